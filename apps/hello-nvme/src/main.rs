@@ -1,0 +1,2 @@
+//! `hello-nvme`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `wholebar` command.
+fn main() {}

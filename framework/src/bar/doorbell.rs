@@ -1,0 +1,87 @@
+//! A hot register: one store, or, where its page may not be mapped, one system call or message; counted either way.
+
+use super::{Bar, Width};
+use crate::barrier;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// A register on the hot path, owned by one queue.
+pub struct Doorbell<T: Width> {
+    /// `None` where it is trapped.
+    at: Option<NonNull<u8>>,
+    volatile: bool,
+    rung: u64,
+    offset: u64,
+    /// Keeps the mapping.
+    bar: Bar,
+    width: PhantomData<T>,
+}
+
+// SAFETY: the register may be written from any one thread; the BAR it holds keeps it mapped.
+unsafe impl<T: Width> Send for Doorbell<T> {}
+
+/// How often a doorbell was rung, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DoorbellCounts {
+    /// By a store.
+    pub direct: u64,
+    /// By a system call or a message.
+    pub trapped: u64,
+}
+
+impl std::ops::AddAssign for DoorbellCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.direct += other.direct;
+        self.trapped += other.trapped;
+    }
+}
+
+impl<T: Width> Doorbell<T> {
+    /// `offset` was checked: inside the BAR, aligned, and outside of table and PBA.
+    pub(super) fn new(bar: Bar, offset: u64) -> Self {
+        let (at, volatile) = match bar.shared.mapped(offset, T::BYTES, true) {
+            Some((mapping, at)) => {
+                // SAFETY: `mapped` says that the register lies inside.
+                (Some(unsafe { mapping.base().add(at as usize) }), mapping.is_device())
+            }
+            None => (None, false),
+        };
+        Self { at, volatile, rung: 0, offset, bar, width: PhantomData }
+    }
+
+    /// Publishes every earlier store to DMA memory, then writes the register.
+    ///
+    /// A trapped write that fails is latched: [`Bar::failed`] says so from then on.
+    #[inline(always)]
+    pub fn ring(&mut self, value: T) {
+        barrier::before_doorbell();
+        self.rung += 1;
+        match self.at {
+            // SAFETY: aligned, inside a writable mapping that `self.bar` keeps.
+            Some(at) => unsafe { value.store(at.as_ptr(), self.volatile) },
+            None => self.trap(value),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn trap(&self, value: T) {
+        if let Err(error) = self.bar.write(self.offset, value) {
+            tracing::error!(offset = self.offset, %error, "a trapped doorbell failed");
+        }
+    }
+
+    /// Whether it is one store.
+    pub fn is_direct(&self) -> bool {
+        self.at.is_some()
+    }
+
+    /// How often it was rung.
+    pub fn counts(&self) -> DoorbellCounts {
+        if self.is_direct() {
+            DoorbellCounts { direct: self.rung, trapped: 0 }
+        } else {
+            DoorbellCounts { direct: 0, trapped: self.rung }
+        }
+    }
+}

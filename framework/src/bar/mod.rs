@@ -1,0 +1,220 @@
+//! BARs: which parts are mapped ([`plan()`]), and how their registers are reached.
+//!
+//! A register is an offset, never a struct laid over memory: an offset survives trapping. Cold registers go through [`Bar`], which looks up
+//! their span; hot ones through a [`Doorbell`], made once. No window and no register access touches the MSI-X table or the PBA: only
+//! [`MsixTable`] sees them, and only to read.
+
+mod doorbell;
+mod msix;
+mod plan;
+
+pub use crate::cell::Width;
+pub use doorbell::{Doorbell, DoorbellCounts};
+pub use msix::{MsixEntry, MsixTable};
+pub use plan::{Access, BarLayout, BarPlan, MapPolicy, Span, Why, plan};
+
+use crate::mem::Mapping;
+use crate::pci::{PciDevice, Prot};
+use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One BAR, mapped by its plan.
+#[derive(Clone)]
+pub struct Bar {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    device: Arc<dyn PciDevice>,
+    plan: BarPlan,
+    /// Runs of mapped spans: where each starts in the BAR, and its mapping.
+    maps: Vec<(Range<u64>, Mapping)>,
+    /// A trapped access failed: the device is taken for gone.
+    failed: AtomicBool,
+}
+
+impl Bar {
+    /// Maps the BAR as `plan` says.
+    ///
+    /// # Errors
+    /// What the backend says to a mapping.
+    pub fn open(device: Arc<dyn PciDevice>, plan: BarPlan) -> Result<Self> {
+        let region = u32::from(plan.layout.bar);
+        let maps = plan
+            .spans
+            .iter()
+            .filter_map(|span| match span.access {
+                Access::Direct => Some((span, Prot::ReadWrite)),
+                Access::ReadOnly => Some((span, Prot::Read)),
+                Access::Trapped => None,
+            })
+            .map(|(span, prot)| Ok((span.range.clone(), device.map(region, span.range.clone(), prot)?)))
+            .collect::<Result<_>>()?;
+        Ok(Self { shared: Arc::new(Shared { device, plan, maps, failed: AtomicBool::new(false) }) })
+    }
+
+    /// The plan it was opened with.
+    pub fn plan(&self) -> &BarPlan {
+        &self.shared.plan
+    }
+
+    /// The device it belongs to.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.shared.device
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.shared.plan.layout.size
+    }
+
+    /// Whether a trapped access failed since it was opened.
+    pub fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    /// Reads a register.
+    ///
+    /// # Errors
+    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says.
+    pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
+        self.shared.check(offset, T::BYTES)?;
+        if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
+            // SAFETY: `mapped` says that the register lies inside; `check` that it is aligned (spans begin on pages).
+            return Ok(unsafe { mapping.load(at) });
+        }
+        let mut bytes = T::Bytes::default();
+        self.shared
+            .device
+            .read(self.shared.region(), offset, bytes.as_mut())
+            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))?;
+        Ok(T::from_le(bytes))
+    }
+
+    /// Writes a register. Every earlier store to DMA memory is visible to the device before it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
+        self.shared.check(offset, T::BYTES)?;
+        crate::barrier::before_doorbell();
+        if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, true) {
+            // SAFETY: as in `read`, and the span is writable.
+            unsafe { mapping.store(at, value) };
+            return Ok(());
+        }
+        self.shared
+            .device
+            .write(self.shared.region(), offset, value.to_le().as_ref())
+            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+    }
+
+    /// A register for the hot path: one store where its span is direct, a system call or a message where it is trapped.
+    ///
+    /// # Errors
+    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`].
+    pub fn doorbell<T: Width>(&self, offset: u64) -> Result<Doorbell<T>> {
+        self.shared.check(offset, T::BYTES)?;
+        Ok(Doorbell::new(self.clone(), offset))
+    }
+
+    /// A part of the BAR for a driver's own use.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`], and [`Error::Guarded`] where it would touch the MSI-X table or the PBA.
+    pub fn window(&self, range: Range<u64>) -> Result<Window> {
+        self.shared.check_range(range.start, range.end.saturating_sub(range.start))?;
+        Ok(Window { bar: self.clone(), range })
+    }
+
+    /// The MSI-X table and PBA, to read.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] where this BAR holds no table.
+    pub fn msix_table(&self) -> Result<MsixTable> {
+        MsixTable::new(self.clone())
+    }
+}
+
+impl Shared {
+    fn region(&self) -> u32 {
+        self.plan.layout.bar.into()
+    }
+
+    fn check(&self, offset: u64, width: u64) -> Result<()> {
+        if !offset.is_multiple_of(width) {
+            return Err(Error::Unaligned { offset, width });
+        }
+        self.check_range(offset, width)
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        let layout = &self.plan.layout;
+        let Some(end) = offset.checked_add(len).filter(|end| *end <= layout.size && len > 0) else {
+            return Err(Error::OutOfRange { what: "BAR", offset, len, size: layout.size });
+        };
+        for (guarded, what) in [(&layout.table, "table"), (&layout.pba, "PBA")] {
+            if let Some(r) = guarded
+                && offset < r.end
+                && r.start < end
+            {
+                return Err(Error::Guarded { bar: layout.bar, offset, len, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// The mapping that holds a register, and where in it; `None` where it is trapped.
+    fn mapped(&self, offset: u64, width: u64, write: bool) -> Option<(&Mapping, u64)> {
+        let (range, mapping) = self.maps.iter().find(|(r, _)| r.start <= offset && offset + width <= r.end)?;
+        (!write || mapping.prot() == Prot::ReadWrite).then(|| (mapping, offset - range.start))
+    }
+}
+
+/// A part of a BAR that touches neither MSI-X table nor PBA.
+#[derive(Clone)]
+pub struct Window {
+    bar: Bar,
+    range: Range<u64>,
+}
+
+impl Window {
+    /// Bytes.
+    #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Reads a register at `offset` in the window.
+    ///
+    /// # Errors
+    /// As [`Bar::read`].
+    pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
+        self.bar.read(self.at::<T>(offset)?)
+    }
+
+    /// Writes a register at `offset` in the window.
+    ///
+    /// # Errors
+    /// As [`Bar::write`].
+    pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
+        self.bar.write(self.at::<T>(offset)?, value)
+    }
+
+    /// A register for the hot path at `offset` in the window.
+    ///
+    /// # Errors
+    /// As [`Bar::doorbell`].
+    pub fn doorbell<T: Width>(&self, offset: u64) -> Result<Doorbell<T>> {
+        self.bar.doorbell(self.at::<T>(offset)?)
+    }
+
+    fn at<T: Width>(&self, offset: u64) -> Result<u64> {
+        match offset.checked_add(T::BYTES) {
+            Some(end) if end <= self.len() => Ok(self.range.start + offset),
+            _ => Err(Error::OutOfRange { what: "window", offset, len: T::BYTES, size: self.len() }),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Device barriers: what orders memory against a device, which no C++ fence promises.
+//!
+//! A doorbell must not overtake the stores to the descriptor it announces, and nothing read from memory that a device wrote
+//! may be older than the status word that said it is complete. Between two threads a Release/Acquire pair does that; between
+//! cacheable memory and a device register it does not on every CPU (powerpc's `lwsync`, which a Release fence becomes, does
+//! not order cacheable stores against cache-inhibited ones). Hence inline assembly, in this file and nowhere else. Neither
+//! emulators nor Miri show a mistake here, so CI looks at the instructions of each target.
+//!
+//! Under Miri the device is a thread, and the C++ fences are what it can check.
+
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))))]
+use std::sync::atomic::{Ordering, fence};
+
+/// Orders every earlier store to DMA memory before a later store to a device register.
+///
+/// x86-64: nothing but the compiler (stores stay in order towards uncached memory). aarch64: `dmb oshst`. powerpc64: `sync`.
+#[inline(always)]
+pub fn before_doorbell() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: no instruction; the implied memory clobber keeps the compiler from moving accesses across.
+    unsafe {
+        std::arch::asm!("", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("dmb oshst", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "powerpc64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("sync", options(nostack, preserves_flags))
+    };
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))))]
+    fence(Ordering::SeqCst);
+}
+
+/// Orders a status word's load before every later load of what the device wrote ahead of it.
+///
+/// x86-64: nothing but the compiler. aarch64: `dmb oshld`. powerpc64: `lwsync` (cacheable against cacheable).
+#[inline(always)]
+pub fn after_status() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: no instruction; the implied memory clobber keeps the compiler from moving accesses across.
+    unsafe {
+        std::arch::asm!("", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("dmb oshld", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "powerpc64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("lwsync", options(nostack, preserves_flags))
+    };
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))))]
+    fence(Ordering::Acquire);
+}
+
+/// Orders an earlier store before a later load, both to memory: for "publish my index, then look whether the other side wants
+/// to be told" (shadow doorbells, event indexes), and for arming an interrupt before the last look at a queue.
+#[inline(always)]
+pub fn store_then_load() {
+    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+}

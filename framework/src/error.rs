@@ -1,0 +1,178 @@
+//! The framework's errors: each a sentence with its facts: what was tried, what came back, what a person can do.
+
+use std::io;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not a page size.
+    #[error("{bytes} is not a page size: it must be a power of two from 4096 to 1 GiB")]
+    PageSize {
+        /// What was given.
+        bytes: u64,
+    },
+    /// A size that must be a power of two isn't.
+    #[error("{value} {what}: must be a power of two")]
+    NotPowerOfTwo {
+        /// What it is the size of.
+        what: &'static str,
+        /// What was given.
+        value: u64,
+    },
+    /// Outside of what there is.
+    #[error("{len} bytes at {offset:#x} are not inside the {what} of {size:#x} bytes")]
+    OutOfRange {
+        /// What was accessed.
+        what: &'static str,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// How many there are.
+        size: u64,
+    },
+    /// A register access that isn't aligned to its width.
+    #[error("a {width}-byte access at {offset:#x} is not aligned to its width")]
+    Unaligned {
+        /// Where, in bytes.
+        offset: u64,
+        /// Bytes.
+        width: u64,
+    },
+    /// The device has no such region.
+    #[error("{device} has no region {region}")]
+    NoSuchRegion {
+        /// The device.
+        device: String,
+        /// The region's index.
+        region: u32,
+    },
+    /// The device has no such interrupt.
+    #[error("{device} has no interrupt {vector} of kind {index} (it has {count})")]
+    NoSuchIrq {
+        /// The device.
+        device: String,
+        /// The interrupt kind.
+        index: u32,
+        /// The vector asked for.
+        vector: u32,
+        /// How many there are.
+        count: u32,
+    },
+    /// This part of a BAR may not be touched: it holds the MSI-X table or the PBA.
+    #[error("BAR{bar}: {len} bytes at {offset:#x} touch the MSI-X {what}, which only the read-only dump may see")]
+    Guarded {
+        /// The BAR.
+        bar: u8,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// "table" or "PBA".
+        what: &'static str,
+    },
+    /// This part of a region cannot be mapped.
+    #[error("{device}: region {region} cannot be mapped at {offset:#x}, {len} bytes: {why}")]
+    NotMappable {
+        /// The device.
+        device: String,
+        /// The region's index.
+        region: u32,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The device refused a region access.
+    #[error("{device}: {op} of {len} bytes at {offset:#x} of region {region} failed: {source}")]
+    Access {
+        /// The device.
+        device: String,
+        /// "read" or "write".
+        op: &'static str,
+        /// The region's index.
+        region: u32,
+        /// Where, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The device is gone; every later call says so.
+    #[error("{device} is gone: {why}")]
+    Gone {
+        /// The device.
+        device: String,
+        /// How that was seen.
+        why: String,
+    },
+    /// The system refused a mapping.
+    #[error("mapping {len} bytes at offset {offset:#x} failed: {source}")]
+    Mmap {
+        /// Offset in the file, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The system has no memory of the kind.
+    #[error("no {bytes} bytes of memory for devices: {step} failed: {source}")]
+    Memory {
+        /// How many bytes.
+        bytes: u64,
+        /// The system call.
+        step: &'static str,
+        /// What came back.
+        source: io::Error,
+    },
+    /// No room in an arena.
+    #[error("no room for {len} bytes aligned to {align} in an arena of {size} bytes: make it larger")]
+    ArenaFull {
+        /// Bytes asked for.
+        len: u64,
+        /// Alignment asked for, in bytes.
+        align: u64,
+        /// The arena's size, in bytes.
+        size: u64,
+    },
+    /// No device address is free for an arena.
+    #[error("no window of the device's address space has {len} free bytes")]
+    NoIova {
+        /// Bytes asked for.
+        len: u64,
+    },
+    /// A map would lie over another, or an unmap matches none.
+    #[error("{op} of {len} bytes at IOVA {iova:#x}: {why}")]
+    Ledger {
+        /// "map" or "unmap".
+        op: &'static str,
+        /// The device address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The space can have no more maps.
+    #[error("the device's address space can hold {limit} maps, and all are taken: use fewer, larger arenas")]
+    TooManyMaps {
+        /// How many there can be.
+        limit: usize,
+    },
+    /// Anything else the system said.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What came back.
+        source: io::Error,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,34 @@
+//! **wholebar** is a framework for userspace, polled-mode PCI drivers.
+//!
+//! It maps whole BARs (MSI-X table included, when the platform isolates the device's interrupts), polls queues that are owned
+//! values on pinned cores, and leaves MSI-X to the slow path. Drivers built on it contain no unsafe code.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pci`] | the seam: a PCI function as VFIO describes one, and its configuration space |
+//! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
+//! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
+//! | [`block`] | the queue trait of storage drivers |
+//! | [`model`] | the device side of the seam: software devices, in this process |
+
+pub mod bar;
+pub mod barrier;
+pub mod block;
+mod cell;
+mod error;
+pub mod mem;
+pub mod model;
+mod page;
+pub mod pci;
+
+pub use error::{Error, Result};
+pub use page::PageSize;
+
+/// What one turn of a poll loop found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing to do.
+    Idle,
+    /// Something was done.
+    Busy,
+}

@@ -1,0 +1,333 @@
+//! A range of this process's address space that stays mapped while its value lives, and safe access to it by atomic words.
+//!
+//! This is memory that someone else looks at: a device, another process, a model's thread. So there are no references to
+//! plain bytes here, only atomics and copies made of atomic words. It does *not* know what the memory means.
+
+use crate::cell::Width;
+use crate::pci::Prot;
+use crate::{Error, Result};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// A range of mapped memory, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    prot: Prot,
+    /// Registers of a device on a bus, rather than memory that another thread or process looks at.
+    device: bool,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    /// From `mmap`; unmapped on drop.
+    Mmap,
+    /// From the global allocator (Miri has no shared mappings).
+    #[cfg(miri)]
+    Heap(std::alloc::Layout),
+    /// From `hugepage_rs`.
+    Huge(std::alloc::Layout),
+    /// Someone else's, kept alive by this.
+    Kept(#[allow(dead_code, reason = "held for its Drop")] std::sync::Arc<dyn std::any::Any + Send + Sync>),
+}
+
+// SAFETY: the range is only reachable through atomics, volatile cells and word copies, which any thread may do.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        match self.origin {
+            Origin::Mmap => {
+                // SAFETY: `base` and `len` came from mmap, and every pointer handed out borrows from `self` or holds it.
+                let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), self.len) };
+            }
+            #[cfg(miri)]
+            // SAFETY: allocated with this layout, freed once.
+            Origin::Heap(layout) => unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) },
+            // SAFETY: allocated with this layout, freed once.
+            Origin::Huge(layout) => unsafe { hugepage_rs::dealloc(self.base.as_ptr(), layout) },
+            Origin::Kept(_) => {}
+        }
+    }
+}
+
+macro_rules! word {
+    ($(#[$doc:meta])* $name:ident, $atomic:ty) => {
+        $(#[$doc])*
+        #[inline]
+        pub fn $name(&self, offset: u64) -> Option<&$atomic> {
+            let at = self.word_at(offset, size_of::<$atomic>())?;
+            // SAFETY: in bounds, aligned, and mapped as long as `self` is borrowed; the range is only accessed atomically.
+            Some(unsafe { at.cast::<$atomic>().as_ref() })
+        }
+    };
+}
+
+impl Mapping {
+    /// Maps `len` bytes of `fd` at `offset`, shared.
+    ///
+    /// # Errors
+    /// [`Error::Mmap`] with what the system said.
+    pub fn of_fd(fd: BorrowedFd<'_>, offset: u64, len: usize, prot: Prot) -> Result<Self> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let flags = match prot {
+            Prot::Read => ProtFlags::READ,
+            Prot::ReadWrite => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { mmap(std::ptr::null_mut(), len, flags, MapFlags::SHARED, fd, offset) }
+            .map_err(|e| Error::Mmap { offset, len: len as u64, source: e.into() })?;
+        let base = NonNull::new(base.cast()).ok_or(Error::Mmap {
+            offset,
+            len: len as u64,
+            source: std::io::ErrorKind::InvalidInput.into(),
+        })?;
+        Ok(Self { base, len, prot, device: false, origin: Origin::Mmap })
+    }
+
+    /// Says that these are registers of a device on a bus: accessed as volatile cells from here on.
+    #[must_use]
+    #[allow(dead_code, reason = "for the kernel backend")]
+    pub(crate) fn of_device(mut self) -> Self {
+        self.device = true;
+        self
+    }
+
+    /// Zeroed memory of this process alone, for where there are no shared mappings.
+    #[cfg(miri)]
+    pub(crate) fn heap(len: usize) -> Self {
+        let layout = std::alloc::Layout::from_size_align(len.max(1), 4096).expect("a size below isize::MAX");
+        // SAFETY: the layout has a size above 0.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
+        Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Heap(layout) }
+    }
+
+    /// Private anonymous hugepages; `None` where there are none to be had.
+    pub(crate) fn huge(len: usize) -> Option<Self> {
+        // hugepage_rs panics where the kernel tells no hugepage size.
+        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+        meminfo.lines().find(|l| l.starts_with("Hugepagesize:"))?;
+        let layout = std::alloc::Layout::from_size_align(len, PAGE_ALIGN).ok()?;
+        if len == 0 {
+            return None;
+        }
+        // SAFETY: the layout has a size above 0.
+        let base = NonNull::new(unsafe { hugepage_rs::alloc(layout) })?;
+        Some(Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Huge(layout) })
+    }
+
+    /// Memory that someone else owns.
+    ///
+    /// # Safety
+    /// `base..base + len` stays readable and writable while `keep` lives, and is accessed only atomically, or by whoever owns it in
+    /// agreement with every device it is mapped for.
+    pub unsafe fn kept(base: NonNull<u8>, len: usize, keep: std::sync::Arc<dyn std::any::Any + Send + Sync>) -> Self {
+        Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Kept(keep) }
+    }
+
+    /// Bytes.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// What may be done to it.
+    pub fn prot(&self) -> Prot {
+        self.prot
+    }
+
+    /// Where it starts in this process. Dereferencing it is the caller's (unsafe) business.
+    #[inline]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Whether stores go to a device's registers rather than to memory.
+    #[inline]
+    pub(crate) fn is_device(&self) -> bool {
+        self.device
+    }
+
+    #[inline]
+    fn word_at(&self, offset: u64, bytes: usize) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(bytes as u64)?;
+        if end > self.len as u64 || self.device || self.prot == Prot::Read {
+            return None;
+        }
+        // SAFETY: `offset + bytes <= len`.
+        let at = unsafe { self.base.add(offset as usize) };
+        at.as_ptr().addr().is_multiple_of(bytes).then_some(at)
+    }
+
+    word!(
+        /// The byte at `offset`; `None` outside, or where this isn't writable memory.
+        u8, AtomicU8
+    );
+    word!(
+        /// The 16-bit word at `offset`; `None` outside, unaligned, or where this isn't writable memory.
+        u16, AtomicU16
+    );
+    word!(
+        /// The 32-bit word at `offset`; `None` outside, unaligned, or where this isn't writable memory.
+        u32, AtomicU32
+    );
+    word!(
+        /// The 64-bit word at `offset`; `None` outside, unaligned, or where this isn't writable memory.
+        u64, AtomicU64
+    );
+
+    /// Copies `bytes` to `offset` by atomic words. Returns false, having done nothing, where that isn't inside.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        if self.device || self.prot == Prot::Read || !self.holds(offset, bytes.len()) {
+            return false;
+        }
+        // SAFETY: `offset + bytes.len() <= len`, and the mapping is writable.
+        unsafe { copy_in(self.base.add(offset as usize), bytes) };
+        true
+    }
+
+    /// Copies `out.len()` bytes from `offset` by atomic words. Returns false, having done nothing, where that isn't inside.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
+        if self.device || !self.holds(offset, out.len()) {
+            return false;
+        }
+        // SAFETY: `offset + out.len() <= len`.
+        unsafe { copy_out(self.base.add(offset as usize), out) };
+        true
+    }
+
+    /// Fills `len` bytes at `offset`. Returns false, having done nothing, where that isn't inside.
+    pub fn fill(&self, offset: u64, len: u64, value: u8) -> bool {
+        const STEP: usize = 512;
+        let Ok(len) = usize::try_from(len) else { return false };
+        if self.device || self.prot == Prot::Read || !self.holds(offset, len) {
+            return false;
+        }
+        let block = [value; STEP];
+        let mut at = 0;
+        while at < len {
+            let n = STEP.min(len - at);
+            self.write(offset + at as u64, &block[..n]);
+            at += n;
+        }
+        true
+    }
+
+    #[inline]
+    fn holds(&self, offset: u64, len: usize) -> bool {
+        offset.checked_add(len as u64).is_some_and(|end| end <= self.len as u64)
+    }
+
+    /// Loads a register.
+    ///
+    /// # Safety
+    /// `offset` is aligned to the width and `offset + T::BYTES <= len`.
+    #[inline]
+    pub(crate) unsafe fn load<T: Width>(&self, offset: u64) -> T {
+        // SAFETY: passed on; the mapping lives as long as `self`.
+        unsafe { T::load(self.base.as_ptr().add(offset as usize), self.device) }
+    }
+
+    /// Stores to a register.
+    ///
+    /// # Safety
+    /// `offset` is aligned to the width, `offset + T::BYTES <= len`, and the mapping is writable.
+    #[inline]
+    pub(crate) unsafe fn store<T: Width>(&self, offset: u64, value: T) {
+        // SAFETY: passed on; the mapping lives as long as `self`.
+        unsafe { value.store(self.base.as_ptr().add(offset as usize), self.device) }
+    }
+}
+
+/// What anonymous hugepages are aligned to at least.
+const PAGE_ALIGN: usize = 64 << 10;
+
+/// Copies into shared memory by atomic words: relaxed, so that a peer that looks meanwhile sees mixed data and nothing worse.
+///
+/// # Safety
+/// `to..to + from.len()` is writable memory that is only accessed atomically while this runs.
+pub(crate) unsafe fn copy_in(to: NonNull<u8>, from: &[u8]) {
+    let (head, rest) = from.split_at(from.len().min(to.as_ptr().align_offset(8)));
+    let (words, tail) = rest.as_chunks::<8>();
+    let mut at = to;
+    for b in head {
+        // SAFETY: inside the range the caller vouches for; so at each step below.
+        unsafe { at.cast::<AtomicU8>().as_ref().store(*b, Ordering::Relaxed) };
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(1) };
+    }
+    for w in words {
+        // SAFETY: inside the range, and aligned to 8 after the head.
+        unsafe { at.cast::<AtomicU64>().as_ref().store(u64::from_ne_bytes(*w), Ordering::Relaxed) };
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(8) };
+    }
+    for b in tail {
+        // SAFETY: inside the range.
+        unsafe { at.cast::<AtomicU8>().as_ref().store(*b, Ordering::Relaxed) };
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(1) };
+    }
+}
+
+/// Copies out of shared memory by atomic words; the counterpart of [`copy_in`].
+///
+/// # Safety
+/// `from..from + to.len()` is readable memory that is only accessed atomically while this runs.
+pub(crate) unsafe fn copy_out(from: NonNull<u8>, to: &mut [u8]) {
+    let (head, rest) = to.split_at_mut(to.len().min(from.as_ptr().align_offset(8)));
+    let (words, tail) = rest.as_chunks_mut::<8>();
+    let mut at = from;
+    for b in head {
+        // SAFETY: inside the range the caller vouches for; so at each step below.
+        *b = unsafe { at.cast::<AtomicU8>().as_ref().load(Ordering::Relaxed) };
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(1) };
+    }
+    for w in words {
+        // SAFETY: inside the range, and aligned to 8 after the head.
+        *w = unsafe { at.cast::<AtomicU64>().as_ref().load(Ordering::Relaxed) }.to_ne_bytes();
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(8) };
+    }
+    for b in tail {
+        // SAFETY: inside the range.
+        *b = unsafe { at.cast::<AtomicU8>().as_ref().load(Ordering::Relaxed) };
+        // SAFETY: at most one past the end.
+        at = unsafe { at.add(1) };
+    }
+}
+
+/// A memory file of `len` bytes, sealed against shrinking and growing, and its shared mapping.
+///
+/// # Errors
+/// [`Error::Memory`] where the system has none.
+pub(crate) fn memfd(
+    name: &str,
+    len: u64,
+    huge: bool,
+) -> Result<(Mapping, Option<std::sync::Arc<std::os::fd::OwnedFd>>)> {
+    #[cfg(miri)]
+    {
+        let _ = (name, huge);
+        Ok((Mapping::heap(len as usize), None))
+    }
+    #[cfg(not(miri))]
+    {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let flags = if huge { flags | MemfdFlags::HUGETLB } else { flags };
+        let failed = |step| move |e: rustix::io::Errno| Error::Memory { bytes: len, step, source: e.into() };
+        let fd = memfd_create(name, flags).map_err(failed("memfd_create"))?;
+        ftruncate(&fd, len).map_err(failed("ftruncate"))?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(failed("F_ADD_SEALS"))?;
+        let mapping = Mapping::of_fd(fd.as_fd(), 0, len as usize, Prot::ReadWrite)?;
+        Ok((mapping, Some(std::sync::Arc::new(fd))))
+    }
+}

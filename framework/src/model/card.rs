@@ -1,0 +1,278 @@
+//! A model in its slot: what answers for it, whoever asks: the in-process backend and the vfio-user server alike.
+
+use super::host::{DmaTable, Host, Irqs};
+use super::{Model, ModelRegion, Refused, Shape};
+use crate::mem::{Iova, Mapping};
+use crate::pci::{IRQ_MSIX, IrqInfo, RegionCap, RegionInfo};
+use crate::{Result, Work};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// The memory of a region that can be mapped: a memory file and its mapping here.
+///
+/// The file is twice as long as the mapping: the second half is where trapped accesses of this process go by system call
+/// (see [`InProcess`](super::InProcess)).
+pub struct Pages {
+    mapping: Mapping,
+    fd: Option<Arc<OwnedFd>>,
+}
+
+impl Pages {
+    /// `len` zeroed bytes, rounded up to the host's page.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub fn new(len: u64) -> Result<Arc<Self>> {
+        let len = crate::PageSize::host().ceil(len.max(1));
+        let (whole, fd) = crate::mem::memfd("wholebar-bar", 2 * len, false)?;
+        let mapping = match &fd {
+            Some(fd) => Mapping::of_fd(fd.as_fd(), 0, len as usize, crate::pci::Prot::ReadWrite)?,
+            None => whole,
+        };
+        Ok(Arc::new(Self { mapping, fd }))
+    }
+
+    /// One system call on the file, of the shape of a trapped access, that changes nothing a device can see.
+    pub(super) fn trap(&self, offset: u64, access: Trap<'_>) {
+        let Some(fd) = &self.fd else { return };
+        let at = self.mapping.len() + offset;
+        let _ = match access {
+            Trap::Read(buf) => rustix::io::pread(fd, buf, at),
+            Trap::Write(buf) => rustix::io::pwrite(fd, buf, at),
+        };
+    }
+
+    /// The memory.
+    #[inline]
+    pub fn memory(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// Its file, where there is one.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(|fd| fd.as_fd())
+    }
+}
+
+/// A model, the memory it may reach and the eventfds it may signal.
+pub struct Card<M: ?Sized> {
+    shape: Shape,
+    irqs: Irqs,
+    dma: DmaTable,
+    model: M,
+}
+
+impl<M: Model> Card<M> {
+    /// Puts `model` in a slot.
+    pub fn new(model: M) -> Self {
+        let shape = model.shape();
+        let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
+        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
+    }
+}
+
+impl<M: Model + ?Sized> Card<M> {
+    /// What the model is.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The model.
+    pub fn model(&mut self) -> &mut M {
+        &mut self.model
+    }
+
+    /// Region `index` as VFIO tells it; size 0 where there is none.
+    pub fn region(&self, index: u32) -> RegionInfo {
+        let Some(region) = self.shape.regions.get(index as usize).filter(|r| r.size > 0) else {
+            return RegionInfo::default();
+        };
+        let mut info = RegionInfo { size: region.size, readable: true, writable: true, ..RegionInfo::default() };
+        info.mappable = region.pages.is_some() && !region.direct.is_empty();
+        if info.mappable {
+            if region.direct != [0..region.size] {
+                info.caps.push(RegionCap::SparseMmap(region.direct.clone()));
+            }
+            if self.shape.msix.is_some_and(|m| u32::from(m.table_bar) == index) {
+                info.caps.push(RegionCap::MsixMappable);
+            }
+        }
+        info
+    }
+
+    /// The region itself.
+    pub fn model_region(&self, index: u32) -> Option<&ModelRegion> {
+        self.shape.regions.get(index as usize)
+    }
+
+    /// Interrupt kind `index`.
+    pub fn irq_info(&self, index: u32) -> IrqInfo {
+        self.shape.irqs.get(index as usize).copied().unwrap_or_default()
+    }
+
+    /// Reads a region: from its memory where that is direct, else from the model.
+    ///
+    /// # Errors
+    /// [`Refused`]: `EINVAL` outside of the region, or what the model says.
+    pub fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+        match self.place(region, offset, buf.len() as u64)? {
+            Some(pages) => access(pages.memory(), offset, Trap::Read(buf)),
+            None => self.model.read(region, offset, buf),
+        }
+    }
+
+    /// Writes a region; the counterpart of [`read`](Self::read). The MSI-X table and PBA drop writes, as the kernel's do.
+    ///
+    /// # Errors
+    /// As `read`.
+    pub fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
+        let place = self.place(region, offset, buf.len() as u64)?.cloned();
+        if self.shape.msix.is_some_and(|m| m.guards(region, offset, buf.len() as u64)) {
+            return Ok(());
+        }
+        match place {
+            Some(pages) => access(pages.memory(), offset, Trap::Write(buf)),
+            None => self.model.write(region, offset, buf),
+        }
+    }
+
+    fn place(&self, region: u32, offset: u64, len: u64) -> Result<Option<&Arc<Pages>>, Refused> {
+        let r = self.shape.regions.get(region as usize).ok_or(Refused(libc::EINVAL))?;
+        let end = offset.checked_add(len).filter(|end| *end <= r.size).ok_or(Refused(libc::EINVAL))?;
+        Ok(r.pages.as_ref().filter(|_| r.direct.iter().any(|d| d.start <= offset && end <= d.end)))
+    }
+
+    /// Gives vectors `first..` of kind `index` their eventfds, or takes them away.
+    ///
+    /// # Errors
+    /// [`Refused`] with `EINVAL` for vectors that aren't there.
+    pub fn set_irqs(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Result<(), Refused> {
+        let count = fds.len() as u32;
+        self.irqs.set(index, first, fds).ok_or(Refused(libc::EINVAL))?;
+        if index == IRQ_MSIX {
+            (first..first + count).for_each(|v| self.show_vector(v));
+        }
+        Ok(())
+    }
+
+    /// Disables a kind of interrupt.
+    pub fn disable_irqs(&mut self, index: u32) {
+        self.irqs.clear(index);
+        if index == IRQ_MSIX {
+            (0..self.irq_info(index).count).for_each(|v| self.show_vector(v));
+        }
+    }
+
+    /// Raises vectors in software.
+    ///
+    /// # Errors
+    /// [`Refused`] with `EINVAL` for vectors that aren't there.
+    pub fn trigger(&mut self, index: u32, first: u32, count: u32) -> Result<(), Refused> {
+        let end = first.checked_add(count).filter(|end| *end <= self.irq_info(index).count);
+        let end = end.ok_or(Refused(libc::EINVAL))?;
+        (first..end).for_each(|v| self.irqs.signal(index, v));
+        Ok(())
+    }
+
+    /// Shows a vector in the table, as the kernel's programming of it would.
+    fn show_vector(&self, vector: u32) {
+        let Some(msix) = self.shape.msix.filter(|m| vector < m.vectors) else { return };
+        let Some(pages) = self.model_region(msix.table_bar.into()).and_then(|r| r.pages.as_ref()) else { return };
+        let fd = self.irqs.fd(IRQ_MSIX, vector);
+        // An address no platform uses, so that nobody takes a model's table for a machine's; data is the descriptor's number.
+        let (address, data, control) = match fd {
+            Some(fd) => (0xfee0_0000u32, fd.as_raw_fd() as u32, 0),
+            None => (0, 0, 1),
+        };
+        for (i, word) in [address, 0, data, control].into_iter().enumerate() {
+            let at = msix.table_offset + u64::from(vector) * 16 + 4 * i as u64;
+            if let Some(cell) = pages.memory().u32(at) {
+                cell.store(word.to_le(), std::sync::atomic::Ordering::Release);
+            }
+        }
+    }
+
+    /// Lets the model into memory at `iova`.
+    ///
+    /// # Errors
+    /// [`Refused`] with `EEXIST` where that overlaps what is mapped.
+    pub fn dma_map(
+        &mut self,
+        iova: Iova,
+        memory: Arc<Mapping>,
+        at: u64,
+        len: u64,
+        writable: bool,
+    ) -> Result<(), Refused> {
+        self.dma.map(iova, memory, at, len, writable)
+    }
+
+    /// Takes one map back, exactly.
+    ///
+    /// # Errors
+    /// [`Refused`] with `ENOENT` where there is no such map.
+    pub fn dma_unmap(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
+        self.dma.unmap(iova, len)
+    }
+
+    /// The maps there are: address, length.
+    pub fn dma_maps(&self) -> impl Iterator<Item = (Iova, u64)> + '_ {
+        self.dma.maps()
+    }
+
+    /// Function-level reset: interrupts off, model reset. Maps stay.
+    pub fn reset(&mut self) {
+        (0..5).for_each(|i| self.disable_irqs(i));
+        self.model.reset();
+    }
+
+    /// Nobody is there any more: no maps, no interrupts, model reset.
+    pub fn release(&mut self) {
+        self.dma.clear();
+        self.reset();
+    }
+
+    /// One turn of the model.
+    #[inline]
+    pub fn poll(&mut self) -> Work {
+        self.model.poll(&mut Host::new(&self.dma, &self.irqs))
+    }
+}
+
+/// A region access: what is read into, or what is written.
+pub(super) enum Trap<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+/// A register access is one atomic access of its width; anything else is copied.
+pub(super) fn access(memory: &Mapping, offset: u64, access: Trap<'_>) -> Result<(), Refused> {
+    use std::sync::atomic::Ordering::{Acquire, Release};
+    let done = match access {
+        Trap::Read(buf) => match (memory.u32(offset), memory.u64(offset), &mut *buf) {
+            (Some(word), _, [a, b, c, d]) => {
+                [*a, *b, *c, *d] = word.load(Acquire).to_ne_bytes();
+                true
+            }
+            (_, Some(word), buf) if buf.len() == 8 => {
+                buf.copy_from_slice(&word.load(Acquire).to_ne_bytes());
+                true
+            }
+            (_, _, buf) => memory.read(offset, buf),
+        },
+        Trap::Write(buf) => match (memory.u32(offset), memory.u64(offset)) {
+            (Some(word), _) if buf.len() == 4 => {
+                word.store(u32::from_ne_bytes([buf[0], buf[1], buf[2], buf[3]]), Release);
+                true
+            }
+            (_, Some(word)) if buf.len() == 8 => {
+                let mut bytes = [0; 8];
+                bytes.copy_from_slice(buf);
+                word.store(u64::from_ne_bytes(bytes), Release);
+                true
+            }
+            _ => memory.write(offset, buf),
+        },
+    };
+    if done { Ok(()) } else { Err(Refused(libc::EINVAL)) }
+}

@@ -1,0 +1,202 @@
+//! What a model can reach of its host: memory that was mapped for it, and eventfds that it was given.
+
+use super::Refused;
+use crate::mem::{Iova, Mapping};
+use crate::pci::IRQ_MSIX;
+use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
+/// A model's host, for one turn.
+pub struct Host<'a> {
+    dma: &'a DmaTable,
+    irqs: &'a Irqs,
+}
+
+impl<'a> Host<'a> {
+    pub(super) fn new(dma: &'a DmaTable, irqs: &'a Irqs) -> Self {
+        Self { dma, irqs }
+    }
+
+    /// The memory at `iova`; `None` where not all of it is inside one map.
+    #[inline]
+    pub fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'a>> {
+        self.dma.find(iova, len)
+    }
+
+    /// Signals MSI-X vector `vector`; nothing happens where nobody listens.
+    pub fn interrupt(&mut self, vector: u32) {
+        self.irqs.signal(IRQ_MSIX, vector);
+    }
+
+    /// Signals interrupt `vector` of another kind.
+    pub fn interrupt_of(&mut self, index: u32, vector: u32) {
+        self.irqs.signal(index, vector);
+    }
+}
+
+/// A part of host memory, as a device reaches it.
+#[derive(Clone, Copy)]
+pub struct Dma<'a> {
+    memory: &'a Mapping,
+    start: u64,
+    len: u64,
+    writable: bool,
+}
+
+impl<'a> Dma<'a> {
+    /// Bytes.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "asked for by length")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    #[inline]
+    fn at(&self, offset: u64, bytes: u64) -> Option<u64> {
+        offset.checked_add(bytes).filter(|end| *end <= self.len)?;
+        Some(self.start + offset)
+    }
+
+    /// The 16-bit word at `offset`; `None` outside or unaligned.
+    #[inline]
+    pub fn u16(&self, offset: u64) -> Option<&'a AtomicU16> {
+        self.memory.u16(self.at(offset, 2)?)
+    }
+
+    /// The 32-bit word at `offset`; `None` outside or unaligned.
+    #[inline]
+    pub fn u32(&self, offset: u64) -> Option<&'a AtomicU32> {
+        self.memory.u32(self.at(offset, 4)?)
+    }
+
+    /// The 64-bit word at `offset`; `None` outside or unaligned.
+    #[inline]
+    pub fn u64(&self, offset: u64) -> Option<&'a AtomicU64> {
+        self.memory.u64(self.at(offset, 8)?)
+    }
+
+    /// Copies `bytes` to `offset`; false where that isn't inside, or may not be written.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        self.writable && self.at(offset, bytes.len() as u64).is_some_and(|at| self.memory.write(at, bytes))
+    }
+
+    /// Copies out from `offset`; false where that isn't inside.
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
+        self.at(offset, out.len() as u64).is_some_and(|at| self.memory.read(at, out))
+    }
+
+    /// Fills `len` bytes at `offset`; false where that isn't inside, or may not be written.
+    pub fn fill(&self, offset: u64, len: u64, value: u8) -> bool {
+        self.writable && self.at(offset, len).is_some_and(|at| self.memory.fill(at, len, value))
+    }
+}
+
+/// What is mapped for a model, by address.
+#[derive(Default)]
+pub(super) struct DmaTable {
+    /// Sorted by `iova`, without overlap.
+    maps: Vec<Map>,
+    /// The map found last: most look-ups are in the same one.
+    last: Cell<usize>,
+}
+
+struct Map {
+    iova: u64,
+    len: u64,
+    memory: Arc<Mapping>,
+    /// Where in `memory` it starts.
+    at: u64,
+    writable: bool,
+}
+
+impl DmaTable {
+    pub(super) fn map(
+        &mut self,
+        iova: Iova,
+        memory: Arc<Mapping>,
+        at: u64,
+        len: u64,
+        writable: bool,
+    ) -> Result<(), Refused> {
+        let end = iova.0.checked_add(len).ok_or(Refused(libc::EINVAL))?;
+        if len == 0 || at.checked_add(len).is_none_or(|end| end > memory.len()) {
+            return Err(Refused(libc::EINVAL));
+        }
+        let place = self.maps.partition_point(|m| m.iova < iova.0);
+        let before = place.checked_sub(1).and_then(|i| self.maps.get(i)).is_some_and(|m| m.iova + m.len > iova.0);
+        if before || self.maps.get(place).is_some_and(|m| m.iova < end) {
+            return Err(Refused(libc::EEXIST));
+        }
+        self.maps.insert(place, Map { iova: iova.0, len, memory, at, writable });
+        self.last.set(0);
+        Ok(())
+    }
+
+    pub(super) fn unmap(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
+        let place = self.maps.iter().position(|m| m.iova == iova.0 && m.len == len).ok_or(Refused(libc::ENOENT))?;
+        self.maps.remove(place);
+        self.last.set(0);
+        Ok(())
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.maps.clear();
+        self.last.set(0);
+    }
+
+    pub(super) fn maps(&self) -> impl Iterator<Item = (Iova, u64)> + '_ {
+        self.maps.iter().map(|m| (Iova(m.iova), m.len))
+    }
+
+    #[inline]
+    fn find(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
+        let inside =
+            |m: &Map| iova.0.checked_sub(m.iova).filter(|o| o.checked_add(len).is_some_and(|end| end <= m.len));
+        let mut map = self.maps.get(self.last.get())?;
+        let offset = match inside(map) {
+            Some(offset) => offset,
+            None => {
+                let place = self.maps.partition_point(|m| m.iova <= iova.0).checked_sub(1)?;
+                map = &self.maps[place];
+                self.last.set(place);
+                inside(map)?
+            }
+        };
+        Some(Dma { memory: &map.memory, start: map.at + offset, len, writable: map.writable })
+    }
+}
+
+/// The eventfds a model may signal, by kind and vector.
+pub(super) struct Irqs(Vec<Vec<Option<OwnedFd>>>);
+
+impl Irqs {
+    pub(super) fn new(counts: &[u32]) -> Self {
+        Self(counts.iter().map(|n| (0..*n).map(|_| None).collect()).collect())
+    }
+
+    pub(super) fn set(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Option<()> {
+        let first = first as usize;
+        let slots = self.0.get_mut(index as usize)?.get_mut(first..first.checked_add(fds.len())?)?;
+        slots.iter_mut().zip(fds).for_each(|(slot, fd)| *slot = fd);
+        Some(())
+    }
+
+    pub(super) fn clear(&mut self, index: u32) {
+        if let Some(slots) = self.0.get_mut(index as usize) {
+            slots.iter_mut().for_each(|s| *s = None);
+        }
+    }
+
+    pub(super) fn fd(&self, index: u32, vector: u32) -> Option<BorrowedFd<'_>> {
+        Some(self.0.get(index as usize)?.get(vector as usize)?.as_ref()?.as_fd())
+    }
+
+    pub(super) fn signal(&self, index: u32, vector: u32) {
+        if let Some(fd) = self.fd(index, vector) {
+            // An eventfd that is full has its event already.
+            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A model in this process, behind the seam: a driver cannot tell it from hardware but by its speed.
+//!
+//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]). A trapped access to a direct range makes a real `pread` or
+//! `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
+//! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
+//! elsewhere are calls into the model.
+
+use super::card::{Trap, access};
+use super::{Card, Model, Pages, Refused, Shape};
+use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow, Mapping};
+use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo};
+use crate::{Error, PageSize, Result, Work};
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+/// A model in this process.
+pub struct InProcess {
+    shape: Shape,
+    card: Arc<Slot>,
+    dma: Arc<DmaSpace>,
+}
+
+/// The card, and who wants to talk to it: its thread steps aside for them.
+struct Slot {
+    card: Mutex<Box<Card<dyn Model>>>,
+    waiting: AtomicU32,
+}
+
+impl Slot {
+    /// The card, for a call from outside; its thread is kept from taking it again first.
+    fn lock(&self) -> MutexGuard<'_, Box<Card<dyn Model>>> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let card = self.card.lock().unwrap_or_else(|e| e.into_inner());
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        card
+    }
+}
+
+/// A model's thread; stopped and joined on drop.
+pub struct ModelThread {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl InProcess {
+    /// Puts a model behind the seam.
+    ///
+    /// # Errors
+    /// [`Error::PageSize`] where the model's page is smaller than the host's.
+    pub fn new<M: Model + 'static>(model: M) -> Result<Arc<Self>> {
+        let card: Box<Card<dyn Model>> = Box::new(Card::new(model));
+        let shape = card.shape().clone();
+        if shape.page < PageSize::host() {
+            return Err(Error::PageSize { bytes: shape.page.bytes() });
+        }
+        let card = Arc::new(Slot { card: Mutex::new(card), waiting: AtomicU32::new(0) });
+        let dma = DmaSpace::new(Box::new(Dma(card.clone())))?;
+        Ok(Arc::new(Self { shape, card, dma }))
+    }
+
+    /// One turn of the model, on this thread.
+    pub fn step(&self) -> Work {
+        self.card.lock().poll()
+    }
+
+    /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
+    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> ModelThread {
+        let (card, stop) = (self.card.clone(), Arc::new(AtomicBool::new(false)));
+        let seen = stop.clone();
+        let thread = std::thread::spawn(move || {
+            prepare();
+            let mut idle = 0u32;
+            while !seen.load(Ordering::Relaxed) {
+                if card.waiting.load(Ordering::Relaxed) > 0 {
+                    std::thread::yield_now();
+                    continue;
+                }
+                let mut model = card.card.lock().unwrap_or_else(|e| e.into_inner());
+                // A lock costs more than an idle look: keep it for a while, unless someone waits.
+                for _ in 0..64 {
+                    match model.poll() {
+                        Work::Busy => idle = 0,
+                        Work::Idle => idle = idle.saturating_add(1),
+                    }
+                    if card.waiting.load(Ordering::Relaxed) > 0 {
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+                drop(model);
+                // With fewer cores than threads, whoever is waited for must get to run.
+                if idle > 4096 {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        ModelThread { stop, thread: Some(thread) }
+    }
+
+    fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {
+        let source = io::Error::from_raw_os_error(errno);
+        Error::Access { device: self.shape.name.clone(), op, region, offset, len: len as u64, source }
+    }
+
+    /// The memory behind a range, where all of it is direct.
+    fn direct(&self, region: u32, offset: u64, len: u64) -> Option<&Arc<Pages>> {
+        let r = self.shape.regions.get(region as usize)?;
+        let end = offset.checked_add(len)?;
+        let pages = r.pages.as_ref().filter(|p| p.fd().is_some())?;
+        r.direct.iter().any(|d| d.start <= offset && end <= d.end).then_some(pages)
+    }
+
+    /// Whether a write would touch what the card guards: MSI-X table and PBA.
+    fn guarded(&self, region: u32, offset: u64, len: u64) -> bool {
+        self.shape.msix.is_some_and(|m| m.guards(region, offset, len))
+    }
+}
+
+impl Drop for ModelThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl PciDevice for InProcess {
+    fn name(&self) -> &str {
+        &self.shape.name
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Model
+    }
+
+    fn info(&self) -> DeviceInfo {
+        self.shape.info()
+    }
+
+    fn page_size(&self) -> PageSize {
+        self.shape.page
+    }
+
+    fn isolation(&self) -> Isolation {
+        Isolation::by_construction()
+    }
+
+    fn region(&self, index: u32) -> Result<RegionInfo> {
+        if index >= self.info().regions {
+            return Err(Error::NoSuchRegion { device: self.shape.name.clone(), region: index });
+        }
+        Ok(self.card.lock().region(index))
+    }
+
+    fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let len = buf.len();
+        let done = match self.direct(region, offset, len as u64) {
+            Some(pages) => {
+                pages.trap(offset, Trap::Read(buf));
+                access(pages.memory(), offset, Trap::Read(buf))
+            }
+            None => self.card.lock().read(region, offset, buf),
+        };
+        done.map_err(|e| self.refused("read", region, offset, len, e))
+    }
+
+    fn write(&self, region: u32, offset: u64, buf: &[u8]) -> Result<()> {
+        let len = buf.len() as u64;
+        let done = match self.direct(region, offset, len).filter(|_| !self.guarded(region, offset, len)) {
+            Some(pages) => {
+                pages.trap(offset, Trap::Write(buf));
+                access(pages.memory(), offset, Trap::Write(buf))
+            }
+            None => self.card.lock().write(region, offset, buf),
+        };
+        done.map_err(|e| self.refused("write", region, offset, buf.len(), e))
+    }
+
+    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<Mapping> {
+        let len = range.end.saturating_sub(range.start);
+        let refuse =
+            |why| Error::NotMappable { device: self.shape.name.clone(), region, offset: range.start, len, why };
+        if range.is_empty() || !range.start.is_multiple_of(PageSize::host().bytes()) {
+            return Err(refuse("not whole pages"));
+        }
+        let pages = self.direct(region, range.start, len).ok_or_else(|| refuse("the model does not offer it"))?;
+        match pages.fd() {
+            Some(fd) => Mapping::of_fd(fd, range.start, len as usize, prot),
+            None => Err(refuse("it has no memory file")),
+        }
+    }
+
+    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
+        Ok(self.shape.irqs.get(index as usize).copied().unwrap_or_default())
+    }
+
+    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
+        let count = self.irq_info(index)?.count;
+        let missing = |vector| Error::NoSuchIrq { device: self.shape.name.clone(), index, vector, count };
+        match action {
+            IrqAction::Fds(fds) => {
+                let last = first.saturating_add(fds.len() as u32).saturating_sub(1);
+                let owned = fds
+                    .iter()
+                    .map(|fd| fd.map(|fd| fd.try_clone_to_owned()).transpose())
+                    .collect::<io::Result<_>>()
+                    .map_err(|source| Error::Io { what: "duplicating an eventfd".to_owned(), source })?;
+                self.card.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
+            }
+            IrqAction::Disable => {
+                self.card.lock().disable_irqs(index);
+                Ok(())
+            }
+            IrqAction::Trigger(n) => {
+                self.card.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
+            }
+            // Like the kernel for MSI and MSI-X: there is no masking.
+            IrqAction::Mask(_) | IrqAction::Unmask(_) => Err(Error::Io {
+                what: format!("{}: masking interrupt kind {index}", self.shape.name),
+                source: io::Error::from_raw_os_error(libc::ENOTTY),
+            }),
+        }
+    }
+
+    fn dma(&self) -> Arc<DmaSpace> {
+        self.dma.clone()
+    }
+
+    fn reset(&self) -> Result<()> {
+        self.card.lock().reset();
+        Ok(())
+    }
+}
+
+/// The address space of a model in this process: it remembers base and length.
+struct Dma(Arc<Slot>);
+
+impl DmaBackend for Dma {
+    fn windows(&self) -> Vec<IovaWindow> {
+        vec![IovaWindow { range: 0..=(1 << 47) - 1, page: PageSize::host() }]
+    }
+
+    fn max_maps(&self) -> Option<usize> {
+        None
+    }
+
+    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+        let len = arena.len();
+        // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
+        let memory = unsafe { Mapping::kept(arena.mapping().base(), len as usize, arena.clone()) };
+        self.0.lock().dma_map(iova, Arc::new(memory), 0, len, true).map_err(|_| Error::Ledger {
+            op: "map",
+            iova: iova.0,
+            len,
+            why: "it overlaps what is mapped",
+        })
+    }
+
+    fn unmap(&self, iova: Iova, len: u64) -> Result<()> {
+        self.0.lock().dma_unmap(iova, len).map_err(|_| Error::Ledger {
+            op: "unmap",
+            iova: iova.0,
+            len,
+            why: "nothing is mapped exactly so",
+        })
+    }
+}

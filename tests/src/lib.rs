@@ -1,0 +1,1 @@
+//! The same test bodies over every backend.
