@@ -8,6 +8,7 @@
 //! | [`pci`] | the seam: a PCI function as VFIO describes one, and its configuration space |
 //! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
 //! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
+//! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
 //! | [`block`] | the queue trait of storage drivers |
 //! | [`model`] | the device side of the seam: software devices, in this process |
 
@@ -16,10 +17,12 @@ pub mod barrier;
 pub mod block;
 mod cell;
 mod error;
+pub mod irq;
 pub mod mem;
 pub mod model;
 mod page;
 pub mod pci;
+pub mod slow_path;
 
 pub use error::{Error, Result};
 pub use page::PageSize;

@@ -1,0 +1,355 @@
+//! Interrupts as eventfds: [`EventFd`], and [`Interrupts`], which puts them on a device's vectors.
+//!
+//! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::slow_path`] and
+//! [`crate::reactor`].
+
+use crate::pci::{IrqAction, IrqInfo, PciDevice};
+use crate::{Error, Result};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// A counter in the kernel that can be waited for: what a vector signals.
+///
+/// Signals coalesce: two of them before a [`take`](Self::take) are one event with a count of two.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// One that nothing has signalled.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has no descriptor left.
+    pub fn new() -> Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Self(fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), source: e.into() })?))
+    }
+
+    /// Adds one to the count and wakes who waits.
+    pub fn signal(&self) {
+        // It fails where the count is at its end, and then the event is there already.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Takes the count, which is 0 afterwards. Does not wait.
+    pub fn take(&self) -> u64 {
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            _ => 0,
+        }
+    }
+
+    /// Waits until the count isn't 0, at most so long (`None`: for ever), then takes it; 0 where the time is over.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system cannot wait.
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<u64> {
+        let epoll = Epoll::new()?;
+        epoll.add(self, 0)?;
+        let _ = epoll.wait(timeout)?;
+        Ok(self.take())
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The vectors of one kind of interrupt of a device, each with its eventfd; disabled on drop.
+///
+/// Where the kernel lets vectors be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled at once
+/// when this is made.
+pub struct Interrupts {
+    device: Arc<dyn PciDevice>,
+    index: u32,
+    info: IrqInfo,
+    fds: Mutex<Vec<Option<Arc<EventFd>>>>,
+}
+
+impl Interrupts {
+    /// The first `count` interrupts of kind `index` ([`IRQ_MSIX`](crate::pci::IRQ_MSIX) and its like), or all that there are if that
+    /// is fewer.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`] where the device has none of that kind; what the backend says.
+    pub fn new(device: Arc<dyn PciDevice>, index: u32, count: u32) -> Result<Self> {
+        let info = device.irq_info(index)?;
+        let count = count.min(info.count);
+        if count == 0 {
+            return Err(Error::NoSuchIrq { device: device.name().to_owned(), index, vector: 0, count: 0 });
+        }
+        let mut fds = vec![None; count as usize];
+        if !info.resizable {
+            for fd in &mut fds {
+                *fd = Some(Arc::new(EventFd::new()?));
+            }
+        }
+        let new = Self { device, index, info, fds: Mutex::new(fds) };
+        new.restore()?;
+        Ok(new)
+    }
+
+    /// The eventfd of interrupt `vector`, which is enabled from now on.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`] where `vector` is beyond those this was made for; what the backend says.
+    pub fn vector(&self, vector: u32) -> Result<Arc<EventFd>> {
+        let mut fds = self.fds();
+        let count = fds.len() as u32;
+        let Some(slot) = fds.get_mut(vector as usize) else {
+            return Err(Error::NoSuchIrq { device: self.device.name().to_owned(), index: self.index, vector, count });
+        };
+        if let Some(fd) = slot {
+            return Ok(fd.clone());
+        }
+        let fd = Arc::new(EventFd::new()?);
+        self.device.set_irqs(self.index, vector, IrqAction::Fds(&[Some(fd.as_fd())]))?;
+        Ok(slot.insert(fd).clone())
+    }
+
+    /// Tells the device of its eventfds once more: a reset may have taken them away.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn restore(&self) -> Result<()> {
+        let fds = self.fds();
+        let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_ref().map(|fd| fd.as_fd())).collect();
+        // Runs of vectors that are in use, so that a vector nobody asked for stays unallocated.
+        let mut first = 0;
+        for run in borrowed.chunk_by(|a, b| a.is_some() == b.is_some()) {
+            if run[0].is_some() {
+                self.device.set_irqs(self.index, first, IrqAction::Fds(run))?;
+            }
+            first += run.len() as u32;
+        }
+        Ok(())
+    }
+
+    /// Raises interrupt `vector` in software, as a test of the path from there on.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn trigger(&self, vector: u32) -> Result<()> {
+        self.device.set_irqs(self.index, vector, IrqAction::Trigger(1))
+    }
+
+    /// How many there can be.
+    pub fn count(&self) -> u32 {
+        self.fds().len() as u32
+    }
+
+    /// What kind they are and what can be done with them.
+    pub fn info(&self) -> (u32, IrqInfo) {
+        (self.index, self.info)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.device
+    }
+
+    fn fds(&self) -> MutexGuard<'_, Vec<Option<Arc<EventFd>>>> {
+        self.fds.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        if self.fds().iter().any(Option::is_some)
+            && let Err(error) = self.device.set_irqs(self.index, 0, IrqAction::Disable)
+        {
+            tracing::warn!(device = self.device.name(), kind = self.index, %error, "interrupts stay enabled");
+        }
+    }
+}
+
+/// Waits for several eventfds at once, each with a number.
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> Result<Self> {
+        use rustix::event::epoll::{CreateFlags, create};
+        Ok(Self(create(CreateFlags::CLOEXEC).map_err(|e| failed("creating an epoll set", e))?))
+    }
+
+    pub(crate) fn add(&self, fd: &EventFd, number: u64) -> Result<()> {
+        use rustix::event::epoll::{EventData, EventFlags, add};
+        // Edge-triggered: each signal is told once, whether or not the one before it was taken.
+        let flags = EventFlags::IN | EventFlags::ET;
+        add(&self.0, fd, EventData::new_u64(number), flags).map_err(|e| failed("adding to an epoll set", e))
+    }
+
+    /// The numbers of at most 32 eventfds that are signalled; none where the time is over. A signal handler's interruption is
+    /// not an end of the wait.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
+        use rustix::event::epoll::{Event, EventData, EventFlags, wait};
+        let timeout = match timeout.map(rustix::event::Timespec::try_from) {
+            Some(Ok(timeout)) => Some(timeout),
+            // A time that no clock can tell is for ever.
+            Some(Err(_)) | None => None,
+        };
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 32];
+        let n = loop {
+            match wait(&self.0, &mut events[..], timeout.as_ref()) {
+                Ok(n) => break n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(failed("waiting for events", e)),
+            }
+        };
+        Ok(events.into_iter().take(n).map(|e| e.data.u64()))
+    }
+}
+
+fn failed(what: &str, e: rustix::io::Errno) -> Error {
+    Error::Io { what: what.to_owned(), source: io::Error::from(e) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::mem::{DmaSpace, Mapping};
+    use crate::pci::{DeviceInfo, DeviceKind, IRQ_MSIX, Isolation, Prot, RegionInfo};
+    use crate::{Error, PageSize};
+    use std::os::fd::OwnedFd;
+
+    /// A device that is nothing but interrupts, and remembers what it was told.
+    pub(crate) struct Wires {
+        pub irqs: [IrqInfo; 5],
+        pub state: Mutex<WiresState>,
+    }
+
+    #[derive(Default)]
+    pub(crate) struct WiresState {
+        pub fds: std::collections::BTreeMap<(u32, u32), OwnedFd>,
+        pub calls: Vec<String>,
+    }
+
+    impl Wires {
+        pub(crate) fn new(msix: u32, resizable: bool, notices: u32) -> Arc<Self> {
+            let info = |count| IrqInfo { count, eventfd: true, resizable, ..IrqInfo::default() };
+            let irqs = [info(0), info(0), info(msix), info(notices), info(notices)];
+            Arc::new(Self { irqs, state: Mutex::default() })
+        }
+
+        pub(crate) fn raise(&self, index: u32, vector: u32) {
+            let state = self.state.lock().unwrap();
+            rustix::io::write(&state.fds[&(index, vector)], &1u64.to_ne_bytes()).unwrap();
+        }
+
+        fn calls(&self) -> Vec<String> {
+            std::mem::take(&mut self.state.lock().unwrap().calls)
+        }
+    }
+
+    fn none<T>() -> Result<T> {
+        Err(Error::NoSuchRegion { device: "wires".to_owned(), region: 0 })
+    }
+
+    impl PciDevice for Wires {
+        fn name(&self) -> &str {
+            "wires"
+        }
+        fn kind(&self) -> DeviceKind {
+            DeviceKind::Model
+        }
+        fn info(&self) -> DeviceInfo {
+            DeviceInfo { regions: 0, irqs: 5, resettable: false }
+        }
+        fn page_size(&self) -> PageSize {
+            PageSize::K4
+        }
+        fn isolation(&self) -> Isolation {
+            Isolation::by_construction()
+        }
+        fn region(&self, _: u32) -> Result<RegionInfo> {
+            none()
+        }
+        fn read(&self, _: u32, _: u64, _: &mut [u8]) -> Result<()> {
+            none()
+        }
+        fn write(&self, _: u32, _: u64, _: &[u8]) -> Result<()> {
+            none()
+        }
+        fn map(&self, _: u32, _: std::ops::Range<u64>, _: Prot) -> Result<Mapping> {
+            none()
+        }
+        fn irq_info(&self, index: u32) -> Result<IrqInfo> {
+            Ok(self.irqs[index as usize])
+        }
+        fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
+            let mut state = self.state.lock().unwrap();
+            match action {
+                IrqAction::Fds(fds) => {
+                    state.calls.push(format!("{index}: {first}+{}", fds.len()));
+                    for (vector, fd) in (first..).zip(fds) {
+                        state.fds.insert((index, vector), fd.unwrap().try_clone_to_owned().unwrap());
+                    }
+                }
+                IrqAction::Disable => {
+                    state.calls.push(format!("{index}: off"));
+                    state.fds.retain(|(i, _), _| *i != index);
+                }
+                IrqAction::Trigger(_) => {
+                    rustix::io::write(&state.fds[&(index, first)], &1u64.to_ne_bytes()).unwrap();
+                }
+                IrqAction::Mask(_) | IrqAction::Unmask(_) => return none(),
+            }
+            Ok(())
+        }
+        fn dma(&self) -> Arc<DmaSpace> {
+            unimplemented!("no DMA")
+        }
+        fn reset(&self) -> Result<()> {
+            self.state.lock().unwrap().fds.clear();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn eventfds_count_and_wait() {
+        let fd = EventFd::new().unwrap();
+        assert_eq!(fd.take(), 0);
+        assert_eq!(fd.wait(Some(Duration::ZERO)).unwrap(), 0);
+        fd.signal();
+        fd.signal();
+        assert_eq!(fd.wait(None).unwrap(), 2);
+        assert_eq!(fd.take(), 0);
+    }
+
+    #[test]
+    fn vectors_are_added_one_at_a_time_where_they_can_be() {
+        let device = Wires::new(8, true, 0);
+        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 100).unwrap();
+        assert_eq!(irqs.count(), 8);
+        assert!(device.calls().is_empty());
+        for vector in [3, 0, 3, 1] {
+            irqs.vector(vector).unwrap();
+        }
+        assert_eq!(device.calls(), ["2: 3+1", "2: 0+1", "2: 1+1"]);
+        device.reset().unwrap();
+        irqs.restore().unwrap();
+        assert_eq!(device.calls(), ["2: 0+2", "2: 3+1"]);
+        irqs.trigger(3).unwrap();
+        assert_eq!((irqs.vector(3).unwrap().take(), irqs.vector(1).unwrap().take()), (1, 0));
+        assert!(matches!(irqs.vector(8), Err(Error::NoSuchIrq { vector: 8, count: 8, .. })));
+        drop(irqs);
+        assert_eq!(device.calls(), ["2: off"]);
+    }
+
+    #[test]
+    fn elsewhere_all_are_enabled_at_once() {
+        let device = Wires::new(8, false, 0);
+        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 5).unwrap();
+        irqs.vector(4).unwrap();
+        assert!(irqs.vector(5).is_err());
+        assert_eq!(device.calls(), ["2: 0+5"]);
+        drop(irqs);
+        assert_eq!(device.calls(), ["2: off"]);
+        assert!(matches!(Interrupts::new(device, crate::pci::IRQ_MSI, 1), Err(Error::NoSuchIrq { .. })));
+    }
+}
