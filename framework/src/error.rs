@@ -40,6 +40,24 @@ pub enum Error {
         /// Bytes.
         width: u64,
     },
+    /// A device's configuration space makes no sense.
+    #[error("{device}: bad configuration space: {why}")]
+    Config {
+        /// The device.
+        device: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A BAR cannot be opened by this plan.
+    #[error("{device}: the plan is not one for BAR{bar}: {why}")]
+    Plan {
+        /// The device.
+        device: String,
+        /// The BAR.
+        bar: u8,
+        /// What does not fit.
+        why: String,
+    },
     /// The device has no such region.
     #[error("{device} has no region {region}")]
     NoSuchRegion {

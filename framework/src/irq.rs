@@ -212,8 +212,8 @@ fn failed(what: &str, e: rustix::io::Errno) -> Error {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::mem::{DmaSpace, Mapping};
-    use crate::pci::{DeviceInfo, DeviceKind, IRQ_MSIX, Isolation, Prot, RegionInfo};
+    use crate::mem::DmaSpace;
+    use crate::pci::{DeviceInfo, DeviceKind, IRQ_MSIX, Isolation, Prot, RegionInfo, RegionMapping};
     use crate::{Error, PageSize};
     use std::os::fd::OwnedFd;
 
@@ -275,7 +275,7 @@ pub(crate) mod tests {
         fn write(&self, _: u32, _: u64, _: &[u8]) -> Result<()> {
             none()
         }
-        fn map(&self, _: u32, _: std::ops::Range<u64>, _: Prot) -> Result<Mapping> {
+        fn map(&self, _: u32, _: std::ops::Range<u64>, _: Prot) -> Result<RegionMapping> {
             none()
         }
         fn irq_info(&self, index: u32) -> Result<IrqInfo> {

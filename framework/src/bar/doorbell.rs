@@ -66,9 +66,11 @@ impl<T: Width> Doorbell<T> {
     #[cold]
     #[inline(never)]
     fn trap(&self, value: T) {
-        if let Err(error) = self.bar.write(self.offset, value) {
-            tracing::error!(offset = self.offset, %error, "a trapped doorbell failed");
+        let Err(error) = self.bar.write(self.offset, value) else { return };
+        if !self.bar.failed() {
+            tracing::error!(%error, "a trapped doorbell failed");
         }
+        let _ = self.bar.shared.failure.set(error);
     }
 
     /// Whether it is one store.

@@ -5,20 +5,20 @@
 //! [`MsixTable`] sees them, and only to read.
 
 mod doorbell;
+mod layout;
 mod msix;
 mod plan;
 
 pub use crate::cell::Width;
 pub use doorbell::{Doorbell, DoorbellCounts};
+pub use layout::{BarLayout, BarOptions, layout, layouts, plan_of};
 pub use msix::{MsixEntry, MsixTable};
-pub use plan::{Access, BarLayout, BarPlan, MapPolicy, Span, Why, plan};
+pub use plan::{Access, BarPlan, MapPolicy, Span, Why, plan};
 
-use crate::mem::Mapping;
-use crate::pci::{PciDevice, Prot};
+use crate::pci::{PciDevice, Prot, RegionMapping};
 use crate::{Error, Result};
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// One BAR, mapped by its plan.
 #[derive(Clone)]
@@ -29,19 +29,42 @@ pub struct Bar {
 struct Shared {
     device: Arc<dyn PciDevice>,
     plan: BarPlan,
-    /// Runs of mapped spans: where each starts in the BAR, and its mapping.
-    maps: Vec<(Range<u64>, Mapping)>,
-    /// A trapped access failed: the device is taken for gone.
-    failed: AtomicBool,
+    /// The mapped spans: where each is in the BAR, and its mapping, which is as long at least.
+    maps: Vec<(Range<u64>, RegionMapping)>,
+    /// What the first trapped doorbell that failed was told.
+    failure: OnceLock<Error>,
 }
 
 impl Bar {
-    /// Maps the BAR as `plan` says.
+    /// Opens BAR `bar` of `device`: reads where its MSI-X table is, plans, and maps.
     ///
     /// # Errors
-    /// What the backend says to a mapping.
+    /// [`Error::NoSuchRegion`] where the device has no such BAR, [`Error::Config`] where its configuration space makes no sense,
+    /// [`Error::Plan`] where a page size below the device's own is asked for; what the backend says.
+    pub fn of(device: &Arc<dyn PciDevice>, bar: u8, options: BarOptions<'_>) -> Result<Self> {
+        Self::map(device.clone(), plan_of(device.as_ref(), bar, options)?)
+    }
+
+    /// Maps a BAR as `plan` says.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] where the plan is for another BAR than this device has (its size, its table, its pages); as [`of`](Self::of).
     pub fn open(device: Arc<dyn PciDevice>, plan: BarPlan) -> Result<Self> {
-        let region = u32::from(plan.layout.bar);
+        // Anyone can write a plan; only the device knows where its table is.
+        let found = layout(device.as_ref(), plan.layout.bar)?;
+        let (asked, found) = (&plan.layout, &found);
+        if (asked.size, &asked.table, &asked.pba) != (found.size, &found.table, &found.pba) {
+            return Err(plan.misfit(device.as_ref(), format!("it is for {asked:x?}, and the device has {found:x?}")));
+        }
+        Self::map(device, plan)
+    }
+
+    fn map(device: Arc<dyn PciDevice>, plan: BarPlan) -> Result<Self> {
+        let own = device.page_size();
+        if plan.is_hypothetical(own) {
+            let why = format!("it is for pages of {}, and the device is mapped in pages of {own}", plan.page);
+            return Err(plan.misfit(device.as_ref(), why));
+        }
         let maps = plan
             .spans
             .iter()
@@ -50,9 +73,18 @@ impl Bar {
                 Access::ReadOnly => Some((span, Prot::Read)),
                 Access::Trapped => None,
             })
-            .map(|(span, prot)| Ok((span.range.clone(), device.map(region, span.range.clone(), prot)?)))
+            .map(|(span, prot)| {
+                let mapping = device.map(plan.layout.bar.into(), span.range.clone(), prot)?;
+                // What follows rests on this, and backends are not all ours.
+                let len = span.range.end.checked_sub(span.range.start).filter(|len| *len <= mapping.len());
+                let aligned = (mapping.base().addr().get() as u64 | span.range.start).is_multiple_of(8);
+                match len {
+                    Some(_) if aligned => Ok((span.range.clone(), mapping)),
+                    _ => Err(plan.misfit(device.as_ref(), format!("{:x?} could not be mapped as it is", span.range))),
+                }
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { shared: Arc::new(Shared { device, plan, maps, failed: AtomicBool::new(false) }) })
+        Ok(Self { shared: Arc::new(Shared { device, plan, maps, failure: OnceLock::new() }) })
     }
 
     /// The plan it was opened with.
@@ -70,9 +102,16 @@ impl Bar {
         self.shared.plan.layout.size
     }
 
-    /// Whether a trapped access failed since it was opened.
+    /// Whether a trapped doorbell failed since the BAR was opened: one load, to be asked at each poll.
+    #[inline]
     pub fn failed(&self) -> bool {
-        self.shared.failed.load(Ordering::Relaxed)
+        self.failure().is_some()
+    }
+
+    /// What the first trapped doorbell that failed was told. A failed [`read`](Self::read) or [`write`](Self::write) told its caller.
+    #[inline]
+    pub fn failure(&self) -> Option<&Error> {
+        self.shared.failure.get()
     }
 
     /// Reads a register.
@@ -81,15 +120,18 @@ impl Bar {
     /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says.
     pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
         self.shared.check(offset, T::BYTES)?;
+        self.load(offset)
+    }
+
+    /// Reads what may be a part of table or PBA. `offset` is inside the BAR, and aligned.
+    fn load<T: Width>(&self, offset: u64) -> Result<T> {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
-            // SAFETY: `mapped` says that the register lies inside; `check` that it is aligned (spans begin on pages).
+            // SAFETY: `mapped` says that the register lies inside; it is aligned as `offset` is, since mappings and spans begin on
+            // multiples of 8.
             return Ok(unsafe { mapping.load(at) });
         }
         let mut bytes = T::Bytes::default();
-        self.shared
-            .device
-            .read(self.shared.region(), offset, bytes.as_mut())
-            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))?;
+        self.shared.device.read(self.shared.region(), offset, bytes.as_mut())?;
         Ok(T::from_le(bytes))
     }
 
@@ -105,10 +147,7 @@ impl Bar {
             unsafe { mapping.store(at, value) };
             return Ok(());
         }
-        self.shared
-            .device
-            .write(self.shared.region(), offset, value.to_le().as_ref())
-            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+        self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
     }
 
     /// A register for the hot path: one store where its span is direct, a system call or a message where it is trapped.
@@ -127,14 +166,6 @@ impl Bar {
     pub fn window(&self, range: Range<u64>) -> Result<Window> {
         self.shared.check_range(range.start, range.end.saturating_sub(range.start))?;
         Ok(Window { bar: self.clone(), range })
-    }
-
-    /// The MSI-X table and PBA, to read.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] where this BAR holds no table.
-    pub fn msix_table(&self) -> Result<MsixTable> {
-        MsixTable::new(self.clone())
     }
 }
 
@@ -167,7 +198,7 @@ impl Shared {
     }
 
     /// The mapping that holds a register, and where in it; `None` where it is trapped.
-    fn mapped(&self, offset: u64, width: u64, write: bool) -> Option<(&Mapping, u64)> {
+    fn mapped(&self, offset: u64, width: u64, write: bool) -> Option<(&RegionMapping, u64)> {
         let (range, mapping) = self.maps.iter().find(|(r, _)| r.start <= offset && offset + width <= r.end)?;
         (!write || mapping.prot() == Prot::ReadWrite).then(|| (mapping, offset - range.start))
     }

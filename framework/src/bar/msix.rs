@@ -1,71 +1,110 @@
 //! The MSI-X table and the PBA, to read: what the device really has, beside what `pread` says.
 //!
-//! Nothing here writes: interrupts are configured through [`PciDevice::set_irqs`](crate::pci::PciDevice::set_irqs) alone.
+//! Nothing here writes, and what is mapped for it is mapped read-only: interrupts are configured through
+//! [`PciDevice::set_irqs`] alone.
 
-use super::Bar;
+use super::{Access, Bar, BarOptions, MapPolicy, plan_of};
+use crate::pci::config::Msix;
+use crate::pci::{Config, PciDevice};
 use crate::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
 
-/// The MSI-X table that a BAR holds, read-only.
+/// A device's MSI-X table and pending bits, read-only.
 pub struct MsixTable {
-    bar: Bar,
+    msix: Msix,
+    table: Bar,
+    pba: Bar,
 }
 
-/// One entry (PCI Express Base 6.0, 7.7.2 "MSI-X Table Structure").
+/// One entry (PCI Express Base 6.0, 7.7.2.5 to 7.7.2.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsixEntry {
     /// Message address.
     pub address: u64,
     /// Message data.
     pub data: u32,
+    /// Vector control.
+    pub control: u32,
+    /// It was read through a mapping. Otherwise it was asked of the backend, and the kernel answers all ones instead of what is there.
+    pub mapped: bool,
+}
+
+impl MsixEntry {
     /// Vector control, bit 0: the vector is masked.
-    pub masked: bool,
+    pub fn is_masked(&self) -> bool {
+        self.control & 1 != 0
+    }
 }
 
 impl MsixTable {
-    pub(super) fn new(bar: Bar) -> Result<Self> {
-        match bar.plan().layout.table {
-            Some(_) => Ok(Self { bar }),
-            None => Err(Error::OutOfRange { what: "MSI-X table", offset: 0, len: 16, size: 0 }),
-        }
-    }
-
-    /// How many entries.
-    #[allow(clippy::len_without_is_empty, reason = "a table has at least one entry")]
-    pub fn len(&self) -> u32 {
-        self.bar.plan().layout.table.as_ref().map_or(0, |t| ((t.end - t.start) / 16) as u32)
-    }
-
-    /// Entry `vector`, and whether it was read through the mapping (what `pread` says of the table is all ones).
+    /// Opens the table of `device`, whatever the plans of its BARs: `None` where it has no MSI-X.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a vector that isn't there.
-    pub fn entry(&self, vector: u32) -> Result<(MsixEntry, bool)> {
-        let layout = &self.bar.plan().layout;
-        let table = layout.table.clone().unwrap_or(0..0);
-        if vector >= self.len() {
-            return Err(Error::OutOfRange {
-                what: "MSI-X table",
-                offset: u64::from(vector) * 16,
-                len: 16,
-                size: table.end - table.start,
-            });
-        }
+    /// [`Error::Config`] where the MSI-X capability makes no sense; what the backend says.
+    pub fn of(device: &Arc<dyn PciDevice>) -> Result<Option<Self>> {
+        let Some(msix) = Config::of(device.as_ref())?.msix()? else { return Ok(None) };
+        let table = read_only(device, msix.table_bar, msix.table())?;
+        let pba = read_only(device, msix.pba_bar, msix.pba())?;
+        Ok(Some(Self { msix, table, pba }))
+    }
+
+    /// How many entries: 1 to 2048.
+    #[allow(clippy::len_without_is_empty, reason = "a table has at least one entry")]
+    pub fn len(&self) -> u32 {
+        self.msix.vectors.into()
+    }
+
+    /// The capability that says where table and PBA are.
+    pub fn capability(&self) -> &Msix {
+        &self.msix
+    }
+
+    /// Entry `vector`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, what the backend says.
+    pub fn entry(&self, vector: u32) -> Result<MsixEntry> {
+        let at = self.msix.table().start + 16 * u64::from(self.check(vector)?);
         let mut words = [0u32; 4];
-        let mut mapped = true;
         for (i, word) in words.iter_mut().enumerate() {
-            let offset = table.start + u64::from(vector) * 16 + 4 * i as u64;
-            if let Some((mapping, at)) = self.bar.shared.mapped(offset, 4, false) {
-                // SAFETY: `mapped` says that the word lies inside; the table is aligned to 8 bytes.
-                *word = unsafe { mapping.load::<u32>(at) };
-            } else {
-                mapped = false;
-                let mut bytes = [0; 4];
-                self.bar.shared.device.read(layout.bar.into(), offset, &mut bytes)?;
-                *word = u32::from_le_bytes(bytes);
-            }
+            *word = self.table.load(at + 4 * i as u64)?;
         }
         let [low, high, data, control] = words;
-        let address = u64::from(high) << 32 | u64::from(low);
-        Ok((MsixEntry { address, data, masked: control & 1 != 0 }, mapped))
+        let mapped = self.table.shared.mapped(at, 16, false).is_some();
+        Ok(MsixEntry { address: u64::from(high) << 32 | u64::from(low), data, control, mapped })
     }
+
+    /// Whether `vector` is pending: it was to be sent while it was masked (7.7.2.9).
+    ///
+    /// # Errors
+    /// As [`entry`](Self::entry).
+    pub fn is_pending(&self, vector: u32) -> Result<bool> {
+        let bits = u64::from(self.check(vector)?);
+        let word: u32 = self.pba.load(self.msix.pba().start + bits / 32 * 4)?;
+        Ok(word >> (bits % 32) & 1 != 0)
+    }
+
+    fn check(&self, vector: u32) -> Result<u32> {
+        let table = self.msix.table();
+        match vector < self.len() {
+            true => Ok(vector),
+            false => Err(Error::OutOfRange {
+                what: "MSI-X table",
+                offset: 16 * u64::from(vector),
+                len: 16,
+                size: table.end - table.start,
+            }),
+        }
+    }
+}
+
+/// Opens BAR `bar` with nothing mapped but the pages that hold `range`, and these read-only.
+fn read_only(device: &Arc<dyn PciDevice>, bar: u8, range: Range<u64>) -> Result<Bar> {
+    let mut plan = plan_of(device.as_ref(), bar, BarOptions { policy: MapPolicy::Whole, ..BarOptions::default() })?;
+    for span in &mut plan.spans {
+        let needed = span.range.start < range.end && range.start < span.range.end;
+        span.access = if needed && span.access != Access::Trapped { Access::ReadOnly } else { Access::Trapped };
+    }
+    Bar::open(device.clone(), plan)
 }

@@ -1,23 +1,9 @@
 //! The plan of a BAR: which pages are mapped, which are trapped, and why. Pure: no I/O, any page size.
 
-use crate::PageSize;
-use crate::pci::{Isolation, RegionInfo, Verdict};
+use super::BarLayout;
+use crate::pci::{Isolation, PciDevice, RegionInfo, Verdict};
+use crate::{Error, PageSize};
 use std::ops::Range;
-
-/// What has to be known of a BAR to plan it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BarLayout {
-    /// 0 to 5.
-    pub bar: u8,
-    /// Bytes.
-    pub size: u64,
-    /// The part of the BAR that is the MSI-X table, if it is in this one.
-    pub table: Option<Range<u64>>,
-    /// The part of the BAR that is the PBA, if it is in this one.
-    pub pba: Option<Range<u64>>,
-    /// Registers the driver knows of. A page that holds table or PBA is mapped read-only only where none of these is in it.
-    pub registers: Vec<Range<u64>>,
-}
 
 /// How much is to be mapped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -91,6 +77,15 @@ impl BarPlan {
     /// How `offset` is reached; `None` outside.
     pub fn access(&self, offset: u64) -> Option<Access> {
         self.spans.iter().find(|s| s.range.contains(&offset)).map(|s| s.access)
+    }
+
+    /// Whether it is for pages smaller than a device's `own`: something to look at, which cannot be opened. Any other can.
+    pub fn is_hypothetical(&self, own: PageSize) -> bool {
+        self.page < own
+    }
+
+    pub(super) fn misfit(&self, device: &dyn PciDevice, why: String) -> Error {
+        Error::Plan { device: device.name().to_owned(), bar: self.layout.bar, why }
     }
 
     /// Bytes that are mapped, for stores or not.

@@ -130,6 +130,13 @@ impl Mapping {
         Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Kept(keep) }
     }
 
+    /// The same, promising not to store where `prot` doesn't say so.
+    #[must_use]
+    pub(crate) fn limited_to(mut self, prot: Prot) -> Self {
+        self.prot = prot;
+        self
+    }
+
     /// Bytes.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]

@@ -3,8 +3,9 @@
 use super::host::{DmaTable, Host, Irqs};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Iova, Mapping};
-use crate::pci::{IRQ_MSIX, IrqInfo, RegionCap, RegionInfo};
+use crate::pci::{IRQ_MSIX, IrqInfo, Prot, RegionCap, RegionInfo};
 use crate::{Result, Work};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl Pages {
         let len = crate::PageSize::host().ceil(len.max(1));
         let (whole, fd) = crate::mem::memfd("wholebar-bar", 2 * len, false)?;
         let mapping = match &fd {
-            Some(fd) => Mapping::of_fd(fd.as_fd(), 0, len as usize, crate::pci::Prot::ReadWrite)?,
+            Some(fd) => Mapping::of_fd(fd.as_fd(), 0, len as usize, Prot::ReadWrite)?,
             None => whole,
         };
         Ok(Arc::new(Self { mapping, fd }))
@@ -40,6 +41,18 @@ impl Pages {
             Trap::Read(buf) => rustix::io::pread(fd, buf, at),
             Trap::Write(buf) => rustix::io::pwrite(fd, buf, at),
         };
+    }
+
+    /// A part of the memory itself, clipped to it, for where there is no file to map.
+    pub(super) fn share(self: &Arc<Self>, range: Range<u64>, prot: Prot) -> Mapping {
+        let end = range.end.min(self.mapping.len());
+        let start = range.start.min(end);
+        // SAFETY: `start` is at most the mapping's length, and its end too; the mapping lives as long as these pages, which the part
+        // keeps, and is only accessed atomically.
+        unsafe {
+            let base = self.mapping.base().add(start as usize);
+            Mapping::kept(base, (end - start) as usize, self.clone()).limited_to(prot)
+        }
     }
 
     /// The memory.

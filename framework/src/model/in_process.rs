@@ -8,7 +8,7 @@
 use super::card::{Trap, access};
 use super::{Card, Model, Pages, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow, Mapping};
-use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo};
+use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
@@ -109,7 +109,7 @@ impl InProcess {
     fn direct(&self, region: u32, offset: u64, len: u64) -> Option<&Arc<Pages>> {
         let r = self.shape.regions.get(region as usize)?;
         let end = offset.checked_add(len)?;
-        let pages = r.pages.as_ref().filter(|p| p.fd().is_some())?;
+        let pages = r.pages.as_ref().filter(|p| end <= p.memory().len())?;
         r.direct.iter().any(|d| d.start <= offset && end <= d.end).then_some(pages)
     }
 
@@ -180,7 +180,7 @@ impl PciDevice for InProcess {
         done.map_err(|e| self.refused("write", region, offset, buf.len(), e))
     }
 
-    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<Mapping> {
+    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
         let len = range.end.saturating_sub(range.start);
         let refuse =
             |why| Error::NotMappable { device: self.shape.name.clone(), region, offset: range.start, len, why };
@@ -189,8 +189,8 @@ impl PciDevice for InProcess {
         }
         let pages = self.direct(region, range.start, len).ok_or_else(|| refuse("the model does not offer it"))?;
         match pages.fd() {
-            Some(fd) => Mapping::of_fd(fd, range.start, len as usize, prot),
-            None => Err(refuse("it has no memory file")),
+            Some(fd) => Ok(Mapping::of_fd(fd, range.start, len as usize, prot)?.into()),
+            None => Ok(pages.share(range, prot).into()),
         }
     }
 

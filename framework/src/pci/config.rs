@@ -1,1 +1,392 @@
-//! PCI configuration space.
+//! PCI configuration space: a snapshot of its bytes, decoded.
+//!
+//! Sections are those of the PCI Express Base Specification 6.0. The bytes are a device's, so they are *input*: every walk ends on any
+//! bytes, and nothing is read past what there is. Nothing here writes but [`enable_bus_master`] and [`enable_memory`]; interrupts
+//! are configured through [`PciDevice::set_irqs`] alone.
+
+mod caps;
+mod names;
+
+pub use caps::{Express, Msi, Msix, PortType};
+
+use super::{CONFIG, PciDevice};
+use crate::{Error, Result};
+use std::fmt;
+
+/// The COMMAND register (7.5.1.1.3), in bytes.
+const COMMAND: u64 = 0x04;
+/// COMMAND bit 1: the function answers memory accesses.
+const MEMORY_SPACE: u16 = 1 << 1;
+/// COMMAND bit 2: the function may do DMA and send message interrupts.
+const BUS_MASTER: u16 = 1 << 2;
+/// STATUS bit 4 (7.5.1.1.4): there is a list of capabilities.
+const CAPABILITIES_LIST: u16 = 1 << 4;
+/// The header, in bytes; device-specific registers and capabilities follow.
+const HEADER: usize = 0x40;
+/// The part of configuration space that PCI had before PCI Express, in bytes; extended capabilities follow.
+const COMPATIBLE: usize = 0x100;
+/// All of it, in bytes.
+const ALL: usize = 0x1000;
+
+/// A snapshot of a function's configuration space.
+#[derive(Clone)]
+pub struct Config {
+    device: String,
+    /// 64 to 4096.
+    bytes: Vec<u8>,
+}
+
+/// Which header a function has (7.5.1.1.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeaderType {
+    /// Type 0: a device.
+    Endpoint,
+    /// Type 1: a bridge, switch port or root port.
+    Bridge,
+    /// Another one, by its number.
+    Other(u8),
+}
+
+/// What a function says that it is (7.5.1.1.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Class {
+    /// Base class: 1 is mass storage, 2 is network.
+    pub base: u8,
+    /// Sub-class.
+    pub sub: u8,
+    /// Programming interface.
+    pub interface: u8,
+}
+
+/// A base address register, as found (7.5.1.2.1). The BAR's size is its region's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BarRegister {
+    /// 0 to 5: the BAR's number. The upper half of a 64-bit BAR has none of its own.
+    pub index: u8,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Where it is, as far as the one who shows the register wants that known.
+    pub address: u64,
+}
+
+/// What a BAR decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BarKind {
+    /// I/O ports.
+    Io,
+    /// Memory.
+    Memory {
+        /// 64-bit: it takes the next register as its upper half.
+        wide: bool,
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
+}
+
+/// A capability's place in configuration space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Capability {
+    /// Which.
+    pub id: CapabilityId,
+    /// Its version; 0 for those in the compatible part, which have none in their header.
+    pub version: u8,
+    /// Where, in bytes.
+    pub offset: u16,
+}
+
+/// A capability's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CapabilityId {
+    /// In the first 256 bytes.
+    Pci(u8),
+    /// In the extended part.
+    Extended(u16),
+}
+
+impl CapabilityId {
+    /// MSI (7.7.1).
+    pub const MSI: Self = Self::Pci(0x05);
+    /// PCI Express (7.5.3).
+    pub const EXPRESS: Self = Self::Pci(0x10);
+    /// MSI-X (7.7.2).
+    pub const MSIX: Self = Self::Pci(0x11);
+    /// Subsystem of a bridge (7.9.24).
+    const SUBSYSTEM: Self = Self::Pci(0x0d);
+
+    /// What `lspci` calls it; `None` for a number it has no name for.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Pci(id) => names::pci(id),
+            Self::Extended(id) => names::extended(id),
+        }
+    }
+}
+
+impl fmt::Display for CapabilityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.name(), self) {
+            (Some(name), _) => f.write_str(name),
+            (None, Self::Pci(id)) => write!(f, "Capability ID {id:#04x}"),
+            (None, Self::Extended(id)) => write!(f, "Extended Capability ID {id:#06x}"),
+        }
+    }
+}
+
+impl Config {
+    /// Reads all that `device` has: in one access where the backend takes that, else in units of 4 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it has less than a header, [`Error::Gone`] where that reads all ones; what the backend says.
+    pub fn of(device: &dyn PciDevice) -> Result<Self> {
+        let size = device.region(CONFIG)?.size.min(ALL as u64) as usize;
+        let mut bytes = vec![0; size & !3];
+        if bytes.len() >= HEADER && device.read(CONFIG, 0, &mut bytes).is_err() {
+            for (i, dword) in bytes.chunks_mut(4).enumerate() {
+                device.read(CONFIG, 4 * i as u64, dword)?;
+            }
+        }
+        if bytes.len() >= HEADER && bytes[..HEADER].iter().all(|b| *b == 0xff) {
+            let why = "its configuration space reads all ones".to_owned();
+            return Err(Error::Gone { device: device.name().to_owned(), why });
+        }
+        Self::from_bytes(device.name(), bytes)
+    }
+
+    /// A snapshot that someone took of `device`: a header of 64 bytes at least; what lies past 4096 is left out.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is shorter than a header.
+    pub fn from_bytes(device: &str, mut bytes: Vec<u8>) -> Result<Self> {
+        bytes.truncate(ALL);
+        let config = Self { device: device.to_owned(), bytes };
+        match config.bytes.len() {
+            HEADER.. => Ok(config),
+            n => Err(config.broken(format!("it has {n} bytes, and a header alone has {HEADER}"))),
+        }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The byte at `offset`; `None` past the end.
+    pub fn u8(&self, offset: u16) -> Option<u8> {
+        self.bytes.get(usize::from(offset)).copied()
+    }
+
+    /// The 16-bit word at `offset`; `None` past the end.
+    pub fn u16(&self, offset: u16) -> Option<u16> {
+        let bytes = self.bytes.get(usize::from(offset)..)?.first_chunk()?;
+        Some(u16::from_le_bytes(*bytes))
+    }
+
+    /// The 32-bit word at `offset`; `None` past the end.
+    pub fn u32(&self, offset: u16) -> Option<u32> {
+        let bytes = self.bytes.get(usize::from(offset)..)?.first_chunk()?;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
+    /// Who made it (7.5.1.1.1).
+    pub fn vendor(&self) -> u16 {
+        self.header(0x00)
+    }
+
+    /// Which of the vendor's devices it is (7.5.1.1.2).
+    pub fn device(&self) -> u16 {
+        self.header(0x02)
+    }
+
+    /// The COMMAND register (7.5.1.1.3).
+    pub fn command(&self) -> u16 {
+        self.header(COMMAND as u16)
+    }
+
+    /// Whether it may do DMA and send message interrupts (COMMAND bit 2).
+    pub fn is_bus_master(&self) -> bool {
+        self.command() & BUS_MASTER != 0
+    }
+
+    /// Whether its memory BARs answer (COMMAND bit 1).
+    pub fn memory_enabled(&self) -> bool {
+        self.command() & MEMORY_SPACE != 0
+    }
+
+    /// The STATUS register (7.5.1.1.4).
+    pub fn status(&self) -> u16 {
+        self.header(0x06)
+    }
+
+    /// The revision (7.5.1.1.5).
+    pub fn revision(&self) -> u8 {
+        self.header(0x08) as u8
+    }
+
+    /// What it says that it is (7.5.1.1.6).
+    pub fn class(&self) -> Class {
+        let [interface, sub] = self.header(0x09).to_le_bytes();
+        Class { base: self.header(0x0b) as u8, sub, interface }
+    }
+
+    /// Which header it has (7.5.1.1.9).
+    pub fn header_type(&self) -> HeaderType {
+        match self.header(0x0e) & 0x7f {
+            0 => HeaderType::Endpoint,
+            1 => HeaderType::Bridge,
+            other => HeaderType::Other(other as u8),
+        }
+    }
+
+    /// Whether the device has more functions than this one (7.5.1.1.9).
+    pub fn is_multi_function(&self) -> bool {
+        self.header(0x0e) & 0x80 != 0
+    }
+
+    /// The subsystem's vendor and id: from the header of an endpoint (7.5.1.2.3), from a capability of a bridge (7.9.24).
+    pub fn subsystem(&self) -> Option<(u16, u16)> {
+        match self.header_type() {
+            HeaderType::Endpoint => Some((self.header(0x2c), self.header(0x2e))),
+            HeaderType::Bridge => {
+                let at = self.find(CapabilityId::SUBSYSTEM)?.offset;
+                Some((self.u16(at + 4)?, self.u16(at + 6)?))
+            }
+            HeaderType::Other(_) => None,
+        }
+    }
+
+    /// The base address registers (7.5.1.2.1, 7.5.1.3.1): six of an endpoint, two of a bridge, fewer where some are 64-bit. One that
+    /// reads 0 may be an unimplemented one.
+    pub fn bars(&self) -> Vec<BarRegister> {
+        let count = match self.header_type() {
+            HeaderType::Endpoint => 6,
+            HeaderType::Bridge => 2,
+            HeaderType::Other(_) => 0,
+        };
+        let register = |i: u8| self.u32(0x10 + 4 * u16::from(i)).unwrap_or(0);
+        let (mut bars, mut index) = (Vec::new(), 0);
+        while index < count {
+            let low = register(index);
+            let (kind, address) = if low & 1 != 0 {
+                (BarKind::Io, u64::from(low & !0x3))
+            } else {
+                // Bits 2:1 are 0b10 for 64-bit. In the last register there is no room for an upper half.
+                let wide = low & 0b110 == 0b100 && index + 1 < count;
+                let high = if wide { u64::from(register(index + 1)) << 32 } else { 0 };
+                (BarKind::Memory { wide, prefetchable: low & 0b1000 != 0 }, high | u64::from(low & !0xf))
+            };
+            bars.push(BarRegister { index, kind, address });
+            index += if matches!(kind, BarKind::Memory { wide: true, .. }) { 2 } else { 1 };
+        }
+        bars
+    }
+
+    /// The capabilities of the compatible part (7.5.1.1.11), in the list's order; a list that loops ends where it comes back.
+    pub fn capabilities(&self) -> impl Iterator<Item = Capability> + '_ {
+        // Only these headers have the list's head at 0x34.
+        let known = matches!(self.header_type(), HeaderType::Endpoint | HeaderType::Bridge);
+        let listed = known && self.status() & CAPABILITIES_LIST != 0;
+        let mut next = if listed { self.u8(0x34).unwrap_or(0) } else { 0 };
+        let mut seen = [false; COMPATIBLE / 4];
+        std::iter::from_fn(move || {
+            let offset = u16::from(next & !3);
+            if usize::from(offset) < HEADER || std::mem::replace(&mut seen[usize::from(offset / 4)], true) {
+                return None;
+            }
+            let [id, following] = self.u16(offset)?.to_le_bytes();
+            next = following;
+            // All ones: nothing answers there.
+            (id != 0xff).then_some(Capability { id: CapabilityId::Pci(id), version: 0, offset })
+        })
+    }
+
+    /// The capabilities of the extended part (7.6.3), in the list's order; a list that loops ends where it comes back.
+    pub fn extended_capabilities(&self) -> impl Iterator<Item = Capability> + '_ {
+        let mut next = COMPATIBLE as u16;
+        let mut seen = [false; ALL / 4];
+        std::iter::from_fn(move || {
+            let offset = next & !3;
+            if usize::from(offset) < COMPATIBLE || std::mem::replace(&mut seen[usize::from(offset / 4)], true) {
+                return None;
+            }
+            // Zero: no capability at all. All ones: nothing answers there.
+            let header = self.u32(offset).filter(|h| *h != 0 && *h != u32::MAX)?;
+            next = (header >> 20) as u16;
+            let id = CapabilityId::Extended(header as u16);
+            Some(Capability { id, version: (header >> 16 & 0xf) as u8, offset })
+        })
+    }
+
+    /// The first capability with this number.
+    pub fn find(&self, id: CapabilityId) -> Option<Capability> {
+        match id {
+            CapabilityId::Pci(_) => self.capabilities().find(|c| c.id == id),
+            CapabilityId::Extended(_) => self.extended_capabilities().find(|c| c.id == id),
+        }
+    }
+
+    /// The MSI-X capability (7.7.2), if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is cut off, or names a BAR that no function has.
+    pub fn msix(&self) -> Result<Option<Msix>> {
+        let Some(found) = self.find(CapabilityId::MSIX) else { return Ok(None) };
+        let Some(msix) = Msix::at(self, found.offset) else {
+            return Err(self.broken(format!("the MSI-X capability at {:#x} is cut off", found.offset)));
+        };
+        match [msix.table_bar, msix.pba_bar].into_iter().find(|bar| *bar > 5) {
+            Some(bar) => Err(self.broken(format!("its MSI-X table or PBA is in BAR{bar}, and there are BARs 0 to 5"))),
+            None => Ok(Some(msix)),
+        }
+    }
+
+    /// The MSI capability (7.7.1), if there is one.
+    pub fn msi(&self) -> Option<Msi> {
+        Msi::at(self, self.find(CapabilityId::MSI)?.offset)
+    }
+
+    /// The PCI Express capability (7.5.3), if there is one.
+    pub fn express(&self) -> Option<Express> {
+        Express::at(self, self.find(CapabilityId::EXPRESS)?.offset)
+    }
+
+    /// An error that says what is wrong with this device's configuration space.
+    pub(crate) fn broken(&self, why: String) -> Error {
+        Error::Config { device: self.device.clone(), why }
+    }
+
+    /// A word of the header, which is always there.
+    fn header(&self, offset: u16) -> u16 {
+        self.u16(offset).unwrap_or(0)
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = format_args!("{:04x}:{:04x}", self.vendor(), self.device());
+        f.debug_struct("Config").field("device", &self.device).field("id", &id).finish_non_exhaustive()
+    }
+}
+
+/// Lets a device do DMA and send message interrupts, or forbids it (COMMAND bit 2, 7.5.1.1.3).
+///
+/// # Errors
+/// What the backend says.
+pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
+    command(device, BUS_MASTER, on)
+}
+
+/// Lets a device's memory BARs answer, or not (COMMAND bit 1, 7.5.1.1.3). While they don't, touching a mapped BAR kills the process.
+///
+/// # Errors
+/// What the backend says.
+pub fn enable_memory(device: &dyn PciDevice, on: bool) -> Result<()> {
+    command(device, MEMORY_SPACE, on)
+}
+
+fn command(device: &dyn PciDevice, bit: u16, on: bool) -> Result<()> {
+    let mut bytes = [0; 2];
+    device.read(CONFIG, COMMAND, &mut bytes)?;
+    let old = u16::from_le_bytes(bytes);
+    let new = if on { old | bit } else { old & !bit };
+    if new == old { Ok(()) } else { device.write(CONFIG, COMMAND, &new.to_le_bytes()) }
+}

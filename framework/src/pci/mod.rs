@@ -6,7 +6,7 @@
 //!
 //! This file does *not* know how to plan a BAR ([`crate::bar`]) or how memory is laid out ([`crate::mem`]).
 
-use crate::mem::{DmaSpace, Mapping};
+use crate::mem::DmaSpace;
 use crate::{PageSize, Result};
 use std::fmt;
 use std::ops::Range;
@@ -14,6 +14,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub mod config;
+mod mapping;
+
+pub use config::Config;
+pub use mapping::RegionMapping;
 
 /// Region index of BAR0; BAR `n` is region `n` (`VFIO_PCI_BAR0_REGION_INDEX`).
 pub const BAR0: u32 = 0;
@@ -62,8 +66,8 @@ pub trait PciDevice: Send + Sync {
     /// Writes `buf` at `offset` by message or system call; the counterpart of [`read`](Self::read).
     fn write(&self, region: u32, offset: u64, buf: &[u8]) -> Result<()>;
 
-    /// Maps a page-aligned range of a region (its end may be the region's end instead).
-    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<Mapping>;
+    /// Maps a page-aligned range of a region (its end may be the region's end instead): exactly that, or more at its end.
+    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
     /// How many interrupts of kind `index` there are and what can be done with them.
     fn irq_info(&self, index: u32) -> Result<IrqInfo>;
