@@ -10,6 +10,7 @@
 //! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
 //! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
 //! | [`block`] | the queue trait of storage drivers |
+//! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
 //! | [`model`] | the device side of the seam: software devices, in this process |
 
 pub mod bar;
@@ -22,6 +23,7 @@ pub mod mem;
 pub mod model;
 mod page;
 pub mod pci;
+pub mod reset;
 pub mod slow_path;
 
 pub use error::{Error, Result};

@@ -15,11 +15,12 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 pub struct Chunk {
     arena: Arc<Arena>,
     range: Range<u64>,
+    quarantine: bool,
 }
 
 impl Chunk {
     pub(super) fn new(arena: Arc<Arena>, range: Range<u64>) -> Self {
-        Self { arena, range }
+        Self { arena, range, quarantine: false }
     }
 
     /// The arena it is part of.
@@ -66,9 +67,13 @@ impl Chunk {
     }
 
     /// Never gives it back: for memory that a device may still write.
-    pub fn quarantine(self) {
-        self.arena.quarantined(self.len());
-        std::mem::forget(self);
+    pub fn quarantine(mut self) {
+        self.set_quarantine(true);
+    }
+
+    /// Whether it is quarantined when it is dropped, rather than given back: on while a device knows of it.
+    pub fn set_quarantine(&mut self, on: bool) {
+        self.quarantine = on;
     }
 
     fn mapping(&self) -> &Mapping {
@@ -85,7 +90,13 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        self.arena.free(self.range.clone());
+        if self.quarantine {
+            self.arena.quarantined(self.len());
+            // The arena stays for as long as the process does.
+            std::mem::forget(self.arena.clone());
+        } else {
+            self.arena.free(self.range.clone());
+        }
     }
 }
 
@@ -168,8 +179,13 @@ impl<T: Shared> DmaRing<T> {
         &self.chunk
     }
 
+    /// Whether its memory is quarantined when it is dropped, rather than given back: on while a device knows of it.
+    pub fn set_quarantine(&mut self, on: bool) {
+        self.chunk.set_quarantine(on);
+    }
+
     /// Never gives its memory back: for a ring that a device may still write.
-    pub fn quarantine(self) {
-        self.chunk.quarantine();
+    pub fn quarantine(mut self) {
+        self.set_quarantine(true);
     }
 }

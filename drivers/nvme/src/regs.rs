@@ -1,0 +1,142 @@
+//! The controller's registers ("properties"): offsets and bits, as NVM Express Base 2.0 section 3.1.3 has them, and the
+//! doorbells, as the PCIe Transport 1.0 section 3.1.2 has them. Only those that the driver uses. No access happens here.
+
+/// Controller Capabilities, 64 bits, read-only (3.1.3.1).
+pub const CAP: u64 = 0x00;
+/// Version, 32 bits, read-only (3.1.3.2).
+pub const VS: u64 = 0x08;
+/// Controller Configuration, 32 bits (3.1.3.5).
+pub const CC: u64 = 0x14;
+/// Controller Status, 32 bits (3.1.3.6).
+pub const CSTS: u64 = 0x1c;
+/// Admin Queue Attributes, 32 bits (3.1.3.8).
+pub const AQA: u64 = 0x24;
+/// Admin Submission Queue Base Address, 64 bits (3.1.3.9).
+pub const ASQ: u64 = 0x28;
+/// Admin Completion Queue Base Address, 64 bits (3.1.3.10).
+pub const ACQ: u64 = 0x30;
+/// Controller Ready Timeouts, 32 bits, read-only; there where CAP.CRMS says so.
+pub const CRTO: u64 = 0x68;
+/// The first doorbell.
+pub const DOORBELLS: u64 = 0x1000;
+
+/// What a register of a device that is gone reads as.
+pub const GONE: u32 = u32::MAX;
+
+/// CAP's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap(pub u64);
+
+impl Cap {
+    /// MQES, bits 15:0: entries an I/O queue can have; the field is 0's based.
+    pub fn max_entries(self) -> u32 {
+        (self.0 as u32 & 0xffff) + 1
+    }
+
+    /// TO, bits 31:24: how long CSTS.RDY may take to follow CC.EN, in units of 500 ms.
+    pub fn timeout_ms(self) -> u64 {
+        (self.0 >> 24 & 0xff) * 500
+    }
+
+    /// DSTRD, bits 35:32: bytes from one doorbell to the next.
+    pub fn doorbell_stride(self) -> u64 {
+        4 << (self.0 >> 32 & 0xf)
+    }
+
+    /// CSS, bits 44:37: bit 0, the NVM command set; bit 6, one or more I/O command sets; bit 7, none.
+    pub fn command_sets(self) -> u8 {
+        (self.0 >> 37) as u8
+    }
+
+    /// MPSMIN, bits 51:48, in bytes.
+    pub fn min_page(self) -> u64 {
+        1 << (12 + (self.0 >> 48 & 0xf))
+    }
+
+    /// MPSMAX, bits 55:52, in bytes.
+    pub fn max_page(self) -> u64 {
+        1 << (12 + (self.0 >> 52 & 0xf))
+    }
+
+    /// CRMS, bits 60:59: whether [`CRTO`] is there.
+    pub fn has_ready_timeouts(self) -> bool {
+        self.0 >> 59 & 3 != 0
+    }
+}
+
+/// CSTS's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Csts(pub u32);
+
+impl Csts {
+    /// RDY, bit 0: the controller takes commands.
+    pub fn ready(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// CFS, bit 1: it had a fatal error and can only be reset.
+    pub fn fatal(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// SHST, bits 3:2: shutdown processing is complete.
+    pub fn shut_down(self) -> bool {
+        self.0 >> 2 & 3 == 2
+    }
+
+    /// All ones: nobody answers.
+    pub fn gone(self) -> bool {
+        self.0 == GONE
+    }
+}
+
+/// CC.EN, bit 0.
+pub const CC_ENABLE: u32 = 1;
+/// CC.SHN, bits 15:14, "normal shutdown notification".
+pub const CC_SHUTDOWN: u32 = 1 << 14;
+/// CC.SHN's bits.
+pub const CC_SHUTDOWN_MASK: u32 = 3 << 14;
+
+/// CC's value to enable with: pages of `page` bytes, round robin, entries of 64 (2^6) and 16 (2^4) bytes; all supported
+/// command sets (CSS 110b) or the NVM command set alone (000b).
+pub fn cc_enable(page: u64, all_command_sets: bool) -> u32 {
+    let css = if all_command_sets { 0b110 } else { 0 };
+    let mps = page.trailing_zeros().saturating_sub(12);
+    CC_ENABLE | css << 4 | mps << 7 | 6 << 16 | 4 << 20
+}
+
+/// Submission queue `qid`'s tail doorbell (PCIe Transport 1.0, 3.1.2.1).
+pub fn sq_doorbell(qid: u16, stride: u64) -> u64 {
+    DOORBELLS + 2 * u64::from(qid) * stride
+}
+
+/// Completion queue `qid`'s head doorbell (PCIe Transport 1.0, 3.1.2.2).
+pub fn cq_doorbell(qid: u16, stride: u64) -> u64 {
+    DOORBELLS + (2 * u64::from(qid) + 1) * stride
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_of_a_known_drive() {
+        // QEMU's nvme: MQES 2047, CQR, TO 15 (7.5 s), DSTRD 0, CSS NVM, MPSMIN 4 KiB, MPSMAX 64 KiB.
+        let cap = Cap(0x0040_0020_0f01_07ff);
+        assert_eq!((cap.max_entries(), cap.timeout_ms(), cap.doorbell_stride()), (2048, 7500, 4));
+        assert_eq!((cap.min_page(), cap.max_page(), cap.command_sets()), (4096, 65536, 1));
+        assert!(!cap.has_ready_timeouts());
+    }
+
+    #[test]
+    fn doorbells_follow_the_stride() {
+        assert_eq!([sq_doorbell(0, 4), cq_doorbell(0, 4), sq_doorbell(3, 4)], [0x1000, 0x1004, 0x1018]);
+        assert_eq!(cq_doorbell(1, 4 << 2), 0x1030);
+    }
+
+    #[test]
+    fn configuration_carries_the_page_size() {
+        assert_eq!(cc_enable(4096, false), 0x0046_0001);
+        assert_eq!(cc_enable(65536, true), 0x0046_0001 | 4 << 7 | 6 << 4);
+    }
+}
