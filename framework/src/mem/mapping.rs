@@ -3,6 +3,7 @@
 //! This is memory that someone else looks at: a device, another process, a model's thread. So there are no references to
 //! plain bytes here, only atomics and copies made of atomic words. It does *not* know what the memory means.
 
+use super::Shared;
 use crate::cell::Width;
 use crate::pci::Prot;
 use crate::{Error, Result};
@@ -188,6 +189,23 @@ impl Mapping {
         /// The 64-bit word at `offset`; `None` outside, unaligned, or where this isn't writable memory.
         u64, AtomicU64
     );
+
+    /// `count` entries of atomic words at `offset`; `None` outside, unaligned, or where this isn't writable memory.
+    #[inline]
+    pub fn slice<T: Shared>(&self, offset: u64, count: usize) -> Option<&[T]> {
+        let end = offset.checked_add((count as u64).checked_mul(size_of::<T>() as u64)?)?;
+        if end > self.len as u64 || self.device || self.prot == Prot::Read {
+            return None;
+        }
+        // SAFETY: `offset <= end <= len`.
+        let at = unsafe { self.base.add(offset as usize) };
+        // SAFETY: in bounds, aligned, and mapped as long as `self` is borrowed; `T` is made of atomics, for which any bytes are
+        // a value, and the range is only accessed atomically.
+        at.as_ptr()
+            .addr()
+            .is_multiple_of(align_of::<T>())
+            .then(|| unsafe { std::slice::from_raw_parts(at.cast().as_ptr(), count) })
+    }
 
     /// Copies `bytes` to `offset` by atomic words. Returns false, having done nothing, where that isn't inside.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {

@@ -1,7 +1,7 @@
 //! What a model can reach of its host: memory that was mapped for it, and eventfds that it was given.
 
 use super::Refused;
-use crate::mem::{Iova, Mapping};
+use crate::mem::{Iova, Mapping, Shared};
 use crate::pci::IRQ_MSIX;
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -75,6 +75,18 @@ impl<'a> Dma<'a> {
     #[inline]
     pub fn u64(&self, offset: u64) -> Option<&'a AtomicU64> {
         self.memory.u64(self.at(offset, 8)?)
+    }
+
+    /// `count` entries of atomic words at `offset`: a queue, looked up once a turn. `None` outside or unaligned.
+    #[inline]
+    pub fn slice<T: Shared>(&self, offset: u64, count: usize) -> Option<&'a [T]> {
+        self.memory.slice(self.at(offset, (count as u64).checked_mul(size_of::<T>() as u64)?)?, count)
+    }
+
+    /// Whether it may be written.
+    #[inline]
+    pub fn writable(&self) -> bool {
+        self.writable
     }
 
     /// Copies `bytes` to `offset`; false where that isn't inside, or may not be written.

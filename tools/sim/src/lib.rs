@@ -1,1 +1,16 @@
-//! Device models.
+//! Device models: software devices for drivers to run on where there is no hardware.
+//!
+//! - [`nvme`]: an NVMe controller.
+//! - [`Target`], [`open`]: a device by its name, whatever stands behind it.
+//!
+//! Models know nothing of drivers: they share the bus and the specification with them, and no types.
+
+pub mod config;
+mod error;
+pub mod nvme;
+mod params;
+mod target;
+
+pub use error::{Error, Result};
+pub use params::Parameter;
+pub use target::{ModelParams, OpenOptions, Opened, Target, open};

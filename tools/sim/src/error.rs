@@ -1,0 +1,79 @@
+//! What can go wrong before a model runs: names, parameters, backing files.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Nothing is called so.
+    #[error("{text:?} names no device: use sim:nvme, sim:fpga, vfio-user:PATH or a PCI address such as 0000:01:00.0")]
+    Target {
+        /// What was given.
+        text: String,
+    },
+    /// There is no such model.
+    #[error("there is no model {name:?}: there are nvme and fpga")]
+    Model {
+        /// What was given.
+        name: String,
+    },
+    /// A model has no such parameter.
+    #[error("sim:{model} has no parameter {key:?}; it has: {allowed}")]
+    Parameter {
+        /// The model.
+        model: &'static str,
+        /// What was given.
+        key: String,
+        /// Those there are.
+        allowed: String,
+    },
+    /// A parameter's value makes no sense.
+    #[error("{key}={value}: expected {expected}")]
+    Value {
+        /// The parameter.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What it can be.
+        expected: String,
+    },
+    /// Parameters that don't go together.
+    #[error("{0}")]
+    Conflict(String),
+    /// The backing file cannot be used.
+    #[error("backing file {}: {source}{hint}", path.display())]
+    Backing {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// The backing file is too short.
+    #[error("backing file {} has {actual} bytes, {asked} are asked for: make it longer (truncate -s {asked} FILE) or ask for less", path.display())]
+    Short {
+        /// The file.
+        path: PathBuf,
+        /// Its length, in bytes.
+        actual: u64,
+        /// What was asked for, in bytes.
+        asked: u64,
+    },
+    /// Devices of this kind can't be opened yet.
+    #[error(
+        "{target}: opening a PCI function through the kernel's VFIO is not in this version; use sim:nvme, sim:fpga or vfio-user:PATH"
+    )]
+    KernelVfio {
+        /// The PCI address.
+        target: String,
+    },
+    /// What the framework says.
+    #[error(transparent)]
+    Framework(#[from] wholebar::Error),
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;

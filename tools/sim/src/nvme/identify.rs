@@ -1,0 +1,147 @@
+//! Identify data structures (base 5.17; the NVM command set's in nvm 4.1.5).
+
+use super::bits::Status;
+use super::command::Command;
+use super::io::Namespace;
+use super::params::NvmeParams;
+
+/// Every Identify data structure has this many bytes.
+pub(super) type Page = Box<[u8; 4096]>;
+
+/// How many error log entries are kept; how many aborts and asynchronous events can be outstanding.
+pub(super) const ERROR_LOG: usize = 64;
+pub(super) const ABORT_LIMIT: u8 = 4;
+pub(super) const EVENT_LIMIT: usize = 4;
+
+/// Absolute zero is 0; the log pages count in kelvins.
+pub(super) const KELVIN: u16 = 273;
+/// Where the composite temperature is a warning, and where it is critical, in degrees Celsius.
+pub(super) const WARNING_TEMPERATURE: u16 = 70;
+pub(super) const CRITICAL_TEMPERATURE: u16 = 85;
+
+/// This version as eight characters: what firmware revisions are.
+pub(super) fn firmware() -> [u8; 8] {
+    padded(env!("CARGO_PKG_VERSION"))
+}
+
+/// Answers an Identify command.
+pub(super) fn identify(params: &NvmeParams, namespaces: &[Namespace], cmd: &Command) -> Result<Page, Status> {
+    let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
+    match cmd.cdw10() & 0xff {
+        0x00 => Ok(namespace(params, find(cmd.nsid())?)),
+        0x01 => Ok(controller(params, namespaces.len() as u32)),
+        0x02 if cmd.nsid() >= 0xffff_fffe => Err(Status::INVALID_NAMESPACE),
+        0x02 => Ok(active(namespaces.len() as u32, cmd.nsid())),
+        0x03 => find(cmd.nsid()).map(|_| descriptors(params, cmd.nsid())),
+        // The NVM command set's controller data: limits of Verify, Write Zeroes and Dataset Management, all 0: none.
+        0x06 if cmd.cdw11() >> 24 == 0 => Ok(blank()),
+        _ => Err(Status::INVALID_FIELD),
+    }
+}
+
+/// CNS 01h (base 5.17.2.1).
+fn controller(params: &NvmeParams, count: u32) -> Page {
+    let mut page = blank();
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &crate::config::VENDOR.to_le_bytes());
+    put(2, &crate::config::VENDOR.to_le_bytes());
+    put(4, &padded::<20>(&params.serial));
+    put(24, &padded::<40>("wholebar NVMe model"));
+    put(64, &firmware());
+    put(77, &[params.mdts]);
+    put(80, &super::VERSION.to_le_bytes());
+    // CNTRLTYPE: an I/O controller.
+    put(111, &[1]);
+    // OACS: Doorbell Buffer Config.
+    put(256, &(u16::from(params.shadow) << 8).to_le_bytes());
+    put(258, &[ABORT_LIMIT - 1, EVENT_LIMIT as u8 - 1]);
+    // FRMW: one slot, read-only.
+    put(260, &[0b011]);
+    // LPA: log page offsets.
+    put(261, &[0b100]);
+    put(262, &[ERROR_LOG as u8 - 1]);
+    put(266, &(WARNING_TEMPERATURE + KELVIN).to_le_bytes());
+    put(268, &(CRITICAL_TEMPERATURE + KELVIN).to_le_bytes());
+    // Queue entries of 64 and 16 bytes, no others.
+    put(512, &[0x66, 0x44]);
+    put(516, &count.to_le_bytes());
+    // ONCS: Compare, Dataset Management, Write Zeroes, Verify.
+    put(520, &0b1000_1101u16.to_le_bytes());
+    // VWC: there is one, and Flush takes the broadcast namespace id.
+    put(525, &[0b111]);
+    // SGLS: any length and alignment.
+    put(536, &u32::from(params.sgl).to_le_bytes());
+    put(768, format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))).as_bytes());
+    // Power state 0: 0.01 W units; what a model takes is not known, and 0 says so.
+    page
+}
+
+/// CNS 00h (nvm 4.1.5.1).
+fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
+    let mut page = blank();
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    // NSZE, NCAP, NUSE: not thinly provisioned.
+    for at in [0, 8, 16] {
+        put(at, &ns.blocks.to_le_bytes());
+    }
+    // NLBAF, less one; FLBAS.
+    put(25, &[1, u8::from(ns.shift == 12)]);
+    // DLFEAT: what deallocated blocks read as.
+    put(33, &[u8::from(ns.media.zeroes_deallocated())]);
+    put(46, &params.noiob.to_le_bytes());
+    put(48, &(ns.blocks << ns.shift).to_le_bytes());
+    // NSATTR: write protected.
+    put(99, &[u8::from(ns.read_only)]);
+    for (i, shift) in [9u32, 12].into_iter().enumerate() {
+        put(128 + 4 * i, &(shift << 16).to_le_bytes());
+    }
+    page
+}
+
+/// CNS 02h: the ids above `after`.
+fn active(count: u32, after: u32) -> Page {
+    let mut page = blank();
+    let (slots, _) = page.as_chunks_mut::<4>();
+    for (slot, nsid) in slots.iter_mut().zip(after.saturating_add(1)..=count) {
+        *slot = nsid.to_le_bytes();
+    }
+    page
+}
+
+/// CNS 03h (base 5.17.2.3): a UUID, and the command set. No EUI-64 and no NGUID: those belong to who owns an OUI.
+fn descriptors(params: &NvmeParams, nsid: u32) -> Page {
+    let mut page = blank();
+    page[..2].copy_from_slice(&[3, 16]);
+    page[4..20].copy_from_slice(&uuid(params, nsid));
+    page[20..22].copy_from_slice(&[4, 1]);
+    page
+}
+
+/// A UUID of the model's own making (RFC 9562, version 8), from its serial number and a namespace id.
+fn uuid(params: &NvmeParams, nsid: u32) -> [u8; 16] {
+    // FNV-1a, 128 bits.
+    let mut hash = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58du128;
+    for byte in params.serial.bytes().chain(nsid.to_le_bytes()) {
+        hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+    }
+    let mut bytes = hash.to_be_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x80;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    bytes
+}
+
+fn hyphenated(uuid: [u8; 16]) -> String {
+    let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+/// Text, padded with spaces.
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [b' '; N];
+    bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    bytes
+}
+
+fn blank() -> Page {
+    Box::new([0; 4096])
+}

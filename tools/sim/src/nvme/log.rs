@@ -1,0 +1,177 @@
+//! What the controller remembers to tell: the error log, SMART, the firmware slot, and asynchronous events (base 5.2, 5.16).
+
+use super::bits::Status;
+use super::identify::{self, ERROR_LOG, EVENT_LIMIT};
+use super::io::Counters;
+use std::collections::VecDeque;
+
+/// Log page identifiers (base 5.16.1).
+pub(super) mod page {
+    pub(crate) const ERROR: u8 = 0x01;
+    pub(crate) const SMART: u8 = 0x02;
+    pub(crate) const FIRMWARE: u8 = 0x03;
+}
+
+/// An asynchronous event (base 5.2, "Asynchronous Event Request").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A doorbell was given a value outside of its queue (error status, 01h).
+    InvalidDoorbellValue,
+    /// The composite temperature crossed a threshold (SMART / health status, 01h).
+    TemperatureThreshold,
+}
+
+impl Event {
+    fn kind(self) -> u8 {
+        match self {
+            Self::InvalidDoorbellValue => 0,
+            Self::TemperatureThreshold => 1,
+        }
+    }
+
+    /// The log page that tells more, and that re-arms the event's kind when it is read.
+    fn log_page(self) -> u8 {
+        match self {
+            Self::InvalidDoorbellValue => page::ERROR,
+            Self::TemperatureThreshold => page::SMART,
+        }
+    }
+
+    /// Dword 0 of the completion: type, information, log page.
+    fn dword(self) -> u32 {
+        u32::from(self.kind()) | 0x01 << 8 | u32::from(self.log_page()) << 16
+    }
+}
+
+/// Outstanding requests, and events that wait for one.
+#[derive(Default)]
+pub(super) struct Events {
+    /// Command ids of Asynchronous Event Requests.
+    waiting: VecDeque<u16>,
+    pending: VecDeque<Event>,
+    /// Kinds that were reported and whose log page was not read since: a bit each.
+    masked: u8,
+}
+
+impl Events {
+    /// Takes a request.
+    pub(super) fn request(&mut self, cid: u16) -> Result<(), Status> {
+        if self.waiting.len() == EVENT_LIMIT {
+            return Err(Status::TOO_MANY_EVENTS);
+        }
+        self.waiting.push_back(cid);
+        Ok(())
+    }
+
+    /// Takes a request back. False where there is none of that id.
+    pub(super) fn abort(&mut self, cid: u16) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|c| *c != cid);
+        self.waiting.len() < before
+    }
+
+    /// Something happened. An event that waits already is not queued again.
+    pub(super) fn raise(&mut self, event: Event) {
+        if !self.pending.contains(&event) {
+            self.pending.push_back(event);
+        }
+    }
+
+    /// A log page was read: its events can be reported again.
+    pub(super) fn read(&mut self, log_page: u8) {
+        for event in [Event::InvalidDoorbellValue, Event::TemperatureThreshold] {
+            if event.log_page() == log_page {
+                self.masked &= !(1 << event.kind());
+            }
+        }
+    }
+
+    /// Whether something waits to be told, and someone to be told it.
+    #[inline]
+    pub(super) fn ready(&self) -> bool {
+        !self.pending.is_empty() && !self.waiting.is_empty()
+    }
+
+    /// The next request that can be answered, and dword 0 of its completion.
+    pub(super) fn answer(&mut self) -> Option<(u16, u32)> {
+        if !self.ready() {
+            return None;
+        }
+        let at = self.pending.iter().position(|e| self.masked & 1 << e.kind() == 0)?;
+        let event = self.pending.remove(at)?;
+        let cid = self.waiting.pop_front()?;
+        self.masked |= 1 << event.kind();
+        Some((cid, event.dword()))
+    }
+}
+
+/// The error log.
+#[derive(Default)]
+pub(super) struct ErrorLog {
+    /// Newest first.
+    entries: VecDeque<[u8; 64]>,
+    count: u64,
+}
+
+impl ErrorLog {
+    /// Remembers an error. (Base 5.16.1.2 has the fields.)
+    pub(super) fn record(&mut self, sq: u16, cid: u16, status: Status, lba: u64, nsid: u32) {
+        self.count += 1;
+        let mut e = [0; 64];
+        e[..8].copy_from_slice(&self.count.to_le_bytes());
+        e[8..10].copy_from_slice(&sq.to_le_bytes());
+        e[10..12].copy_from_slice(&cid.to_le_bytes());
+        // The status field as it is in the completion: bit 0 is the phase's place.
+        e[12..14].copy_from_slice(&(status.0 << 1).to_le_bytes());
+        // The parameter's place in the command is not told.
+        e[14..16].copy_from_slice(&u16::MAX.to_le_bytes());
+        e[16..24].copy_from_slice(&lba.to_le_bytes());
+        e[24..28].copy_from_slice(&nsid.to_le_bytes());
+        self.entries.truncate(ERROR_LOG - 1);
+        self.entries.push_front(e);
+    }
+
+    /// All of the log.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; ERROR_LOG * 64];
+        let (slots, _) = bytes.as_chunks_mut::<64>();
+        slots.iter_mut().zip(&self.entries).for_each(|(slot, e)| *slot = *e);
+        bytes
+    }
+}
+
+/// What SMART is made of beside the counters.
+pub(super) struct Health {
+    /// Composite temperature in kelvins.
+    pub(super) temperature: u16,
+    /// It is outside of the thresholds.
+    pub(super) too_hot: bool,
+}
+
+/// The SMART / Health Information log (base 5.16.1.3).
+pub(super) fn smart(health: &Health, counters: &Counters, errors: &ErrorLog) -> Vec<u8> {
+    let mut page = vec![0; 512];
+    let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
+    // Critical warning, bit 1: temperature.
+    put(0, &[u8::from(health.too_hot) << 1]);
+    put(1, &health.temperature.to_le_bytes());
+    // Available spare and its threshold, in percent.
+    put(3, &[100, 10]);
+    // Thousands of 512-byte units, rounded up.
+    put(32, &counters.units_read.div_ceil(1000).to_le_bytes());
+    put(48, &counters.units_written.div_ceil(1000).to_le_bytes());
+    put(64, &counters.reads.to_le_bytes());
+    put(80, &counters.writes.to_le_bytes());
+    put(112, &1u64.to_le_bytes());
+    put(160, &counters.media_errors.to_le_bytes());
+    put(176, &errors.count.to_le_bytes());
+    page
+}
+
+/// The Firmware Slot Information log (base 5.16.1.4): slot 1 is active.
+pub(super) fn firmware_slot() -> Vec<u8> {
+    let mut page = vec![0; 512];
+    page[0] = 1;
+    page[8..16].copy_from_slice(&identify::firmware());
+    page
+}

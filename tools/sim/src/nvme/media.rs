@@ -1,0 +1,248 @@
+//! What a namespace's blocks are kept in: this process's memory, a file, or nothing at all. Knows bytes, not blocks or commands.
+
+use super::bits::Status;
+use crate::{Error, Result};
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use wholebar::model::Dma;
+
+/// What a chunk of sparse memory holds, in bytes.
+const CHUNK: usize = 64 << 10;
+/// Chunks that one directory of them covers.
+const CHUNKS: usize = 1024;
+
+/// What blocks are kept in.
+pub(super) enum Media {
+    /// Nothing: writes go nowhere, reads leave the host's memory as it is.
+    Null,
+    /// Memory, from the first write to a chunk on; zeroes before that.
+    Ram(Ram),
+    /// A file or a block device.
+    File(Backing),
+}
+
+/// Sparse memory: directories of chunks.
+#[derive(Default)]
+pub(super) struct Ram(Vec<Option<Directory>>);
+
+/// Chunks that hold something.
+type Directory = Box<[Option<Box<[u8]>>]>;
+
+/// A file, and the memory its data passes through: a model has no plain reference to the host's memory.
+pub(super) struct Backing {
+    file: File,
+    bounce: Box<[u8]>,
+}
+
+impl Backing {
+    /// Opens `path`, which must have `size` bytes where that is said; returns it with the size it is used for.
+    pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>) -> Result<(Self, u64)> {
+        let failed = |source: std::io::Error| {
+            let hint = match source.kind() {
+                std::io::ErrorKind::NotFound => " (make it first: truncate -s 64M FILE)",
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+                    " (ro=1 opens it for reading only)"
+                }
+                _ => "",
+            };
+            Error::Backing { path: path.to_owned(), source, hint }
+        };
+        let mut file = File::options().read(true).write(!read_only).open(path).map_err(failed)?;
+        let actual = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let size = size.unwrap_or(actual);
+        if size > actual || size == 0 {
+            return Err(Error::Short { path: path.to_owned(), actual, asked: size.max(1) });
+        }
+        Ok((Self { file, bounce: vec![0; CHUNK].into() }, size))
+    }
+}
+
+impl Media {
+    /// Fills `to` from `at` on.
+    #[inline]
+    pub(super) fn read(&mut self, at: u64, to: &Dma<'_>) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => pieces(at, to.len(), |piece| {
+                delivered(match ram.chunk(piece.chunk) {
+                    Some(chunk) => to.write(piece.done, &chunk[piece.start..piece.start + piece.len]),
+                    None => to.fill(piece.done, piece.len as u64, 0),
+                })
+            }),
+            Self::File(Backing { file, bounce }) => pieces(at, to.len(), |piece| {
+                let bytes = &mut bounce[..piece.len];
+                file.read_exact_at(bytes, at + piece.done).map_err(|_| Status::UNRECOVERED_READ)?;
+                delivered(to.write(piece.done, bytes))
+            }),
+        }
+    }
+
+    /// Stores what `from` holds at `at`.
+    #[inline]
+    pub(super) fn write(&mut self, at: u64, from: &Dma<'_>) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => pieces(at, from.len(), |piece| {
+                let chunk = ram.chunk_mut(piece.chunk);
+                delivered(from.read(piece.done, &mut chunk[piece.start..piece.start + piece.len]))
+            }),
+            Self::File(Backing { file, bounce }) => pieces(at, from.len(), |piece| {
+                let bytes = &mut bounce[..piece.len];
+                delivered(from.read(piece.done, bytes))?;
+                file.write_all_at(bytes, at + piece.done).map_err(|_| Status::WRITE_FAULT)
+            }),
+        }
+    }
+
+    /// Compares what `with` holds with what is at `at`. Nothing equals everything.
+    pub(super) fn compare(&mut self, at: u64, with: &Dma<'_>) -> Result<(), Status> {
+        const STEP: usize = 512;
+        let mut host = [0; STEP];
+        let mut check = |piece: &Piece, stored: Option<&[u8]>| {
+            for start in (0..piece.len).step_by(STEP) {
+                let n = STEP.min(piece.len - start);
+                delivered(with.read(piece.done + start as u64, &mut host[..n]))?;
+                let same = match stored {
+                    Some(stored) => stored[start..start + n] == host[..n],
+                    None => host[..n].iter().all(|b| *b == 0),
+                };
+                if !same {
+                    return Err(Status::COMPARE_FAILURE);
+                }
+            }
+            Ok(())
+        };
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => pieces(at, with.len(), |piece| {
+                let stored = ram.chunk(piece.chunk).map(|c| &c[piece.start..piece.start + piece.len]);
+                check(&piece, stored)
+            }),
+            Self::File(Backing { file, bounce }) => pieces(at, with.len(), |piece| {
+                let bytes = &mut bounce[..piece.len];
+                file.read_exact_at(bytes, at + piece.done).map_err(|_| Status::UNRECOVERED_READ)?;
+                check(&piece, Some(bytes))
+            }),
+        }
+    }
+
+    /// Makes `len` bytes at `at` zero, giving back what held them where that is easy.
+    pub(super) fn zero(&mut self, at: u64, len: u64) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => ram.zero(at, len),
+            Self::File(Backing { file, bounce }) => {
+                use rustix::fs::{FallocateFlags, fallocate};
+                if fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len).is_ok() {
+                    return Ok(());
+                }
+                bounce.fill(0);
+                pieces(at, len, |piece| {
+                    file.write_all_at(&bounce[..piece.len], at + piece.done).map_err(|_| Status::WRITE_FAULT)
+                })
+            }
+        }
+    }
+
+    /// Says that `len` bytes at `at` are no longer used. They are zero afterwards, where that costs nothing.
+    pub(super) fn deallocate(&mut self, at: u64, len: u64) -> Result<(), Status> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => ram.zero(at, len),
+            Self::File(Backing { file, .. }) => {
+                use rustix::fs::{FallocateFlags, fallocate};
+                let _ = fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len);
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks that `len` bytes at `at` can be read.
+    pub(super) fn verify(&mut self, at: u64, len: u64) -> Result<(), Status> {
+        let Self::File(Backing { file, bounce }) = self else { return Ok(()) };
+        pieces(at, len, |piece| {
+            file.read_exact_at(&mut bounce[..piece.len], at + piece.done).map_err(|_| Status::UNRECOVERED_READ)
+        })
+    }
+
+    /// Makes what was written durable.
+    pub(super) fn flush(&mut self) -> Result<(), Status> {
+        match self {
+            Self::Null | Self::Ram(_) => Ok(()),
+            Self::File(Backing { file, .. }) => file.sync_data().map_err(|_| Status::WRITE_FAULT),
+        }
+    }
+
+    /// Whether deallocated bytes read as zeroes, always.
+    pub(super) fn zeroes_deallocated(&self) -> bool {
+        matches!(self, Self::Ram(_))
+    }
+}
+
+impl Ram {
+    fn chunk(&self, index: u64) -> Option<&[u8]> {
+        let directory = self.0.get(index as usize / CHUNKS)?.as_ref()?;
+        directory.get(index as usize % CHUNKS)?.as_deref()
+    }
+
+    fn chunk_mut(&mut self, index: u64) -> &mut [u8] {
+        let (outer, inner) = (index as usize / CHUNKS, index as usize % CHUNKS);
+        if self.0.len() <= outer {
+            self.0.resize_with(outer + 1, || None);
+        }
+        let directory = self.0[outer].get_or_insert_with(|| (0..CHUNKS).map(|_| None).collect());
+        directory[inner].get_or_insert_with(|| vec![0; CHUNK].into())
+    }
+
+    /// Drops whole chunks, zeroes parts of those there are. Walks directories, so that a huge range costs no more than what is there.
+    fn zero(&mut self, at: u64, len: u64) -> Result<(), Status> {
+        let (end, chunk) = (at + len, CHUNK as u64);
+        let first = (at / chunk) as usize / CHUNKS;
+        for (i, directory) in self.0.iter_mut().enumerate().skip(first) {
+            if (i * CHUNKS) as u64 * chunk >= end {
+                break;
+            }
+            for (j, slot) in directory.iter_mut().flat_map(|d| d.iter_mut()).enumerate() {
+                let start = (i * CHUNKS + j) as u64 * chunk;
+                let (from, to) = (at.max(start), end.min(start + chunk));
+                if from >= to {
+                    continue;
+                }
+                if to - from == chunk {
+                    *slot = None;
+                } else if let Some(bytes) = slot {
+                    bytes[(from - start) as usize..(to - start) as usize].fill(0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A part of a transfer that lies in one chunk.
+struct Piece {
+    /// The chunk's index, and where in it the part starts.
+    chunk: u64,
+    start: usize,
+    len: usize,
+    /// How many bytes of the transfer came before.
+    done: u64,
+}
+
+#[inline]
+fn pieces(at: u64, len: u64, mut each: impl FnMut(Piece) -> Result<(), Status>) -> Result<(), Status> {
+    let mut done = 0;
+    while done < len {
+        let (chunk, start) = ((at + done) / CHUNK as u64, ((at + done) % CHUNK as u64) as usize);
+        let n = (len - done).min((CHUNK - start) as u64);
+        each(Piece { chunk, start, len: n as usize, done })?;
+        done += n;
+    }
+    Ok(())
+}
+
+fn delivered(done: bool) -> Result<(), Status> {
+    if done { Ok(()) } else { Err(Status::DATA_TRANSFER_ERROR) }
+}

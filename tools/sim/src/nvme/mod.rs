@@ -1,0 +1,581 @@
+//! A model of an NVMe controller: NVM Express Base Specification 2.0, NVM Command Set 1.0, over PCIe 1.0.
+//!
+//! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
+//! and SGLs, the usual log pages and features, shadow doorbells, MSI-X. It has *not*: namespace management, firmware
+//! update, security, metadata, fused commands, arbitration other than round robin.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `bits` | registers, opcodes, status codes |
+//! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
+//! | `admin`, `identify`, `log` | admin commands, and what they tell |
+//! | `io`, `media` | I/O commands, and what blocks are kept in |
+//! | `mod` | the controller: registers, state, one turn |
+//!
+//! **Memory semantics**: all of BAR0 can be mapped, so the model cannot see an access, only values. It looks at CC and at the
+//! doorbells of queues that exist, each turn. What follows: registers that act when they are *written* are missing (INTMS, NSSR); a
+//! doorbell of a queue that isn't there is not noticed; doorbells are cleared when the controller is reset and when a queue is made.
+//!
+//! **Order**: a doorbell's or CC's Acquire load pairs with the driver's Release store of it; CSTS and a completion's last word are stored with Release,
+//! and pair with the driver's Acquire load of them.
+
+mod admin;
+mod bits;
+mod command;
+mod data;
+mod identify;
+mod io;
+mod log;
+mod media;
+mod params;
+mod queue;
+
+pub use params::{Backing, Msix, NvmeParams, PARAMETERS};
+
+use crate::Result;
+use crate::config::{self, Config, Identity};
+use admin::Features;
+use bits::{Cc, Status, cap, csts, reg};
+use command::{Answer, Command};
+use data::Rules;
+use io::{Counters, Namespace, Store};
+use log::{ErrorLog, Event, Events};
+use media::Media;
+use queue::{Cq, QueueLost, Sq};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use wholebar::Work;
+use wholebar::mem::Iova;
+use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
+use wholebar::pci::IrqInfo;
+
+/// The version it reports: 2.0 (base 3.1.3.2).
+const VERSION: u32 = 0x0002_0000;
+/// Its device id.
+const DEVICE: u16 = 0x0001;
+/// BAR0: registers, doorbells at 0x1000, and where asked for the MSI-X table at 0x2000 and the PBA at 0x3000.
+const BAR0_SIZE: u64 = 16 << 10;
+/// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
+const BURST: u32 = 32;
+/// How many admin commands are done in one turn.
+const ADMIN_BURST: u32 = 8;
+
+/// An NVMe controller.
+pub struct Nvme {
+    params: NvmeParams,
+    name: String,
+    bar: Arc<Pages>,
+    /// BAR4, where the MSI-X table has a BAR of its own.
+    table: Option<(Arc<Pages>, u64)>,
+    msix: MsixPlace,
+    config: Config,
+    state: State,
+    /// CC as it was last seen.
+    cc: Cc,
+    rules: Rules,
+    queues: Queues,
+    shadow: Option<Shadow>,
+    features: Features,
+    events: Events,
+    errors: ErrorLog,
+    /// Admin completions that found no room yet: command id, dword 0, status.
+    deferred: VecDeque<(u16, u32, Status)>,
+    store: Store,
+    /// Scratch: the commands of one turn of a queue, and their answers.
+    batch: Vec<Command>,
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// CC.EN is 0.
+    Off,
+    /// Ready.
+    Running,
+    /// Shut down: nothing is done until the next reset.
+    Down,
+    /// CSTS.CFS is set: nothing is done until the next reset.
+    Fatal,
+}
+
+/// The queues there are, by id; 0 are the admin queues.
+struct Queues {
+    sqs: Vec<Option<Sq>>,
+    cqs: Vec<Option<Cq>>,
+    /// I/O submission queues, in the order they get their turn.
+    active: Vec<u16>,
+}
+
+impl Queues {
+    fn none(io_queues: u16) -> Self {
+        let slots = usize::from(io_queues) + 1;
+        let (sqs, cqs) = ((0..slots).map(|_| None).collect(), (0..slots).map(|_| None).collect());
+        Self { sqs, cqs, active: Vec::new() }
+    }
+
+    fn sq(&mut self, id: u16) -> Option<&mut Sq> {
+        self.sqs.get_mut(usize::from(id))?.as_mut()
+    }
+
+    fn cq(&mut self, id: u16) -> Option<&mut Cq> {
+        self.cqs.get_mut(usize::from(id))?.as_mut()
+    }
+
+    /// A submission queue and the completion queue it uses.
+    #[inline]
+    fn pair(&mut self, id: u16) -> Option<(&mut Sq, &mut Cq)> {
+        let sq = self.sqs.get_mut(usize::from(id))?.as_mut()?;
+        let cq = self.cqs.get_mut(usize::from(sq.cq))?.as_mut()?;
+        Some((sq, cq))
+    }
+}
+
+/// Shadow doorbells: pages of the host's, laid out as the doorbells are (base 5.8 and annex B.5).
+#[derive(Debug, Clone, Copy)]
+struct Shadow {
+    /// What the host would have written to the doorbells.
+    values: u64,
+    /// EventIdx: how far the controller looked. The host rings a real doorbell as it passes that.
+    seen: u64,
+}
+
+impl Nvme {
+    /// A controller as `params` say.
+    ///
+    /// # Errors
+    /// Those of parameters that don't go together, and of the backing file.
+    pub fn new(params: NvmeParams) -> Result<Self> {
+        params.check()?;
+        let vectors = u32::from(params.vector_count());
+        let pba = (u64::from(vectors) * 16).next_multiple_of(4096);
+        let (table, msix) = match params.msix {
+            Msix::Bar0 => {
+                (None, MsixPlace { table_bar: 0, table_offset: 0x2000, pba_bar: 0, pba_offset: 0x3000, vectors })
+            }
+            Msix::Own => {
+                let size = (pba + 4096).next_power_of_two();
+                let place = MsixPlace { table_bar: 4, table_offset: 0, pba_bar: 4, pba_offset: pba, vectors };
+                (Some((Pages::new(size)?, size)), place)
+            }
+        };
+        let mut bars = vec![(0, BAR0_SIZE)];
+        bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
+        let nvme = Self {
+            name: "sim:nvme".to_owned(),
+            bar: Pages::new(BAR0_SIZE)?,
+            table,
+            msix,
+            config: Config::new(&Identity { device: DEVICE, class: 0x01_08_02, bars, msix }),
+            state: State::Off,
+            cc: Cc(0),
+            rules: Rules { page: params.mps_min.bytes(), sgl: params.sgl },
+            queues: Queues::none(params.queues),
+            shadow: None,
+            features: Features::new(params.queues),
+            events: Events::default(),
+            errors: ErrorLog::default(),
+            deferred: VecDeque::new(),
+            store: Store {
+                namespaces: namespaces(&params)?,
+                max_transfer: match params.mdts {
+                    0 => u64::MAX,
+                    n => params.mps_min.bytes() << n,
+                },
+                write_cache: true,
+                counters: Counters::default(),
+            },
+            batch: Vec::with_capacity(BURST as usize),
+            answers: Vec::with_capacity(BURST as usize),
+            params,
+        };
+        nvme.publish();
+        Ok(nvme)
+    }
+
+    /// Sets what a person calls it.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// The registers that say what the controller is.
+    fn publish(&self) {
+        let p = &self.params;
+        let mps = |page: wholebar::PageSize| u64::from(page.bytes().trailing_zeros()) - 12;
+        let cap = u64::from(p.entries - 1)
+            | cap::CQR
+            | u64::from(p.timeout) << cap::TO_SHIFT
+            | u64::from(p.dstrd) << cap::DSTRD_SHIFT
+            | cap::CSS_NVM
+            | mps(p.mps_min) << cap::MPSMIN_SHIFT
+            | mps(p.mps_max) << cap::MPSMAX_SHIFT
+            | cap::CRWMS;
+        self.put64(reg::CAP, cap);
+        self.put32(reg::VS, VERSION);
+        self.put32(reg::CRTO, p.timeout.into());
+    }
+
+    /// CC changed.
+    fn configure(&mut self, cc: Cc) {
+        let was = std::mem::replace(&mut self.cc, cc);
+        match (was.enabled(), cc.enabled()) {
+            (false, true) => self.enable(cc),
+            (true, false) => self.disable(),
+            _ => {}
+        }
+        if cc.shn() != 0 && was.shn() == 0 {
+            let _ = self.store.namespaces.iter_mut().try_for_each(|ns| ns.media.flush());
+            if self.state == State::Running {
+                self.state = State::Down;
+            }
+            self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::SHST_COMPLETE);
+        }
+    }
+
+    /// CC.EN went from 0 to 1 (base 3.5.1): takes the admin queues, if what is configured can be done.
+    fn enable(&mut self, cc: Cc) {
+        let aqa = self.get32(reg::AQA);
+        let (asq, acq) = (self.get64(reg::ASQ), self.get64(reg::ACQ));
+        let (asqs, acqs) = ((aqa & 0xfff) + 1, (aqa >> 16 & 0xfff) + 1);
+        let page = 4096u64 << cc.mps();
+        let why = if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
+            "CC.MPS is outside of CAP.MPSMIN to CAP.MPSMAX"
+        } else if cc.css() != 0 || cc.ams() != 0 {
+            "CC.CSS or CC.AMS names what CAP does not offer"
+        } else if asqs < 2 || acqs < 2 {
+            "an admin queue has less than two entries"
+        } else if (asq | acq) & (page - 1) != 0 {
+            "an admin queue is not aligned to the memory page"
+        } else {
+            self.rules.page = page;
+            self.clear_doorbells();
+            self.queues.sqs[0] = Some(Sq::new(0, 0, asq, asqs));
+            self.queues.cqs[0] = Some(Cq::new(0, acq, acqs, Some(0)));
+            self.state = State::Running;
+            self.put32(reg::CSTS, csts::RDY);
+            return;
+        };
+        self.fatal(why);
+    }
+
+    /// CC.EN went from 1 to 0 (base 3.7.2, "Controller Level Reset"): what the host set up is gone, but the admin queue registers stay.
+    fn disable(&mut self) {
+        self.state = State::Off;
+        self.queues = Queues::none(self.params.queues);
+        self.shadow = None;
+        self.features = Features::new(self.params.queues);
+        self.events = Events::default();
+        self.deferred.clear();
+        self.store.write_cache = true;
+        self.clear_doorbells();
+        self.publish();
+        self.put32(reg::CSTS, 0);
+    }
+
+    /// Controller Fatal Status: nothing works until the next reset.
+    #[cold]
+    fn fatal(&mut self, why: &str) {
+        tracing::warn!(device = self.name, why, "controller fatal status");
+        self.state = State::Fatal;
+        self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::CFS);
+    }
+
+    /// One turn: some admin commands, then some of each I/O queue.
+    #[inline]
+    fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let admin = self.admin_turn(host)?;
+        match self.io_turn(host)? {
+            Work::Idle => Ok(admin),
+            Work::Busy => Ok(Work::Busy),
+        }
+    }
+
+    #[inline]
+    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let doorbells = Doorbells { registers: &self.bar, shadow: None, dstrd: self.params.dstrd };
+        let (tail, head) = (doorbells.value(0), doorbells.value(1));
+        let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
+        let sane = sq.rung(tail) & cq.rung(head);
+        if sane && sq.pending() == 0 && !self.events.ready() && self.deferred.is_empty() {
+            return Ok(Work::Idle);
+        }
+        if !sane {
+            self.events.raise(Event::InvalidDoorbellValue);
+        }
+        self.admin_burst(host)
+    }
+
+    #[cold]
+    fn admin_burst(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let mut busy = false;
+        for _ in 0..ADMIN_BURST {
+            if self.queues.cq(0).is_none_or(|cq| cq.room() == 0) {
+                break;
+            }
+            if let Some((cid, dw0)) = self.events.answer() {
+                self.deferred.push_back((cid, dw0, Status::OK));
+            }
+            let (cid, dw0, status) = match self.deferred.pop_front() {
+                Some(waiting) => waiting,
+                None => {
+                    let Some(sq) = self.queues.sq(0).filter(|sq| sq.pending() > 0) else { break };
+                    self.batch.clear();
+                    sq.fetch(host, 1, &mut self.batch)?;
+                    let Some(cmd) = self.batch.first().copied() else { break };
+                    busy = true;
+                    match self.admin(host, &cmd) {
+                        Ok(Some(dw0)) => (cmd.cid(), dw0, Status::OK),
+                        Ok(None) => continue,
+                        Err(status) => {
+                            self.errors.record(0, cmd.cid(), status.logged(), 0, cmd.nsid());
+                            (cmd.cid(), 0, status.logged())
+                        }
+                    }
+                }
+            };
+            busy = true;
+            let Some((sq, cq)) = self.queues.pair(0) else { break };
+            cq.post(host, &[Answer { dw0, sq_head: sq.head(), sq_id: 0, cid, status }])?;
+            host.interrupt(0);
+            if let Some(shadow) = self.shadow {
+                // The admin queues' doorbells are looked at, never their shadows: a host that has shadows of them is to ring always.
+                ShadowWords::new(host, shadow, self.rules.page)?
+                    .looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
+            }
+        }
+        Ok(if busy { Work::Busy } else { Work::Idle })
+    }
+
+    #[inline]
+    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let Self { bar, queues, store, batch, answers, rules, events, errors, .. } = self;
+        let shadow = match self.shadow {
+            Some(shadow) => Some(ShadowWords::new(host, shadow, rules.page)?),
+            None => None,
+        };
+        let doorbells = Doorbells { registers: bar, shadow, dstrd: self.params.dstrd };
+        let mut work = Work::Idle;
+        for i in 0..queues.active.len() {
+            let id = queues.active[i];
+            let Some((sq, cq)) = queues.pair(id) else { continue };
+            if !sq.rung(doorbells.tail(id)) {
+                events.raise(Event::InvalidDoorbellValue);
+            }
+            if sq.pending() == 0 {
+                continue;
+            }
+            if !cq.rung(doorbells.head(cq.id)) {
+                events.raise(Event::InvalidDoorbellValue);
+            }
+            let n = sq.pending().min(cq.room()).min(BURST);
+            if n == 0 {
+                continue;
+            }
+            work = Work::Busy;
+            // Fetched together, done one by one, answered together: each cache line travels once.
+            batch.clear();
+            sq.fetch(host, n, batch)?;
+            answers.clear();
+            for cmd in batch.iter() {
+                let mut status = store.execute(host, cmd, *rules);
+                if status.is_error() {
+                    status = status.logged();
+                    errors.record(id, cmd.cid(), status, cmd.cdw10_11(), cmd.nsid());
+                }
+                answers.push(Answer { dw0: 0, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status });
+            }
+            cq.post(host, answers)?;
+            doorbells.looked(sq, cq);
+            if let Some(vector) = cq.vector {
+                host.interrupt(vector.into());
+            }
+        }
+        Ok(work)
+    }
+
+    fn clear_doorbells(&self) {
+        self.bar.memory().fill(reg::DOORBELLS, 4096, 0);
+    }
+
+    /// Clears a new queue's doorbell, and its shadow: what they held was another queue's.
+    fn clear_doorbell(&self, host: &Host<'_>, index: u64) {
+        let offset = index << (2 + self.params.dstrd);
+        self.put32(reg::DOORBELLS + offset, 0);
+        if let Some(memory) = self.shadow.and_then(|s| host.dma(Iova(s.values).offset(offset), 4)) {
+            memory.write(0, &[0; 4]);
+        }
+    }
+
+    #[inline]
+    fn get32(&self, register: u64) -> u32 {
+        self.bar.memory().u32(register).map_or(0, |r| u32::from_le(r.load(Ordering::Acquire)))
+    }
+
+    fn get64(&self, register: u64) -> u64 {
+        self.bar.memory().u64(register).map_or(0, |r| u64::from_le(r.load(Ordering::Acquire)))
+    }
+
+    fn put32(&self, register: u64, value: u32) {
+        if let Some(r) = self.bar.memory().u32(register) {
+            r.store(value.to_le(), Ordering::Release);
+        }
+    }
+
+    fn put64(&self, register: u64, value: u64) {
+        if let Some(r) = self.bar.memory().u64(register) {
+            r.store(value.to_le(), Ordering::Release);
+        }
+    }
+}
+
+impl Model for Nvme {
+    fn shape(&self) -> Shape {
+        let mut regions = vec![ModelRegion::default(); 9];
+        #[allow(clippy::single_range_in_vec_init, reason = "one area, all of it")]
+        let direct = |size, pages: &Arc<Pages>| ModelRegion { size, pages: Some(pages.clone()), direct: vec![0..size] };
+        regions[0] = direct(BAR0_SIZE, &self.bar);
+        if let Some((pages, size)) = &self.table {
+            regions[4] = direct(*size, pages);
+        }
+        regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
+        let mut irqs = vec![IrqInfo::default(); 5];
+        irqs[2] = IrqInfo { count: self.msix.vectors, eventfd: true, maskable: false, resizable: true };
+        Shape { name: self.name.clone(), page: self.params.page, regions, irqs, msix: Some(self.msix) }
+    }
+
+    fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+        match region {
+            wholebar::pci::CONFIG => self.config.read(offset, buf),
+            _ => Err(Refused(libc::EINVAL)),
+        }
+    }
+
+    fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
+        match region {
+            wholebar::pci::CONFIG => {
+                if self.config.write(offset, buf)? {
+                    self.reset();
+                }
+                Ok(())
+            }
+            _ => Err(Refused(libc::EINVAL)),
+        }
+    }
+
+    fn reset(&mut self) {
+        self.disable();
+        self.cc = Cc(0);
+        self.config.reset();
+        self.bar.memory().fill(0, reg::DOORBELLS, 0);
+        self.publish();
+    }
+
+    #[inline]
+    fn poll(&mut self, host: &mut Host<'_>) -> Work {
+        let cc = Cc(self.get32(reg::CC));
+        if cc != self.cc {
+            self.configure(cc);
+            return Work::Busy;
+        }
+        // Without bus mastering a function neither reads nor writes memory, nor signals an interrupt (that is a write).
+        if self.state != State::Running || !self.config.bus_master() {
+            return Work::Idle;
+        }
+        match self.turn(host) {
+            Ok(work) => work,
+            Err(QueueLost { what, id, base }) => {
+                self.fatal(&format!("{what} {id} at {base:#x} is not in memory that the device may use"));
+                Work::Busy
+            }
+        }
+    }
+}
+
+/// Where the controller looks for tails and heads.
+struct Doorbells<'a> {
+    registers: &'a Pages,
+    shadow: Option<ShadowWords<'a>>,
+    dstrd: u8,
+}
+
+/// The shadow doorbells, looked up.
+struct ShadowWords<'a> {
+    values: &'a [AtomicU32],
+    seen: &'a [AtomicU32],
+}
+
+impl<'a> ShadowWords<'a> {
+    fn new(host: &Host<'a>, shadow: Shadow, page: u64) -> Result<Self, QueueLost> {
+        let words = |base| {
+            let memory = host.dma(Iova(base), page).filter(|m| m.writable());
+            let lost = QueueLost { what: "shadow doorbell buffer", id: 0, base };
+            memory.and_then(|m| m.slice(0, page as usize / 4)).ok_or(lost)
+        };
+        Ok(Self { values: words(shadow.values)?, seen: words(shadow.seen)? })
+    }
+
+    /// Stores event indexes.
+    fn looked(&self, indexes: [(usize, u32); 2], dstrd: u8) {
+        for (index, seen) in indexes {
+            if let Some(word) = self.seen.get(index << dstrd) {
+                word.store(seen.to_le(), Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Doorbells<'_> {
+    #[inline]
+    fn tail(&self, sq: u16) -> u32 {
+        self.value(2 * usize::from(sq))
+    }
+
+    #[inline]
+    fn head(&self, cq: u16) -> u32 {
+        self.value(2 * usize::from(cq) + 1)
+    }
+
+    /// Doorbell `index` (pcie 3.1.2: at `index * (4 << CAP.DSTRD)`). Acquire pairs with the driver's Release store: what was written
+    /// before it rang is seen after.
+    #[inline]
+    fn value(&self, index: usize) -> u32 {
+        let index = index << self.dstrd;
+        let word = match &self.shadow {
+            None => self.registers.memory().u32(reg::DOORBELLS + 4 * index as u64),
+            Some(shadow) => shadow.values.get(index),
+        };
+        word.map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
+    }
+
+    /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an
+    /// index just behind what it saw, which the host's next update does not pass.
+    #[inline]
+    fn looked(&self, sq: &Sq, cq: &Cq) {
+        if let Some(shadow) = &self.shadow {
+            let (sq_index, cq_index) = (2 * usize::from(sq.id), 2 * usize::from(cq.id) + 1);
+            shadow.looked([(sq_index, sq.behind()), (cq_index, cq.behind())], self.dstrd);
+        }
+    }
+}
+
+/// The namespaces that `params` describe.
+fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
+    let sizes = params.blocks.iter().cycle().take(params.namespaces as usize);
+    sizes
+        .map(|block| {
+            let size = params.size.unwrap_or(1 << 30);
+            let (media, size, read_only) = match &params.backing {
+                Backing::Ram => (Media::Ram(media::Ram::default()), size, false),
+                Backing::Null => (Media::Null, size, false),
+                Backing::File { path, read_only } => {
+                    let (file, size) = media::Backing::open(path, *read_only, params.size)?;
+                    (Media::File(file), size, *read_only)
+                }
+            };
+            let shift = block.trailing_zeros();
+            Ok(Namespace { shift, blocks: size >> shift, read_only, media })
+        })
+        .collect()
+}

@@ -1,0 +1,232 @@
+//! What the NVMe model can be told to be.
+
+use crate::params::{self, Given, Parameter};
+use crate::{Error, Result};
+use std::path::PathBuf;
+use wholebar::PageSize;
+
+/// The parameters of `sim:nvme`, with what each can be.
+pub const PARAMETERS: &[Parameter] = &[
+    ("size", "BYTES of each namespace (1G)"),
+    ("block", "512, 4096, or 512+4096 for namespaces of both sizes in turn (512)"),
+    ("backing", "ram or null (ram)"),
+    ("file", "PATH: a file or block device instead of memory"),
+    ("ro", "0 or 1: open the file for reading only (0)"),
+    ("ns", "how many namespaces, 1 to 256 (1)"),
+    ("queues", "I/O queue pairs, 1 to 511 (16)"),
+    ("entries", "the largest queue, 2 to 65536 (1024)"),
+    ("mdts", "0 (no limit) to 16: the most data of a command, 2^N smallest pages (5)"),
+    ("dstrd", "0 to 8: doorbell stride, 4 << N bytes (0)"),
+    ("msix", "bar0 (table beside the doorbells) or own (a BAR of its own) (bar0)"),
+    ("vectors", "1 to 2048, at most 256 with msix=bar0 (queues + 1)"),
+    ("page", "4k, 16k or 64k: the host page it pretends to see, not below the host's"),
+    ("mps", "4k, 8k .. 128M, or a range such as 4k-64k: the memory pages it knows (4k-64k)"),
+    ("to", "1 to 255: how long a reset may take, in units of 500 ms (10)"),
+    ("sgl", "0 or 1: offer SGLs (0)"),
+    ("shadow", "0 or 1: offer shadow doorbells (0)"),
+    ("serial", "up to 20 printable characters (WHOLEBAR0001)"),
+    ("noiob", "optimal I/O boundary in blocks, 0 to 65535 (0: none)"),
+    ("temp", "composite temperature in degrees Celsius, 0 to 200 (40)"),
+];
+
+/// What an NVMe model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NvmeParams {
+    /// Bytes of each namespace; `None`: the file's, or 1 GiB.
+    pub size: Option<u64>,
+    /// Block sizes in bytes, which namespaces take in turn.
+    pub blocks: Vec<u32>,
+    /// What blocks are kept in.
+    pub backing: Backing,
+    /// How many namespaces.
+    pub namespaces: u32,
+    /// I/O queue pairs.
+    pub queues: u16,
+    /// The largest queue.
+    pub entries: u32,
+    /// The most data of a command: 2^N of the smallest pages; 0 for no limit.
+    pub mdts: u8,
+    /// Doorbell stride: 4 << N bytes.
+    pub dstrd: u8,
+    /// Where the MSI-X table is.
+    pub msix: Msix,
+    /// MSI-X vectors; `None`: one a queue pair.
+    pub vectors: Option<u16>,
+    /// The host's page size, as the model pretends to see it.
+    pub page: PageSize,
+    /// The smallest memory page that CC.MPS can name.
+    pub mps_min: PageSize,
+    /// The largest one.
+    pub mps_max: PageSize,
+    /// CAP.TO: how long a reset may take, in units of 500 ms.
+    pub timeout: u8,
+    /// Whether it offers SGLs.
+    pub sgl: bool,
+    /// Whether it offers shadow doorbells (Doorbell Buffer Config).
+    pub shadow: bool,
+    /// Its serial number: printable ASCII.
+    pub serial: String,
+    /// Optimal I/O boundary in blocks; 0 for none.
+    pub noiob: u16,
+    /// Composite temperature in degrees Celsius.
+    pub temperature: u16,
+}
+
+/// What a model's blocks are kept in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// Memory, taken as it is written.
+    Ram,
+    /// Nothing: no data moves.
+    Null,
+    /// A file or block device.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Open it for reading only; writes are refused as write protected.
+        read_only: bool,
+    },
+}
+
+/// Where a model's MSI-X table and PBA are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Msix {
+    /// In BAR0, at 0x2000 and 0x3000, as on QEMU's and many real drives: within a 64 KiB page of the doorbells.
+    Bar0,
+    /// In BAR4.
+    Own,
+}
+
+impl Default for NvmeParams {
+    fn default() -> Self {
+        Self {
+            size: None,
+            blocks: vec![512],
+            backing: Backing::Ram,
+            namespaces: 1,
+            queues: 16,
+            entries: 1024,
+            mdts: 5,
+            dstrd: 0,
+            msix: Msix::Bar0,
+            vectors: None,
+            page: PageSize::host(),
+            mps_min: PageSize::K4,
+            mps_max: PageSize::K64,
+            timeout: 10,
+            sgl: false,
+            shadow: false,
+            serial: "WHOLEBAR0001".to_owned(),
+            noiob: 0,
+            temperature: 40,
+        }
+    }
+}
+
+impl NvmeParams {
+    /// Reads `key=value,...`; see [`PARAMETERS`].
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a key that there isn't, [`Error::Value`] for a value that makes no sense, [`Error::Conflict`] for some
+    /// that don't go together.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut p = Self::default();
+        let (mut file, mut read_only, mut backing) = (None, None, None);
+        for given in params::split("nvme", text, PARAMETERS)? {
+            match given.key {
+                "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
+                "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
+                "backing" => {
+                    backing = Some(match given.value {
+                        "ram" => Backing::Ram,
+                        "null" => Backing::Null,
+                        _ => return Err(given.bad()),
+                    });
+                }
+                "file" if !given.value.is_empty() => file = Some(PathBuf::from(given.value)),
+                "ro" => read_only = Some(given.flag()?),
+                "ns" => p.namespaces = given.number(1..=256)?,
+                "queues" => p.queues = given.number(1..=511)?,
+                "entries" => p.entries = given.number(2..=65536)?,
+                "mdts" => p.mdts = given.number(0..=16)?,
+                "dstrd" => p.dstrd = given.number(0..=8)?,
+                "msix" => {
+                    p.msix = match given.value {
+                        "bar0" => Msix::Bar0,
+                        "own" => Msix::Own,
+                        _ => return Err(given.bad()),
+                    };
+                }
+                "vectors" => p.vectors = Some(given.number(1..=2048)?),
+                "page" => p.page = page(given.value, &given)?,
+                "mps" => {
+                    let (min, max) = given.value.split_once('-').unwrap_or((given.value, given.value));
+                    (p.mps_min, p.mps_max) = (page(min, &given)?, page(max, &given)?);
+                }
+                "to" => p.timeout = given.number(1..=255)?,
+                "sgl" => p.sgl = given.flag()?,
+                "shadow" => p.shadow = given.flag()?,
+                "serial" => p.serial = given.value.to_owned(),
+                "noiob" => p.noiob = given.number(0..=65535)?,
+                "temp" => p.temperature = given.number(0..=200)?,
+                _ => return Err(given.bad()),
+            }
+        }
+        p.backing = match (file, backing, read_only) {
+            (Some(path), None, read_only) => Backing::File { path, read_only: read_only.unwrap_or(false) },
+            (Some(_), Some(_), _) => return Err(Error::Conflict("file= and backing= exclude each other".to_owned())),
+            (None, _, Some(_)) => return Err(Error::Conflict("ro= goes with file=".to_owned())),
+            (None, backing, None) => backing.unwrap_or(Backing::Ram),
+        };
+        p.check()?;
+        Ok(p)
+    }
+
+    /// Whether the parameters go together.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`], saying which don't.
+    pub fn check(&self) -> Result<()> {
+        let doorbells = (2 * (u64::from(self.queues) + 1)) << (2 + self.dstrd);
+        let conflict = if doorbells > 4096 {
+            format!(
+                "{} queue pairs with dstrd={} need {doorbells} bytes of doorbells; there are 4096",
+                self.queues, self.dstrd
+            )
+        } else if self.msix == Msix::Bar0 && self.vector_count() > 256 {
+            format!("{} vectors don't fit beside the doorbells (256 do): use msix=own or fewer", self.vector_count())
+        } else if self.page < PageSize::host() {
+            format!("page={} is below this host's {}", self.page, PageSize::host())
+        } else if self.mps_min > self.mps_max || self.mps_max.bytes() > 128 << 20 {
+            format!("mps from {} to {} is no range of memory pages (4 KiB to 128 MiB)", self.mps_min, self.mps_max)
+        } else if self.serial.len() > 20 || !self.serial.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            format!("serial={:?} is not up to 20 printable characters", self.serial)
+        } else if matches!(self.backing, Backing::File { .. }) && self.namespaces > 1 {
+            "a file backs one namespace: use ns=1".to_owned()
+        } else if self.blocks.is_empty() || self.blocks.iter().any(|b| ![512, 4096].contains(b)) {
+            format!("blocks of {:?} bytes: 512 and 4096 are known", self.blocks)
+        } else if let Some(size) = self.size.filter(|s| self.blocks.iter().any(|b| !s.is_multiple_of((*b).into()))) {
+            format!("size={size} is not a multiple of the block size")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Conflict(conflict))
+    }
+
+    /// How many MSI-X vectors there are.
+    pub(super) fn vector_count(&self) -> u16 {
+        self.vectors.unwrap_or(self.queues + 1)
+    }
+}
+
+fn block(text: &str, given: &Given<'_>) -> Result<u32> {
+    match params::bytes(text) {
+        Some(512) => Ok(512),
+        Some(4096) => Ok(4096),
+        _ => Err(given.bad()),
+    }
+}
+
+fn page(text: &str, given: &Given<'_>) -> Result<PageSize> {
+    params::bytes(text).and_then(|n| PageSize::new(n).ok()).ok_or_else(|| given.bad())
+}

@@ -1,0 +1,125 @@
+//! Devices by name: `sim:nvme,size=1G`, `vfio-user:/run/x.sock`, `0000:01:00.0`.
+
+use crate::nvme::{Nvme, NvmeParams};
+use crate::{Error, Result};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use wholebar::model::{InProcess, ModelThread};
+use wholebar::pci::PciDevice;
+
+/// A device's name, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A model in this process.
+    Model {
+        /// The name it was asked for by.
+        name: String,
+        /// Which model, and how it is to be.
+        params: ModelParams,
+    },
+    /// A vfio-user server's socket.
+    VfioUser(PathBuf),
+    /// A PCI function's address: domain, bus, device, function.
+    Pci(String),
+}
+
+/// A model and its parameters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelParams {
+    /// `sim:nvme`.
+    Nvme(NvmeParams),
+}
+
+/// How to open a device.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions {
+    /// The core that a model's thread is pinned to; `None` leaves it to the system.
+    pub core: Option<usize>,
+}
+
+/// A device that was opened.
+pub struct Opened {
+    /// The device.
+    pub device: Arc<dyn PciDevice>,
+    /// The thread of a model in this process: the device stops when it is dropped.
+    pub thread: Option<ModelThread>,
+}
+
+/// Opens a device. A model runs on a thread of its own from here on.
+///
+/// # Errors
+/// Where the model can't be made, or the kind of device can't be opened.
+pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
+    match target {
+        Target::Model { name, params: ModelParams::Nvme(params) } => {
+            let device = InProcess::new(Nvme::new(params.clone())?.named(name))?;
+            let thread = device.spawn(move || {
+                if let Some(id) = options.core
+                    && !core_affinity::set_for_current(core_affinity::CoreId { id })
+                {
+                    tracing::warn!(core = id, "the model's thread could not be pinned");
+                }
+            });
+            Ok(Opened { device, thread: Some(thread) })
+        }
+        Target::VfioUser(_) | Target::Pci(_) => Err(Error::KernelVfio { target: target.to_string() }),
+    }
+}
+
+impl Target {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// [`Error::Target`] for what names nothing, and those of a model's parameters.
+    pub fn parse(text: &str) -> Result<Self> {
+        let unknown = || Error::Target { text: text.to_owned() };
+        if let Some(model) = text.strip_prefix("sim:") {
+            let (model, params) = model.split_once(',').unwrap_or((model, ""));
+            let params = match model {
+                "nvme" => ModelParams::Nvme(NvmeParams::parse(params)?),
+                _ => return Err(Error::Model { name: model.to_owned() }),
+            };
+            return Ok(Self::Model { name: text.to_owned(), params });
+        }
+        match text.strip_prefix("vfio-user:") {
+            Some("") => Err(unknown()),
+            Some(path) => Ok(Self::VfioUser(path.into())),
+            None => address(text).map(Self::Pci).ok_or_else(unknown),
+        }
+    }
+}
+
+/// A PCI address, with its domain: `01:00.0` is in domain 0.
+fn address(text: &str) -> Option<String> {
+    let (device, function) = text.split_once('.')?;
+    let mut parts: Vec<_> = device.split(':').collect();
+    if parts.len() == 2 {
+        parts.insert(0, "0000");
+    }
+    let hex = |s: &str, digits: usize, max: u32| {
+        s.len() == digits && u32::from_str_radix(s, 16).is_ok_and(|n| n <= max) && !s.starts_with('+')
+    };
+    let [domain, bus, slot] = parts[..] else { return None };
+    let good = hex(domain, 4, 0xffff) && hex(bus, 2, 0xff) && hex(slot, 2, 0x1f) && hex(function, 1, 7);
+    good.then(|| format!("{domain}:{bus}:{slot}.{function}").to_ascii_lowercase())
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model { name, .. } => f.write_str(name),
+            Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
+            Self::Pci(address) => f.write_str(address),
+        }
+    }
+}
