@@ -120,6 +120,27 @@ pub enum Error {
         /// What came back.
         source: io::Error,
     },
+    /// A vfio-user server cannot be reached.
+    #[error("{device} cannot be opened: {hint} ({source})")]
+    Connect {
+        /// The device.
+        device: String,
+        /// What to look at.
+        hint: &'static str,
+        /// What came back.
+        source: io::Error,
+    },
+    /// A vfio-user server broke the protocol, did not answer, or went away. The connection is over: later calls say
+    /// [`Gone`](Self::Gone).
+    #[error("{device}: {command}: {what}")]
+    Peer {
+        /// The device.
+        device: String,
+        /// The message that was sent.
+        command: String,
+        /// What came of it.
+        what: String,
+    },
     /// The device is gone; every later call says so.
     #[error("{device} is gone: {why}")]
     Gone {

@@ -11,6 +11,7 @@
 //! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
 //! | [`block`] | the queue trait of storage drivers |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
+//! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
 //! | [`model`] | the device side of the seam: software devices, in this process |
 
 pub mod bar;
@@ -25,6 +26,7 @@ mod page;
 pub mod pci;
 pub mod reset;
 pub mod slow_path;
+pub mod vfio_user;
 
 pub use error::{Error, Result};
 pub use page::PageSize;

@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(a.turn(), Turn::Stop);
         assert_eq!(domain.waiting(), [2]);
         assert_eq!(b.turn(), Turn::Stop);
-        assert_eq!(domain.waiting(), []);
+        assert!(domain.waiting().is_empty());
         domain.quiet();
         assert_eq!(a.turn(), Turn::Abort);
         domain.resume();
@@ -322,7 +322,7 @@ mod tests {
         domain.stop();
         assert_eq!(a.turn(), Turn::Stop);
         assert_eq!(domain.expel(), [2]);
-        assert_eq!(domain.waiting(), []);
+        assert!(domain.waiting().is_empty());
         assert!(domain.has(1) && !domain.has(2));
         domain.quiet();
         domain.resume();
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(gate.turn(), Turn::Stop);
         domain.stop();
         assert_eq!(gate.turn(), Turn::Stop);
-        assert_eq!(domain.waiting(), []);
+        assert!(domain.waiting().is_empty());
         domain.quiet();
         domain.resume();
         assert_eq!(gate.turn(), Turn::Restart);

@@ -103,7 +103,7 @@ impl<M: Model + ?Sized> Card<M> {
         let mut info = RegionInfo { size: region.size, readable: true, writable: true, ..RegionInfo::default() };
         info.mappable = region.pages.is_some() && !region.direct.is_empty();
         if info.mappable {
-            if region.direct != [0..region.size] {
+            if region.direct.as_slice() != std::slice::from_ref(&(0..region.size)) {
                 info.caps.push(RegionCap::SparseMmap(region.direct.clone()));
             }
             if self.shape.msix.is_some_and(|m| u32::from(m.table_bar) == index) {
@@ -176,6 +176,17 @@ impl<M: Model + ?Sized> Card<M> {
         }
     }
 
+    /// Masks or unmasks vectors. One that is raised while it is masked is signalled when that ends.
+    ///
+    /// # Errors
+    /// [`Refused`]: `ENOTTY` where the kind has no masking, `EINVAL` for vectors that aren't there.
+    pub fn mask_irqs(&mut self, index: u32, first: u32, count: u32, masked: bool) -> Result<(), Refused> {
+        if !self.irq_info(index).maskable {
+            return Err(Refused(libc::ENOTTY));
+        }
+        self.irqs.mask(index, first, count, masked).ok_or(Refused(libc::EINVAL))
+    }
+
     /// Raises vectors in software.
     ///
     /// # Errors
@@ -217,7 +228,15 @@ impl<M: Model + ?Sized> Card<M> {
         len: u64,
         writable: bool,
     ) -> Result<(), Refused> {
-        self.dma.map(iova, memory, at, len, writable)
+        self.dma.map(iova, Some(memory), at, len, writable)
+    }
+
+    /// Takes addresses whose memory cannot be reached from here: the model's accesses fail, as those to unmapped addresses do.
+    ///
+    /// # Errors
+    /// [`Refused`] with `EEXIST` where that overlaps what is mapped.
+    pub fn dma_map_unreachable(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
+        self.dma.map(iova, None, 0, len, false)
     }
 
     /// Takes one map back, exactly.
@@ -226,6 +245,24 @@ impl<M: Model + ?Sized> Card<M> {
     /// [`Refused`] with `ENOENT` where there is no such map.
     pub fn dma_unmap(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
         self.dma.unmap(iova, len)
+    }
+
+    /// Takes back every map that lies inside a range, and says how many there were.
+    ///
+    /// # Errors
+    /// [`Refused`] with `EINVAL` where one lies inside only in part; then none is taken back.
+    pub fn dma_unmap_all_in(&mut self, iova: Iova, len: u64) -> Result<usize, Refused> {
+        self.dma.unmap_all_in(iova, len)
+    }
+
+    /// Takes all maps back.
+    pub fn dma_clear(&mut self) {
+        self.dma.clear();
+    }
+
+    /// How many maps there are.
+    pub fn dma_count(&self) -> usize {
+        self.dma.len()
     }
 
     /// The maps there are: address, length.

@@ -3,6 +3,7 @@
 use super::Refused;
 use crate::mem::{Iova, Mapping, Shared};
 use crate::pci::IRQ_MSIX;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -117,7 +118,8 @@ pub(super) struct DmaTable {
 struct Map {
     iova: u64,
     len: u64,
-    memory: Arc<Mapping>,
+    /// `None`: the addresses are taken, but what is there cannot be reached from here.
+    memory: Option<Arc<Mapping>>,
     /// Where in `memory` it starts.
     at: u64,
     writable: bool,
@@ -127,18 +129,18 @@ impl DmaTable {
     pub(super) fn map(
         &mut self,
         iova: Iova,
-        memory: Arc<Mapping>,
+        memory: Option<Arc<Mapping>>,
         at: u64,
         len: u64,
         writable: bool,
     ) -> Result<(), Refused> {
         let end = iova.0.checked_add(len).ok_or(Refused(libc::EINVAL))?;
-        if len == 0 || at.checked_add(len).is_none_or(|end| end > memory.len()) {
+        let inside = |m: &Arc<Mapping>| at.checked_add(len).is_some_and(|end| end <= m.len());
+        if len == 0 || !memory.as_ref().is_none_or(inside) {
             return Err(Refused(libc::EINVAL));
         }
-        let place = self.maps.partition_point(|m| m.iova < iova.0);
-        let before = place.checked_sub(1).and_then(|i| self.maps.get(i)).is_some_and(|m| m.iova + m.len > iova.0);
-        if before || self.maps.get(place).is_some_and(|m| m.iova < end) {
+        let place = self.maps.partition_point(|m| m.iova + m.len <= iova.0);
+        if self.maps.get(place).is_some_and(|m| m.iova < end) {
             return Err(Refused(libc::EEXIST));
         }
         self.maps.insert(place, Map { iova: iova.0, len, memory, at, writable });
@@ -147,10 +149,30 @@ impl DmaTable {
     }
 
     pub(super) fn unmap(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
-        let place = self.maps.iter().position(|m| m.iova == iova.0 && m.len == len).ok_or(Refused(libc::ENOENT))?;
+        let place = self.maps.binary_search_by_key(&iova.0, |m| m.iova).map_err(|_| Refused(libc::ENOENT))?;
+        if self.maps[place].len != len {
+            return Err(Refused(libc::ENOENT));
+        }
         self.maps.remove(place);
         self.last.set(0);
         Ok(())
+    }
+
+    pub(super) fn unmap_all_in(&mut self, iova: Iova, len: u64) -> Result<usize, Refused> {
+        // The last address, since the end of all addresses is none.
+        let last = len.checked_sub(1).and_then(|n| iova.0.checked_add(n)).ok_or(Refused(libc::EINVAL))?;
+        let first = self.maps.partition_point(|m| m.iova + (m.len - 1) < iova.0);
+        let end = self.maps.partition_point(|m| m.iova <= last).max(first);
+        if self.maps[first..end].iter().any(|m| m.iova < iova.0 || m.iova + (m.len - 1) > last) {
+            return Err(Refused(libc::EINVAL));
+        }
+        self.maps.drain(first..end);
+        self.last.set(0);
+        Ok(end - first)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.maps.len()
     }
 
     pub(super) fn clear(&mut self) {
@@ -176,38 +198,67 @@ impl DmaTable {
                 inside(map)?
             }
         };
-        Some(Dma { memory: &map.memory, start: map.at + offset, len, writable: map.writable })
+        Some(Dma { memory: map.memory.as_ref()?, start: map.at + offset, len, writable: map.writable })
     }
 }
 
 /// The eventfds a model may signal, by kind and vector.
-pub(super) struct Irqs(Vec<Vec<Option<OwnedFd>>>);
+pub(super) struct Irqs(Vec<Vec<Vector>>);
+
+/// One interrupt.
+#[derive(Default)]
+struct Vector {
+    fd: Option<OwnedFd>,
+    masked: Cell<bool>,
+    /// It was raised while it was masked.
+    pending: Cell<bool>,
+}
 
 impl Irqs {
     pub(super) fn new(counts: &[u32]) -> Self {
-        Self(counts.iter().map(|n| (0..*n).map(|_| None).collect()).collect())
+        Self(counts.iter().map(|n| (0..*n).map(|_| Vector::default()).collect()).collect())
+    }
+
+    /// Vectors `first..first + count` of a kind.
+    fn vectors(&mut self, index: u32, first: u32, count: usize) -> Option<&mut [Vector]> {
+        let first = first as usize;
+        self.0.get_mut(index as usize)?.get_mut(first..first.checked_add(count)?)
     }
 
     pub(super) fn set(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Option<()> {
-        let first = first as usize;
-        let slots = self.0.get_mut(index as usize)?.get_mut(first..first.checked_add(fds.len())?)?;
-        slots.iter_mut().zip(fds).for_each(|(slot, fd)| *slot = fd);
+        let vectors = self.vectors(index, first, fds.len())?;
+        vectors.iter_mut().zip(fds).for_each(|(vector, fd)| vector.fd = fd);
+        Some(())
+    }
+
+    pub(super) fn mask(&mut self, index: u32, first: u32, count: u32, masked: bool) -> Option<()> {
+        self.vectors(index, first, count as usize)?.iter().for_each(|v| v.masked.set(masked));
+        for vector in (first..first + count).filter(|_| !masked) {
+            if self.0[index as usize][vector as usize].pending.take() {
+                self.signal(index, vector);
+            }
+        }
         Some(())
     }
 
     pub(super) fn clear(&mut self, index: u32) {
-        if let Some(slots) = self.0.get_mut(index as usize) {
-            slots.iter_mut().for_each(|s| *s = None);
+        if let Some(vectors) = self.0.get_mut(index as usize) {
+            vectors.iter_mut().for_each(|v| *v = Vector::default());
         }
     }
 
     pub(super) fn fd(&self, index: u32, vector: u32) -> Option<BorrowedFd<'_>> {
-        Some(self.0.get(index as usize)?.get(vector as usize)?.as_ref()?.as_fd())
+        Some(self.0.get(index as usize)?.get(vector as usize)?.fd.as_ref()?.as_fd())
     }
 
     pub(super) fn signal(&self, index: u32, vector: u32) {
-        if let Some(fd) = self.fd(index, vector) {
-            // An eventfd that is full has its event already.
+        let Some(vector) = self.0.get(index as usize).and_then(|kind| kind.get(vector as usize)) else { return };
+        if vector.masked.get() {
+            vector.pending.set(true);
+        } else if let Some(fd) = &vector.fd
+            // An eventfd that is full has its event already; where it may block, writing would wait for its reader.
+            && rustix::event::poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&Timespec::default())) == Ok(1)
+        {
             let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
         }
     }

@@ -218,11 +218,17 @@ impl PciDevice for InProcess {
             IrqAction::Trigger(n) => {
                 self.card.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
             }
-            // Like the kernel for MSI and MSI-X: there is no masking.
-            IrqAction::Mask(_) | IrqAction::Unmask(_) => Err(Error::Io {
-                what: format!("{}: masking interrupt kind {index}", self.shape.name),
-                source: io::Error::from_raw_os_error(libc::ENOTTY),
-            }),
+            IrqAction::Mask(n) | IrqAction::Unmask(n) => {
+                let masked = matches!(action, IrqAction::Mask(_));
+                self.card.lock().mask_irqs(index, first, n, masked).map_err(|Refused(errno)| match errno {
+                    libc::EINVAL => missing(first.saturating_add(n)),
+                    // As with the kernel's MSI and MSI-X.
+                    errno => Error::Io {
+                        what: format!("{}: masking interrupt kind {index}", self.shape.name),
+                        source: io::Error::from_raw_os_error(errno),
+                    },
+                })
+            }
         }
     }
 

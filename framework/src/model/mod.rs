@@ -43,6 +43,28 @@ pub trait Model: Send {
     fn poll(&mut self, host: &mut Host<'_>) -> Work;
 }
 
+impl<M: Model + ?Sized> Model for Box<M> {
+    fn shape(&self) -> Shape {
+        (**self).shape()
+    }
+
+    fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+        (**self).read(region, offset, buf)
+    }
+
+    fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
+        (**self).write(region, offset, buf)
+    }
+
+    fn reset(&mut self) {
+        (**self).reset();
+    }
+
+    fn poll(&mut self, host: &mut Host<'_>) -> Work {
+        (**self).poll(host)
+    }
+}
+
 /// A refusal of an access, with an `errno`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused(pub i32);

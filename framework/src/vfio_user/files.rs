@@ -1,0 +1,86 @@
+//! The memory files a client sends, each mapped once: a guest's memory comes in thousands of maps of the same few files, and a process
+//! can have only some ten thousand mappings.
+
+use crate::mem::Mapping;
+use crate::pci::Prot;
+use crate::{Error, PageSize};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
+
+/// Files that are mapped while something of them is in use.
+#[derive(Default)]
+pub struct Files {
+    /// From their start to their end, by device, inode and whether they may be written.
+    whole: HashMap<(u64, u64, bool), Weak<Mapping>>,
+    /// Parts of files that could not be mapped whole.
+    parts: Vec<Weak<Mapping>>,
+}
+
+/// How many mappings one client can cause.
+const MOST_MAPPINGS: usize = 16_384;
+/// How many bytes of addresses it can cause to be taken.
+const MOST_BYTES: u64 = 1 << 44;
+
+impl Files {
+    /// `len` bytes of `fd` at `offset`: a mapping, and where in it they begin; or an `errno`.
+    pub fn memory(&mut self, fd: &OwnedFd, offset: u64, len: u64, writable: bool) -> Result<(Arc<Mapping>, u64), i32> {
+        let stat = rustix::fs::fstat(fd).map_err(|e| e.raw_os_error())?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let end = offset.checked_add(len).ok_or(libc::EINVAL)?;
+        // What lies behind a file's end dies by SIGBUS when it is touched; what is no file may do anything.
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() || end > size {
+            return Err(libc::EINVAL);
+        }
+        let key = (stat.st_dev, stat.st_ino, writable);
+        if let Some(known) = self.whole.get(&key).and_then(Weak::upgrade)
+            && end <= known.len()
+        {
+            return Ok((known, offset));
+        }
+        let room = self.room()?;
+        let prot = if writable { Prot::ReadWrite } else { Prot::Read };
+        if size <= room
+            && let Ok(mapping) = map(fd, 0, size, prot)
+        {
+            self.whole.insert(key, Arc::downgrade(&mapping));
+            return Ok((mapping, offset));
+        }
+        // A file of hugepages can only be mapped by hugepages, and has only so many of them.
+        let page = page_of(fd);
+        let start = page.floor(offset);
+        if page.ceil(end) - start > room {
+            return Err(libc::ENOSPC);
+        }
+        let mapping = map(fd, start, page.ceil(end) - start, prot)?;
+        self.parts.push(Arc::downgrade(&mapping));
+        Ok((mapping, offset - start))
+    }
+
+    /// How many more bytes may be mapped.
+    fn room(&mut self) -> Result<u64, i32> {
+        self.whole.retain(|_, m| m.strong_count() > 0);
+        self.parts.retain(|m| m.strong_count() > 0);
+        if self.whole.len() + self.parts.len() >= MOST_MAPPINGS {
+            return Err(libc::ENOSPC);
+        }
+        let taken: u64 = self.whole.values().chain(&self.parts).filter_map(Weak::upgrade).map(|m| m.len()).sum();
+        Ok(MOST_BYTES.saturating_sub(taken))
+    }
+}
+
+fn map(fd: &OwnedFd, offset: u64, len: u64, prot: Prot) -> Result<Arc<Mapping>, i32> {
+    let bytes = usize::try_from(len).map_err(|_| libc::ENOMEM)?;
+    match Mapping::of_fd(fd.as_fd(), offset, bytes, prot) {
+        Ok(mapping) => Ok(Arc::new(mapping)),
+        Err(Error::Mmap { source, .. }) => Err(source.raw_os_error().unwrap_or(libc::ENOMEM)),
+        Err(_) => Err(libc::ENOMEM),
+    }
+}
+
+/// What the offsets of a file's mappings must be multiples of.
+fn page_of(fd: &OwnedFd) -> PageSize {
+    let host = PageSize::host();
+    let huge = rustix::fs::fstatfs(fd).ok().filter(|f| f.f_type == libc::HUGETLBFS_MAGIC);
+    huge.and_then(|f| PageSize::new(f.f_bsize as u64).ok()).unwrap_or(host).max(host)
+}

@@ -1,0 +1,261 @@
+//! The server: a model on a Unix socket, for one client after another.
+//!
+//! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so looks are
+//! [paced](Pace). What a client says is handled in `session.rs`.
+
+use super::session::Session;
+use super::socket::wait_for;
+use crate::model::{Card, Model};
+use crate::{Error, Result, Work};
+use rustix::event::PollFlags;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A model, served to whoever connects, one at a time. Others wait in the socket's backlog.
+///
+/// When a client goes, by its own will or not, its memory is let go, its interrupts are off, and the model is reset.
+pub struct Server<M: Model> {
+    door: Option<Door>,
+    card: Card<M>,
+    session: Option<Session>,
+    pace: Pace,
+    spin: bool,
+}
+
+/// Where clients come in.
+struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Which file `path` was when we made it: another one isn't ours to remove.
+    file: (u64, u64),
+}
+
+/// How long nothing has to happen before [`Server::run`] sleeps between turns.
+const RESTLESS: Duration = Duration::from_millis(100);
+/// How long it sleeps then: what the first doorbell after a pause may wait. Messages wake it at once.
+const NAP: Duration = Duration::from_millis(1);
+/// How often it looks whether it shall stop, while there is no client.
+const STOP_LATENCY: Duration = Duration::from_millis(50);
+/// Idle turns after which others get the core, if they want it.
+const POLITE: u32 = 4096;
+
+impl<M: Model> Server<M> {
+    /// Listens on `path`. A socket that a dead server left there is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where another server listens there, where something else is there, or what the system says.
+    pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
+        let path = path.as_ref();
+        let failed = |source| Error::Io { what: format!("listening on {}", path.display()), source };
+        let door = Door::open(path).map_err(failed)?;
+        Ok(Self { door: Some(door), card: Card::new(model), session: None, pace: Pace::new(), spin: false })
+    }
+
+    /// Serves the client at the other end of a connection that exists already, and nobody after it.
+    pub fn from_stream(stream: UnixStream, model: M) -> Self {
+        let session = Some(Session::new(stream));
+        Self { door: None, card: Card::new(model), session, pace: Pace::new(), spin: false }
+    }
+
+    /// Whether [`run`](Self::run) keeps its core when nothing happens. Else it sleeps for a millisecond at a time then.
+    #[must_use]
+    pub fn spin(mut self, spin: bool) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// The model in its slot.
+    pub fn card(&mut self) -> &mut Card<M> {
+        &mut self.card
+    }
+
+    /// Whether a client is there.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// One turn: the model's, and at times a look at the socket. Never waits.
+    #[inline]
+    pub fn turn(&mut self) -> Work {
+        let work = if self.session.is_some() { self.card.poll() } else { Work::Idle };
+        if !self.pace.is_due(work) {
+            return work;
+        }
+        match self.look() {
+            true => Work::Busy,
+            false => work,
+        }
+    }
+
+    /// A look at the socket: whether anything came.
+    #[cold]
+    fn look(&mut self) -> bool {
+        let came = match &mut self.session {
+            Some(session) => match session.turn(&mut self.card) {
+                Ok(came) => came,
+                Err(why) => {
+                    tracing::info!(%why, "the client is gone");
+                    self.session = None;
+                    self.card.release();
+                    true
+                }
+            },
+            None => {
+                self.session = self.door.as_ref().and_then(Door::accept).map(Session::new);
+                self.session.is_some()
+            }
+        };
+        self.pace.looked(came);
+        came
+    }
+
+    /// Takes turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system cannot wait.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
+        let waiting = |source| Error::Io { what: "waiting for a client".to_owned(), source };
+        let mut idle = 0u32;
+        // Relaxed: the flag publishes nothing else.
+        while !stop.load(Ordering::Relaxed) {
+            match (self.turn(), &self.session, &self.door) {
+                (Work::Busy, ..) => idle = 0,
+                (Work::Idle, None, None) => return Ok(()),
+                (Work::Idle, None, Some(door)) => {
+                    wait_for(&door.listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                    self.pace.hurry();
+                }
+                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
+                    session.wait(NAP).map_err(waiting)?;
+                    self.pace.hurry();
+                }
+                (Work::Idle, Some(_), _) => {
+                    idle = idle.saturating_add(1);
+                    std::hint::spin_loop();
+                    if idle > POLITE {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Door {
+    fn open(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                if !fs::symlink_metadata(path)?.file_type().is_socket() {
+                    return Err(io::Error::new(e.kind(), "something that is not a socket is there"));
+                }
+                match UnixStream::connect(path) {
+                    Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+                    Err(e) => return Err(e),
+                    Ok(_) => return Err(io::Error::new(e.kind(), "another server listens there")),
+                }
+                UnixListener::bind(path)?
+            }
+            other => other?,
+        };
+        listener.set_nonblocking(true)?;
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
+    }
+
+    /// The next client, if one waits.
+    fn accept(&self) -> Option<UnixStream> {
+        match self.listener.accept() {
+            Ok((stream, _)) => Some(stream),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be let in");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|f| (f.dev(), f.ino()) == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// When to look at the socket: every turn while messages come, then ever less often, up to [`Pace::LONGEST`] apart.
+///
+/// It counts turns, since the time costs as much as one; and learns what a turn costs from the time between two looks.
+struct Pace {
+    /// Until the next look; a busy turn is worth [`Pace::BUSY`] idle ones.
+    left: u32,
+    gap: u32,
+    /// How far apart looks shall be.
+    target: Duration,
+    looked: Instant,
+    /// Something happened since the last look.
+    busy: bool,
+    /// When something happened last.
+    active: Instant,
+}
+
+impl Pace {
+    /// The longest a message waits while the model is busy polling, about: a look each 50 us is below 1 % of a core.
+    const LONGEST: Duration = Duration::from_micros(50);
+    const BUSY: u32 = 64;
+
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { left: 0, gap: 0, target: Duration::ZERO, looked: now, busy: false, active: now }
+    }
+
+    #[inline]
+    fn is_due(&mut self, work: Work) -> bool {
+        let cost = match work {
+            Work::Busy => {
+                self.busy = true;
+                Self::BUSY
+            }
+            Work::Idle => 1,
+        };
+        match self.left.checked_sub(cost) {
+            Some(left) => {
+                self.left = left;
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn looked(&mut self, came: bool) {
+        let now = Instant::now();
+        let took = now.duration_since(self.looked);
+        self.looked = now;
+        if came || std::mem::take(&mut self.busy) {
+            self.active = now;
+        }
+        if came {
+            (self.target, self.gap) = (Duration::ZERO, 0);
+        } else {
+            self.target = (self.target * 2).clamp(Duration::from_micros(1), Self::LONGEST);
+            self.gap = if took < self.target { (self.gap * 2).clamp(1, 1 << 16) } else { self.gap / 2 };
+        }
+        self.left = self.gap;
+    }
+
+    /// Look at the next turn.
+    fn hurry(&mut self) {
+        self.left = 0;
+    }
+
+    /// For how long nothing has happened, as of the last look.
+    fn quiet(&self) -> Duration {
+        if self.busy { Duration::ZERO } else { self.looked.duration_since(self.active) }
+    }
+}

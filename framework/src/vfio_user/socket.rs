@@ -1,0 +1,221 @@
+//! Messages on a Unix stream socket: framing, file descriptors, partial reads and writes. It never blocks but in [`Socket::wait`].
+//!
+//! A read never goes beyond the message it began, so the descriptors that come with it are that message's. It does *not* know what
+//! messages mean.
+
+use super::wire::{Header, MAX_FDS, MAX_PAYLOAD};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
+
+/// One message.
+pub struct Frame {
+    pub header: Header,
+    pub payload: Vec<u8>,
+    /// What came with it, up to [`MAX_FDS`].
+    pub fds: Vec<OwnedFd>,
+    /// How many came beyond that; they are closed.
+    pub excess_fds: usize,
+}
+
+/// Why no further message can come.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("the connection was closed")]
+    Closed,
+    #[error("the connection was closed after {got} of {of} bytes of a message")]
+    HalfWay { got: usize, of: usize },
+    #[error("a message of {size} bytes was announced: it must be {} to {} bytes", Header::SIZE, Header::SIZE + MAX_PAYLOAD)]
+    Size { size: u32 },
+    #[error("the system has no room for the file descriptors that were sent")]
+    NoFds,
+    #[error("the socket failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<Errno> for Broken {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::CONNRESET | Errno::PIPE => Self::Closed,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+/// One end of a connection.
+pub struct Socket {
+    stream: UnixStream,
+    /// What is received of the message that is under way.
+    have: usize,
+    header: [u8; Header::SIZE],
+    payload: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    excess_fds: usize,
+    /// What is still to be sent, from `sent` on, and the descriptors that go with its first byte.
+    unsent: Vec<u8>,
+    sent: usize,
+    unsent_fds: Vec<OwnedFd>,
+}
+
+/// The most descriptors the kernel lets one message carry (`SCM_MAX_FD`): with room for these, none are lost uncounted.
+const SCM_MAX_FD: usize = 253;
+
+impl Socket {
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            have: 0,
+            header: [0; Header::SIZE],
+            payload: Vec::new(),
+            fds: Vec::new(),
+            excess_fds: 0,
+            unsent: Vec::new(),
+            sent: 0,
+            unsent_fds: Vec::new(),
+        }
+    }
+
+    /// The next message, if all of it is there.
+    pub fn receive(&mut self) -> Result<Option<Frame>, Broken> {
+        loop {
+            let size = match self.have {
+                ..Header::SIZE => Header::SIZE,
+                _ => Header::SIZE + self.payload.len(),
+            };
+            if self.have >= Header::SIZE && self.have == size {
+                break;
+            }
+            match self.receive_some(size)? {
+                0 => return Ok(None),
+                n => self.have += n,
+            }
+            if self.have == Header::SIZE {
+                let size = header(&self.header).size;
+                let payload = (size as usize).checked_sub(Header::SIZE).filter(|n| *n <= MAX_PAYLOAD);
+                self.payload = vec![0; payload.ok_or(Broken::Size { size })?];
+            }
+        }
+        self.have = 0;
+        Ok(Some(Frame {
+            header: header(&self.header),
+            payload: std::mem::take(&mut self.payload),
+            fds: std::mem::take(&mut self.fds),
+            excess_fds: std::mem::take(&mut self.excess_fds),
+        }))
+    }
+
+    /// Bytes of the message under way, up to `size`; 0 where none are there yet.
+    fn receive_some(&mut self, size: usize) -> Result<usize, Broken> {
+        let to = match self.have.checked_sub(Header::SIZE) {
+            None => &mut self.header[self.have..],
+            Some(at) => &mut self.payload[at..],
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = match recvmsg(&self.stream, &mut [IoSliceMut::new(to)], &mut control, flags) {
+            Ok(got) => got,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(0),
+            Err(e) => return Err(e.into()),
+        };
+        for message in control.drain() {
+            let RecvAncillaryMessage::ScmRights(fds) = message else { continue };
+            for fd in fds {
+                match self.fds.len() {
+                    ..MAX_FDS => self.fds.push(fd),
+                    _ => self.excess_fds += 1,
+                }
+            }
+        }
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(Broken::NoFds);
+        }
+        match got.bytes {
+            0 if self.have == 0 => Err(Broken::Closed),
+            0 => Err(Broken::HalfWay { got: self.have, of: size }),
+            n => Ok(n),
+        }
+    }
+
+    /// Puts a message in line and sends what can be sent now; [`flush`](Self::flush) sends the rest. Descriptors go with the first
+    /// byte of what is in line, so a message that has some must be the first there.
+    pub fn send(&mut self, mut header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>) -> Result<(), Broken> {
+        debug_assert!(fds.is_empty() || !self.is_sending());
+        header.size = (Header::SIZE + payload.iter().map(|p| p.len()).sum::<usize>()) as u32;
+        self.unsent.extend_from_slice(header.as_bytes());
+        payload.iter().for_each(|p| self.unsent.extend_from_slice(p));
+        self.unsent_fds.extend(fds);
+        self.flush().map(|_| ())
+    }
+
+    /// Sends what is in line, as far as the peer takes it: whether that was all.
+    pub fn flush(&mut self) -> Result<bool, Broken> {
+        while self.sent < self.unsent.len() {
+            let fds: Vec<_> = self.unsent_fds.iter().map(|fd| fd.as_fd()).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+                return Err(Broken::NoFds);
+            }
+            let bytes = &[IoSlice::new(&self.unsent[self.sent..])];
+            match sendmsg(&self.stream, bytes, &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(n) => {
+                    self.sent += n;
+                    self.unsent_fds.clear();
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.unsent.clear();
+        self.sent = 0;
+        Ok(true)
+    }
+
+    /// Whether something is in line that the peer has not taken yet.
+    pub fn is_sending(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Waits until there is something to receive, or room for what is in line; false where the time is over.
+    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
+        let events = if self.is_sending() { PollFlags::OUT } else { PollFlags::IN };
+        wait_for(&self.stream, events, timeout)
+    }
+
+    /// Ends the connection, for the peer too.
+    pub fn shutdown(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+fn header(bytes: &[u8; Header::SIZE]) -> Header {
+    zerocopy::transmute!(*bytes)
+}
+
+/// As good as for ever, and still a point in time.
+pub const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Waits for `events` on `fd`; false where the time is over.
+pub fn wait_for(fd: impl AsFd, events: PollFlags, timeout: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + timeout.min(A_YEAR);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(&fd, events)], Some(&left)) {
+            Ok(n) => return Ok(n > 0),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
