@@ -1,0 +1,20 @@
+//! `cargo xtask`: chores of this repository that need a program, not a line of shell.
+
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of this repository")]
+enum Chore {
+    /// Guests with real kernel VFIO, under QEMU
+    #[command(subcommand)]
+    Vm(vm::Command),
+}
+
+fn main() -> ExitCode {
+    let Chore::Vm(command) = Chore::parse();
+    vm::main(command)
+}

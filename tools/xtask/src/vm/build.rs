@@ -1,0 +1,85 @@
+//! Builds static programs for a guest's CPU and says where they are.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::guest::Guest;
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
+}
+
+/// What cargo built, by kind.
+#[derive(Default)]
+pub struct Built {
+    pub programs: Vec<PathBuf>,
+    /// Test binaries, whose names end in a hash.
+    pub tests: Vec<PathBuf>,
+}
+
+/// Runs `cargo build` with `selection` ("--workspace --bins") for the guest's CPU.
+pub fn build(guest: Guest, selection: &[&str]) -> Result<Built> {
+    let cpu = guest.cpu().name;
+    eprintln!("vm: building for {cpu}: {}", selection.join(" "));
+    let mut cargo = if cpu == "x86_64" {
+        let triple = "x86_64-unknown-linux-gnu";
+        let mut cargo = Command::new("cargo");
+        // crt-static on the command line of the target alone, so that build scripts and procedural macros are built as ever.
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
+        cargo.args(["build", "--target", triple]);
+        cargo
+    } else {
+        let mut cross = Command::new(root().join("tools/cross"));
+        cross.args([cpu, "build"]);
+        cross
+    };
+    cargo.args(["--profile", "guest", "--message-format", "json-render-diagnostics"]).args(selection);
+    let output = cargo.current_dir(root()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("running {cargo:?}"))?;
+    if !output.status.success() {
+        bail!("building for {cpu} failed ({}): {cargo:?}", output.status);
+    }
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Reads cargo's messages, one JSON value a line.
+fn parse(messages: &str) -> Built {
+    let mut built = Built::default();
+    for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+        let Some(executable) = message["executable"].as_str() else { continue };
+        let list = if message["profile"]["test"] == true { &mut built.tests } else { &mut built.programs };
+        list.push(executable.into());
+    }
+    built
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_told_from_tests_and_libraries() {
+        let built = parse(concat!(
+            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":null}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/wholebar"}"#,
+            "\nnot JSON\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/deps/nvme-0123"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+            "\n",
+        ));
+        assert_eq!(built.programs, [PathBuf::from("/t/wholebar")]);
+        assert_eq!(built.tests, [PathBuf::from("/t/deps/nvme-0123")]);
+    }
+
+    #[test]
+    fn the_root_holds_the_workspace() {
+        assert!(root().join("Cargo.lock").exists());
+    }
+}

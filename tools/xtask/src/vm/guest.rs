@@ -1,0 +1,298 @@
+//! The guests: which kernel, and QEMU's command line for a machine with the devices asked for.
+
+use clap::{Args, ValueEnum};
+
+/// A guest, named by its CPU and page size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Guest {
+    /// Debian's kernel, an Intel IOMMU with interrupt remapping
+    #[value(name = "x86_64")]
+    X86_64,
+    /// Debian's kernel with 4 KiB pages on a POWER10 with an sPAPR IOMMU, each device behind a host bridge of its own
+    #[value(name = "ppc64le-4k")]
+    Ppc64le4k,
+    /// The same kernel with 64 KiB pages
+    #[value(name = "ppc64le-64k")]
+    Ppc64le64k,
+    /// Debian's kernel with 4 KiB pages, SMMUv3 and GICv3 ITS
+    #[value(name = "aarch64-4k")]
+    Aarch644k,
+    /// The same kernel with 16 KiB pages
+    #[value(name = "aarch64-16k")]
+    Aarch6416k,
+}
+
+/// What differs from one CPU to another.
+pub struct Cpu {
+    /// As `tools/cross` and Rust's target triples say.
+    pub name: &'static str,
+    pub debian: &'static str,
+    pub qemu: &'static str,
+    pub qemu_package: &'static str,
+    /// The kernel's VFIO IOMMU module.
+    pub iommu_module: &'static str,
+    console: &'static str,
+    kernel_arguments: &'static str,
+    machine: &'static [&'static str],
+    bridge: fn(usize) -> Slot,
+}
+
+/// A place for a device in an IOMMU group of its own.
+struct Slot {
+    bridge: String,
+    /// The properties that put a device there.
+    place: String,
+}
+
+const X86_64: Cpu = Cpu {
+    name: "x86_64",
+    debian: "amd64",
+    qemu: "qemu-system-x86_64",
+    qemu_package: "qemu-system-x86",
+    iommu_module: "vfio_iommu_type1",
+    console: "ttyS0",
+    kernel_arguments: "intel_iommu=on",
+    machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
+    bridge: root_port,
+};
+
+const PPC64LE: Cpu = Cpu {
+    name: "powerpc64le",
+    debian: "ppc64el",
+    qemu: "qemu-system-ppc64",
+    qemu_package: "qemu-system-ppc",
+    iommu_module: "vfio_iommu_spapr_tce",
+    console: "hvc0",
+    kernel_arguments: "mitigations=off",
+    // The broken mitigations are what TCG can do. x-vof: a firmware of a few instructions instead of seconds of Open Firmware.
+    machine: &[
+        "-machine",
+        "pseries,x-vof=on,cap-cfpc=broken,cap-sbbc=broken,cap-ibs=broken,cap-ccf-assist=off",
+        "-cpu",
+        "power10",
+    ],
+    bridge: host_bridge,
+};
+
+const AARCH64: Cpu = Cpu {
+    name: "aarch64",
+    debian: "arm64",
+    qemu: "qemu-system-aarch64",
+    qemu_package: "qemu-system-arm",
+    iommu_module: "vfio_iommu_type1",
+    console: "ttyAMA0",
+    kernel_arguments: "mitigations=off nokaslr",
+    machine: &["-machine", "virt,gic-version=3,its=on,iommu=smmuv3", "-cpu", "max,pauth-impdef=on"],
+    bridge: root_port,
+};
+
+fn root_port(number: usize) -> Slot {
+    Slot {
+        bridge: format!("pcie-root-port,id=port{number},chassis={number},slot={number}"),
+        place: format!("bus=port{number}"),
+    }
+}
+
+fn host_bridge(number: usize) -> Slot {
+    Slot {
+        bridge: format!("spapr-pci-host-bridge,index={number},id=pci.{number}"),
+        place: format!("bus=pci.{number}.0,addr=1"),
+    }
+}
+
+impl Guest {
+    pub fn cpu(self) -> &'static Cpu {
+        match self {
+            Guest::X86_64 => &X86_64,
+            Guest::Ppc64le4k | Guest::Ppc64le64k => &PPC64LE,
+            Guest::Aarch644k | Guest::Aarch6416k => &AARCH64,
+        }
+    }
+
+    /// Debian's package that depends on the newest kernel of this kind.
+    pub fn kernel_package(self) -> String {
+        let name = match self {
+            Guest::X86_64 => "linux-image-amd64",
+            Guest::Ppc64le4k => "linux-image-powerpc64le",
+            Guest::Ppc64le64k => "linux-image-powerpc64le-64k",
+            Guest::Aarch644k => "linux-image-arm64",
+            Guest::Aarch6416k => "linux-image-arm64-16k",
+        };
+        format!("{name}:{}", self.cpu().debian)
+    }
+}
+
+/// The machine around the guest.
+#[derive(Debug, Clone, Args)]
+pub struct Machine {
+    /// An NVMe device with a disk of this size, and QEMU's properties for it: 1G, 64M,msix-exclusive-bar=on. Repeat for more. One of 256M if none is named
+    #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = nvme)]
+    pub nvme: Vec<Nvme>,
+    /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has. All are on one Ethernet hub
+    #[arg(long, value_name = "MODEL")]
+    pub nic: Vec<String>,
+    /// Without interrupt remapping (x86_64 only): VFIO then refuses devices unless told not to
+    #[arg(long)]
+    pub no_intremap: bool,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 2)]
+    pub cpus: u32,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub memory: u32,
+    /// One more argument for the guest kernel's command line
+    #[arg(long, value_name = "ARGUMENT")]
+    pub append: Vec<String>,
+    /// One more argument for QEMU
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    pub qemu: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nvme {
+    /// Bytes.
+    pub size: u64,
+    /// As QEMU has them, each with a comma in front.
+    properties: String,
+}
+
+impl Default for Nvme {
+    fn default() -> Nvme {
+        Nvme { size: 256 << 20, properties: String::new() }
+    }
+}
+
+fn nvme(text: &str) -> Result<Nvme, String> {
+    let (size, properties) = text.split_at(text.find(',').unwrap_or(text.len()));
+    let (number, shift) = match size.as_bytes().last() {
+        Some(b'K') => (&size[..size.len() - 1], 10),
+        Some(b'M') => (&size[..size.len() - 1], 20),
+        Some(b'G') => (&size[..size.len() - 1], 30),
+        _ => (size, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|&bytes| bytes > 0);
+    let size = bytes.ok_or_else(|| format!("{size:?} is no size: write bytes, or a number and K, M or G"))?;
+    Ok(Nvme { size, properties: properties.to_string() })
+}
+
+impl Machine {
+    /// The NVMe devices, at least one.
+    pub fn nvme(&self) -> Vec<Nvme> {
+        if self.nvme.is_empty() { vec![Nvme::default()] } else { self.nvme.clone() }
+    }
+
+    /// QEMU's arguments, less kernel, initial file system and the channels to the outside. `disks` are file names, one an NVMe device.
+    pub fn arguments(&self, guest: Guest, disks: &[String]) -> Vec<String> {
+        let cpu = guest.cpu();
+        let mut arguments = Vec::new();
+        let mut add = |option: &str, value: String| arguments.extend([option.to_string(), value]);
+        add("-accel", "tcg,thread=multi,tb-size=256".into());
+        add("-smp", self.cpus.to_string());
+        match guest.cpu().name {
+            // The kernel needs room for memory hotplug, or a second DMA window cannot be made after a native driver had the first.
+            "powerpc64le" => add("-m", format!("{}M,slots=4,maxmem={}M", self.memory, self.memory * 2)),
+            _ => add("-m", format!("{}M", self.memory)),
+        }
+        for pair in cpu.machine.chunks(2) {
+            add(pair[0], pair[1].into());
+        }
+        if guest == Guest::X86_64 {
+            let remapping = if self.no_intremap { "off" } else { "on" };
+            add("-device", format!("intel-iommu,intremap={remapping},caching-mode=on"));
+        }
+        let mut number = 0;
+        let mut slot = || {
+            number += 1;
+            (cpu.bridge)(number)
+        };
+        for (index, (nvme, disk)) in self.nvme().iter().zip(disks).enumerate() {
+            let Slot { bridge, place } = slot();
+            add("-device", bridge);
+            add("-drive", format!("file={disk},if=none,id=disk{index},format=raw,cache=unsafe"));
+            add(
+                "-device",
+                format!("nvme,id=nvme{index},serial=nvme{index},drive=disk{index},{place}{}", nvme.properties),
+            );
+        }
+        for (index, model) in self.nic.iter().enumerate() {
+            let Slot { bridge, place } = slot();
+            let model = match model.as_str() {
+                // Behind the IOMMU, as hardware is, and without the port I/O of old.
+                "virtio-net" => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
+                other => other,
+            };
+            add("-device", bridge);
+            add("-netdev", format!("hubport,id=net{index},hubid=0"));
+            add("-device", format!("{model},id=nic{index},netdev=net{index},romfile=,{place}"));
+        }
+        arguments.extend(self.qemu.iter().cloned());
+        arguments
+    }
+
+    pub fn kernel_command_line(&self, guest: Guest) -> String {
+        let cpu = guest.cpu();
+        let mut line = format!("console={} quiet loglevel=4 panic=-1 {}", cpu.console, cpu.kernel_arguments);
+        for argument in &self.append {
+            line = line + " " + argument;
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        guest: Guest,
+        #[command(flatten)]
+        machine: Machine,
+    }
+
+    fn arguments(line: &str) -> String {
+        let line = Line::try_parse_from(line.split(' ')).unwrap();
+        let disks: Vec<String> = (0..line.machine.nvme().len()).map(|disk| format!("/disk{disk}")).collect();
+        line.machine.arguments(line.guest, &disks).join(" ")
+    }
+
+    #[test]
+    fn sizes() {
+        let plain = |size| Nvme { size, properties: String::new() };
+        assert_eq!(nvme("64M"), Ok(plain(64 << 20)));
+        assert_eq!(nvme("512"), Ok(plain(512)));
+        assert_eq!(
+            nvme("1G,mdts=5,cmb_size_mb=4"),
+            Ok(Nvme { size: 1 << 30, properties: ",mdts=5,cmb_size_mb=4".into() })
+        );
+        for wrong in ["", "M", "0", "-1M", "1T", "99999999999G", ",mdts=5"] {
+            assert!(nvme(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_device_has_a_bridge_of_its_own() {
+        let line = arguments("vm ppc64le-64k --nvme 64M --nvme 1G,mdts=5 --nic igb");
+        for part in [
+            "spapr-pci-host-bridge,index=1,id=pci.1 ",
+            "nvme,id=nvme0,serial=nvme0,drive=disk0,bus=pci.1.0,addr=1 ",
+            "spapr-pci-host-bridge,index=2,id=pci.2 ",
+            "nvme,id=nvme1,serial=nvme1,drive=disk1,bus=pci.2.0,addr=1,mdts=5 ",
+            "igb,id=nic0,netdev=net0,romfile=,bus=pci.3.0,addr=1",
+            "maxmem=4096M",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        let line = arguments("vm aarch64-16k --nic virtio-net");
+        assert!(line.contains("pcie-root-port,id=port2,chassis=2,slot=2 "), "{line}");
+        assert!(line.contains("virtio-net-pci,disable-legacy=on,iommu_platform=on,id=nic0"), "{line}");
+    }
+
+    #[test]
+    fn interrupt_remapping_can_be_turned_off_on_x86_64_alone() {
+        assert!(arguments("vm x86_64").contains("intremap=on"));
+        assert!(arguments("vm x86_64 --no-intremap").contains("intremap=off"));
+        assert!(!arguments("vm aarch64-4k").contains("intel-iommu"));
+    }
+}

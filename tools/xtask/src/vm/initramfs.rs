@@ -1,0 +1,185 @@
+//! A guest's initial file system: busybox, kernel modules, our init, what the command needs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::cpio::Archive;
+use super::guest::Guest;
+use super::modules::{Modules, canonical, modules_dep};
+
+const INIT: &[u8] = include_bytes!("../../../vm/init");
+
+/// In every guest: output through virtio serial ports, and VFIO.
+const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
+
+/// Where the kernel has them, for the command to load: the devices' own drivers, and a file system.
+const AT_HAND: &[&str] = &["nvme", "virtio_net", "igb", "e1000e", "vmxnet3", "ext4", "crc32c_generic"];
+
+/// What the guest does before the command, and what it holds.
+#[derive(Debug, Clone, Args)]
+pub struct Inside {
+    /// Devices for vfio-pci: nvme, nic, all, none, or a PCI address. The others have no driver until one is loaded
+    #[arg(long, value_name = "DEVICE", default_value = "nvme")]
+    pub bind: Vec<String>,
+    /// Kernel modules to load, of those that the guest has: nvme, virtio_net, igb, e1000e, vmxnet3, ext4
+    #[arg(long, value_name = "NAME")]
+    pub load: Vec<String>,
+    /// Huge pages of the default size to reserve
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub hugepages: u32,
+    /// A file to put into the guest, at /root/NAME or at the place named
+    #[arg(long, value_name = "PATH[=PLACE]")]
+    pub file: Vec<String>,
+}
+
+/// What init runs.
+pub enum Task<'a> {
+    /// A shell on the console.
+    Shell,
+    Command {
+        words: &'a [String],
+        token: &'a str,
+    },
+}
+
+/// Writes the archive. `modules` is `lib/modules/RELEASE` of the kernel's package.
+pub fn archive(
+    guest: Guest,
+    modules: &Path,
+    busybox: &Path,
+    programs: &[PathBuf],
+    devices: usize,
+    inside: &Inside,
+    task: &Task,
+) -> Result<Vec<u8>> {
+    let mut tree = Tree::default();
+    for directory in ["proc", "sys", "dev", "tmp", "run", "root"] {
+        tree.directory(directory);
+    }
+    tree.file("bin/busybox", 0o755, &read(busybox)?);
+    tree.archive.symlink("bin/sh", "busybox");
+    tree.file("init", 0o755, INIT);
+
+    let release = modules.file_name().and_then(|name| name.to_str()).context("a kernel's modules lie in no folder")?;
+    let kernel = Modules::read(modules)?;
+    let mut wanted = [NEEDED, &[guest.cpu().iommu_module]].concat();
+    wanted.extend(AT_HAND.iter().filter(|name| kernel.has(name)));
+    let load: Vec<&str> = inside.load.iter().map(String::as_str).collect();
+    let chosen = kernel.choose(&[&wanted[..], &load].concat())?;
+    for (name, module) in &chosen {
+        tree.file(&format!("lib/modules/{release}/{name}.ko"), 0o644, &module.object);
+    }
+    tree.file(&format!("lib/modules/{release}/modules.dep"), 0o644, modules_dep(&chosen).as_bytes());
+
+    for program in programs {
+        let name = program.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
+        tree.file(&format!("wholebar/bin/{name}"), 0o755, &read(program)?);
+    }
+    for file in &inside.file {
+        let (path, place) = place(file)?;
+        let path = Path::new(path);
+        let mode = rustix::fs::stat(path).map(|stat| stat.st_mode & 0o777).unwrap_or(0o644);
+        tree.file(&place, mode, &read(path)?);
+    }
+
+    let mut load = [NEEDED, &[guest.cpu().iommu_module], &load].concat();
+    load.retain(|name| chosen.contains_key(&canonical(name)));
+    let (shell, token) = match task {
+        Task::Shell => ("yes", ""),
+        Task::Command { words, token } => {
+            tree.file("etc/command", 0o644, command(words).as_bytes());
+            ("no", *token)
+        }
+    };
+    let bind = quoted(&inside.bind.join(" "));
+    let hugepages = inside.hugepages;
+    let settings = format!(
+        "modules={}\nbind={bind}\ndevices={devices}\nhugepages={hugepages}\nshell={shell}\ntoken={token}\n",
+        quoted(&load.join(" "))
+    );
+    tree.file("etc/guest", 0o644, settings.as_bytes());
+    Ok(tree.archive.finish())
+}
+
+/// An archive whose directories come by themselves.
+#[derive(Default)]
+struct Tree {
+    archive: Archive,
+    directories: BTreeSet<String>,
+}
+
+impl Tree {
+    fn directory(&mut self, path: &str) {
+        if self.directories.insert(path.to_string()) {
+            self.parents(path);
+            self.archive.directory(path);
+        }
+    }
+
+    fn parents(&mut self, path: &str) {
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            self.directory(parent);
+        }
+    }
+
+    fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+        self.parents(path);
+        self.archive.file(path, mode, content);
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The file here, and where it goes, without the leading slash.
+fn place(file: &str) -> Result<(&str, String)> {
+    let (path, place) = match file.split_once('=') {
+        Some((path, place)) => (path, place.trim_start_matches('/').to_string()),
+        None => {
+            let name = Path::new(file).file_name().and_then(|name| name.to_str());
+            (file, format!("root/{}", name.with_context(|| format!("{file} names no file"))?))
+        }
+    };
+    if place.is_empty() || place.split('/').any(|part| part.is_empty() || part == "..") {
+        bail!("{file}: a file cannot be put at {place:?}");
+    }
+    Ok((path, place))
+}
+
+/// A shell script that becomes the command.
+fn command(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+    format!("exec {}\n", words.join(" "))
+}
+
+/// A word that a shell takes as it is.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_shell_gives_the_command_the_words_it_was_given() {
+        let words = ["printf", "<%s>", "it's", "$HOME `x`", "", "a\nb", "*", r"\"].map(String::from);
+        let output = Command::new("sh").arg("-c").arg(command(&words)).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "<it's><$HOME `x`><><a\nb><*><\\>");
+    }
+
+    #[test]
+    fn files_go_home_or_where_they_are_told() {
+        assert_eq!(place("/a/b.img").unwrap(), ("/a/b.img", "root/b.img".into()));
+        assert_eq!(place("b=/etc/c").unwrap(), ("b", "etc/c".into()));
+        for wrong in ["..", "a=", "a=/../b", "a=b//c", "a=b/"] {
+            assert!(place(wrong).is_err(), "{wrong}");
+        }
+    }
+}
