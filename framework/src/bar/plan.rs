@@ -95,6 +95,9 @@ impl BarPlan {
 }
 
 /// Decides what of a BAR is mapped, for pages of size `page`.
+///
+/// Any layout and any region info will do: what lies outside of the BAR is left out, and nothing is mapped that isn't offered. The time
+/// it takes depends on how many pieces there are, not on how many pages.
 pub fn plan(
     layout: &BarLayout,
     region: &RegionInfo,
@@ -103,16 +106,32 @@ pub fn plan(
     policy: MapPolicy,
 ) -> BarPlan {
     let (policy, why) = decide(layout, region, isolation, policy);
+    let pages = Pages { page, size: layout.size };
+    let offered = pages.offered(region);
+    let guard = Guard::new(layout, pages);
+
+    // Between two neighbouring cuts all pages are alike, so that it's enough to look at the first of them.
+    let mut cuts: Vec<u64> = guard.cuts(pages).chain(offered.iter().flat_map(|r| [r.start, r.end])).collect();
+    cuts.extend([0, layout.size]);
+    cuts.sort_unstable();
+    cuts.dedup();
+
     let mut spans: Vec<Span> = Vec::new();
-    let mut start = 0;
-    while start < layout.size {
-        let end = start.saturating_add(page.bytes()).min(layout.size);
-        let (access, why) = page_access(layout, region, policy, start..end);
+    let mut runs = offered.iter().peekable();
+    for (start, end) in cuts.iter().copied().zip(cuts.iter().copied().skip(1)) {
+        while runs.next_if(|run| run.end <= start).is_some() {}
+        let run = runs.peek().filter(|run| run.start <= start);
+        let first = start..start.saturating_add(page.bytes()).min(end);
+        let (access, why) = match run {
+            None => (Access::Trapped, Why::NotOffered),
+            Some(_) => guard.access(region, policy, &first),
+        };
+        // A mapping never reaches from one offered run into the next: what is behind them may be two files.
+        let joined = access == Access::Trapped || run.is_some_and(|run| run.start < start);
         match spans.last_mut() {
-            Some(last) if last.access == access && last.why == why => last.range.end = end,
+            Some(last) if joined && last.access == access && last.why == why => last.range.end = end,
             _ => spans.push(Span { range: start..end, access, why }),
         }
-        start = end;
     }
     BarPlan { layout: layout.clone(), page, policy, why, spans }
 }
@@ -123,11 +142,18 @@ fn decide(layout: &BarLayout, region: &RegionInfo, isolation: &Isolation, asked:
         MapPolicy::Whole => return (MapPolicy::Whole, "asked for, whatever the isolation".to_owned()),
         asked => return (asked, "asked for".to_owned()),
     }
-    if layout.table.is_none() {
-        return (MapPolicy::Whole, "the MSI-X table is not in this BAR".to_owned());
+    if !region.mappable {
+        return (MapPolicy::Trapped, "the backend lets nothing of this BAR be mapped".to_owned());
     }
-    if !region.msix_mappable() && region.sparse().is_none() {
-        return (MapPolicy::Carved, "the kernel does not say that the MSI-X table can be mapped".to_owned());
+    let Some(table) = clip(&layout.table, layout.size) else {
+        return (MapPolicy::Whole, "the MSI-X table is not in this BAR".to_owned());
+    };
+    let offered = match region.sparse() {
+        Some(areas) => areas.iter().any(|a| a.start <= table.start && table.end <= a.end),
+        None => region.msix_mappable(),
+    };
+    if !offered {
+        return (MapPolicy::Carved, "the backend does not say that the MSI-X table can be mapped".to_owned());
     }
     let evidence = isolation.evidence.join("; ");
     match isolation.verdict {
@@ -137,38 +163,127 @@ fn decide(layout: &BarLayout, region: &RegionInfo, isolation: &Isolation, asked:
     }
 }
 
-fn page_access(layout: &BarLayout, region: &RegionInfo, policy: MapPolicy, page: Range<u64>) -> (Access, Why) {
-    let touches = |r: &Option<Range<u64>>| r.as_ref().is_some_and(|r| r.start < page.end && page.start < r.end);
-    let (table, pba) = (touches(&layout.table), touches(&layout.pba));
-    if policy == MapPolicy::Trapped {
-        return (Access::Trapped, Why::Asked);
+/// The pages of a BAR; the last one may be cut off by its end.
+#[derive(Clone, Copy)]
+struct Pages {
+    page: PageSize,
+    size: u64,
+}
+
+impl Pages {
+    /// The page boundary at or before `at`, or the BAR's end.
+    fn down(self, at: u64) -> u64 {
+        if at >= self.size { self.size } else { self.page.floor(at) }
     }
-    let offered = match region.sparse() {
-        Some(areas) => areas.iter().any(|a| a.start <= page.start && page.end <= a.end),
-        None => !table || region.msix_mappable(),
-    };
-    if !region.mappable || !offered {
-        return (Access::Trapped, Why::NotOffered);
+
+    /// The page boundary at or after `at`, or the BAR's end.
+    fn up(self, at: u64) -> u64 {
+        up(self.page, at).min(self.size)
     }
-    if table && policy == MapPolicy::Carved {
-        return (Access::Trapped, Why::Table);
-    }
-    if !table && !pba {
-        return (Access::Direct, Why::Registers);
-    }
-    // PCI wants table and PBA in 4 KiB ranges of their own: within those, only registers that the driver names are expected.
-    let own = |r: &Option<Range<u64>>, at: u64| {
-        r.as_ref().is_some_and(|r| PageSize::K4.floor(r.start) <= at && at < PageSize::K4.ceil(r.end))
-    };
-    let mut at = page.start;
-    while at < page.end {
-        if !own(&layout.table, at) && !own(&layout.pba, at) {
-            return (Access::Direct, Why::Shared);
-        }
-        at = PageSize::K4.floor(at).saturating_add(PageSize::K4.bytes());
-    }
-    match layout.registers.iter().any(|r| r.start < page.end && page.start < r.end) {
-        true => (Access::Direct, Why::Shared),
-        false => (Access::ReadOnly, Why::TableOrPba),
+
+    /// What can be mapped: whole pages, in order and without overlap, each run inside one area of the backend's.
+    fn offered(self, region: &RegionInfo) -> Vec<Range<u64>> {
+        let whole = [0..region.size];
+        let areas = match region.sparse() {
+            _ if !region.mappable => &[],
+            Some(areas) => areas,
+            None => &whole[..],
+        };
+        let mut runs: Vec<_> = areas
+            .iter()
+            .map(|a| self.up(a.start)..self.down(a.end.min(region.size)))
+            .filter(|r| !r.is_empty())
+            .collect();
+        runs.sort_unstable_by_key(|r| r.start);
+        let mut end = 0;
+        runs.retain_mut(|run| {
+            run.start = run.start.max(end);
+            end = end.max(run.end);
+            !run.is_empty()
+        });
+        runs
     }
 }
+
+/// What has to be kept apart from registers.
+struct Guard<'a> {
+    table: Option<Range<u64>>,
+    pba: Option<Range<u64>>,
+    /// The 4 KiB ranges that hold them. PCI wants table and PBA in such ranges of their own: there, only registers that the driver names
+    /// are expected.
+    own: [Option<Range<u64>>; 2],
+    /// Those registers that share a page with table or PBA.
+    registers: Vec<&'a Range<u64>>,
+}
+
+impl<'a> Guard<'a> {
+    fn new(layout: &'a BarLayout, pages: Pages) -> Self {
+        let (table, pba) = (clip(&layout.table, layout.size), clip(&layout.pba, layout.size));
+        let own = [&table, &pba].map(|r| r.as_ref().map(|r| PageSize::K4.floor(r.start)..up(PageSize::K4, r.end)));
+        let near = |r: &Range<u64>| {
+            let around = pages.down(r.start)..pages.up(r.end);
+            !r.is_empty() && (touches(&table, &around) || touches(&pba, &around))
+        };
+        let registers = layout.registers.iter().filter(|r| near(r)).collect();
+        Self { table, pba, own, registers }
+    }
+
+    /// Where pages may begin to be of another kind.
+    fn cuts(&self, pages: Pages) -> impl Iterator<Item = u64> + '_ {
+        let ends = self.own.iter().flatten().chain(self.registers.iter().copied()).flat_map(|r| [r.start, r.end]);
+        ends.flat_map(move |at| [pages.down(at), pages.up(at)])
+    }
+
+    /// How a page that is offered (or would be, but for the table) is reached.
+    fn access(&self, region: &RegionInfo, policy: MapPolicy, page: &Range<u64>) -> (Access, Why) {
+        let (table, pba) = (touches(&self.table, page), touches(&self.pba, page));
+        if policy == MapPolicy::Trapped {
+            return (Access::Trapped, Why::Asked);
+        }
+        // Without sparse areas it takes the capability: kernels before 4.16 have neither it nor the table's pages.
+        if table && region.sparse().is_none() && !region.msix_mappable() {
+            return (Access::Trapped, Why::NotOffered);
+        }
+        if table && policy == MapPolicy::Carved {
+            return (Access::Trapped, Why::Table);
+        }
+        if !table && !pba {
+            return (Access::Direct, Why::Registers);
+        }
+        if self.owns(page) && !self.registers.iter().any(|r| r.start < page.end && page.start < r.end) {
+            return (Access::ReadOnly, Why::TableOrPba);
+        }
+        (Access::Direct, Why::Shared)
+    }
+
+    /// Whether all of `page` lies in the 4 KiB ranges of table and PBA.
+    fn owns(&self, page: &Range<u64>) -> bool {
+        let mut at = page.start;
+        while at < page.end {
+            match self.own.iter().flatten().find(|r| r.contains(&at)) {
+                Some(range) => at = range.end,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+fn touches(guarded: &Option<Range<u64>>, page: &Range<u64>) -> bool {
+    guarded.as_ref().is_some_and(|r| r.start < page.end && page.start < r.end)
+}
+
+/// The part of a range that is inside of a BAR of `size` bytes.
+fn clip(range: &Option<Range<u64>>, size: u64) -> Option<Range<u64>> {
+    let range = range.as_ref().map(|r| r.start..r.end.min(size))?;
+    (!range.is_empty()).then_some(range)
+}
+
+/// The boundary at or after `at`; at the end of all addresses, there.
+fn up(page: PageSize, at: u64) -> u64 {
+    if page.floor(at) == at { at } else { page.floor(at).saturating_add(page.bytes()) }
+}
+
+// Pure and safe: nothing for Miri to find.
+#[cfg(all(test, not(miri)))]
+mod tests;
