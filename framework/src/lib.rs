@@ -25,6 +25,7 @@ pub mod model;
 mod page;
 pub mod pci;
 pub mod reset;
+pub mod ring;
 pub mod slow_path;
 pub mod vfio_user;
 

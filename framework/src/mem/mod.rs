@@ -3,7 +3,7 @@
 //! - [`Arena`]: one piece of memory that a device can be let into.
 //! - [`DmaSpace`]: the addresses a device sees; an arena joins it by [`DmaSpace::attach`].
 //! - [`Chunk`], [`DmaRing`]: parts of an arena, as bytes and as ring entries made of atomic words.
-//! - [`Pool`], [`Buf`]: equal buffers in an arena, handed out as owned 8-byte handles.
+//! - [`Pool`], [`Buf`]: equal buffers in an arena, handed out as owned 8-byte handles; [`PoolCache`] is one core's share.
 //!
 //! What a device writes is *input*: nothing here trusts it.
 
@@ -17,7 +17,7 @@ pub use arena::{Arena, ArenaOptions, Source};
 pub use chunk::{Chunk, DmaRing, Shared};
 pub use mapping::Mapping;
 pub(crate) use mapping::memfd;
-pub use pool::{Buf, Pool, leaked_buffers};
+pub use pool::{Buf, Pool, PoolCache, leaked_buffers};
 pub use space::{DmaBackend, DmaMapping, DmaSpace, IovaWindow};
 
 use std::fmt;

@@ -4,43 +4,47 @@
 //! holds it may read and write them, and a command in flight holds it, so that no safe program can free or reuse a buffer
 //! under a device. A pool that is dropped with buffers out is leaked, counted, and never freed.
 //!
+//! Buffers that are home lie in a [`Ring`]; a core's [`PoolCache`] in front of it makes most takes and puts its own affair.
+//!
 //! The boundary: a device that writes to a buffer after it said that it was done breaks what hardware promises; the IOMMU
 //! confines it to memory that was mapped for it, and no further.
 
 use super::Arena;
 use super::chunk::Chunk;
 use super::mapping::{copy_in, copy_out};
+use crate::ring::{Ring, Stash};
 use crate::{Error, Result};
-use crossbeam::queue::ArrayQueue;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-static LEAKED: AtomicU64 = AtomicU64::new(0);
+/// Pools that were dropped with buffers out: where they are (so that a leak checker sees that they are meant), and how many were.
+static LEAKED: Mutex<Vec<(Handle, u64)>> = Mutex::new(Vec::new());
 
 /// How many buffers of this process were out when their pool was dropped.
 pub fn leaked_buffers() -> u64 {
-    LEAKED.load(Ordering::Relaxed)
+    LEAKED.lock().unwrap_or_else(|e| e.into_inner()).iter().map(|(_, out)| out).sum()
 }
 
 /// A pool of equal buffers. Cloning it gives another handle to the same pool.
+///
+/// Any thread may take buffers here; a core that takes and gives many does so through a [`PoolCache`] of its own.
 #[derive(Clone)]
 pub struct Pool(Arc<Handle>);
 
 /// The last handle's drop decides what becomes of the pool.
 struct Handle(NonNull<Inner>);
-// SAFETY: `Inner` is only shared: a lock-free queue, atomics, and metadata that one `Buf` at a time may touch.
+// SAFETY: `Inner` is only shared: a ring, and metadata that one `Buf` at a time may touch.
 unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
 struct Inner {
-    free: ArrayQueue<u32>,
+    /// The buffers that are home. Each of the pool's is here once, or out.
+    free: Ring<Buf>,
     meta: Box<[Meta]>,
     chunk: Chunk,
-    capacity: u32,
 }
 
 /// What is known of one buffer; one cache line.
@@ -51,7 +55,6 @@ struct Meta {
     offset: u64,
     pool: NonNull<Inner>,
     arena: u32,
-    index: u32,
     capacity: u32,
     /// Written only by the holder of the one `Buf`.
     len: UnsafeCell<u32>,
@@ -69,8 +72,11 @@ impl Pool {
     /// `count` buffers of `size` bytes each in `arena`, each aligned to `align` bytes (a power of two).
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] where there is no room; [`Error::OutOfRange`] for no buffers, or empty ones.
+    /// [`Error::ArenaFull`] where there is no room; [`Error::OutOfRange`] for no buffers, or empty ones; [`Error::NotPowerOfTwo`].
     pub fn new(arena: &Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
+        if !align.is_power_of_two() {
+            return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
+        }
         let align = align.max(8);
         let stride = u64::from(size).next_multiple_of(align);
         if count == 0 || size == 0 {
@@ -78,52 +84,47 @@ impl Pool {
         }
         let chunk = arena.alloc(stride.saturating_mul(count.into()), align)?;
         let (start, arena_id) = (chunk.offset(), arena.id());
-        let inner = NonNull::from(Box::leak(Box::new(Inner {
-            free: ArrayQueue::new(count as usize),
-            meta: Box::default(),
-            chunk,
-            capacity: count,
-        })));
-        let meta = (0..count)
+        let free = Ring::new((count as usize).next_power_of_two())?;
+        let inner = NonNull::from(Box::leak(Box::new(Inner { free, meta: Box::default(), chunk })));
+        let meta = (0..u64::from(count))
             .map(|index| {
-                let offset = start + u64::from(index) * stride;
+                let offset = start + index * stride;
                 // SAFETY: the chunk holds `count` strides from `start` on.
                 let data = unsafe { arena.mapping().base().add(offset as usize) };
-                Meta { data, offset, pool: inner, arena: arena_id, index, capacity: size, len: UnsafeCell::new(0) }
+                Meta { data, offset, pool: inner, arena: arena_id, capacity: size, len: UnsafeCell::new(0) }
             })
             .collect();
         // SAFETY: nobody else knows of `inner` yet.
         unsafe { (*inner.as_ptr()).meta = meta };
         let pool = Self(Arc::new(Handle(inner)));
-        for index in 0..count {
-            let _ = pool.inner().free.push(index);
-        }
+        // The one place where buffers are made: one for each metadata.
+        pool.inner().free.push_bulk(&mut pool.inner().meta.iter().map(|meta| Buf(NonNull::from(meta))).collect());
         Ok(pool)
     }
 
     /// A buffer of length 0, or `None` where all are out.
     #[inline]
     pub fn get(&self) -> Option<Buf> {
-        let inner = self.inner();
-        let index = inner.free.pop()?;
-        // The index came from the queue, so nobody else holds the buffer.
-        let meta = inner.meta.get(index as usize)?;
-        let mut buf = Buf(NonNull::from(meta));
-        buf.set_len(0);
-        Some(buf)
+        self.inner().free.pop().map(Buf::emptied)
     }
 
     /// A buffer of length `len`, or `None` where all are out or `len` is above what one holds.
     #[inline]
     pub fn get_len(&self, len: u32) -> Option<Buf> {
-        let mut buf = self.get()?;
-        (len <= buf.capacity()).then(|| buf.set_len(len))?;
-        Some(buf)
+        self.get().and_then(|buf| buf.resized(len))
+    }
+
+    /// One core's cache in front of this pool, which trades with it by `batch` buffers and holds at most two batches.
+    ///
+    /// Buffers in a cache are out, as far as other cores are concerned: a pool should have two batches a core more than what is
+    /// in use.
+    pub fn cache(&self, batch: u32) -> PoolCache {
+        PoolCache { stash: Stash::new(batch as usize), pool: self.clone() }
     }
 
     /// How many buffers there are.
     pub fn capacity(&self) -> u32 {
-        self.inner().capacity
+        self.inner().meta.len() as u32
     }
 
     /// How many are here now.
@@ -152,15 +153,98 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the last handle; buffers that are out only ever touch `Inner` through shared references.
         let inner = unsafe { self.0.as_ref() };
-        // Whoever holds a buffer could give it back between this look and the free, but not take one: no handle is left.
-        let out = inner.capacity - inner.free.len() as u32;
+        let mut home = 0;
+        while let Some(buf) = inner.free.pop() {
+            // Its drop would give it back.
+            std::mem::forget(buf);
+            home += 1;
+        }
+        let out = inner.meta.len() - home;
         if out == 0 {
-            // SAFETY: made by Box::leak in `new`; no handle and no buffer is left.
+            // SAFETY: made by Box::leak in `new`. No handle is left, and no buffer: each was taken from the ring just now. Who put it
+            // there does not touch the pool any more, as `push_at` says, and what it did before is seen by us, who took it.
             drop(unsafe { Box::from_raw(self.0.as_ptr()) });
         } else {
-            LEAKED.fetch_add(out.into(), Ordering::Relaxed);
+            LEAKED.lock().unwrap_or_else(|e| e.into_inner()).push((Self(self.0), out as u64));
             tracing::warn!(out, "a pool was dropped with buffers out; its memory is leaked");
         }
+    }
+}
+
+/// One core's cache of a pool's buffers: most takes and puts are a few instructions on memory of its own.
+///
+/// What it holds goes back to the pool on drop.
+pub struct PoolCache {
+    stash: Stash<Buf>,
+    pool: Pool,
+}
+
+impl PoolCache {
+    /// A buffer of length 0, or `None` where all are out.
+    #[inline]
+    pub fn get(&mut self) -> Option<Buf> {
+        self.stash.pop(&self.pool.inner().free).map(Buf::emptied)
+    }
+
+    /// A buffer of length `len`, or `None` where all are out or `len` is above what one holds.
+    #[inline]
+    pub fn get_len(&mut self, len: u32) -> Option<Buf> {
+        self.get().and_then(|buf| buf.resized(len))
+    }
+
+    /// `n` more buffers of length 0 at the end of `out`, or none; says which.
+    #[inline]
+    pub fn get_bulk(&mut self, out: &mut Vec<Buf>, n: usize) -> bool {
+        let before = out.len();
+        let done = self.stash.pop_bulk(out, n, &self.pool.inner().free);
+        out[before..].iter_mut().for_each(|buf| buf.set_len(0));
+        done
+    }
+
+    /// Gives a buffer back. One of another pool goes there.
+    #[inline]
+    pub fn put(&mut self, buf: Buf) {
+        if self.owns(&buf) {
+            self.stash.push(buf, &self.pool.inner().free);
+        }
+    }
+
+    /// Gives all these buffers back. Those of other pools go there.
+    #[inline]
+    pub fn put_bulk(&mut self, bufs: &mut Vec<Buf>) {
+        if !bufs.iter().all(|buf| self.owns(buf)) {
+            bufs.retain(|buf| self.owns(buf));
+        }
+        self.stash.push_bulk(bufs, &self.pool.inner().free);
+    }
+
+    /// How many buffers it holds.
+    #[allow(clippy::len_without_is_empty, reason = "for reports")]
+    pub fn len(&self) -> usize {
+        self.stash.len()
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    #[inline(always)]
+    fn owns(&self, buf: &Buf) -> bool {
+        buf.meta().pool == self.pool.0.0
+    }
+}
+
+impl Drop for PoolCache {
+    fn drop(&mut self) {
+        // There is room for all of a pool's buffers in its ring.
+        self.stash.give_back(&self.pool.inner().free);
+    }
+}
+
+impl fmt::Debug for PoolCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolCache({} of {:?})", self.len(), self.pool)
     }
 }
 
@@ -169,6 +253,18 @@ impl Buf {
     fn meta(&self) -> &Meta {
         // SAFETY: metadata lives as long as any buffer of its pool is out.
         unsafe { self.0.as_ref() }
+    }
+
+    #[inline(always)]
+    fn emptied(mut self) -> Self {
+        self.set_len(0);
+        self
+    }
+
+    #[inline(always)]
+    fn resized(mut self, len: u32) -> Option<Self> {
+        (len <= self.capacity()).then(|| self.set_len(len))?;
+        Some(self)
     }
 
     /// Bytes in use.
@@ -248,14 +344,182 @@ impl Buf {
 impl Drop for Buf {
     #[inline]
     fn drop(&mut self) {
-        let (pool, index) = (self.meta().pool, self.meta().index);
-        // SAFETY: a pool with buffers out is never freed.
-        let _ = unsafe { pool.as_ref() }.free.push(index);
+        let pool = self.meta().pool.as_ptr();
+        // SAFETY: a pool with buffers out is never freed, and this one is out until it can be taken from the ring. `home` takes this
+        // handle's place, which nobody uses any more. The ring has room for all of the pool's buffers.
+        let home = unsafe { Ring::push_at(&raw const (*pool).free, Self(self.0)) };
+        home.unwrap_or_else(std::mem::forget);
     }
 }
 
 impl fmt::Debug for Buf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buf({} of {} bytes)", self.len(), self.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::ArenaOptions;
+
+    fn arena() -> Arc<Arena> {
+        Arena::new(1 << 20, ArenaOptions::default()).unwrap()
+    }
+
+    /// Tests that leak, or count leaks, run one at a time.
+    static LEAKING: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn buffers_are_disjoint_and_come_home() {
+        let arena = arena();
+        let pool = Pool::new(&arena, 10, 100, 64).unwrap();
+        let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
+        assert_eq!((bufs.len(), pool.available(), pool.capacity()), (10, 0, 10));
+        for (i, buf) in bufs.iter_mut().enumerate() {
+            assert_eq!((buf.len(), buf.capacity(), buf.arena_id()), (0, 100, arena.id()));
+            assert!(buf.arena_offset().is_multiple_of(64));
+            assert_eq!(buf.copy_from(&[i as u8; 200]), 100);
+        }
+        for (i, buf) in bufs.iter_mut().enumerate() {
+            assert!(buf.bytes().iter().all(|b| *b == i as u8));
+            buf.bytes_mut().fill(0xee);
+            buf.set_len(1000);
+            let mut out = [0; 101];
+            assert_eq!((buf.len(), buf.copy_to(&mut out), out[99], out[100]), (100, 100, 0xee, 0));
+        }
+        drop(bufs);
+        assert_eq!(pool.available(), 10);
+        assert!(pool.get_len(101).is_none());
+        assert_eq!(pool.get_len(7).unwrap().len(), 7);
+        assert_eq!(pool.available(), 10);
+    }
+
+    #[test]
+    fn pools_that_make_no_sense_are_refused() {
+        let arena = arena();
+        assert!(matches!(Pool::new(&arena, 0, 1, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(&arena, 1, 0, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(&arena, 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(&arena, u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(&arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
+    }
+
+    #[test]
+    fn a_cache_holds_two_batches_and_gives_them_back() {
+        let arena = arena();
+        let (pool, other) = (Pool::new(&arena, 32, 64, 64).unwrap(), Pool::new(&arena, 1, 64, 64).unwrap());
+        let mut cache = pool.cache(4);
+        let mut bufs = Vec::new();
+        assert!(!cache.get_bulk(&mut bufs, 33));
+        assert!(cache.get_bulk(&mut bufs, 32) && bufs.len() == 32);
+        assert!(cache.get().is_none() && pool.get().is_none());
+        bufs.push(other.get_len(64).unwrap());
+        bufs[3].set_len(17);
+        cache.put_bulk(&mut bufs);
+        assert!(bufs.is_empty() && cache.len() <= 8);
+        assert_eq!((pool.available() as usize + cache.len(), other.available()), (32, 1));
+        for _ in 0..20 {
+            let (a, b) = (cache.get().unwrap(), cache.get_len(64).unwrap());
+            assert_eq!((a.len(), b.len()), (0, 64));
+            cache.put(a);
+            drop(b);
+            cache.put(other.get().unwrap());
+        }
+        assert!(cache.get_len(65).is_none());
+        drop(cache);
+        assert_eq!((pool.available(), other.available()), (32, 1));
+    }
+
+    #[test]
+    fn a_pool_dropped_with_buffers_out_is_leaked_and_counted() {
+        let _alone = LEAKING.lock();
+        let before = leaked_buffers();
+        let arena = arena();
+        let pool = Pool::new(&arena, 4, 64, 64).unwrap();
+        let mut bufs = [pool.get_len(64).unwrap(), pool.get_len(64).unwrap()];
+        let again = pool.clone();
+        drop(pool);
+        assert_eq!((leaked_buffers() - before, again.available()), (0, 2));
+        drop(again);
+        assert_eq!(leaked_buffers() - before, 2);
+        // What is out can still be used, and dropped.
+        bufs[0].bytes_mut().fill(1);
+        drop(bufs);
+        assert_eq!(leaked_buffers() - before, 2);
+        assert!(Arc::strong_count(&arena) > 1, "its memory stays");
+    }
+
+    /// The last buffer comes home on one thread while the last handle goes on another: freed or leaked, never both.
+    #[test]
+    fn the_last_buffer_races_the_last_handle() {
+        let _alone = LEAKING.lock();
+        let arena = arena();
+        let before = leaked_buffers();
+        let (rounds, mut freed) = (if cfg!(miri) { 30 } else { 500 }, 0);
+        for _ in 0..rounds {
+            let pool = Pool::new(&arena, 3, 64, 64).unwrap();
+            let mut cache = pool.cache(1);
+            let (a, b, c) = (pool.get().unwrap(), pool.get().unwrap(), cache.get().unwrap());
+            cache.put(c);
+            let threads = [
+                std::thread::spawn(move || drop(a)),
+                std::thread::spawn(move || drop(cache)),
+                std::thread::spawn(move || drop(b)),
+            ];
+            drop(pool);
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            // A leaked pool keeps its chunk, and with it a handle to the arena.
+            freed += u64::from(Arc::strong_count(&arena) == 1 + (leaks(&arena)));
+        }
+        assert_eq!(freed, rounds);
+        assert!(leaked_buffers() - before <= 2 * rounds);
+    }
+
+    fn leaks(arena: &Arc<Arena>) -> usize {
+        let leaked = LEAKED.lock().unwrap();
+        // SAFETY: leaked, so it is there.
+        leaked.iter().filter(|(h, _)| unsafe { h.0.as_ref() }.chunk.arena().id() == arena.id()).count()
+    }
+
+    #[test]
+    fn buffers_cross_threads() {
+        let arena = arena();
+        let pool = Pool::new(&arena, 8, 64, 64).unwrap();
+        let (mut put, mut take) = crate::ring::spsc::<Buf>(4).unwrap();
+        let count = if cfg!(miri) { 100 } else { 20_000u64 };
+        let mut cache = pool.cache(2);
+        let consumer = std::thread::spawn({
+            let mut cache = pool.cache(2);
+            move || {
+                let (mut expected, mut out) = (0, Vec::new());
+                while expected < count {
+                    if take.pop_burst(&mut out, 3) == 0 {
+                        std::thread::yield_now();
+                    }
+                    for buf in &out {
+                        assert_eq!(buf.bytes(), expected.to_le_bytes());
+                        expected += 1;
+                    }
+                    cache.put_bulk(&mut out);
+                }
+            }
+        });
+        for i in 0..count {
+            let mut buf = loop {
+                match cache.get() {
+                    Some(buf) => break buf,
+                    None => std::thread::yield_now(),
+                }
+            };
+            buf.copy_from(&i.to_le_bytes());
+            while let Err(back) = put.push(buf) {
+                buf = back;
+                std::thread::yield_now();
+            }
+        }
+        consumer.join().unwrap();
+        drop(cache);
+        assert_eq!(pool.available(), 8);
     }
 }

@@ -1,0 +1,242 @@
+//! Any number of producers and consumers.
+//!
+//! Each side has two indexes. To put, a producer moves the producers' `head` over as many free cells as it needs (one
+//! compare-and-swap however many they are), fills them, waits until those who reserved before it have finished, and moves the
+//! producers' `tail`: from then on consumers may take. Consumers mirror that. So the ring is fast, fair and in order; it is not
+//! lock-free: a core preempted in the middle of a move delays its own side, which is why cores that poll are pinned.
+
+use super::slots::{Slots, forget_first};
+use crate::Result;
+use crossbeam::utils::CachePadded;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A ring for any number of producers and consumers.
+pub struct Ring<T> {
+    slots: Slots<T>,
+    put: CachePadded<Side>,
+    take: CachePadded<Side>,
+}
+
+/// Indexes run freely; cells `take.tail..put.tail` hold items that nobody is moving, or consumers are.
+#[derive(Default)]
+struct Side {
+    /// Cells before it are reserved.
+    head: AtomicUsize,
+    /// Cells before it are done with.
+    tail: AtomicUsize,
+}
+
+/// What is asked for: all `n` or nothing, or as many of them as there are.
+#[derive(Clone, Copy)]
+pub(super) enum Want {
+    All(usize),
+    UpTo(usize),
+}
+
+impl Want {
+    #[inline(always)]
+    fn at_most(self, most: usize) -> Self {
+        match self {
+            Self::All(n) => Self::All(n.min(most)),
+            Self::UpTo(n) => Self::UpTo(n.min(most)),
+        }
+    }
+}
+
+impl Side {
+    /// Reserves cells for a move: `other` is the side that makes them available, `lead` how far its tail is ahead when nothing is
+    /// available. Returns the first and how many.
+    #[inline(always)]
+    fn reserve(&self, other: &Self, lead: usize, want: Want) -> (usize, usize) {
+        // Pairs with the Release of the swap below. Whoever moved `head` to what we read had seen a `tail` of the other side that
+        // allowed it; we must not see an older one, or the difference below would wrap.
+        let mut head = self.head.load(Ordering::Acquire);
+        loop {
+            // Pairs with the Release store in `done` on the other side: what it did to these cells, it has done.
+            let there = lead.wrapping_add(other.tail.load(Ordering::Acquire)).wrapping_sub(head);
+            let n = match want {
+                Want::All(n) if n <= there => n,
+                Want::All(_) => 0,
+                Want::UpTo(n) => n.min(there),
+            };
+            if n == 0 {
+                return (head, 0);
+            }
+            match self.head.compare_exchange_weak(head, head.wrapping_add(n), Ordering::Release, Ordering::Acquire) {
+                Ok(_) => return (head, n),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Waits for those who reserved before `start`.
+    #[inline(always)]
+    fn wait(&self, start: usize) {
+        let mut spins = 0u32;
+        // Pairs with the Release store in `done` of the one before: what it did happens before what our own store releases.
+        while self.tail.load(Ordering::Acquire) != start {
+            spins += 1;
+            // Whoever it is may have been preempted: let it run.
+            if spins.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+
+    /// Says that cells before `end` are done with.
+    #[inline(always)]
+    fn done(tail: &AtomicUsize, end: usize) {
+        // Pairs with the Acquire loads in `reserve` of the other side and in `wait` of this one.
+        tail.store(end, Ordering::Release);
+    }
+}
+
+impl<T: Send> Ring<T> {
+    /// A ring of `capacity` items (a power of two).
+    ///
+    /// # Errors
+    /// [`Error::NotPowerOfTwo`](crate::Error::NotPowerOfTwo).
+    pub fn new(capacity: usize) -> Result<Self> {
+        let (put, take) = Default::default();
+        Ok(Self { slots: Slots::new(capacity)?, put, take })
+    }
+
+    /// Puts one item; gives it back where there is no room.
+    ///
+    /// # Errors
+    /// The item.
+    #[inline]
+    pub fn push(&self, item: T) -> Result<(), T> {
+        // SAFETY: `self` is borrowed.
+        unsafe { Self::push_at(self, item) }
+    }
+
+    /// As [`push`](Self::push), and does not touch the ring any more once consumers can see the item: another thread may then free it.
+    ///
+    /// # Safety
+    /// `this` points to a ring that lives until the item can be taken.
+    #[inline]
+    pub(crate) unsafe fn push_at(this: *const Self, item: T) -> Result<(), T> {
+        let tail = {
+            // SAFETY: the ring lives while this item isn't in it.
+            let ring = unsafe { &*this };
+            let (start, n) = ring.put.reserve(&ring.take, ring.slots.capacity(), Want::All(1));
+            if n == 0 {
+                return Err(item);
+            }
+            // SAFETY: the cell is reserved for us, and its last item was taken: seen by the Acquire load in `reserve`.
+            unsafe { ring.slots.write(start, item) };
+            ring.put.wait(start);
+            (&raw const ring.put.tail, start.wrapping_add(1))
+        };
+        // SAFETY: alive until this very store; an atomic is all that is borrowed for it.
+        Side::done(unsafe { &*tail.0 }, tail.1);
+        Ok(())
+    }
+
+    /// Puts all items, or none; says whether it did.
+    #[inline]
+    pub fn push_bulk(&self, items: &mut Vec<T>) -> bool {
+        let n = items.len();
+        self.push_first(items, Want::All(n)) == n
+    }
+
+    /// Puts as many items as there is room for, from the front; returns how many. The rest stays.
+    #[inline]
+    pub fn push_burst(&self, items: &mut Vec<T>) -> usize {
+        let n = items.len();
+        self.push_first(items, Want::UpTo(n))
+    }
+
+    #[inline(always)]
+    pub(super) fn push_first(&self, items: &mut Vec<T>, want: Want) -> usize {
+        let (start, n) = self.put.reserve(&self.take, self.slots.capacity(), want.at_most(items.len()));
+        if n > 0 {
+            // SAFETY: as in `push_at`, for `n` cells; `items` has as many, and forgets them.
+            unsafe {
+                self.slots.fill(start, items.as_ptr(), n);
+                forget_first(items, n);
+            }
+            self.put.wait(start);
+            Side::done(&self.put.tail, start.wrapping_add(n));
+        }
+        n
+    }
+
+    /// Takes one item.
+    #[inline]
+    pub fn pop(&self) -> Option<T> {
+        let (start, n) = self.take.reserve(&self.put, 0, Want::All(1));
+        if n == 0 {
+            return None;
+        }
+        // SAFETY: the cell is reserved for us, and its item was put there: seen by the Acquire load in `reserve`.
+        let item = unsafe { self.slots.read(start) };
+        self.take.wait(start);
+        Side::done(&self.take.tail, start.wrapping_add(1));
+        Some(item)
+    }
+
+    /// Takes `n` items, or none; says whether it did.
+    #[inline]
+    pub fn pop_bulk(&self, out: &mut Vec<T>, n: usize) -> bool {
+        self.pop_first(out, Want::All(n)) == n
+    }
+
+    /// Takes as many items as there are, at most `max`; returns how many.
+    #[inline]
+    pub fn pop_burst(&self, out: &mut Vec<T>, max: usize) -> usize {
+        self.pop_first(out, Want::UpTo(max))
+    }
+
+    #[inline(always)]
+    fn pop_first(&self, out: &mut Vec<T>, want: Want) -> usize {
+        // Before cells are reserved: an allocation can fail, and others would then wait for us for ever.
+        let (Want::All(most) | Want::UpTo(most)) = want;
+        out.reserve(most.min(self.slots.capacity()));
+        let (start, n) = self.take.reserve(&self.put, 0, want);
+        if n > 0 {
+            // SAFETY: as in `pop`, for `n` cells; `n` is at most what was wanted and the capacity, for which `out` has room.
+            unsafe { self.slots.drain(start, out, n) };
+            self.take.wait(start);
+            Side::done(&self.take.tail, start.wrapping_add(n));
+        }
+        n
+    }
+}
+
+impl<T> Ring<T> {
+    /// How many items it holds; while others use it, how many it held a moment ago.
+    pub fn len(&self) -> usize {
+        let taken = self.take.tail.load(Ordering::Acquire);
+        let put = self.put.tail.load(Ordering::Acquire);
+        // `taken` was loaded first, so `put` is not behind it; items may have come and gone between the loads.
+        put.wrapping_sub(taken).min(self.slots.capacity())
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many items it can hold.
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity()
+    }
+}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        let (mut at, end) = (*self.take.tail.get_mut(), *self.put.tail.get_mut());
+        while at != end {
+            // SAFETY: nobody else is left, and no move is under way; cells between the tails hold items.
+            drop(unsafe { self.slots.read(at) });
+            at = at.wrapping_add(1);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Ring<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ring({} of {})", self.len(), self.capacity())
+    }
+}

@@ -1,0 +1,126 @@
+//! The cells of a ring, and moves between them and a `Vec`: all the unsafe code that rings need.
+//!
+//! Which cells hold an item is known to the ring's indexes alone; each function says what its caller must know.
+
+use crate::{Error, Result};
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
+
+/// A power of two of cells, found by free-running indexes.
+pub(super) struct Slots<T> {
+    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    mask: usize,
+}
+
+// SAFETY: cells are only reached through the functions below, whose callers answer for each cell being one thread's at a time; items
+// move between threads by that, hence `T: Send`.
+unsafe impl<T: Send> Sync for Slots<T> {}
+
+impl<T> Slots<T> {
+    pub(super) fn new(capacity: usize) -> Result<Self> {
+        if !capacity.is_power_of_two() {
+            return Err(Error::NotPowerOfTwo { what: "ring entries", value: capacity as u64 });
+        }
+        let mut cells = Vec::new();
+        cells.try_reserve_exact(capacity).map_err(|_| Error::Memory {
+            bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64),
+            step: "allocating a ring",
+            source: std::io::ErrorKind::OutOfMemory.into(),
+        })?;
+        cells.resize_with(capacity, || UnsafeCell::new(MaybeUninit::uninit()));
+        let cells = cells.into_boxed_slice();
+        Ok(Self { cells, mask: capacity - 1 })
+    }
+
+    #[inline(always)]
+    pub(super) fn capacity(&self) -> usize {
+        self.mask + 1
+    }
+
+    #[inline(always)]
+    fn cell(&self, at: usize) -> *mut T {
+        // SAFETY: the mask keeps the index inside the cells. A `MaybeUninit` has its item's layout.
+        unsafe { UnsafeCell::raw_get(self.cells.as_ptr().add(at & self.mask)).cast() }
+    }
+
+    /// Moves one item into cell `at`.
+    ///
+    /// # Safety
+    /// The cell holds no item and is this thread's to write.
+    #[inline(always)]
+    pub(super) unsafe fn write(&self, at: usize, item: T) {
+        // SAFETY: the caller's.
+        unsafe { self.cell(at).write(item) }
+    }
+
+    /// Moves one item out of cell `at`.
+    ///
+    /// # Safety
+    /// The cell holds an item, and is this thread's to take.
+    #[inline(always)]
+    pub(super) unsafe fn read(&self, at: usize) -> T {
+        // SAFETY: the caller's.
+        unsafe { self.cell(at).read() }
+    }
+
+    /// Moves `n` items from `from` into cells `at..at + n`.
+    ///
+    /// # Safety
+    /// `n` is at most the capacity; those cells hold no items and are this thread's to write; `from` points at `n` items, which the
+    /// caller forgets.
+    #[inline(always)]
+    pub(super) unsafe fn fill(&self, at: usize, from: *const T, n: usize) {
+        let first = n.min(self.capacity() - (at & self.mask));
+        // SAFETY: two runs, up to the last cell and from the first; the rest is the caller's.
+        unsafe {
+            self.cell(at).copy_from_nonoverlapping(from, first);
+            self.cell(0).copy_from_nonoverlapping(from.add(first), n - first);
+        }
+    }
+
+    /// Moves the items of cells `at..at + n` to the end of `to`.
+    ///
+    /// # Safety
+    /// `n` is at most the capacity and at most the spare capacity of `to`; those cells hold items and are this thread's to take.
+    #[inline(always)]
+    pub(super) unsafe fn drain(&self, at: usize, to: &mut Vec<T>, n: usize) {
+        let first = n.min(self.capacity() - (at & self.mask));
+        // SAFETY: two runs, up to the last cell and from the first; `to` has room for both; the rest is the caller's.
+        unsafe {
+            let end = to.as_mut_ptr().add(to.len());
+            end.copy_from_nonoverlapping(self.cell(at), first);
+            end.add(first).copy_from_nonoverlapping(self.cell(0), n - first);
+            to.set_len(to.len() + n);
+        }
+    }
+}
+
+/// Forgets the first `n` items, which were moved elsewhere, and closes the gap.
+///
+/// # Safety
+/// `n <= items.len()`, and those items are owned elsewhere now.
+#[inline(always)]
+pub(super) unsafe fn forget_first<T>(items: &mut Vec<T>, n: usize) {
+    let rest = items.len() - n;
+    // SAFETY: the last `rest` items move down; the rest is the caller's.
+    unsafe {
+        let base = items.as_mut_ptr();
+        if rest > 0 {
+            base.copy_from(base.add(n), rest);
+        }
+        items.set_len(rest);
+    }
+}
+
+/// Moves the last `n` items of `from` to the end of `to`, in their order. Nothing where there are fewer.
+#[inline(always)]
+pub(super) fn move_last<T>(from: &mut Vec<T>, to: &mut Vec<T>, n: usize) {
+    let Some(rest) = from.len().checked_sub(n) else { return };
+    to.reserve(n);
+    // SAFETY: `from` gives up its last `n` items before they count in `to`, which has room for them.
+    unsafe {
+        from.set_len(rest);
+        to.as_mut_ptr().add(to.len()).copy_from_nonoverlapping(from.as_ptr().add(rest), n);
+        to.set_len(to.len() + n);
+    }
+}

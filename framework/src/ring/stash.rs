@@ -1,0 +1,110 @@
+//! One core's own stack in front of a shared ring.
+
+use super::mpmc::{Ring, Want};
+use super::slots::move_last;
+use std::fmt;
+
+/// One core's stack of items whose home is a [`Ring`]: most takes and puts are a few instructions on memory of its own; the
+/// ring is asked once a batch.
+///
+/// It holds at most two batches (more only for a bulk of more than one). Items in a stash are not in the ring: others don't find them there until they are
+/// [given back](Self::give_back). Dropping a stash drops its items.
+pub struct Stash<T> {
+    items: Vec<T>,
+    batch: usize,
+}
+
+impl<T: Send> Stash<T> {
+    /// An empty stash that trades with its ring by `batch` items (at least one).
+    pub fn new(batch: usize) -> Self {
+        let batch = batch.max(1);
+        Self { items: Vec::with_capacity(2 * batch), batch }
+    }
+
+    /// Takes one item: the one that was put last, which is the likeliest to be in this core's cache.
+    #[inline]
+    pub fn pop(&mut self, home: &Ring<T>) -> Option<T> {
+        if self.items.is_empty() {
+            self.refill(home, self.batch);
+        }
+        self.items.pop()
+    }
+
+    /// Puts one item.
+    #[inline]
+    pub fn push(&mut self, item: T, home: &Ring<T>) {
+        if self.items.len() >= 2 * self.batch {
+            self.spill(home, self.batch);
+        }
+        self.items.push(item);
+    }
+
+    /// Takes `n` items, or none; says whether it did.
+    #[inline]
+    pub fn pop_bulk(&mut self, out: &mut Vec<T>, n: usize, home: &Ring<T>) -> bool {
+        if self.items.len() < n {
+            self.refill(home, n - self.items.len() + self.batch);
+            if self.items.len() < n {
+                return false;
+            }
+        }
+        move_last(&mut self.items, out, n);
+        true
+    }
+
+    /// Puts all items.
+    #[inline]
+    pub fn push_bulk(&mut self, items: &mut Vec<T>, home: &Ring<T>) {
+        if self.items.len() + items.len() > 2 * self.batch {
+            self.make_room(items, home);
+        }
+        let n = items.len();
+        move_last(items, &mut self.items, n);
+    }
+
+    /// Gives everything back to the ring; what it has no room for stays.
+    pub fn give_back(&mut self, home: &Ring<T>) {
+        home.push_burst(&mut self.items);
+    }
+
+    /// How many items it holds.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether it holds none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refill(&mut self, home: &Ring<T>, n: usize) {
+        home.pop_burst(&mut self.items, n);
+    }
+
+    /// Gives the `n` items back that lie here longest.
+    #[cold]
+    #[inline(never)]
+    fn spill(&mut self, home: &Ring<T>, n: usize) {
+        home.push_first(&mut self.items, Want::UpTo(n));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, items: &mut Vec<T>, home: &Ring<T>) {
+        if items.len() > self.batch {
+            home.push_burst(items);
+        } else {
+            self.spill(home, self.batch);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Stash<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stash({} of {})", self.items.len(), 2 * self.batch)
+    }
+}
