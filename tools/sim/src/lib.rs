@@ -1,12 +1,14 @@
 //! Device models: software devices for drivers to run on where there is no hardware.
 //!
 //! - [`nvme`]: an NVMe controller.
+//! - [`faults`]: what models can be told to do wrong.
 //! - [`Target`], [`open`]: a device by its name, whatever stands behind it.
 //!
 //! Models know nothing of drivers: they share the bus and the specification with them, and no types.
 
 pub mod config;
 mod error;
+pub mod faults;
 pub mod nvme;
 mod params;
 mod target;

@@ -1,10 +1,11 @@
 //! Admin commands (base 5).
 
 use super::bits::{Status, admin};
-use super::command::Command;
+use super::command::{Answer, Command};
 use super::identify::{self, KELVIN, WARNING_TEMPERATURE};
 use super::log::{self, Event, Health};
 use super::queue::{Cq, Sq};
+use super::turn::Held;
 use super::{Nvme, Shadow, data};
 use wholebar::mem::Iova;
 use wholebar::model::Host;
@@ -156,16 +157,17 @@ impl Nvme {
         }
         self.queues.sqs[usize::from(id)] = None;
         self.queues.active.retain(|q| *q != id);
+        self.held.retain(|h| h.sq() != id);
         DONE
     }
 
-    /// Abort (base 5.1). Commands are done as they are fetched, so only what waits for an event can be aborted.
+    /// Abort (base 5.1). Commands are done as they are fetched, so only what waits for an event, or what a fault delays, can be.
     fn abort(&mut self, sq: u16, cid: u16) -> bool {
-        let aborted = sq == 0 && self.events.abort(cid);
-        if aborted {
-            self.deferred.push_back((cid, 0, Status::ABORT_REQUESTED));
+        let event = sq == 0 && self.events.abort(cid);
+        if event {
+            self.deferred.push_back(Answer::new(0, cid, Err(Status::ABORT_REQUESTED)));
         }
-        aborted
+        event || self.held.iter_mut().filter(|h| h.is(sq, cid)).map(Held::abort).count() > 0
     }
 
     /// Set Features (base 5.27).

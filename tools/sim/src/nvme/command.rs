@@ -54,6 +54,14 @@ impl Command {
         self.0[4]
     }
 
+    /// A fault: the same command, with its data at `address`.
+    #[must_use]
+    pub(super) fn with_data_at(mut self, address: u64) -> Self {
+        self.0[0] &= !(3 << 14);
+        self.0[3] = address;
+        self
+    }
+
     /// The first SGL descriptor, in the place of the PRPs.
     pub(super) fn sgl1(&self) -> [u64; 2] {
         [self.0[3], self.0[4]]
@@ -95,4 +103,17 @@ pub(super) struct Answer {
     pub(super) sq_id: u16,
     pub(super) cid: u16,
     pub(super) status: Status,
+    /// A fault: posted with the other phase, so that the host does not see it.
+    pub(super) stale: bool,
+}
+
+impl Answer {
+    /// An answer to a command of queue `sq_id`; the queue's head is put in as it is posted.
+    pub(super) fn new(sq_id: u16, cid: u16, outcome: Result<u32, Status>) -> Self {
+        let (dw0, status) = match outcome {
+            Ok(dw0) => (dw0, Status::OK),
+            Err(status) => (0, status),
+        };
+        Self { dw0, sq_head: 0, sq_id, cid, status, stale: false }
+    }
 }

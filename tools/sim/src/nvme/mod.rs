@@ -10,7 +10,8 @@
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
 //! | `io`, `media` | I/O commands, and what blocks are kept in |
-//! | `mod` | the controller: registers, state, one turn |
+//! | `turn` | one turn: doorbells, commands, completions, and faults where they are asked for |
+//! | `mod` | the controller: registers and state |
 //!
 //! **Memory semantics**: all of BAR0 can be mapped, so the model cannot see an access, only values. It looks at CC and at the
 //! doorbells of queues that exist, each turn. What follows: registers that act when they are *written* are missing (INTMS, NSSR); a
@@ -29,22 +30,25 @@ mod log;
 mod media;
 mod params;
 mod queue;
+mod turn;
 
 pub use params::{Backing, Msix, NvmeParams, PARAMETERS};
 
 use crate::Result;
 use crate::config::{self, Config, Identity};
+use crate::faults::{Faults, Struck};
 use admin::Features;
-use bits::{Cc, Status, cap, csts, reg};
+use bits::{Cc, cap, csts, reg};
 use command::{Answer, Command};
 use data::Rules;
 use io::{Counters, Namespace, Store};
-use log::{ErrorLog, Event, Events};
+use log::{ErrorLog, Events};
 use media::Media;
 use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
+use turn::Held;
 use wholebar::Work;
 use wholebar::mem::Iova;
 use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
@@ -56,10 +60,6 @@ const VERSION: u32 = 0x0002_0000;
 const DEVICE: u16 = 0x0001;
 /// BAR0: registers, doorbells at 0x1000, and where asked for the MSI-X table at 0x2000 and the PBA at 0x3000.
 const BAR0_SIZE: u64 = 16 << 10;
-/// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
-const BURST: u32 = 32;
-/// How many admin commands are done in one turn.
-const ADMIN_BURST: u32 = 8;
 
 /// An NVMe controller.
 pub struct Nvme {
@@ -79,8 +79,11 @@ pub struct Nvme {
     features: Features,
     events: Events,
     errors: ErrorLog,
-    /// Admin completions that found no room yet: command id, dword 0, status.
-    deferred: VecDeque<(u16, u32, Status)>,
+    /// Admin completions that found no room yet.
+    deferred: VecDeque<Answer>,
+    faults: Option<Box<Faults>>,
+    /// Commands that a fault delays.
+    held: Vec<Held>,
     store: Store,
     /// Scratch: the commands of one turn of a queue, and their answers.
     batch: Vec<Command>,
@@ -97,6 +100,10 @@ enum State {
     Down,
     /// CSTS.CFS is set: nothing is done until the next reset.
     Fatal,
+    /// A fault: a reset that does not end until the function is reset.
+    Hung,
+    /// A fault: the device is not there any more.
+    Gone,
 }
 
 /// The queues there are, by id; 0 are the admin queues.
@@ -176,6 +183,8 @@ impl Nvme {
             events: Events::default(),
             errors: ErrorLog::default(),
             deferred: VecDeque::new(),
+            faults: (!params.faults.faults.is_empty()).then(|| Box::new(Faults::new(params.faults.clone()))),
+            held: Vec::new(),
             store: Store {
                 namespaces: namespaces(&params)?,
                 max_transfer: match params.mdts {
@@ -185,8 +194,8 @@ impl Nvme {
                 write_cache: true,
                 counters: Counters::default(),
             },
-            batch: Vec::with_capacity(BURST as usize),
-            answers: Vec::with_capacity(BURST as usize),
+            batch: Vec::with_capacity(turn::BURST as usize),
+            answers: Vec::with_capacity(2 * turn::BURST as usize),
             params,
         };
         nvme.publish();
@@ -198,6 +207,11 @@ impl Nvme {
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
+    }
+
+    /// How often each fault struck; `None` where none are asked for.
+    pub fn struck(&self) -> Option<Arc<Struck>> {
+        self.faults.as_ref().map(|f| f.struck())
     }
 
     /// The registers that say what the controller is.
@@ -219,7 +233,16 @@ impl Nvme {
 
     /// CC changed.
     fn configure(&mut self, cc: Cc) {
+        if self.state == State::Gone {
+            return self.vanish();
+        }
         let was = std::mem::replace(&mut self.cc, cc);
+        if was.enabled() != cc.enabled() && self.faults.as_mut().is_some_and(|f| f.hangs()) {
+            self.state = State::Hung;
+        }
+        if self.state == State::Hung {
+            return;
+        }
         match (was.enabled(), cc.enabled()) {
             (false, true) => self.enable(cc),
             (true, false) => self.disable(),
@@ -268,6 +291,7 @@ impl Nvme {
         self.features = Features::new(self.params.queues);
         self.events = Events::default();
         self.deferred.clear();
+        self.held.clear();
         self.store.write_cache = true;
         self.clear_doorbells();
         self.publish();
@@ -282,117 +306,15 @@ impl Nvme {
         self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::CFS);
     }
 
-    /// One turn: some admin commands, then some of each I/O queue.
-    #[inline]
-    fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let admin = self.admin_turn(host)?;
-        match self.io_turn(host)? {
-            Work::Idle => Ok(admin),
-            Work::Busy => Ok(Work::Busy),
-        }
-    }
-
-    #[inline]
-    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let doorbells = Doorbells { registers: &self.bar, shadow: None, dstrd: self.params.dstrd };
-        let (tail, head) = (doorbells.value(0), doorbells.value(1));
-        let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
-        let sane = sq.rung(tail) & cq.rung(head);
-        if sane && sq.pending() == 0 && !self.events.ready() && self.deferred.is_empty() {
-            return Ok(Work::Idle);
-        }
-        if !sane {
-            self.events.raise(Event::InvalidDoorbellValue);
-        }
-        self.admin_burst(host)
-    }
-
+    /// A fault: from here on the device is not there, and what is read of it is all ones.
     #[cold]
-    fn admin_burst(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let mut busy = false;
-        for _ in 0..ADMIN_BURST {
-            if self.queues.cq(0).is_none_or(|cq| cq.room() == 0) {
-                break;
-            }
-            if let Some((cid, dw0)) = self.events.answer() {
-                self.deferred.push_back((cid, dw0, Status::OK));
-            }
-            let (cid, dw0, status) = match self.deferred.pop_front() {
-                Some(waiting) => waiting,
-                None => {
-                    let Some(sq) = self.queues.sq(0).filter(|sq| sq.pending() > 0) else { break };
-                    self.batch.clear();
-                    sq.fetch(host, 1, &mut self.batch)?;
-                    let Some(cmd) = self.batch.first().copied() else { break };
-                    busy = true;
-                    match self.admin(host, &cmd) {
-                        Ok(Some(dw0)) => (cmd.cid(), dw0, Status::OK),
-                        Ok(None) => continue,
-                        Err(status) => {
-                            self.errors.record(0, cmd.cid(), status.logged(), 0, cmd.nsid());
-                            (cmd.cid(), 0, status.logged())
-                        }
-                    }
-                }
-            };
-            busy = true;
-            let Some((sq, cq)) = self.queues.pair(0) else { break };
-            cq.post(host, &[Answer { dw0, sq_head: sq.head(), sq_id: 0, cid, status }])?;
-            host.interrupt(0);
-            if let Some(shadow) = self.shadow {
-                // The admin queues' doorbells are looked at, never their shadows: a host that has shadows of them is to ring always.
-                ShadowWords::new(host, shadow, self.rules.page)?
-                    .looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
-            }
+    fn vanish(&mut self) {
+        self.state = State::Gone;
+        self.cc = Cc(u32::MAX);
+        self.bar.memory().fill(0, BAR0_SIZE, 0xff);
+        if let Some((pages, size)) = &self.table {
+            pages.memory().fill(0, *size, 0xff);
         }
-        Ok(if busy { Work::Busy } else { Work::Idle })
-    }
-
-    #[inline]
-    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let Self { bar, queues, store, batch, answers, rules, events, errors, .. } = self;
-        let shadow = match self.shadow {
-            Some(shadow) => Some(ShadowWords::new(host, shadow, rules.page)?),
-            None => None,
-        };
-        let doorbells = Doorbells { registers: bar, shadow, dstrd: self.params.dstrd };
-        let mut work = Work::Idle;
-        for i in 0..queues.active.len() {
-            let id = queues.active[i];
-            let Some((sq, cq)) = queues.pair(id) else { continue };
-            if !sq.rung(doorbells.tail(id)) {
-                events.raise(Event::InvalidDoorbellValue);
-            }
-            if sq.pending() == 0 {
-                continue;
-            }
-            if !cq.rung(doorbells.head(cq.id)) {
-                events.raise(Event::InvalidDoorbellValue);
-            }
-            let n = sq.pending().min(cq.room()).min(BURST);
-            if n == 0 {
-                continue;
-            }
-            work = Work::Busy;
-            // Fetched together, done one by one, answered together: each cache line travels once.
-            batch.clear();
-            sq.fetch(host, n, batch)?;
-            answers.clear();
-            for cmd in batch.iter() {
-                let mut status = store.execute(host, cmd, *rules);
-                if status.is_error() {
-                    status = status.logged();
-                    errors.record(id, cmd.cid(), status, cmd.cdw10_11(), cmd.nsid());
-                }
-                answers.push(Answer { dw0: 0, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status });
-            }
-            cq.post(host, answers)?;
-            doorbells.looked(sq, cq);
-            if let Some(vector) = cq.vector {
-                host.interrupt(vector.into());
-            }
-        }
-        Ok(work)
     }
 
     fn clear_doorbells(&self) {
@@ -447,6 +369,10 @@ impl Model for Nvme {
 
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match region {
+            wholebar::pci::CONFIG if self.state == State::Gone => {
+                buf.fill(0xff);
+                Ok(())
+            }
             wholebar::pci::CONFIG => self.config.read(offset, buf),
             _ => Err(Refused(libc::EINVAL)),
         }
@@ -455,7 +381,7 @@ impl Model for Nvme {
     fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
         match region {
             wholebar::pci::CONFIG => {
-                if self.config.write(offset, buf)? {
+                if self.state != State::Gone && self.config.write(offset, buf)? {
                     self.reset();
                 }
                 Ok(())
@@ -465,6 +391,9 @@ impl Model for Nvme {
     }
 
     fn reset(&mut self) {
+        if self.state == State::Gone {
+            return;
+        }
         self.disable();
         self.cc = Cc(0);
         self.config.reset();
@@ -489,73 +418,6 @@ impl Model for Nvme {
                 self.fatal(&format!("{what} {id} at {base:#x} is not in memory that the device may use"));
                 Work::Busy
             }
-        }
-    }
-}
-
-/// Where the controller looks for tails and heads.
-struct Doorbells<'a> {
-    registers: &'a Pages,
-    shadow: Option<ShadowWords<'a>>,
-    dstrd: u8,
-}
-
-/// The shadow doorbells, looked up.
-struct ShadowWords<'a> {
-    values: &'a [AtomicU32],
-    seen: &'a [AtomicU32],
-}
-
-impl<'a> ShadowWords<'a> {
-    fn new(host: &Host<'a>, shadow: Shadow, page: u64) -> Result<Self, QueueLost> {
-        let words = |base| {
-            let memory = host.dma(Iova(base), page).filter(|m| m.writable());
-            let lost = QueueLost { what: "shadow doorbell buffer", id: 0, base };
-            memory.and_then(|m| m.slice(0, page as usize / 4)).ok_or(lost)
-        };
-        Ok(Self { values: words(shadow.values)?, seen: words(shadow.seen)? })
-    }
-
-    /// Stores event indexes.
-    fn looked(&self, indexes: [(usize, u32); 2], dstrd: u8) {
-        for (index, seen) in indexes {
-            if let Some(word) = self.seen.get(index << dstrd) {
-                word.store(seen.to_le(), Ordering::Release);
-            }
-        }
-    }
-}
-
-impl Doorbells<'_> {
-    #[inline]
-    fn tail(&self, sq: u16) -> u32 {
-        self.value(2 * usize::from(sq))
-    }
-
-    #[inline]
-    fn head(&self, cq: u16) -> u32 {
-        self.value(2 * usize::from(cq) + 1)
-    }
-
-    /// Doorbell `index` (pcie 3.1.2: at `index * (4 << CAP.DSTRD)`). Acquire pairs with the driver's Release store: what was written
-    /// before it rang is seen after.
-    #[inline]
-    fn value(&self, index: usize) -> u32 {
-        let index = index << self.dstrd;
-        let word = match &self.shadow {
-            None => self.registers.memory().u32(reg::DOORBELLS + 4 * index as u64),
-            Some(shadow) => shadow.values.get(index),
-        };
-        word.map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
-    }
-
-    /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an
-    /// index just behind what it saw, which the host's next update does not pass.
-    #[inline]
-    fn looked(&self, sq: &Sq, cq: &Cq) {
-        if let Some(shadow) = &self.shadow {
-            let (sq_index, cq_index) = (2 * usize::from(sq.id), 2 * usize::from(cq.id) + 1);
-            shadow.looked([(sq_index, sq.behind()), (cq_index, cq.behind())], self.dstrd);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the NVMe model can be told to be.
 
+use crate::faults::FaultPlan;
 use crate::params::{self, Given, Parameter};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -27,6 +28,10 @@ pub const PARAMETERS: &[Parameter] = &[
     ("serial", "up to 20 printable characters (WHOLEBAR0001)"),
     ("noiob", "optimal I/O boundary in blocks, 0 to 65535 (0: none)"),
     ("temp", "composite temperature in degrees Celsius, 0 to 200 (40)"),
+    ("faults", "KIND:N/M or KIND:@N, joined by +; drop dup id phase head delay corrupt dma fatal hang vanish"),
+    ("seed", "a number: which commands are struck (1)"),
+    ("delay", "how late a delayed command is, 0 to 60000 ms (20)"),
+    ("strike", "io, admin or all: which commands are struck (io)"),
 ];
 
 /// What an NVMe model is.
@@ -70,6 +75,8 @@ pub struct NvmeParams {
     pub noiob: u16,
     /// Composite temperature in degrees Celsius.
     pub temperature: u16,
+    /// What is to go wrong.
+    pub faults: FaultPlan,
 }
 
 /// What a model's blocks are kept in.
@@ -119,6 +126,7 @@ impl Default for NvmeParams {
             serial: "WHOLEBAR0001".to_owned(),
             noiob: 0,
             temperature: 40,
+            faults: FaultPlan::default(),
         }
     }
 }
@@ -169,6 +177,7 @@ impl NvmeParams {
                 "serial" => p.serial = given.value.to_owned(),
                 "noiob" => p.noiob = given.number(0..=65535)?,
                 "temp" => p.temperature = given.number(0..=200)?,
+                "faults" | "seed" | "delay" | "strike" => p.faults.set(&given)?,
                 _ => return Err(given.bad()),
             }
         }

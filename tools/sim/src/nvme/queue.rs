@@ -62,6 +62,11 @@ impl Sq {
         self.head as u16
     }
 
+    /// How many entries there are.
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
     /// The tail that was seen.
     pub(super) fn seen(&self) -> u32 {
         self.tail
@@ -159,7 +164,8 @@ impl Cq {
         })?;
         for answer in answers {
             let entry = &ring[self.tail as usize];
-            let last = u32::from(answer.status.0) << 17 | u32::from(self.phase) << 16 | u32::from(answer.cid);
+            let last =
+                u32::from(answer.status.0) << 17 | u32::from(self.phase != answer.stale) << 16 | u32::from(answer.cid);
             entry[0].store(answer.dw0.to_le(), Ordering::Relaxed);
             entry[1].store(0, Ordering::Relaxed);
             entry[2].store((u32::from(answer.sq_id) << 16 | u32::from(answer.sq_head)).to_le(), Ordering::Relaxed);

@@ -1,0 +1,356 @@
+//! One turn of the controller: it looks at doorbells, fetches commands, has them done, posts their completions. Bounded: so many
+//! commands of each queue, queue by queue.
+//!
+//! Where faults are asked for, they are done here, between a command and its completion.
+
+use super::bits::{Status, reg};
+use super::command::{Answer, Command};
+use super::log::Event;
+use super::queue::{Cq, QueueLost, Sq};
+use super::{Nvme, Shadow, State};
+use crate::faults::{Fault, Faults};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+use wholebar::Work;
+use wholebar::mem::Iova;
+use wholebar::model::{Host, Pages};
+
+/// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
+pub(super) const BURST: u32 = 32;
+/// How many admin commands are done in one turn.
+const ADMIN_BURST: u32 = 8;
+/// An address that nothing is ever mapped at: the last 4 KiB there are.
+const WILD: u64 = 0xffff_ffff_ffff_f000;
+
+/// A command that a fault delays.
+pub(super) struct Held {
+    sq: u16,
+    cmd: Command,
+    due: Instant,
+    aborted: bool,
+}
+
+impl Held {
+    pub(super) fn sq(&self) -> u16 {
+        self.sq
+    }
+
+    pub(super) fn is(&self, sq: u16, cid: u16) -> bool {
+        self.sq == sq && self.cmd.cid() == cid
+    }
+
+    /// Has it completed as aborted, soon.
+    pub(super) fn abort(&mut self) {
+        (self.aborted, self.due) = (true, Instant::now());
+    }
+}
+
+impl Nvme {
+    /// One turn: some admin commands, then some of each I/O queue.
+    #[inline]
+    pub(super) fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        if !self.held.is_empty() {
+            self.release(host)?;
+        }
+        let admin = self.admin_turn(host)?;
+        match self.io_turn(host)? {
+            Work::Idle => Ok(admin),
+            Work::Busy => Ok(Work::Busy),
+        }
+    }
+
+    #[inline]
+    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        // The registers, never their shadows: few hosts have shadows of these, and those are told to ring always.
+        let doorbells = Doorbells { registers: &self.bar, shadow: None, dstrd: self.params.dstrd };
+        let (tail, head) = (doorbells.tail(0), doorbells.head(0));
+        let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
+        if !(sq.rung(tail) & cq.rung(head)) {
+            self.events.raise(Event::InvalidDoorbellValue);
+        }
+        if sq.pending() == 0 && !self.events.ready() && self.deferred.is_empty() {
+            return Ok(Work::Idle);
+        }
+        self.admin_burst(host)
+    }
+
+    #[cold]
+    fn admin_burst(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let mut work = Work::Idle;
+        for _ in 0..ADMIN_BURST {
+            if self.state != State::Running || self.queues.cq(0).is_none_or(|cq| cq.room() == 0) {
+                break;
+            }
+            if let Some((cid, dw0)) = self.events.answer() {
+                self.deferred.push_back(Answer::new(0, cid, Ok(dw0)));
+            }
+            if let Some(answer) = self.deferred.pop_front() {
+                work = Work::Busy;
+                self.post(host, answer, None)?;
+                continue;
+            }
+            let Some(sq) = self.queues.sq(0).filter(|sq| sq.pending() > 0) else { break };
+            self.batch.clear();
+            sq.fetch(host, 1, &mut self.batch)?;
+            let Some(cmd) = self.batch.first().copied() else { break };
+            work = Work::Busy;
+            match self.faults.as_mut().and_then(|f| f.strike(true).map(|fault| (fault, f.delay()))) {
+                Some((Fault::Delay, late)) => {
+                    self.held.push(Held { sq: 0, cmd, due: Instant::now() + late, aborted: false });
+                }
+                Some((fault @ (Fault::Fatal | Fault::Vanish), _)) => self.end(fault),
+                struck => self.complete(host, 0, &cmd, struck.map(|(fault, _)| fault))?,
+            }
+        }
+        Ok(work)
+    }
+
+    #[inline]
+    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+        let Self { bar, queues, store, batch, answers, rules, events, errors, faults, held, .. } = self;
+        let doorbells = Doorbells::new(bar, host, self.shadow, rules.page, self.params.dstrd)?;
+        let mut work = Work::Idle;
+        let mut end = None;
+        for i in 0..queues.active.len() {
+            let id = queues.active[i];
+            let Some((sq, cq)) = queues.pair(id) else { continue };
+            if !sq.rung(doorbells.tail(id)) {
+                events.raise(Event::InvalidDoorbellValue);
+            }
+            if sq.pending() == 0 {
+                continue;
+            }
+            if !cq.rung(doorbells.head(cq.id)) {
+                events.raise(Event::InvalidDoorbellValue);
+            }
+            // A faulty controller may answer a command twice.
+            let room = if faults.is_some() { cq.room().div_ceil(2) } else { cq.room() };
+            let n = sq.pending().min(room).min(BURST);
+            if n == 0 {
+                continue;
+            }
+            work = Work::Busy;
+            // Fetched together, done one by one, answered together: each cache line travels once.
+            batch.clear();
+            sq.fetch(host, n, batch)?;
+            answers.clear();
+            let mut answer = |cmd: &Command| {
+                let mut status = store.execute(host, cmd, *rules);
+                if status.is_error() {
+                    status = status.logged();
+                    errors.record(id, cmd.cid(), status, cmd.cdw10_11(), cmd.nsid());
+                }
+                Answer { dw0: 0, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status, stale: false }
+            };
+            for cmd in batch.iter() {
+                let Some((faults, fault)) = faults.as_mut().and_then(|f| f.strike(false).map(|fault| (f, fault)))
+                else {
+                    answers.push(answer(cmd));
+                    continue;
+                };
+                match fault {
+                    Fault::Delay => {
+                        let due = Instant::now() + faults.delay();
+                        held.push(Held { sq: id, cmd: *cmd, due, aborted: false });
+                    }
+                    Fault::Fatal | Fault::Vanish => {
+                        end = Some(fault);
+                        break;
+                    }
+                    Fault::WildDma => answers.push(answer(&cmd.with_data_at(WILD))),
+                    _ => spoil(faults, fault, answer(cmd), sq.entries(), answers),
+                }
+            }
+            answers.truncate(cq.room() as usize);
+            cq.post(host, answers)?;
+            doorbells.looked(sq, cq);
+            if let Some(vector) = cq.vector {
+                host.interrupt(vector.into());
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        if let Some(fault) = end {
+            self.end(fault);
+        }
+        Ok(work)
+    }
+
+    /// Does delayed commands whose time has come, and those that were aborted.
+    #[cold]
+    fn release(&mut self, host: &mut Host<'_>) -> Result<(), QueueLost> {
+        let now = Instant::now();
+        let mut i = 0;
+        while let Some(held) = self.held.get(i) {
+            let id = held.sq;
+            let doorbells = Doorbells::new(&self.bar, host, self.shadow, self.rules.page, self.params.dstrd)?;
+            let room = self.queues.pair(id).is_some_and(|(_, cq)| {
+                cq.rung(doorbells.head(cq.id));
+                cq.room() > 0
+            });
+            if !room || held.due > now {
+                i += 1;
+                continue;
+            }
+            let held = self.held.remove(i);
+            if held.aborted {
+                self.post(host, Answer::new(id, held.cmd.cid(), Err(Status::ABORT_REQUESTED)), None)?;
+            } else {
+                self.complete(host, id, &held.cmd, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does one command and answers it, if it is to be answered now.
+    fn complete(&mut self, host: &mut Host<'_>, id: u16, cmd: &Command, fault: Option<Fault>) -> Result<(), QueueLost> {
+        let cmd = if fault == Some(Fault::WildDma) { cmd.with_data_at(WILD) } else { *cmd };
+        let outcome = match id {
+            0 => self.admin(host, &cmd),
+            _ => match self.store.execute(host, &cmd, self.rules) {
+                Status::OK => Ok(Some(0)),
+                error => Err(error),
+            },
+        };
+        let answer = match outcome {
+            Ok(None) => return Ok(()),
+            Ok(Some(dw0)) => Answer::new(id, cmd.cid(), Ok(dw0)),
+            Err(status) => {
+                self.errors.record(id, cmd.cid(), status.logged(), cmd.cdw10_11(), cmd.nsid());
+                Answer::new(id, cmd.cid(), Err(status.logged()))
+            }
+        };
+        self.post(host, answer, fault)
+    }
+
+    /// Posts one answer to the completion queue of its submission queue.
+    fn post(&mut self, host: &mut Host<'_>, mut answer: Answer, fault: Option<Fault>) -> Result<(), QueueLost> {
+        let Some((sq, cq)) = self.queues.pair(answer.sq_id) else { return Ok(()) };
+        answer.sq_head = sq.head();
+        self.answers.clear();
+        match (fault, &mut self.faults) {
+            (Some(fault), Some(faults)) => spoil(faults, fault, answer, sq.entries(), &mut self.answers),
+            _ => self.answers.push(answer),
+        }
+        self.answers.truncate(cq.room() as usize);
+        cq.post(host, &self.answers)?;
+        if let Some(vector) = cq.vector {
+            host.interrupt(vector.into());
+        }
+        if let Some(shadow) = self.shadow {
+            let words = ShadowWords::new(host, shadow, self.rules.page)?;
+            if sq.id == 0 {
+                words.looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
+            }
+        }
+        Ok(())
+    }
+
+    /// The controller's end, by a fault.
+    #[cold]
+    fn end(&mut self, fault: Fault) {
+        match fault {
+            Fault::Vanish => self.vanish(),
+            _ => self.fatal("a fault that was asked for"),
+        }
+    }
+}
+
+/// Puts an answer into `out` as a fault has it.
+fn spoil(faults: &mut Faults, fault: Fault, mut answer: Answer, entries: u32, out: &mut Vec<Answer>) {
+    let chance = faults.random();
+    match fault {
+        Fault::Drop => return,
+        Fault::Duplicate => out.push(answer),
+        Fault::WrongId => answer.cid ^= (chance % 0xffff) as u16 + 1,
+        Fault::WrongPhase => answer.stale = true,
+        // An entry too far at least; a queue of 65536 has none, and then the head is any.
+        Fault::BadHead => answer.sq_head = (u64::from(entries) + chance % u64::from(0x1_0000 - entries).max(1)) as u16,
+        Fault::Corrupt => answer.status = Status(chance as u16 & 0x7fff | 1),
+        Fault::Delay | Fault::WildDma | Fault::Fatal | Fault::Hang | Fault::Vanish => {}
+    }
+    out.push(answer);
+}
+
+/// Where the controller looks for tails and heads.
+struct Doorbells<'a, 'h> {
+    registers: &'a Pages,
+    shadow: Option<ShadowWords<'h>>,
+    dstrd: u8,
+}
+
+/// The shadow doorbells, looked up.
+struct ShadowWords<'h> {
+    values: &'h [AtomicU32],
+    seen: &'h [AtomicU32],
+}
+
+impl<'h> ShadowWords<'h> {
+    fn new(host: &Host<'h>, shadow: Shadow, page: u64) -> Result<Self, QueueLost> {
+        let words = |base| {
+            let memory = host.dma(Iova(base), page).filter(|m| m.writable());
+            let lost = QueueLost { what: "shadow doorbell buffer", id: 0, base };
+            memory.and_then(|m| m.slice(0, page as usize / 4)).ok_or(lost)
+        };
+        Ok(Self { values: words(shadow.values)?, seen: words(shadow.seen)? })
+    }
+
+    /// Stores event indexes.
+    fn looked(&self, indexes: [(usize, u32); 2], dstrd: u8) {
+        for (index, seen) in indexes {
+            if let Some(word) = self.seen.get(index << dstrd) {
+                word.store(seen.to_le(), Ordering::Release);
+            }
+        }
+    }
+}
+
+impl<'a, 'h> Doorbells<'a, 'h> {
+    #[inline]
+    fn new(
+        registers: &'a Pages,
+        host: &Host<'h>,
+        shadow: Option<Shadow>,
+        page: u64,
+        dstrd: u8,
+    ) -> Result<Self, QueueLost> {
+        let shadow = match shadow {
+            Some(shadow) => Some(ShadowWords::new(host, shadow, page)?),
+            None => None,
+        };
+        Ok(Self { registers, shadow, dstrd })
+    }
+
+    #[inline]
+    fn tail(&self, sq: u16) -> u32 {
+        self.value(2 * usize::from(sq))
+    }
+
+    #[inline]
+    fn head(&self, cq: u16) -> u32 {
+        self.value(2 * usize::from(cq) + 1)
+    }
+
+    /// Doorbell `index` (pcie 3.1.2: at `index * (4 << CAP.DSTRD)`). Acquire pairs with the driver's Release store: what was written
+    /// before it rang is seen after.
+    #[inline]
+    fn value(&self, index: usize) -> u32 {
+        let index = index << self.dstrd;
+        let word = match &self.shadow {
+            None => self.registers.memory().u32(reg::DOORBELLS + 4 * index as u64),
+            Some(shadow) => shadow.values.get(index),
+        };
+        word.map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
+    }
+
+    /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an
+    /// index just behind what it saw, which the host's next update does not pass.
+    #[inline]
+    fn looked(&self, sq: &Sq, cq: &Cq) {
+        if let Some(shadow) = &self.shadow {
+            let (sq_index, cq_index) = (2 * usize::from(sq.id), 2 * usize::from(cq.id) + 1);
+            shadow.looked([(sq_index, sq.behind()), (cq_index, cq.behind())], self.dstrd);
+        }
+    }
+}
