@@ -2,10 +2,14 @@
 #![cfg(not(miri))]
 #![allow(clippy::single_range_in_vec_init, reason = "they are ranges")]
 
+mod lying_clients;
+mod lying_servers;
 mod model;
+mod raw;
 
 use model::{Adder, ENTRIES, ID, ID_VALUE, RING, SCRATCH, Seen, VECTORS, doorbell};
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,7 +55,7 @@ impl Drop for Served {
     }
 }
 
-fn read<const N: usize>(device: &VfioUser, region: u32, offset: u64) -> Result<[u8; N], Error> {
+pub(crate) fn read<const N: usize>(device: &VfioUser, region: u32, offset: u64) -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     device.read(region, offset, &mut bytes).map(|()| bytes)
 }
@@ -140,4 +144,135 @@ fn dma_doorbell_and_interrupt_by_message() {
     let served = Served::new();
     let device = served.connect();
     add_one(&device, |tail| device.write(0, doorbell(), &tail.to_le_bytes()).unwrap());
+}
+
+#[test]
+fn accesses_that_no_server_has_to_be_asked_about() {
+    let served = Served::new();
+    let device = served.connect();
+    let end = 3 * PageSize::host().bytes();
+    assert!(matches!(read::<4>(&device, 0, end - 2), Err(Error::OutOfRange { .. })), "across the end");
+    assert!(matches!(read::<4>(&device, 0, u64::MAX), Err(Error::OutOfRange { .. })));
+    assert!(matches!(read::<4>(&device, 1, 0), Err(Error::OutOfRange { .. })), "an empty region");
+    assert!(matches!(read::<4>(&device, 9, 0), Err(Error::NoSuchRegion { .. })));
+    for error in [read::<16>(&device, 0, 0).unwrap_err(), device.write(0, SCRATCH + 1, &[0; 2]).unwrap_err()] {
+        assert!(matches!(error, Error::Access { .. }), "{error}");
+        assert!(error.to_string().ends_with("a register is 1, 2, 4 or 8 bytes wide, at a multiple of that"), "{error}");
+    }
+    assert!(matches!(read::<4>(&device, 0, 0x100), Err(Error::Access { .. })), "the model refuses it");
+    let event = EventFd::new().unwrap();
+    let fds = [Some(event.as_fd()); 2];
+    assert!(matches!(
+        device.set_irqs(IRQ_MSIX, VECTORS - 1, IrqAction::Fds(&fds)),
+        Err(Error::NoSuchIrq { vector: VECTORS, .. })
+    ));
+    assert!(matches!(device.set_irqs(7, 0, IrqAction::Trigger(1)), Err(Error::NoSuchIrq { count: 0, .. })));
+    assert!(matches!(device.set_irqs(IRQ_MSIX, 0, IrqAction::Mask(1)), Err(Error::Io { .. })), "MSI-X has no masks");
+    assert_eq!(read::<4>(&device, 0, ID).unwrap(), ID_VALUE.to_le_bytes(), "and it goes on");
+}
+
+#[test]
+fn interrupts_are_set_taken_away_and_disabled() {
+    let served = Served::new();
+    let device = served.connect();
+    let events: Vec<_> = (0..VECTORS).map(|_| EventFd::new().unwrap()).collect();
+    let fds: Vec<_> = events.iter().map(|e| Some(e.as_fd())).collect();
+    let trigger = || {
+        device.set_irqs(IRQ_MSIX, 0, IrqAction::Trigger(VECTORS)).unwrap();
+        events.iter().map(|e| e.take()).collect::<Vec<_>>()
+    };
+    // More than fit in one message.
+    device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&fds)).unwrap();
+    assert_eq!(trigger(), [1; VECTORS as usize]);
+    device.set_irqs(IRQ_MSIX, 1, IrqAction::Fds(&[None])).unwrap();
+    assert_eq!(trigger()[..3], [1, 0, 1]);
+    device.set_irqs(IRQ_MSIX, 0, IrqAction::Disable).unwrap();
+    assert_eq!(trigger(), [0; VECTORS as usize]);
+}
+
+#[test]
+fn sockets_that_lead_nowhere_have_an_error_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let options = Options { timeout: Duration::from_millis(200) };
+    let error = |path: PathBuf| VfioUser::connect(path, options).map(|_| ()).unwrap_err();
+
+    let missing = error(path("missing"));
+    assert!(matches!(&missing, Error::Connect { .. }) && missing.to_string().contains("is the server running?"));
+    drop(UnixListener::bind(path("dead")).unwrap());
+    assert!(error(path("dead")).to_string().contains("nobody listens there"));
+    std::fs::write(path("file"), "text").unwrap();
+    assert!(matches!(error(path("file")), Error::Connect { .. }));
+    assert!(matches!(error(path(&"long".repeat(50))), Error::Connect { .. }));
+
+    // Somebody listens, and never accepts; then even the backlog is full.
+    let socket = || {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap()
+    };
+    let address = rustix::net::SocketAddrUnix::new(path("silent")).unwrap();
+    let silent = socket();
+    rustix::net::bind(&silent, &address).unwrap();
+    rustix::net::listen(&silent, 4).unwrap();
+    assert!(error(path("silent")).to_string().contains("VERSION: no reply within 200ms"));
+    let waiting: Vec<_> = (0..16).map(|_| socket()).filter(|s| rustix::net::connect(s, &address).is_ok()).collect();
+    assert!(!waiting.is_empty());
+    assert!(error(path("silent")).to_string().contains("too many others are waiting"));
+}
+
+#[test]
+fn a_server_listens_where_nobody_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("card");
+    let bind = || Server::bind(&path, Adder::new().0);
+    let refusal = || bind().map(|_| ()).unwrap_err().to_string();
+
+    std::fs::write(&path, "precious").unwrap();
+    assert!(refusal().contains("not a socket is there"), "{}", refusal());
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    std::fs::remove_file(&path).unwrap();
+
+    drop(UnixListener::bind(&path).unwrap());
+    let server = bind().expect("a dead server's socket is replaced");
+    assert!(refusal().contains("another server listens there"), "{}", refusal());
+    drop(server);
+    assert!(!path.exists(), "it takes its socket away");
+
+    let server = bind().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let other = bind().unwrap();
+    drop(server);
+    assert!(path.exists(), "but nobody else's");
+    drop(other);
+}
+
+#[test]
+fn a_device_whose_server_ends_is_gone() {
+    let served = Served::new();
+    let device = served.connect();
+    let arena = Arena::new(4096, ArenaOptions::default()).unwrap();
+    let mapping = device.dma().attach(&arena).unwrap();
+    drop(served);
+    assert!(matches!(read::<4>(&device, 0, ID), Err(Error::Peer { .. })));
+    let error = read::<4>(&device, 0, ID).unwrap_err();
+    assert!(matches!(error, Error::Gone { .. }));
+    assert!(error.to_string().contains("is gone: REGION_READ: the connection was closed"), "{error}");
+    assert!(matches!(device.reset(), Err(Error::Gone { .. })));
+    drop(mapping);
+}
+
+#[test]
+fn a_server_can_be_polled_by_its_owner() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut server = Server::from_stream(theirs, Adder::new().0);
+    let client = std::thread::spawn(move || {
+        let device = VfioUser::from_stream(ours, "vfio-user:pair", Options::default()).unwrap();
+        read::<4>(&device, 0, ID).unwrap()
+    });
+    assert!(server.is_connected());
+    while server.is_connected() {
+        let _ = server.turn();
+    }
+    assert_eq!(client.join().unwrap(), ID_VALUE.to_le_bytes());
+    server.run(&AtomicBool::new(false)).unwrap();
 }

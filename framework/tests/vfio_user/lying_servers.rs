@@ -1,0 +1,436 @@
+//! Our client with servers that lie: each lie has its error, none a hang, and afterwards the device is gone.
+
+use crate::raw::{self, ERROR, Message, REPLY, file, longs, word, words};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use wholebar::irq::EventFd;
+use wholebar::mem::{Arena, ArenaOptions};
+use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, Prot, RegionCap};
+use wholebar::vfio_user::{Options, VfioUser};
+use wholebar::{Error, PageSize, Result};
+
+const SIZE: u64 = 0x10_0000;
+
+/// What a server does instead of answering honestly.
+type Lie = fn(&Message) -> Answer;
+
+/// What a server sends for one command.
+enum Answer {
+    Message(Message),
+    /// These bytes, whatever they are.
+    Bytes(Vec<u8>),
+    /// These bytes, then the end.
+    Last(Vec<u8>),
+    Nothing,
+    /// Several, in order.
+    All(Vec<Answer>),
+}
+
+/// What an honest server answers: one region of a megabyte with one area to map, and twenty vectors of MSI-X.
+fn honest(ask: &Message) -> Message {
+    let mut fds = Vec::new();
+    let payload = match ask.command {
+        raw::VERSION => [&[0; 4], &b"{\"capabilities\":{\"max_msg_fds\":8}}\0"[..]].concat(),
+        raw::GET_INFO => words(&[16, 3, 9, 5]),
+        raw::GET_REGION_INFO if word(&ask.payload, 2) == 0 => {
+            fds.push(file(SIZE));
+            region(0, 0xf, &[&sparse(0, 0x1_0000, 0x1_0000)])
+        }
+        raw::GET_REGION_INFO if word(&ask.payload, 2) == CONFIG => {
+            [words(&[32, 3, CONFIG, 0]), longs(&[4096, 0])].concat()
+        }
+        raw::GET_REGION_INFO => [words(&[32, 0, word(&ask.payload, 2), 0]), longs(&[0, 0])].concat(),
+        raw::GET_IRQ_INFO => {
+            let index = word(&ask.payload, 2);
+            words(&[16, 1, index, if index == IRQ_MSIX { 20 } else { 0 }])
+        }
+        raw::REGION_READ => [&ask.payload[..16], &vec![0xa5; word(&ask.payload, 3) as usize]].concat(),
+        raw::REGION_WRITE => ask.payload[..16].to_vec(),
+        raw::DMA_UNMAP => ask.payload.clone(),
+        _ => Vec::new(),
+    };
+    Message { id: ask.id, command: ask.command, flags: REPLY, payload, fds, ..Message::default() }
+}
+
+/// A region of [`SIZE`] bytes with capabilities.
+fn region(index: u32, flags: u32, caps: &[&[u8]]) -> Vec<u8> {
+    let caps = caps.concat();
+    let cap_offset = if caps.is_empty() { 0 } else { 32 };
+    let argsz = 32 + caps.len() as u32;
+    [words(&[argsz, flags, index, cap_offset]), longs(&[SIZE, 0]), caps].concat()
+}
+
+/// A sparse capability (id 1, version 1) of one area.
+fn sparse(next: u32, offset: u64, size: u64) -> Vec<u8> {
+    [words(&[1 | 1 << 16, next, 1, 0]), longs(&[offset, size])].concat()
+}
+
+/// A connection to a server that answers by `lie` where that has something to say, and honestly else.
+fn connect(lie: impl Fn(&Message) -> Option<Answer> + Send + 'static) -> (Result<Arc<VfioUser>>, JoinHandle<()>) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let server = std::thread::spawn(move || {
+        while let Some(ask) = raw::receive(&theirs) {
+            let answer = lie(&ask).unwrap_or_else(|| Answer::Message(honest(&ask)));
+            if !say(&theirs, answer) {
+                break;
+            }
+        }
+    });
+    let options = Options { timeout: Duration::from_millis(500) };
+    (VfioUser::from_stream(ours, "vfio-user:test", options), server)
+}
+
+fn say(stream: &UnixStream, answer: Answer) -> bool {
+    match answer {
+        Answer::Message(m) => raw::send(stream, &m.bytes(), &m.fds),
+        Answer::Bytes(bytes) => raw::send(stream, &bytes, &[]),
+        Answer::Last(bytes) => {
+            raw::send(stream, &bytes, &[]);
+            false
+        }
+        Answer::Nothing => true,
+        Answer::All(all) => all.into_iter().all(|a| say(stream, a)),
+    }
+}
+
+/// A device whose server answers `command` as told.
+fn lying(command: u16, lie: impl Fn(&Message) -> Answer + Send + 'static) -> (Result<Arc<VfioUser>>, JoinHandle<()>) {
+    connect(move |ask| (ask.command == command).then(|| lie(ask)))
+}
+
+/// Uses a command that connecting doesn't.
+fn provoke(device: &VfioUser, command: u16) -> Result<()> {
+    let event = EventFd::new().unwrap();
+    match command {
+        raw::REGION_READ => device.read(CONFIG, 0, &mut [0; 64]),
+        raw::REGION_WRITE => device.write(0, 0x10, &[0; 4]),
+        raw::SET_IRQS => device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&[Some(event.as_fd())])),
+        raw::RESET => device.reset(),
+        raw::DMA_MAP => {
+            let arena = Arena::new(1, ArenaOptions::default()).unwrap();
+            device.dma().attach(&arena).map(|_| ())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a lie about `command` comes to. It is an error that says so, and the last word.
+fn caught(command: u16, lie: Lie) -> String {
+    let began = Instant::now();
+    let (device, server) = lying(command, lie);
+    let error = match device {
+        Err(error) => error,
+        Ok(device) => {
+            let error = provoke(&device, command).expect_err("the lie was believed");
+            for call in [raw::REGION_READ, raw::REGION_WRITE, raw::SET_IRQS, raw::DMA_MAP, raw::RESET] {
+                let later = provoke(&device, call).unwrap_err();
+                assert!(matches!(&later, Error::Gone { .. }), "{later:?}");
+            }
+            error
+        }
+    };
+    server.join().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(matches!(error, Error::Peer { .. }), "{error:?}");
+    error.to_string()
+}
+
+/// An honest answer, changed.
+fn changed(ask: &Message, change: impl FnOnce(&mut Message)) -> Answer {
+    let mut answer = honest(ask);
+    change(&mut answer);
+    Answer::Message(answer)
+}
+
+fn garbage(_: &Message) -> Answer {
+    Answer::Bytes(b"HTTP/1.1 400 Bad Request\r\nServer: x\r\n\r\n".to_vec())
+}
+
+fn half(ask: &Message) -> Answer {
+    let mut bytes = honest(ask).bytes();
+    bytes.truncate(10);
+    Answer::Last(bytes)
+}
+
+fn half_a_payload(ask: &Message) -> Answer {
+    let mut bytes = honest(ask).bytes();
+    bytes.truncate(bytes.len() - 1);
+    Answer::Last(bytes)
+}
+
+#[test]
+fn every_lie_about_any_command_ends_in_its_error() {
+    let lies: [(Lie, &str); 13] = [
+        (|_| Answer::Nothing, "no reply within 500ms"),
+        (|_| Answer::Last(Vec::new()), "the connection was closed"),
+        (garbage, "is it a vfio-user server?"),
+        (half, "closed after 10 of 16 bytes"),
+        (|ask| changed(ask, |m| m.id ^= 1), "the reply is to"),
+        (|ask| changed(ask, |m| m.command = 99), "the reply is to command 99"),
+        (|ask| changed(ask, |m| m.flags = 2), "neither command nor reply"),
+        (|ask| changed(ask, |m| m.size = Some(15)), "a message of 15 bytes was announced"),
+        (|ask| changed(ask, |m| m.size = Some(u32::MAX)), "a message of 4294967295 bytes was announced"),
+        (|ask| changed(ask, |m| m.payload.resize(100_000, 0)), "the reply has 100000 bytes"),
+        (|ask| changed(ask, |m| (0..17).for_each(|_| m.fds.push(file(1)))), "file descriptors came with the reply"),
+        (|ask| changed(ask, |m| (m.flags, m.payload) = (REPLY | ERROR, vec![0])), "an error reply has a payload"),
+        // The size is a lie, so what follows is taken for the rest.
+        (|ask| changed(ask, |m| m.size = Some(16 + m.payload.len() as u32 + 1)), "no reply within"),
+    ];
+    let commands = [
+        raw::VERSION,
+        raw::GET_INFO,
+        raw::GET_REGION_INFO,
+        raw::GET_IRQ_INFO,
+        raw::REGION_READ,
+        raw::REGION_WRITE,
+        raw::SET_IRQS,
+        raw::DMA_MAP,
+        raw::RESET,
+    ];
+    // At once, since some of it is waiting.
+    std::thread::scope(|all| {
+        for command in commands {
+            all.spawn(move || {
+                for (i, (lie, expected)) in lies.into_iter().enumerate() {
+                    let error = caught(command, lie);
+                    assert!(error.contains(expected), "lie {i} about command {command}: {error}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn replies_that_make_no_sense_end_in_their_error() {
+    use raw::{GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, REGION_READ, REGION_WRITE, VERSION};
+    fn with(ask: &Message, payload: Vec<u8>) -> Answer {
+        changed(ask, |m| m.payload = payload)
+    }
+    let lies: &[(u16, Lie, &str)] = &[
+        (VERSION, |ask| with(ask, vec![0; 3]), "too short"),
+        (VERSION, |ask| with(ask, vec![1, 0, 0, 0]), "version 1.0, not 0.1"),
+        (VERSION, |ask| with(ask, vec![0, 0, 2, 0]), "version 0.2, not 0.1"),
+        (VERSION, |ask| with(ask, b"\0\0\0\0{}".to_vec()), "does not end in a NUL"),
+        (VERSION, |ask| with(ask, b"\0\0\0\0{\"capabilities\":7}\0".to_vec()), "its JSON is bad"),
+        (VERSION, half_a_payload, "the connection was closed after"),
+        (GET_INFO, |ask| with(ask, words(&[16, 3, 9])), "too short"),
+        (GET_INFO, |ask| with(ask, words(&[16, 1, 9, 5])), "no PCI device"),
+        (GET_INFO, |ask| with(ask, words(&[16, 3, u32::MAX, 5])), "4294967295 regions"),
+        (GET_REGION_INFO, |ask| with(ask, words(&[32, 0, 0])), "too short"),
+        (GET_REGION_INFO, |ask| with(ask, region(7, 0, &[])), "about another region"),
+        (GET_REGION_INFO, |ask| with(ask, [words(&[31, 0, 0, 0]), longs(&[0, 0])].concat()), "31 bytes to describe"),
+        (GET_REGION_INFO, |ask| with(ask, [words(&[1 << 20, 0, 0, 0]), longs(&[0, 0])].concat()), "1048576 bytes"),
+        (GET_REGION_INFO, |ask| with(ask, [words(&[32, 8, 0, 16]), longs(&[0, 0])].concat()), "at 0x10 does not lie"),
+        (GET_REGION_INFO, |ask| with(ask, [words(&[32, 8, 0, 32]), longs(&[0, 0])].concat()), "at 0x20 is cut off"),
+        (GET_REGION_INFO, |ask| with(ask, region(0, 0xf, &[&sparse(32, 0, 4096)])), "at 0x20 does not lie behind"),
+        (GET_REGION_INFO, |ask| with(ask, region(0, 0xf, &[&sparse(0, SIZE, 1)])), "can be mapped, they say"),
+        (GET_REGION_INFO, |ask| with(ask, region(0, 0xf, &[&sparse(0, u64::MAX, 2)])), "can be mapped, they say"),
+        (GET_REGION_INFO, |ask| changed(ask, |m| m.fds.clear()), "no file came with it"),
+        (GET_REGION_INFO, |ask| changed(ask, |m| m.fds.push(file(1))), "2 file descriptors came"),
+        (GET_IRQ_INFO, |ask| with(ask, words(&[16, 1, 9, 0])), "another kind of interrupt"),
+        (REGION_READ, |ask| changed(ask, |m| m.payload.truncate(15)), "too short"),
+        (REGION_READ, |ask| changed(ask, |m| m.payload[0] ^= 1), "about another access"),
+        (REGION_READ, |ask| changed(ask, |m| m.payload[12] += 1), "about another access"),
+        (REGION_READ, |ask| changed(ask, |m| m.payload.truncate(20)), "about another access"),
+        (REGION_WRITE, |ask| changed(ask, |m| m.payload[8] ^= 1), "about another access"),
+    ];
+    for (command, lie, expected) in lies {
+        let error = caught(*command, *lie);
+        assert!(error.contains(expected), "command {command}, expected {expected:?}: {error}");
+    }
+}
+
+#[test]
+fn a_refusal_is_an_error_and_the_device_goes_on() {
+    for (errno, kind) in [(libc::EINVAL, Some(libc::EINVAL)), (0, None), (i32::MIN, None)] {
+        for command in [raw::REGION_READ, raw::REGION_WRITE, raw::SET_IRQS, raw::DMA_MAP, raw::RESET] {
+            let (device, server) = lying(command, move |ask| {
+                let (flags, error) = (REPLY | ERROR, errno as u32);
+                changed(ask, |m| *m = Message { flags, error, id: m.id, command: m.command, ..Message::default() })
+            });
+            let device = device.unwrap();
+            for _ in 0..2 {
+                let (Error::Access { source, .. } | Error::Io { source, .. }) = provoke(&device, command).unwrap_err()
+                else {
+                    panic!("command {command}")
+                };
+                assert_eq!(source.raw_os_error(), kind);
+            }
+            drop(device);
+            server.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_short_transfer_is_an_error_and_the_device_goes_on() {
+    let (device, server) = lying(raw::REGION_READ, |ask| {
+        changed(ask, |m| {
+            m.payload.truncate(16 + 60);
+            m.payload[12] = 60;
+        })
+    });
+    let device = device.unwrap();
+    let error = device.read(CONFIG, 0, &mut [0; 64]).unwrap_err();
+    assert!(error.to_string().contains("60 bytes were transferred"), "{error}");
+    drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_s_own_commands_are_declined_in_between() {
+    let (device, server) = connect(|ask| {
+        let asks = |flags| Message { flags, ..Message::command(raw::DMA_READ, longs(&[0x1000, 64])) };
+        match (ask.command, ask.flags) {
+            // Our answer to it.
+            (raw::DMA_READ, REPLY..) => {
+                assert_eq!((ask.id, ask.error), (7, libc::EOPNOTSUPP as u32));
+                assert!(ask.payload.is_empty());
+                Some(Answer::Nothing)
+            }
+            (raw::REGION_READ, _) => Some(Answer::All(vec![
+                Answer::Message(asks(0)),
+                Answer::Message(asks(raw::NO_REPLY)),
+                Answer::Message(Message { command: 4711, ..asks(raw::NO_REPLY) }.with(file(1))),
+                Answer::Message(honest(ask)),
+            ])),
+            _ => None,
+        }
+    });
+    let device = device.unwrap();
+    for _ in 0..3 {
+        let mut bytes = [0; 64];
+        device.read(CONFIG, 0, &mut bytes).unwrap();
+        assert_eq!(bytes, [0xa5; 64]);
+    }
+    drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_are_counted_and_closed() {
+    let (device, server) = lying(raw::RESET, |ask| changed(ask, |m| (0..3).for_each(|_| m.fds.push(file(1)))));
+    let device = device.unwrap();
+    assert_eq!(device.stray_fds(), 0);
+    device.reset().unwrap();
+    device.reset().unwrap();
+    assert_eq!(device.stray_fds(), 6);
+    drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn long_descriptions_are_asked_for_again() {
+    // A hundred capabilities nobody knows, before the one that counts.
+    let unknown = |i: u32| [words(&[77 | 1 << 16, 32 + (i + 1) * 16]), vec![0; 8]].concat();
+    let chain: Vec<u8> = (0..100).flat_map(unknown).chain(sparse(0, 0, 0x4000)).collect();
+    let (device, server) = lying(raw::GET_REGION_INFO, move |ask| {
+        changed(ask, |m| {
+            if word(&ask.payload, 2) == 0 {
+                m.payload = region(0, 0xf, &[&chain]);
+                if word(&ask.payload, 0) < m.payload.len() as u32 {
+                    m.payload.truncate(32);
+                    m.payload[4] = 7;
+                    m.fds.clear();
+                }
+            }
+        })
+    });
+    let device = device.unwrap();
+    let info = device.region(0).unwrap();
+    assert_eq!(info.sparse(), Some(&[0..0x4000][..]));
+    assert_eq!(info.caps.iter().filter(|c| **c == RegionCap::Other(77)).count(), 100);
+    drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_region_that_is_refused_is_empty() {
+    let (device, server) = lying(raw::GET_REGION_INFO, |ask| {
+        changed(ask, |m| {
+            if word(&ask.payload, 2) == 8 {
+                (m.flags, m.error, m.payload) = (REPLY | ERROR, libc::EINVAL as u32, Vec::new());
+            }
+        })
+    });
+    assert_eq!(device.unwrap().region(8).unwrap().size, 0);
+    server.join().unwrap();
+}
+
+#[test]
+fn only_what_is_offered_and_there_is_mapped() {
+    type Change = fn(&mut Message);
+    let page = PageSize::host().bytes();
+    let offered = 0x1_0000..0x2_0000;
+    let cases: [(Change, _, Option<&str>); 8] = [
+        (|_| (), offered.clone(), None),
+        (|_| (), 0x1_0000..0x1_0000 + page, None),
+        (|_| (), 0..page, Some("does not offer that part")),
+        (|_| (), 0x1_0000..0x2_0001, Some("does not offer that part")),
+        (|_| (), 0x1_0000..0x1_0000, Some("does not offer that part")),
+        (|_| (), 0x1_0001..0x2_0000, Some("does not begin on a page")),
+        (|m| m.fds = vec![file(0x1_ffff)], offered.clone(), Some("file is shorter than what it offers")),
+        (|m| m.fds = vec![UnixStream::pair().unwrap().0.into()], offered, Some("not a file")),
+    ];
+    for (change, range, refusal) in cases {
+        let (device, server) = lying(raw::GET_REGION_INFO, move |ask| {
+            changed(ask, |m| {
+                if word(&ask.payload, 2) == 0 {
+                    change(m)
+                }
+            })
+        });
+        let device = device.unwrap();
+        let mapped = device.map(0, range.clone(), Prot::ReadWrite);
+        match refusal {
+            None => assert_eq!(mapped.unwrap().len(), range.end - range.start),
+            Some(why) => {
+                let error = mapped.unwrap_err();
+                assert!(matches!(error, Error::NotMappable { .. }) && error.to_string().contains(why), "{error}");
+            }
+        }
+        drop(device);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_file_without_areas_is_the_whole_region() {
+    let (device, server) = lying(raw::GET_REGION_INFO, |ask| {
+        changed(ask, |m| {
+            if word(&ask.payload, 2) == 0 {
+                m.payload = region(0, 7, &[])
+            }
+        })
+    });
+    let device = device.unwrap();
+    assert!(device.region(0).unwrap().mappable);
+    assert_eq!(device.map(0, 0..SIZE, Prot::Read).unwrap().len(), SIZE);
+    drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn descriptors_are_sent_as_many_at_a_time_as_the_server_takes() {
+    let (sender, batches) = std::sync::mpsc::channel();
+    let (device, server) = connect(move |ask| {
+        if ask.command == raw::SET_IRQS {
+            let field = |i| word(&ask.payload, i);
+            sender.send((field(3), field(4), ask.fds.len())).unwrap();
+        }
+        None
+    });
+    let device = device.unwrap();
+    let event = EventFd::new().unwrap();
+    let mut fds = [Some(event.as_fd()); 20];
+    fds[9..12].fill(None);
+    device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&fds)).unwrap();
+    drop(device);
+    server.join().unwrap();
+    let batches: Vec<_> = batches.iter().collect();
+    // Start, count, descriptors: it takes eight, and none where some are taken away.
+    assert_eq!(batches, [(0, 8, 8), (8, 1, 1), (9, 3, 0), (12, 8, 8)]);
+}
