@@ -249,3 +249,6 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

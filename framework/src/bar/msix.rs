@@ -13,8 +13,8 @@ use std::sync::Arc;
 /// A device's MSI-X table and pending bits, read-only.
 pub struct MsixTable {
     msix: Msix,
-    table: Bar,
-    pba: Bar,
+    pub(super) table: Bar,
+    pub(super) pba: Bar,
 }
 
 /// One entry (PCI Express Base 6.0, 7.7.2.5 to 7.7.2.8).

@@ -298,31 +298,41 @@ pub(super) enum Trap<'a> {
 /// A register access is one atomic access of its width; anything else is copied.
 pub(super) fn access(memory: &Mapping, offset: u64, access: Trap<'_>) -> Result<(), Refused> {
     use std::sync::atomic::Ordering::{Acquire, Release};
+    macro_rules! read {
+        ($word:ident, $buf:expr) => {
+            memory.$word(offset).map(|w| $buf.copy_from_slice(&w.load(Acquire).to_ne_bytes())).is_some()
+        };
+    }
+    macro_rules! write {
+        ($word:ident, $buf:expr) => {
+            match (memory.$word(offset), $buf.try_into()) {
+                (Some(w), Ok(bytes)) => {
+                    w.store($word::from_ne_bytes(bytes), Release);
+                    true
+                }
+                _ => false,
+            }
+        };
+    }
     let done = match access {
-        Trap::Read(buf) => match (memory.u32(offset), memory.u64(offset), &mut *buf) {
-            (Some(word), _, [a, b, c, d]) => {
-                [*a, *b, *c, *d] = word.load(Acquire).to_ne_bytes();
-                true
-            }
-            (_, Some(word), buf) if buf.len() == 8 => {
-                buf.copy_from_slice(&word.load(Acquire).to_ne_bytes());
-                true
-            }
-            (_, _, buf) => memory.read(offset, buf),
-        },
-        Trap::Write(buf) => match (memory.u32(offset), memory.u64(offset)) {
-            (Some(word), _) if buf.len() == 4 => {
-                word.store(u32::from_ne_bytes([buf[0], buf[1], buf[2], buf[3]]), Release);
-                true
-            }
-            (_, Some(word)) if buf.len() == 8 => {
-                let mut bytes = [0; 8];
-                bytes.copy_from_slice(buf);
-                word.store(u64::from_ne_bytes(bytes), Release);
-                true
-            }
-            _ => memory.write(offset, buf),
-        },
+        Trap::Read(buf) => {
+            let one = match buf.len() {
+                2 => read!(u16, buf),
+                4 => read!(u32, buf),
+                8 => read!(u64, buf),
+                _ => false,
+            };
+            one || memory.read(offset, buf)
+        }
+        Trap::Write(buf) => {
+            let one = match buf.len() {
+                2 => write!(u16, buf),
+                4 => write!(u32, buf),
+                8 => write!(u64, buf),
+                _ => false,
+            };
+            one || memory.write(offset, buf)
+        }
     };
     if done { Ok(()) } else { Err(Refused(libc::EINVAL)) }
 }
