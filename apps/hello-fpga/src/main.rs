@@ -1,2 +1,97 @@
-//! `hello-fpga`.
-fn main() {}
+//! `hello-fpga [TARGET]`: how to write a driver of one's own. Copies data by a DMA engine and checks it; `sim:fpga` without a target.
+//!
+//! The driver is in `copy_engine.rs`. Three things to see: the interrupt block lies in the page of the MSI-X PBA and is reached all the
+//! same; descriptors are posted, then announced by one doorbell; the interrupt is for the slow path.
+
+mod copy_engine;
+
+use anyhow::{Context, Result, bail, ensure};
+use copy_engine::{CopyEngine, ENTRIES, PATIENCE};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
+use wholebar::irq::Interrupts;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::pci::{IRQ_MSIX, PciDevice};
+use wholebar::slow_path::{Event, SlowPath};
+use wholebar_sim::{OpenOptions, Target};
+
+// The interrupt block.
+const IRQ_ENABLE: u64 = 0x2100;
+const IRQ_PENDING: u64 = 0x2104;
+const IRQ_CLEAR: u64 = 0x2108;
+const IRQ_TEST: u64 = 0x210c;
+
+fn run(target: &Target) -> Result<()> {
+    let opened = wholebar_sim::open(target, OpenOptions::default())?;
+    let device: &Arc<dyn PciDevice> = &opened.device;
+    let bar = Bar::of(device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
+    println!("{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why);
+    for span in &bar.plan().spans {
+        println!("  {:#06x}-{:#06x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why);
+    }
+
+    let arena = Arena::new(2 << 20, ArenaOptions::default())?;
+    let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(&arena)?)?;
+    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, 3)?;
+    let (_slow_path, events) = SlowPath::channel(&interrupts, &[0, 1, 2])?;
+    bar.write(IRQ_ENABLE, 0b111u32)?;
+    let wait_for = |vector| match events.recv_timeout(PATIENCE) {
+        Ok(Event::Vector(v)) if v == vector => Ok(bar.write(IRQ_CLEAR, 1u32 << v)?),
+        other => bail!("waiting for vector {vector}: {other:?}"),
+    };
+
+    bar.write(IRQ_TEST, 1u32 << 2)?;
+    wait_for(2).context("the test interrupt")?;
+    println!("test interrupt: vector 2, cleared, pending {:#x}", bar.read::<u32>(IRQ_PENDING)?);
+
+    let pool = Pool::new(&arena, 2 * ENTRIES, 4096, 4096)?;
+    for n in 0..ENTRIES {
+        let (mut from, to) = pool.get_len(4096).zip(pool.get_len(4096)).context("no buffer left")?;
+        from.bytes_mut().iter_mut().zip(0u32..).for_each(|(b, i)| *b = (i * 31 + n * 7) as u8);
+        engine.post(from, to, n == ENTRIES - 1).ok().context("the ring is full")?;
+    }
+    engine.ring();
+    let (mut done, start) = (0, Instant::now());
+    while done < ENTRIES {
+        let Some((status, from, to)) = engine.poll() else {
+            ensure!(start.elapsed() < PATIENCE, "{done} of {ENTRIES} copies done after {PATIENCE:?}");
+            continue;
+        };
+        ensure!(status == 1, "copy {done} failed with status {status}");
+        ensure!(from.bytes() == to.bytes(), "copy {done} differs from its source");
+        done += 1;
+    }
+    wait_for(0).context("the interrupt of the last copy")?;
+    let DoorbellCounts { direct, trapped } = engine.doorbells();
+    println!(
+        "{done} copies of 4096 bytes, verified; doorbells: {direct} direct, {trapped} trapped; vector 0 told of the last"
+    );
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let target = match (args.next(), args.next()) {
+        (target, None) => Target::parse(target.as_deref().unwrap_or("sim:fpga")),
+        (_, Some(_)) => {
+            eprintln!("usage: hello-fpga [TARGET]");
+            return ExitCode::from(2);
+        }
+    };
+    let target = match target {
+        Ok(target) => target,
+        Err(error) => {
+            eprintln!("hello-fpga: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&target) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hello-fpga: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

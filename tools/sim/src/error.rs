@@ -20,7 +20,7 @@ pub enum Error {
         name: String,
     },
     /// A model has no such parameter.
-    #[error("sim:{model} has no parameter {key:?}; it has: {allowed}")]
+    #[error("sim:{model} has no parameter {key:?}; it has {allowed}")]
     Parameter {
         /// The model.
         model: &'static str,

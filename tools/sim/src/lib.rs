@@ -1,6 +1,7 @@
 //! Device models: software devices for drivers to run on where there is no hardware.
 //!
 //! - [`nvme`]: an NVMe controller.
+//! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
 //! - [`faults`]: what models can be told to do wrong.
 //! - [`Target`], [`open`]: a device by its name, whatever stands behind it.
 //!
@@ -9,6 +10,7 @@
 pub mod config;
 mod error;
 pub mod faults;
+pub mod fpga;
 pub mod nvme;
 mod params;
 mod target;

@@ -18,8 +18,9 @@ pub(crate) fn split<'a>(model: &'static str, text: &'a str, allowed: &[Parameter
     for part in text.split(',').filter(|p| !p.is_empty()) {
         let (key, value) = part.split_once('=').unwrap_or((part, ""));
         let Some(&(key, expected)) = allowed.iter().find(|(k, _)| *k == key) else {
-            let list: Vec<_> = allowed.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            return Err(Error::Parameter { model, key: key.to_owned(), allowed: list.join(", ") });
+            let list: Vec<_> = allowed.iter().map(|(k, v)| format!("\n  {k}={v}")).collect();
+            let allowed = if list.is_empty() { "none".to_owned() } else { list.concat() };
+            return Err(Error::Parameter { model, key: key.to_owned(), allowed });
         };
         if given.iter().any(|g| g.key == key) {
             return Err(Error::Conflict(format!("{key} is given twice")));

@@ -1,12 +1,15 @@
 //! Devices by name: `sim:nvme,size=1G`, `vfio-user:/run/x.sock`, `0000:01:00.0`.
 
+use crate::faults::Struck;
+use crate::fpga::Fpga;
 use crate::nvme::{Nvme, NvmeParams};
+use crate::params;
 use crate::{Error, Result};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use wholebar::model::{InProcess, ModelThread};
+use wholebar::model::{InProcess, Model, ModelThread};
 use wholebar::pci::PciDevice;
 
 /// A device's name, understood.
@@ -30,6 +33,8 @@ pub enum Target {
 pub enum ModelParams {
     /// `sim:nvme`.
     Nvme(NvmeParams),
+    /// `sim:fpga`, which has none.
+    Fpga,
 }
 
 /// How to open a device.
@@ -45,6 +50,8 @@ pub struct Opened {
     pub device: Arc<dyn PciDevice>,
     /// The thread of a model in this process: the device stops when it is dropped.
     pub thread: Option<ModelThread>,
+    /// How often each fault struck, where a model was asked for faults.
+    pub struck: Option<Arc<Struck>>,
 }
 
 /// Opens a device. A model runs on a thread of its own from here on.
@@ -54,18 +61,26 @@ pub struct Opened {
 pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
     match target {
         Target::Model { name, params: ModelParams::Nvme(params) } => {
-            let device = InProcess::new(Nvme::new(params.clone())?.named(name))?;
-            let thread = device.spawn(move || {
-                if let Some(id) = options.core
-                    && !core_affinity::set_for_current(core_affinity::CoreId { id })
-                {
-                    tracing::warn!(core = id, "the model's thread could not be pinned");
-                }
-            });
-            Ok(Opened { device, thread: Some(thread) })
+            let model = Nvme::new(params.clone())?.named(name);
+            let struck = model.struck();
+            Ok(Opened { struck, ..run(model, options)? })
         }
+        Target::Model { name, params: ModelParams::Fpga } => run(Fpga::new()?.named(name), options),
         Target::VfioUser(_) | Target::Pci(_) => Err(Error::KernelVfio { target: target.to_string() }),
     }
+}
+
+/// Puts a model behind the seam, and runs it on a thread.
+fn run<M: Model + 'static>(model: M, options: OpenOptions) -> Result<Opened> {
+    let device = InProcess::new(model)?;
+    let thread = device.spawn(move || {
+        if let Some(id) = options.core
+            && !core_affinity::set_for_current(core_affinity::CoreId { id })
+        {
+            tracing::warn!(core = id, "the model's thread could not be pinned");
+        }
+    });
+    Ok(Opened { device, thread: Some(thread), struck: None })
 }
 
 impl Target {
@@ -79,6 +94,7 @@ impl Target {
             let (model, params) = model.split_once(',').unwrap_or((model, ""));
             let params = match model {
                 "nvme" => ModelParams::Nvme(NvmeParams::parse(params)?),
+                "fpga" => params::split("fpga", params, &[]).map(|_| ModelParams::Fpga)?,
                 _ => return Err(Error::Model { name: model.to_owned() }),
             };
             return Ok(Self::Model { name: text.to_owned(), params });
