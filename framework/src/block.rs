@@ -1,6 +1,5 @@
 //! The queue trait of storage drivers: post and ring are two verbs, the caller bounds the poll, buffers are owned by the command in flight.
 
-use crate::Work;
 use crate::mem::Buf;
 use std::fmt;
 use std::time::Instant;
@@ -192,10 +191,4 @@ pub trait BlockQueue: Send {
 
     /// How many commands are in flight.
     fn in_flight(&self) -> usize;
-}
-
-/// Something a reactor runs: one turn of a poll loop.
-pub trait Poller: Send {
-    /// One turn.
-    fn poll(&mut self) -> Work;
 }

@@ -203,6 +203,26 @@ pub enum Error {
         /// How many there can be.
         limit: usize,
     },
+    /// This process may not use the core.
+    #[error(
+        "core {core} cannot be used: this process may run on cores {allowed}, and the machine has cores {online} online"
+    )]
+    NoSuchCore {
+        /// The core asked for.
+        core: usize,
+        /// Those that can be had, as ranges.
+        allowed: String,
+        /// Those that there are, as ranges.
+        online: String,
+    },
+    /// A thread's work ended in a panic.
+    #[error("the {what} panicked: {said}")]
+    Panicked {
+        /// Which thread.
+        what: String,
+        /// The panic's message.
+        said: String,
+    },
     /// Anything else the system said.
     #[error("{what}: {source}")]
     Io {

@@ -9,6 +9,8 @@
 //! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
 //! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
 //! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
+//! | [`ring`] | rings between cores |
+//! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
 //! | [`block`] | the queue trait of storage drivers |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
@@ -18,12 +20,14 @@ pub mod bar;
 pub mod barrier;
 pub mod block;
 mod cell;
+pub mod cores;
 mod error;
 pub mod irq;
 pub mod mem;
 pub mod model;
 mod page;
 pub mod pci;
+pub mod reactor;
 pub mod reset;
 pub mod ring;
 pub mod slow_path;

@@ -4,12 +4,12 @@
 //! calls a handler, in which a driver does its work and sends what it found to its own channel; or [`SlowPath::channel`] sends
 //! the bare events.
 
-use crate::irq::{Epoll, EventFd, Interrupts};
+use crate::irq::{Epoll, Interrupts};
 use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice};
+use crate::reactor::Stop;
 use crate::{Error, Result};
 use crossbeam::channel::{Receiver, bounded};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 /// What the slow-path thread saw. Several signals of one kind may be one event.
@@ -26,13 +26,8 @@ pub enum Event {
 
 /// The slow-path thread of one device; stopped and joined on drop.
 pub struct SlowPath {
-    stop: Arc<Stop>,
+    stop: Stop,
     thread: Option<JoinHandle<()>>,
-}
-
-struct Stop {
-    asked: AtomicBool,
-    wake: EventFd,
 }
 
 /// How many bare events can wait in [`SlowPath::channel`].
@@ -55,7 +50,7 @@ impl SlowPath {
     ) -> Result<Self> {
         let device = interrupts.device();
         let epoll = Epoll::new()?;
-        let stop = Arc::new(Stop { asked: AtomicBool::new(false), wake: EventFd::new()? });
+        let stop = Stop::new()?;
         let mut sources = Vec::new();
         for vector in vectors {
             sources.push((Event::Vector(*vector), interrupts.vector(*vector)?));
@@ -67,7 +62,7 @@ impl SlowPath {
         for (number, (_, fd)) in sources.iter().enumerate() {
             epoll.add(fd, number as u64)?;
         }
-        epoll.add(&stop.wake, sources.len() as u64)?;
+        epoll.add(stop.wakeup(), sources.len() as u64)?;
 
         let name = device.name().to_owned();
         let seen = stop.clone();
@@ -80,8 +75,7 @@ impl SlowPath {
                     Err(error) => return tracing::error!(device = name, %error, "the slow path ended"),
                 };
                 for number in signalled {
-                    // Pairs with the Release store in `drop`; the wake-up that follows it brings us here.
-                    if seen.asked.load(Ordering::Acquire) {
+                    if seen.is_asked() {
                         return;
                     }
                     if let Some((event, fd)) = sources.get(number as usize)
@@ -119,9 +113,7 @@ impl SlowPath {
 
 impl Drop for SlowPath {
     fn drop(&mut self) {
-        // Pairs with the Acquire load in the thread.
-        self.stop.asked.store(true, Ordering::Release);
-        self.stop.wake.signal();
+        self.stop.ask();
         let Some(thread) = self.thread.take() else { return };
         // Dropped by its own handler: the thread ends when that returns, and must not wait for itself.
         if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {

@@ -1,0 +1,529 @@
+//! A reactor: one thread, pinned to one core, that runs pollers.
+//!
+//! It belongs to the program, which starts it, stops it and joins it; the framework never owns `main`. It polls for ever, or, where
+//! its pollers can be woken, sleeps when there is nothing to do: spin, arm, poll once more, sleep. The look after arming is what
+//! makes that safe: work that came before it is found, and work that comes after it signals.
+
+use crate::irq::{Epoll, EventFd};
+use crate::{Error, Result, Work, barrier, cores};
+use crossbeam::channel::bounded;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Something a reactor runs.
+///
+/// A closure that returns [`Work`] is one that can't be woken.
+pub trait Poller: Send {
+    /// One turn: does what there is to do, bounded.
+    fn poll(&mut self) -> Work;
+
+    /// The eventfds that are signalled for it. Asked for once, when the reactor starts.
+    fn wakeups(&self) -> Vec<Arc<EventFd>> {
+        Vec::new()
+    }
+
+    /// Asks for one of its eventfds to be signalled when there is work from now on. One more [`poll`](Self::poll) follows.
+    fn arm(&mut self) -> Armed {
+        Armed::No
+    }
+
+    /// Takes that back: it is polled again.
+    fn disarm(&mut self) {}
+}
+
+impl<F: FnMut() -> Work + Send> Poller for F {
+    fn poll(&mut self) -> Work {
+        self()
+    }
+}
+
+/// Whether a poller's core may sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Armed {
+    /// It may not: nothing would signal.
+    No,
+    /// It may: an eventfd will be signalled.
+    Yes,
+    /// It may until then: a deadline passes.
+    Until(Instant),
+}
+
+/// What a reactor does when there is nothing to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls on.
+    #[default]
+    Spin,
+    /// Sleeps after this many turns in a row found nothing, if all pollers can be armed.
+    Sleep {
+        /// Turns.
+        after: u32,
+    },
+}
+
+/// A thread to be, with its pollers.
+pub struct Reactor {
+    core: Option<usize>,
+    idle: Idle,
+    pollers: Vec<Box<dyn Poller>>,
+}
+
+impl Reactor {
+    /// A reactor for `core`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchCore`] where this process may not use it.
+    pub fn on_core(core: usize) -> Result<Self> {
+        cores::check(core)?;
+        Ok(Self { core: Some(core), ..Self::anywhere() })
+    }
+
+    /// A reactor for whichever core the kernel chooses.
+    pub fn anywhere() -> Self {
+        Self { core: None, idle: Idle::Spin, pollers: Vec::new() }
+    }
+
+    /// What to do when there is nothing to do.
+    #[must_use]
+    pub fn idle(mut self, idle: Idle) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// One more poller; each turn runs all of them, in order.
+    #[must_use]
+    pub fn with(mut self, poller: impl Poller + 'static) -> Self {
+        self.pollers.push(Box::new(poller));
+        self
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchCore`] where it cannot be pinned; [`Error::Io`] where the system has no thread or descriptor left.
+    pub fn spawn(self) -> Result<Running> {
+        let stop = Stop::new()?;
+        let name = match self.core {
+            Some(core) => format!("reactor on core {core}"),
+            None => "reactor".to_owned(),
+        };
+        let (ready, started) = bounded(1);
+        let seen = stop.clone();
+        let thread = std::thread::Builder::new()
+            // The kernel keeps 15 bytes of a thread's name.
+            .name(name.replace("reactor on core", "reactor"))
+            .spawn(move || {
+                let pinned = self.core.map_or(Ok(()), cores::pin);
+                let failed = pinned.is_err();
+                let _ = ready.send(pinned);
+                if failed { Ok(Turns::default()) } else { self.run(&seen) }
+            })
+            .map_err(|source| Error::Io { what: format!("starting the {name}"), source })?;
+        let running = Running { name, stop, thread: Some(thread) };
+        // The thread sends before all else.
+        if let Ok(pinned) = started.recv() {
+            pinned?;
+        }
+        Ok(running)
+    }
+
+    /// Runs on this thread, pinned or not, until it is told to stop.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system cannot wait.
+    pub fn run(mut self, stop: &Stop) -> Result<Turns> {
+        let after = match self.idle {
+            Idle::Spin => u32::MAX,
+            Idle::Sleep { after } => after.max(1),
+        };
+        let bed = Bed::new(&self.pollers, stop)?;
+        let mut turns = Turns::default();
+        let mut found_nothing = 0;
+        while !stop.is_asked() {
+            if turns.count(self.turn()) == Work::Busy {
+                found_nothing = 0;
+                continue;
+            }
+            found_nothing += 1;
+            if found_nothing >= after {
+                found_nothing = 0;
+                if self.idle != Idle::Spin {
+                    self.sleep(&bed, &mut turns)?;
+                }
+            }
+        }
+        Ok(turns)
+    }
+
+    #[inline]
+    fn turn(&mut self) -> Work {
+        self.pollers.iter_mut().fold(Work::Idle, |all, poller| match poller.poll() {
+            Work::Busy => Work::Busy,
+            Work::Idle => all,
+        })
+    }
+
+    fn sleep(&mut self, bed: &Bed, turns: &mut Turns) -> Result<()> {
+        let mut until: Option<Instant> = None;
+        let all_armed = self.pollers.iter_mut().all(|poller| match poller.arm() {
+            Armed::No => false,
+            Armed::Yes => true,
+            Armed::Until(at) => {
+                until = Some(until.map_or(at, |u| u.min(at)));
+                true
+            }
+        });
+        if all_armed {
+            // What was armed is seen by whoever brings work, or their work is seen by the look that follows.
+            barrier::store_then_load();
+            if turns.count(self.turn()) == Work::Idle {
+                turns.slept += 1;
+                bed.lie(until)?;
+            }
+        }
+        self.pollers.iter_mut().for_each(|poller| poller.disarm());
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor")
+            .field("core", &self.core)
+            .field("pollers", &self.pollers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a reactor spent its time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Turns that found something to do.
+    pub busy: u64,
+    /// Turns that found nothing.
+    pub idle: u64,
+    /// How often it slept.
+    pub slept: u64,
+}
+
+impl Turns {
+    #[inline]
+    fn count(&mut self, work: Work) -> Work {
+        match work {
+            Work::Busy => self.busy += 1,
+            Work::Idle => self.idle += 1,
+        }
+        work
+    }
+}
+
+/// A reactor's thread; stopped and joined on drop.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    stop: Stop,
+    thread: Option<JoinHandle<Result<Turns>>>,
+}
+
+impl Running {
+    /// What stops it, from any thread.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Whether it still runs. It ends early only where a poller panics, or the system cannot wait.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
+    /// Stops it, waits for its end, and tells how it spent its time. Its pollers are dropped on its own thread.
+    ///
+    /// # Errors
+    /// [`Error::Panicked`] where a poller did; what [`Reactor::run`] says.
+    pub fn join(mut self) -> Result<Turns> {
+        self.stop.ask();
+        let Some(thread) = self.thread.take() else { return Ok(Turns::default()) };
+        thread.join().map_err(|payload| {
+            let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+            Error::Panicked { what: self.name.clone(), said: said.unwrap_or("nothing that can be shown").to_owned() }
+        })?
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.ask();
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Asks a thread to end, and wakes it. Clones ask the same one.
+#[derive(Debug, Clone)]
+pub struct Stop(Arc<(AtomicBool, EventFd)>);
+
+impl Stop {
+    /// One that nobody has asked yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has no descriptor left.
+    pub fn new() -> Result<Self> {
+        Ok(Self(Arc::new((AtomicBool::new(false), EventFd::new()?))))
+    }
+
+    /// Asks.
+    pub fn ask(&self) {
+        // Pairs with the Acquire load in `is_asked`. The signal follows, so a thread that saw false before it slept is woken.
+        self.0.0.store(true, Ordering::Release);
+        self.0.1.signal();
+    }
+
+    /// Whether someone asked.
+    #[inline]
+    pub fn is_asked(&self) -> bool {
+        // Pairs with the Release store in `ask`.
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn wakeup(&self) -> &EventFd {
+        &self.0.1
+    }
+}
+
+/// How software wakes a poller that it brings work: an eventfd that is signalled only while the poller is armed.
+///
+/// The poller arms, then looks; who brings work puts it where the poller looks, then rings. A full barrier on each side lets one of
+/// them see the other.
+#[derive(Debug)]
+pub struct Bell {
+    armed: AtomicBool,
+    fd: Arc<EventFd>,
+}
+
+impl Bell {
+    /// One that isn't armed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the process has no descriptor left.
+    pub fn new() -> Result<Self> {
+        Ok(Self { armed: AtomicBool::new(false), fd: Arc::new(EventFd::new()?) })
+    }
+
+    /// What it signals: for [`Poller::wakeups`].
+    pub fn wakeup(&self) -> Arc<EventFd> {
+        self.fd.clone()
+    }
+
+    /// The next [`ring`](Self::ring) signals; look for work once more after this.
+    #[inline]
+    pub fn arm(&self) {
+        self.armed.store(true, Ordering::Relaxed);
+        // Orders the store above before the caller's look for work. Pairs with the barrier in `ring`, between the work and the load:
+        // at least one of the two looks sees what the other side did.
+        barrier::store_then_load();
+    }
+
+    /// No ring signals until the bell is armed again.
+    #[inline]
+    pub fn disarm(&self) {
+        self.armed.store(false, Ordering::Relaxed);
+    }
+
+    /// Says that there is work, which was put where the poller looks.
+    #[inline]
+    pub fn ring(&self) {
+        // Pairs with the barrier in `arm`.
+        barrier::store_then_load();
+        if self.armed.load(Ordering::Relaxed) {
+            // One signal wakes it; a second ring of the same sleep needs none.
+            self.armed.store(false, Ordering::Relaxed);
+            self.fd.signal();
+        }
+    }
+}
+
+/// Where a reactor sleeps: everything that can wake it.
+struct Bed {
+    epoll: Epoll,
+    wakeups: Vec<Arc<EventFd>>,
+}
+
+impl Bed {
+    fn new(pollers: &[Box<dyn Poller>], stop: &Stop) -> Result<Self> {
+        let epoll = Epoll::new()?;
+        let wakeups: Vec<_> = pollers.iter().flat_map(|p| p.wakeups()).collect();
+        for (number, fd) in wakeups.iter().enumerate() {
+            epoll.add(fd, number as u64)?;
+        }
+        epoll.add(stop.wakeup(), u64::MAX)?;
+        Ok(Self { epoll, wakeups })
+    }
+
+    fn lie(&self, until: Option<Instant>) -> Result<()> {
+        let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
+        for number in self.epoll.wait(timeout)? {
+            // Taken, so that the next signal finds it empty; that of `Stop` stays.
+            if let Some(fd) = usize::try_from(number).ok().and_then(|n| self.wakeups.get(n)) {
+                fd.take();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::{Consumer, spsc};
+    use crossbeam::channel::{Sender, unbounded};
+    use std::sync::atomic::AtomicU64;
+    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// Takes numbers from a ring and sends each back.
+    struct Echo {
+        take: Consumer<u64>,
+        bell: Arc<Bell>,
+        back: Sender<u64>,
+    }
+
+    impl Poller for Echo {
+        fn poll(&mut self) -> Work {
+            let Some(n) = self.take.pop() else { return Work::Idle };
+            let _ = self.back.send(n);
+            Work::Busy
+        }
+        fn wakeups(&self) -> Vec<Arc<EventFd>> {
+            vec![self.bell.wakeup()]
+        }
+        fn arm(&mut self) -> Armed {
+            self.bell.arm();
+            Armed::Yes
+        }
+        fn disarm(&mut self) {
+            self.bell.disarm();
+        }
+    }
+
+    /// Each number must wake the reactor or be found by it: a lost wake-up is a number that never comes back.
+    #[test]
+    fn no_wake_up_is_lost() {
+        let count = if cfg!(miri) { 60 } else { 100_000u64 };
+        let (mut put, take) = spsc(4).unwrap();
+        let (back, replies) = unbounded();
+        let bell = Arc::new(Bell::new().unwrap());
+        let echo = Echo { take, bell: bell.clone(), back };
+        let reactor = Reactor::on_core(cores::allowed()[0]).unwrap();
+        let running = reactor.idle(Idle::Sleep { after: 1 }).with(echo).spawn().unwrap();
+        for i in 0..count {
+            put.push(i).unwrap();
+            bell.ring();
+            assert_eq!(replies.recv_timeout(SOON), Ok(i), "the wake-up for {i} was lost");
+        }
+        let turns = running.join().unwrap();
+        assert_eq!(turns.busy, count);
+        assert!(turns.slept > 0, "it never slept: {turns:?}");
+    }
+
+    /// The protocol alone, with the sleep replaced by a look at the bell: never do both sides see nothing.
+    #[test]
+    fn arming_and_ringing_see_one_another() {
+        for _ in 0..if cfg!(miri) { 100 } else { 2000 } {
+            let bell = Arc::new((Bell::new().unwrap(), AtomicU64::new(0)));
+            let ringer = std::thread::spawn({
+                let bell = bell.clone();
+                move || {
+                    bell.1.store(1, Ordering::Relaxed);
+                    bell.0.ring();
+                }
+            });
+            bell.0.arm();
+            let found = bell.1.load(Ordering::Relaxed) == 1;
+            ringer.join().unwrap();
+            assert!(found || bell.0.fd.take() == 1, "work was there, unseen, and no signal came");
+        }
+    }
+
+    #[test]
+    fn a_deadline_ends_the_sleep() {
+        struct Late(Instant, Sender<()>);
+        impl Poller for Late {
+            fn poll(&mut self) -> Work {
+                if Instant::now() < self.0 {
+                    return Work::Idle;
+                }
+                self.0 += SOON;
+                let _ = self.1.send(());
+                Work::Busy
+            }
+            fn arm(&mut self) -> Armed {
+                Armed::Until(self.0)
+            }
+        }
+        let (late, came) = unbounded();
+        let idle = Idle::Sleep { after: 2 };
+        let reactor = Reactor::anywhere().idle(idle).with(Late(Instant::now() + Duration::from_millis(20), late));
+        let running = reactor.spawn().unwrap();
+        assert_eq!(came.recv_timeout(SOON), Ok(()));
+        // It sleeps towards the next deadline now; stopping must not wait for that.
+        let before = Instant::now();
+        assert!(running.join().unwrap().slept > 0);
+        assert!(before.elapsed() < SOON / 2);
+    }
+
+    #[test]
+    fn one_poller_that_cannot_be_woken_keeps_all_awake() {
+        let (count, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (counter, looker) = (count.clone(), seen.clone());
+        let tick = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Work::Idle
+        };
+        let look = move || {
+            looker.fetch_add(1, Ordering::Relaxed);
+            Work::Idle
+        };
+        let running = Reactor::anywhere().idle(Idle::Sleep { after: 1 }).with(tick).with(look).spawn().unwrap();
+        while seen.load(Ordering::Relaxed) < 50 {
+            std::thread::yield_now();
+        }
+        assert!(running.is_running());
+        let turns = running.join().unwrap();
+        assert_eq!((turns.slept, turns.busy), (0, 0));
+        assert_eq!(count.load(Ordering::Relaxed), turns.idle);
+    }
+
+    #[test]
+    fn a_panic_is_told_at_the_join() {
+        let mut left = 3;
+        let poller = move || {
+            left -= 1;
+            assert!(left > 0, "out of {}", "luck");
+            Work::Busy
+        };
+        let running = Reactor::anywhere().with(poller).spawn().unwrap();
+        match running.join() {
+            // Whether it got that far before it was stopped is the scheduler's affair.
+            Ok(turns) => assert!(turns.busy < 3),
+            Err(error) => assert_eq!(error.to_string(), "the reactor panicked: out of luck"),
+        }
+        let running = Reactor::anywhere().with(|| panic!("at once")).spawn().unwrap();
+        while running.is_running() {
+            std::thread::yield_now();
+        }
+        assert!(matches!(running.join(), Err(Error::Panicked { said, .. }) if said == "at once"));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "reads what the system says")]
+    fn a_core_that_is_not_there_is_refused() {
+        assert!(matches!(Reactor::on_core(4711), Err(Error::NoSuchCore { core: 4711, .. })));
+    }
+}
