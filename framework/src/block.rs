@@ -91,6 +91,13 @@ impl Data {
         self.len() == 0
     }
 
+    /// Never gives the buffers back, because a device may still write them; returns how many there are. Their pool counts them as out.
+    pub fn quarantine(self) -> u64 {
+        let buffers = self.bufs().len() as u64;
+        std::mem::forget(self);
+        buffers
+    }
+
     /// The buffers, in order.
     #[inline]
     pub fn bufs(&self) -> &[Buf] {
@@ -109,7 +116,7 @@ pub struct Completion {
     pub tag: u64,
     /// How it ended.
     pub status: Status,
-    /// The request's data.
+    /// The request's data; none where it is quarantined, because the device may still write it.
     pub data: Data,
 }
 

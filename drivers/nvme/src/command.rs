@@ -84,21 +84,6 @@ impl Command {
         self
     }
 
-    /// With dwords 12 and 13.
-    #[inline(always)]
-    #[must_use]
-    pub fn dw12(mut self, dw12: u32, dw13: u32) -> Self {
-        self.0[6] = u64::from(dw12) | u64::from(dw13) << 32;
-        self
-    }
-
-    /// With dwords 14 and 15.
-    #[must_use]
-    pub fn dw14(mut self, dw14: u32, dw15: u32) -> Self {
-        self.0[7] = u64::from(dw14) | u64::from(dw15) << 32;
-        self
-    }
-
     /// A command on `blocks` (1 to 65,536) logical blocks from `lba` on: SLBA in dwords 10 and 11, NLB, 0's based, in dword 12.
     #[inline(always)]
     pub fn on_blocks(opcode: u8, nsid: u32, data: DataPointer, lba: u64, blocks: u32) -> Self {

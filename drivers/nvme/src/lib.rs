@@ -1,1 +1,52 @@
-//! An NVMe driver.
+//! An NVMe driver: NVM Express Base 2.0 over PCIe, the NVM command set, polled, without unsafe code.
+//!
+//! [`Nvme`] is a controller: what it is, its namespaces, logs, features, events, resets. [`Queue`] is a queue pair, an owned value for one
+//! core. A buffer belongs to the command in flight, so no safe program can free or reuse one early.
+//!
+//! ```no_run
+//! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
+//! use wholebar::block::{Data, Op, Request};
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_nvme::{Nvme, Options, QueueOptions};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let nvme = Nvme::open(open(), Options::default())?;
+//! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+//! nvme.attach(&arena)?;
+//! let pool = Pool::new(&arena, 16, 4096, 4096)?;
+//! let mut queue = nvme.queue(QueueOptions::default())?;
+//! let data = Data::One(pool.get_len(4096).ok_or("no buffer left")?);
+//! queue.submit(Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }).map_err(|r| r.why.to_string())?;
+//! queue.ring();
+//! while queue.poll_each(1, |done| println!("{:?}: {:?}", done.status, done.data)) == 0 {}
+//! # Ok(()) }
+//! ```
+
+mod admin;
+mod bytes;
+mod command;
+mod control;
+mod doorbell;
+mod error;
+mod event;
+pub mod feature;
+mod hardware;
+mod identify;
+mod log;
+mod nvme;
+mod options;
+mod prp;
+mod queue;
+mod regs;
+mod ring;
+mod split;
+mod status;
+
+pub use error::{Error, Fault, Result};
+pub use event::{AsyncEvent, Event};
+pub use identify::{CommandLimits, Controller, Namespace};
+pub use log::{ErrorEntry, FirmwareSlots, Smart};
+pub use nvme::Nvme;
+pub use options::{Options, QueueOptions, Service};
+pub use queue::Queue;
+pub use status::StatusCode;

@@ -32,6 +32,9 @@ pub trait DmaBackend: Send + Sync {
     fn unmap(&self, iova: Iova, len: u64) -> Result<()>;
 }
 
+/// What arenas are aligned to in a space, if they are as large: a large page of most platforms.
+const ALIGN: u64 = 2 << 20;
+
 /// The addresses a device, or several that share them, sees.
 pub struct DmaSpace {
     backend: Box<dyn DmaBackend>,
@@ -95,7 +98,9 @@ impl DmaSpace {
         let len = arena.len();
         let mut found = None;
         for (at, (window, free)) in ledger.windows.iter_mut().enumerate() {
-            let align = window.page.bytes().max(arena.page().bytes());
+            // Devices have pages of their own, up to 64 KiB and more, and want their queues on them: what is aligned in the arena
+            // is aligned for the device too.
+            let align = len.next_power_of_two().min(ALIGN).max(window.page.bytes()).max(arena.page().bytes());
             if let Ok(range) = free.allocate(len.next_multiple_of(window.page.bytes()), align, AllocPolicy::FirstMatch)
             {
                 found = Some((at, range));

@@ -1,0 +1,173 @@
+//! The admin queue: commands one at a time, each waited for, within a time. Asynchronous event requests stay out meanwhile.
+
+use crate::command::{self, Command, admin_name};
+use crate::doorbell::Bell;
+use crate::error::{Error, Fault, Result};
+use crate::hardware::Hardware;
+use crate::ring::QueuePair;
+use crate::status::StatusCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::mem::{Arena, Chunk, DmaMapping};
+
+/// Entries of the admin queues.
+const ENTRIES: u32 = 32;
+/// Asynchronous event requests that are kept out at most, each with an identifier of its own, from 0 on.
+const MAX_EVENTS: u16 = 4;
+/// The identifiers of waited-for commands, in turn: a late answer to one that was given up is told from the next one's.
+const FIRST: u16 = 0x100;
+const LAST: u16 = 0xffe;
+/// How often the status register is looked at while a command is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+
+pub(crate) struct AdminQueue {
+    pair: QueuePair,
+    /// Where commands put their data: one page of the controller's.
+    data: Chunk,
+    data_iova: u64,
+    iova: (u64, u64),
+    timeout: Duration,
+    next: u16,
+    /// The one that is waited for.
+    waiting: Option<u16>,
+    /// One bit for each event request that is out.
+    out: u16,
+    /// How many are wanted.
+    wanted: u16,
+    /// Results of event requests, not looked at yet.
+    events: Vec<u32>,
+}
+
+impl AdminQueue {
+    pub fn new(hw: &Hardware, mapping: &DmaMapping, timeout: Duration) -> Result<Self> {
+        let arena: &Arc<Arena> = mapping.arena();
+        let bells = Bell::pair(&hw.bar, 0, hw.cap.doorbell_stride(), None)?;
+        let mut pair = QueuePair::new(0, arena, ENTRIES, hw.page, bells)?;
+        pair.set_quarantine(true);
+        let mut data = arena.alloc(hw.page, hw.page)?;
+        data.set_quarantine(true);
+        let base = mapping.iova();
+        let (sq, cq) = pair.offsets();
+        let iova = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
+        let data_iova = hw.aligned(base.offset(data.offset()).0)?;
+        let (waiting, out, events) = (None, 0, Vec::new());
+        Ok(Self { pair, data, data_iova, iova, timeout, next: FIRST, waiting, out, wanted: 0, events })
+    }
+
+    /// Enables the controller with this queue, both as new. It was disabled before.
+    pub fn start(&mut self, hw: &Hardware) -> Result<()> {
+        self.pair.zero();
+        self.pair.restart();
+        (self.waiting, self.out) = (None, 0);
+        self.events.clear();
+        hw.enable(self.iova.0, self.iova.1, ENTRIES)
+    }
+
+    /// The controller was disabled and cannot reach memory: this queue's may be given back.
+    pub fn release(&mut self) {
+        self.pair.set_quarantine(false);
+        self.data.set_quarantine(false);
+    }
+
+    /// Where a command's data goes or comes from, as the controller sees it: one page.
+    pub fn data_iova(&self) -> u64 {
+        self.data_iova
+    }
+
+    /// Executes a command and waits for it: its result (dword 0).
+    pub fn execute(&mut self, hw: &Hardware, command: Command) -> Result<u32> {
+        let name = admin_name(command.opcode());
+        let (result, status) = self.exchange(hw, command)?;
+        match status.is_success() {
+            true => Ok(result),
+            false => Err(Error::Refused { device: hw.name(), command: name, status }),
+        }
+    }
+
+    /// Executes a command that puts `len` bytes into the page at [`data_iova`](Self::data_iova); returns them.
+    pub fn fetch(&mut self, hw: &Hardware, command: Command, len: usize) -> Result<Vec<u8>> {
+        self.data.zero();
+        self.execute(hw, command)?;
+        let mut bytes = vec![0; len];
+        self.data.read(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Executes a command: result and status.
+    pub fn exchange(&mut self, hw: &Hardware, command: Command) -> Result<(u32, StatusCode)> {
+        let cid = self.next;
+        self.next = if cid == LAST { FIRST } else { cid + 1 };
+        self.waiting = Some(cid);
+        self.pair.post(command.words(cid));
+        self.pair.ring();
+        let start = Instant::now();
+        let mut look = start + LOOK;
+        loop {
+            if let Some(done) = self.poll(hw)? {
+                self.waiting = None;
+                return Ok(done);
+            }
+            let now = Instant::now();
+            if now >= look {
+                // One that is gone or has failed will not answer.
+                hw.healthy("while an admin command was waited for")?;
+                look = now + LOOK;
+            }
+            if now - start >= self.timeout {
+                self.waiting = None;
+                let command = admin_name(command.opcode());
+                return Err(Error::Unanswered { device: hw.name(), command, waited: self.timeout });
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes what completed: the answer that is waited for, if it came; events are kept.
+    fn poll(&mut self, hw: &Hardware) -> Result<Option<(u32, StatusCode)>> {
+        let mut answer = None;
+        while answer.is_none()
+            && let Some(entry) = self.pair.take()
+        {
+            let broken = |fault| Error::Broken { device: hw.name(), fault };
+            self.pair.check(entry).map_err(broken)?;
+            let (cid, status) = (entry.cid(), StatusCode(entry.status()));
+            if Some(cid) == self.waiting {
+                answer = Some((self.pair.result(), status));
+            } else if cid < MAX_EVENTS && self.out & 1 << cid != 0 {
+                self.out &= !(1 << cid);
+                match status.is_success() {
+                    true => self.events.push(self.pair.result()),
+                    // It takes fewer at a time than it said.
+                    false => self.wanted = self.wanted.saturating_sub(1),
+                }
+            } else {
+                return Err(broken(Fault::UnknownCommand { qid: 0, cid }));
+            }
+        }
+        self.pair.acknowledge();
+        Ok(answer)
+    }
+
+    /// Keeps `count` asynchronous event requests out, or as many as this driver has use for.
+    pub fn listen(&mut self, count: u16) {
+        self.wanted = count.min(MAX_EVENTS);
+        self.rearm();
+    }
+
+    fn rearm(&mut self) {
+        for cid in 0..MAX_EVENTS {
+            if self.out & 1 << cid == 0 && (self.out.count_ones() as u16) < self.wanted {
+                self.out |= 1 << cid;
+                self.pair.post(command::async_event_request().words(cid));
+            }
+        }
+        self.pair.ring();
+    }
+
+    /// The results of event requests that completed; they are out again.
+    pub fn events(&mut self, hw: &Hardware) -> Result<Vec<u32>> {
+        self.poll(hw)?;
+        self.rearm();
+        Ok(std::mem::take(&mut self.events))
+    }
+}

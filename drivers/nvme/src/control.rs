@@ -1,0 +1,256 @@
+//! The control plane: what is under the one lock. Brings the controller up, makes and deletes queues, aborts, resets.
+
+use crate::admin::AdminQueue;
+use crate::command;
+use crate::doorbell::Shadows;
+use crate::error::{Error, Fault, Result};
+use crate::event::{AsyncEvent, Event};
+use crate::hardware::Hardware;
+use crate::identify::Controller;
+use crate::options::Options;
+use crossbeam::channel::Sender;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
+use wholebar::reset::{Domain, End, Phase};
+
+/// What a queue tells the control plane.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// A command took longer than it may: abort it.
+    Overdue { qid: u16, cid: u16 },
+    /// A command was not answered after it was to be aborted.
+    Stuck { qid: u16, cid: u16 },
+    /// The completion queue holds nonsense; the queue takes nothing from it any more.
+    Broken(Fault),
+}
+
+/// An I/O queue that the controller knows of, or knew.
+pub(crate) struct Record {
+    pub entries: u32,
+    pub vector: Option<u16>,
+    pub mapping: Arc<DmaMapping>,
+    /// Where the rings are in their arena: offset and length, submission and completion.
+    pub rings: [(u64, u64); 2],
+    /// The epoch in which it was made, or made again.
+    pub epoch: u64,
+    /// How many aborts of its commands are done with.
+    pub aborts: Arc<AtomicU64>,
+    /// Its owner dropped it, and the controller would not delete it.
+    pub orphan: bool,
+}
+
+pub(crate) struct Control {
+    pub admin: AdminQueue,
+    pub queues: BTreeMap<u16, Record>,
+    /// I/O queue pairs that the controller grants.
+    pub granted: u16,
+    pub shadows: Option<(Arc<Shadows>, (u64, u64))>,
+    /// Memory for rings, newest last.
+    pub memory: Vec<Arc<DmaMapping>>,
+    /// A reset that waits for queues to take their hands off.
+    pub stopping: Option<Stopping>,
+    pub events: Sender<Event>,
+}
+
+pub(crate) struct Stopping {
+    pub why: String,
+    since: Instant,
+}
+
+/// Bytes of an arena for rings, at least.
+const ARENA: u64 = 1 << 20;
+
+/// Lets the controller into an arena of at least `bytes`.
+pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
+    let arena = Arena::new(bytes.max(ARENA), ArenaOptions::default())?;
+    Ok(hw.device.dma().attach(&arena)?)
+}
+
+impl Control {
+    /// Everything that has to be done after CC.EN, but for identifying: first and after each reset.
+    pub fn set_up(&mut self, hw: &Hardware, controller: &Controller, options: &Options) -> Result<()> {
+        let want = u32::from(options.io_queues.max(1)) - 1;
+        let number = command::set_features(crate::feature::NUMBER_OF_QUEUES, 0, want | want << 16, false);
+        let granted = self.admin.execute(hw, number)?;
+        // 0's based, submission and completion; it may grant more than was asked for.
+        let granted = (granted & 0xffff).min(granted >> 16).min(want) + 1;
+        self.granted = granted as u16;
+        if let Some((shadows, (doorbells, events))) = &self.shadows {
+            shadows.zero();
+            self.admin.execute(hw, command::doorbell_buffer_config(*doorbells, *events))?;
+        }
+        // Critical warnings (bits 4:0), and notices of changed namespaces and firmware activation as far as it has them.
+        let wanted = 0x1f | controller.events & 0x300;
+        let config = command::set_features(crate::feature::ASYNC_EVENT_CONFIGURATION, 0, wanted, false);
+        match self.admin.execute(hw, config) {
+            Ok(_) => {}
+            Err(Error::Refused { status, .. }) => {
+                tracing::warn!(device = hw.name(), %status, "few events will be told")
+            }
+            Err(error) => return Err(error),
+        }
+        self.admin.listen(controller.event_limit);
+        Ok(())
+    }
+
+    /// Makes a queue known to the controller: completion queue first (5.5).
+    pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
+        let base = record.mapping.iova();
+        let [(sq, _), (cq, _)] = record.rings;
+        let (sq, cq) = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
+        self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
+        match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.admin.execute(hw, command::delete_cq(qid))?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the controller forget a queue, submission queue first (5.6). What was in flight there has then ended.
+    pub fn delete(&mut self, hw: &Hardware, qid: u16) -> Result<()> {
+        self.admin.execute(hw, command::delete_sq(qid))?;
+        self.admin.execute(hw, command::delete_cq(qid))?;
+        Ok(())
+    }
+
+    /// Aborts a command, as far as the controller is willing.
+    pub fn abort(&mut self, hw: &Hardware, qid: u16, cid: u16) -> Result<()> {
+        let done = self.admin.execute(hw, command::abort(qid, cid));
+        if let Some(record) = self.queues.get(&qid) {
+            // Release pairs with the queue's Acquire load: the identifier may be used again.
+            record.aborts.fetch_add(1, Ordering::Release);
+        }
+        match done {
+            Ok(result) => {
+                tracing::warn!(device = hw.name(), qid, cid, aborted = result & 1 == 0, "a command took too long")
+            }
+            Err(Error::Refused { status, .. }) => tracing::warn!(device = hw.name(), qid, cid, %status, "not aborted"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Takes the controller's events, reads the log page that each wants read, and passes them on.
+    pub fn take_events(&mut self, hw: &Hardware) -> Result<()> {
+        for event in self.admin.events(hw)?.into_iter().map(AsyncEvent) {
+            if event.log_page() != 0 {
+                let bytes = event.log_bytes().min(hw.page as u32);
+                let read = command::get_log_page(event.log_page(), bytes, self.admin.data_iova());
+                match self.admin.execute(hw, read) {
+                    Ok(_) => {}
+                    Err(Error::Refused { status, .. }) => {
+                        tracing::warn!(%event, %status, "its log page cannot be read")
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            self.tell(Event::Controller(event));
+        }
+        Ok(())
+    }
+
+    /// Passes an event on; the oldest stay where nobody takes them.
+    pub fn tell(&self, event: Event) {
+        let _ = self.events.try_send(event);
+    }
+
+    /// Begins a reset; it goes on in [`advance`](Self::advance).
+    pub fn begin_reset(&mut self, domain: &Domain, why: String) {
+        if self.stopping.is_none() && domain.phase() == Phase::Running {
+            tracing::warn!(why, "resetting the controller");
+            domain.stop();
+            self.stopping = Some(Stopping { why, since: Instant::now() });
+        }
+    }
+
+    /// Goes on with a reset: `None` while it waits for queues, then those it waited for in vain.
+    pub fn advance(
+        &mut self,
+        hw: &Hardware,
+        domain: &Domain,
+        options: &Options,
+        restart: impl Fn(&mut Self) -> Result<()>,
+    ) -> Option<Vec<u32>> {
+        let stopping = self.stopping.as_ref()?;
+        if !domain.waiting().is_empty() && stopping.since.elapsed() < options.stop_timeout {
+            return None;
+        }
+        let lost = domain.expel();
+        let why = self.stopping.take().map(|s| s.why).unwrap_or_default();
+        match self.reset(hw, domain, restart) {
+            Ok(()) => {
+                domain.resume();
+                self.tell(Event::Reset { why, lost: lost.clone() });
+            }
+            Err(error) => self.end(hw, domain, &error, &why),
+        }
+        Some(lost)
+    }
+
+    /// Resets the controller; where that doesn't work, the function. Queues have their hands off.
+    fn reset(&mut self, hw: &Hardware, domain: &Domain, restart: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
+        if let Err(error) = hw.bus_master(false) {
+            tracing::debug!(%error, "bus mastering could not be turned off");
+        }
+        let controller = hw.disable().and_then(|()| {
+            domain.quiet();
+            restart(self)
+        });
+        match controller {
+            Err(error) if hw.device.info().resettable => {
+                tracing::warn!(%error, "resetting the function");
+                hw.function_reset()?;
+                hw.disable()?;
+                domain.quiet();
+                restart(self)
+            }
+            done => done,
+        }
+    }
+
+    /// Makes every queue that takes part known again, with zeroed rings.
+    pub fn recreate(&mut self, hw: &Hardware, domain: &Domain) -> Result<()> {
+        let mut queues = std::mem::take(&mut self.queues);
+        queues.retain(|_, record| !record.orphan);
+        let mut done = Ok(());
+        for (qid, record) in &mut queues {
+            if done.is_ok() && domain.has((*qid).into()) {
+                for (offset, len) in record.rings {
+                    record.mapping.arena().mapping().fill(offset, len, 0);
+                }
+                done = self.create(hw, *qid, record);
+                record.epoch = domain.epoch();
+            }
+        }
+        self.queues = queues;
+        done
+    }
+
+    /// The controller cannot be used any more.
+    pub fn end(&mut self, hw: &Hardware, domain: &Domain, error: &Error, during: &str) {
+        self.stopping = None;
+        let gone = matches!(error, Error::Gone { .. });
+        let _ = hw.bus_master(false);
+        // Nobody on the bus writes nothing; a controller that stopped doesn't either.
+        let harmless = hw.absent() || (!gone && hw.disable().is_ok());
+        let why =
+            if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
+        tracing::error!(why, harmless, "the controller has ended");
+        domain.end(End { gone, harmless, why: why.clone() });
+        self.tell(Event::Ended { why });
+    }
+
+    /// The controller is disabled: its memory may be given back.
+    pub fn release(&mut self) {
+        self.admin.release();
+        if let Some(shadows) = self.shadows.take().and_then(|(s, _)| Arc::into_inner(s)) {
+            let mut shadows = shadows;
+            shadows.set_quarantine(false);
+        }
+    }
+}

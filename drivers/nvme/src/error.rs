@@ -1,0 +1,179 @@
+//! The driver's errors: each a sentence with its facts.
+
+use crate::status::StatusCode;
+use std::time::Duration;
+
+/// What can go wrong between this driver and a controller.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What lies below: the seam, memory, interrupts.
+    #[error(transparent)]
+    Core(#[from] wholebar::Error),
+    /// The controller does not answer any more; every later call says so.
+    #[error("{device} is gone: {why}")]
+    Gone {
+        /// The device.
+        device: String,
+        /// How that was seen.
+        why: String,
+    },
+    /// The controller failed for good, or was shut down; every later call says so.
+    #[error("{device} can no longer be used: {why}")]
+    Ended {
+        /// The device.
+        device: String,
+        /// Why.
+        why: String,
+    },
+    /// It isn't what this driver is for.
+    #[error("{device} is not a controller for this driver: {why}")]
+    Unfit {
+        /// The device.
+        device: String,
+        /// What it lacks.
+        why: String,
+    },
+    /// CSTS.RDY did not follow CC.EN in time.
+    #[error(
+        "{device} did not {what} within {waited:?} (CSTS is {csts:#x}): reset the function, or power-cycle the device"
+    )]
+    NotReady {
+        /// The device.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+        /// How long it was given.
+        waited: Duration,
+        /// The last value of CSTS.
+        csts: u32,
+    },
+    /// CSTS.CFS is set.
+    #[error("{device} reports a fatal error (CSTS is {csts:#x}) {when}: it has to be reset")]
+    Fatal {
+        /// The device.
+        device: String,
+        /// The value of CSTS.
+        csts: u32,
+        /// What was going on.
+        when: &'static str,
+    },
+    /// An admin command was refused.
+    #[error("{device} refused {command}: {status}")]
+    Refused {
+        /// The device.
+        device: String,
+        /// What the standard calls it.
+        command: &'static str,
+        /// What came back.
+        status: StatusCode,
+    },
+    /// An admin command was not answered.
+    #[error("{device} did not complete {command} within {waited:?}: it will be reset")]
+    Unanswered {
+        /// The device.
+        device: String,
+        /// What the standard calls it.
+        command: &'static str,
+        /// How long it was given.
+        waited: Duration,
+    },
+    /// A queue holds something that the controller may not write there.
+    #[error("{device}: {fault}; it will be reset")]
+    Broken {
+        /// The device.
+        device: String,
+        /// What was found.
+        fault: Fault,
+    },
+    /// What the controller says of itself makes no sense.
+    #[error("{device}: {what}")]
+    Nonsense {
+        /// The device.
+        device: String,
+        /// What.
+        what: String,
+    },
+    /// No I/O queue is left.
+    #[error("{device} has {granted} I/O queues, and all are in use: drop one, or open it with `io_queues` above that")]
+    NoQueueLeft {
+        /// The device.
+        device: String,
+        /// How many it was opened with.
+        granted: u16,
+    },
+    /// A queue of a size that cannot be had.
+    #[error("{device}: a queue of {asked} entries cannot be had: it must be a power of two from 2 to {max}")]
+    Entries {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        asked: u32,
+        /// The controller's limit.
+        max: u32,
+    },
+    /// Queues whose owners did not poll while the controller was to be reset.
+    #[error(
+        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
+    )]
+    Unresponsive {
+        /// The device.
+        device: String,
+        /// The queues.
+        queues: Vec<u32>,
+        /// How long they were given.
+        waited: Duration,
+    },
+    /// DMA memory is not where the controller's page size wants it.
+    #[error("{device}: a queue at {iova:#x} is not aligned to the controller's pages of {page} bytes")]
+    Misaligned {
+        /// The device.
+        device: String,
+        /// Where it is.
+        iova: u64,
+        /// The page size, in bytes.
+        page: u64,
+    },
+    /// The controller is being reset.
+    #[error("{device} is being reset: try again")]
+    Resetting {
+        /// The device.
+        device: String,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a controller wrote into a completion queue that it may not write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A completion for a command that is not in flight: never posted, or completed already.
+    #[error("completion queue {qid} holds command {cid}, which is not in flight")]
+    UnknownCommand {
+        /// The queue.
+        qid: u16,
+        /// The command identifier.
+        cid: u16,
+    },
+    /// A head that is beyond what was announced, or outside of the queue.
+    #[error("completion queue {qid} says that submission queue's head is {head}, where it can be from {from} to {to}")]
+    Head {
+        /// The queue.
+        qid: u16,
+        /// The head.
+        head: u16,
+        /// The last head that was told.
+        from: u16,
+        /// The last tail that was announced.
+        to: u16,
+    },
+    /// A completion of another submission queue.
+    #[error("completion queue {qid} holds a completion of submission queue {sqid}, which does not complete there")]
+    ForeignQueue {
+        /// The queue.
+        qid: u16,
+        /// The submission queue.
+        sqid: u16,
+    },
+}

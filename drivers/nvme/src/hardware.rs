@@ -1,0 +1,202 @@
+//! The controller as registers: enabling, disabling, looking after its health. Every wait ends.
+
+use crate::error::{Error, Result};
+use crate::regs::{self, Cap, Csts};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::bar::{Bar, BarOptions, MapPolicy};
+use wholebar::pci::{CONFIG, PciDevice, config};
+use wholebar::{Error as Core, PageSize};
+
+/// BAR0, and what CAP says.
+pub(crate) struct Hardware {
+    pub device: Arc<dyn PciDevice>,
+    pub bar: Bar,
+    pub cap: Cap,
+    /// The controller's page size (CC.MPS), in bytes.
+    pub page: u64,
+    /// VS: major, minor, tertiary.
+    pub version: (u16, u8, u8),
+    ready: Duration,
+}
+
+/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
+const FUNCTION_RESET: Duration = Duration::from_secs(2);
+
+impl Hardware {
+    /// Opens BAR0 and reads what the controller can do.
+    pub fn open(device: Arc<dyn PciDevice>, policy: MapPolicy, page: Option<PageSize>) -> Result<Self> {
+        config::enable_memory(device.as_ref(), true)?;
+        // Doorbells are written: a page that holds some is not to be mapped read-only because a table is there too.
+        let registers = [0..regs::DOORBELLS, regs::DOORBELLS..regs::DOORBELLS + 8];
+        let bar = Bar::of(&device, 0, BarOptions { policy, page, registers: &registers })?;
+        let mut hw = Self {
+            device,
+            bar,
+            cap: Cap(0),
+            page: PageSize::host().bytes(),
+            version: (0, 0, 0),
+            ready: Duration::ZERO,
+        };
+        let cap = u64::from(hw.read(regs::CAP)?) | u64::from(hw.read(regs::CAP + 4)?) << 32;
+        if cap as u32 == regs::GONE {
+            return Err(hw.gone("its capabilities read as all ones"));
+        }
+        hw.cap = Cap(cap);
+        let version = hw.read(regs::VS)?;
+        hw.version = ((version >> 16) as u16, (version >> 8) as u8, version as u8);
+        hw.ready = hw.ready_timeout()?;
+        if hw.cap.min_page() > hw.cap.max_page() {
+            let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
+            return Err(Error::Nonsense { device: hw.name(), what });
+        }
+        hw.page = hw.page.clamp(hw.cap.min_page(), hw.cap.max_page());
+        if hw.cap.command_sets() & 0b100_0001 == 0 {
+            let why = format!("it has no I/O command set (CAP.CSS is {:#x})", hw.cap.command_sets());
+            return Err(Error::Unfit { device: hw.name(), why });
+        }
+        Ok(hw)
+    }
+
+    /// CAP.TO, or the longer CRTO.CRWMT where that is there (3.1.3.1).
+    fn ready_timeout(&self) -> Result<Duration> {
+        let cap = self.cap.timeout_ms();
+        let crto = match self.cap.has_ready_timeouts() {
+            true => u64::from(self.read(regs::CRTO)? & 0xffff) * 500,
+            false => 0,
+        };
+        Ok(Duration::from_millis(cap.max(crto).max(500)))
+    }
+
+    pub fn name(&self) -> String {
+        self.device.name().to_owned()
+    }
+
+    pub fn gone(&self, why: &str) -> Error {
+        Error::Gone { device: self.name(), why: why.to_owned() }
+    }
+
+    /// Reads a register. A backend whose device is gone says so.
+    fn read(&self, register: u64) -> Result<u32> {
+        self.bar.read(register).map_err(gone_is_gone)
+    }
+
+    fn write(&self, register: u64, value: u32) -> Result<()> {
+        self.bar.write(register, value).map_err(gone_is_gone)
+    }
+
+    pub fn csts(&self) -> Result<Csts> {
+        let csts = Csts(self.read(regs::CSTS)?);
+        if csts.gone() { Err(self.gone("its status reads as all ones")) } else { Ok(csts) }
+    }
+
+    /// Whether the controller answers and has not failed.
+    pub fn healthy(&self, when: &'static str) -> Result<()> {
+        let csts = self.csts()?;
+        if let Some(error) = self.bar.failure() {
+            tracing::debug!(%error, "a trapped doorbell failed");
+            if matches!(error, Core::Gone { .. }) {
+                return Err(self.gone("a trapped doorbell found nobody"));
+            }
+        }
+        if csts.fatal() { Err(Error::Fatal { device: self.name(), csts: csts.0, when }) } else { Ok(()) }
+    }
+
+    /// Waits until `is` holds of CSTS.
+    fn wait(&self, what: &'static str, waited: Duration, is: impl Fn(Csts) -> bool) -> Result<()> {
+        let start = Instant::now();
+        let mut tries = 0u32;
+        loop {
+            let csts = self.csts()?;
+            if is(csts) {
+                return Ok(());
+            }
+            if start.elapsed() >= waited {
+                return Err(Error::NotReady { device: self.name(), what, waited, csts: csts.0 });
+            }
+            tries += 1;
+            if tries < 1000 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_millis(1)) }
+        }
+    }
+
+    /// Clears CC.EN and waits for CSTS.RDY to follow (3.7.2): a controller level reset.
+    pub fn disable(&self) -> Result<()> {
+        let cc = self.read(regs::CC)?;
+        if cc == regs::GONE {
+            return Err(self.gone("its configuration reads as all ones"));
+        }
+        if cc & regs::CC_ENABLE != 0 {
+            // EN may not be cleared before RDY has followed its setting (3.1.3.5), unless that will not happen.
+            let started = self.wait("start", self.ready, |csts| csts.ready() || csts.fatal());
+            if let Err(error @ Error::Gone { .. }) = started {
+                return Err(error);
+            }
+            self.write(regs::CC, cc & !(regs::CC_ENABLE | regs::CC_SHUTDOWN_MASK))?;
+        }
+        self.wait("stop", self.ready, |csts| !csts.ready())
+    }
+
+    /// Enables the controller with its admin queues (3.5.1). It is disabled before.
+    pub fn enable(&self, asq: u64, acq: u64, entries: u32) -> Result<()> {
+        let last = entries - 1;
+        self.write(regs::AQA, last | last << 16)?;
+        for (register, base) in [(regs::ASQ, asq), (regs::ACQ, acq)] {
+            // Two halves: trapped 64-bit accesses are that on some kernels anyway.
+            self.write(register, base as u32)?;
+            self.write(register + 4, (base >> 32) as u32)?;
+        }
+        let all = self.cap.command_sets() & 1 << 6 != 0;
+        self.write(regs::CC, regs::cc_enable(self.page, all))?;
+        self.wait("become ready", self.ready, |csts| csts.ready() || csts.fatal())?;
+        self.healthy("while it was enabled")
+    }
+
+    /// Tells the controller that power may go, and waits until it has put everything away (3.6.1).
+    pub fn shut_down(&self) -> Result<()> {
+        let cc = self.read(regs::CC)?;
+        if cc & regs::CC_ENABLE == 0 {
+            return Ok(());
+        }
+        self.write(regs::CC, cc & !regs::CC_SHUTDOWN_MASK | regs::CC_SHUTDOWN)?;
+        self.wait("shut down", self.ready.max(Duration::from_secs(5)), |csts| csts.shut_down() || csts.fatal())
+    }
+
+    /// Lets the function do DMA, or not.
+    pub fn bus_master(&self, on: bool) -> Result<()> {
+        Ok(config::enable_bus_master(self.device.as_ref(), on)?)
+    }
+
+    /// Whether nobody answers on the bus: what isn't there writes nothing.
+    pub fn absent(&self) -> bool {
+        let mut id = [0; 2];
+        self.device.read(CONFIG, 0, &mut id).is_ok() && id == [0xff; 2]
+    }
+
+    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
+    pub fn function_reset(&self) -> Result<()> {
+        self.device.reset()?;
+        let start = Instant::now();
+        while self.absent() {
+            if start.elapsed() >= FUNCTION_RESET {
+                return Err(self.gone("it did not come back from a function level reset"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(config::enable_memory(self.device.as_ref(), true)?)
+    }
+
+    /// `iova`, where the controller can take it for the start of a page.
+    pub fn aligned(&self, iova: u64) -> Result<u64> {
+        match iova.is_multiple_of(self.page) {
+            true => Ok(iova),
+            false => Err(Error::Misaligned { device: self.name(), iova, page: self.page }),
+        }
+    }
+}
+
+fn gone_is_gone(error: Core) -> Error {
+    match error {
+        Core::Gone { device, why } => Error::Gone { device, why },
+        other => Error::Core(other),
+    }
+}

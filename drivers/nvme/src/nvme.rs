@@ -1,0 +1,654 @@
+//! A controller, opened: the handle that applications hold. Its queues are values of their own ([`Queue`]).
+
+use crate::admin::AdminQueue;
+use crate::command;
+use crate::control::{Control, Record, Trouble, memory};
+use crate::doorbell::{Bell, Shadows};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::hardware::Hardware;
+use crate::identify::{self, CommandLimits, Controller, Namespace, cns};
+use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
+use crate::options::{Options, QueueOptions, Service};
+use crate::queue::{Parts, Queue};
+use crate::ring::QueuePair;
+use crossbeam::channel::{Receiver, bounded};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use wholebar::bar::Bar;
+use wholebar::irq::{EventFd, Interrupts};
+use wholebar::mem::{Arena, DmaMapping, DmaRing};
+use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, PciDevice};
+use wholebar::reset::{Domain, End};
+
+/// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
+pub struct Nvme(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub hw: Hardware,
+    pub options: Options,
+    pub controller: Controller,
+    pub namespaces: Vec<Namespace>,
+    pub domain: Domain,
+    troubles: Mutex<Vec<(u64, Trouble)>>,
+    /// Arenas whose buffers its queues can use.
+    arenas: Mutex<Vec<Arc<DmaMapping>>>,
+    control: Mutex<Control>,
+    events: Receiver<Event>,
+    interrupts: Option<Interrupts>,
+    /// Signalled by the admin queue's vector, and by queues in trouble.
+    wake: Arc<EventFd>,
+    /// What the kernel has to say of the function.
+    notices: Vec<(Event, Interrupts, Arc<EventFd>)>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How many events wait where nobody takes them.
+const EVENTS: usize = 256;
+/// How often the slow path's thread looks after a controller's health.
+const TICK: Duration = Duration::from_millis(200);
+/// How many namespaces are looked at.
+const MAX_NAMESPACES: usize = 1024;
+
+impl Nvme {
+    /// Opens a controller: resets and enables it, and asks it what it is.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] where it isn't one for this driver, [`Error::NotReady`] where it does not come up, [`Error::Gone`] where nobody
+    /// answers; what lies below.
+    pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
+        let hw = Hardware::open(device, options.policy, options.page)?;
+        // Whoever had it before may have left it running.
+        hw.disable()?;
+        // Vectors before CC.EN: some controllers look at them only then.
+        let (interrupts, wake) = wake(&hw, &options)?;
+        let memory = memory(&hw, 0)?;
+        let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
+        let (send, events) = bounded(EVENTS);
+        let mut control = Control {
+            admin,
+            queues: BTreeMap::new(),
+            granted: 0,
+            shadows: None,
+            memory: vec![memory],
+            stopping: None,
+            events: send,
+        };
+        let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
+            Ok(identity) => identity,
+            Err(error) => {
+                let _ = hw.bus_master(false);
+                if hw.disable().is_ok() {
+                    control.release();
+                }
+                return Err(error);
+            }
+        };
+        let notices = notices(&hw.device)?;
+        let inner = Arc::new(Inner {
+            hw,
+            options,
+            controller,
+            namespaces,
+            domain: Domain::new(),
+            troubles: Mutex::default(),
+            arenas: Mutex::default(),
+            control: Mutex::new(control),
+            events,
+            interrupts,
+            wake,
+            notices,
+            thread: Mutex::default(),
+        });
+        if inner.options.service == Service::Thread {
+            let (weak, wake) = (Arc::downgrade(&inner), inner.wake.clone());
+            let thread = std::thread::Builder::new().name("nvme".to_owned()).spawn(move || look_after(&weak, &wake));
+            let failed = |source| wholebar::Error::Io { what: "starting the slow path's thread".to_owned(), source };
+            *inner.thread.lock().unwrap_or_else(|e| e.into_inner()) = Some(thread.map_err(failed)?);
+        }
+        Ok(Self(inner))
+    }
+
+    /// What the controller says of itself.
+    pub fn identify(&self) -> &Controller {
+        &self.0.controller
+    }
+
+    /// Its active namespaces, those it cannot use included, in the order of their identifiers.
+    pub fn namespaces(&self) -> &[Namespace] {
+        &self.0.namespaces
+    }
+
+    /// What one command transfers at most, in bytes.
+    pub fn max_transfer(&self) -> u32 {
+        self.0.max_transfer()
+    }
+
+    /// The controller's page size (CC.MPS), in bytes.
+    pub fn page(&self) -> u64 {
+        self.0.hw.page
+    }
+
+    /// The most entries that a queue of it can have.
+    pub fn max_entries(&self) -> u32 {
+        self.0.max_entries()
+    }
+
+    /// How many I/O queues it grants.
+    pub fn io_queues(&self) -> u16 {
+        self.0.control().granted
+    }
+
+    /// BAR0, as it was mapped.
+    pub fn bar(&self) -> &Bar {
+        &self.0.hw.bar
+    }
+
+    /// The device below.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.0.hw.device
+    }
+
+    /// Its MSI-X vectors, where it has some: for queues with [`QueueOptions::interrupt`].
+    pub fn interrupts(&self) -> Option<&Interrupts> {
+        self.0.interrupts.as_ref()
+    }
+
+    /// Lets the controller into an arena, so that its queues can use buffers there. Once more changes nothing.
+    ///
+    /// # Errors
+    /// What the address space says.
+    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+        let mapping = self.0.hw.device.dma().attach(arena)?;
+        let mut arenas = self.0.arenas.lock().unwrap_or_else(|e| e.into_inner());
+        if arenas.iter().all(|m| m.arena().id() != arena.id()) {
+            arenas.push(mapping);
+        }
+        Ok(())
+    }
+
+    /// A queue pair, to be owned by one core.
+    ///
+    /// # Errors
+    /// [`Error::NoQueueLeft`], [`Error::Entries`]; what the controller says.
+    pub fn queue(&self, options: QueueOptions) -> Result<Queue> {
+        let inner = &self.0;
+        let entries = options.entries.unwrap_or(inner.options.entries.min(inner.max_entries()));
+        if !entries.is_power_of_two() || !(2..=inner.max_entries()).contains(&entries) {
+            return Err(Error::Entries { device: inner.hw.name(), asked: entries, max: inner.max_entries() });
+        }
+        inner.with(|control| Queue::new(inner.make_queue(control, entries, options.interrupt)?))
+    }
+
+    /// The SMART / Health Information log.
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn smart(&self) -> Result<Smart> {
+        Ok(Smart::parse(&self.0.log(lid::SMART, log::LEN)?))
+    }
+
+    /// The error log, newest first: as much of it as fits a page.
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn error_log(&self) -> Result<Vec<ErrorEntry>> {
+        let bytes = usize::from(self.0.controller.error_log_entries) * log::ERROR_ENTRY;
+        Ok(ErrorEntry::parse(&self.0.log(lid::ERROR, bytes.min(self.0.hw.page as usize))?))
+    }
+
+    /// The Firmware Slot Information log.
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn firmware_log(&self) -> Result<FirmwareSlots> {
+        Ok(FirmwareSlots::parse(&self.0.log(lid::FIRMWARE, log::LEN)?))
+    }
+
+    /// A feature's current value ([`feature`](crate::feature)).
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn feature(&self, id: u8) -> Result<u32> {
+        self.0.with(|c| c.admin.execute(&self.0.hw, command::get_features(id, 0)))
+    }
+
+    /// Sets a feature; `save` keeps it across resets, where the controller can.
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn set_feature(&self, id: u8, value: u32, save: bool) -> Result<u32> {
+        self.0.with(|c| c.admin.execute(&self.0.hw, command::set_features(id, 0, value, save)))
+    }
+
+    /// What happens to the controller. While 256 events wait here, further ones are dropped.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.0.events
+    }
+
+    /// Resets the controller, and waits until its queues can go on: what was in flight completes as aborted.
+    ///
+    /// Queues have to be polled meanwhile, on other threads; a thread that polls them itself calls [`request_reset`](Self::request_reset),
+    /// and then [`service`](Self::service) between its polls.
+    ///
+    /// # Errors
+    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    pub fn reset(&self) -> Result<()> {
+        self.request_reset();
+        loop {
+            let mut control = self.0.control();
+            if control.stopping.is_none() {
+                return self.0.check();
+            }
+            if let Some(queues) = self.0.advance(&mut control)
+                && !queues.is_empty()
+            {
+                self.0.check()?;
+                let waited = self.0.options.stop_timeout;
+                return Err(Error::Unresponsive { device: self.0.hw.name(), queues, waited });
+            }
+            drop(control);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Begins to reset the controller. [`service`](Self::service) goes on with it.
+    pub fn request_reset(&self) {
+        self.0.control().begin_reset(&self.0.domain, "it was asked for".to_owned());
+        self.0.wake.signal();
+    }
+
+    /// Does what there is to do on the slow path: events, aborts, resets. Returns whether it wants to be called again soon. For those who
+    /// chose [`Service::Manual`]; it waits for the controller, but not for queues.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    pub fn service(&self) -> Result<bool> {
+        self.0.service()
+    }
+
+    /// Whether the controller can be used.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+
+    /// Buffers that were never given back, because the controller may still write them.
+    pub fn quarantined(&self) -> u64 {
+        self.0.domain.quarantined()
+    }
+
+    /// Shuts the controller down: it has put everything away when this returns. Queues end.
+    ///
+    /// # Errors
+    /// What the controller says, or doesn't.
+    pub fn shutdown(self) -> Result<()> {
+        self.0.shut_down()
+    }
+}
+
+fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
+    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
+        return Ok((None, Arc::new(EventFd::new()?)));
+    }
+    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + u32::from(options.io_queues))?;
+    let wake = interrupts.vector(0)?;
+    Ok((Some(interrupts), wake))
+}
+
+fn notices(device: &Arc<dyn PciDevice>) -> Result<Vec<(Event, Interrupts, Arc<EventFd>)>> {
+    let mut notices = Vec::new();
+    for (index, event) in [(IRQ_ERR, Event::FunctionError), (IRQ_REQ, Event::UnbindRequest)] {
+        if device.irq_info(index).is_ok_and(|info| info.count > 0) {
+            let interrupts = Interrupts::new(device.clone(), index, 1)?;
+            let fd = interrupts.vector(0)?;
+            notices.push((event, interrupts, fd));
+        }
+    }
+    Ok(notices)
+}
+
+/// Enables the controller for the first time and asks it what it is.
+fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(Controller, Vec<Namespace>)> {
+    hw.bus_master(true)?;
+    control.admin.start(hw)?;
+    let controller = identify_controller(hw, control)?;
+    if options.shadow_doorbells && controller.has_shadow_doorbells() {
+        let mapping = memory(hw, 4 * hw.page)?;
+        let shadows = Shadows::new(mapping.arena(), hw.page, hw.cap.doorbell_stride())?;
+        let (doorbells, events) = shadows.offsets();
+        let base = mapping.iova();
+        let iova = (hw.aligned(base.offset(doorbells).0)?, hw.aligned(base.offset(events).0)?);
+        control.memory.push(mapping);
+        control.shadows = Some((Arc::new(shadows), iova));
+    }
+    control.set_up(hw, &controller, options)?;
+    let namespaces = identify_namespaces(hw, control, &controller)?;
+    Ok((controller, namespaces))
+}
+
+fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controller> {
+    let admin = &mut control.admin;
+    let to = admin.data_iova();
+    let bytes = admin.fetch(hw, command::identify(cns::CONTROLLER, 0, 0, to), identify::LEN)?;
+    let mut controller = Controller::parse(&bytes, hw.cap.min_page(), hw.version);
+    if let kind @ 2.. = controller.kind {
+        let why = format!("it is not an I/O controller (its controller type is {kind})");
+        return Err(Error::Unfit { device: hw.name(), why });
+    }
+    if hw.version >= (2, 0, 0) {
+        match admin.fetch(hw, command::identify(cns::COMMAND_SET_CONTROLLER, 0, 0, to), identify::LEN) {
+            Ok(bytes) => controller.limits = CommandLimits::parse(&bytes, hw.cap.min_page()),
+            Err(Error::Refused { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(controller)
+}
+
+fn identify_namespaces(hw: &Hardware, control: &mut Control, controller: &Controller) -> Result<Vec<Namespace>> {
+    let admin = &mut control.admin;
+    let to = admin.data_iova();
+    let mut ids = Vec::new();
+    if hw.version >= (1, 1, 0) {
+        while ids.len() < MAX_NAMESPACES {
+            let after = ids.last().copied().unwrap_or(0);
+            let list = command::identify(cns::ACTIVE_NAMESPACES, after, 0, to);
+            let more = identify::namespace_list(&admin.fetch(hw, list, identify::LEN)?, after);
+            ids.extend(&more);
+            if more.len() < identify::LEN / 4 {
+                break;
+            }
+        }
+    } else {
+        ids.extend(1..=controller.namespaces.min(MAX_NAMESPACES as u32));
+    }
+    ids.truncate(MAX_NAMESPACES);
+    let mut namespaces = Vec::new();
+    for nsid in ids {
+        let descriptors = match hw.version >= (1, 3, 0) {
+            true => match admin.fetch(hw, command::identify(cns::DESCRIPTORS, nsid, 0, to), identify::LEN) {
+                Err(Error::Refused { .. }) => Vec::new(),
+                other => other?,
+            },
+            false => Vec::new(),
+        };
+        let identify = command::identify(cns::NAMESPACE, nsid, 0, to);
+        match admin.fetch(hw, identify, identify::LEN) {
+            Ok(bytes) => namespaces.push(Namespace::parse(nsid, &bytes, &descriptors)),
+            // A namespace of another command set may not have this structure.
+            Err(Error::Refused { status, .. }) => {
+                tracing::info!(device = hw.name(), nsid, %status, "a namespace cannot be identified");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(namespaces)
+}
+
+/// The slow path's thread. It does not keep the controller open.
+fn look_after(inner: &Weak<Inner>, wake: &EventFd) {
+    let mut wait = Duration::ZERO;
+    loop {
+        if let Err(error) = wake.wait(Some(wait)) {
+            return tracing::error!(%error, "the slow path ended");
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        wait = match inner.service() {
+            Ok(true) => Duration::from_millis(1),
+            Ok(false) => TICK,
+            Err(_) => return,
+        };
+    }
+}
+
+impl Inner {
+    pub fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    pub fn max_entries(&self) -> u32 {
+        // The largest power of two.
+        1 << self.hw.cap.max_entries().ilog2()
+    }
+
+    pub fn max_transfer(&self) -> u32 {
+        // A PRP list has one page, and one entry is in the command.
+        let list = self.hw.page / 8 * self.hw.page;
+        let device = self.controller.max_transfer.unwrap_or(u64::MAX);
+        let limit = u64::from(self.options.max_transfer).min(list).min(device).max(self.hw.cap.min_page());
+        limit.min(1 << 30) as u32
+    }
+
+    /// Whether the controller can be used.
+    pub fn check(&self) -> Result<()> {
+        match self.domain.ended() {
+            None => Ok(()),
+            Some(End { gone: true, why, .. }) => Err(Error::Gone { device: self.hw.name(), why }),
+            Some(End { why, .. }) => Err(Error::Ended { device: self.hw.name(), why }),
+        }
+    }
+
+    /// Does something under the lock, once no reset is under way. What the error says of the controller is acted upon.
+    fn with<T>(&self, f: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
+        let mut control = loop {
+            let mut control = self.control();
+            self.check()?;
+            if control.stopping.is_none() {
+                break control;
+            }
+            self.advance(&mut control);
+            drop(control);
+            std::thread::yield_now();
+        };
+        f(&mut control).inspect_err(|error| self.settle(&mut control, error))
+    }
+
+    /// Acts upon what an error says of the controller.
+    fn settle(&self, control: &mut Control, error: &Error) {
+        match error {
+            Error::Gone { .. } => control.end(&self.hw, &self.domain, error, ""),
+            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => {
+                control.begin_reset(&self.domain, error.to_string());
+                self.wake.signal();
+            }
+            _ => {}
+        }
+    }
+
+    pub fn advance(&self, control: &mut Control) -> Option<Vec<u32>> {
+        control.advance(&self.hw, &self.domain, &self.options, |control| {
+            if let Some(interrupts) = &self.interrupts {
+                // A function level reset took them away.
+                interrupts.restore()?;
+            }
+            self.hw.bus_master(true)?;
+            control.admin.start(&self.hw)?;
+            control.set_up(&self.hw, &self.controller, &self.options)?;
+            control.recreate(&self.hw, &self.domain)
+        })
+    }
+
+    pub fn service(&self) -> Result<bool> {
+        let mut control = self.control();
+        self.check()?;
+        for (event, _, fd) in &self.notices {
+            if fd.take() > 0 {
+                control.tell(event.clone());
+                if *event == Event::FunctionError {
+                    control.begin_reset(&self.domain, "the kernel reports an error of the function".to_owned());
+                }
+            }
+        }
+        let troubles = std::mem::take(&mut *self.troubles.lock().unwrap_or_else(|e| e.into_inner()));
+        for (epoch, trouble) in troubles {
+            let done = match trouble {
+                // It was of commands that a reset ended.
+                _ if epoch != self.domain.epoch() => Ok(()),
+                Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid),
+                Trouble::Stuck { qid, cid } => {
+                    let why = format!("command {cid} of queue {qid} was neither completed nor aborted in time");
+                    control.begin_reset(&self.domain, why);
+                    Ok(())
+                }
+                Trouble::Broken(fault) => {
+                    control.begin_reset(&self.domain, fault.to_string());
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                self.settle(&mut control, &error);
+            }
+        }
+        if control.stopping.is_none() {
+            let healthy = self.hw.healthy("while it was running");
+            if let Err(error) = healthy.and_then(|()| control.take_events(&self.hw)) {
+                self.settle(&mut control, &error);
+            }
+        }
+        self.advance(&mut control);
+        self.check()?;
+        Ok(control.stopping.is_some())
+    }
+
+    /// A queue's call for help, in the epoch it is in step with.
+    pub fn trouble(&self, epoch: u64, trouble: Trouble) {
+        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, trouble));
+        self.wake.signal();
+    }
+
+    /// Where arena `id` is, as the controller sees it.
+    pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
+        let arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
+        arenas.iter().find(|m| m.arena().id() == id).cloned()
+    }
+
+    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
+        self.with(|c| {
+            let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
+            c.admin.fetch(&self.hw, read, len)
+        })
+    }
+
+    /// Everything a queue needs; the controller knows of it then.
+    fn make_queue(self: &Arc<Self>, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
+        let granted = control.granted;
+        let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
+        let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
+        if let (Some(vector), interrupts) = (vector, &self.interrupts) {
+            let count = interrupts.as_ref().map_or(0, Interrupts::count);
+            if vector == 0 || u32::from(vector) >= count {
+                let (device, index, vector) = (self.hw.name(), IRQ_MSIX, vector.into());
+                return Err(wholebar::Error::NoSuchIrq { device, index, vector, count }.into());
+            }
+        }
+        let page = self.hw.page;
+        let list_words = Queue::list_words(self.max_transfer(), page);
+        let bytes = u64::from(entries) * (64 + 16 + 8 * u64::from(list_words)) + 4 * page;
+        let mut made = None;
+        for attempt in 0..2 {
+            let Some(mapping) = control.memory.last().cloned() else { break };
+            let shadows = control.shadows.as_ref().map(|(s, _)| s);
+            let bells = Bell::pair(&self.hw.bar, qid, self.hw.cap.doorbell_stride(), shadows)?;
+            let arena = mapping.arena();
+            let parts = QueuePair::new(qid, arena, entries, page, bells)
+                .and_then(|pair| Ok((pair, DmaRing::new(arena, entries * list_words, page)?)));
+            match parts {
+                Ok((pair, lists)) => {
+                    made = Some((pair, lists, mapping));
+                    break;
+                }
+                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => control.memory.push(memory(&self.hw, bytes)?),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some((mut pair, mut lists, mapping)) = made else {
+            return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
+        };
+        let (sq, cq) = pair.offsets();
+        let aborts = Arc::new(AtomicU64::new(0));
+        let record = Record {
+            entries,
+            vector,
+            mapping: mapping.clone(),
+            rings: [(sq, u64::from(entries) * 64), (cq, u64::from(entries) * 16)],
+            epoch: self.domain.epoch(),
+            aborts: aborts.clone(),
+            orphan: false,
+        };
+        pair.set_quarantine(true);
+        lists.set_quarantine(true);
+        let created = control.create(&self.hw, qid, &record);
+        if let Err(Error::Refused { .. }) = created {
+            pair.set_quarantine(false);
+            lists.set_quarantine(false);
+        }
+        created?;
+        control.queues.insert(qid, record);
+        let gate = self.domain.join(qid.into());
+        let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
+        Ok(Parts { qid, inner: self.clone(), gate, pair, lists, lists_iova, list_words, aborts })
+    }
+
+    /// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
+    pub fn delete_queue(&self, qid: u16) -> bool {
+        let deleted = self.with(|control| {
+            let Some(record) = control.queues.get_mut(&qid) else { return Ok(()) };
+            // In any other epoch the controller was reset since, and the queue not made again.
+            if record.epoch == self.domain.epoch() {
+                record.orphan = true;
+                control.delete(&self.hw, qid)?;
+            }
+            control.queues.remove(&qid);
+            Ok(())
+        });
+        match deleted {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(qid, %error, "a queue could not be deleted");
+                self.domain.ended().is_some_and(|end| end.harmless)
+            }
+        }
+    }
+
+    fn shut_down(&self) -> Result<()> {
+        let mut control = self.control();
+        self.check()?;
+        let done = self.hw.shut_down();
+        let disabled = self.hw.disable();
+        let _ = self.hw.bus_master(false);
+        if disabled.is_ok() {
+            control.stopping = None;
+            self.domain.end(End { gone: false, harmless: true, why: "it was shut down".to_owned() });
+        } else if let Err(error) = &disabled {
+            control.end(&self.hw, &self.domain, error, "");
+        }
+        done.and(disabled)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.wake.signal();
+        let thread = self.thread.get_mut().unwrap_or_else(|e| e.into_inner()).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+        if self.domain.ended().is_none()
+            && let Err(error) = self.shut_down()
+        {
+            tracing::warn!(%error, "the controller was not shut down");
+        }
+        // Its memory is unmapped and freed after this, the memory that it may still write only unmapped.
+        if self.domain.ended().is_some_and(|end| end.harmless) {
+            self.control.get_mut().unwrap_or_else(|e| e.into_inner()).release();
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! How a controller is opened, and a queue made.
+
+use std::time::Duration;
+use wholebar::PageSize;
+use wholebar::bar::MapPolicy;
+
+/// How a controller is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How much of BAR0 is mapped.
+    pub policy: MapPolicy,
+    /// A page size to plan BAR0 for; `None` for the device's own.
+    pub page: Option<PageSize>,
+    /// I/O queue pairs to ask the controller for; it may grant fewer.
+    pub io_queues: u16,
+    /// Entries of a queue, a power of two; one fewer commands can be in flight. At most what the controller takes.
+    pub entries: u32,
+    /// Use shadow doorbells (Doorbell Buffer Config) where the controller has them. They spare an emulated controller most doorbells.
+    pub shadow_doorbells: bool,
+    /// Use SGLs where the controller has them: for buffers that PRPs can't describe, and instead of long PRP lists.
+    pub sgls: bool,
+    /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
+    pub max_transfer: u32,
+    /// How long an I/O command may take before it is aborted, and then again before the controller is reset.
+    pub timeout: Duration,
+    /// How long an admin command may take.
+    pub admin_timeout: Duration,
+    /// How long a queue's owner may take to poll it while the controller is to be reset.
+    pub stop_timeout: Duration,
+    /// Who does the slow path's work.
+    pub service: Service,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: MapPolicy::Auto,
+            page: None,
+            io_queues: 16,
+            entries: 256,
+            shadow_doorbells: false,
+            sgls: true,
+            max_transfer: 1 << 20,
+            timeout: Duration::from_secs(30),
+            admin_timeout: Duration::from_secs(10),
+            stop_timeout: Duration::from_secs(5),
+            service: Service::Thread,
+        }
+    }
+}
+
+/// Who does the slow path's work: asynchronous events, aborts, resets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Service {
+    /// A thread that sleeps until an interrupt, or a queue, wakes it.
+    #[default]
+    Thread,
+    /// Whoever calls [`Nvme::service`](crate::Nvme::service), regularly.
+    Manual,
+}
+
+/// How a queue is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct QueueOptions {
+    /// Entries, a power of two; `None` for [`Options::entries`].
+    pub entries: Option<u32>,
+    /// Completions raise this MSI-X vector (not 0, which is the admin queue's), so that an idle core can sleep; `None` for a queue that is
+    /// only polled. See [`Nvme::interrupts`](crate::Nvme::interrupts).
+    pub interrupt: Option<u16>,
+}

@@ -1,0 +1,327 @@
+//! An I/O queue pair, owned by one core: post, ring, poll.
+//!
+//! The command identifier is the index of a slot, which owns the request's buffers while the command is in flight. What completes is checked against
+//! the slots before anything is believed. Nothing here locks, allocates or calls the kernel while the queue runs and its requests are
+//! small; what isn't hot is next door: requests that take more than one command ([`build`]), and resets, timeouts, the end ([`recover`]).
+
+mod build;
+mod recover;
+mod slot;
+
+use crate::command::{Command, DataPointer, io};
+use crate::control::Trouble;
+use crate::error::{Fault, Result};
+use crate::nvme::Inner;
+use crate::prp::{Segment, two_pages};
+use crate::ring::QueuePair;
+use crate::split::Piece;
+use slot::{Slots, State};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+use wholebar::bar::DoorbellCounts;
+use wholebar::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
+use wholebar::mem::{DmaMapping, DmaRing, Iova};
+use wholebar::reset::{End, Gate};
+
+/// A submission and a completion queue.
+pub struct Queue {
+    gate: Gate,
+    pair: QueuePair,
+    slots: Slots,
+    /// The namespace used last.
+    ns: Limits,
+    /// The arena used last, and where it is as the controller sees it.
+    arena: u32,
+    base: u64,
+    /// The controller's page, in bytes.
+    page: u64,
+    polls: u32,
+
+    qid: u16,
+    inner: Arc<Inner>,
+    namespaces: Box<[Limits]>,
+    /// The arenas used so far: mapped while this queue is there.
+    arenas: Vec<Arc<DmaMapping>>,
+    /// A list of its own for each slot: PRP entries, SGL descriptors, ranges.
+    lists: DmaRing<AtomicU64>,
+    lists_iova: u64,
+    list_words: u32,
+    /// Room to cut requests in, kept between them.
+    segments: Vec<Segment>,
+    pieces: Vec<Piece>,
+    /// Aborts that were asked for, and how many are done with.
+    aborts_asked: u64,
+    aborts_done: Arc<AtomicU64>,
+    started: Instant,
+    next_look: Instant,
+    fault: Option<Fault>,
+    ending: Option<Ending>,
+}
+
+/// What a queue is made of.
+pub(crate) struct Parts {
+    pub qid: u16,
+    pub inner: Arc<Inner>,
+    pub gate: Gate,
+    pub pair: QueuePair,
+    pub lists: DmaRing<AtomicU64>,
+    pub lists_iova: u64,
+    pub list_words: u32,
+    pub aborts: Arc<AtomicU64>,
+}
+
+/// Why it will never run again.
+enum Ending {
+    Expelled,
+    Device(End),
+}
+
+/// A namespace, as far as each command has to know it.
+#[derive(Clone, Copy)]
+struct Limits {
+    nsid: u32,
+    /// Bytes of a block, as a power of two.
+    shift: u32,
+    /// Bytes of one command at most: whole blocks.
+    max_len: u32,
+    blocks: u64,
+    /// Bits of an LBA that may not change within a command, where the I/O boundary is a power of two, or there is none.
+    fixed: u64,
+    boundary: u32,
+}
+
+/// The clock is looked at once in so many polls, a power of two.
+const POLLS: u32 = 1024;
+
+impl Queue {
+    pub(crate) fn new(parts: Parts) -> Result<Self> {
+        let Parts { qid, inner, gate, pair, lists, lists_iova, list_words, aborts } = parts;
+        let max = inner.max_transfer();
+        let usable = inner.namespaces.iter().filter(|n| n.unsupported.is_none() && n.block_size <= max);
+        let namespaces: Box<[_]> = usable
+            .map(|n| {
+                let shift = n.block_size.trailing_zeros();
+                let boundary = u32::from(n.io_boundary);
+                let fixed = match boundary {
+                    0 => 0,
+                    b if b.is_power_of_two() => !(u64::from(b) - 1),
+                    // No mask tells: only what is one block is known to be within.
+                    _ => u64::MAX,
+                };
+                // NLB has 16 bits, 0's based (NVM Command Set 1.0, 3.2.4).
+                let max_blocks = (max >> shift).min(65536);
+                Limits { nsid: n.nsid, shift, max_len: max_blocks << shift, blocks: n.blocks, fixed, boundary }
+            })
+            .collect();
+        let none = Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, fixed: 0, boundary: 0 };
+        let now = Instant::now();
+        Ok(Self {
+            gate,
+            slots: Slots::new(pair.entries() - 1),
+            pair,
+            ns: namespaces.first().copied().unwrap_or(none),
+            arena: u32::MAX,
+            base: 0,
+            page: inner.hw.page,
+            polls: 0,
+            qid,
+            inner,
+            namespaces,
+            arenas: Vec::new(),
+            lists,
+            lists_iova,
+            list_words,
+            segments: Vec::new(),
+            pieces: Vec::new(),
+            aborts_asked: 0,
+            aborts_done: aborts,
+            started: now,
+            next_look: now,
+            fault: None,
+            ending: None,
+        })
+    }
+
+    /// Words of a slot's list: PRP entries for the longest transfer, or 16 SGL descriptors.
+    pub(crate) fn list_words(max_transfer: u32, page: u64) -> u32 {
+        ((u64::from(max_transfer) / page).max(32) as u32).next_power_of_two()
+    }
+
+    /// Posts a command; [`ring`](Self::ring) announces it.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the request and why.
+    #[inline]
+    pub fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        // What is most frequent: one buffer, one command, at most two PRP entries, the namespace and arena of the last one. What isn't
+        // that, or is wrong, is found out elsewhere.
+        let (opcode, lba) = match req.op {
+            Op::Read { lba } => (io::READ, lba),
+            Op::Write { lba } => (io::WRITE, lba),
+            _ => return self.submit_any(req),
+        };
+        let Data::One(buf) = &req.data else { return self.submit_any(req) };
+        let (len, ns) = (buf.len(), &self.ns);
+        let blocks = len >> ns.shift;
+        let last = lba.wrapping_add(u64::from(blocks.wrapping_sub(1)));
+        let Some((prp1, prp2)) = two_pages(self.base.wrapping_add(buf.arena_offset()), len, self.page) else {
+            return self.submit_any(req);
+        };
+        let simple = self.gate.open()
+            && req.nsid == ns.nsid
+            && buf.arena_id() == self.arena
+            && len.wrapping_sub(1) < ns.max_len
+            && blocks << ns.shift == len
+            && lba <= last
+            && last < ns.blocks
+            && (lba ^ last) & ns.fixed == 0;
+        if !simple {
+            return self.submit_any(req);
+        }
+        let Some((cid, slot)) = self.slots.claim() else { return self.submit_any(req) };
+        let command = Command::on_blocks(opcode, req.nsid, DataPointer::prp(prp1, prp2), lba, blocks);
+        slot.fill(req);
+        self.pair.post(command.words(cid));
+        Ok(())
+    }
+
+    /// Announces every command posted since the last call: one doorbell.
+    #[inline]
+    pub fn ring(&mut self) {
+        if self.gate.open() {
+            self.pair.ring();
+        }
+    }
+
+    /// Takes at most `max` finished requests; returns how many there were. One doorbell a call that found some.
+    #[inline]
+    pub fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
+        if !self.gate.open() {
+            return self.poll_closed(max, &mut done);
+        }
+        let mut count = 0;
+        while count < max
+            && let Some(entry) = self.pair.take()
+        {
+            if let Err(fault) = self.pair.check(entry) {
+                self.break_down(fault);
+                return count;
+            }
+            let cid = entry.cid();
+            match self.slots.get(cid) {
+                Some(slot) if slot.state == State::Whole => {
+                    let completion = slot.finish(status(entry.status()));
+                    self.slots.give_back(cid);
+                    count += 1;
+                    done(completion);
+                }
+                _ => match self.complete_any(cid, entry.status()) {
+                    Ok(None) => {}
+                    Ok(Some(completion)) => {
+                        count += 1;
+                        done(completion);
+                    }
+                    Err(fault) => {
+                        self.break_down(fault);
+                        return count;
+                    }
+                },
+            }
+        }
+        self.pair.acknowledge();
+        self.polls = self.polls.wrapping_add(1);
+        if self.polls.is_multiple_of(POLLS) {
+            self.look();
+        }
+        count
+    }
+
+    /// Looks at the clock: commands that took too long are aborted, at last by a reset. Polling does this once in a while; who sleeps
+    /// instead calls it when woken.
+    pub fn look(&mut self) {
+        self.look_at(Instant::now());
+    }
+
+    /// Whether it can be used.
+    pub fn state(&self) -> QueueState {
+        self.state_now()
+    }
+
+    /// How many commands are in flight. A request that was split counts for as many as it takes.
+    pub fn in_flight(&self) -> usize {
+        self.slots.in_use() as usize
+    }
+
+    /// How many commands can be in flight.
+    pub fn capacity(&self) -> usize {
+        self.slots.capacity() as usize
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u16 {
+        self.qid
+    }
+
+    /// How often its doorbells were rung: submission and completion together.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        let (sq, cq) = self.pair.bells();
+        let mut counts = sq.counts();
+        counts += cq.counts();
+        counts
+    }
+
+    /// How often its shadow doorbells were written; 0 without them.
+    pub fn shadow_updates(&self) -> u64 {
+        let (sq, cq) = self.pair.bells();
+        sq.shadow_updates() + cq.shadow_updates()
+    }
+
+    /// Where its rings are as the controller sees them: submission, completion.
+    pub fn rings(&self) -> (Iova, Iova) {
+        let (sq, cq) = self.pair.offsets();
+        // The lists are in the same arena.
+        let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
+        (base.offset(sq), base.offset(cq))
+    }
+
+    /// The completion queue holds what the controller may not write there: hands off, until it was reset.
+    #[cold]
+    fn break_down(&mut self, fault: Fault) {
+        tracing::error!(%fault, "a queue is broken");
+        self.fault = Some(fault);
+        if let Some(epoch) = self.gate.epoch() {
+            self.inner.trouble(epoch, Trouble::Broken(fault));
+        }
+        self.gate.close();
+    }
+}
+
+/// The status field as the framework has it.
+#[inline(always)]
+fn status(code: u16) -> Status {
+    // Status type and code; the rest is advice for failures.
+    if code & 0x7ff == 0 { Status::Ok } else { Status::Device(code) }
+}
+
+impl BlockQueue for Queue {
+    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        Queue::submit(self, req)
+    }
+
+    fn ring(&mut self) {
+        Queue::ring(self);
+    }
+
+    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        self.poll_each(max, done)
+    }
+
+    fn state(&self) -> QueueState {
+        self.state_now()
+    }
+
+    fn in_flight(&self) -> usize {
+        Queue::in_flight(self)
+    }
+}

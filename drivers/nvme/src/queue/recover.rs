@@ -1,0 +1,210 @@
+//! What happens to a queue besides I/O: requests in parts, commands that take too long, resets, the end.
+
+use super::slot::State;
+use super::{Ending, Queue, status};
+use crate::control::Trouble;
+use crate::error::Fault;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use wholebar::block::{Completion, Data, QueueState, Status};
+use wholebar::reset::Turn;
+
+/// How often commands in flight are looked at for their age.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long an abort may take at most to have its effect.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Queue {
+    /// A command that isn't a whole request completed: the request, if that was its last part.
+    #[cold]
+    pub(super) fn complete_any(&mut self, cid: u16, code: u16) -> Result<Option<Completion>, Fault> {
+        let unknown = Fault::UnknownCommand { qid: self.qid, cid };
+        let slot = self.slots.get(cid).filter(|s| s.state == State::Part).ok_or(unknown)?;
+        let (head, aborting) = (slot.head, slot.aborting);
+        slot.state = State::Done;
+        if cid != head {
+            self.let_go(cid, aborting);
+        }
+        let slot = self.slots.get(head).ok_or(unknown)?;
+        if status(slot.status) == Status::Ok {
+            slot.status = code;
+        }
+        slot.left = slot.left.saturating_sub(1);
+        if slot.left > 0 {
+            return Ok(None);
+        }
+        let (completion, aborting) = (slot.finish(status(slot.status)), slot.aborting);
+        self.let_go(head, aborting);
+        Ok(Some(completion))
+    }
+
+    /// A slot is not in flight any more. Its identifier is not used again while an abort of it may be under way.
+    fn let_go(&mut self, cid: u16, aborting: bool) {
+        if !aborting {
+            self.slots.give_back(cid);
+        } else if let Some(slot) = self.slots.get(cid) {
+            slot.state = State::Retired;
+        }
+    }
+
+    /// Looks for commands that took too long.
+    #[cold]
+    pub(super) fn look_at(&mut self, now: Instant) {
+        if now < self.next_look || self.slots.in_use() == 0 {
+            return;
+        }
+        self.next_look = now + LOOK;
+        let Some(epoch) = self.gate.epoch().filter(|_| self.gate.open()) else { return };
+        // Acquire pairs with the Release of the control plane: the aborts lie before the identifiers' next use.
+        let aborted = self.aborts_done.load(Ordering::Acquire) == self.aborts_asked;
+        let timeout = self.inner.options.timeout;
+        let grace = timeout.min(GRACE);
+        let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
+        let time = millis(now - self.started).max(1);
+        let mut free = Vec::new();
+        for (cid, slot) in self.slots.iter_mut() {
+            match slot.state {
+                State::Whole | State::Part => {}
+                State::Retired if aborted => {
+                    free.push(cid);
+                    continue;
+                }
+                State::Free | State::Done | State::Retired => continue,
+            }
+            if slot.seen == 0 {
+                // The clock isn't read when commands are posted: its time begins when it is first seen.
+                slot.seen = time;
+            }
+            let age = time.wrapping_sub(slot.seen);
+            let over = slot.deadline.is_some_and(|d| now >= d);
+            if !slot.aborting && (over || age >= millis(timeout)) {
+                if slot.state == State::Whole {
+                    (slot.state, slot.head, slot.left, slot.status) = (State::Part, cid, 1, 0);
+                }
+                (slot.aborting, slot.seen) = (true, time);
+                self.aborts_asked += 1;
+                self.inner.trouble(epoch, Trouble::Overdue { qid: self.qid, cid });
+            } else if slot.aborting && age >= millis(grace) {
+                slot.seen = time;
+                self.inner.trouble(epoch, Trouble::Stuck { qid: self.qid, cid });
+            }
+        }
+        for cid in free {
+            self.slots.give_back(cid);
+        }
+    }
+
+    /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
+    #[cold]
+    pub(super) fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        match self.turn() {
+            None | Some(Turn::Stop) => 0,
+            Some(Turn::Abort) => self.drain(max, Status::Aborted, false, done),
+            Some(Turn::Restart) => {
+                let count = self.drain(max, Status::Aborted, false, done);
+                if self.slots.in_use() == 0 {
+                    self.restart();
+                }
+                count
+            }
+            Some(Turn::Expelled) => self.drain(max, Status::Aborted, true, done),
+            Some(Turn::Ended(end)) => {
+                let status = if end.gone { Status::Gone } else { Status::Aborted };
+                self.drain(max, status, !end.harmless, done)
+            }
+        }
+    }
+
+    /// Takes hands off where that is asked for; `None` where the gate is open.
+    fn turn(&mut self) -> Option<Turn> {
+        match &self.ending {
+            Some(Ending::Expelled) => return Some(Turn::Expelled),
+            Some(Ending::Device(end)) => return Some(Turn::Ended(end.clone())),
+            None if self.gate.open() => return None,
+            None => {}
+        }
+        let turn = self.gate.turn();
+        match &turn {
+            Turn::Expelled => self.ending = Some(Ending::Expelled),
+            Turn::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
+            Turn::Stop | Turn::Abort | Turn::Restart => {}
+        }
+        Some(turn)
+    }
+
+    /// Takes hands off, for who does not poll. With nothing in flight, nothing has to be given back before it starts over.
+    pub(super) fn acknowledge_stop(&mut self) {
+        if self.turn() == Some(Turn::Restart) && self.slots.in_use() == 0 {
+            self.restart();
+        }
+    }
+
+    /// Gives back at most `max` requests that were in flight; or quarantines their buffers.
+    fn drain(&mut self, max: usize, status: Status, quarantine: bool, done: &mut dyn FnMut(Completion)) -> usize {
+        let mut count = 0;
+        let mut left = false;
+        for (cid, slot) in self.slots.iter_mut() {
+            if !slot.has_request(cid) {
+                continue;
+            }
+            if count == max {
+                left = true;
+                break;
+            }
+            let mut completion = slot.finish(status);
+            // It has no request any more; its parts are forgotten with it.
+            slot.state = State::Retired;
+            if quarantine {
+                self.gate.quarantined(std::mem::take(&mut completion.data).quarantine());
+            }
+            count += 1;
+            done(completion);
+        }
+        if !left {
+            self.slots.free_all();
+        }
+        count
+    }
+
+    /// The controller was reset and knows the queue again; its rings are zeroed.
+    fn restart(&mut self) {
+        self.slots.free_all();
+        self.pair.restart();
+        self.aborts_asked = self.aborts_done.load(Ordering::Acquire);
+        self.fault = None;
+        self.gate.enter();
+    }
+
+    pub(super) fn state_now(&self) -> QueueState {
+        match &self.ending {
+            None if self.gate.open() => QueueState::Running,
+            None => QueueState::Resetting,
+            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
+            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
+            Some(Ending::Expelled) => {
+                let within = self.inner.options.stop_timeout;
+                QueueState::Failed(format!(
+                    "queue {} was not polled within {within:?} when the controller was reset",
+                    self.qid
+                ))
+            }
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Nobody waits for it from here on; the controller may still.
+        let expelled = self.gate.epoch().is_none();
+        self.gate.leave();
+        if self.inner.delete_queue(self.qid) && !expelled {
+            // What was in flight has ended: buffers go back to their pools, and rings to their arena.
+            self.pair.set_quarantine(false);
+            self.lists.set_quarantine(false);
+        } else {
+            for (_, slot) in self.slots.iter_mut() {
+                self.gate.quarantined(std::mem::replace(&mut slot.data, Data::None).quarantine());
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! One submission and one completion queue, as words in memory (NVM Express Base 2.0, 3.3.3; PCIe Transport 1.0, 3.1.2).
+//!
+//! What is here: post an entry, ring once a batch, take what completed, and check of it what needs no knowledge of commands. It does
+//! *not* know what is in flight. Words are atomics: this is safe code, with the device, or a thread that models it, on the other side.
+
+use crate::doorbell::Bell;
+use crate::error::Fault;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use wholebar::mem::{Arena, DmaRing};
+use wholebar::{Result, barrier};
+
+/// Both queues of one number. Indexes run free; the rings reduce them.
+pub(crate) struct QueuePair {
+    qid: u16,
+    /// What was announced.
+    announced: u32,
+    /// What was posted.
+    tail: u32,
+    /// What the controller said that it fetched.
+    fetched: u32,
+    /// The next entry to look at.
+    head: u32,
+    /// What the controller was told.
+    told: u32,
+    sq: DmaRing<[AtomicU64; 8]>,
+    cq: DmaRing<[AtomicU32; 4]>,
+    sq_bell: Bell,
+    cq_bell: Bell,
+}
+
+/// Dwords 2 and 3 of a completion queue entry (3.3.3.2).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    dw2: u32,
+    dw3: u32,
+}
+
+impl Entry {
+    /// SQHD, the submission queue's head.
+    #[inline(always)]
+    pub fn sq_head(self) -> u16 {
+        self.dw2 as u16
+    }
+
+    /// SQID, the submission queue.
+    #[inline(always)]
+    pub fn sqid(self) -> u16 {
+        (self.dw2 >> 16) as u16
+    }
+
+    /// CID, the command.
+    #[inline(always)]
+    pub fn cid(self) -> u16 {
+        self.dw3 as u16
+    }
+
+    /// The status field, 0 for success.
+    #[inline(always)]
+    pub fn status(self) -> u16 {
+        (self.dw3 >> 17) as u16
+    }
+}
+
+impl QueuePair {
+    /// Zeroed rings of `entries` (a power of two) in `arena`, aligned to the controller's `page`.
+    pub fn new(qid: u16, arena: &Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
+        Ok(Self {
+            qid,
+            announced: 0,
+            tail: 0,
+            fetched: 0,
+            head: 0,
+            told: 0,
+            sq: DmaRing::new(arena, entries, page)?,
+            cq: DmaRing::new(arena, entries, page)?,
+            sq_bell: bells.0,
+            cq_bell: bells.1,
+        })
+    }
+
+    /// Posts an entry. The caller keeps fewer in flight than there are entries, so there is room.
+    #[inline(always)]
+    pub fn post(&mut self, words: [u64; 8]) {
+        let entry = self.sq.at(self.tail);
+        for (cell, word) in entry.iter().zip(words) {
+            // Relaxed: the doorbell publishes it.
+            cell.store(word.to_le(), Ordering::Relaxed);
+        }
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Announces what was posted: one doorbell.
+    #[inline(always)]
+    pub fn ring(&mut self) {
+        if self.tail != self.announced {
+            self.announced = self.tail;
+            self.sq_bell.ring(self.sq.slot(self.tail));
+        }
+    }
+
+    /// Takes the next entry that the controller completed.
+    #[inline(always)]
+    pub fn take(&mut self) -> Option<Entry> {
+        let entry = self.cq.at(self.head);
+        // Acquire pairs with the Release by which the controller (or its model) sets the phase tag after it wrote the entry's other words and the
+        // command's data: without it, both could be older than the tag.
+        let dw3 = u32::from_le(entry[3].load(Ordering::Acquire));
+        // The phase tag is 1 on the first lap, 0 on the second (3.3.3.2.2).
+        if (dw3 >> 16 & 1 != 0) == self.cq.lap(self.head) {
+            return None;
+        }
+        barrier::after_status();
+        let dw2 = u32::from_le(entry[2].load(Ordering::Relaxed));
+        self.head = self.head.wrapping_add(1);
+        Some(Entry { dw2, dw3 })
+    }
+
+    /// Dword 0 of the entry taken last: the command's own result.
+    pub fn result(&self) -> u32 {
+        u32::from_le(self.cq.at(self.head.wrapping_sub(1))[0].load(Ordering::Relaxed))
+    }
+
+    /// Checks what the entry says of the queue, and takes note of its head.
+    #[inline(always)]
+    pub fn check(&mut self, entry: Entry) -> Result<(), Fault> {
+        let head = u32::from(entry.sq_head());
+        let moved = self.sq.slot(head.wrapping_sub(self.fetched));
+        if entry.sqid() != self.qid || head >= self.sq.len() || moved > self.announced.wrapping_sub(self.fetched) {
+            return Err(self.fault(entry));
+        }
+        self.fetched = self.fetched.wrapping_add(moved);
+        Ok(())
+    }
+
+    #[cold]
+    fn fault(&self, entry: Entry) -> Fault {
+        if entry.sqid() != self.qid {
+            return Fault::ForeignQueue { qid: self.qid, sqid: entry.sqid() };
+        }
+        let slot = |i| self.sq.slot(i) as u16;
+        Fault::Head { qid: self.qid, head: entry.sq_head(), from: slot(self.fetched), to: slot(self.announced) }
+    }
+
+    /// Gives the controller back the completion entries that were taken: one doorbell.
+    #[inline(always)]
+    pub fn acknowledge(&mut self) {
+        if self.head != self.told {
+            self.told = self.head;
+            self.cq_bell.ring(self.cq.slot(self.head));
+        }
+    }
+
+    /// As new: after a reset, with rings that were [zeroed](Self::zero).
+    pub fn restart(&mut self) {
+        (self.announced, self.tail, self.fetched, self.head, self.told) = (0, 0, 0, 0, 0);
+        self.sq_bell.restart();
+        self.cq_bell.restart();
+    }
+
+    /// Zeroes both rings. The controller must not know of them.
+    pub fn zero(&self) {
+        self.sq.chunk().zero();
+        self.cq.chunk().zero();
+    }
+
+    /// Where in their arena the rings begin: submission, completion.
+    pub fn offsets(&self) -> (u64, u64) {
+        (self.sq.chunk().offset(), self.cq.chunk().offset())
+    }
+
+    /// Entries of each.
+    pub fn entries(&self) -> u32 {
+        self.sq.len()
+    }
+
+    /// Whether the rings' memory is quarantined when they are dropped: on while the controller knows of them.
+    pub fn set_quarantine(&mut self, on: bool) {
+        self.sq.set_quarantine(on);
+        self.cq.set_quarantine(on);
+    }
+
+    /// The doorbells: submission, completion.
+    pub fn bells(&self) -> (&Bell, &Bell) {
+        (&self.sq_bell, &self.cq_bell)
+    }
+}

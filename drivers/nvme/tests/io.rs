@@ -1,0 +1,229 @@
+//! The driver on the bundled model: every operation, every way to describe data, what is refused.
+
+mod common;
+
+use common::*;
+use wholebar::bar::MapPolicy;
+use wholebar::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_nvme::{Error, Nvme, Options, QueueOptions, StatusCode, feature};
+
+#[test]
+fn a_controller_says_what_it_is() {
+    let rig = rig("sim:nvme,size=64M,block=512+4096,ns=3,serial=S123,queues=4");
+    assert_eq!(rig.nvme.identify().serial, "S123");
+    assert_eq!(rig.nvme.io_queues(), 4);
+    let namespaces: Vec<_> = rig.nvme.namespaces().iter().map(|n| (n.nsid, n.block_size, n.size())).collect();
+    assert_eq!(namespaces, [(1, 512, 64 << 20), (2, 4096, 64 << 20), (3, 512, 64 << 20)]);
+    assert!(rig.nvme.namespaces().iter().all(|n| n.unsupported.is_none()));
+    assert_eq!(rig.nvme.smart().unwrap().temperature, 313);
+    assert!(!rig.nvme.firmware_log().unwrap().revisions[0].is_empty());
+    assert!(rig.nvme.error_log().unwrap().is_empty());
+    let threshold = rig.nvme.feature(feature::TEMPERATURE_THRESHOLD).unwrap();
+    assert!(threshold > 0);
+}
+
+#[test]
+fn what_is_written_is_read() {
+    for target in [
+        "sim:nvme,size=64M",
+        "sim:nvme,size=64M,block=4096,sgl=1",
+        "sim:nvme,size=64M,dstrd=2,msix=own",
+        "sim:nvme,size=64M,mps=16k-64k,page=64k",
+        "sim:nvme,size=64M,shadow=1",
+    ] {
+        for policy in [MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped] {
+            let options = Options { policy, shadow_doorbells: true, ..Options::default() };
+            let rig = rig_with(target, options);
+            let mut queue = rig.queue();
+            for (i, len) in [4096, 8192, 12288, 65536].into_iter().enumerate() {
+                let seed = 1000 + i as u64;
+                let lba = 8 * (1 + 40 * i as u64);
+                ok(&mut queue, Op::Write { lba }, Data::One(rig.pattern(len, seed)));
+                let read = one(ok(&mut queue, Op::Read { lba }, Data::One(rig.buf(len))));
+                assert_eq!(read.bytes(), pattern(len as usize, seed), "{target} {policy:?} {len}");
+            }
+            drop(queue);
+            assert_eq!(rig.pool.available(), 96);
+            assert_eq!(rig.nvme.quarantined(), 0);
+        }
+    }
+}
+
+#[test]
+fn one_doorbell_a_batch() {
+    let rig = rig("sim:nvme,size=64M");
+    let mut queue = rig.queue();
+    for round in 1..=5 {
+        for tag in 0..64 {
+            queue.submit(request(tag, Op::Read { lba: tag * 8 }, Data::One(rig.buf(4096)))).unwrap();
+        }
+        assert_eq!(queue.in_flight(), 64);
+        queue.ring();
+        queue.ring();
+        let start = queue.doorbells();
+        // Completions are taken in as many calls as it takes; each that finds some rings once.
+        let mut calls = 0;
+        let mut tags = Vec::new();
+        while tags.len() < 64 {
+            calls += u64::from(queue.poll_each(64, |c| tags.push(c.tag)) > 0);
+        }
+        tags.sort_unstable();
+        assert!(tags.into_iter().eq(0..64));
+        assert_eq!(queue.doorbells().direct - start.direct, calls);
+        assert!(start.direct <= round * 65);
+        assert_eq!((start.trapped, queue.in_flight()), (0, 0));
+    }
+}
+
+#[test]
+fn every_operation() {
+    let rig = rig("sim:nvme,size=64M");
+    let mut queue = rig.queue();
+    ok(&mut queue, Op::Write { lba: 100 }, Data::One(rig.pattern(4096, 5)));
+    ok(&mut queue, Op::Flush, Data::None);
+    ok(&mut queue, Op::Compare { lba: 100 }, Data::One(rig.pattern(4096, 5)));
+    let differs = run(&mut queue, Op::Compare { lba: 100 }, Data::One(rig.pattern(4096, 6)));
+    let Status::Device(code) = differs.status else { panic!("{:?}", differs.status) };
+    assert_eq!(StatusCode(code).name(), Some("Compare Failure"));
+    ok(&mut queue, Op::Verify { lba: 100, blocks: 8 }, Data::None);
+    ok(&mut queue, Op::WriteZeroes { lba: 101, blocks: 2 }, Data::None);
+    let read = one(ok(&mut queue, Op::Read { lba: 100 }, Data::One(rig.buf(4096))));
+    let mut want = pattern(4096, 5);
+    want[512..1536].fill(0);
+    assert!(read.bytes() == want);
+    ok(&mut queue, Op::Deallocate { lba: 100, blocks: 8 }, Data::None);
+    // More blocks than one command can have.
+    ok(&mut queue, Op::WriteZeroes { lba: 0, blocks: 131_000 }, Data::None);
+    assert_eq!(queue.in_flight(), 0);
+}
+
+#[test]
+fn requests_are_split_and_complete_once() {
+    for target in ["sim:nvme,size=64M,mdts=2", "sim:nvme,size=64M,noiob=24", "sim:nvme,size=64M,mdts=1,sgl=1,noiob=7"] {
+        let rig = rig(target);
+        let mut queue = rig.queue();
+        // Several buffers, of which some join and some don't.
+        let lens = [65536, 4096, 512, 1024, 65536, 8192];
+        let total: u32 = lens.iter().sum();
+        let bytes = pattern(total as usize, 9);
+        let mut at = 0;
+        let bufs = lens.map(|len| {
+            let mut buf = rig.buf(len);
+            buf.copy_from(&bytes[at..at + len as usize]);
+            at += len as usize;
+            buf
+        });
+        ok(&mut queue, Op::Write { lba: 5 }, Data::Many(bufs.into()));
+        let Data::Many(back) = ok(&mut queue, Op::Read { lba: 5 }, Data::Many(lens.map(|len| rig.buf(len)).into()))
+        else {
+            panic!("the data changed its kind");
+        };
+        let read: Vec<u8> = back.iter().flat_map(|b| b.bytes().to_vec()).collect();
+        assert!(read == bytes, "{target}");
+        // Piece by piece, by small commands.
+        for (i, want) in bytes.chunks(4096).enumerate() {
+            let read = one(ok(&mut queue, Op::Read { lba: 5 + 8 * i as u64 }, Data::One(rig.buf(want.len() as u32))));
+            assert!(read.bytes() == want, "{target} {i}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_done_comes_back() {
+    let rig = rig("sim:nvme,size=1M,mdts=1");
+    let mut queue = rig.nvme.queue(QueueOptions { entries: Some(8), ..QueueOptions::default() }).unwrap();
+    let mut refuse = |nsid, op, data| {
+        let req = wholebar::block::Request { tag: 1, nsid, op, data, deadline: None };
+        let len = req.data.len();
+        let rejected = queue.submit(req).unwrap_err();
+        assert_eq!(rejected.req.data.len(), len);
+        rejected.why.to_string()
+    };
+    for (lba, len) in [(2048, 512), (2047, 1024), (u64::MAX, 512)] {
+        assert_eq!(refuse(1, Op::Read { lba }, Data::One(rig.buf(len))), "blocks past the namespace's end");
+    }
+    assert_eq!(
+        refuse(1, Op::Write { lba: 0 }, Data::One(rig.buf(500))),
+        "the data is no multiple of the namespace's block size"
+    );
+    assert_eq!(refuse(1, Op::Write { lba: 0 }, Data::None), "there is no data to transfer");
+    assert_eq!(refuse(1, Op::Flush, Data::One(rig.buf(512))), "this operation takes no data");
+    assert_eq!(refuse(1, Op::Verify { lba: 0, blocks: 0 }, Data::None), "there are no blocks to act on");
+    assert_eq!(refuse(9, Op::Flush, Data::None), "the controller has no such namespace");
+    let why = refuse(1, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
+    assert_eq!(why, "the request takes more commands than the queue has entries: cut it");
+    let stranger = wholebar::mem::Arena::new(4096, Default::default()).unwrap();
+    let stranger = wholebar::mem::Pool::new(&stranger, 1, 512, 512).unwrap();
+    let why = refuse(1, Op::Read { lba: 0 }, Data::One(stranger.get_len(512).unwrap()));
+    assert_eq!(why, "the buffer's arena is not attached: see `Nvme::attach`");
+    let two = || rig.pool.get_len(256).unwrap();
+    let why = refuse(1, Op::Read { lba: 0 }, Data::Many([two(), two()].into()));
+    assert!(why.starts_with("buffers meet inside a block"), "{why}");
+
+    for tag in 0..7 {
+        queue.submit(request(tag, Op::Read { lba: 0 }, Data::One(rig.buf(512)))).unwrap();
+    }
+    let full = queue.submit(request(7, Op::Read { lba: 0 }, Data::One(rig.buf(512)))).unwrap_err();
+    assert_eq!(full.why, Reject::Full);
+    queue.ring();
+    assert_eq!(wait(&mut queue, 7).len(), 7);
+    assert_eq!(queue.state(), QueueState::Running);
+}
+
+#[test]
+fn queues_are_counted() {
+    let rig = rig("sim:nvme,size=1M,queues=2,entries=64");
+    let nvme = &rig.nvme;
+    for entries in [0, 1, 3, 128] {
+        let error = nvme.queue(QueueOptions { entries: Some(entries), ..QueueOptions::default() }).err().unwrap();
+        assert!(matches!(error, Error::Entries { max: 64, .. }), "{error}");
+    }
+    assert!(nvme.queue(QueueOptions { interrupt: Some(999), ..QueueOptions::default() }).is_err());
+    let (a, b) = (rig.queue(), rig.queue());
+    assert_eq!((a.id(), b.id(), a.capacity()), (1, 2, 63));
+    let none = nvme.queue(QueueOptions::default()).err().unwrap();
+    assert!(matches!(none, Error::NoQueueLeft { granted: 2, .. }), "{none}");
+    drop(a);
+    let mut again = rig.queue();
+    assert_eq!(again.id(), 1);
+    ok(&mut again, Op::Read { lba: 0 }, Data::One(rig.buf(512)));
+}
+
+#[test]
+fn a_queue_dropped_with_commands_in_flight_gives_its_buffers_back() {
+    let rig = rig("sim:nvme,size=1M,faults=drop:1/1");
+    let mut queue = rig.queue();
+    for tag in 0..20 {
+        queue.submit(request(tag, Op::Read { lba: 0 }, Data::One(rig.buf(4096)))).unwrap();
+    }
+    queue.ring();
+    drop(queue);
+    assert_eq!((rig.pool.available(), rig.nvme.quarantined()), (96, 0));
+}
+
+#[test]
+fn an_interrupt_wakes_who_waits() {
+    let rig = rig("sim:nvme,size=1M");
+    let mut queue = rig.nvme.queue(QueueOptions { interrupt: Some(1), ..QueueOptions::default() }).unwrap();
+    let fd = rig.nvme.interrupts().unwrap().vector(1).unwrap();
+    queue.submit(request(1, Op::Read { lba: 0 }, Data::One(rig.buf(512)))).unwrap();
+    queue.ring();
+    assert!(fd.wait(Some(std::time::Duration::from_secs(20))).unwrap() > 0);
+    assert_eq!(wait(&mut queue, 1).len(), 1);
+}
+
+#[test]
+fn a_controller_that_was_shut_down_says_so() {
+    let rig = rig("sim:nvme,size=1M");
+    let mut queue = rig.queue();
+    let device = rig.nvme.device().clone();
+    rig.nvme.shutdown().unwrap();
+    assert!(matches!(queue.state(), QueueState::Resetting));
+    let rejected = queue.submit(request(1, Op::Flush, Data::None)).unwrap_err();
+    assert_eq!(rejected.why, Reject::Gone);
+    assert!(matches!(queue.state(), QueueState::Failed(why) if why == "it was shut down"));
+    drop(queue);
+    // And can be opened again.
+    let nvme = Nvme::open(device, Options::default()).unwrap();
+    assert_eq!(nvme.namespaces().len(), 1);
+}
