@@ -183,11 +183,11 @@ impl Pages {
 
     /// What can be mapped: whole pages, in order and without overlap, each run inside one area of the backend's.
     fn offered(self, region: &RegionInfo) -> Vec<Range<u64>> {
-        let whole = [0..region.size];
+        let whole = 0..region.size;
         let areas = match region.sparse() {
             _ if !region.mappable => &[],
             Some(areas) => areas,
-            None => &whole[..],
+            None => std::slice::from_ref(&whole),
         };
         let mut runs: Vec<_> = areas
             .iter()

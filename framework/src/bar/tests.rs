@@ -188,7 +188,7 @@ fn what_is_outside_or_unaligned_is_refused() {
         assert!(bar.window(reversed).is_err());
         let window = bar.window(0x3000..0x3010).unwrap();
         assert_eq!(window.len(), 0x10);
-        for at in [0x10, u64::MAX & !7, u64::MAX - 0x2fff & !7] {
+        for at in [0x10, u64::MAX & !7, (u64::MAX - 0x2fff) & !7] {
             assert!(matches!(window.read::<u64>(at), Err(Error::OutOfRange { .. })));
         }
     }
