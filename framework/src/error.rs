@@ -169,6 +169,34 @@ pub enum Error {
         /// What came back.
         source: io::Error,
     },
+    /// Not enough hugepages are free.
+    #[error(
+        "{bytes} bytes of hugepages cannot be had: {found}; reserve some (echo COUNT > /sys/kernel/mm/hugepages/hugepages-SIZEkB/nr_hugepages), or do with plain pages"
+    )]
+    NoHugepages {
+        /// How many bytes.
+        bytes: u64,
+        /// What there is, by size.
+        found: String,
+    },
+    /// The machine has no such NUMA node.
+    #[error("this machine has no NUMA node {node}: it has {nodes}")]
+    NoSuchNode {
+        /// The node asked for.
+        node: u32,
+        /// Those that there are, as ranges.
+        nodes: String,
+    },
+    /// Memory that cannot be adopted.
+    #[error("{bytes} bytes at {at:#x} cannot be adopted: they are not whole pages of {page} bytes")]
+    NotWholePages {
+        /// How many bytes.
+        bytes: u64,
+        /// Where, in this process.
+        at: u64,
+        /// The host's page, in bytes.
+        page: u64,
+    },
     /// No room in an arena.
     #[error("no room for {len} bytes aligned to {align} in an arena of {size} bytes: make it larger")]
     ArenaFull {

@@ -1,14 +1,17 @@
 //! An arena: one piece of memory that a device can be let into, cut into chunks.
 //!
-//! It is a memory file (hugepages where there are some, plain pages otherwise), sealed against shrinking and growing, prefaulted and kept from
-//! forks; or private anonymous hugepages; or memory that the application brings. It does *not* know any device address: it
+//! It is a memory file (hugepages where there are some, plain pages otherwise), sealed against shrinking and growing, prefaulted and kept
+//! from forks; or private anonymous hugepages; or memory that the application brings. It does *not* know any device address: it
 //! joins any number of [`DmaSpace`](super::DmaSpace)s, at an address of each one's own.
 
-use super::chunk::Chunk;
+use super::chunk::{Chunk, Shared};
 use super::mapping::{Mapping, memfd};
+use super::system;
 use crate::{Error, PageSize, Result};
+use std::any::Any;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vm_allocator::{AddressAllocator, AllocPolicy};
@@ -41,28 +44,121 @@ pub enum Source {
 /// How to make an [`Arena`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ArenaOptions {
-    /// Hugepages: `Some(true)` insists, `Some(false)` refuses, `None` takes them where there are some.
+    /// Hugepages: `Some(true)` insists, `Some(false)` refuses, `None` takes them where enough are free.
     pub hugepages: Option<bool>,
     /// The NUMA node to bind the memory to.
     pub numa_node: Option<u32>,
 }
 
+/// What chunks are made of, in bytes: no two share a cache line, nor the neighbour that some CPUs fetch with it.
+const GRAIN: u64 = 128;
+
+/// The largest alignment of an arena's device address, in bytes.
+const MAX_ALIGN: u64 = 2 << 20;
+
 impl Arena {
-    /// An arena of at least `bytes`, rounded up to its page.
+    /// An arena of at least `bytes`, rounded up to its page: a memory file, that a vfio-user server can map too.
     ///
     /// # Errors
-    /// [`Error::Memory`] where the system has none.
+    /// [`Error::Memory`] and [`Error::NoHugepages`] where the system has none, [`Error::NoSuchNode`].
     pub fn new(bytes: u64, options: ArenaOptions) -> Result<Arc<Self>> {
-        let _ = options;
+        if let Some(node) = options.numa_node {
+            system::check_node(node)?;
+        }
+        match options.hugepages {
+            Some(true) => Self::huge_file(bytes, options.numa_node),
+            Some(false) => Self::file(bytes, options.numa_node),
+            None => Self::huge_file(bytes, options.numa_node).or_else(|why| {
+                tracing::debug!(%why, "plain pages instead of hugepages");
+                Self::file(bytes, options.numa_node)
+            }),
+        }
+    }
+
+    /// An arena of private anonymous hugepages of the system's default size: for the kernel's VFIO only.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn anonymous(bytes: u64, numa_node: Option<u32>) -> Result<Arc<Self>> {
+        let page = system::default_hugepage().ok_or_else(|| no_hugepages(bytes, numa_node))?;
+        let mapping = Mapping::huge(page.ceil(bytes.max(1))).ok_or_else(|| no_hugepages(bytes, numa_node))?;
+        prepare(&mapping, page, numa_node)?;
+        Self::over(mapping, None, page, Source::HugeAnonymous)
+    }
+
+    /// Memory that the application gives up: whole pages of the host, such as [`Frame`]s.
+    ///
+    /// It has no memory file, so a vfio-user server cannot be let into it, and forks are the application's affair.
+    ///
+    /// # Errors
+    /// [`Error::NotWholePages`].
+    pub fn adopt<T: Shared + Send>(memory: Box<[T]>) -> Result<Arc<Self>> {
+        /// What was given up, as it was.
+        struct Given<T>(NonNull<[T]>);
+        // SAFETY: it owns the items, and only to drop them.
+        unsafe impl<T: Send> Send for Given<T> {}
+        // SAFETY: nothing can be done with a shared one.
+        unsafe impl<T> Sync for Given<T> {}
+        impl<T> Drop for Given<T> {
+            fn drop(&mut self) {
+                // SAFETY: from a box, and dropped once.
+                drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+            }
+        }
+        let given = NonNull::from(Box::leak(memory));
+        let (base, len) = (given.cast(), size_of::<T>() * given.len());
+        // SAFETY: it is kept as long as the arena, is made of atomics, and nobody else has it any more.
+        unsafe { Self::adopt_raw(base, len, Arc::new(Given(given))) }
+    }
+
+    /// Memory of the application, which stays what it is while `keep` lives: whole pages of the host.
+    ///
+    /// It has no memory file, so a vfio-user server cannot be let into it, and forks are the application's affair.
+    ///
+    /// # Errors
+    /// [`Error::NotWholePages`].
+    ///
+    /// # Safety
+    /// `base..base + len` stays mapped, readable, writable and initialised until `keep` is dropped, which happens when neither the arena nor
+    /// anything in it is used any more. Until then nothing but the arena (its chunks, rings, buffers, and devices they are mapped
+    /// for) touches it.
+    pub unsafe fn adopt_raw(base: NonNull<u8>, len: usize, keep: Arc<dyn Any + Send + Sync>) -> Result<Arc<Self>> {
+        let page = PageSize::host();
+        let (at, bytes) = (base.as_ptr().addr() as u64, len as u64);
+        if len == 0 || !at.is_multiple_of(page.bytes()) || !bytes.is_multiple_of(page.bytes()) {
+            return Err(Error::NotWholePages { bytes, at, page: page.bytes() });
+        }
+        // SAFETY: the caller's.
+        let mapping = unsafe { Mapping::kept(base, len, keep) };
+        Self::over(mapping, None, page, Source::Adopted)
+    }
+
+    fn file(bytes: u64, node: Option<u32>) -> Result<Arc<Self>> {
         let page = PageSize::host();
         let len = page.ceil(bytes.max(1));
-        let (mapping, fd) = memfd("wholebar-arena", len, false)?;
+        // The kernel promises more than it has, and ends the process when it is touched.
+        if system::available().is_some_and(|available| len > available) {
+            let source = rustix::io::Errno::NOMEM.into();
+            return Err(Error::Memory { bytes: len, step: "finding that much free", source });
+        }
+        let (mapping, fd) = memfd("wholebar-arena", len, None)?;
+        prepare(&mapping, page, node)?;
         Self::over(mapping, fd, page, Source::File)
+    }
+
+    fn huge_file(bytes: u64, node: Option<u32>) -> Result<Arc<Self>> {
+        // The size that wastes least; of those, the largest.
+        let enough =
+            system::hugepages(node).into_iter().filter(|h| h.page.ceil(bytes.max(1)) / h.page.bytes() <= h.free);
+        let best = enough.min_by_key(|h| (h.page.ceil(bytes.max(1)), std::cmp::Reverse(h.page)));
+        let page = best.ok_or_else(|| no_hugepages(bytes, node))?.page;
+        let (mapping, fd) = memfd("wholebar-arena", page.ceil(bytes.max(1)), Some(page))?;
+        prepare(&mapping, page, node)?;
+        Self::over(mapping, fd, page, Source::HugeFile)
     }
 
     fn over(mapping: Mapping, fd: Option<Arc<OwnedFd>>, page: PageSize, source: Source) -> Result<Arc<Self>> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        // The allocator has no address 0 .. 0 ranges; offsets are shifted by nothing, sizes are never 0.
         let free = AddressAllocator::new(0, mapping.len()).map_err(|_| Error::OutOfRange {
             what: "arena",
             offset: 0,
@@ -80,20 +176,25 @@ impl Arena {
         }))
     }
 
-    /// A chunk of `len` bytes, aligned to `align` (a power of two).
+    /// A chunk of `len` bytes (at least one), aligned to `align` (a power of two), in every address space.
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] where there is no room for it.
+    /// [`Error::ArenaFull`] where there is no room for it; [`Error::NotPowerOfTwo`].
     pub fn alloc(self: &Arc<Self>, len: u64, align: u64) -> Result<Chunk> {
+        if !align.is_power_of_two() {
+            return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
+        }
         let full = || Error::ArenaFull { len, align, size: self.len() };
+        let len = len.max(1);
+        let grains = len.checked_next_multiple_of(GRAIN).filter(|_| align <= self.align()).ok_or_else(full)?;
         let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
-        let range = free.allocate(len.max(1), align.max(1), AllocPolicy::FirstMatch).map_err(|_| full())?;
-        Ok(Chunk::new(self.clone(), range.start()..range.end() + 1))
+        let range = free.allocate(grains, align.max(GRAIN), AllocPolicy::FirstMatch).map_err(|_| full())?;
+        Ok(Chunk::new(self.clone(), range.start()..range.start() + len))
     }
 
     pub(super) fn free(&self, range: Range<u64>) {
         let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
-        if let Ok(range) = vm_allocator::RangeInclusive::new(range.start, range.end - 1) {
+        if let Ok(range) = vm_allocator::RangeInclusive::new(range.start, range.end.next_multiple_of(GRAIN) - 1) {
             let _ = free.free(&range);
         }
     }
@@ -134,8 +235,194 @@ impl Arena {
         self.fd.as_ref().map(|fd| fd.as_fd())
     }
 
-    /// Its memory in this process.
-    pub fn mapping(&self) -> &Mapping {
+    /// What its address is aligned to in every space: its page, or, where it is larger than that, its size up to 2 MiB.
+    pub fn align(&self) -> u64 {
+        self.page.bytes().max(self.len().checked_next_power_of_two().unwrap_or(MAX_ALIGN).min(MAX_ALIGN))
+    }
+
+    /// Its memory in this process. Not for everybody: whoever holds a [`Buf`](super::Buf) takes its bytes for their own.
+    pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+}
+
+/// What is done with new memory before anybody sees it.
+fn prepare(mapping: &Mapping, page: PageSize, node: Option<u32>) -> Result<()> {
+    if cfg!(miri) {
+        return Ok(());
+    }
+    if let Some(node) = node {
+        system::bind(mapping, node)?;
+    }
+    system::keep_from_forks(mapping)?;
+    system::prefault(mapping, page)
+}
+
+fn no_hugepages(bytes: u64, node: Option<u32>) -> Error {
+    let found: Vec<_> = system::hugepages(node).iter().map(ToString::to_string).collect();
+    let place = node.map_or_else(String::new, |node| format!(" on node {node}"));
+    let found = if found.is_empty() { "no kind of them".to_owned() } else { found.join(", ") };
+    Error::NoHugepages { bytes, found: found + &place }
+}
+
+/// 64 KiB of words, aligned to that: whole pages on any host, for an application to fill and [`Arena::adopt`].
+#[repr(C, align(65536))]
+#[derive(Debug)]
+pub struct Frame(pub [AtomicU64; 8192]);
+
+// SAFETY: an array of atomics as long as its alignment: no padding.
+unsafe impl Shared for Frame {}
+const _: () = assert!(size_of::<Frame>() == 65536);
+
+impl Frame {
+    /// `count` of them, all zero.
+    pub fn zeroed(count: usize) -> Box<[Self]> {
+        std::iter::repeat_with(|| Self([const { AtomicU64::new(0) }; 8192])).take(count).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn small() -> Arc<Arena> {
+        Arena::new(64 << 10, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap()
+    }
+
+    #[test]
+    fn an_arena_is_whole_pages_of_zeroes() {
+        let arena = Arena::new(1, ArenaOptions { hugepages: Some(false), numa_node: Some(0) }).unwrap();
+        assert_eq!((arena.len(), arena.page(), arena.source()), (arena.page().bytes(), PageSize::host(), Source::File));
+        assert_eq!(arena.fd().is_some(), !cfg!(miri));
+        let all = arena.alloc(arena.len(), arena.page().bytes()).unwrap();
+        let mut bytes = vec![1; arena.len() as usize];
+        all.read(0, &mut bytes).unwrap();
+        assert!(bytes.iter().all(|b| *b == 0));
+        assert!(all.read(1, &mut bytes).is_err() && all.write(u64::MAX, &[1]).is_err());
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "the kernel's doing")]
+    fn a_memory_file_is_sealed_and_not_inherited() {
+        use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};
+        let arena = small();
+        let fd = arena.fd().unwrap();
+        assert!(fcntl_get_seals(fd).unwrap().contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
+        assert!(ftruncate(fd, 0).is_err());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", arena.mapping().base().as_ptr().addr());
+        let mut mine = maps.lines().skip_while(|l| !l.starts_with(&start));
+        assert!(mine.clone().next().unwrap().contains("wholebar-arena"));
+        let field = |name| mine.clone().find_map(|l: &str| l.strip_prefix(name)).unwrap().trim().to_owned();
+        assert_eq!(field("Rss:"), "64 kB", "prefaulted");
+        assert!(mine.find(|l| l.starts_with("VmFlags:")).unwrap().contains(" dc"), "kept from forks");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "files")]
+    fn what_the_system_lacks_is_named() {
+        let error = Arena::new(1 << 50, ArenaOptions { hugepages: Some(true), numa_node: None }).unwrap_err();
+        assert!(matches!(error, Error::NoHugepages { .. }) && error.to_string().contains("nr_hugepages"), "{error}");
+        assert!(matches!(Arena::anonymous(1 << 50, None), Err(Error::NoHugepages { .. })));
+        for bytes in [1 << 50, 1 << 63, u64::MAX] {
+            let error = Arena::new(bytes, ArenaOptions::default()).unwrap_err();
+            assert!(matches!(error, Error::Memory { .. }), "{error}");
+        }
+        let error = Arena::new(1, ArenaOptions { hugepages: None, numa_node: Some(77) }).unwrap_err();
+        assert!(matches!(error, Error::NoSuchNode { node: 77, .. }), "{error}");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "files")]
+    fn hugepages_are_taken_where_there_are_some() {
+        let insist = || Arena::new(1, ArenaOptions { hugepages: Some(true), numa_node: Some(0) });
+        let Some(most) = system::hugepages(None).into_iter().filter(|h| h.free > 0).min_by_key(|h| h.page) else {
+            assert!(matches!(insist(), Err(Error::NoHugepages { .. })));
+            assert_eq!(Arena::new(1, ArenaOptions::default()).unwrap().source(), Source::File);
+            return;
+        };
+        let arena = insist().unwrap();
+        assert_eq!((arena.source(), arena.page(), arena.len()), (Source::HugeFile, most.page, most.page.bytes()));
+        arena.alloc(arena.len(), most.page.bytes()).unwrap().write(arena.len() - 1, &[1]).unwrap();
+        drop(arena);
+        assert_eq!(Arena::new(1, ArenaOptions::default()).unwrap().source(), Source::HugeFile);
+        if system::default_hugepage() == Some(most.page) {
+            let arena = Arena::anonymous(1, Some(0)).unwrap();
+            assert_eq!((arena.source(), arena.page(), arena.fd().is_none()), (Source::HugeAnonymous, most.page, true));
+            arena.alloc(arena.len(), 1).unwrap().write(arena.len() - 1, &[1]).unwrap();
+        }
+    }
+
+    #[test]
+    fn memory_of_the_application_is_adopted() {
+        let frames = Frame::zeroed(2);
+        frames[1].0[3].store(0x1234, Ordering::Relaxed);
+        let arena = Arena::adopt(frames).unwrap();
+        assert_eq!((arena.len(), arena.source(), arena.fd().is_none()), (128 << 10, Source::Adopted, true));
+        let all = arena.alloc(128 << 10, 4096).unwrap();
+        let mut word = [0; 8];
+        all.read((64 << 10) + 24, &mut word).unwrap();
+        assert_eq!(u64::from_ne_bytes(word), 0x1234);
+
+        for odd in [Frame::zeroed(0).into_iter().map(|_| AtomicU64::new(0)).collect(), vec![AtomicU64::new(7)]] {
+            assert!(matches!(Arena::adopt(odd.into_boxed_slice()), Err(Error::NotWholePages { .. })));
+        }
+    }
+
+    #[test]
+    fn chunks_that_cannot_be_are_refused() {
+        let arena = small();
+        for (len, align) in [(1, 1 << 20), (65 << 10, 1), (u64::MAX, 1), (u64::MAX, 1 << 63), (0, 1 << 40)] {
+            assert!(matches!(arena.alloc(len, align), Err(Error::ArenaFull { .. })), "{len} {align}");
+        }
+        for align in [0, 3, u64::MAX] {
+            assert!(matches!(arena.alloc(1, align), Err(Error::NotPowerOfTwo { .. })));
+        }
+        let _none = arena.alloc(0, 1).unwrap();
+        assert!(arena.alloc(64 << 10, 1).is_err());
+        drop(_none);
+        assert!(arena.alloc(64 << 10, 1).is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 3 } else { 200 }, failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        /// Chunks are aligned, inside, and disjoint; a request that fails finds no gap that would do; what was given back is whole.
+        #[test]
+        fn chunks_are_disjoint(ops in prop::collection::vec((any::<bool>(), 0..5000u64, 0..14u32), 0..if cfg!(miri) { 30 } else { 120 })) {
+            let arena = small();
+            let mut held: Vec<Chunk> = Vec::new();
+            for (free, n, log) in ops {
+                if free && !held.is_empty() {
+                    held.swap_remove(n as usize % held.len());
+                    continue;
+                }
+                let align = 1u64 << log;
+                held.sort_by_key(Chunk::offset);
+                match arena.alloc(n, align) {
+                    Ok(chunk) => {
+                        prop_assert!(chunk.offset().is_multiple_of(align) && chunk.len() == n.max(1));
+                        prop_assert!(chunk.offset() + chunk.len() <= arena.len());
+                        let apart = |h: &Chunk| chunk.offset() + chunk.len() <= h.offset() || h.offset() + h.len() <= chunk.offset();
+                        prop_assert!(held.iter().all(apart));
+                        held.push(chunk);
+                    }
+                    Err(_) => {
+                        let mut start = 0u64;
+                        let ends = held.iter().map(|h| (h.offset(), (h.offset() + h.len()).next_multiple_of(GRAIN)));
+                        for (end, next) in ends.chain([(arena.len(), 0)]) {
+                            let first = start.next_multiple_of(align.max(GRAIN));
+                            prop_assert!(first + n.max(1).next_multiple_of(GRAIN) > end, "a gap at {start:#x}..{end:#x} was missed");
+                            start = next;
+                        }
+                    }
+                }
+            }
+            held.clear();
+            prop_assert!(arena.alloc(arena.len(), 1).is_ok());
+        }
     }
 }

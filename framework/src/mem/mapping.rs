@@ -30,6 +30,7 @@ enum Origin {
     #[cfg(miri)]
     Heap(std::alloc::Layout),
     /// From `hugepage_rs`.
+    #[cfg(not(miri))]
     Huge(std::alloc::Layout),
     /// Someone else's, kept alive by this.
     Kept(#[allow(dead_code, reason = "held for its Drop")] std::sync::Arc<dyn std::any::Any + Send + Sync>),
@@ -50,6 +51,7 @@ impl Drop for Mapping {
             #[cfg(miri)]
             // SAFETY: allocated with this layout, freed once.
             Origin::Heap(layout) => unsafe { std::alloc::dealloc(self.base.as_ptr(), layout) },
+            #[cfg(not(miri))]
             // SAFETY: allocated with this layout, freed once.
             Origin::Huge(layout) => unsafe { hugepage_rs::dealloc(self.base.as_ptr(), layout) },
             Origin::Kept(_) => {}
@@ -108,18 +110,22 @@ impl Mapping {
         Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Heap(layout) }
     }
 
-    /// Private anonymous hugepages; `None` where there are none to be had.
-    pub(crate) fn huge(len: usize) -> Option<Self> {
-        // hugepage_rs panics where the kernel tells no hugepage size.
-        let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-        meminfo.lines().find(|l| l.starts_with("Hugepagesize:"))?;
-        let layout = std::alloc::Layout::from_size_align(len, PAGE_ALIGN).ok()?;
-        if len == 0 {
-            return None;
-        }
+    /// Private anonymous hugepages, of which `len` bytes are a multiple; `None` where there are none to be had.
+    ///
+    /// Only where the system tells a hugepage size: `hugepage_rs` panics where it doesn't.
+    #[cfg(not(miri))]
+    pub(super) fn huge(len: u64) -> Option<Self> {
+        let len = usize::try_from(len).ok()?;
+        let layout = std::alloc::Layout::from_size_align(len, 1).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout has a size above 0.
         let base = NonNull::new(unsafe { hugepage_rs::alloc(layout) })?;
         Some(Self { base, len, prot: Prot::ReadWrite, device: false, origin: Origin::Huge(layout) })
+    }
+
+    /// There are none.
+    #[cfg(miri)]
+    pub(super) fn huge(_: u64) -> Option<Self> {
+        None
     }
 
     /// Memory that someone else owns.
@@ -270,9 +276,6 @@ impl Mapping {
     }
 }
 
-/// What anonymous hugepages are aligned to at least.
-const PAGE_ALIGN: usize = 64 << 10;
-
 /// Copies into shared memory by atomic words: relaxed, so that a peer that looks meanwhile sees mixed data and nothing worse.
 ///
 /// # Safety
@@ -329,14 +332,14 @@ pub(crate) unsafe fn copy_out(from: NonNull<u8>, to: &mut [u8]) {
     }
 }
 
-/// A memory file of `len` bytes, sealed against shrinking and growing, and its shared mapping.
+/// A memory file of `len` bytes, sealed against shrinking and growing, and its shared mapping; of hugepages, or of plain pages.
 ///
 /// # Errors
 /// [`Error::Memory`] where the system has none.
 pub(crate) fn memfd(
     name: &str,
     len: u64,
-    huge: bool,
+    huge: Option<crate::PageSize>,
 ) -> Result<(Mapping, Option<std::sync::Arc<std::os::fd::OwnedFd>>)> {
     #[cfg(miri)]
     {
@@ -347,7 +350,9 @@ pub(crate) fn memfd(
     {
         use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let flags = if huge { flags | MemfdFlags::HUGETLB } else { flags };
+        // The page's size as a power of two, in the upper bits (memfd_create(2), MFD_HUGE_SHIFT).
+        let size = |page: crate::PageSize| MemfdFlags::from_bits_retain(page.bytes().trailing_zeros() << 26);
+        let flags = huge.map_or(flags, |page| flags | MemfdFlags::HUGETLB | size(page));
         let failed = |step| move |e: rustix::io::Errno| Error::Memory { bytes: len, step, source: e.into() };
         let fd = memfd_create(name, flags).map_err(failed("memfd_create"))?;
         ftruncate(&fd, len).map_err(failed("ftruncate"))?;

@@ -12,8 +12,9 @@ mod chunk;
 mod mapping;
 mod pool;
 mod space;
+mod system;
 
-pub use arena::{Arena, ArenaOptions, Source};
+pub use arena::{Arena, ArenaOptions, Frame, Source};
 pub use chunk::{Chunk, DmaRing, Shared};
 pub use mapping::Mapping;
 pub(crate) use mapping::memfd;

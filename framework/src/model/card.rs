@@ -25,7 +25,7 @@ impl Pages {
     /// [`Error::Memory`](crate::Error::Memory).
     pub fn new(len: u64) -> Result<Arc<Self>> {
         let len = crate::PageSize::host().ceil(len.max(1));
-        let (whole, fd) = crate::mem::memfd("wholebar-bar", 2 * len, false)?;
+        let (whole, fd) = crate::mem::memfd("wholebar-bar", 2 * len, None)?;
         let mapping = match &fd {
             Some(fd) => Mapping::of_fd(fd.as_fd(), 0, len as usize, Prot::ReadWrite)?,
             None => whole,
