@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
+use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping};
 use wholebar::reset::{Domain, End, Phase};
 
 /// What a queue tells the control plane.
@@ -32,8 +32,8 @@ pub(crate) struct Record {
     pub entries: u32,
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
-    /// Where the rings are in their arena: offset and length, submission and completion.
-    pub rings: [(u64, u64); 2],
+    /// The rings' memory: submission, completion.
+    pub rings: [Chunk; 2],
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -99,8 +99,8 @@ impl Control {
     /// Makes a queue known to the controller: completion queue first (5.5).
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
-        let [(sq, _), (cq, _)] = record.rings;
-        let (sq, cq) = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
+        let [sq, cq] = &record.rings;
+        let (sq, cq) = (hw.aligned(base.offset(sq.offset()).0)?, hw.aligned(base.offset(cq.offset()).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
             Ok(_) => Ok(()),
@@ -220,9 +220,7 @@ impl Control {
         let mut done = Ok(());
         for (qid, record) in &mut queues {
             if done.is_ok() && domain.has((*qid).into()) {
-                for (offset, len) in record.rings {
-                    record.mapping.arena().mapping().fill(offset, len, 0);
-                }
+                record.rings.iter().for_each(Chunk::zero);
                 done = self.create(hw, *qid, record);
                 record.epoch = domain.epoch();
             }

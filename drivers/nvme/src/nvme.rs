@@ -570,13 +570,12 @@ impl Inner {
         let Some((mut pair, mut lists, mapping)) = made else {
             return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
         };
-        let (sq, cq) = pair.offsets();
         let aborts = Arc::new(AtomicU64::new(0));
         let record = Record {
             entries,
             vector,
             mapping: mapping.clone(),
-            rings: [(sq, u64::from(entries) * 64), (cq, u64::from(entries) * 16)],
+            rings: pair.memory(),
             epoch: self.domain.epoch(),
             aborts: aborts.clone(),
             orphan: false,

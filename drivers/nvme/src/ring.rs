@@ -7,7 +7,7 @@ use crate::doorbell::Bell;
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, DmaRing};
+use wholebar::mem::{Arena, Chunk, DmaRing};
 use wholebar::{Result, barrier};
 
 /// Both queues of one number. Indexes run free; the rings reduce them.
@@ -162,6 +162,11 @@ impl QueuePair {
     pub fn zero(&self) {
         self.sq.chunk().zero();
         self.cq.chunk().zero();
+    }
+
+    /// The rings' memory: submission, completion.
+    pub fn memory(&self) -> [Chunk; 2] {
+        [self.sq.chunk().clone(), self.cq.chunk().clone()]
     }
 
     /// Where in their arena the rings begin: submission, completion.

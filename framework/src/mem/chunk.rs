@@ -8,37 +8,40 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// A part of an [`Arena`], given back on drop.
+/// A part of an [`Arena`]. Clones are the same part, which is given back when the last of them is dropped.
+#[derive(Debug, Clone)]
+pub struct Chunk(Arc<Place>);
+
 #[derive(Debug)]
-pub struct Chunk {
+struct Place {
     arena: Arc<Arena>,
     range: Range<u64>,
-    quarantine: bool,
+    quarantine: AtomicBool,
 }
 
 impl Chunk {
     pub(super) fn new(arena: Arc<Arena>, range: Range<u64>) -> Self {
-        Self { arena, range, quarantine: false }
+        Self(Arc::new(Place { arena, range, quarantine: AtomicBool::new(false) }))
     }
 
     /// The arena it is part of.
     pub fn arena(&self) -> &Arc<Arena> {
-        &self.arena
+        &self.0.arena
     }
 
     /// Where in the arena it starts, in bytes. Its device address is the arena's in some space, plus this.
     #[inline]
     pub fn offset(&self) -> u64 {
-        self.range.start
+        self.0.range.start
     }
 
     /// Bytes.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "a chunk is never empty")]
     pub fn len(&self) -> u64 {
-        self.range.end - self.range.start
+        self.0.range.end - self.0.range.start
     }
 
     /// Copies `bytes` to `offset` by atomic words.
@@ -47,7 +50,7 @@ impl Chunk {
     /// [`Error::OutOfRange`] where that isn't inside.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check(offset, bytes.len() as u64)?;
-        self.mapping().write(self.range.start + offset, bytes);
+        self.mapping().write(self.offset() + offset, bytes);
         Ok(())
     }
 
@@ -57,27 +60,28 @@ impl Chunk {
     /// [`Error::OutOfRange`] where that isn't inside.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         self.check(offset, out.len() as u64)?;
-        self.mapping().read(self.range.start + offset, out);
+        self.mapping().read(self.offset() + offset, out);
         Ok(())
     }
 
     /// Sets all of it to zero.
     pub fn zero(&self) {
-        self.mapping().fill(self.range.start, self.len(), 0);
+        self.mapping().fill(self.offset(), self.len(), 0);
     }
 
     /// Never gives it back: for memory that a device may still write.
-    pub fn quarantine(mut self) {
+    pub fn quarantine(self) {
         self.set_quarantine(true);
     }
 
-    /// Whether it is quarantined when it is dropped, rather than given back: on while a device knows of it.
-    pub fn set_quarantine(&mut self, on: bool) {
-        self.quarantine = on;
+    /// Whether it is quarantined when the last clone is dropped, rather than given back: on while a device knows of it.
+    pub fn set_quarantine(&self, on: bool) {
+        // Whoever drops the last clone has seen what the others did: `Arc` sees to that.
+        self.0.quarantine.store(on, Ordering::Relaxed);
     }
 
     fn mapping(&self) -> &Mapping {
-        self.arena.mapping()
+        self.0.arena.mapping()
     }
 
     fn check(&self, offset: u64, len: u64) -> Result<()> {
@@ -88,10 +92,10 @@ impl Chunk {
     }
 }
 
-impl Drop for Chunk {
+impl Drop for Place {
     fn drop(&mut self) {
-        if self.quarantine {
-            self.arena.quarantined(self.len());
+        if *self.quarantine.get_mut() {
+            self.arena.quarantined(self.range.end - self.range.start);
             // The arena stays for as long as the process does.
             std::mem::forget(self.arena.clone());
         } else {
@@ -180,12 +184,12 @@ impl<T: Shared> DmaRing<T> {
     }
 
     /// Whether its memory is quarantined when it is dropped, rather than given back: on while a device knows of it.
-    pub fn set_quarantine(&mut self, on: bool) {
+    pub fn set_quarantine(&self, on: bool) {
         self.chunk.set_quarantine(on);
     }
 
     /// Never gives its memory back: for a ring that a device may still write.
-    pub fn quarantine(mut self) {
+    pub fn quarantine(self) {
         self.set_quarantine(true);
     }
 }
