@@ -13,9 +13,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::Args;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::guest::Cpu;
 use super::stream::{Decoder, Mark};
 
 /// Kept of the console, for error messages.
@@ -23,7 +25,7 @@ const CONSOLE_BYTES: usize = 64 << 10;
 
 /// A machine ready to be booted.
 pub struct Boot<'a> {
-    pub qemu: &'static str,
+    pub cpu: &'static Cpu,
     /// All but the channels to the outside.
     pub arguments: Vec<String>,
     pub kernel: String,
@@ -31,10 +33,14 @@ pub struct Boot<'a> {
     pub initramfs: &'a File,
 }
 
+#[derive(Debug, Clone, Args)]
 pub struct Limits {
-    pub wall_clock: Duration,
-    /// Show the console on standard error as it comes.
-    pub show_console: bool,
+    /// Seconds until a guest is stopped, from its start
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub limit: u64,
+    /// Show the guest's console
+    #[arg(long)]
+    pub console: bool,
 }
 
 /// How a boot ended.
@@ -79,11 +85,11 @@ impl Boot<'_> {
 
     /// Runs the command in the guest; its output goes to ours.
     pub fn run(&self, token: &str, limits: &Limits) -> Result<Outcome> {
-        let deadline = Instant::now() + limits.wall_clock;
+        let deadline = Instant::now() + Duration::from_secs(limits.limit);
         let (mut qemu, pieces) = self.spawn()?;
         let mut stdout = Decoder::new(token);
         let mut stderr = Decoder::new(token);
-        let mut console = Console { tail: VecDeque::new(), show: limits.show_console };
+        let mut console = Console { tail: VecDeque::new(), show: limits.console };
         let mut began = false;
         let mut exits = Vec::new();
         loop {
@@ -97,8 +103,8 @@ impl Boot<'_> {
                 _ => return Ok(Outcome::Timeout { began, console: console.text() }),
             };
             let marks = match source {
-                Source::Stdout => stdout.feed(&bytes, &mut io::stdout())?,
-                Source::Stderr => stderr.feed(&bytes, &mut io::stderr())?,
+                Source::Stdout => stdout.feed(&bytes, &mut io::stdout()).context("passing on standard output")?,
+                Source::Stderr => stderr.feed(&bytes, &mut io::stderr()).context("passing on standard error")?,
                 Source::Console => {
                     console.take(&bytes);
                     continue;
@@ -122,7 +128,7 @@ impl Boot<'_> {
         // A session of its own: without one the scheduler's autogroups can starve QEMU on a busy machine, and the guest's timers fail. The signal at our
         // death reaches QEMU because each wrapper replaces itself by the next.
         let mut command = Command::new("setsid");
-        command.args(["setpriv", "--pdeathsig", "KILL", self.qemu]);
+        command.args(["setpriv", "--pdeathsig", "KILL", self.cpu.qemu]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
         command.args(&self.arguments);
         command.args(["-kernel", &self.kernel, "-append", &self.command_line]);
@@ -150,7 +156,7 @@ impl Boot<'_> {
             command.args(["-chardev", &format!("socket,id={name},fd={}", end.as_raw_fd())]);
         }
         command.args(["-serial", "chardev:console", "-mon", "chardev=commands,mode=readline"]);
-        command.args(["-device", "virtio-serial-pci,id=serial,max_ports=4"]);
+        command.args(["-device", &format!("virtio-serial-pci,id=serial,max_ports=4,bus={}", self.cpu.root_bus)]);
         for name in ["stdout", "stderr", "monitor"] {
             command.args(["-device", &format!("virtserialport,bus=serial.0,name={name},chardev={name}")]);
         }

@@ -132,25 +132,27 @@ Acquire::Languages "none";
     }
 }
 
-/// Makes `program` available: nothing to do if it is there; else, as root, installs `packages`. On bookworm they come from its backports, since the QEMU of bookworm
-/// itself has no igb and an older sPAPR.
-pub fn program(program: &str, packages: &[&str]) -> Result<()> {
-    if on_path(program) {
+/// Makes programs available, each with the package that has it; a name with a slash is a file. Nothing to do if they are there; else, as root, installs them.
+/// On bookworm QEMU comes from its backports, since the QEMU of bookworm itself is too old.
+pub fn provide(needs: &[(&str, &str)]) -> Result<()> {
+    let missing = || needs.iter().filter(|(file, _)| !present(file)).map(|(_, package)| *package).collect::<Vec<_>>();
+    let packages = missing();
+    if packages.is_empty() {
         return Ok(());
     }
     let names = packages.join(" ");
-    if !rustix::process::geteuid().is_root() {
-        bail!(
-            "{program} is not installed, and only root can install it: apt-get install {names} (on bookworm: -t bookworm-backports)"
-        );
-    }
-    eprintln!("vm: installing {names}");
     let system = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let bookworm = system.lines().any(|line| line == "VERSION_CODENAME=bookworm");
+    let backports = bookworm && packages.iter().any(|name| name.starts_with("qemu-"));
+    if !rustix::process::geteuid().is_root() {
+        let release = if backports { " -t bookworm-backports" } else { "" };
+        bail!("missing or too old, and only root can install it: apt-get install{release} {names}");
+    }
+    eprintln!("vm: installing {names}");
     let work = tempfile::tempdir()?;
     let sources = work.path().join("sources.list");
     let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
-    if bookworm {
+    if backports {
         text += &format!("\ndeb [signed-by={KEYRING}] {MIRROR} bookworm-backports main\n");
     }
     fs::write(&sources, text)?;
@@ -164,17 +166,31 @@ pub fn program(program: &str, packages: &[&str]) -> Result<()> {
         run(command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3", "-qqy"]).args(arguments))
     };
     apt(&["update"])?;
-    let release: &[&str] = if bookworm { &["-t", "bookworm-backports"] } else { &[] };
-    apt(&[&["install", "--no-install-recommends"], release, packages].concat())?;
-    if !on_path(program) {
-        bail!("{names} installed, yet there is no {program}");
+    let release: &[&str] = if backports { &["-t", "bookworm-backports"] } else { &[] };
+    apt(&[&["install", "--no-install-recommends"], release, &packages].concat())?;
+    let missing = missing();
+    if !missing.is_empty() {
+        bail!("{} is installed, yet missing or too old (QEMU 10 is needed)", missing.join(" "));
     }
     Ok(())
 }
 
-fn on_path(program: &str) -> bool {
+fn present(file: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
+    let there = Path::new(file).exists() && file.contains('/')
+        || std::env::split_paths(&path).any(|directory| directory.join(file).is_file());
+    there && (!file.starts_with("qemu-") || qemu_is_new(file))
+}
+
+/// QEMU 10 is what all of this was tried with; before 8 there is no igb.
+fn qemu_is_new(program: &str) -> bool {
+    let version = run(Command::new(program).arg("--version")).unwrap_or_default();
+    major_version(&version).is_some_and(|major| major >= 10)
+}
+
+/// 10 in "QEMU emulator version 10.0.2 (Debian ...)".
+fn major_version(text: &str) -> Option<u32> {
+    text.split("version ").nth(1)?.split('.').next()?.parse().ok()
 }
 
 /// Runs a command to its end; its standard output. An error holds what it said.
@@ -185,4 +201,30 @@ pub fn run(command: &mut Command) -> Result<String> {
         bail!("{shown} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(10));
+        assert_eq!(major_version("QEMU emulator version 7.2.15\n"), Some(7));
+        assert_eq!(major_version("what?"), None);
+    }
+
+    #[test]
+    fn presence() {
+        assert!(present("sh"));
+        assert!(present("/proc/self/exe"));
+        assert!(!present("/no/such/file"));
+        assert!(!present("no-such-program"));
+    }
+
+    #[test]
+    fn a_command_that_fails_is_quoted_with_what_it_said() {
+        let error = run(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.ends_with("why"), "{error}");
+    }
 }

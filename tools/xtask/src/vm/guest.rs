@@ -1,6 +1,10 @@
 //! The guests: which kernel, and QEMU's command line for a machine with the devices asked for.
 
+use std::fmt;
+
 use clap::{Args, ValueEnum};
+
+use super::kernel::Source;
 
 /// A guest, named by its CPU and page size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -20,6 +24,12 @@ pub enum Guest {
     /// The same kernel with 16 KiB pages
     #[value(name = "aarch64-16k")]
     Aarch6416k,
+    /// As x86_64, with a kernel built for it that has VFIO's character devices, iommufd and no-IOMMU
+    #[value(name = "x86_64-iommufd")]
+    X86_64Iommufd,
+    /// As the other aarch64 guests, with a kernel built for it that has 64 KiB pages, iommufd and no-IOMMU
+    #[value(name = "aarch64-64k")]
+    Aarch6464k,
 }
 
 /// What differs from one CPU to another.
@@ -27,10 +37,15 @@ pub struct Cpu {
     /// As `tools/cross` and Rust's target triples say.
     pub name: &'static str,
     pub debian: &'static str,
+    /// As the kernel's source says, and the file to boot that its build makes.
+    pub kernel: &'static str,
+    pub image: &'static str,
     pub qemu: &'static str,
     pub qemu_package: &'static str,
     /// The kernel's VFIO IOMMU module.
     pub iommu_module: &'static str,
+    /// The bus for what isn't under test; left to itself QEMU takes the newest host bridge, and with it the device's group.
+    pub root_bus: &'static str,
     console: &'static str,
     kernel_arguments: &'static str,
     machine: &'static [&'static str],
@@ -47,9 +62,12 @@ struct Slot {
 const X86_64: Cpu = Cpu {
     name: "x86_64",
     debian: "amd64",
+    kernel: "x86",
+    image: "vmlinux",
     qemu: "qemu-system-x86_64",
     qemu_package: "qemu-system-x86",
     iommu_module: "vfio_iommu_type1",
+    root_bus: "pcie.0",
     console: "ttyS0",
     kernel_arguments: "intel_iommu=on",
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
@@ -59,9 +77,12 @@ const X86_64: Cpu = Cpu {
 const PPC64LE: Cpu = Cpu {
     name: "powerpc64le",
     debian: "ppc64el",
+    kernel: "powerpc",
+    image: "vmlinux",
     qemu: "qemu-system-ppc64",
     qemu_package: "qemu-system-ppc",
     iommu_module: "vfio_iommu_spapr_tce",
+    root_bus: "pci.0",
     console: "hvc0",
     kernel_arguments: "mitigations=off",
     // The broken mitigations are what TCG can do. x-vof: a firmware of a few instructions instead of seconds of Open Firmware.
@@ -77,9 +98,12 @@ const PPC64LE: Cpu = Cpu {
 const AARCH64: Cpu = Cpu {
     name: "aarch64",
     debian: "arm64",
+    kernel: "arm64",
+    image: "Image",
     qemu: "qemu-system-aarch64",
     qemu_package: "qemu-system-arm",
     iommu_module: "vfio_iommu_type1",
+    root_bus: "pcie.0",
     console: "ttyAMA0",
     kernel_arguments: "mitigations=off nokaslr",
     machine: &["-machine", "virt,gic-version=3,its=on,iommu=smmuv3", "-cpu", "max,pauth-impdef=on"],
@@ -100,25 +124,31 @@ fn host_bridge(number: usize) -> Slot {
     }
 }
 
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
 impl Guest {
     pub fn cpu(self) -> &'static Cpu {
         match self {
-            Guest::X86_64 => &X86_64,
+            Guest::X86_64 | Guest::X86_64Iommufd => &X86_64,
             Guest::Ppc64le4k | Guest::Ppc64le64k => &PPC64LE,
-            Guest::Aarch644k | Guest::Aarch6416k => &AARCH64,
+            Guest::Aarch644k | Guest::Aarch6416k | Guest::Aarch6464k => &AARCH64,
         }
     }
 
-    /// Debian's package that depends on the newest kernel of this kind.
-    pub fn kernel_package(self) -> String {
-        let name = match self {
-            Guest::X86_64 => "linux-image-amd64",
-            Guest::Ppc64le4k => "linux-image-powerpc64le",
-            Guest::Ppc64le64k => "linux-image-powerpc64le-64k",
-            Guest::Aarch644k => "linux-image-arm64",
-            Guest::Aarch6416k => "linux-image-arm64-16k",
-        };
-        format!("{name}:{}", self.cpu().debian)
+    pub fn kernel(self) -> Source {
+        match self {
+            Guest::X86_64 => Source::Package("linux-image-amd64"),
+            Guest::Ppc64le4k => Source::Package("linux-image-powerpc64le"),
+            Guest::Ppc64le64k => Source::Package("linux-image-powerpc64le-64k"),
+            Guest::Aarch644k => Source::Package("linux-image-arm64"),
+            Guest::Aarch6416k => Source::Package("linux-image-arm64-16k"),
+            Guest::X86_64Iommufd => Source::Configuration("x86_64-iommufd.config"),
+            Guest::Aarch6464k => Source::Configuration("aarch64-64k.config"),
+        }
     }
 }
 
@@ -188,7 +218,7 @@ impl Machine {
         let mut add = |option: &str, value: String| arguments.extend([option.to_string(), value]);
         add("-accel", "tcg,thread=multi,tb-size=256".into());
         add("-smp", self.cpus.to_string());
-        match guest.cpu().name {
+        match cpu.name {
             // The kernel needs room for memory hotplug, or a second DMA window cannot be made after a native driver had the first.
             "powerpc64le" => add("-m", format!("{}M,slots=4,maxmem={}M", self.memory, self.memory * 2)),
             _ => add("-m", format!("{}M", self.memory)),
@@ -196,7 +226,7 @@ impl Machine {
         for pair in cpu.machine.chunks(2) {
             add(pair[0], pair[1].into());
         }
-        if guest == Guest::X86_64 {
+        if cpu.name == "x86_64" {
             let remapping = if self.no_intremap { "off" } else { "on" };
             add("-device", format!("intel-iommu,intremap={remapping},caching-mode=on"));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +37,9 @@ pub struct Inside {
     pub file: Vec<String>,
 }
 
+/// Files for the guest: the place, without the leading slash, and the file.
+pub type Payload = Vec<(String, PathBuf)>;
+
 /// What init runs.
 pub enum Task<'a> {
     /// A shell on the console.
@@ -46,16 +50,20 @@ pub enum Task<'a> {
     },
 }
 
-/// Writes the archive. `modules` is `lib/modules/RELEASE` of the kernel's package.
-pub fn archive(
-    guest: Guest,
-    modules: &Path,
-    busybox: &Path,
-    programs: &[PathBuf],
-    devices: usize,
-    inside: &Inside,
-    task: &Task,
-) -> Result<Vec<u8>> {
+/// What an initial file system is made of.
+pub struct Contents<'a> {
+    pub guest: Guest,
+    /// `lib/modules/RELEASE` of the kernel.
+    pub modules: &'a Path,
+    pub busybox: &'a Path,
+    pub payload: &'a [(String, PathBuf)],
+    pub inside: &'a Inside,
+    pub task: &'a Task<'a>,
+}
+
+/// The archive.
+pub fn archive(contents: &Contents) -> Result<Vec<u8>> {
+    let Contents { guest, modules, busybox, payload, inside, task } = contents;
     let mut tree = Tree::default();
     for directory in ["proc", "sys", "dev", "tmp", "run", "root"] {
         tree.directory(directory);
@@ -75,15 +83,10 @@ pub fn archive(
     }
     tree.file(&format!("lib/modules/{release}/modules.dep"), 0o644, modules_dep(&chosen).as_bytes());
 
-    for program in programs {
-        let name = program.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
-        tree.file(&format!("wholebar/bin/{name}"), 0o755, &read(program)?);
-    }
-    for file in &inside.file {
-        let (path, place) = place(file)?;
-        let path = Path::new(path);
-        let mode = rustix::fs::stat(path).map(|stat| stat.st_mode & 0o777).unwrap_or(0o644);
-        tree.file(&place, mode, &read(path)?);
+    let files = inside.file.iter().map(|file| place(file)).collect::<Result<Payload>>()?;
+    for (place, path) in payload.iter().chain(&files) {
+        let mode = fs::metadata(path).map(|file| file.permissions().mode() & 0o777).unwrap_or(0o644);
+        tree.file(place, mode, &read(path)?);
     }
 
     let mut load = [NEEDED, &[guest.cpu().iommu_module], &load].concat();
@@ -98,7 +101,7 @@ pub fn archive(
     let bind = quoted(&inside.bind.join(" "));
     let hugepages = inside.hugepages;
     let settings = format!(
-        "modules={}\nbind={bind}\ndevices={devices}\nhugepages={hugepages}\nshell={shell}\ntoken={token}\n",
+        "GUEST={guest}\nmodules={}\nbind={bind}\nhugepages={hugepages}\nshell={shell}\ntoken={token}\n",
         quoted(&load.join(" "))
     );
     tree.file("etc/guest", 0o644, settings.as_bytes());
@@ -136,8 +139,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
-/// The file here, and where it goes, without the leading slash.
-fn place(file: &str) -> Result<(&str, String)> {
+/// Where `--file` puts a file.
+fn place(file: &str) -> Result<(String, PathBuf)> {
     let (path, place) = match file.split_once('=') {
         Some((path, place)) => (path, place.trim_start_matches('/').to_string()),
         None => {
@@ -148,7 +151,7 @@ fn place(file: &str) -> Result<(&str, String)> {
     if place.is_empty() || place.split('/').any(|part| part.is_empty() || part == "..") {
         bail!("{file}: a file cannot be put at {place:?}");
     }
-    Ok((path, place))
+    Ok((place, path.into()))
 }
 
 /// A shell script that becomes the command.
@@ -176,8 +179,8 @@ mod tests {
 
     #[test]
     fn files_go_home_or_where_they_are_told() {
-        assert_eq!(place("/a/b.img").unwrap(), ("/a/b.img", "root/b.img".into()));
-        assert_eq!(place("b=/etc/c").unwrap(), ("b", "etc/c".into()));
+        assert_eq!(place("/a/b.img").unwrap(), ("root/b.img".into(), "/a/b.img".into()));
+        assert_eq!(place("b=/etc/c").unwrap(), ("etc/c".into(), "b".into()));
         for wrong in ["..", "a=", "a=/../b", "a=b//c", "a=b/"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }

@@ -6,22 +6,23 @@ mod cpio;
 mod debian;
 mod guest;
 mod initramfs;
+mod kernel;
 mod modules;
 mod stream;
+mod test;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use boot::{Boot, Limits, Outcome, inherited_name, unnamed_file};
 use guest::{Guest, Machine};
-use initramfs::{Inside, Task};
+use initramfs::{Contents, Inside, Payload, Task};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -29,14 +30,18 @@ pub enum Command {
     Run {
         #[command(flatten)]
         options: Options,
-        /// Seconds until the guest is stopped, from its start
-        #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-        limit: u64,
-        /// Show the guest's console
-        #[arg(long)]
-        console: bool,
+        #[command(flatten)]
+        limits: Limits,
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
+    },
+    /// Runs the tests that want real kernel VFIO, or those with one of NAMES in theirs. 0 if they pass, 1 if one fails, 2 if they could not be run
+    Test {
+        #[command(flatten)]
+        options: Options,
+        #[command(flatten)]
+        limits: Limits,
+        names: Vec<String>,
     },
     /// Opens a shell in a guest. `exit` ends it, Ctrl-A X too
     Shell {
@@ -62,49 +67,59 @@ const TIME_IS_UP: u8 = 124;
 const NOT_RUN: u8 = 125;
 
 pub fn main(command: Command) -> ExitCode {
-    let result = match command {
-        Command::Run { options, limit, console, command } => {
-            let limits = Limits { wall_clock: Duration::from_secs(limit), show_console: console };
-            options.programs().and_then(|programs| run(&options, &programs, &command, &limits))
+    let (result, not_run) = match command {
+        Command::Run { options, limits, command } => {
+            (options.programs().and_then(|programs| run(&options, &programs, &command, &limits)), NOT_RUN)
         }
-        Command::Shell { options } => options.programs().and_then(|programs| shell(&options, &programs)),
+        Command::Test { options, limits, names } => (test::test(&options, &names, &limits), 2),
+        Command::Shell { options } => (options.programs().and_then(|programs| shell(&options, &programs)), NOT_RUN),
     };
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("vm: {error:#}");
-            ExitCode::from(NOT_RUN)
+            ExitCode::from(not_run)
         }
     }
 }
 
 impl Options {
-    fn programs(&self) -> Result<Vec<PathBuf>> {
+    /// Builds what the guest has in its PATH.
+    fn programs(&self) -> Result<Payload> {
         let selection: Vec<&str> = self.build.split_whitespace().collect();
-        if selection.is_empty() { Ok(Vec::new()) } else { Ok(build::build(self.guest, &selection)?.programs) }
+        let built = if selection.is_empty() { Vec::new() } else { build::build(self.guest, &selection)?.programs };
+        built
+            .into_iter()
+            .map(|path| {
+                let name =
+                    path.file_name().and_then(|name| name.to_str()).context("cargo built a file without a name")?;
+                Ok((format!("wholebar/bin/{name}"), path))
+            })
+            .collect()
     }
 }
 
 /// Runs a command in a guest; its exit code.
-fn run(options: &Options, programs: &[PathBuf], command: &[String], limits: &Limits) -> Result<u8> {
-    // QEMU itself aborts now and then, and a guest may not come up on a machine too busy for its timers: both are tried once more.
+fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], limits: &Limits) -> Result<u8> {
+    // QEMU itself aborts now and then, and a guest may panic where a busy machine starves its timers: both are tried once more.
     let mut tries_left = 1;
     loop {
         let token = stream::new_token();
-        let parts = Parts::gather(options, programs, &Task::Command { words: command, token: &token })?;
+        let parts = Parts::gather(options, payload, &Task::Command { words: command, token: &token })?;
         match parts.boot(options)?.run(&token, limits)? {
             Outcome::Exit(code) => return Ok(code),
             Outcome::Timeout { began, console } => {
                 print_console(&console);
                 let what = if began { "the command did not end" } else { "the guest did not come up" };
-                eprintln!("vm: {what} within {} s (--limit)", limits.wall_clock.as_secs());
+                eprintln!("vm: {what} within {} s (--limit)", limits.limit);
                 return Ok(TIME_IS_UP);
             }
             Outcome::Died { began, status, console } => {
                 print_console(&console);
                 let what = if began { "before the command did" } else { "before the command began" };
-                let crashed = status.signal().is_some();
-                if tries_left == 0 || (began && !crashed) {
+                // A guest that panics early makes QEMU end well. What a command does to a guest is for it to answer, and a refusal of QEMU's is final.
+                let worth_a_try = status.signal().is_some() || (!began && status.success());
+                if tries_left == 0 || !worth_a_try {
                     bail!("the guest ended {what} (QEMU: {status})");
                 }
                 tries_left -= 1;
@@ -114,8 +129,8 @@ fn run(options: &Options, programs: &[PathBuf], command: &[String], limits: &Lim
     }
 }
 
-fn shell(options: &Options, programs: &[PathBuf]) -> Result<u8> {
-    let parts = Parts::gather(options, programs, &Task::Shell)?;
+fn shell(options: &Options, payload: &[(String, PathBuf)]) -> Result<u8> {
+    let parts = Parts::gather(options, payload, &Task::Shell)?;
     let status = parts.boot(options)?.interactive()?;
     Ok(if status.success() { 0 } else { NOT_RUN })
 }
@@ -128,21 +143,24 @@ struct Parts {
 }
 
 impl Parts {
-    fn gather(options: &Options, programs: &[PathBuf], task: &Task) -> Result<Parts> {
+    fn gather(options: &Options, payload: &[(String, PathBuf)], task: &Task) -> Result<Parts> {
         let Options { guest, machine, inside, .. } = options;
-        if machine.no_intremap && *guest != Guest::X86_64 {
+        if machine.no_intremap && guest.cpu().name != "x86_64" {
             bail!("--no-intremap is for x86_64: the other guests have no such switch");
         }
         let cpu = guest.cpu();
-        debian::program(cpu.qemu, &[cpu.qemu_package])?;
-        debian::program("xz", &["xz-utils"])?;
-        let package = debian::unpacked(&guest.kernel_package())?;
+        debian::provide(&[(cpu.qemu, cpu.qemu_package), ("xz", "xz-utils")])?;
+        let kernel = kernel::kernel(*guest)?;
         let busybox = debian::unpacked(&format!("busybox-static:{}", cpu.debian))?.join("usr/bin/busybox");
-        let kernel = only(&package.join("boot"), "vmlinu")?;
-        let modules = only(&package.join("usr/lib/modules"), "")?;
 
-        let devices = machine.nvme().len() + machine.nic.len();
-        let archive = initramfs::archive(*guest, &modules, &busybox, programs, devices, inside, task)?;
+        let archive = initramfs::archive(&Contents {
+            guest: *guest,
+            modules: &kernel.modules,
+            busybox: &busybox,
+            payload,
+            inside,
+            task,
+        })?;
         let mut initramfs = unnamed_file()?;
         initramfs.write_all(&archive).context("writing the initial file system")?;
         let mut disks = Vec::new();
@@ -151,14 +169,14 @@ impl Parts {
             disk.set_len(nvme.size).with_context(|| format!("making a disk of {} bytes", nvme.size))?;
             disks.push(disk);
         }
-        Ok(Parts { kernel, initramfs, disks })
+        Ok(Parts { kernel: kernel.image, initramfs, disks })
     }
 
     fn boot(&self, options: &Options) -> Result<Boot<'_>> {
         let Options { guest, machine, .. } = options;
         let disks: Vec<String> = self.disks.iter().map(inherited_name).collect::<Result<_>>()?;
         Ok(Boot {
-            qemu: guest.cpu().qemu,
+            cpu: guest.cpu(),
             arguments: machine.arguments(*guest, &disks),
             kernel: self.kernel.display().to_string(),
             command_line: machine.kernel_command_line(*guest),
@@ -167,19 +185,10 @@ impl Parts {
     }
 }
 
-/// The one entry of a folder whose name begins so.
-fn only(directory: &Path, beginning: &str) -> Result<PathBuf> {
-    let entries = fs::read_dir(directory).with_context(|| format!("looking into {}", directory.display()))?;
-    let mut paths = entries.filter_map(|entry| entry.ok()).map(|entry| entry.path());
-    let found = paths.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning)));
-    found.with_context(|| format!("{} holds no {beginning}*", directory.display()))
-}
-
 fn print_console(console: &str) {
     let lines: Vec<&str> = console.lines().collect();
     let tail = &lines[lines.len().saturating_sub(40)..];
-    eprintln!("vm: the end of the guest's console:");
-    for line in tail {
-        eprintln!("  {line}");
+    if !tail.is_empty() {
+        eprintln!("vm: the guest's console ended with\n  {}", tail.join("\n  "));
     }
 }
