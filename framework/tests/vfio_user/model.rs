@@ -49,8 +49,8 @@ impl Adder {
     fn step(&mut self, host: &mut Host<'_>) -> Option<()> {
         let ring = host.dma(Iova(self.ring), ENTRIES * 16 + 8)?;
         let at = u64::from(self.head) % ENTRIES * 16;
-        let [address, len] = [0, 8].map(|o| ring.u64(at + o).unwrap().load(Ordering::Relaxed));
-        let buffer = host.dma(Iova(address), len)?;
+        let [address, len] = [ring.u64(at)?, ring.u64(at + 8)?].map(|word| word.load(Ordering::Relaxed));
+        let buffer = host.dma(Iova(address), len).filter(|_| len <= 1 << 20)?;
         let mut bytes = vec![0; len as usize];
         buffer.read(0, &mut bytes);
         bytes.iter_mut().for_each(|b| *b = b.wrapping_add(1));

@@ -1,7 +1,7 @@
 //! A vfio-user client with a server that answers anything: no panic and no hang, whatever it is told.
 //!
 //! The input is a row of answers: a control byte (flags, a file to send, whether the header is right or the input's), a length,
-//! the payload. Where it ends, the server does.
+//! the payload in 4-byte words. Where it ends, the server does.
 #![no_main]
 
 #[path = "../../../framework/tests/vfio_user/raw.rs"]
@@ -21,16 +21,19 @@ use wholebar::vfio_user::{Options, VfioUser};
 fuzz_target!(|data: &[u8]| {
     let (ours, theirs) = UnixStream::pair().unwrap();
     std::thread::scope(|both| {
-        both.spawn(|| serve(theirs, data));
+        let server = both.spawn(|| serve(theirs, data));
         // Nothing waits for so long: the server answers, or is gone.
         let options = Options { timeout: Duration::from_secs(20) };
         if let Ok(device) = VfioUser::from_stream(ours, "vfio-user:fuzz", options) {
             let _ = use_it(&device);
         }
+        let _ = server.join();
     });
 });
 
 fn serve(stream: UnixStream, mut rest: &[u8]) {
+    // A client that waits for the rest of an answer says nothing more.
+    let _ = stream.set_read_timeout(Some(Duration::from_millis(5)));
     while let [control, len, more @ ..] = rest {
         let (payload, more) = more.split_at(more.len().min(*len as usize * 4));
         rest = more;

@@ -22,7 +22,12 @@ fuzz_target!(|data: &[u8]| {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut server = Server::from_stream(theirs, Adder::new().0);
-    let mut turns = |n: usize| (0..n).all(|_| { let _ = server.turn(); server.is_connected() });
+    let mut turns = |n: usize| {
+        (0..n).all(|_| {
+            let _ = server.turn();
+            server.is_connected()
+        })
+    };
 
     let (&honest, mut rest) = data.split_first().unwrap_or((&0, &[]));
     if honest & 1 == 0 {
