@@ -1,0 +1,369 @@
+//! Bodies for NVMe controllers: what must hold on a model, over vfio-user, and on hardware.
+//!
+//! They write to the device.
+
+use crate::Rig;
+use anyhow::{Context, Result, bail, ensure};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use wholebar::block::{BlockQueue, Completion, Data, Op, Reject, Request, Status};
+use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
+use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions};
+
+/// How long a body waits for anything before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A controller, its first usable namespace, and buffers for it.
+pub struct Bench {
+    /// The controller.
+    pub nvme: Nvme,
+    /// The namespace.
+    pub ns: Namespace,
+    /// The buffers.
+    pub pool: Pool,
+}
+
+impl Bench {
+    /// Opens the controller of `rig`, with `buffers` buffers of `size` bytes.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn open(rig: &Rig, options: Options, buffers: u32, size: u32) -> Result<Self> {
+        let nvme = Nvme::open(rig.device.clone(), options).with_context(|| format!("opening it {}", rig.name))?;
+        let ns = nvme.namespaces().iter().find(|n| n.unsupported.is_none()).context("no usable namespace")?.clone();
+        let arena = Arena::new(u64::from(buffers) * u64::from(size) + (1 << 20), ArenaOptions::default())?;
+        nvme.attach(&arena)?;
+        let pool = Pool::new(&arena, buffers, size, nvme.page())?;
+        Ok(Self { nvme, ns, pool })
+    }
+
+    /// A request with a buffer of `len` bytes that holds block pattern `seed` from `lba` on.
+    ///
+    /// # Errors
+    /// Where no buffer is left.
+    pub fn write(&self, lba: u64, len: u32, seed: u64) -> Result<Request> {
+        let mut buf = self.pool.get_len(len).context("no buffer left")?;
+        fill(&mut buf, lba, self.ns.block_size, seed);
+        Ok(request(self.ns.nsid, Op::Write { lba }, Data::One(buf)))
+    }
+
+    /// A request that reads `len` bytes from `lba` on.
+    ///
+    /// # Errors
+    /// Where no buffer is left.
+    pub fn read(&self, lba: u64, len: u32) -> Result<Request> {
+        let buf = self.pool.get_len(len).context("no buffer left")?;
+        Ok(request(self.ns.nsid, Op::Read { lba }, Data::One(buf)))
+    }
+}
+
+/// A request without a deadline of its own.
+pub fn request(nsid: u32, op: Op, data: Data) -> Request {
+    Request { tag: 0, nsid, op, data, deadline: None }
+}
+
+/// Fills a buffer: each block says where it belongs and which write it is from.
+pub fn fill(buf: &mut Buf, lba: u64, block: u32, seed: u64) {
+    for (i, bytes) in buf.bytes_mut().chunks_mut(block as usize).enumerate() {
+        let mut word = (lba + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
+        for chunk in bytes.chunks_mut(8) {
+            word = word.rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// Whether a buffer is as [`fill`] leaves it.
+pub fn holds(buf: &Buf, lba: u64, block: u32, seed: u64) -> bool {
+    buf.bytes().chunks(block as usize).enumerate().all(|(i, bytes)| {
+        let mut word = (lba + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
+        bytes.chunks(8).all(|chunk| {
+            word = word.rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
+            *chunk == word.to_le_bytes()[..chunk.len()]
+        })
+    })
+}
+
+/// Submits one request, rings, and waits for it.
+///
+/// # Errors
+/// Where it is refused, or does not complete.
+pub fn run(queue: &mut Queue, req: Request) -> Result<Completion> {
+    if let Err(rejected) = queue.submit(req) {
+        bail!("refused: {}", rejected.why);
+    }
+    queue.ring();
+    let (began, mut done) = (Instant::now(), None);
+    while done.is_none() {
+        queue.poll(1, &mut |c| done = Some(c));
+        ensure!(began.elapsed() < PATIENCE, "no completion: the queue is {:?}", queue.state());
+        std::thread::yield_now();
+    }
+    done.context("a completion")
+}
+
+fn ok(completion: Completion, what: &str) -> Result<Data> {
+    ensure!(completion.status == Status::Ok, "{what}: {:?}", completion.status);
+    Ok(completion.data)
+}
+
+/// Writes, reads back and compares, in sizes from one block to more than one command can take.
+///
+/// # Errors
+/// What went wrong.
+pub fn data_comes_back(rig: &Rig, options: Options) -> Result<()> {
+    let size = 2 << 20;
+    let bench = Bench::open(rig, options, 4, size)?;
+    let (block, mut queue) = (bench.ns.block_size, bench.nvme.queue(QueueOptions::default())?);
+    let mut sizes =
+        vec![block, 2 * block, 4096, 8192, 12 << 10, 64 << 10, 128 << 10, (128 << 10) + 4096, 1 << 20, size];
+    sizes.retain(|s| s.is_multiple_of(block));
+    for (i, len) in sizes.into_iter().enumerate() {
+        let (lba, seed) = (i as u64 * 7 + 1, i as u64);
+        ok(run(&mut queue, bench.write(lba, len, seed)?)?, "write")?;
+        let data = ok(run(&mut queue, bench.read(lba, len)?)?, "read")?;
+        let same = data.bufs().iter().all(|b| holds(b, lba, block, seed));
+        ensure!(same, "{}: {len} bytes at block {lba} came back changed", rig.name);
+    }
+    ensure!(queue.in_flight() == 0 && bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
+    Ok(())
+}
+
+/// Every command that is not a plain read or write.
+///
+/// # Errors
+/// What went wrong.
+pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
+    let bench = Bench::open(rig, options, 4, 64 << 10)?;
+    let (ns, mut queue) = (&bench.ns, bench.nvme.queue(QueueOptions::default())?);
+    let limits = bench.nvme.identify();
+    let len = 8 * ns.block_size;
+    ok(run(&mut queue, bench.write(64, len, 5)?)?, "write")?;
+    ok(run(&mut queue, request(ns.nsid, Op::Flush, Data::None))?, "flush")?;
+    if limits.has_compare() {
+        let compare = |seed| -> Result<Request> {
+            let Request { data, .. } = bench.write(64, len, seed)?;
+            Ok(request(ns.nsid, Op::Compare { lba: 64 }, data))
+        };
+        ok(run(&mut queue, compare(5)?)?, "compare with what is there")?;
+        let differs = run(&mut queue, compare(6)?)?.status;
+        let Status::Device(code) = differs else { bail!("compare with something else: {differs:?}") };
+        let name = wholebar_nvme::StatusCode(code).name();
+        ensure!(name == Some("Compare Failure"), "compare with something else: {name:?}");
+    }
+    if limits.has_verify() {
+        ok(run(&mut queue, request(ns.nsid, Op::Verify { lba: 64, blocks: 8 }, Data::None))?, "verify")?;
+    }
+    if limits.has_dataset_management() {
+        ok(run(&mut queue, request(ns.nsid, Op::Deallocate { lba: 68, blocks: 4 }, Data::None))?, "deallocate")?;
+    }
+    if limits.has_write_zeroes() {
+        ok(run(&mut queue, request(ns.nsid, Op::WriteZeroes { lba: 64, blocks: 4 }, Data::None))?, "write zeroes")?;
+        let data = ok(run(&mut queue, bench.read(64, 4 * ns.block_size)?)?, "read")?;
+        ensure!(data.bufs().iter().all(|b| b.bytes().iter().all(|b| *b == 0)), "written zeroes are not zero");
+    }
+    // What cannot be done is refused before the device sees it, or by its status.
+    for (what, req) in [
+        ("a block past the end", bench.read(ns.blocks, ns.block_size)?),
+        ("a namespace that is not there", Request { nsid: 4242, ..bench.read(0, ns.block_size)? }),
+        ("half a block", bench.read(0, ns.block_size / 2)?),
+        ("no data", request(ns.nsid, Op::Read { lba: 0 }, Data::None)),
+    ] {
+        match queue.submit(req) {
+            Err(rejected) => ensure!(matches!(rejected.why, Reject::Invalid(_)), "{what}: {}", rejected.why),
+            Ok(()) => bail!("{what}: it was taken"),
+        }
+    }
+    Ok(())
+}
+
+/// A batch costs one doorbell for all its commands; and a full queue says so and gives the request back.
+///
+/// # Errors
+/// What went wrong.
+pub fn one_doorbell_a_batch(rig: &Rig, options: Options) -> Result<()> {
+    const BATCH: u32 = 32;
+    const ROUNDS: u64 = 50;
+    let bench = Bench::open(rig, options, 64, 4096)?;
+    let mut queue = bench.nvme.queue(QueueOptions { entries: Some(64), ..Default::default() })?;
+    let before = queue.doorbells();
+    // A batch of submissions costs a doorbell, and so does a poll that found completions.
+    let mut found = 0;
+    for _ in 0..ROUNDS {
+        for i in 0..BATCH {
+            let req = bench.read(u64::from(i) * 8, 4096)?;
+            ensure!(queue.submit(req).is_ok(), "a queue of 64 has room for {BATCH}");
+        }
+        queue.ring();
+        let (began, mut done) = (Instant::now(), 0);
+        while done < BATCH as usize {
+            let mut failed = None;
+            let n = queue.poll(64, &mut |c| {
+                if c.status != Status::Ok {
+                    failed = Some(c.status);
+                }
+            });
+            (done, found) = (done + n, found + u64::from(n > 0));
+            ensure!(failed.is_none(), "a read failed: {failed:?}");
+            ensure!(began.elapsed() < PATIENCE, "no completions");
+            std::thread::yield_now();
+        }
+    }
+    let after = queue.doorbells();
+    let rung = (after.direct + after.trapped) - (before.direct + before.trapped);
+    ensure!(rung == ROUNDS + found, "{rung} doorbells in {ROUNDS} batches, whose completions took {found} polls");
+    let mut taken = 0;
+    while queue.submit(bench.read(0, 4096)?).is_ok() {
+        taken += 1;
+        ensure!(taken < 64, "a queue of 64 entries takes 63 commands");
+    }
+    ensure!(taken == 63, "a queue of 64 entries takes 63 commands, not {taken}");
+    queue.ring();
+    let began = Instant::now();
+    while queue.in_flight() > 0 {
+        queue.poll(64, &mut |_| ());
+        ensure!(began.elapsed() < PATIENCE, "no completions");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Several threads write and verify on queues of their own while the controller is reset again and again.
+///
+/// A command that was aborted is done again: its write may have happened or not, but nothing else may have.
+///
+/// # Errors
+/// What went wrong.
+pub fn data_survives_resets(rig: &Rig, options: Options, resets: u32) -> Result<()> {
+    const THREADS: u64 = 2;
+    const DEPTH: u64 = 16;
+    let bench = Arc::new(Bench::open(rig, options, 256, 4096)?);
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let (bench, stop, progress) = (bench.clone(), stop.clone(), progress.clone());
+            std::thread::spawn(move || -> Result<(u64, u64)> {
+                let mut queue = bench.nvme.queue(QueueOptions::default())?;
+                let blocks = u64::from(4096 / bench.ns.block_size);
+                let (mut seed, mut aborted) = (0, 0);
+                while !stop.load(Ordering::Relaxed) {
+                    seed += 1;
+                    for read in [false, true] {
+                        let mut open: Vec<u64> = (0..DEPTH).collect();
+                        while !open.is_empty() {
+                            aborted += batch(&bench, &mut queue, thread, blocks, seed, read, &mut open)?;
+                        }
+                    }
+                    progress.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok((seed, aborted))
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    let mut failure = None;
+    for round in 0..resets {
+        // Let some work through between resets, so that there is something in flight.
+        let seen = progress.load(Ordering::Relaxed);
+        while progress.load(Ordering::Relaxed) < seen + 3 && began.elapsed() < PATIENCE {
+            if workers.iter().any(|w| w.is_finished()) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        if let Err(error) = bench.nvme.reset() {
+            failure = Some(anyhow::Error::from(error).context(format!("reset {round}")));
+            break;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        let (rounds, _) = worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
+        ensure!(rounds > 1, "a worker did nothing");
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    ensure!(began.elapsed() < PATIENCE, "it took too long");
+    ensure!(bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
+    Ok(())
+}
+
+/// One try at a batch of writes, or of reads that are verified; leaves in `open` what has to be done again.
+fn batch(
+    bench: &Bench,
+    queue: &mut Queue,
+    thread: u64,
+    blocks: u64,
+    seed: u64,
+    read: bool,
+    open: &mut Vec<u64>,
+) -> Result<u64> {
+    let lba = |i: u64| (thread * 1024 + i) * blocks;
+    let (began, mut next, mut again, mut aborted) = (Instant::now(), open.len(), Vec::new(), 0);
+    let mut outstanding = 0;
+    while next > 0 || outstanding > 0 {
+        while next > 0 {
+            let i = open[next - 1];
+            let mut req = if read { bench.read(lba(i), 4096)? } else { bench.write(lba(i), 4096, seed)? };
+            req.tag = i;
+            match queue.submit(req) {
+                Ok(()) => (next, outstanding) = (next - 1, outstanding + 1),
+                Err(rejected) if matches!(rejected.why, Reject::Full | Reject::Resetting) => break,
+                Err(rejected) => bail!("refused: {}", rejected.why),
+            }
+        }
+        queue.ring();
+        let mut bad = None;
+        queue.poll(32, &mut |c| {
+            outstanding -= 1;
+            match c.status {
+                Status::Ok if read => {
+                    if !c.data.bufs().iter().all(|b| holds(b, lba(c.tag), bench.ns.block_size, seed)) {
+                        bad = Some(format!("block {} does not hold what was written", lba(c.tag)));
+                    }
+                }
+                Status::Ok => {}
+                Status::Aborted => {
+                    aborted += 1;
+                    again.push(c.tag);
+                }
+                other => bad = Some(format!("{other:?}")),
+            }
+        });
+        if let Some(bad) = bad {
+            bail!("{bad}");
+        }
+        ensure!(began.elapsed() < PATIENCE, "no progress: the queue is {:?}", queue.state());
+        std::thread::yield_now();
+    }
+    *open = again;
+    Ok(aborted)
+}
+
+/// An asynchronous event arrives on the slow path, twice: it was re-armed.
+///
+/// # Errors
+/// What went wrong.
+pub fn events_come(rig: &Rig, options: Options) -> Result<()> {
+    use wholebar_nvme::{Event, feature};
+    let bench = Bench::open(rig, options, 1, 4096)?;
+    let hot = bench.nvme.smart()?.temperature;
+    for round in 0..2 {
+        bench.nvme.set_feature(feature::TEMPERATURE_THRESHOLD, u32::from(hot) - 10, false)?;
+        let began = Instant::now();
+        loop {
+            match bench.nvme.events().recv_timeout(PATIENCE) {
+                Ok(Event::Controller(_)) => break,
+                Ok(_) => ensure!(began.elapsed() < PATIENCE, "round {round}: no event"),
+                Err(_) => bail!("round {round}: no event"),
+            }
+        }
+        // Reading the log clears the event; the threshold back up clears its cause.
+        bench.nvme.set_feature(feature::TEMPERATURE_THRESHOLD, u32::from(hot) + 10, false)?;
+        bench.nvme.smart()?;
+    }
+    Ok(())
+}
