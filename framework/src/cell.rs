@@ -11,7 +11,7 @@ mod sealed {
 }
 
 /// A register's width: `u8`, `u16`, `u32` or `u64`. PCI is little-endian; values are the CPU's.
-pub trait Width: sealed::Sealed + Copy + Send + Into<u64> + std::fmt::LowerHex + 'static {
+pub trait Width: sealed::Sealed + Copy + PartialEq + Send + Into<u64> + std::fmt::LowerHex + 'static {
     /// Bytes.
     const BYTES: u64 = size_of::<Self>() as u64;
     /// All bits set: what a read from a device that is gone returns.

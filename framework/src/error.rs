@@ -225,6 +225,14 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A device without an IOMMU cannot be let into an arena: it must be where the device will look for it.
+    #[error("an arena of {len} bytes has no one physical address: {why}")]
+    Physical {
+        /// Bytes.
+        len: u64,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The space can have no more maps.
     #[error("the device's address space can hold {limit} maps, and all are taken: use fewer, larger arenas")]
     TooManyMaps {
@@ -250,6 +258,44 @@ pub enum Error {
         what: String,
         /// The panic's message.
         said: String,
+    },
+    /// Not the address of a PCI function.
+    #[error("{text:?} is not the address of a PCI function: it looks like 0000:01:00.0")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// Not a VF token.
+    #[error("{text:?} is not a VF token: that is a UUID, like 2ab74924-c335-45f4-9b16-8569e5b08258")]
+    VfToken {
+        /// What was given.
+        text: String,
+    },
+    /// A device cannot be opened through the kernel's VFIO.
+    #[error("{device} cannot be opened: {why}: {advice}")]
+    Open {
+        /// The device.
+        device: String,
+        /// What was tried, and what came back.
+        why: String,
+        /// What a person can do.
+        advice: String,
+        /// What the system said, where it was the system.
+        source: Option<io::Error>,
+    },
+    /// The kernel refused to let devices into memory, or to keep them out again.
+    #[error("the kernel refused the {op} of {len} bytes at IOVA {iova:#x}: {source}{advice}")]
+    Dma {
+        /// "map" or "unmap".
+        op: &'static str,
+        /// The device address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// What came back.
+        source: io::Error,
+        /// What a person can do, after a colon; or nothing.
+        advice: String,
     },
     /// Anything else the system said.
     #[error("{what}: {source}")]

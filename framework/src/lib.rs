@@ -13,6 +13,7 @@
 //! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
 //! | [`block`] | the queue trait of storage drivers |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
+//! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
 //! | [`model`] | the device side of the seam: software devices, in this process |
 
@@ -30,7 +31,9 @@ pub mod pci;
 pub mod reactor;
 pub mod reset;
 pub mod ring;
+mod sigbus;
 pub mod slow_path;
+pub mod vfio;
 pub mod vfio_user;
 
 pub use error::{Error, Result};

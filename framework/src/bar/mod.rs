@@ -27,10 +27,10 @@ pub struct Bar {
 }
 
 struct Shared {
+    /// The mapped spans: where each is in the BAR, and its mapping, which is as long at least. Unmapped before the device is closed.
+    maps: Vec<(Range<u64>, RegionMapping)>,
     device: Arc<dyn PciDevice>,
     plan: BarPlan,
-    /// The mapped spans: where each is in the BAR, and its mapping, which is as long at least.
-    maps: Vec<(Range<u64>, RegionMapping)>,
     /// What the first trapped doorbell that failed was told.
     failure: OnceLock<Error>,
 }
@@ -84,7 +84,7 @@ impl Bar {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Self { shared: Arc::new(Shared { device, plan, maps, failure: OnceLock::new() }) })
+        Ok(Self { shared: Arc::new(Shared { maps, device, plan, failure: OnceLock::new() }) })
     }
 
     /// The plan it was opened with.
@@ -102,22 +102,28 @@ impl Bar {
         self.shared.plan.layout.size
     }
 
-    /// Whether a trapped doorbell failed since the BAR was opened: one load, to be asked at each poll.
+    /// Whether a trapped doorbell failed, or a mapped page was taken away, since the BAR was opened: a load or two, to be asked at each
+    /// poll.
     #[inline]
     pub fn failed(&self) -> bool {
         self.failure().is_some()
     }
 
-    /// What the first trapped doorbell that failed was told. A failed [`read`](Self::read) or [`write`](Self::write) told its caller.
+    /// What the first trapped doorbell that failed was told, or that the device is gone. A failed [`read`](Self::read) or
+    /// [`write`](Self::write) told its caller.
     #[inline]
     pub fn failure(&self) -> Option<&Error> {
+        if self.shared.is_gone() {
+            self.shared.failure.get_or_init(|| self.shared.gone());
+        }
         self.shared.failure.get()
     }
 
     /// Reads a register.
     ///
     /// # Errors
-    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says.
+    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says, and where its
+    /// page was taken away, [`Error::Gone`].
     pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
         self.shared.check(offset, T::BYTES)?;
         self.load(offset)
@@ -128,7 +134,9 @@ impl Bar {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
             // SAFETY: `mapped` says that the register lies inside; it is aligned as `offset` is, since mappings and spans begin on
             // multiples of 8.
-            return Ok(unsafe { mapping.load(at) });
+            let value = unsafe { mapping.load(at) };
+            // All ones is what a page that was taken away reads; it may also be the register's value.
+            return if value == T::ONES && mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
         }
         let mut bytes = T::Bytes::default();
         self.shared.device.read(self.shared.region(), offset, bytes.as_mut())?;
@@ -145,7 +153,7 @@ impl Bar {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, true) {
             // SAFETY: as in `read`, and the span is writable.
             unsafe { mapping.store(at, value) };
-            return Ok(());
+            return if mapping.is_gone() { Err(self.shared.gone()) } else { Ok(()) };
         }
         self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
     }
@@ -172,6 +180,16 @@ impl Bar {
 impl Shared {
     fn region(&self) -> u32 {
         self.plan.layout.bar.into()
+    }
+
+    #[inline]
+    fn is_gone(&self) -> bool {
+        self.maps.iter().any(|(_, mapping)| mapping.is_gone())
+    }
+
+    fn gone(&self) -> Error {
+        let why = format!("a touch of BAR{} failed: its memory is not decoded any more", self.plan.layout.bar);
+        Error::Gone { device: self.device.name().to_owned(), why }
     }
 
     fn check(&self, offset: u64, width: u64) -> Result<()> {

@@ -30,6 +30,8 @@ pub trait DmaBackend: Send + Sync {
     fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()>;
     /// Undoes one map, exactly.
     fn unmap(&self, iova: Iova, len: u64) -> Result<()>;
+    /// Where `arena` is for devices in any case, where nothing translates addresses; `None` where the space chooses among its windows.
+    fn fixed(&self, arena: &Arena) -> Result<Option<Iova>>;
 }
 
 /// What arenas are aligned to in a space, if they are as large: a large page of most platforms.
@@ -60,22 +62,7 @@ impl DmaSpace {
     /// # Errors
     /// Those of windows that make no sense.
     pub fn new(backend: Box<dyn DmaBackend>) -> Result<Arc<Self>> {
-        let windows = backend
-            .windows()
-            .into_iter()
-            .map(|w| {
-                // Address 0 is never handed out: too many devices take it for "none".
-                let first = (*w.range.start()).max(w.page.bytes());
-                let len = w.range.end().saturating_sub(first).saturating_add(1);
-                let free = AddressAllocator::new(first, len).map_err(|_| Error::OutOfRange {
-                    what: "IOVA window",
-                    offset: first,
-                    len,
-                    size: u64::MAX,
-                })?;
-                Ok((w, free))
-            })
-            .collect::<Result<_>>()?;
+        let windows = allocators(backend.windows(), &BTreeMap::new())?;
         Ok(Arc::new(Self { backend, ledger: Mutex::new(Ledger { windows, maps: BTreeMap::new() }) }))
     }
 
@@ -96,6 +83,9 @@ impl DmaSpace {
             return Err(Error::TooManyMaps { limit });
         }
         let len = arena.len();
+        if let Some(iova) = self.backend.fixed(arena)? {
+            return self.enter(&mut ledger, arena, iova);
+        }
         let mut found = None;
         for (at, (window, free)) in ledger.windows.iter_mut().enumerate() {
             // Devices have pages of their own, up to 64 KiB and more, and want their queues on them: what is aligned in the arena
@@ -108,14 +98,23 @@ impl DmaSpace {
             }
         }
         let (at, range) = found.ok_or(Error::NoIova { len })?;
-        let iova = Iova(range.start());
-        if let Err(e) = self.backend.map(arena, iova) {
+        self.enter(&mut ledger, arena, Iova(range.start())).inspect_err(|_| {
             let _ = ledger.windows[at].1.free(&range);
-            return Err(e);
-        }
+        })
+    }
+
+    fn enter(self: &Arc<Self>, ledger: &mut Ledger, arena: &Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
+        self.backend.map(arena, iova)?;
         let mapping = Arc::new(DmaMapping { space: self.clone(), arena: arena.clone(), iova });
-        ledger.maps.insert(iova.0, (len, arena.id(), Arc::downgrade(&mapping)));
+        ledger.maps.insert(iova.0, (arena.len(), arena.id(), Arc::downgrade(&mapping)));
         Ok(mapping)
+    }
+
+    /// Asks the backend for its windows anew: a device that joined may have taken some away. What is mapped stays where it is.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        let mut ledger = self.ledger();
+        ledger.windows = allocators(self.backend.windows(), &ledger.maps)?;
+        Ok(())
     }
 
     /// The ranges that devices of this space can use.
@@ -151,6 +150,31 @@ impl DmaSpace {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(|e| e.into_inner())
     }
+}
+
+/// Allocators over windows, in which what is mapped is taken.
+fn allocators(
+    windows: Vec<IovaWindow>,
+    maps: &BTreeMap<u64, (u64, u32, Weak<DmaMapping>)>,
+) -> Result<Vec<(IovaWindow, AddressAllocator)>> {
+    let allocator = |w: IovaWindow| {
+        // Address 0 is never handed out: too many devices take it for "none".
+        let first = (*w.range.start()).max(w.page.bytes());
+        let len = w.range.end().saturating_sub(first).saturating_add(1);
+        let mut free = AddressAllocator::new(first, len).map_err(|_| Error::OutOfRange {
+            what: "IOVA window",
+            offset: first,
+            len,
+            size: u64::MAX,
+        })?;
+        for (iova, (len, ..)) in maps.range(w.range.clone()) {
+            let len = len.next_multiple_of(w.page.bytes());
+            // One that lies across the window's end can't be in it.
+            let _ = free.allocate(len, w.page.bytes(), AllocPolicy::ExactMatch(*iova));
+        }
+        Ok((w, free))
+    };
+    windows.into_iter().map(allocator).collect()
 }
 
 impl fmt::Debug for DmaSpace {

@@ -274,4 +274,8 @@ impl DmaBackend for Dma {
             why: "nothing is mapped exactly so",
         })
     }
+
+    fn fixed(&self, _: &Arena) -> Result<Option<Iova>> {
+        Ok(None)
+    }
 }

@@ -13,9 +13,11 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+mod address;
 pub mod config;
 mod mapping;
 
+pub use address::Address;
 pub use config::Config;
 pub use mapping::RegionMapping;
 

@@ -567,6 +567,10 @@ impl DmaBackend for Dma {
         }
         Ok(())
     }
+
+    fn fixed(&self, _: &Arena) -> Result<Option<Iova>> {
+        Ok(None)
+    }
 }
 
 /// Connects without ever waiting longer than `timeout`: a full backlog blocks otherwise.

@@ -1,0 +1,81 @@
+//! A PCI function's address: `0000:01:00.0`.
+
+use crate::Error;
+use std::fmt;
+use std::str::FromStr;
+
+/// Where a function is: segment (domain), bus, device, function. Written as Linux does: `0000:01:00.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address {
+    /// Segment, which Linux calls domain. Those above 0xffff are software's.
+    pub segment: u32,
+    /// Bus.
+    pub bus: u8,
+    /// Device on the bus, below 32.
+    pub device: u8,
+    /// Function of the device, below 8.
+    pub function: u8,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.device, self.function)
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    /// As it is written, or without the segment: `01:00.0` is in segment 0.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        parse(text).ok_or_else(|| Error::Address { text: text.to_owned() })
+    }
+}
+
+fn parse(text: &str) -> Option<Address> {
+    let (front, function) = text.rsplit_once('.')?;
+    let (front, device) = front.rsplit_once(':')?;
+    let (segment, bus) = front.rsplit_once(':').unwrap_or(("0000", front));
+    // Digits alone, and as many as the field is written with: `from_str_radix` would take a sign.
+    let hex = |digits: &str, lengths: std::ops::RangeInclusive<usize>, below: u64| {
+        let whole = lengths.contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        u64::from_str_radix(digits, 16).ok().filter(|n| whole && *n < below)
+    };
+    Some(Address {
+        segment: hex(segment, 4..=8, 1 << 32)? as u32,
+        bus: hex(bus, 2..=2, 256)? as u8,
+        device: hex(device, 2..=2, 32)? as u8,
+        function: hex(function, 1..=1, 8)? as u8,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_they_are_read() {
+        for text in ["0000:01:00.0", "ffff:ff:1f.7", "10000:e1:00.0"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!("3a:1F.2".parse::<Address>().unwrap().to_string(), "0000:3a:1f.2");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for text in [
+            "",
+            "1",
+            "01:00",
+            "01:00.",
+            "1:0.0",
+            "0000:01:20.0",
+            "0000:01:00.8",
+            "0000:+1:00.0",
+            "000:01:00.0",
+            "a:0000:01:00.0",
+        ] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! What Linux says of PCI functions under `/sys`: who drives them, which IOMMU group they are in, how their interrupts are delivered.
+//!
+//! Reading never fails loudly: a fact that cannot be read is a fact that isn't known (in a container, much of `/sys` may be missing).
+//! Binding and unbinding say what went wrong. The tree's root is a parameter, so that tests have one of their own.
+
+use crate::pci::Address;
+use std::fs;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// A system's `/sys`, `/proc` and `/dev`.
+#[derive(Debug, Clone)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Default for Sysfs {
+    /// This system's.
+    fn default() -> Self {
+        Self::at("/")
+    }
+}
+
+/// One PCI function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    sysfs: Sysfs,
+    address: Address,
+    path: PathBuf,
+}
+
+impl Sysfs {
+    /// One whose `sys`, `proc` and `dev` are found in `root`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// A file of the system: `path` is relative to its root.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// What a file of the system says, without the space around it.
+    pub fn read(&self, path: impl AsRef<Path>) -> Option<String> {
+        Some(fs::read_to_string(self.path(path)).ok()?.trim().to_owned())
+    }
+
+    /// All PCI functions, by address.
+    pub fn functions(&self) -> Vec<Function> {
+        let mut addresses: Vec<Address> =
+            names(&self.path("sys/bus/pci/devices")).filter_map(|n| n.parse().ok()).collect();
+        addresses.sort();
+        addresses.into_iter().filter_map(|address| self.function(address)).collect()
+    }
+
+    /// One PCI function; `None` where there is none.
+    pub fn function(&self, address: Address) -> Option<Function> {
+        let path = self.path("sys/bus/pci/devices").join(address.to_string());
+        path.is_dir().then(|| Function { sysfs: self.clone(), address, path })
+    }
+
+    /// The functions of an IOMMU group, by address.
+    pub fn group(&self, group: u32) -> Vec<Function> {
+        let mut addresses: Vec<Address> = names(&self.path(format!("sys/kernel/iommu_groups/{group}/devices")))
+            .filter_map(|n| n.parse().ok())
+            .collect();
+        addresses.sort();
+        addresses.into_iter().filter_map(|address| self.function(address)).collect()
+    }
+
+    /// A kernel module's parameter that is a truth value.
+    pub fn flag(&self, module: &str, parameter: &str) -> Option<bool> {
+        match self.read(format!("sys/module/{module}/parameters/{parameter}"))?.as_str() {
+            "Y" | "1" => Some(true),
+            "N" | "0" => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether a kernel module is loaded, or built in.
+    pub fn has_module(&self, module: &str) -> bool {
+        self.path("sys/module").join(module).is_dir()
+    }
+
+    /// The kernel's version: `6.12.95+deb12-amd64`.
+    pub fn kernel(&self) -> Option<String> {
+        self.read("proc/sys/kernel/osrelease")
+    }
+
+    /// Ranges that devices of an IOMMU group cannot use, each with its type: `msi`, `reserved`, `direct`, ….
+    pub fn reserved_regions(&self, group: u32) -> Vec<(RangeInclusive<u64>, String)> {
+        let text = self.read(format!("sys/kernel/iommu_groups/{group}/reserved_regions")).unwrap_or_default();
+        let line = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (start, end) = (hex(words.next()?)?, hex(words.next()?)?);
+            Some((start..=end, words.next()?.to_owned()))
+        };
+        text.lines().filter_map(line).collect()
+    }
+}
+
+impl Function {
+    /// Where it is.
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The driver that is bound to it.
+    pub fn driver(&self) -> Option<String> {
+        link(&self.path.join("driver"))
+    }
+
+    /// Its IOMMU group; `None` where no IOMMU is in use.
+    pub fn group(&self) -> Option<u32> {
+        link(&self.path.join("iommu_group"))?.parse().ok()
+    }
+
+    /// What the node of its own is called under `/dev/vfio/devices`, where the kernel has it (it may lack the node even so).
+    pub fn vfio_device(&self) -> Option<String> {
+        let mut names: Vec<String> = names(&self.path.join("vfio-dev")).collect();
+        names.sort();
+        names.into_iter().next()
+    }
+
+    /// Its NUMA node.
+    pub fn numa_node(&self) -> Option<u32> {
+        self.read("numa_node")?.parse().ok()
+    }
+
+    /// Who made it.
+    pub fn vendor(&self) -> Option<u16> {
+        self.number("vendor")
+    }
+
+    /// Which of its maker's devices it is.
+    pub fn device(&self) -> Option<u16> {
+        self.number("device")
+    }
+
+    /// Base class, sub-class and programming interface: 0x010802 is NVMe.
+    pub fn class(&self) -> Option<u32> {
+        u32::try_from(hex(&self.read("class")?)?).ok()
+    }
+
+    /// Whether it is a bridge: of no use to a driver like ours, and no obstacle in an IOMMU group.
+    pub fn is_bridge(&self) -> bool {
+        self.class().is_some_and(|class| class >> 16 == 0x06)
+    }
+
+    /// The physical addresses of BARs 0 to 5; `None` where there is none, or where this process may not see them.
+    pub fn bars(&self) -> [Option<RangeInclusive<u64>>; 6] {
+        let text = self.read("resource").unwrap_or_default();
+        let mut lines = text.lines();
+        std::array::from_fn(|_| {
+            let mut words = lines.next()?.split_whitespace();
+            let (start, end) = (hex(words.next()?)?, hex(words.next()?)?);
+            (start < end).then_some(start..=end)
+        })
+    }
+
+    /// The Linux numbers of its message interrupts, each with the name of the chip that delivers it.
+    pub fn message_interrupts(&self) -> Vec<(u32, Option<String>)> {
+        let mut irqs: Vec<u32> = names(&self.path.join("msi_irqs")).filter_map(|n| n.parse().ok()).collect();
+        irqs.sort();
+        irqs.into_iter().map(|irq| (irq, self.sysfs.read(format!("sys/kernel/irq/{irq}/chip_name")))).collect()
+    }
+
+    /// What a file in its directory says.
+    pub fn read(&self, file: &str) -> Option<String> {
+        Some(fs::read_to_string(self.path.join(file)).ok()?.trim().to_owned())
+    }
+
+    /// Gives it to `driver`, taking it from the one that has it.
+    ///
+    /// # Errors
+    /// What the system says. Without a driver of that name it stays without any, which is one, too.
+    pub fn bind(&self, driver: &str) -> io::Result<()> {
+        self.write("driver_override", driver)?;
+        self.unbind()?;
+        fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
+        match self.driver() {
+            Some(bound) if bound == driver => Ok(()),
+            Some(bound) => Err(io::Error::other(format!("it is bound to {bound}"))),
+            None => Err(io::Error::other(format!("{driver} did not take it: is the module loaded?"))),
+        }
+    }
+
+    /// Lets the kernel choose a driver again, and returns which it chose.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn release(&self) -> io::Result<Option<String>> {
+        // An empty line takes the override away.
+        self.write("driver_override", "\n")?;
+        self.unbind()?;
+        fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
+        Ok(self.driver())
+    }
+
+    fn unbind(&self) -> io::Result<()> {
+        match self.driver() {
+            Some(_) => self.write("driver/unbind", &self.address.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, file: &str, text: &str) -> io::Result<()> {
+        fs::write(self.path.join(file), text)
+    }
+
+    fn number(&self, file: &str) -> Option<u16> {
+        u16::try_from(hex(&self.read(file)?)?).ok()
+    }
+}
+
+fn names(directory: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+}
+
+fn link(path: &Path) -> Option<String> {
+    fs::read_link(path).ok()?.file_name()?.to_str().map(str::to_owned)
+}
+
+fn hex(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A tree with some functions, as (address, driver, group).
+    pub(crate) fn tree(functions: &[(&str, Option<&str>, Option<u32>)]) -> (tempfile::TempDir, Sysfs) {
+        let root = tempfile::tempdir().unwrap();
+        for (address, driver, group) in functions {
+            let path = root.path().join("sys/bus/pci/devices").join(address);
+            fs::create_dir_all(&path).unwrap();
+            if let Some(driver) = driver {
+                let driver = root.path().join("sys/bus/pci/drivers").join(driver);
+                fs::create_dir_all(&driver).unwrap();
+                symlink(&driver, path.join("driver")).unwrap();
+            }
+            if let Some(group) = group {
+                let group = root.path().join(format!("sys/kernel/iommu_groups/{group}"));
+                fs::create_dir_all(group.join("devices")).unwrap();
+                symlink(&path, group.join("devices").join(address)).unwrap();
+                symlink(&group, path.join("iommu_group")).unwrap();
+            }
+        }
+        let sysfs = Sysfs::at(root.path());
+        (root, sysfs)
+    }
+
+    pub(crate) fn put(sysfs: &Sysfs, path: &str, text: &str) {
+        let path = sysfs.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn functions_and_groups() {
+        let (_root, sysfs) = tree(&[
+            ("0000:02:00.0", Some("nvme"), Some(12)),
+            ("0000:01:00.0", Some("vfio-pci"), Some(3)),
+            ("0000:01:00.1", None, Some(3)),
+            ("0000:00:1f.0", None, None),
+        ]);
+        fs::create_dir_all(sysfs.path("sys/bus/pci/devices/not an address")).unwrap();
+        let all: Vec<String> = sysfs.functions().iter().map(|f| f.address().to_string()).collect();
+        assert_eq!(all, ["0000:00:1f.0", "0000:01:00.0", "0000:01:00.1", "0000:02:00.0"]);
+        let group: Vec<_> = sysfs.group(3).iter().map(|f| (f.address().function, f.driver())).collect();
+        assert_eq!(group, [(0, Some("vfio-pci".to_owned())), (1, None)]);
+        let function = sysfs.function("02:00.0".parse().unwrap()).unwrap();
+        assert_eq!((function.group(), function.driver()), (Some(12), Some("nvme".to_owned())));
+        assert_eq!(sysfs.functions()[0].group(), None);
+        assert!(sysfs.function("ff:00.0".parse().unwrap()).is_none());
+        assert!(sysfs.group(99).is_empty());
+    }
+
+    #[test]
+    fn facts() {
+        let (_root, sysfs) = tree(&[("0000:01:00.0", None, Some(3))]);
+        let at = "sys/bus/pci/devices/0000:01:00.0";
+        put(&sysfs, &format!("{at}/vendor"), "0x1b36\n");
+        put(&sysfs, &format!("{at}/device"), "0x0010\n");
+        put(&sysfs, &format!("{at}/class"), "0x010802\n");
+        put(&sysfs, &format!("{at}/numa_node"), "-1\n");
+        let none = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
+        let bar = "0x00000000fe600000 0x00000000fe603fff 0x0000000000140204\n";
+        put(&sysfs, &format!("{at}/resource"), &format!("{bar}{none}"));
+        put(&sysfs, &format!("{at}/msi_irqs/31"), "msix\n");
+        put(&sysfs, &format!("{at}/msi_irqs/30"), "msix\n");
+        put(&sysfs, "sys/kernel/irq/30/chip_name", "IR-PCI-MSIX-0000:01:00.0\n");
+        let region = "0x00000000fee00000 0x00000000feefffff msi\nnonsense\n";
+        put(&sysfs, "sys/kernel/iommu_groups/3/reserved_regions", region);
+        put(&sysfs, "sys/module/iommufd/parameters/allow_unsafe_interrupts", "N\n");
+        fs::create_dir_all(sysfs.path(format!("{at}/vfio-dev/vfio7"))).unwrap();
+
+        let f = sysfs.function("0000:01:00.0".parse().unwrap()).unwrap();
+        assert_eq!(
+            (f.vendor(), f.device(), f.class(), f.numa_node()),
+            (Some(0x1b36), Some(0x10), Some(0x010802), None)
+        );
+        assert_eq!(f.bars(), [Some(0xfe60_0000..=0xfe60_3fff), None, None, None, None, None]);
+        assert_eq!(f.message_interrupts(), [(30, Some("IR-PCI-MSIX-0000:01:00.0".to_owned())), (31, None)]);
+        assert_eq!(f.vfio_device().as_deref(), Some("vfio7"));
+        assert!(!f.is_bridge());
+        assert_eq!(sysfs.reserved_regions(3), [(0xfee0_0000..=0xfeef_ffff, "msi".to_owned())]);
+        assert_eq!(sysfs.flag("iommufd", "allow_unsafe_interrupts"), Some(false));
+        assert_eq!(sysfs.flag("vfio", "enable_unsafe_noiommu_mode"), None);
+        assert!(sysfs.has_module("iommufd") && !sysfs.has_module("vfio"));
+        assert_eq!(sysfs.kernel(), None);
+    }
+}
