@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::kernel::Source;
@@ -106,7 +107,7 @@ const AARCH64: Cpu = Cpu {
     root_bus: "pcie.0",
     console: "ttyAMA0",
     kernel_arguments: "mitigations=off nokaslr",
-    machine: &["-machine", "virt,gic-version=3,its=on,iommu=smmuv3", "-cpu", "max,pauth-impdef=on"],
+    machine: &["-machine", "virt,gic-version=3,its=on", "-cpu", "max,pauth-impdef=on"],
     bridge: root_port,
 };
 
@@ -164,6 +165,9 @@ pub struct Machine {
     /// Without interrupt remapping (x86_64 only): VFIO then refuses devices unless told not to
     #[arg(long)]
     pub no_intremap: bool,
+    /// Without an IOMMU (x86_64 and aarch64): VFIO then has devices only where its kernel knows no-IOMMU and it is told to use it
+    #[arg(long, conflicts_with = "no_intremap")]
+    pub no_iommu: bool,
     /// Virtual CPUs
     #[arg(long, default_value_t = 2)]
     pub cpus: u32,
@@ -192,7 +196,7 @@ impl Default for Nvme {
     }
 }
 
-fn nvme(text: &str) -> Result<Nvme, String> {
+fn nvme(text: &str) -> std::result::Result<Nvme, String> {
     let (size, properties) = text.split_at(text.find(',').unwrap_or(text.len()));
     let (number, shift) = match size.as_bytes().last() {
         Some(b'K') => (&size[..size.len() - 1], 10),
@@ -206,6 +210,18 @@ fn nvme(text: &str) -> Result<Nvme, String> {
 }
 
 impl Machine {
+    /// Refuses what a guest cannot have.
+    pub fn check(&self, guest: Guest) -> Result<()> {
+        let cpu = guest.cpu().name;
+        if self.no_intremap && cpu != "x86_64" {
+            bail!("--no-intremap is for x86_64: {guest} cannot do without interrupt remapping");
+        }
+        if self.no_iommu && cpu == "powerpc64le" {
+            bail!("--no-iommu is for x86_64 and aarch64: {guest} cannot do without its IOMMU");
+        }
+        Ok(())
+    }
+
     /// The NVMe devices, at least one.
     pub fn nvme(&self) -> Vec<Nvme> {
         if self.nvme.is_empty() { vec![Nvme::default()] } else { self.nvme.clone() }
@@ -226,9 +242,13 @@ impl Machine {
         for pair in cpu.machine.chunks(2) {
             add(pair[0], pair[1].into());
         }
-        if cpu.name == "x86_64" {
-            let remapping = if self.no_intremap { "off" } else { "on" };
-            add("-device", format!("intel-iommu,intremap={remapping},caching-mode=on"));
+        match cpu.name {
+            "x86_64" if !self.no_iommu => {
+                let remapping = if self.no_intremap { "off" } else { "on" };
+                add("-device", format!("intel-iommu,intremap={remapping},caching-mode=on"));
+            }
+            "aarch64" if !self.no_iommu => add("-machine", "iommu=smmuv3".into()),
+            _ => {}
         }
         let mut number = 0;
         let mut slot = || {
@@ -320,9 +340,15 @@ mod tests {
     }
 
     #[test]
-    fn interrupt_remapping_can_be_turned_off_on_x86_64_alone() {
+    fn iommu_and_interrupt_remapping_go_where_they_can_be_done_without() {
         assert!(arguments("vm x86_64").contains("intremap=on"));
-        assert!(arguments("vm x86_64 --no-intremap").contains("intremap=off"));
-        assert!(!arguments("vm aarch64-4k").contains("intel-iommu"));
+        assert!(arguments("vm x86_64-iommufd --no-intremap").contains("intremap=off"));
+        assert!(!arguments("vm x86_64 --no-iommu").contains("iommu"));
+        assert!(arguments("vm aarch64-64k").contains("iommu=smmuv3"));
+        assert!(!arguments("vm aarch64-4k --no-iommu").contains("iommu"));
+        for wrong in ["vm aarch64-4k --no-intremap", "vm ppc64le-4k --no-intremap", "vm ppc64le-64k --no-iommu"] {
+            let Line { guest, machine } = Line::try_parse_from(wrong.split(' ')).unwrap();
+            assert!(machine.check(guest).is_err(), "{wrong}");
+        }
     }
 }

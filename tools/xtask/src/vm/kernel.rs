@@ -45,8 +45,8 @@ fn built(cpu: &Cpu, configuration: &Path) -> Result<PathBuf> {
     let place = kernels.join(name);
     let lock = fs::File::create(kernels.join("lock"))?;
     lock.lock().context("locking the kernel cache")?;
-    let kept = place.join("config");
-    if fs::read(&kept).is_ok_and(|used| used == wanted) {
+    let of_this_kind = |directory: &Path| fs::read(directory.join("fragment")).is_ok_and(|used| used == wanted);
+    if of_this_kind(&place) {
         return Ok(place);
     }
 
@@ -62,12 +62,19 @@ fn built(cpu: &Cpu, configuration: &Path) -> Result<PathBuf> {
         ("xz", "xz-utils"),
         ("/usr/include/libelf.h", "libelf-dev"),
     ])?;
-    let package = debian::unpacked("linux-source-6.12:amd64")?;
-    let work = tempfile::tempdir_in(&kernels)?;
-    eprintln!("vm: unpacking the kernel's source");
-    let archive = only(&package.join("usr/src"), "linux-source")?;
-    run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(work.path()))?;
-    let source = only(work.path(), "linux-source")?;
+    // A build that was interrupted goes on where it was.
+    let build = place.with_extension("build");
+    if !of_this_kind(&build) {
+        let package = debian::unpacked("linux-source-6.12:amd64")?;
+        remove(&build)?;
+        let work = tempfile::tempdir_in(&kernels)?;
+        eprintln!("vm: unpacking the kernel's source");
+        let archive = only(&package.join("usr/src"), "linux-source")?;
+        run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(work.path()))?;
+        fs::write(work.path().join("fragment"), &wanted)?;
+        fs::rename(work.path(), &build)?;
+    }
+    let source = only(&build, "linux-source")?;
 
     let make = |targets: &[&str]| {
         let mut make = Command::new("make");
@@ -80,20 +87,27 @@ fn built(cpu: &Cpu, configuration: &Path) -> Result<PathBuf> {
     let jobs = format!("-j{}", std::thread::available_parallelism().map_or(1, |count| count.get()));
     compile(make(&[&jobs, cpu.image, "modules"]))?;
 
-    let result = work.path().join("root");
-    let modules = format!("INSTALL_MOD_PATH={}", result.join("usr").display());
+    let result = build.join("root");
+    remove(&result)?;
     fs::create_dir_all(result.join("boot"))?;
+    let modules = format!("INSTALL_MOD_PATH={}", result.join("usr").display());
     // DEPMOD: the guest's list of dependencies is our own.
     run(&mut make(&[&modules, "INSTALL_MOD_STRIP=1", "DEPMOD=true", "modules_install"]))?;
     let image = [source.join(cpu.image), source.join(format!("arch/{}/boot/{}", cpu.kernel, cpu.image))];
     let image = image.into_iter().find(|path| path.exists()).context("the build left no kernel image")?;
     fs::copy(image, result.join("boot/vmlinux"))?;
-    fs::write(result.join("config"), wanted)?;
-    if place.exists() {
-        fs::remove_dir_all(&place)?;
-    }
+    fs::write(result.join("fragment"), wanted)?;
+    remove(&place)?;
     fs::rename(&result, &place)?;
+    remove(&build)?;
     Ok(place)
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 /// Settings that the kernel's own rules did not let through are errors: better here than as a missing device.

@@ -145,9 +145,7 @@ struct Parts {
 impl Parts {
     fn gather(options: &Options, payload: &[(String, PathBuf)], task: &Task) -> Result<Parts> {
         let Options { guest, machine, inside, .. } = options;
-        if machine.no_intremap && guest.cpu().name != "x86_64" {
-            bail!("--no-intremap is for x86_64: the other guests have no such switch");
-        }
+        machine.check(*guest)?;
         let cpu = guest.cpu();
         debian::provide(&[(cpu.qemu, cpu.qemu_package), ("xz", "xz-utils")])?;
         let kernel = kernel::kernel(*guest)?;
