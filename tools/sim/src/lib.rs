@@ -3,7 +3,7 @@
 //! - [`nvme`]: an NVMe controller.
 //! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
 //! - [`faults`]: what models can be told to do wrong.
-//! - [`Target`], [`open`]: a device by its name, whatever stands behind it.
+//! - [`Target`], [`open`]: a device by its name, whatever stands behind it; [`serve`]: a model for other processes.
 //!
 //! Models know nothing of drivers: they share the bus and the specification with them, and no types.
 
@@ -13,8 +13,10 @@ pub mod faults;
 pub mod fpga;
 pub mod nvme;
 mod params;
+mod serve;
 mod target;
 
 pub use error::{Error, Result};
 pub use params::Parameter;
+pub use serve::serve;
 pub use target::{ModelParams, OpenOptions, Opened, Target, open};

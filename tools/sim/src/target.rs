@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use wholebar::model::{InProcess, Model, ModelThread};
 use wholebar::pci::PciDevice;
+use wholebar::vfio_user::{self, VfioUser};
 
 /// A device's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +67,11 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             Ok(Opened { struck, ..run(model, options)? })
         }
         Target::Model { name, params: ModelParams::Fpga } => run(Fpga::new()?.named(name), options),
-        Target::VfioUser(_) | Target::Pci(_) => Err(Error::KernelVfio { target: target.to_string() }),
+        Target::VfioUser(path) => {
+            let device = VfioUser::connect(path, vfio_user::Options::default())?;
+            Ok(Opened { device, thread: None, struck: None })
+        }
+        Target::Pci(address) => Err(Error::KernelVfio { target: address.clone() }),
     }
 }
 
@@ -137,5 +142,126 @@ impl fmt::Display for Target {
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
             Self::Pci(address) => f.write_str(address),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Target::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_are_understood() {
+        let Target::Model { name, params: ModelParams::Nvme(params) } =
+            Target::parse("sim:nvme,size=64M,block=4096").unwrap()
+        else {
+            panic!("not a model")
+        };
+        assert_eq!(
+            (name.as_str(), params.size, params.blocks),
+            ("sim:nvme,size=64M,block=4096", Some(64 << 20), vec![4096])
+        );
+        assert!(matches!(Target::parse("sim:fpga"), Ok(Target::Model { params: ModelParams::Fpga, .. })));
+        assert_eq!(Target::parse("vfio-user:/run/x.sock").unwrap(), Target::VfioUser("/run/x.sock".into()));
+        for (text, address) in
+            [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
+        {
+            assert_eq!(Target::parse(text).unwrap(), Target::Pci(address.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused() {
+        for text in [
+            "",
+            "nvme",
+            "vfio-user:",
+            "0000:01:00",
+            "0000:01:20.0",
+            "0000:01:00.8",
+            "1:00.0",
+            "00:01:00.0.0",
+            "+1:00.0",
+        ] {
+            assert!(error(text).contains("names no device"), "{text}");
+        }
+        assert_eq!(error("sim:toaster,size=1"), "there is no model \"toaster\": there are nvme and fpga");
+        assert!(error("sim:fpga,size=1G").ends_with("it has none"));
+        let unknown = error("sim:nvme,colour=red");
+        assert!(
+            unknown.contains("\"colour\"") && unknown.contains("size=") && unknown.contains("faults="),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for text in [
+            "size=0",
+            "size=",
+            "size=1X",
+            "size=-1",
+            "size=1000",
+            "size=99999999T",
+            "block=520",
+            "block=",
+            "block=512+",
+            "backing=tape",
+            "file=",
+            "ro=1",
+            "ro=2",
+            "file=x,backing=ram",
+            "file=x,ns=2",
+            "ns=0",
+            "ns=257",
+            "queues=0",
+            "queues=512",
+            "queues=511,dstrd=1",
+            "entries=1",
+            "entries=65537",
+            "mdts=17",
+            "dstrd=9",
+            "msix=mars",
+            "vectors=0",
+            "vectors=2049",
+            "vectors=257",
+            "page=1k",
+            "page=5k",
+            "mps=2k",
+            "mps=64k-4k",
+            "mps=256M",
+            "sgl=yes",
+            "shadow=2",
+            "serial=123456789012345678901",
+            "noiob=65536",
+            "temp=201",
+            "to=0",
+            "to=256",
+            "faults=",
+            "faults=drop",
+            "faults=drop:2/1",
+            "faults=drop:1/0",
+            "faults=drop:@0",
+            "faults=fire:1/2",
+            "seed=x",
+            "delay=60001",
+            "strike=me",
+            "size=1G,size=1G",
+            "=",
+            "size",
+        ] {
+            let text = format!("sim:nvme,{text}");
+            assert!(Target::parse(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pci_address_says_what_works_instead() {
+        let target = Target::parse("01:00.0").unwrap();
+        let error = open(&target, OpenOptions::default()).err().unwrap().to_string();
+        assert!(error.starts_with("0000:01:00.0: ") && error.contains("use sim:nvme"), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::bits::Status;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -11,7 +12,7 @@ use wholebar::model::Dma;
 /// What a chunk of sparse memory holds, in bytes.
 const CHUNK: usize = 64 << 10;
 /// Chunks that one directory of them covers.
-const CHUNKS: usize = 1024;
+const CHUNKS: u64 = 1024;
 
 /// What blocks are kept in.
 pub(super) enum Media {
@@ -23,12 +24,12 @@ pub(super) enum Media {
     File(Backing),
 }
 
-/// Sparse memory: directories of chunks.
+/// Sparse memory: directories of chunks, by their number.
 #[derive(Default)]
-pub(super) struct Ram(Vec<Option<Directory>>);
+pub(super) struct Ram(BTreeMap<u64, Box<[Chunk]>>);
 
-/// Chunks that hold something.
-type Directory = Box<[Option<Box<[u8]>>]>;
+/// What a chunk holds, if it holds anything.
+type Chunk = Option<Box<[u8]>>;
 
 /// A file, and the memory its data passes through: a model has no plain reference to the host's memory.
 pub(super) struct Backing {
@@ -37,8 +38,8 @@ pub(super) struct Backing {
 }
 
 impl Backing {
-    /// Opens `path`, which must have `size` bytes where that is said; returns it with the size it is used for.
-    pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>) -> Result<(Self, u64)> {
+    /// Opens `path`, which must have `size` bytes where that is said, or else a block of `least`; returns it with the size it is used for.
+    pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>, least: u64) -> Result<(Self, u64)> {
         let failed = |source: std::io::Error| {
             let hint = match source.kind() {
                 std::io::ErrorKind::NotFound => " (make it first: truncate -s 64M FILE)",
@@ -52,8 +53,8 @@ impl Backing {
         let mut file = File::options().read(true).write(!read_only).open(path).map_err(failed)?;
         let actual = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let size = size.unwrap_or(actual);
-        if size > actual || size == 0 {
-            return Err(Error::Short { path: path.to_owned(), actual, asked: size.max(1) });
+        if size > actual || actual < least {
+            return Err(Error::Short { path: path.to_owned(), actual, asked: size.max(least) });
         }
         Ok((Self { file, bounce: vec![0; CHUNK].into() }, size))
     }
@@ -132,7 +133,10 @@ impl Media {
     pub(super) fn zero(&mut self, at: u64, len: u64) -> Result<(), Status> {
         match self {
             Self::Null => Ok(()),
-            Self::Ram(ram) => ram.zero(at, len),
+            Self::Ram(ram) => {
+                ram.zero(at, len);
+                Ok(())
+            }
             Self::File(Backing { file, bounce }) => {
                 use rustix::fs::{FallocateFlags, fallocate};
                 if fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len).is_ok() {
@@ -150,7 +154,10 @@ impl Media {
     pub(super) fn deallocate(&mut self, at: u64, len: u64) -> Result<(), Status> {
         match self {
             Self::Null => Ok(()),
-            Self::Ram(ram) => ram.zero(at, len),
+            Self::Ram(ram) => {
+                ram.zero(at, len);
+                Ok(())
+            }
             Self::File(Backing { file, .. }) => {
                 use rustix::fs::{FallocateFlags, fallocate};
                 let _ = fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len);
@@ -182,42 +189,33 @@ impl Media {
 }
 
 impl Ram {
+    #[inline]
     fn chunk(&self, index: u64) -> Option<&[u8]> {
-        let directory = self.0.get(index as usize / CHUNKS)?.as_ref()?;
-        directory.get(index as usize % CHUNKS)?.as_deref()
+        self.0.get(&(index / CHUNKS))?.get((index % CHUNKS) as usize)?.as_deref()
     }
 
+    #[inline]
     fn chunk_mut(&mut self, index: u64) -> &mut [u8] {
-        let (outer, inner) = (index as usize / CHUNKS, index as usize % CHUNKS);
-        if self.0.len() <= outer {
-            self.0.resize_with(outer + 1, || None);
-        }
-        let directory = self.0[outer].get_or_insert_with(|| (0..CHUNKS).map(|_| None).collect());
-        directory[inner].get_or_insert_with(|| vec![0; CHUNK].into())
+        let directory = self.0.entry(index / CHUNKS).or_insert_with(|| (0..CHUNKS).map(|_| None).collect());
+        directory[(index % CHUNKS) as usize].get_or_insert_with(|| vec![0; CHUNK].into())
     }
 
-    /// Drops whole chunks, zeroes parts of those there are. Walks directories, so that a huge range costs no more than what is there.
-    fn zero(&mut self, at: u64, len: u64) -> Result<(), Status> {
+    /// Drops whole chunks, zeroes parts of those there are. A huge range costs no more than what is there.
+    fn zero(&mut self, at: u64, len: u64) {
         let (end, chunk) = (at + len, CHUNK as u64);
-        let first = (at / chunk) as usize / CHUNKS;
-        for (i, directory) in self.0.iter_mut().enumerate().skip(first) {
-            if (i * CHUNKS) as u64 * chunk >= end {
-                break;
-            }
-            for (j, slot) in directory.iter_mut().flat_map(|d| d.iter_mut()).enumerate() {
-                let start = (i * CHUNKS + j) as u64 * chunk;
+        let directories = at / chunk / CHUNKS..end.div_ceil(chunk * CHUNKS);
+        for (number, directory) in self.0.range_mut(directories) {
+            for (slot, start) in directory.iter_mut().zip((number * CHUNKS * chunk..).step_by(CHUNK)) {
                 let (from, to) = (at.max(start), end.min(start + chunk));
-                if from >= to {
-                    continue;
-                }
-                if to - from == chunk {
+                if to.saturating_sub(from) == chunk {
                     *slot = None;
-                } else if let Some(bytes) = slot {
+                } else if let Some(bytes) = slot
+                    && from < to
+                {
                     bytes[(from - start) as usize..(to - start) as usize].fill(0);
                 }
             }
         }
-        Ok(())
     }
 }
 

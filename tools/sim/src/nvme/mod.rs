@@ -432,7 +432,7 @@ fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
                 Backing::Ram => (Media::Ram(media::Ram::default()), size, false),
                 Backing::Null => (Media::Null, size, false),
                 Backing::File { path, read_only } => {
-                    let (file, size) = media::Backing::open(path, *read_only, params.size)?;
+                    let (file, size) = media::Backing::open(path, *read_only, params.size, (*block).into())?;
                     (Media::File(file), size, *read_only)
                 }
             };

@@ -34,6 +34,9 @@ pub const PARAMETERS: &[Parameter] = &[
     ("strike", "io, admin or all: which commands are struck (io)"),
 ];
 
+/// The largest namespace, in bytes.
+const MAX_SIZE: u64 = 64 << 40;
+
 /// What an NVMe model is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NvmeParams {
@@ -214,6 +217,8 @@ impl NvmeParams {
             "a file backs one namespace: use ns=1".to_owned()
         } else if self.blocks.is_empty() || self.blocks.iter().any(|b| ![512, 4096].contains(b)) {
             format!("blocks of {:?} bytes: 512 and 4096 are known", self.blocks)
+        } else if self.size.is_some_and(|size| size > MAX_SIZE) {
+            "size= is above 64T".to_owned()
         } else if let Some(size) = self.size.filter(|s| self.blocks.iter().any(|b| !s.is_multiple_of((*b).into()))) {
             format!("size={size} is not a multiple of the block size")
         } else {

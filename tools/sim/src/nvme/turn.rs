@@ -116,12 +116,14 @@ impl Nvme {
             let Some((sq, cq)) = queues.pair(id) else { continue };
             if !sq.rung(doorbells.tail(id)) {
                 events.raise(Event::InvalidDoorbellValue);
+                work = Work::Busy;
             }
             if sq.pending() == 0 {
                 continue;
             }
             if !cq.rung(doorbells.head(cq.id)) {
                 events.raise(Event::InvalidDoorbellValue);
+                work = Work::Busy;
             }
             // A faulty controller may answer a command twice.
             let room = if faults.is_some() { cq.room().div_ceil(2) } else { cq.room() };

@@ -1,0 +1,62 @@
+//! Models in a process's other thread, behind a vfio-user socket.
+#![cfg(not(miri))]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use wholebar::bar::{Bar, BarOptions};
+use wholebar_sim::{ModelParams, OpenOptions, Target, open, serve};
+
+/// Serves `model`, and has `client` run on its socket.
+fn with_server(model: &str, client: impl FnOnce(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("model.sock");
+    let Target::Model { params, .. } = Target::parse(model).unwrap() else { panic!("not a model") };
+    let stop = AtomicBool::new(false);
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let server = scope.spawn(|| serve(&params, &socket, false, &stop, || ready.send(()).unwrap()));
+        is_ready.recv().unwrap();
+        client(&socket);
+        stop.store(true, Ordering::Relaxed);
+        server.join().unwrap().unwrap();
+    });
+    assert!(!socket.exists());
+}
+
+fn open_bar(socket: &Path) -> Bar {
+    let target = Target::parse(&format!("vfio-user:{}", socket.display())).unwrap();
+    let opened = open(&target, OpenOptions::default()).unwrap();
+    Bar::of(&opened.device, 0, BarOptions::default()).unwrap()
+}
+
+#[test]
+fn an_nvme_controller_is_served_to_one_client_after_another() {
+    with_server("sim:nvme,entries=64", |socket| {
+        for _ in 0..3 {
+            let bar = open_bar(socket);
+            assert_eq!(bar.read::<u64>(0).unwrap() & 0xffff, 63);
+            assert_eq!(bar.read::<u32>(8).unwrap(), 0x0002_0000);
+            assert_eq!(bar.read::<u32>(0x24).unwrap(), 0, "the client before is forgotten");
+            bar.write(0x24, 0x000f_000fu32).unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_fpga_is_served() {
+    with_server("sim:fpga", |socket| {
+        let bar = open_bar(socket);
+        assert_eq!(bar.read::<u32>(0x3000).unwrap(), 0x4650_4741);
+        bar.write(0x210c, 4u32).unwrap();
+        assert_eq!(bar.read::<u32>(0x2104).unwrap(), 4);
+    });
+}
+
+#[test]
+fn a_model_that_cannot_be_made_is_not_served() {
+    let Target::Model { params, .. } = Target::parse("sim:nvme,file=/nonexistent/file").unwrap() else { panic!() };
+    assert!(matches!(params, ModelParams::Nvme(_)));
+    let stop = AtomicBool::new(false);
+    let error = serve(&params, Path::new("/nonexistent/socket"), false, &stop, || panic!("ready")).unwrap_err();
+    assert!(error.to_string().starts_with("backing file /nonexistent/file: "), "{error}");
+}
