@@ -208,10 +208,12 @@ pub enum Error {
         size: u64,
     },
     /// No device address is free for an arena.
-    #[error("no window of the device's address space has {len} free bytes")]
+    #[error("no window of the device's address space has {len} free bytes at a multiple of {align}")]
     NoIova {
         /// Bytes asked for.
         len: u64,
+        /// What the address must be a multiple of.
+        align: u64,
     },
     /// A map would lie over another, or an unmap matches none.
     #[error("{op} of {len} bytes at IOVA {iova:#x}: {why}")]

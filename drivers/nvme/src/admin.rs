@@ -44,7 +44,7 @@ impl AdminQueue {
         let bells = Bell::pair(&hw.bar, 0, hw.cap.doorbell_stride(), None)?;
         let mut pair = QueuePair::new(0, arena, ENTRIES, hw.page, bells)?;
         pair.set_quarantine(true);
-        let mut data = arena.alloc(hw.page, hw.page)?;
+        let data = arena.alloc(hw.page, hw.page)?;
         data.set_quarantine(true);
         let base = mapping.iova();
         let (sq, cq) = pair.offsets();

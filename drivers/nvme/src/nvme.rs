@@ -567,7 +567,7 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some((mut pair, mut lists, mapping)) = made else {
+        let Some((mut pair, lists, mapping)) = made else {
             return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
         };
         let aborts = Arc::new(AtomicU64::new(0));

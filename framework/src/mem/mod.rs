@@ -9,6 +9,7 @@
 
 mod arena;
 mod chunk;
+mod ledger;
 mod mapping;
 mod pool;
 mod space;
