@@ -1,2 +1,83 @@
-//! The `wholebar` command.
-fn main() {}
+//! The `wholebar` command: benchmarks, NVMe tools, BAR maps, device models.
+//!
+//! Each command is a module with its arguments and a `run`. What it reports goes to standard output, everything else to standard
+//! error. The exit code is 0 where it was done, 1 where it failed, and 2 for wrong usage.
+
+mod args;
+mod barmap;
+mod bench;
+mod host;
+mod msix;
+mod nvme;
+mod output;
+mod report;
+mod signal;
+mod sim;
+mod target;
+mod work;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+use tracing::Level;
+
+/// Userspace, polled-mode PCI drivers: benchmarks, NVMe tools, BAR maps, device models
+///
+/// No command needs hardware, root or hugepages: a target can be a device model in this process.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER)]
+struct Cli {
+    /// Say more of what is going on, on standard error; twice: even more
+    #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "\
+A TARGET is a PCI function:
+  sim:nvme,size=1G        a device model in this process, with its parameters
+  sim:fpga
+  vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other
+  0000:01:00.0            one of this machine: not in this version yet
+
+Try first:
+  wholebar bench
+  wholebar nvme identify sim:nvme
+  wholebar barmap sim:nvme
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_COLOR is set.";
+
+#[derive(Subcommand)]
+enum Command {
+    Bench(bench::Args),
+    #[command(subcommand)]
+    Nvme(nvme::Command),
+    #[command(subcommand)]
+    Sim(sim::Command),
+    Barmap(barmap::Args),
+    Msix(msix::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let serves = matches!(cli.command, Command::Sim(_));
+    // A server tells of its clients; others only of what goes wrong.
+    let level =
+        [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE][usize::from(cli.verbose.min(2)) + usize::from(serves)];
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
+    log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
+    let done = match cli.command {
+        Command::Bench(args) => bench::run(args),
+        Command::Nvme(command) => nvme::run(command),
+        Command::Sim(command) => sim::run(command),
+        Command::Barmap(args) => barmap::run(args),
+        Command::Msix(args) => msix::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(output::error_text(&error));
+            ExitCode::from(if error.is::<args::Usage>() { 2 } else { 1 })
+        }
+    }
+}

@@ -13,7 +13,7 @@ use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 
 /// A model in this process.
@@ -42,6 +42,7 @@ impl Slot {
 /// A model's thread; stopped and joined on drop.
 pub struct ModelThread {
     stop: Arc<AtomicBool>,
+    tid: Arc<OnceLock<i32>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -69,8 +70,10 @@ impl InProcess {
     /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
     pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> ModelThread {
         let (card, stop) = (self.card.clone(), Arc::new(AtomicBool::new(false)));
-        let seen = stop.clone();
+        let (seen, tid) = (stop.clone(), Arc::new(OnceLock::new()));
+        let told = tid.clone();
         let thread = std::thread::spawn(move || {
+            let _ = told.set(if cfg!(miri) { 0 } else { rustix::thread::gettid().as_raw_pid() });
             prepare();
             let mut idle = 0u32;
             while !seen.load(Ordering::Relaxed) {
@@ -97,7 +100,7 @@ impl InProcess {
                 }
             }
         });
-        ModelThread { stop, thread: Some(thread) }
+        ModelThread { stop, tid, thread: Some(thread) }
     }
 
     fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {
@@ -116,6 +119,13 @@ impl InProcess {
     /// Whether a write would touch what the card guards: MSI-X table and PBA.
     fn guarded(&self, region: u32, offset: u64, len: u64) -> bool {
         self.shape.msix.is_some_and(|m| m.guards(region, offset, len))
+    }
+}
+
+impl ModelThread {
+    /// Its id in `/proc/self/task`, where the CPU time that it has used can be read.
+    pub fn tid(&self) -> i32 {
+        *self.tid.wait()
     }
 }
 

@@ -1,0 +1,117 @@
+//! What machine this is, as far as figures depend on it, and what its threads have used.
+
+use serde::Serialize;
+use std::fs;
+use std::time::Duration;
+use wholebar::PageSize;
+
+/// The facts of a machine that stand beside every figure measured on it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Host {
+    /// The kernel's name and release.
+    pub kernel: String,
+    /// The CPU architecture.
+    pub arch: &'static str,
+    /// Bytes.
+    pub page_size: u64,
+    /// The CPU's name, where the system tells it.
+    pub cpu: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Hugepages of the default size.
+    pub hugepages: Hugepages,
+    /// Tasks that ran or waited to run when this was read, over the last minute: above 0 and a bit, others disturb the figures.
+    pub load: Option<f64>,
+}
+
+/// The default kind of hugepages.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Hugepages {
+    /// Bytes of one; 0 where there is no such thing.
+    pub size: u64,
+    /// How many are set aside.
+    pub total: u64,
+    /// How many of these are free.
+    pub free: u64,
+}
+
+impl Host {
+    /// Of this machine, now.
+    pub fn now() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let word = |path: &str| read(path).trim().to_owned();
+        let meminfo = read("/proc/meminfo");
+        let huge = |name| number(&meminfo, name).unwrap_or(0);
+        let cpuinfo = read("/proc/cpuinfo");
+        // x86 says "model name", powerpc "cpu"; arm64 has numbers only.
+        let cpu = ["model name", "cpu"].into_iter().find_map(|name| field(&cpuinfo, name));
+        Self {
+            kernel: format!("{} {}", word("/proc/sys/kernel/ostype"), word("/proc/sys/kernel/osrelease")),
+            arch: std::env::consts::ARCH,
+            page_size: PageSize::host().bytes(),
+            cpu: cpu.unwrap_or("unknown").to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            hugepages: Hugepages {
+                size: huge("Hugepagesize") << 10,
+                total: huge("HugePages_Total"),
+                free: huge("HugePages_Free"),
+            },
+            load: read("/proc/loadavg").split_whitespace().next().and_then(|v| v.parse().ok()),
+        }
+    }
+}
+
+/// A line of /proc/meminfo, in bytes.
+pub fn kib(meminfo: &str, name: &str) -> Option<u64> {
+    number(meminfo, name)?.checked_mul(1024)
+}
+
+fn number(meminfo: &str, name: &str) -> Option<u64> {
+    field(meminfo, name)?.split_whitespace().next()?.parse().ok()
+}
+
+/// The value of a `name: value` line.
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim())
+    })
+}
+
+/// A thread of this process, by its id in `/proc/self/task`, where its CPU time can be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Thread(pub i32);
+
+impl Thread {
+    /// The calling one.
+    pub fn current() -> Self {
+        Self(rustix::thread::gettid().as_raw_pid())
+    }
+
+    /// How long it has run on a CPU; `None` where it has ended.
+    pub fn cpu_time(self) -> Option<Duration> {
+        // First field of schedstat: nanoseconds on a CPU.
+        let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.0)).ok()?;
+        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_of_this_machine() {
+        let host = Host::now();
+        assert!(host.kernel.starts_with("Linux "), "{host:?}");
+        assert!(host.page_size >= 4096 && host.cores >= 1);
+    }
+
+    #[test]
+    fn fields() {
+        let text = "Hugepagesize:       2048 kB\ncpu\t\t: POWER10\n";
+        assert_eq!(field(text, "Hugepagesize"), Some("2048 kB"));
+        assert_eq!(field(text, "cpu"), Some("POWER10"));
+        assert_eq!(field(text, "CPU"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! `wholebar nvme identify`: what a controller says of itself.
+
+use super::Controller;
+use crate::{output, target};
+use anyhow::Result;
+use serde::Serialize;
+use wholebar::bar::MapPolicy;
+use wholebar_nvme as identify;
+
+/// Show what a controller and its namespaces are
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar nvme identify sim:nvme,ns=2,block=512+4096
+  wholebar nvme identify vfio-user:/run/nvme.sock --json")]
+pub struct Args {
+    /// The NVMe controller
+    target: String,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Identity<'a> {
+    schema: &'static str,
+    target: &'a str,
+    model: &'a str,
+    serial: &'a str,
+    firmware: &'a str,
+    version: String,
+    vendor: u16,
+    subsystem: &'a str,
+    /// Bytes; absent where there is no limit.
+    max_transfer: Option<u64>,
+    optional_commands: Vec<&'static str>,
+    volatile_cache: bool,
+    sgls: bool,
+    queue_entries: u32,
+    namespaces: Vec<Space>,
+}
+
+#[derive(Serialize)]
+struct Space {
+    nsid: u32,
+    blocks: u64,
+    block_size: u32,
+    bytes: u64,
+    /// EUI64, NGUID or UUID, in hexadecimal.
+    id: Option<String>,
+    /// Why it cannot be used by this driver.
+    unsupported: Option<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let target = target::open(&args.target, &[], None)?;
+    let controller = Controller::open(&target, MapPolicy::Auto, None, 1)?;
+    let found = controller.nvme.identify();
+    let namespaces = controller.namespaces().iter().map(Space::of).collect();
+    let (major, minor, tertiary) = found.version;
+    let identity = Identity {
+        schema: "wholebar.identify/1",
+        target: &args.target,
+        model: &found.model,
+        serial: &found.serial,
+        firmware: &found.firmware,
+        version: if tertiary == 0 { format!("{major}.{minor}") } else { format!("{major}.{minor}.{tertiary}") },
+        vendor: found.vendor,
+        subsystem: &found.subsystem,
+        max_transfer: found.max_transfer,
+        optional_commands: optional_commands(found),
+        volatile_cache: found.volatile_cache,
+        sgls: found.sgl_alignment().is_some(),
+        queue_entries: controller.max_entries(),
+        namespaces,
+    };
+    if args.json { output::print_json(&identity) } else { output::print(identity.text()) }
+}
+
+fn optional_commands(found: &identify::Controller) -> Vec<&'static str> {
+    [
+        (found.has_compare(), "compare"),
+        (found.has_dataset_management(), "dataset management"),
+        (found.has_write_zeroes(), "write zeroes"),
+        (found.has_verify(), "verify"),
+        (found.has_shadow_doorbells(), "doorbell buffer config"),
+    ]
+    .into_iter()
+    .filter_map(|(has, name)| has.then_some(name))
+    .collect()
+}
+
+impl Space {
+    fn of(namespace: &identify::Namespace) -> Self {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let id = namespace.uuid.as_ref().map(|b| hex(b));
+        let id = id.or(namespace.nguid.as_ref().map(|b| hex(b))).or(namespace.eui64.as_ref().map(|b| hex(b)));
+        Self {
+            nsid: namespace.nsid,
+            blocks: namespace.blocks,
+            block_size: namespace.block_size,
+            bytes: namespace.size(),
+            id,
+            unsupported: namespace.unsupported.clone(),
+        }
+    }
+}
+
+impl Identity<'_> {
+    fn text(&self) -> String {
+        let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let mut text = format!("{}\n", self.target);
+        text += &output::pairs([
+            ("model", or_none(self.model)),
+            ("serial number", or_none(self.serial)),
+            ("firmware", or_none(self.firmware)),
+            ("NVMe version", self.version.clone()),
+            ("PCI vendor", format!("{:#06x}", self.vendor)),
+            ("NQN", or_none(self.subsystem)),
+            ("largest transfer", self.max_transfer.map_or("no limit".to_owned(), output::bytes)),
+            ("largest queue", format!("{} entries", output::count(self.queue_entries.into()))),
+            ("optional commands", or_none(&self.optional_commands.join(", "))),
+            ("write cache", if self.volatile_cache { "volatile: flush to be safe" } else { "none" }.to_owned()),
+            ("SGLs", if self.sgls { "yes" } else { "no" }.to_owned()),
+        ]);
+        if self.namespaces.is_empty() {
+            return text + "\nIt has no active namespace.\n";
+        }
+        let rows = self.namespaces.iter().map(|n| {
+            vec![
+                n.nsid.to_string(),
+                output::bytes(n.bytes),
+                output::count(n.blocks),
+                n.block_size.to_string(),
+                n.id.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        });
+        text.push('\n');
+        text += &output::table([">  namespace", ">size", ">blocks", ">bytes each", "identifier"], rows);
+        for n in &self.namespaces {
+            if let Some(why) = &n.unsupported {
+                text += &format!("\nNamespace {} cannot be used: {why}.\n", n.nsid);
+            }
+        }
+        text
+    }
+}

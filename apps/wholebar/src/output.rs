@@ -1,0 +1,247 @@
+//! What a person sees: numbers with units, tables, progress. Results go to standard output, everything else to standard error;
+//! colours only where a terminal looks and nobody set NO_COLOR.
+
+use anyhow::{Context, Result};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Writes a result to standard output. A reader that went away (`| head`) ends the program quietly, as other tools do.
+pub fn print(text: impl AsRef<str>) -> Result<()> {
+    let mut out = anstream::stdout();
+    match out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        done => done.context("cannot write to standard output"),
+    }
+}
+
+/// Writes a result as JSON to standard output.
+pub fn print_json(value: &impl Serialize) -> Result<()> {
+    print(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Writes a result as JSON to a file.
+pub fn write_json(path: &str, value: &impl Serialize) -> Result<()> {
+    if path == "-" {
+        return print_json(value);
+    }
+    fs::write(path, serde_json::to_string_pretty(value)? + "\n").with_context(|| format!("cannot write {path}"))
+}
+
+/// A plain aligned table: columns whose title begins with `>` are numbers, aligned to the right (the `>` isn't shown).
+pub fn table<'a>(columns: impl IntoIterator<Item = &'a str>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let (titles, right): (Vec<_>, Vec<_>) =
+        columns.into_iter().map(|c| c.strip_prefix('>').map_or((c, false), |c| (c, true))).unzip();
+    let align = |i: usize| if right[i] { CellAlignment::Right } else { CellAlignment::Left };
+    if titles.iter().any(|t| !t.is_empty()) {
+        table.set_header(titles.iter().enumerate().map(|(i, t)| Cell::new(t).set_alignment(align(i))));
+    }
+    for row in rows {
+        table.add_row(row.into_iter().enumerate().map(|(i, text)| Cell::new(text).set_alignment(align(i))));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Names and values, one pair a line.
+pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    table(["", ""], rows.into_iter().map(|(name, value)| vec![format!("  {name}"), value]))
+}
+
+/// A paragraph, in lines of at most 80 columns.
+pub fn paragraph(text: &str) -> String {
+    let (mut lines, mut line) = (String::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > 80 {
+            lines += &line;
+            lines.push('\n');
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    lines + &line + "\n"
+}
+
+/// `1,234,567`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// `512 B`, `16 KiB`, `1.5 GiB`.
+pub fn bytes(n: u64) -> String {
+    let shift = [40, 30, 20, 10].into_iter().find(|s| n >= 1 << s);
+    let Some(shift) = shift else { return format!("{n} B") };
+    let unit = ["KiB", "MiB", "GiB", "TiB"][shift / 10 - 1];
+    if n.is_multiple_of(1 << shift) {
+        format!("{} {unit}", n >> shift)
+    } else {
+        format!("{:.1} {unit}", n as f64 / (1u64 << shift) as f64)
+    }
+}
+
+/// `812 ns`, `1.36 us`, `12.3 ms`, `2.00 s`.
+pub fn nanos(n: u64) -> String {
+    match n {
+        0..1_000 => format!("{n} ns"),
+        1_000..1_000_000 => three(n as f64 / 1e3) + " us",
+        1_000_000..1_000_000_000 => three(n as f64 / 1e6) + " ms",
+        _ => three(n as f64 / 1e9) + " s",
+    }
+}
+
+/// `850`, `645 k`, `3.50 M`.
+pub fn rate(n: f64) -> String {
+    match n {
+        n if n >= 1e6 => three(n / 1e6) + " M",
+        n if n >= 1e3 => three(n / 1e3) + " k",
+        n => format!("{n:.0}"),
+    }
+}
+
+/// Three digits.
+pub fn three(n: f64) -> String {
+    match n {
+        n if n >= 99.95 => format!("{n:.0}"),
+        n if n >= 9.995 => format!("{n:.1}"),
+        n => format!("{n:.2}"),
+    }
+}
+
+/// How far something is: a bar where a terminal looks at standard error, else a line now and then.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    what: String,
+    total: u64,
+    said: Instant,
+}
+
+impl Progress {
+    /// The first line comes when it took this long, and one each time it took as long again.
+    const LINES: Duration = Duration::from_secs(5);
+
+    /// Of `total` bytes, where that is known.
+    pub fn bytes(what: impl Into<String>, total: Option<u64>) -> Self {
+        let Some(total) = total else { return Self::new(what.into(), 0, "{prefix}  {binary_bytes}  {msg}") };
+        Self::new(what.into(), total, "{prefix}  {bar:24}  {binary_bytes} of {binary_total_bytes}  {msg}")
+    }
+
+    /// Of `total` milliseconds.
+    pub fn time(what: impl Into<String>, total: Duration) -> Self {
+        Self::new(what.into(), total.as_millis() as u64, "{prefix}  {bar:24}  {percent:>3} %  {msg}")
+    }
+
+    fn new(what: String, total: u64, template: &str) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total).with_prefix(what.clone()).with_style(style.progress_chars("=> "))
+        });
+        Self { bar, what, total, said: Instant::now() }
+    }
+
+    /// What is being done now.
+    pub fn set_what(&mut self, what: impl Into<String>) {
+        self.what = what.into();
+        if let Some(bar) = &self.bar {
+            bar.set_prefix(self.what.clone());
+        }
+    }
+
+    /// It is at `position` of the total; `more` is said beside it.
+    pub fn at(&mut self, position: u64, more: impl FnOnce() -> String) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(position);
+            bar.set_message(more());
+        } else if self.said.elapsed() >= Self::LINES {
+            self.said = Instant::now();
+            match self.total {
+                0 => note(format!("{}: {}  {}", self.what, bytes(position), more())),
+                total => note(format!("{}: {} %  {}", self.what, (position * 100 / total).min(100), more())),
+            }
+        }
+    }
+
+    /// The rest of the line, with everything said so far gone.
+    pub fn finish(self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// An error and what it came from, a line each; what a line says already is not said again.
+pub fn error_text(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}");
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !last.contains(&cause) {
+            text.push_str("\n  because: ");
+            text.push_str(&cause);
+        }
+        last = cause;
+    }
+    text
+}
+
+/// Says something on standard error.
+pub fn note(text: impl AsRef<str>) {
+    // Nobody is left to be told that standard error is gone.
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers() {
+        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(n), text);
+        }
+        for (n, text) in [(0, "0 B"), (512, "512 B"), (4096, "4 KiB"), (1536, "1.5 KiB"), (1 << 40, "1 TiB")] {
+            assert_eq!(bytes(n), text);
+        }
+        for (n, text) in [
+            (999, "999 ns"),
+            (1_360, "1.36 us"),
+            (99_960, "100 us"),
+            (12_300_000, "12.3 ms"),
+            (2_000_000_000, "2.00 s"),
+        ] {
+            assert_eq!(nanos(n), text);
+        }
+        for (n, text) in [(850.0, "850"), (645_100.0, "645 k"), (3_501_000.0, "3.50 M")] {
+            assert_eq!(rate(n), text);
+        }
+    }
+
+    #[test]
+    fn a_paragraph_is_not_wider_than_a_terminal() {
+        let text = paragraph(&"four ".repeat(33));
+        assert_eq!(text.lines().map(str::len).collect::<Vec<_>>(), [79, 79, 4]);
+        assert_eq!(paragraph("one  two"), "one two\n");
+    }
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "1,000".to_owned()]];
+        assert_eq!(table(["name", ">n"], rows), "name      n\na         1\nbcd   1,000\n");
+    }
+}

@@ -1,0 +1,60 @@
+//! Devices by name, opened for a command; where they are models, on a core of their own if there is one.
+
+use crate::args::Usage;
+use crate::host::Thread;
+use anyhow::Result;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::cores;
+use wholebar::pci::PciDevice;
+use wholebar_sim::{OpenOptions, Opened};
+
+/// A device that was opened.
+pub struct Target {
+    /// The device.
+    pub device: Arc<dyn PciDevice>,
+    opened: Opened,
+    shares_cores: bool,
+}
+
+/// Opens a device. Where it is a model in this process, its thread gets `model_core`, or else a core that is none of `driver_cores`.
+pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Result<Target> {
+    let target: wholebar_sim::Target = name.parse().map_err(|e: wholebar_sim::Error| Usage(e.to_string()))?;
+    let core = match model_core {
+        Some(core) => Some(core),
+        // Commands that don't measure leave it to the system.
+        None if driver_cores.is_empty() => None,
+        None => cores::allowed().iter().copied().find(|core| !driver_cores.contains(core)),
+    };
+    let opened = wholebar_sim::open(&target, OpenOptions { core })?;
+    let shares_cores = opened.thread.is_some() && core.is_none_or(|core| driver_cores.contains(&core));
+    Ok(Target { device: opened.device.clone(), opened, shares_cores })
+}
+
+impl Target {
+    /// Whether a model in this process has no core to itself.
+    pub fn shares_cores(&self) -> bool {
+        self.shares_cores
+    }
+
+    /// The CPU time of a model in this process, from now on.
+    pub fn model_cpu(&self) -> CpuShare {
+        CpuShare::of(self.opened.thread.as_ref().map(|thread| Thread(thread.tid())))
+    }
+}
+
+/// A thread's share of a CPU since some moment.
+pub struct CpuShare(Option<(Thread, Duration, Instant)>);
+
+impl CpuShare {
+    fn of(thread: Option<Thread>) -> Self {
+        Self(thread.and_then(|thread| Some((thread, thread.cpu_time()?, Instant::now()))))
+    }
+
+    /// The share: 1 is all of a CPU. `None` where there is no such thread.
+    pub fn share(self) -> Option<f64> {
+        let (thread, before, since) = self.0?;
+        let used = thread.cpu_time()?.saturating_sub(before);
+        Some(used.as_secs_f64() / since.elapsed().as_secs_f64().max(1e-9))
+    }
+}

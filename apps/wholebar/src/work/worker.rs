@@ -1,0 +1,176 @@
+//! One thread of a run: its lanes, and its window on them.
+
+use super::lane::{Lane, Tally};
+use super::{Direction, Job, Pair, Phase, Shared};
+use crate::host::Thread;
+use anyhow::Result;
+use quanta::Clock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use wholebar::bar::DoorbellCounts;
+use wholebar::cores;
+
+/// One thread's part.
+pub struct Worker<'a, Q> {
+    /// What there is to do.
+    pub job: &'a Job,
+    /// Which thread it is.
+    pub index: usize,
+    /// Its core.
+    pub core: usize,
+    /// Its queues.
+    pub lanes: Vec<Lane<Q>>,
+    /// What time is told by.
+    pub clock: &'a Clock,
+    /// What it shares with the other threads.
+    pub shared: &'a Shared,
+}
+
+/// What one thread measured.
+#[derive(Default)]
+pub struct Window {
+    /// What ended inside the window, and, once that is closed, failures after it.
+    pub tallies: Vec<Tally>,
+    /// Failures after the window.
+    pub late: Vec<Tally>,
+    /// Ticks of the clock.
+    pub start: u64,
+    /// Nanoseconds.
+    pub length: u64,
+    /// CPU time in the window.
+    pub cpu: Duration,
+    /// Rung in the window.
+    pub doorbells: DoorbellCounts,
+    /// Commands that read back what was written.
+    pub read_back: u64,
+    /// Why it ended early.
+    pub failed: Option<String>,
+}
+
+impl<Q: Pair> Worker<'_, Q> {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// A core that cannot be pinned to. What else fails is told by the window.
+    pub fn run(mut self) -> Result<Window> {
+        let pinned = cores::pin(self.core);
+        self.shared.barrier.wait();
+        if let Err(e) = pinned {
+            self.turn_to(Phase::Stop);
+            return Err(e.into());
+        }
+        let mut window = Window { start: self.clock.raw(), ..Window::default() };
+        if let Err(why) = self.measure(&mut window) {
+            self.close(&mut window);
+            window.failed = Some(why);
+            self.turn_to(Phase::Stop);
+        } else if let Err(why) = self.wind_up(&mut window) {
+            window.failed = Some(why);
+        }
+        window.late = self.lanes.iter_mut().map(Lane::take_tally).collect();
+        Ok(window)
+    }
+
+    /// Warm-up and measurement.
+    fn measure(&mut self, window: &mut Window) -> Result<(), String> {
+        self.lanes.iter_mut().try_for_each(Lane::start)?;
+        self.turns(|phase| phase > Phase::Warmup)?;
+        self.open(window);
+        self.turns(|phase| phase > Phase::Measure)?;
+        self.close(window);
+        Ok(())
+    }
+
+    fn open(&mut self, window: &mut Window) {
+        self.lanes.iter_mut().for_each(Lane::forget_latencies);
+        window.cpu = Thread::current().cpu_time().unwrap_or_default();
+        window.doorbells = self.doorbells();
+        window.start = self.clock.raw();
+        self.shared.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn close(&mut self, window: &mut Window) {
+        window.length = self.clock.delta_as_nanos(window.start, self.clock.raw());
+        window.cpu = Thread::current().cpu_time().unwrap_or_default().saturating_sub(window.cpu);
+        let rung = self.doorbells();
+        window.doorbells.direct = rung.direct - window.doorbells.direct;
+        window.doorbells.trapped = rung.trapped - window.doorbells.trapped;
+        window.tallies = self.lanes.iter_mut().map(Lane::take_tally).collect();
+    }
+
+    /// Waits for what is in flight, and reads back what was written, where that is to be verified.
+    fn wind_up(&mut self, window: &mut Window) -> Result<(), String> {
+        self.lanes.iter_mut().for_each(Lane::stop);
+        self.settle()?;
+        if self.job.verify && self.job.workload.direction != Direction::Read && self.phase() < Phase::Stop {
+            for lane in &mut self.lanes {
+                window.read_back += lane.read_back()?;
+            }
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        let (mut idle, mut stopped) = (0, false);
+        while !self.lanes.iter().all(Lane::quiet) {
+            self.turns_once(&mut idle)?;
+            if !stopped && self.phase() == Phase::Stop {
+                stopped = true;
+                self.lanes.iter_mut().for_each(Lane::stop);
+            }
+        }
+        Ok(())
+    }
+
+    /// Polls until the phase is over.
+    fn turns(&mut self, over: impl Fn(Phase) -> bool) -> Result<(), String> {
+        let (mut ended, mut idle) = (self.shared.ended[self.index].load(Ordering::Relaxed), 0);
+        while !over(self.phase()) {
+            let n = self.turns_once(&mut idle)?;
+            if n > 0 {
+                ended += n as u64;
+                self.shared.ended[self.index].store(ended, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn turns_once(&mut self, idle: &mut u32) -> Result<usize, String> {
+        let mut n = 0;
+        for lane in &mut self.lanes {
+            n += lane.turn()?;
+        }
+        if n > 0 {
+            *idle = 0;
+            return Ok(n);
+        }
+        *idle = idle.wrapping_add(1);
+        if self.job.shared_cores && idle.is_multiple_of(64) {
+            std::thread::yield_now();
+        }
+        // A queue that is dead never has anything to do again.
+        if idle.is_multiple_of(1 << 16)
+            && let Some(why) = self.lanes.iter().find_map(Lane::dead)
+        {
+            return Err(why);
+        }
+        std::hint::spin_loop();
+        Ok(0)
+    }
+
+    fn phase(&self) -> Phase {
+        Phase::of(self.shared.phase.load(Ordering::Relaxed))
+    }
+
+    fn turn_to(&self, phase: Phase) {
+        self.shared.phase.fetch_max(phase as u8, Ordering::Relaxed);
+    }
+
+    fn doorbells(&self) -> DoorbellCounts {
+        let mut sum = DoorbellCounts::default();
+        self.lanes.iter().for_each(|lane| sum += lane.doorbells());
+        sum
+    }
+}

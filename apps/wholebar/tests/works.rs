@@ -1,0 +1,341 @@
+//! The commands as people use them, on models in their own process and served by another one.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
+
+fn wholebar(line: &str) -> Command {
+    let mut command = Command::new(WHOLEBAR);
+    command.args(line.split_whitespace()).timeout(Duration::from_secs(120));
+    command
+}
+
+/// What a command says that is expected to work.
+fn stdout(line: &str) -> String {
+    let output = wholebar(line).output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(&stdout(line)).unwrap()
+}
+
+/// A model that is served until this is dropped.
+struct Served(Child);
+
+impl Served {
+    fn nvme(socket: &Path, more: &str) -> Self {
+        let mut child = std::process::Command::new(WHOLEBAR)
+            .args(["sim", "serve", "nvme", "--socket"])
+            .arg(socket)
+            .args(more.split_whitespace())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("listens on"), "{line}");
+        Self(child)
+    }
+
+    /// Asks it to end, and waits until it has.
+    fn stop(mut self) -> Option<i32> {
+        interrupt(&self.0);
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+}
+
+fn content(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in [
+        "",
+        "bench",
+        "nvme",
+        "nvme identify",
+        "nvme smart",
+        "nvme read",
+        "nvme write",
+        "nvme perf",
+        "sim",
+        "sim serve",
+        "barmap",
+        "msix",
+    ] {
+        let help = stdout(&format!("{command} --help"));
+        assert!(help.contains("Usage: wholebar"), "{command}");
+        if !["nvme", "sim"].contains(&command) {
+            assert!(help.contains("wholebar ") && (command.is_empty() || help.contains("Examples:")), "{command}");
+        }
+    }
+}
+
+#[test]
+fn identity_and_health() {
+    let identity = json("nvme identify sim:nvme,size=1M,ns=2,block=512+4096 --json");
+    assert_eq!(identity["namespaces"][0]["blocks"], 2048);
+    assert_eq!(identity["namespaces"][1]["blocks"], 256);
+    let text = stdout("nvme identify sim:nvme,serial=ABC123");
+    assert!(text.contains("ABC123"), "{text}");
+    assert_eq!(json("nvme smart sim:nvme,temp=50 --json")["temperature"], 50 + 273);
+    assert!(stdout("nvme smart sim:nvme,temp=50").contains("50 C"));
+}
+
+#[test]
+fn bar_maps() {
+    let text = stdout("barmap sim:nvme");
+    assert!(!text.contains('\x1b'), "no colours into a pipe");
+    assert!(text.contains("64 KiB   whole    |SSS") && text.contains("8 KiB trapped"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let maps = json("barmap sim:nvme --json");
+    let plans = maps["bars"][0]["plans"].as_array().unwrap();
+    assert_eq!(plans.len(), 6);
+    let trapped = |page: u64, policy: &str| {
+        let plan = plans.iter().find(|p| p["page_size"] == page && p["policy"] == policy).unwrap();
+        plan["trapped_register_bytes"].as_u64().unwrap()
+    };
+    assert_eq!([trapped(4096, "whole"), trapped(4096, "carved")], [0, 0]);
+    assert_eq!([trapped(65536, "whole"), trapped(65536, "carved")], [0, 8192]);
+    assert_eq!(
+        json("barmap sim:nvme --page-size 64k --policy carved --json")["bars"][0]["plans"].as_array().unwrap().len(),
+        1
+    );
+}
+
+#[test]
+fn vectors() {
+    let table = json("msix sim:nvme,queues=3 --json");
+    assert_eq!(table["vectors"].as_array().unwrap().len(), 4);
+    assert_eq!(table["vectors"][0]["mapped"], true);
+    assert!(stdout("msix sim:nvme,queues=3 --all").contains("0x0000000000000000"));
+}
+
+#[test]
+fn a_file_comes_back_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let image = content((4 << 20) + 512);
+    fs::write(path("in"), &image).unwrap();
+    fs::write(path("disk"), vec![0xff; 8 << 20]).unwrap();
+    let target = format!("sim:nvme,file={}", path("disk"));
+    stdout(&format!("nvme write {target} --in {} --offset 1M", path("in")));
+    let disk = fs::read(path("disk")).unwrap();
+    assert!(disk[1 << 20..][..image.len()] == image);
+    assert!(
+        disk[..1 << 20].iter().chain(&disk[(5 << 20) + 512..]).all(|b| *b == 0xff),
+        "only what was asked for is written"
+    );
+    stdout(&format!("nvme read {target} --lba 2048 --bytes {} --out {}", image.len(), path("out")));
+    assert!(fs::read(path("out")).unwrap() == image);
+    stdout(&format!("nvme read {target} --out {} --qd 1", path("all")));
+    assert!(fs::read(path("all")).unwrap() == disk);
+    let output = wholebar(&format!("nvme read {target} --offset 1M --blocks 3 --out -")).output().unwrap();
+    assert!(output.stdout == image[..1536]);
+    assert_eq!(json(&format!("nvme write {target} --in {} --pad --bytes 512 --json", path("in")))["bytes"], 512);
+}
+
+#[test]
+fn standard_input_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::write(&disk, vec![0xff; 1 << 20]).unwrap();
+    let line = format!("nvme write sim:nvme,file={} --in - --lba 3", disk.display());
+    wholebar(&line).write_stdin([7; 512]).assert().success();
+    assert!(fs::read(&disk).unwrap()[3 * 512..][..512] == [7; 512]);
+    wholebar(&line).write_stdin([7; 100]).assert().code(1);
+    wholebar(&format!("{line} --pad")).write_stdin([8; 100]).assert().success();
+    let written = fs::read(&disk).unwrap();
+    assert!(written[3 * 512..][..100] == [8; 100] && written[3 * 512 + 100..4 * 512].iter().all(|b| *b == 0));
+    wholebar(&format!("{line} --blocks 2")).write_stdin([7; 512]).assert().code(1);
+}
+
+#[test]
+fn perf_measures_under_every_policy() {
+    for (more, direct, trapped) in [
+        ("--policy whole", true, false),
+        ("--policy trapped", false, true),
+        ("--policy carved", true, false),
+        ("--policy carved --page 64k", false, true),
+        ("--policy whole --page 64k", true, false),
+    ] {
+        let line = format!("nvme perf sim:nvme,size=16M --qd 8 --time 0.1 --warmup 0.02 --json {more}");
+        let report = json(&line);
+        assert_eq!((&report["schema"], &report["device"]), (&"wholebar.perf/1".into(), &"model".into()));
+        let run = &report["runs"][0];
+        assert!(run["iops"].as_f64().unwrap() > 0.0 && run["errors"] == 0, "{more}\n{run}");
+        assert_eq!(run["doorbells"]["direct"].as_u64().unwrap() > 0, direct, "{more}\n{run}");
+        assert_eq!(run["doorbells"]["trapped"].as_u64().unwrap() > 0, trapped, "{more}\n{run}");
+        assert!(run["latency_ns"]["p50"].as_u64() <= run["latency_ns"]["p99.9"].as_u64());
+    }
+}
+
+#[test]
+fn perf_verifies_all_workloads() {
+    for (rw, block, more) in [
+        ("randwrite", 512, "--bs 4k --qd 32 --queues 2"),
+        ("write", 4096, "--bs 128k --qd 4"),
+        ("mixed", 512, "--bs 512 --qd 16 --rwmixread 70"),
+        ("mixed", 4096, "--bs 1M --qd 2 --span 8M"),
+    ] {
+        let line =
+            format!("nvme perf sim:nvme,size=16M,block={block} --rw {rw} --verify --time 0.2 --warmup 0 --json {more}");
+        let run = &json(&line)["runs"][0];
+        assert_eq!(run["errors"], 0, "{line}\n{run}");
+        assert!(run["read_back"].as_u64().unwrap() > 0, "{line}\n{run}");
+    }
+}
+
+#[test]
+fn perf_finds_data_that_are_not_what_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let perf = format!("nvme perf sim:nvme,file={} --verify --span 64k --time 0.3 --warmup 0 --qd 4", disk.display());
+    let fails = |line: &str, says: &str| {
+        let output = wholebar(line).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(says), "{error}");
+    };
+    fails(&perf, "no pattern");
+    stdout(&format!("{perf} --rw write"));
+    stdout(&perf);
+    let mut bytes = fs::read(&disk).unwrap();
+    bytes[50_000] ^= 4;
+    fs::write(&disk, &bytes).unwrap();
+    fails(&perf, "CRC");
+    bytes[50_000] ^= 4;
+    bytes.copy_within(0..512, 512);
+    fs::write(&disk, &bytes).unwrap();
+    fails(&perf, "another LBA");
+}
+
+#[test]
+fn perf_tells_it_in_80_columns() {
+    let text = stdout("nvme perf sim:nvme,size=16M --qd 4 --time 0.1 --warmup 0 --rw mixed --histogram");
+    for part in ["IOPS", "p99.99", "doorbells", "driver", "model", "read", "write", "share"] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 90), "{text}");
+}
+
+#[test]
+fn bench_reports_every_case_and_stays_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("report.json");
+    let mut child = std::process::Command::new(WHOLEBAR)
+        .args(["bench", "--seconds", "3", "--backing", "ram", "--json"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut peak = 0;
+    let began = Instant::now();
+    let code = loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak = peak.max(line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0u64));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status.code();
+        }
+        assert!(began.elapsed() < Duration::from_secs(100));
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
+    assert_eq!(code, Some(0), "{text}");
+    assert!(peak > 0 && peak < 256 << 10, "{peak} KiB");
+    assert!(text.contains("system call") && text.contains("model"), "{text}");
+    let report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!((&report["schema"], &report["device"]), (&"wholebar.bench/1".into(), &"model".into()));
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 9);
+    for run in runs {
+        let (direct, trapped) =
+            (run["doorbells"]["direct"].as_u64().unwrap(), run["doorbells"]["trapped"].as_u64().unwrap());
+        assert_eq!(run["policy"] == "whole", direct > 0 && trapped == 0, "{run}");
+        assert_eq!(run["policy"] != "whole", direct == 0 && trapped > 0, "{run}");
+        assert!(run["iops"].as_f64().unwrap() > 0.0 && run["errors"] == 0, "{run}");
+    }
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_what_was_measured() {
+    let mut child = std::process::Command::new(WHOLEBAR)
+        .args("nvme perf sim:nvme,size=16M --time 600 --warmup 0 --json".split_whitespace())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let report: Value = serde_json::from_reader(child.stdout.take().unwrap()).unwrap();
+    assert_eq!(report["runs"][0]["cut_short"], "interrupted");
+    assert!(report["runs"][0]["reads"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_served_model_is_read_and_written_by_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let image = content(2 << 20);
+    fs::write(path("in"), &image).unwrap();
+    fs::write(path("disk"), vec![0; 4 << 20]).unwrap();
+    let server = Served::nvme(&dir.path().join("s"), &format!("--backing {} block=4096", path("disk")));
+    let target = format!("vfio-user:{}", path("s"));
+    stdout(&format!("nvme write {target} --in {}", path("in")));
+    stdout(&format!("nvme read {target} --bytes 2M --out {}", path("out")));
+    assert!(fs::read(path("out")).unwrap() == image);
+    assert_eq!(json(&format!("barmap {target} --json"))["bars"][0]["auto"]["policy"], "whole");
+    let line = format!("nvme perf {target} --time 0.2 --warmup 0 --rw mixed --verify --span 1M --qd 8 --json");
+    let report = json(&line);
+    assert_eq!((&report["device"], &report["runs"][0]["errors"]), (&"emulated".into(), &0.into()));
+    // A client that dies takes nothing with it.
+    let mut client = std::process::Command::new(WHOLEBAR)
+        .args(["nvme", "perf", &target, "--time", "600"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert_eq!(json(&format!("nvme identify {target} --json"))["namespaces"][0]["blocks"], 1024);
+    assert_eq!(server.stop(), Some(0));
+    assert!(!dir.path().join("s").exists(), "the socket is removed");
+    assert!(fs::read(path("disk")).unwrap().len() == 4 << 20);
+}
+
+#[test]
+fn a_socket_that_a_dead_server_left_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    drop(Served::nvme(&socket, ""));
+    assert!(socket.exists(), "killed, so it could not remove it");
+    let server = Served::nvme(&socket, "");
+    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+    assert_eq!(server.stop(), Some(0));
+}
