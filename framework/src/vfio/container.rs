@@ -168,7 +168,7 @@ fn open_group(target: &Target, noiommu: bool) -> Result<OwnedFd> {
                     &what,
                     e,
                     format!(
-                        "there is no IOMMU for it, so that it could reach all memory; if you mean that, say noiommu:{}",
+                        "there is no IOMMU for it, so that it could reach all memory; if you mean that, say {},via=no-iommu",
                         target.address
                     ),
                 ),

@@ -72,7 +72,7 @@ impl Target {
     pub(super) fn new(address: Address, sysfs: Sysfs, options: &VfioOptions) -> Self {
         let group = sysfs.function(address).and_then(|f| f.group());
         let (name, iommu) = match options.route {
-            Route::NoIommu => (format!("noiommu:{address}"), Some(IommuType::None)),
+            Route::NoIommu => (format!("{address},via=no-iommu"), Some(IommuType::None)),
             _ => (address.to_string(), options.iommu),
         };
         let unsafe_before = ["vfio_iommu_type1", "iommufd"].map(|module| (module, sysfs.flag(module, UNSAFE)));

@@ -19,10 +19,10 @@ pub enum Error {
         /// What was given.
         name: String,
     },
-    /// A model has no such parameter.
-    #[error("sim:{model} has no parameter {key:?}; it has {allowed}")]
+    /// A device has no such parameter.
+    #[error("{model} has no parameter {key:?}; it has {allowed}")]
     Parameter {
-        /// The model.
+        /// The device.
         model: &'static str,
         /// What was given.
         key: String,
@@ -61,14 +61,6 @@ pub enum Error {
         actual: u64,
         /// What was asked for, in bytes.
         asked: u64,
-    },
-    /// Devices of this kind can't be opened yet.
-    #[error(
-        "{target}: opening a PCI function through the kernel's VFIO is not in this version; use sim:nvme, sim:fpga or vfio-user:PATH"
-    )]
-    KernelVfio {
-        /// The PCI address.
-        target: String,
     },
     /// What the framework says.
     #[error(transparent)]

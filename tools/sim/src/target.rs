@@ -3,14 +3,15 @@
 use crate::faults::Struck;
 use crate::fpga::Fpga;
 use crate::nvme::{Nvme, NvmeParams};
-use crate::params;
+use crate::params::{self, Parameter};
 use crate::{Error, Result};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use wholebar::model::{InProcess, Model, ModelThread};
-use wholebar::pci::PciDevice;
+use wholebar::pci::{Address, PciDevice};
+use wholebar::vfio::{IommuType, Route, VfToken, Vfio, VfioOptions};
 use wholebar::vfio_user::{self, VfioUser};
 
 /// A device's name, understood.
@@ -25,9 +26,31 @@ pub enum Target {
     },
     /// A vfio-user server's socket.
     VfioUser(PathBuf),
-    /// A PCI function's address: domain, bus, device, function.
-    Pci(String),
+    /// A PCI function, through the kernel's VFIO.
+    Pci {
+        /// Where it is.
+        address: Address,
+        /// How to open it.
+        params: PciParams,
+    },
 }
+
+/// How to open a PCI function: `0000:01:00.0,via=group`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PciParams {
+    /// `via`: its group or its own node; or without an IOMMU, which must be asked for.
+    pub route: Route,
+    /// `iommu`: which kind, where there are several.
+    pub iommu: Option<IommuType>,
+    /// `token`: the VF token.
+    pub vf_token: Option<VfToken>,
+}
+
+const PCI_PARAMETERS: [Parameter; 3] = [
+    ("via", "group, node, or no-iommu (it can then overwrite any memory)"),
+    ("iommu", "type1, tce1 or tce2: the kind of IOMMU, where the kernel offers several"),
+    ("token", "UUID: the secret of its physical function, for a virtual function"),
+];
 
 /// A model and its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +94,10 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             let device = VfioUser::connect(path, vfio_user::Options::default())?;
             Ok(Opened { device, thread: None, struck: None })
         }
-        Target::Pci(address) => Err(Error::KernelVfio { target: address.clone() }),
+        Target::Pci { address, params: PciParams { route, iommu, vf_token } } => {
+            let options = VfioOptions { route: *route, iommu: *iommu, vf_token: *vf_token, share: None };
+            Ok(Opened { device: Vfio::open(*address, &options)?, thread: None, struck: None })
+        }
     }
 }
 
@@ -99,7 +125,7 @@ impl Target {
             let (model, params) = model.split_once(',').unwrap_or((model, ""));
             let params = match model {
                 "nvme" => ModelParams::Nvme(NvmeParams::parse(params)?),
-                "fpga" => params::split("fpga", params, &[]).map(|_| ModelParams::Fpga)?,
+                "fpga" => params::split("sim:fpga", params, &[]).map(|_| ModelParams::Fpga)?,
                 _ => return Err(Error::Model { name: model.to_owned() }),
             };
             return Ok(Self::Model { name: text.to_owned(), params });
@@ -107,24 +133,31 @@ impl Target {
         match text.strip_prefix("vfio-user:") {
             Some("") => Err(unknown()),
             Some(path) => Ok(Self::VfioUser(path.into())),
-            None => address(text).map(Self::Pci).ok_or_else(unknown),
+            None => {
+                let (address, params) = text.split_once(',').unwrap_or((text, ""));
+                Ok(Self::Pci { address: address.parse().map_err(|_| unknown())?, params: PciParams::parse(params)? })
+            }
         }
     }
 }
 
-/// A PCI address, with its domain: `01:00.0` is in domain 0.
-fn address(text: &str) -> Option<String> {
-    let (device, function) = text.split_once('.')?;
-    let mut parts: Vec<_> = device.split(':').collect();
-    if parts.len() == 2 {
-        parts.insert(0, "0000");
+impl PciParams {
+    fn parse(text: &str) -> Result<Self> {
+        let mut params = Self::default();
+        for given in params::split("a PCI function", text, &PCI_PARAMETERS)? {
+            match (given.key, given.value) {
+                ("via", "group") => params.route = Route::Group,
+                ("via", "node") => params.route = Route::Node,
+                ("via", "no-iommu") => params.route = Route::NoIommu,
+                ("iommu", "type1") => params.iommu = Some(IommuType::Type1v2),
+                ("iommu", "tce1") => params.iommu = Some(IommuType::TceV1),
+                ("iommu", "tce2") => params.iommu = Some(IommuType::TceV2),
+                ("token", uuid) => params.vf_token = Some(uuid.parse()?),
+                _ => return Err(given.bad()),
+            }
+        }
+        Ok(params)
     }
-    let hex = |s: &str, digits: usize, max: u32| {
-        s.len() == digits && u32::from_str_radix(s, 16).is_ok_and(|n| n <= max) && !s.starts_with('+')
-    };
-    let [domain, bus, slot] = parts[..] else { return None };
-    let good = hex(domain, 4, 0xffff) && hex(bus, 2, 0xff) && hex(slot, 2, 0x1f) && hex(function, 1, 7);
-    good.then(|| format!("{domain}:{bus}:{slot}.{function}").to_ascii_lowercase())
 }
 
 impl FromStr for Target {
@@ -140,7 +173,21 @@ impl fmt::Display for Target {
         match self {
             Self::Model { name, .. } => f.write_str(name),
             Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
-            Self::Pci(address) => f.write_str(address),
+            Self::Pci { address, params } => {
+                write!(f, "{address}")?;
+                match params.route {
+                    Route::Auto => {}
+                    Route::Group => f.write_str(",via=group")?,
+                    Route::Node => f.write_str(",via=node")?,
+                    Route::NoIommu => f.write_str(",via=no-iommu")?,
+                }
+                match params.iommu {
+                    Some(IommuType::Type1v2 | IommuType::Type1) => f.write_str(",iommu=type1"),
+                    Some(IommuType::TceV1) => f.write_str(",iommu=tce1"),
+                    Some(IommuType::TceV2) => f.write_str(",iommu=tce2"),
+                    Some(IommuType::None) | None => Ok(()),
+                }
+            }
         }
     }
 }
@@ -169,8 +216,17 @@ mod tests {
         for (text, address) in
             [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
         {
-            assert_eq!(Target::parse(text).unwrap(), Target::Pci(address.to_owned()));
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.to_string(), address);
+            assert!(matches!(target, Target::Pci { params: PciParams { route: Route::Auto, .. }, .. }));
         }
+        for text in ["0000:01:00.0,via=no-iommu", "0000:01:00.0,via=group,iommu=tce1", "0000:01:00.0,via=node"] {
+            assert_eq!(Target::parse(text).unwrap().to_string(), text);
+        }
+        let token = "0000:01:00.0,token=2ab74924-c335-45f4-9b16-8569e5b08258";
+        assert!(matches!(Target::parse(token), Ok(Target::Pci { params: PciParams { vf_token: Some(_), .. }, .. })));
+        assert!(error("0000:01:00.0,via=luck").starts_with("via=luck: expected group"));
+        assert!(error("0000:01:00.0,token=1").contains("UUID"));
     }
 
     #[test]
@@ -259,9 +315,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pci_address_says_what_works_instead() {
-        let target = Target::parse("01:00.0").unwrap();
+    fn a_function_that_is_not_there_says_so() {
+        let target = Target::parse("fffe:ff:1f.7").unwrap();
         let error = open(&target, OpenOptions::default()).err().unwrap().to_string();
-        assert!(error.starts_with("0000:01:00.0: ") && error.contains("use sim:nvme"), "{error}");
+        assert!(error.starts_with("fffe:ff:1f.7 cannot be opened: there is no such PCI function"), "{error}");
     }
 }

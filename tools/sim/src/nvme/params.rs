@@ -143,7 +143,7 @@ impl NvmeParams {
     pub fn parse(text: &str) -> Result<Self> {
         let mut p = Self::default();
         let (mut file, mut read_only, mut backing) = (None, None, None);
-        for given in params::split("nvme", text, PARAMETERS)? {
+        for given in params::split("sim:nvme", text, PARAMETERS)? {
             match given.key {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
                 "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
