@@ -1,5 +1,5 @@
-//! Submission queue entries: sixteen dwords (NVM Express Base 2.0, 3.3.3.1), held as eight 64-bit words, which is how they are
-//! stored. What is built here does not name its command identifier: whoever posts it adds one.
+//! Submission queue entries: sixteen dwords (NVM Express Base 2.0, 3.3.3.1), stored as eight 64-bit words, of which no command
+//! here uses more than five. What is built here does not name its command identifier: whoever posts it adds one.
 
 /// Opcodes of the admin command set (NVM Express Base 2.0, section 5).
 pub mod admin {
@@ -64,23 +64,27 @@ impl DataPointer {
     }
 }
 
-/// A command without its identifier.
+/// Which 64-bit words of an entry a command sets: dwords 0 and 1, the data pointer (6 to 9), 10 and 11, 12 and 13. The others (reserved,
+/// metadata pointer, 14 and 15) are 0 in all of them.
+pub const WORDS: [usize; 5] = [0, 3, 4, 5, 6];
+
+/// A command without its identifier: its [`WORDS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Command(pub [u64; 8]);
+pub struct Command([u64; 5]);
 
 impl Command {
-    /// A command of `opcode` on namespace `nsid`, with data at `data`; dwords 10 to 15 are 0.
+    /// A command of `opcode` on namespace `nsid`, with data at `data`; dwords 10 to 13 are 0.
     #[inline(always)]
     pub fn new(opcode: u8, nsid: u32, data: DataPointer) -> Self {
         let dword0 = u64::from(opcode) | u64::from(data.sgl) << 14;
-        Self([dword0 | u64::from(nsid) << 32, 0, 0, data.low, data.high, 0, 0, 0])
+        Self([dword0 | u64::from(nsid) << 32, data.low, data.high, 0, 0])
     }
 
     /// With dwords 10 and 11.
     #[inline(always)]
     #[must_use]
     pub fn dw10(mut self, dw10: u32, dw11: u32) -> Self {
-        self.0[5] = u64::from(dw10) | u64::from(dw11) << 32;
+        self.0[3] = u64::from(dw10) | u64::from(dw11) << 32;
         self
     }
 
@@ -88,14 +92,14 @@ impl Command {
     #[inline(always)]
     pub fn on_blocks(opcode: u8, nsid: u32, data: DataPointer, lba: u64, blocks: u32) -> Self {
         let mut command = Self::new(opcode, nsid, data);
-        command.0[5] = lba;
-        command.0[6] = u64::from(blocks.wrapping_sub(1) as u16);
+        command.0[3] = lba;
+        command.0[4] = u64::from(blocks.wrapping_sub(1) as u16);
         command
     }
 
     /// The words to store, with identifier `cid` in them.
     #[inline(always)]
-    pub fn words(mut self, cid: u16) -> [u64; 8] {
+    pub fn words(mut self, cid: u16) -> [u64; 5] {
         self.0[0] |= u64::from(cid) << 16;
         self.0
     }
@@ -190,7 +194,9 @@ mod tests {
 
     /// The dwords as the standard numbers them.
     fn dwords(c: Command, cid: u16) -> [u32; 16] {
-        std::array::from_fn(|i| (c.words(cid)[i / 2] >> (i % 2 * 32)) as u32)
+        let mut entry = [0; 8];
+        WORDS.into_iter().zip(c.words(cid)).for_each(|(i, word)| entry[i] = word);
+        std::array::from_fn(|i| (entry[i / 2] >> (i % 2 * 32)) as u32)
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Control {
     pub memory: Vec<Arc<DmaMapping>>,
     /// A reset that waits for queues to take their hands off.
     pub stopping: Option<Stopping>,
+    /// The queues that the last reset waited for in vain.
+    pub lost: Vec<u32>,
     pub events: Sender<Event>,
 }
 
@@ -168,28 +170,27 @@ impl Control {
         }
     }
 
-    /// Goes on with a reset: `None` while it waits for queues, then those it waited for in vain.
+    /// Goes on with a reset, if one is under way and does not wait for queues.
     pub fn advance(
         &mut self,
         hw: &Hardware,
         domain: &Domain,
         options: &Options,
         restart: impl Fn(&mut Self) -> Result<()>,
-    ) -> Option<Vec<u32>> {
-        let stopping = self.stopping.as_ref()?;
+    ) {
+        let Some(stopping) = &self.stopping else { return };
         if !domain.waiting().is_empty() && stopping.since.elapsed() < options.stop_timeout {
-            return None;
+            return;
         }
-        let lost = domain.expel();
+        self.lost = domain.expel();
         let why = self.stopping.take().map(|s| s.why).unwrap_or_default();
         match self.reset(hw, domain, restart) {
             Ok(()) => {
                 domain.resume();
-                self.tell(Event::Reset { why, lost: lost.clone() });
+                self.tell(Event::Reset { why, lost: self.lost.clone() });
             }
             Err(error) => self.end(hw, domain, &error, &why),
         }
-        Some(lost)
     }
 
     /// Resets the controller; where that doesn't work, the function. Queues have their hands off.
@@ -244,10 +245,9 @@ impl Control {
     }
 
     /// The controller is disabled: its memory may be given back.
-    pub fn release(&mut self) {
+    pub fn release(&self) {
         self.admin.release();
-        if let Some(shadows) = self.shadows.take().and_then(|(s, _)| Arc::into_inner(s)) {
-            let mut shadows = shadows;
+        if let Some((shadows, _)) = &self.shadows {
             shadows.set_quarantine(false);
         }
     }

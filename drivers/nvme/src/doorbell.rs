@@ -35,7 +35,7 @@ impl Shadows {
     /// Two zeroed pages in `arena`, of the controller's size.
     pub fn new(arena: &Arc<Arena>, page: u64, stride: u64) -> Result<Self> {
         let words = (page / 4) as u32;
-        let mut new = Self {
+        let new = Self {
             doorbells: DmaRing::new(arena, words, page)?,
             events: DmaRing::new(arena, words, page)?,
             stride: (stride / 4) as u32,
@@ -56,7 +56,7 @@ impl Shadows {
     }
 
     /// Whether their memory is quarantined when they are dropped: on while the controller knows of them.
-    pub fn set_quarantine(&mut self, on: bool) {
+    pub fn set_quarantine(&self, on: bool) {
         self.doorbells.set_quarantine(on);
         self.events.set_quarantine(on);
     }

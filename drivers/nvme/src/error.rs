@@ -156,6 +156,14 @@ pub enum Fault {
         /// The command identifier.
         cid: u16,
     },
+    /// A completion for a command that the controller has not fetched: an earlier one's, once more.
+    #[error("completion queue {qid} holds command {cid}, which the controller has not fetched")]
+    TooEarly {
+        /// The queue.
+        qid: u16,
+        /// The command identifier.
+        cid: u16,
+    },
     /// A head that is beyond what was announced, or outside of the queue.
     #[error("completion queue {qid} says that submission queue's head is {head}, where it can be from {from} to {to}")]
     Head {

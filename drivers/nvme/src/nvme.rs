@@ -14,8 +14,9 @@ use crate::queue::{Parts, Queue};
 use crate::ring::QueuePair;
 use crossbeam::channel::{Receiver, bounded};
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use wholebar::bar::Bar;
@@ -25,7 +26,13 @@ use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, PciDevice};
 use wholebar::reset::{Domain, End};
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
-pub struct Nvme(Arc<Inner>);
+pub struct Nvme(Arc<Handle>);
+
+/// What keeps a controller open, and its slow path's thread running: held by [`Nvme`] and by its queues.
+pub(crate) struct Handle {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -43,7 +50,8 @@ pub(crate) struct Inner {
     wake: Arc<EventFd>,
     /// What the kernel has to say of the function.
     notices: Vec<(Event, Interrupts, Arc<EventFd>)>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The slow path's thread has to end.
+    closing: AtomicBool,
 }
 
 /// How many events wait where nobody takes them.
@@ -75,6 +83,7 @@ impl Nvme {
             shadows: None,
             memory: vec![memory],
             stopping: None,
+            lost: Vec::new(),
             events: send,
         };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
@@ -101,15 +110,15 @@ impl Nvme {
             interrupts,
             wake,
             notices,
-            thread: Mutex::default(),
+            closing: AtomicBool::new(false),
         });
+        let mut handle = Handle { inner: inner.clone(), thread: None };
         if inner.options.service == Service::Thread {
-            let (weak, wake) = (Arc::downgrade(&inner), inner.wake.clone());
-            let thread = std::thread::Builder::new().name("nvme".to_owned()).spawn(move || look_after(&weak, &wake));
+            let thread = std::thread::Builder::new().name("nvme".to_owned()).spawn(move || look_after(&inner));
             let failed = |source| wholebar::Error::Io { what: "starting the slow path's thread".to_owned(), source };
-            *inner.thread.lock().unwrap_or_else(|e| e.into_inner()) = Some(thread.map_err(failed)?);
+            handle.thread = Some(thread.map_err(failed)?);
         }
-        Ok(Self(inner))
+        Ok(Self(Arc::new(handle)))
     }
 
     /// What the controller says of itself.
@@ -180,7 +189,8 @@ impl Nvme {
         if !entries.is_power_of_two() || !(2..=inner.max_entries()).contains(&entries) {
             return Err(Error::Entries { device: inner.hw.name(), asked: entries, max: inner.max_entries() });
         }
-        inner.with(|control| Queue::new(inner.make_queue(control, entries, options.interrupt)?))
+        let parts = inner.with(|control| inner.make_queue(control, entries, options.interrupt))?;
+        Ok(Queue::new(inner.clone(), parts))
     }
 
     /// The SMART / Health Information log.
@@ -240,14 +250,13 @@ impl Nvme {
         self.request_reset();
         loop {
             let mut control = self.0.control();
+            self.0.advance(&mut control);
             if control.stopping.is_none() {
-                return self.0.check();
-            }
-            if let Some(queues) = self.0.advance(&mut control)
-                && !queues.is_empty()
-            {
                 self.0.check()?;
-                let waited = self.0.options.stop_timeout;
+                if control.lost.is_empty() {
+                    return Ok(());
+                }
+                let (queues, waited) = (control.lost.clone(), self.0.options.stop_timeout);
                 return Err(Error::Unresponsive { device: self.0.hw.name(), queues, waited });
             }
             drop(control);
@@ -391,19 +400,18 @@ fn identify_namespaces(hw: &Hardware, control: &mut Control, controller: &Contro
     Ok(namespaces)
 }
 
-/// The slow path's thread. It does not keep the controller open.
-fn look_after(inner: &Weak<Inner>, wake: &EventFd) {
-    let mut wait = Duration::ZERO;
-    loop {
-        if let Err(error) = wake.wait(Some(wait)) {
-            return tracing::error!(%error, "the slow path ended");
-        }
-        let Some(inner) = inner.upgrade() else { return };
-        wait = match inner.service() {
+/// The slow path's thread.
+fn look_after(inner: &Inner) {
+    // Pairs with the Release store when the handle is dropped; the wake-up that follows it brings us here.
+    while !inner.closing.load(Ordering::Acquire) {
+        let wait = match inner.service() {
             Ok(true) => Duration::from_millis(1),
             Ok(false) => TICK,
             Err(_) => return,
         };
+        if let Err(error) = inner.wake.wait(Some(wait)) {
+            return tracing::error!(%error, "the slow path ended");
+        }
     }
 }
 
@@ -461,7 +469,7 @@ impl Inner {
         }
     }
 
-    pub fn advance(&self, control: &mut Control) -> Option<Vec<u32>> {
+    fn advance(&self, control: &mut Control) {
         control.advance(&self.hw, &self.domain, &self.options, |control| {
             if let Some(interrupts) = &self.interrupts {
                 // A function level reset took them away.
@@ -536,7 +544,7 @@ impl Inner {
     }
 
     /// Everything a queue needs; the controller knows of it then.
-    fn make_queue(self: &Arc<Self>, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
+    fn make_queue(&self, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
         let granted = control.granted;
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
@@ -567,7 +575,7 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some((mut pair, lists, mapping)) = made else {
+        let Some((pair, lists, mapping)) = made else {
             return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
         };
         let aborts = Arc::new(AtomicU64::new(0));
@@ -591,7 +599,7 @@ impl Inner {
         control.queues.insert(qid, record);
         let gate = self.domain.join(qid.into());
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
-        Ok(Parts { qid, inner: self.clone(), gate, pair, lists, lists_iova, list_words, aborts })
+        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, aborts })
     }
 
     /// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
@@ -631,13 +639,20 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Deref for Handle {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Drop for Handle {
     fn drop(&mut self) {
+        // Pairs with the Acquire load in the thread.
+        self.closing.store(true, Ordering::Release);
         self.wake.signal();
-        let thread = self.thread.get_mut().unwrap_or_else(|e| e.into_inner()).take();
-        if let Some(thread) = thread
-            && thread.thread().id() != std::thread::current().id()
-        {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
         if self.domain.ended().is_none()
@@ -647,7 +662,7 @@ impl Drop for Inner {
         }
         // Its memory is unmapped and freed after this, the memory that it may still write only unmapped.
         if self.domain.ended().is_some_and(|end| end.harmless) {
-            self.control.get_mut().unwrap_or_else(|e| e.into_inner()).release();
+            self.control().release();
         }
     }
 }

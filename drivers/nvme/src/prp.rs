@@ -17,15 +17,15 @@ impl Segment {
     }
 }
 
-/// PRP entries for contiguous bytes that need at most two of them.
+/// PRP entries for contiguous bytes, if there are some, that need at most two of them. `mask` is the page size less one.
 #[inline(always)]
-pub(crate) fn two_pages(iova: u64, len: u32, page: u64) -> Option<(u64, u64)> {
-    let mask = page - 1;
-    let end = (iova & mask) + u64::from(len);
-    if end <= page {
+pub(crate) fn two_pages(iova: u64, len: u32, mask: u64) -> Option<(u64, u64)> {
+    // Where the last byte is, from the start of the first page on; nowhere near for no bytes.
+    let last = (iova & mask) + u64::from(len.wrapping_sub(1));
+    if last <= mask {
         Some((iova, 0))
-    } else if end <= 2 * page {
-        Some((iova, (iova & !mask).wrapping_add(page)))
+    } else if last >> 1 <= mask {
+        Some((iova, (iova | mask).wrapping_add(1)))
     } else {
         None
     }
@@ -160,7 +160,7 @@ mod tests {
                         at += n;
                     }
                     assert_eq!(at, iova + len);
-                    let short = two_pages(iova, segment.len, page);
+                    let short = two_pages(iova, segment.len, page - 1);
                     assert_eq!(short, list.is_empty().then_some((pointer.low, pointer.high)), "{offset} + {len}");
                     cases += 1;
                 }

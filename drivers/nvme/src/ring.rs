@@ -3,6 +3,7 @@
 //! What is here: post an entry, ring once a batch, take what completed, and check of it what needs no knowledge of commands. It does
 //! *not* know what is in flight. Words are atomics: this is safe code, with the device, or a thread that models it, on the other side.
 
+use crate::command::WORDS;
 use crate::doorbell::Bell;
 use crate::error::Fault;
 use std::sync::Arc;
@@ -10,17 +11,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use wholebar::mem::{Arena, Chunk, DmaRing};
 use wholebar::{Result, barrier};
 
-/// Both queues of one number. Indexes run free; the rings reduce them.
+/// Both queues of one number. The submission queue's indexes run free; the rings reduce them.
 pub(crate) struct QueuePair {
     qid: u16,
+    /// Its number, where an entry's dword 2 has it.
+    sqid: u32,
     /// What was announced.
     announced: u32,
     /// What was posted.
     tail: u32,
     /// What the controller said that it fetched.
     fetched: u32,
-    /// The next entry to look at.
+    /// The next entry to look at, and its phase tag when it is complete: 1 on the first lap, 0 on the second (3.3.3.2.2).
     head: u32,
+    phase: u32,
     /// What the controller was told.
     told: u32,
     sq: DmaRing<[AtomicU64; 8]>,
@@ -28,6 +32,9 @@ pub(crate) struct QueuePair {
     sq_bell: Bell,
     cq_bell: Bell,
 }
+
+/// The phase tag, in dword 3 of a completion queue entry.
+const PHASE: u32 = 1 << 16;
 
 /// Dwords 2 and 3 of a completion queue entry (3.3.3.2).
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +74,12 @@ impl QueuePair {
     pub fn new(qid: u16, arena: &Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
         Ok(Self {
             qid,
+            sqid: u32::from(qid) << 16,
             announced: 0,
             tail: 0,
             fetched: 0,
             head: 0,
+            phase: PHASE,
             told: 0,
             sq: DmaRing::new(arena, entries, page)?,
             cq: DmaRing::new(arena, entries, page)?,
@@ -81,11 +90,11 @@ impl QueuePair {
 
     /// Posts an entry. The caller keeps fewer in flight than there are entries, so there is room.
     #[inline(always)]
-    pub fn post(&mut self, words: [u64; 8]) {
+    pub fn post(&mut self, words: [u64; 5]) {
         let entry = self.sq.at(self.tail);
-        for (cell, word) in entry.iter().zip(words) {
-            // Relaxed: the doorbell publishes it.
-            cell.store(word.to_le(), Ordering::Relaxed);
+        for (i, word) in WORDS.into_iter().zip(words) {
+            // Relaxed: the doorbell publishes it. The other words were zeroed with the ring.
+            entry[i].store(word.to_le(), Ordering::Relaxed);
         }
         self.tail = self.tail.wrapping_add(1);
     }
@@ -102,17 +111,20 @@ impl QueuePair {
     /// Takes the next entry that the controller completed.
     #[inline(always)]
     pub fn take(&mut self) -> Option<Entry> {
-        let entry = self.cq.at(self.head);
+        let head = self.head;
+        let entry = self.cq.at(head);
         // Acquire pairs with the Release by which the controller (or its model) sets the phase tag after it wrote the entry's other words and the
         // command's data: without it, both could be older than the tag.
         let dw3 = u32::from_le(entry[3].load(Ordering::Acquire));
-        // The phase tag is 1 on the first lap, 0 on the second (3.3.3.2.2).
-        if (dw3 >> 16 & 1 != 0) == self.cq.lap(self.head) {
+        if (dw3 ^ self.phase) & PHASE != 0 {
             return None;
         }
         barrier::after_status();
         let dw2 = u32::from_le(entry[2].load(Ordering::Relaxed));
-        self.head = self.head.wrapping_add(1);
+        self.head = self.cq.slot(head.wrapping_add(1));
+        if self.head == 0 {
+            self.phase ^= PHASE;
+        }
         Some(Entry { dw2, dw3 })
     }
 
@@ -124,12 +136,14 @@ impl QueuePair {
     /// Checks what the entry says of the queue, and takes note of its head.
     #[inline(always)]
     pub fn check(&mut self, entry: Entry) -> Result<(), Fault> {
-        let head = u32::from(entry.sq_head());
-        let moved = self.sq.slot(head.wrapping_sub(self.fetched));
-        if entry.sqid() != self.qid || head >= self.sq.len() || moved > self.announced.wrapping_sub(self.fetched) {
+        // Of another queue, this is no head that a queue can have.
+        let head = entry.dw2 ^ self.sqid;
+        let fetched = self.fetched;
+        let moved = self.sq.slot(head.wrapping_sub(fetched));
+        if head > self.sq.slot(u32::MAX) || moved > self.announced.wrapping_sub(fetched) {
             return Err(self.fault(entry));
         }
-        self.fetched = self.fetched.wrapping_add(moved);
+        self.fetched = fetched.wrapping_add(moved);
         Ok(())
     }
 
@@ -142,18 +156,31 @@ impl QueuePair {
         Fault::Head { qid: self.qid, head: entry.sq_head(), from: slot(self.fetched), to: slot(self.announced) }
     }
 
+    /// Where the next entry goes.
+    #[inline(always)]
+    pub fn tail(&self) -> u32 {
+        self.tail
+    }
+
+    /// Whether the controller said that it fetched the entry posted at `posted`.
+    #[inline(always)]
+    pub fn fetched(&self, posted: u32) -> bool {
+        self.fetched.wrapping_sub(posted) as i32 > 0
+    }
+
     /// Gives the controller back the completion entries that were taken: one doorbell.
     #[inline(always)]
     pub fn acknowledge(&mut self) {
         if self.head != self.told {
             self.told = self.head;
-            self.cq_bell.ring(self.cq.slot(self.head));
+            self.cq_bell.ring(self.head);
         }
     }
 
     /// As new: after a reset, with rings that were [zeroed](Self::zero).
     pub fn restart(&mut self) {
-        (self.announced, self.tail, self.fetched, self.head, self.told) = (0, 0, 0, 0, 0);
+        (self.announced, self.tail, self.fetched) = (0, 0, 0);
+        (self.head, self.phase, self.told) = (0, PHASE, 0);
         self.sq_bell.restart();
         self.cq_bell.restart();
     }
@@ -180,7 +207,7 @@ impl QueuePair {
     }
 
     /// Whether the rings' memory is quarantined when they are dropped: on while the controller knows of them.
-    pub fn set_quarantine(&mut self, on: bool) {
+    pub fn set_quarantine(&self, on: bool) {
         self.sq.set_quarantine(on);
         self.cq.set_quarantine(on);
     }

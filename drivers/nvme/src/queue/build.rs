@@ -88,7 +88,7 @@ impl Queue {
             shift: ns.shift,
             max_blocks: ns.max_len >> ns.shift,
             boundary: ns.boundary,
-            page: self.page,
+            page: self.page_mask + 1,
             sgl: self.inner.controller.sgl_alignment().filter(|_| self.inner.options.sgls),
             descriptors: self.list_words / 2,
         };
@@ -184,7 +184,8 @@ impl Queue {
             let (cid, slot) = self.slots.claim()?;
             let head = *head.get_or_insert(cid);
             slot.state = if pieces.len() == 1 { State::Whole } else { State::Part };
-            (slot.aborting, slot.head, slot.left, slot.status, slot.seen) = (false, head, 0, 0, 0);
+            (slot.aborting, slot.link, slot.left, slot.status, slot.seen) = (false, head, 0, 0, 0);
+            slot.posted = self.pair.tail();
             slot.deadline = req.deadline;
             if cid == head {
                 slot.left = pieces.len() as u16;
@@ -213,7 +214,7 @@ impl Queue {
             }
             Op::Read { .. } | Op::Write { .. } | Op::Compare { .. } => {
                 let parts = piece.segments(segments);
-                let data = if piece.sgl { sgl(parts, list, put) } else { prps(parts, self.page, list, put) };
+                let data = if piece.sgl { sgl(parts, list, put) } else { prps(parts, self.page_mask + 1, list, put) };
                 Command::on_blocks(opcode, req.nsid, data, piece.lba, piece.blocks)
             }
         }

@@ -10,12 +10,12 @@ mod slot;
 
 use crate::command::{Command, DataPointer, io};
 use crate::control::Trouble;
-use crate::error::{Fault, Result};
-use crate::nvme::Inner;
+use crate::error::Fault;
+use crate::nvme::Handle;
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
-use slot::{Slots, State};
+use slot::Slots;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
@@ -34,12 +34,12 @@ pub struct Queue {
     /// The arena used last, and where it is as the controller sees it.
     arena: u32,
     base: u64,
-    /// The controller's page, in bytes.
-    page: u64,
+    /// The controller's page size less one, in bytes.
+    page_mask: u64,
     polls: u32,
 
     qid: u16,
-    inner: Arc<Inner>,
+    inner: Arc<Handle>,
     namespaces: Box<[Limits]>,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
@@ -62,7 +62,6 @@ pub struct Queue {
 /// What a queue is made of.
 pub(crate) struct Parts {
     pub qid: u16,
-    pub inner: Arc<Inner>,
     pub gate: Gate,
     pub pair: QueuePair,
     pub lists: DmaRing<AtomicU64>,
@@ -86,6 +85,10 @@ struct Limits {
     /// Bytes of one command at most: whole blocks.
     max_len: u32,
     blocks: u64,
+    /// Any command that begins below this ends within the namespace.
+    starts: u64,
+    /// The bits of a length that are not whole blocks.
+    in_block: u32,
     /// Bits of an LBA that may not change within a command, where the I/O boundary is a power of two, or there is none.
     fixed: u64,
     boundary: u32,
@@ -95,8 +98,8 @@ struct Limits {
 const POLLS: u32 = 1024;
 
 impl Queue {
-    pub(crate) fn new(parts: Parts) -> Result<Self> {
-        let Parts { qid, inner, gate, pair, lists, lists_iova, list_words, aborts } = parts;
+    pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
+        let Parts { qid, gate, pair, lists, lists_iova, list_words, aborts } = parts;
         let max = inner.max_transfer();
         let usable = inner.namespaces.iter().filter(|n| n.unsupported.is_none() && n.block_size <= max);
         let namespaces: Box<[_]> = usable
@@ -111,19 +114,28 @@ impl Queue {
                 };
                 // NLB has 16 bits, 0's based (NVM Command Set 1.0, 3.2.4).
                 let max_blocks = (max >> shift).min(65536);
-                Limits { nsid: n.nsid, shift, max_len: max_blocks << shift, blocks: n.blocks, fixed, boundary }
+                Limits {
+                    nsid: n.nsid,
+                    shift,
+                    max_len: max_blocks << shift,
+                    blocks: n.blocks,
+                    starts: (n.blocks + 1).saturating_sub(max_blocks.into()),
+                    in_block: n.block_size - 1,
+                    fixed,
+                    boundary,
+                }
             })
             .collect();
-        let none = Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, fixed: 0, boundary: 0 };
+        let none = Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, starts: 0, in_block: 511, fixed: 0, boundary: 0 };
         let now = Instant::now();
-        Ok(Self {
+        Self {
             gate,
             slots: Slots::new(pair.entries() - 1),
             pair,
             ns: namespaces.first().copied().unwrap_or(none),
             arena: u32::MAX,
             base: 0,
-            page: inner.hw.page,
+            page_mask: inner.hw.page - 1,
             polls: 0,
             qid,
             inner,
@@ -140,7 +152,7 @@ impl Queue {
             next_look: now,
             fault: None,
             ending: None,
-        })
+        }
     }
 
     /// Words of a slot's list: PRP entries for the longest transfer, or 16 SGL descriptors.
@@ -165,23 +177,22 @@ impl Queue {
         let (len, ns) = (buf.len(), &self.ns);
         let blocks = len >> ns.shift;
         let last = lba.wrapping_add(u64::from(blocks.wrapping_sub(1)));
-        let Some((prp1, prp2)) = two_pages(self.base.wrapping_add(buf.arena_offset()), len, self.page) else {
+        let Some((prp1, prp2)) = two_pages(self.base.wrapping_add(buf.arena_offset()), len, self.page_mask) else {
             return self.submit_any(req);
         };
         let simple = self.gate.open()
             && req.nsid == ns.nsid
             && buf.arena_id() == self.arena
             && len.wrapping_sub(1) < ns.max_len
-            && blocks << ns.shift == len
-            && lba <= last
-            && last < ns.blocks
+            && len & ns.in_block == 0
+            && lba < ns.starts
             && (lba ^ last) & ns.fixed == 0;
         if !simple {
             return self.submit_any(req);
         }
         let Some((cid, slot)) = self.slots.claim() else { return self.submit_any(req) };
         let command = Command::on_blocks(opcode, req.nsid, DataPointer::prp(prp1, prp2), lba, blocks);
-        slot.fill(req);
+        slot.fill(req, self.pair.tail());
         self.pair.post(command.words(cid));
         Ok(())
     }
@@ -209,14 +220,12 @@ impl Queue {
                 return count;
             }
             let cid = entry.cid();
-            match self.slots.get(cid) {
-                Some(slot) if slot.state == State::Whole => {
-                    let completion = slot.finish(status(entry.status()));
-                    self.slots.give_back(cid);
+            match self.slots.end_whole(cid, |posted| self.pair.fetched(posted)) {
+                Some(slot) => {
                     count += 1;
-                    done(completion);
+                    done(slot.finish(status(entry.status())));
                 }
-                _ => match self.complete_any(cid, entry.status()) {
+                None => match self.complete_any(cid, entry.status()) {
                     Ok(None) => {}
                     Ok(Some(completion)) => {
                         count += 1;

@@ -19,8 +19,14 @@ impl Queue {
     #[cold]
     pub(super) fn complete_any(&mut self, cid: u16, code: u16) -> Result<Option<Completion>, Fault> {
         let unknown = Fault::UnknownCommand { qid: self.qid, cid };
-        let slot = self.slots.get(cid).filter(|s| s.state == State::Part).ok_or(unknown)?;
-        let (head, aborting) = (slot.head, slot.aborting);
+        let slot = self.slots.get(cid).ok_or(unknown)?;
+        if !self.pair.fetched(slot.posted) && matches!(slot.state, State::Whole | State::Part) {
+            return Err(Fault::TooEarly { qid: self.qid, cid });
+        }
+        if slot.state != State::Part {
+            return Err(unknown);
+        }
+        let (head, aborting) = (slot.link, slot.aborting);
         slot.state = State::Done;
         if cid != head {
             self.let_go(cid, aborting);
@@ -79,7 +85,7 @@ impl Queue {
             let over = slot.deadline.is_some_and(|d| now >= d);
             if !slot.aborting && (over || age >= millis(timeout)) {
                 if slot.state == State::Whole {
-                    (slot.state, slot.head, slot.left, slot.status) = (State::Part, cid, 1, 0);
+                    (slot.state, slot.link, slot.left, slot.status) = (State::Part, cid, 1, 0);
                 }
                 (slot.aborting, slot.seen) = (true, time);
                 self.aborts_asked += 1;

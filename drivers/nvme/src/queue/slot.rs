@@ -9,13 +9,14 @@ pub(super) struct Slot {
     pub state: State,
     /// It is to be aborted, and the abort may not be done with: its identifier isn't used again before.
     pub aborting: bool,
-    /// The slot that has the request, for a part of one.
-    pub head: u16,
+    /// For a part, the slot that has the request; for a free slot, the next free one.
+    pub link: u16,
     /// Parts that are not complete, for a request in parts.
     pub left: u16,
     /// The first status of a part that is none of success.
     pub status: u16,
-    next: u16,
+    /// Where in the submission queue it was posted.
+    pub posted: u32,
     /// When it was first seen in flight, in the queue's milliseconds; 0 before.
     pub seen: u32,
     pub tag: u64,
@@ -38,6 +39,7 @@ pub(super) enum State {
 }
 
 const NONE: u16 = u16::MAX;
+const _: () = assert!(size_of::<Slot>() == 64, "a cache line");
 
 /// All slots of a queue, and a list of the free ones.
 pub(super) struct Slots {
@@ -52,10 +54,10 @@ impl Slots {
         let slot = || Slot {
             state: State::Free,
             aborting: false,
-            head: 0,
+            link: NONE,
             left: 0,
             status: 0,
-            next: NONE,
+            posted: 0,
             seen: 0,
             tag: 0,
             deadline: None,
@@ -72,9 +74,21 @@ impl Slots {
     pub fn claim(&mut self) -> Option<(u16, &mut Slot)> {
         let cid = self.free;
         let slot = self.slots.get_mut(usize::from(cid))?;
-        self.free = slot.next;
+        self.free = slot.link;
         self.free_count -= 1;
         Some((cid, slot))
+    }
+
+    /// Ends a command that is a whole request, if there is one and `fetched` holds of where it was posted. The slot is free then, and still
+    /// has what was the request's.
+    #[inline(always)]
+    pub fn end_whole(&mut self, cid: u16, fetched: impl FnOnce(u32) -> bool) -> Option<&mut Slot> {
+        let slot = self.slots.get_mut(usize::from(cid)).filter(|s| s.state == State::Whole && fetched(s.posted))?;
+        slot.state = State::Free;
+        slot.link = self.free;
+        self.free = cid;
+        self.free_count += 1;
+        Some(slot)
     }
 
     /// Makes a slot free.
@@ -82,7 +96,7 @@ impl Slots {
     pub fn give_back(&mut self, cid: u16) {
         if let Some(slot) = self.slots.get_mut(usize::from(cid)) {
             slot.state = State::Free;
-            slot.next = self.free;
+            slot.link = self.free;
             self.free = cid;
             self.free_count += 1;
         }
@@ -119,10 +133,11 @@ impl Slots {
 }
 
 impl Slot {
-    /// Takes a request that is one command.
+    /// Takes a request that is one command, posted at `posted`.
     #[inline(always)]
-    pub fn fill(&mut self, req: Request) {
+    pub fn fill(&mut self, req: Request, posted: u32) {
         self.state = State::Whole;
+        self.posted = posted;
         self.aborting = false;
         self.seen = 0;
         self.tag = req.tag;
@@ -141,7 +156,7 @@ impl Slot {
     pub fn has_request(&self, cid: u16) -> bool {
         match self.state {
             State::Whole | State::Done => true,
-            State::Part => self.head == cid,
+            State::Part => self.link == cid,
             State::Free | State::Retired => false,
         }
     }

@@ -1,0 +1,235 @@
+//! What a controller can do wrong: each fault ends in a named error or a recovery, and no request is lost or completed twice.
+
+mod common;
+
+use common::*;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+use wholebar::block::{Data, Op, QueueState, Reject, Request, Status};
+use wholebar_nvme::{Error, Event, Nvme, Options, StatusCode};
+
+fn impatient() -> Options {
+    Options {
+        timeout: Duration::from_millis(40),
+        admin_timeout: Duration::from_millis(500),
+        stop_timeout: Duration::from_secs(20),
+        ..Options::default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    ok: u64,
+    device: u64,
+    aborted: u64,
+    gone: u64,
+    resets: u64,
+    ended: bool,
+}
+
+/// Reads and writes until `commands` were submitted and all have completed, once each, or the device ended.
+fn storm(rig: &Rig, commands: u64) -> Tally {
+    let mut queue = rig.queue();
+    let (mut tally, mut next, mut out) = (Tally::default(), 0, HashSet::new());
+    let start = Instant::now();
+    loop {
+        let ended = rig.nvme.check().is_err();
+        while next < commands && !ended {
+            let Some(buf) = rig.pool.get_len(4096) else { break };
+            let lba = next * 8 % 4096;
+            let op = if next.is_multiple_of(3) { Op::Write { lba } } else { Op::Read { lba } };
+            match queue.submit(request(next, op, Data::One(buf))) {
+                Ok(()) => {
+                    out.insert(next);
+                    next += 1;
+                }
+                Err(rejected) => {
+                    assert!(!matches!(rejected.why, Reject::Invalid(_)), "{:?}", rejected.why);
+                    break;
+                }
+            }
+        }
+        queue.ring();
+        let found = queue.poll_each(64, |done| {
+            assert!(out.remove(&done.tag), "{} completed, and was not in flight", done.tag);
+            match done.status {
+                Status::Ok => tally.ok += 1,
+                Status::Device(_) => tally.device += 1,
+                Status::Aborted => tally.aborted += 1,
+                Status::Gone => tally.gone += 1,
+            }
+            assert!(!matches!(done.data, Data::None) || rig.nvme.quarantined() > 0);
+        });
+        if out.is_empty() && (next == commands || ended) {
+            break;
+        }
+        if found == 0 {
+            std::thread::yield_now();
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "stuck with {tally:?}, {} out, {:?}",
+            out.len(),
+            queue.state()
+        );
+    }
+    for event in rig.nvme.events().try_iter() {
+        match event {
+            Event::Reset { lost, .. } => {
+                assert!(lost.is_empty());
+                tally.resets += 1;
+            }
+            Event::Ended { .. } => tally.ended = true,
+            other => panic!("{other:?}"),
+        }
+    }
+    tally
+}
+
+/// A storm that the controller survives: afterwards it works.
+fn survives(faults: &str, commands: u64) -> Tally {
+    survives_with(impatient(), faults, commands)
+}
+
+fn survives_with(options: Options, faults: &str, commands: u64) -> Tally {
+    let rig = rig_with(&format!("sim:nvme,size=4M,faults={faults},delay=5"), options);
+    let tally = storm(&rig, commands);
+    assert_eq!(tally.ok + tally.device + tally.aborted, commands, "{tally:?}");
+    assert!(tally.ok > commands / 2, "{tally:?}");
+    assert_eq!(rig.nvme.quarantined(), 0);
+    assert_eq!(rig.pool.available(), 96);
+    rig.nvme.check().unwrap();
+    tally
+}
+
+#[test]
+fn completions_that_never_come_are_aborted_or_reset() {
+    let tally = survives("drop:1/800,seed=11", 20_000);
+    assert!(tally.aborted + tally.device > 0);
+}
+
+#[test]
+fn duplicates_are_found() {
+    let tally = survives("dup:1/1000,seed=12", 25_000);
+    assert!(tally.resets > 0);
+}
+
+#[test]
+fn wrong_identifiers_are_found() {
+    let tally = survives("id:1/1000,seed=13", 20_000);
+    assert!(tally.resets > 0);
+}
+
+#[test]
+fn a_wrong_phase_hides_completions_until_the_reset() {
+    let tally = survives("phase:1/1500,seed=14", 20_000);
+    assert!(tally.resets > 0 && tally.aborted > 0);
+}
+
+#[test]
+fn heads_outside_of_the_queue_are_found() {
+    let tally = survives("head:1/1000,seed=15", 20_000);
+    assert!(tally.resets > 0);
+}
+
+#[test]
+fn what_is_late_is_waited_for() {
+    let tally = survives_with(Options::default(), "delay:1/300,seed=16", 5_000);
+    assert_eq!(tally.resets, 0);
+}
+
+#[test]
+fn wrong_statuses_and_addresses_are_the_commands_own() {
+    let tally = survives_with(Options::default(), "corrupt:1/100+dma:1/100,seed=17", 10_000);
+    assert!(tally.device > 0);
+    assert_eq!(tally.resets, 0);
+}
+
+#[test]
+fn a_fatal_error_is_mended_by_a_reset() {
+    let tally = survives("fatal:@3000", 6_000);
+    assert!(tally.resets > 0 && tally.aborted > 0);
+}
+
+#[test]
+fn all_at_once() {
+    let tally = survives(
+        "drop:1/4000+dup:1/4000+id:1/4000+phase:1/4000+head:1/4000+corrupt:1/500+delay:1/2000,seed=18",
+        20_000,
+    );
+    assert!(tally.resets > 0);
+}
+
+#[test]
+fn one_that_vanishes_is_gone_and_every_call_says_so() {
+    let rig = rig_with("sim:nvme,size=4M,faults=vanish:@2000", impatient());
+    let tally = storm(&rig, 5_000);
+    assert!(tally.gone > 0 && tally.ok >= 1900 && tally.ended, "{tally:?}");
+    assert!(matches!(rig.nvme.smart(), Err(Error::Gone { .. })));
+    assert!(matches!(rig.nvme.reset(), Err(Error::Gone { .. })));
+    assert!(matches!(rig.nvme.check(), Err(Error::Gone { .. })));
+    assert!(matches!(rig.nvme.queue(Default::default()), Err(Error::Gone { .. })));
+    // Nobody on the bus writes nothing: the buffers are back.
+    assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
+}
+
+#[test]
+fn a_queue_of_one_that_vanished_is_gone() {
+    let rig = rig_with("sim:nvme,size=4M,faults=vanish:@1", impatient());
+    let mut queue = rig.queue();
+    queue.submit(request(1, Op::Read { lba: 0 }, Data::One(rig.buf(4096)))).unwrap();
+    queue.ring();
+    assert_eq!(wait(&mut queue, 1)[0].status, Status::Gone);
+    assert_eq!(queue.state(), QueueState::Gone);
+    assert_eq!(queue.submit(request(2, Op::Flush, Data::None)).unwrap_err().why, Reject::Gone);
+}
+
+#[test]
+fn a_reset_that_hangs_takes_a_reset_of_the_function() {
+    // The first reset is the one at opening.
+    let rig = rig_with("sim:nvme,size=4M,to=1,faults=hang:@2", impatient());
+    rig.nvme.reset().unwrap();
+    let mut queue = rig.queue();
+    ok(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(4096)));
+    assert!(rig.nvme.smart().is_ok(), "the admin queue works, with its interrupts");
+}
+
+#[test]
+fn one_that_hangs_when_it_is_opened_is_a_named_error() {
+    let opened = open("sim:nvme,size=4M,to=1,faults=hang:1/1");
+    let error = Nvme::open(opened.device.clone(), impatient()).err().unwrap();
+    assert!(matches!(error, Error::NotReady { .. }), "{error}");
+}
+
+#[test]
+fn admin_commands_are_bounded_too() {
+    let opened = open("sim:nvme,size=4M,faults=drop:@1,strike=admin");
+    let error = Nvme::open(opened.device.clone(), impatient()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "sim:nvme,size=4M,faults=drop:@1,strike=admin did not complete Identify within 500ms: it will be reset"
+    );
+    let opened = open("sim:nvme,size=4M,faults=corrupt:@1,strike=admin");
+    let error = Nvme::open(opened.device.clone(), impatient()).err().unwrap();
+    assert!(matches!(&error, Error::Refused { command: "Identify", .. }), "{error}");
+}
+
+#[test]
+fn a_deadline_aborts_its_command_alone() {
+    let rig = rig_with("sim:nvme,size=4M,faults=drop:@1", Options::default());
+    let mut queue = rig.queue();
+    let deadline = Some(Instant::now() + Duration::from_millis(20));
+    let data = Data::One(rig.buf(4096));
+    queue.submit(Request { tag: 1, nsid: 1, op: Op::Read { lba: 0 }, data, deadline }).unwrap();
+    queue.submit(request(2, Op::Read { lba: 0 }, Data::One(rig.buf(4096)))).unwrap();
+    queue.ring();
+    let mut done = wait(&mut queue, 2);
+    done.sort_by_key(|c| c.tag);
+    assert_eq!(done[1].status, Status::Ok);
+    match done[0].status {
+        // The model's command was done; it has no trace of it to abort, so the controller is reset after the grace.
+        Status::Aborted => {}
+        Status::Device(code) => assert_eq!(StatusCode(code).name(), Some("Command Abort Requested")),
+        other => panic!("{other:?}"),
+    }
+}
