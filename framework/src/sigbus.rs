@@ -15,8 +15,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
-/// How many ranges can be guarded: each BAR of 64 functions several times over.
-const RANGES: usize = 1024;
+/// How many ranges can be guarded: each BAR of 64 functions several times over, and a thousand memory files of a vfio-user client.
+const RANGES: usize = 2048;
 
 /// A guarded range; the guard ends on drop, which must come before the range is unmapped.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub(crate) struct Guard {
 struct Slot {
     start: AtomicUsize,
     end: AtomicUsize,
+    page: AtomicUsize,
     writable: AtomicBool,
     /// Kept alive by the range's [`Guard`].
     gone: AtomicPtr<AtomicBool>,
@@ -38,21 +39,28 @@ static SLOTS: [Slot; RANGES] = [const {
     Slot {
         start: AtomicUsize::new(0),
         end: AtomicUsize::new(0),
+        page: AtomicUsize::new(0),
         writable: AtomicBool::new(false),
         gone: AtomicPtr::new(std::ptr::null_mut()),
     }
 }; RANGES];
 /// For those who take and free slots; the handler doesn't.
 static TABLE: Mutex<()> = Mutex::new(());
-/// Who handled SIGBUS before, and the size of a page: set before the handler is installed.
-static EARLIER: OnceLock<(libc::sigaction, usize)> = OnceLock::new();
+/// Who handled SIGBUS before: set before the handler is installed.
+static EARLIER: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Guard {
-    /// Guards `len` bytes from `base` on, whole pages of one mapping; `gone` is raised when one of them is taken away.
+    /// Guards `len` bytes from `base` on, whole pages of size `page` of one mapping; `gone` is raised when one of them is taken away.
     ///
     /// # Errors
     /// What the system says, and that there are too many.
-    pub(crate) fn new(base: NonNull<u8>, len: usize, writable: bool, gone: Arc<AtomicBool>) -> io::Result<Self> {
+    pub(crate) fn new(
+        base: NonNull<u8>,
+        len: usize,
+        page: PageSize,
+        writable: bool,
+        gone: Arc<AtomicBool>,
+    ) -> io::Result<Self> {
         let _table = TABLE.lock().unwrap_or_else(|e| e.into_inner());
         install()?;
         let free = SLOTS.iter().position(|slot| slot.start.load(Ordering::Relaxed) == 0);
@@ -60,6 +68,7 @@ impl Guard {
         let start = base.as_ptr().addr();
         let s = &SLOTS[slot];
         s.end.store(start + len, Ordering::Relaxed);
+        s.page.store(page.bytes() as usize, Ordering::Relaxed);
         s.writable.store(writable, Ordering::Relaxed);
         s.gone.store(Arc::as_ptr(&gone).cast_mut(), Ordering::Relaxed);
         // Pairs with the Acquire in `contain`: who sees the start sees the rest. (A thread that faults in this range has been
@@ -93,7 +102,7 @@ fn install() -> io::Result<()> {
     }
     // SAFETY: written by the call above.
     let earlier = unsafe { earlier.assume_init() };
-    let _ = EARLIER.set((earlier, PageSize::host().bytes() as usize));
+    let _ = EARLIER.set(earlier);
     // SAFETY: all zero is a valid action: the default one, without flags, and an empty mask.
     let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
     ours.sa_sigaction = handle as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
@@ -121,14 +130,14 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
 
 /// Replaces the page that holds `address`, if it is in a guarded range.
 fn contain(address: usize) -> bool {
-    let Some((_, page)) = EARLIER.get() else { return false };
     for slot in &SLOTS {
         // Pairs with the Release in `Guard::new`.
         let start = slot.start.load(Ordering::Acquire);
         if start == 0 || address < start || address >= slot.end.load(Ordering::Relaxed) {
             continue;
         }
-        if !replace(address & !(page - 1), *page, slot.writable.load(Ordering::Relaxed)) {
+        let page = slot.page.load(Ordering::Relaxed);
+        if !replace(address & !(page - 1), page, slot.writable.load(Ordering::Relaxed)) {
             return false;
         }
         // SAFETY: a thread that touches the range holds its mapping, and so the guard, which keeps the flag.
@@ -159,7 +168,7 @@ fn replace(at: usize, page: usize, writable: bool) -> bool {
 
 /// Hands a signal that isn't ours to whoever handled it before.
 fn pass_on(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    let Some((earlier, _)) = EARLIER.get() else { return };
+    let Some(earlier) = EARLIER.get() else { return };
     match earlier.sa_sigaction {
         libc::SIG_DFL => {
             // SAFETY: the default action again; the fault happens again on return, and then ends the process as it would have.
@@ -227,7 +236,7 @@ mod tests {
         let page = PageSize::host().bytes() as usize;
         let pulled = Pulled::new(3, true);
         let gone = Arc::new(AtomicBool::new(false));
-        let guard = Guard::new(pulled.0, pulled.1, true, gone.clone()).unwrap();
+        let guard = Guard::new(pulled.0, pulled.1, PageSize::host(), true, gone.clone()).unwrap();
         assert!(!guard.is_gone());
         // SAFETY: inside; the handler puts a page there.
         assert_eq!(unsafe { pulled.at(page + 8).read_volatile() }, u64::MAX);
@@ -243,7 +252,7 @@ mod tests {
     #[test]
     fn errno_survives() {
         let pulled = Pulled::new(1, false);
-        let _guard = Guard::new(pulled.0, pulled.1, false, Arc::default()).unwrap();
+        let _guard = Guard::new(pulled.0, pulled.1, PageSize::host(), false, Arc::default()).unwrap();
         // SAFETY: this thread's.
         unsafe { *libc::__errno_location() = libc::EXDEV };
         // SAFETY: inside; the handler puts a page there.
@@ -286,7 +295,7 @@ mod tests {
             unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
         }
         let ours = Pulled::new(1, body != "store");
-        let guard = Guard::new(ours.0, ours.1, body != "store", Arc::default()).unwrap();
+        let guard = Guard::new(ours.0, ours.1, PageSize::host(), body != "store", Arc::default()).unwrap();
         // SAFETY: inside; the handler puts a page there.
         assert_eq!(unsafe { ours.at(0).read_volatile() }, u64::MAX);
         match body.as_str() {

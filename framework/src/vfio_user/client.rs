@@ -1,24 +1,22 @@
 //! The client: a [`PciDevice`] whose function is served by another process.
 //!
-//! Strict: every reply's id, command, type, error and size are checked, every message has a deadline. What breaks the protocol
-//! ends the connection, and every later call says that the device is gone, and why. The regions are in `regions.rs`.
+//! How a command gets its reply is in `peer.rs`, regions and their mappings in `regions.rs`.
 
+use super::peer::{Expect, Failed, Peer, connect};
 use super::regions::{Region, read_region};
-use super::socket::{Broken, Frame, Socket};
-use super::wire::{self, Capabilities, Command, Header};
+use super::wire::{self, Command};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
     BAR0, DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo, RegionMapping,
 };
 use crate::{Error, PageSize, Result};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io;
 use std::ops::Range;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
@@ -82,7 +80,7 @@ impl VfioUser {
 
     /// How many file descriptors the server sent that nobody asked for. They were closed.
     pub fn stray_fds(&self) -> u64 {
-        self.peer.link().stray_fds
+        self.peer.stray_fds()
     }
 
     fn known(&self, index: u32) -> Result<&Region> {
@@ -186,7 +184,7 @@ impl PciDevice for VfioUser {
     }
 
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
-        self.known(region)?.map(self.name(), region, range, prot)
+        self.known(region)?.map(&self.peer, region, range, prot)
     }
 
     fn irq_info(&self, index: u32) -> Result<IrqInfo> {
@@ -250,280 +248,6 @@ impl VfioUser {
     }
 }
 
-/// The server, and what it said of itself.
-pub(super) struct Peer {
-    pub name: String,
-    timeout: Duration,
-    server: Capabilities,
-    link: Mutex<Link>,
-}
-
-struct Link {
-    socket: Socket,
-    next_id: u16,
-    /// Why there is nobody any more.
-    gone: Option<String>,
-    stray_fds: u64,
-}
-
-/// What a good reply has at most.
-pub(super) struct Expect {
-    /// Bytes.
-    pub payload: usize,
-    /// File descriptors that are meant to come.
-    pub fds: usize,
-}
-
-impl Expect {
-    pub const NOTHING: Self = Self { payload: 0, fds: 0 };
-}
-
-/// Why a command came to nothing.
-pub(super) enum Failed {
-    /// The server said no; it is still there.
-    Refused(io::Error),
-    /// It isn't.
-    Lost(Error),
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self::Lost(error)
-    }
-}
-
-impl Failed {
-    /// As an error; what a refusal means is the caller's to say.
-    pub fn or(self, refused: impl FnOnce(io::Error) -> Error) -> Error {
-        match self {
-            Self::Refused(source) => refused(source),
-            Self::Lost(error) => error,
-        }
-    }
-}
-
-impl Peer {
-    fn negotiate(stream: UnixStream, name: &str, options: Options) -> Result<Self> {
-        let link = Link { socket: Socket::new(stream), next_id: 0, gone: None, stray_fds: 0 };
-        let server = Capabilities::default();
-        let mut new = Self { name: name.to_owned(), timeout: options.timeout, server, link: Mutex::new(link) };
-        let (major, minor) = wire::VERSION;
-        let version = wire::Version { major, minor };
-        let payload = [version.as_bytes(), &Capabilities::OURS.encode()];
-        let reply = new
-            .call(Command::VERSION, &payload, Vec::new(), Expect { payload: 4096, fds: 0 })
-            .map_err(|e| e.or(|source| new.refused("negotiating the version", source)))?;
-        let (theirs, json) = wire::split::<wire::Version>(&reply.payload).ok_or_else(|| new.short(Command::VERSION))?;
-        if theirs.major != major || theirs.minor > minor {
-            let what = format!("it speaks version {}.{}, not {major}.{minor}", theirs.major, theirs.minor);
-            return Err(new.broke(Command::VERSION, &what));
-        }
-        new.server = Capabilities::decode(json).map_err(|what| new.broke(Command::VERSION, &what))?;
-        Ok(new)
-    }
-
-    fn device_info(&self) -> Result<DeviceInfo> {
-        let ask = wire::DeviceInfo { argsz: size_of::<wire::DeviceInfo>() as u32, flags: 0, regions: 0, irqs: 0 };
-        let info: wire::DeviceInfo = self.ask(Command::GET_INFO, &ask, "asking what it is")?;
-        if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 {
-            return Err(self.broke(Command::GET_INFO, "it is no PCI device"));
-        }
-        // Nine and five for PCI; a server may add regions of its own.
-        if info.regions > 256 || info.irqs > 256 {
-            let what = format!("it says it has {} regions and {} kinds of interrupt", info.regions, info.irqs);
-            return Err(self.broke(Command::GET_INFO, &what));
-        }
-        let resettable = info.flags & VFIO_DEVICE_FLAGS_RESET != 0;
-        Ok(DeviceInfo { regions: info.regions, irqs: info.irqs, resettable })
-    }
-
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        let ask = wire::IrqInfo { argsz: size_of::<wire::IrqInfo>() as u32, flags: 0, index, count: 0 };
-        let info: wire::IrqInfo = self.ask(Command::GET_IRQ_INFO, &ask, "asking for its interrupts")?;
-        if info.index != index {
-            return Err(self.broke(Command::GET_IRQ_INFO, "the reply is about another kind of interrupt"));
-        }
-        Ok(IrqInfo {
-            count: info.count,
-            eventfd: info.flags & VFIO_IRQ_INFO_EVENTFD != 0,
-            maskable: info.flags & VFIO_IRQ_INFO_MASKABLE != 0,
-            resizable: info.flags & VFIO_IRQ_INFO_NORESIZE == 0,
-        })
-    }
-
-    fn set_irqs(&self, set: wire::IrqSet, fds: Vec<OwnedFd>) -> Result<()> {
-        let set = wire::IrqSet { argsz: size_of::<wire::IrqSet>() as u32, ..set };
-        let reply = self.call(Command::SET_IRQS, &[set.as_bytes()], fds, Expect::NOTHING);
-        reply.map(|_| ()).map_err(|e| e.or(|source| self.refused("configuring interrupts", source)))
-    }
-
-    /// A command whose reply is one message of the same layout.
-    fn ask<T: zerocopy::FromBytes + IntoBytes + zerocopy::Immutable>(
-        &self,
-        command: Command,
-        ask: &T,
-        what: &str,
-    ) -> Result<T> {
-        let expect = Expect { payload: size_of::<T>(), fds: 0 };
-        let reply = self.call(command, &[ask.as_bytes()], Vec::new(), expect);
-        let reply = reply.map_err(|e| e.or(|source| self.refused(what, source)))?;
-        wire::split::<T>(&reply.payload).map(|(it, _)| it).ok_or_else(|| self.short(command))
-    }
-
-    /// Sends a command and waits for its reply.
-    pub fn call(
-        &self,
-        command: Command,
-        payload: &[&[u8]],
-        fds: Vec<OwnedFd>,
-        expect: Expect,
-    ) -> Result<Frame, Failed> {
-        let mut link = self.link();
-        if let Some(why) = &link.gone {
-            return Err(Error::Gone { device: self.name.clone(), why: why.clone() }.into());
-        }
-        match link.exchange(command, payload, fds, expect, self.timeout) {
-            Ok(reply) => Ok(reply),
-            Err(Wrong::Refused(source)) => Err(Failed::Refused(source)),
-            Err(Wrong::Broken(what)) => Err(self.lose(link, command, what).into()),
-        }
-    }
-
-    /// The server broke the protocol: it is not spoken to again.
-    pub fn broke(&self, command: Command, what: &str) -> Error {
-        self.lose(self.link(), command, what.to_owned())
-    }
-
-    /// As [`broke`](Self::broke), by a reply that is too short.
-    pub fn short(&self, command: Command) -> Error {
-        self.broke(command, "the reply is too short")
-    }
-
-    pub fn refused(&self, what: &str, source: io::Error) -> Error {
-        Error::Io { what: format!("{}: {what}", self.name), source }
-    }
-
-    fn lose(&self, mut link: MutexGuard<'_, Link>, command: Command, what: String) -> Error {
-        link.socket.shutdown();
-        link.gone = Some(format!("{command}: {what}"));
-        Error::Peer { device: self.name.clone(), command: command.to_string(), what }
-    }
-
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(|e| e.into_inner())
-    }
-}
-
-/// What is wrong with a reply.
-enum Wrong {
-    /// It says no.
-    Refused(io::Error),
-    /// It, or the connection, is not as it must be.
-    Broken(String),
-}
-
-impl From<String> for Wrong {
-    fn from(what: String) -> Self {
-        Self::Broken(what)
-    }
-}
-
-impl Link {
-    /// Sends a command and receives its reply.
-    fn exchange(
-        &mut self,
-        command: Command,
-        payload: &[&[u8]],
-        fds: Vec<OwnedFd>,
-        expect: Expect,
-        timeout: Duration,
-    ) -> Result<Frame, Wrong> {
-        let deadline = Instant::now() + timeout.min(super::socket::A_YEAR);
-        self.next_id = self.next_id.wrapping_add(1);
-        let id = self.next_id;
-        let header = Header { id, command, size: 0, flags: wire::COMMAND, error: 0 };
-        self.send(header, payload, fds, deadline)?;
-        loop {
-            let frame = self.receive(deadline, timeout)?;
-            let reply = frame.header;
-            if reply.kind() == wire::COMMAND {
-                self.decline(&frame, deadline)?;
-                continue;
-            }
-            if reply.kind() != wire::REPLY {
-                return Err(format!("what came is neither command nor reply: flags {:#x}", reply.flags).into());
-            }
-            if (reply.id, reply.command) != (id, command) {
-                let (their_id, theirs) = (reply.id, reply.command);
-                return Err(format!("the reply is to {theirs}, id {their_id}, not to {command}, id {id}").into());
-            }
-            return self.judge(frame, expect);
-        }
-    }
-
-    fn judge(&mut self, reply: Frame, expect: Expect) -> Result<Frame, Wrong> {
-        let count = reply.fds.len() + reply.excess_fds;
-        if reply.excess_fds > 0 || (expect.fds > 0 && count > expect.fds) {
-            let most = if expect.fds > 0 { expect.fds } else { wire::MAX_FDS };
-            return Err(format!("{count} file descriptors came with the reply, where at most {most} may").into());
-        }
-        if count > expect.fds {
-            self.stray_fds += count as u64;
-            tracing::warn!(count, command = %reply.header.command, "file descriptors came that nobody asked for");
-        }
-        if reply.header.has(wire::ERROR) {
-            if !reply.payload.is_empty() {
-                return Err("an error reply has a payload".to_owned().into());
-            }
-            return Err(Wrong::Refused(match i32::try_from(reply.header.error) {
-                Ok(errno @ 1..4096) => io::Error::from_raw_os_error(errno),
-                _ => io::Error::other("the server says only that it failed"),
-            }));
-        }
-        if reply.payload.len() > expect.payload {
-            let (got, most) = (reply.payload.len(), expect.payload);
-            return Err(format!("the reply has {got} bytes, where at most {most} may come").into());
-        }
-        Ok(reply)
-    }
-
-    /// Answers a command of the server's. The only ones there are ask for memory without a file, and we map none.
-    fn decline(&mut self, frame: &Frame, deadline: Instant) -> Result<(), String> {
-        if frame.header.has(wire::NO_REPLY) {
-            return Ok(());
-        }
-        let error = libc::EOPNOTSUPP as u32;
-        let header = Header { flags: wire::REPLY | wire::ERROR, error, ..frame.header };
-        self.send(header, &[], Vec::new(), deadline)
-    }
-
-    fn send(&mut self, header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>, deadline: Instant) -> Result<(), String> {
-        self.socket.send(header, payload, fds).map_err(|e| e.to_string())?;
-        while !self.socket.flush().map_err(|e| e.to_string())? {
-            if !self.wait(deadline)? {
-                return Err("the server does not take it".to_owned());
-            }
-        }
-        Ok(())
-    }
-
-    fn receive(&mut self, deadline: Instant, timeout: Duration) -> Result<Frame, String> {
-        loop {
-            match self.socket.receive() {
-                Ok(Some(frame)) => return Ok(frame),
-                Ok(None) if self.wait(deadline)? => {}
-                Ok(None) => return Err(format!("no reply within {timeout:?} (does it serve someone else?)")),
-                Err(e @ Broken::Size { .. }) => return Err(format!("{e}; is it a vfio-user server?")),
-                Err(e) => return Err(e.to_string()),
-            }
-        }
-    }
-
-    fn wait(&self, deadline: Instant) -> Result<bool, String> {
-        self.socket.wait(deadline.saturating_duration_since(Instant::now())).map_err(|e| Broken::Io(e).to_string())
-    }
-}
-
 /// The address space behind a server: arenas are sent as their memory files.
 struct Dma(Arc<Peer>);
 
@@ -570,21 +294,5 @@ impl DmaBackend for Dma {
 
     fn fixed(&self, _: &Arena) -> Result<Option<Iova>> {
         Ok(None)
-    }
-}
-
-/// Connects without ever waiting longer than `timeout`: a full backlog blocks otherwise.
-fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let deadline = Instant::now() + timeout.min(super::socket::A_YEAR);
-    loop {
-        match rustix::net::connect(&fd, &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            // The backlog is full. The kernel tells nobody when that ends.
-            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(e) => return Err(e.into()),
-        }
     }
 }

@@ -3,14 +3,20 @@
 
 use crate::mem::Mapping;
 use crate::pci::Prot;
+use crate::sigbus::Guard;
 use crate::{Error, PageSize};
+use rustix::fs::SealFlags;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Files that are mapped while something of them is in use.
 #[derive(Default)]
 pub struct Files {
+    /// One of them became shorter than what is mapped of it, and that was touched.
+    shrunk: Arc<AtomicBool>,
     /// From their start to their end, by device, inode and whether they may be written.
     whole: HashMap<(u64, u64, bool), Weak<Mapping>>,
     /// Parts of files that could not be mapped whole.
@@ -18,7 +24,7 @@ pub struct Files {
 }
 
 /// How many mappings one client can cause.
-const MOST_MAPPINGS: usize = 16_384;
+const MOST_MAPPINGS: usize = 1024;
 /// How many bytes of addresses it can cause to be taken.
 const MOST_BYTES: u64 = 1 << 44;
 
@@ -40,21 +46,35 @@ impl Files {
         }
         let room = self.room()?;
         let prot = if writable { Prot::ReadWrite } else { Prot::Read };
+        let page = page_of(fd);
         if size <= room
-            && let Ok(mapping) = map(fd, 0, size, prot)
+            && let Ok(mapping) = self.map(fd, 0..size, page, prot)
         {
             self.whole.insert(key, Arc::downgrade(&mapping));
             return Ok((mapping, offset));
         }
         // A file of hugepages can only be mapped by hugepages, and has only so many of them.
-        let page = page_of(fd);
         let start = page.floor(offset);
         if page.ceil(end) - start > room {
             return Err(libc::ENOSPC);
         }
-        let mapping = map(fd, start, page.ceil(end) - start, prot)?;
+        let mapping = self.map(fd, start..page.ceil(end), page, prot)?;
         self.parts.push(Arc::downgrade(&mapping));
         Ok((mapping, offset - start))
+    }
+
+    /// Whether a client took memory away that it had shared.
+    pub fn have_shrunk(&self) -> bool {
+        self.shrunk.load(Ordering::Relaxed)
+    }
+
+    fn map(&self, fd: &OwnedFd, range: Range<u64>, page: PageSize, prot: Prot) -> Result<Arc<Mapping>, i32> {
+        let len = usize::try_from(range.end - range.start).map_err(|_| libc::ENOMEM)?;
+        let memory = Mapping::of_fd(fd.as_fd(), range.start, len, prot).map_err(|e| match e {
+            Error::Mmap { source, .. } => source.raw_os_error().unwrap_or(libc::ENOMEM),
+            _ => libc::ENOMEM,
+        })?;
+        if can_shrink(fd) { guard(memory, page, self.shrunk.clone()) } else { Ok(Arc::new(memory)) }
     }
 
     /// How many more bytes may be mapped.
@@ -69,13 +89,25 @@ impl Files {
     }
 }
 
-fn map(fd: &OwnedFd, offset: u64, len: u64, prot: Prot) -> Result<Arc<Mapping>, i32> {
-    let bytes = usize::try_from(len).map_err(|_| libc::ENOMEM)?;
-    match Mapping::of_fd(fd.as_fd(), offset, bytes, prot) {
-        Ok(mapping) => Ok(Arc::new(mapping)),
-        Err(Error::Mmap { source, .. }) => Err(source.raw_os_error().unwrap_or(libc::ENOMEM)),
-        Err(_) => Err(libc::ENOMEM),
+/// Whether a file can become shorter than it is: sealed ones can't.
+pub fn can_shrink(fd: impl AsFd) -> bool {
+    !rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+}
+
+/// Memory that its owner may take away: that raises `gone`, rather than ending this process.
+fn guard(memory: Mapping, page: PageSize, gone: Arc<AtomicBool>) -> Result<Arc<Mapping>, i32> {
+    struct Guarded {
+        /// Ends before the memory is unmapped.
+        _guard: Guard,
+        memory: Mapping,
     }
+    let (base, len, prot) = (memory.base(), memory.len() as usize, memory.prot());
+    let guard = Guard::new(base, len, page, prot == Prot::ReadWrite, gone).map_err(|_| libc::ENOSPC)?;
+    let memory = Arc::new(Guarded { _guard: guard, memory });
+    // SAFETY: what keeps it keeps `memory`, which is mapped so; nobody reaches it but through what is made here, and
+    // `limited_to` says what may be done to it.
+    let memory = unsafe { Mapping::kept(memory.memory.base(), len, memory) }.limited_to(prot);
+    Ok(Arc::new(memory))
 }
 
 /// What the offsets of a file's mappings must be multiples of.

@@ -9,6 +9,7 @@
 
 mod client;
 mod files;
+mod peer;
 mod regions;
 mod server;
 mod session;

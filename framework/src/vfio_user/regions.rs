@@ -1,6 +1,7 @@
 //! A region as a server describes it: the capability chain, the file that came with it, and mapping that.
 
-use super::client::{Expect, Peer};
+use super::files::can_shrink;
+use super::peer::{Expect, Failed, Peer};
 use super::wire::{self, Command};
 use crate::mem::Mapping;
 use crate::pci::{Prot, RegionCap, RegionInfo, RegionMapping};
@@ -39,8 +40,8 @@ pub fn read_region(peer: &Peer, index: u32) -> Result<Region> {
         let expect = Expect { payload: argsz as usize, fds: 1 };
         let reply = match peer.call(command, &[ask.as_bytes()], Vec::new(), expect) {
             Ok(reply) => reply,
-            Err(super::client::Failed::Refused(_)) => return Ok(Region::default()),
-            Err(super::client::Failed::Lost(error)) => return Err(error),
+            Err(Failed::Refused(_)) => return Ok(Region::default()),
+            Err(Failed::Lost(error)) => return Err(error),
         };
         let (info, _) = wire::split::<wire::RegionInfo>(&reply.payload).ok_or_else(|| peer.short(command))?;
         if info.index != index {
@@ -116,9 +117,9 @@ fn read_caps(payload: &[u8], info: &wire::RegionInfo) -> Result<Vec<RegionCap>, 
 
 impl Region {
     /// Maps a part of it that the server offers.
-    pub fn map(&self, device: &str, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
+    pub fn map(&self, peer: &Peer, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
         let (offset, len) = (range.start, range.end.saturating_sub(range.start));
-        let refuse = |why| Error::NotMappable { device: device.to_owned(), region, offset, len, why };
+        let refuse = |why| Error::NotMappable { device: peer.name.clone(), region, offset, len, why };
         let Some(file) = &self.file else {
             return Err(refuse("the server offers no part of it"));
         };
@@ -139,6 +140,10 @@ impl Region {
             return Err(refuse("the server's file is shorter than what it offers of it"));
         }
         let len = usize::try_from(len).map_err(|_| refuse("it is larger than this process's addresses"))?;
-        Mapping::of_fd(file.fd.as_fd(), at, len, prot).map(RegionMapping::from)
+        let memory = Mapping::of_fd(file.fd.as_fd(), at, len, prot)?;
+        match can_shrink(&file.fd) {
+            true => RegionMapping::guarded(memory, peer.shrunk.clone()),
+            false => Ok(memory.into()),
+        }
     }
 }

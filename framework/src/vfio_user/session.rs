@@ -59,6 +59,9 @@ impl Session {
     /// # Errors
     /// Why there is no client any more.
     pub fn turn<M: Model + ?Sized>(&mut self, card: &mut Card<M>) -> Result<bool, String> {
+        if self.files.have_shrunk() {
+            return Err("it took memory away that it had shared".to_owned());
+        }
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(false);
         }

@@ -32,6 +32,11 @@ impl Client {
         assert!(raw::send(&self.0, &message.bytes(), &message.fds));
     }
 
+    /// Whether somebody is there to hear it.
+    fn say_if_heard(&self, message: Message) -> bool {
+        raw::send(&self.0, &message.bytes(), &message.fds)
+    }
+
     /// What a command comes to; `None` where the connection ends instead.
     fn ask(&self, message: Message) -> Option<Message> {
         let (id, command) = (message.id, message.command);
@@ -403,4 +408,29 @@ fn messages_may_come_byte_by_byte() {
     message.iter().for_each(|b| assert!(raw::send(&client.0, &[*b], &[])));
     assert_eq!(raw::receive(&client.0).unwrap().error, 0);
     assert_eq!(client.ask(access(raw::REGION_READ, 0, SCRATCH, 8, &[])).unwrap().payload[16..], [9; 8]);
+}
+
+#[test]
+fn a_client_that_takes_its_memory_away_does_not_take_the_server_with_it() {
+    for taken in [true, false] {
+        let served = Served::new();
+        let client = Client::new(&served);
+        let (ring, buffer) = (file(0x2000), file(0x1000));
+        assert_eq!(client.errno(map(3, 0, 0x10000, 0x2000).with(&ring)), 0);
+        assert_eq!(client.errno(map(3, 0, 0x20000, 0x1000).with(&buffer)), 0);
+        rustix::io::pwrite(&ring, &longs(&[0x20000, 16]), 0).unwrap();
+        assert_eq!(client.errno(access(raw::REGION_WRITE, 0, RING, 8, &longs(&[0x10000]))), 0);
+        if taken {
+            rustix::fs::ftruncate(&buffer, 0).unwrap();
+        }
+        client.say(access(raw::REGION_WRITE, 0, doorbell(), 4, &words(&[1])));
+        let last = std::iter::from_fn(|| {
+            client.say_if_heard(access(raw::REGION_READ, 0, 0, 4, &[])).then(|| raw::receive(&client.0)).flatten()
+        })
+        .take(10_000)
+        .count();
+        assert_eq!(last < 10_000, taken, "it is sent away, and only then");
+        drop(client);
+        assert_eq!(read::<4>(&served.connect(), 0, 0).unwrap(), 0x5eed_cafe_u32.to_le_bytes());
+    }
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions};
 use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, Prot, RegionCap};
@@ -395,6 +396,34 @@ fn only_what_is_offered_and_there_is_mapped() {
         drop(device);
         server.join().unwrap();
     }
+}
+
+#[test]
+fn a_server_that_takes_its_file_away_is_gone_and_we_are_not() {
+    let bells = file(SIZE);
+    let ours = bells.try_clone().unwrap();
+    let (device, server) = connect(move |ask| match (ask.command, word(&ask.payload, 2)) {
+        (raw::GET_REGION_INFO, 0) => Some(changed(ask, |m| m.fds = vec![bells.try_clone().unwrap()])),
+        // A configuration space that is plain: no capabilities.
+        (raw::REGION_READ, CONFIG) => Some(changed(ask, |m| m.payload[16..].fill(0))),
+        _ => None,
+    });
+    let device = device.unwrap();
+    let seam: Arc<dyn PciDevice> = device.clone();
+    let bar = Bar::of(&seam, 0, BarOptions::default()).unwrap();
+    let mut bell = bar.doorbell::<u32>(0x1_0000).unwrap();
+    assert!(bell.is_direct());
+    bell.ring(1);
+    assert_eq!(bar.read::<u32>(0x1_0000).unwrap(), 1);
+    rustix::fs::ftruncate(&ours, 0).unwrap();
+    bell.ring(2);
+    assert!(bar.failed());
+    assert!(matches!(bar.read::<u32>(0x1_0004), Err(Error::Gone { .. })));
+    let error = device.read(CONFIG, 0, &mut [0; 4]).unwrap_err();
+    assert!(error.to_string().contains("took memory away that it had shared"), "{error}");
+    assert!(matches!(device.reset(), Err(Error::Gone { .. })));
+    drop((bell, bar, seam, device));
+    server.join().unwrap();
 }
 
 #[test]
