@@ -15,7 +15,7 @@ fn pointer(page: &RegionMapping) {
 }
 
 fn inside(page: RegionMapping) {
-    page.0;
+    page.memory;
 }
 
 fn main() {}
