@@ -259,13 +259,25 @@ impl BarMap {
         let mut text =
             format!("BAR{} is mapped {} here ({page} pages): {why}. ", self.layout.bar, policy_name(*policy));
         text += &match trapped_registers(&self.auto) {
-            0 => "All of its registers are reached by loads and stores.".to_owned(),
-            n => format!("{} of its registers are trapped: a system call or a message an access.", output::bytes(n)),
+            0 => "Registers in ranges of their own are reached by loads and stores.".to_owned(),
+            n => format!("{} of registers are trapped: a system call or a message an access.", output::bytes(n)),
         };
-        let lost = |plan: &&BarPlan| plan.policy == MapPolicy::Carved && trapped_registers(plan) > 0;
-        if let Some(plan) = self.plans.iter().find(lost).filter(|_| *policy == MapPolicy::Whole) {
+        let layout = &self.layout;
+        let holds_msix = |r: &Range<u64>| {
+            let in_it = |part: &Option<Range<u64>>| part.as_ref().is_some_and(|p| p.start < r.end && r.start < p.end);
+            in_it(&layout.table) || in_it(&layout.pba)
+        };
+        if self.auto.spans.iter().any(|span| span.access == Access::Trapped && holds_msix(&span.range)) {
+            text += " Those in one 4 KiB range with the MSI-X table or the PBA, should there be some, are trapped.";
+        }
+        let at = |page, policy| self.plans.iter().find(|p| p.page == page && p.policy == policy).map(trapped_registers);
+        let worse = |plan: &&BarPlan| {
+            let whole = at(plan.page, MapPolicy::Whole);
+            plan.policy == MapPolicy::Carved && whole.is_some_and(|whole| whole < trapped_registers(plan))
+        };
+        if let Some(plan) = self.plans.iter().find(worse) {
             let trapped = output::bytes(trapped_registers(plan));
-            text += &format!(" Carved, hosts with {} pages or more would trap {trapped} of them.", plan.page);
+            text += &format!(" Carved, hosts with {} pages or more would trap {trapped} of registers.", plan.page);
         }
         output::paragraph(&text)
     }
@@ -414,5 +426,59 @@ fn kind_at(plan: &BarPlan, offset: u64) -> Kind {
         Some((Access::ReadOnly, _)) if has_table => Kind::Table,
         Some((Access::ReadOnly, _)) => Kind::Pba,
         Some((Access::Trapped, _)) | None => Kind::Trapped,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wholebar::pci::{Isolation, RegionCap};
+
+    fn strip(size: u64, table: Range<u64>, page: PageSize, policy: MapPolicy) -> String {
+        let layout = BarLayout { bar: 0, size, table: Some(table), pba: None, registers: Vec::new() };
+        let region =
+            RegionInfo { size, readable: true, writable: true, mappable: true, caps: vec![RegionCap::MsixMappable] };
+        let plan = plan(&layout, &region, page, &Isolation::by_construction(), policy);
+        let painted = Strip::of(size).paint(&plan, &mut Vec::new());
+        anstream::adapter::strip_str(&painted).to_string()
+    }
+
+    #[test]
+    fn strips_show_pages_to_scale_where_they_fit() {
+        for (size, table, page, policy, shown) in [
+            (0x1000, 0..64, PageSize::K4, MapPolicy::Whole, "|ttttttttttttttttttttttttttttttttttt|"),
+            (0x4000, 0x2000..0x2100, PageSize::K4, MapPolicy::Whole, "|RRRRRRRR|RRRRRRRR|tttttttt|RRRRRRRR|"),
+            (0x4000, 0x2000..0x2100, PageSize::K4, MapPolicy::Carved, "|RRRRRRRR|RRRRRRRR|xxxxxxxx|RRRRRRRR|"),
+            (0x4000, 0x2000..0x2100, PageSize::K64, MapPolicy::Whole, "|SSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSSS|"),
+            (0x24000, 0x0..0x40, PageSize::K64, MapPolicy::Whole, "|SSSSSSSSSSSSSSS|RRRRRRRRRRRRRRR|RRR|"),
+            (0x24000, 0x0..0x40, PageSize::K4, MapPolicy::Whole, "tRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRRR|"),
+        ] {
+            assert_eq!(strip(size, table, page, policy), shown, "{size:#x} {page}");
+        }
+    }
+
+    #[test]
+    fn strips_of_large_bars_are_abbreviated() {
+        let middle = 0x1_0000_0000..0x1_0000_8000;
+        let shown = strip(8 << 30, middle.clone(), PageSize::K64, MapPolicy::Carved);
+        assert_eq!(shown, "|RRRRRRRRRRRRRRR|xx|RRRRRRRRRRRRRRRR|");
+        let widths = [4u64 << 20, 1 << 30, (1 << 30) + 4096]
+            .map(|size| strip(size, 0..64, PageSize::K4, MapPolicy::Whole).len());
+        assert_eq!(widths, [Strip::COLUMNS + 1; 3]);
+    }
+
+    #[test]
+    fn registers_are_what_is_not_in_the_ranges_of_table_and_pba() {
+        let layout = |size, table, pba| BarLayout { bar: 0, size, table, pba, registers: Vec::new() };
+        for (layout, trapped) in [
+            (layout(0x4000, Some(0x2000..0x2100), Some(0x3000..0x3008)), 0x2000),
+            (layout(0x4000, Some(0x2000..0x2100), Some(0x2800..0x2808)), 0x3000),
+            (layout(0x4000, Some(0x1ff8..0x2008), None), 0x2000),
+            (layout(0x800, Some(0..0x40), None), 0),
+        ] {
+            let plan =
+                plan(&layout, &RegionInfo::default(), PageSize::K4, &Isolation::by_construction(), MapPolicy::Trapped);
+            assert_eq!(trapped_registers(&plan), trapped, "{layout:x?}");
+        }
     }
 }

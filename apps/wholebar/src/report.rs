@@ -108,10 +108,8 @@ pub fn device_kind(device: &dyn PciDevice) -> &'static str {
 /// What is said beside the figures of a device that is software; `None` where it may be hardware.
 pub fn caveat(device: &dyn PciDevice) -> Option<&'static str> {
     match device.kind() {
-        DeviceKind::Model => {
-            Some("a model in this process: the figures are those of emulation, they are not a drive's")
-        }
-        DeviceKind::VfioUser => Some("a vfio-user server, which is software: the figures are not a drive's"),
+        DeviceKind::Model => Some("a model in this process: figures of emulation, not a drive's"),
+        DeviceKind::VfioUser => Some("a vfio-user server, which is software: figures of emulation, not a drive's"),
         DeviceKind::Kernel => None,
     }
 }

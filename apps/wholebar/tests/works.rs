@@ -330,6 +330,32 @@ fn a_served_model_is_read_and_written_by_others() {
 }
 
 #[test]
+fn a_server_that_is_killed_ends_its_clients_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let server = Served::nvme(&socket, "backing=null");
+    let spawn = |more: &str| {
+        std::process::Command::new(WHOLEBAR)
+            .args(format!("nvme {more} vfio-user:{}", socket.display()).split_whitespace())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let client = spawn("perf --time 600 --qd 8");
+    std::thread::sleep(Duration::from_millis(1500));
+    drop(server);
+    let killed = Instant::now();
+    let output = client.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("error: ") && error.contains("closed"), "{error}");
+    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    let _server = Served::nvme(&socket, "");
+    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+}
+
+#[test]
 fn a_socket_that_a_dead_server_left_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");

@@ -4,7 +4,8 @@ use super::transfer::Transfer;
 use super::{Controller, status_name};
 use crate::args::{Size, Usage};
 use crate::output::{self, Progress};
-use crate::{signal, target};
+use crate::signal;
+use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fs::File;
@@ -104,7 +105,9 @@ pub fn read(args: ReadArgs) -> Result<()> {
         true => Box::new(io::stdout().lock()),
         false => Box::new(File::create(&args.out).with_context(|| format!("cannot write {}", args.out))?),
     };
-    range.run(&controller, &namespace, lba, Some(bytes), |transfer| transfer.read(bytes, &mut *out).map(|()| bytes))
+    range.run(&target, &controller, &namespace, lba, Some(bytes), |transfer| {
+        transfer.read(bytes, &mut *out).map(|()| bytes)
+    })
 }
 
 pub fn write(args: WriteArgs) -> Result<()> {
@@ -144,7 +147,7 @@ pub fn write(args: WriteArgs) -> Result<()> {
         range.fits(&namespace, lba, bytes.next_multiple_of(block), room)?;
     }
     let mut input = input.by_ref().take(asked.unwrap_or(u64::MAX));
-    range.run(&controller, &namespace, lba, bytes, |transfer| {
+    range.run(&target, &controller, &namespace, lba, bytes, |transfer| {
         let written = transfer.write(&mut input, args.pad, room)?;
         if let Some(asked) = asked.filter(|asked| written < *asked) {
             bail!("{name} ended after {written} bytes, {asked} were asked for");
@@ -201,6 +204,7 @@ impl Range {
     /// Runs a transfer, and says how fast it was.
     fn run(
         &self,
+        target: &Target,
         controller: &Controller,
         namespace: &Namespace,
         lba: u64,
@@ -219,6 +223,7 @@ impl Range {
             block: namespace.block_size.into(),
             lba,
             interrupted: &interrupted,
+            check: &|| target.check(),
             progress: &mut |bytes| progress.at(bytes, || speed(bytes)),
             status_name,
         })?;

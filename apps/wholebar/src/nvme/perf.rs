@@ -183,9 +183,11 @@ pub fn run(args: Args) -> Result<()> {
         progress.set_what(match tick.phase {
             Phase::Warmup => "warming up",
             Phase::Measure => "measuring",
-            Phase::Verify | Phase::Stop => "verifying",
+            Phase::Verify if job.verify => "verifying",
+            _ => "ending",
         });
         progress.at(tick.elapsed.as_millis() as u64, || format!("{} IOPS", output::rate(tick.iops)));
+        if tick.iops > 0.0 { Ok(()) } else { target.check() }
     })?;
     progress.finish();
     let model = model.share();
@@ -220,10 +222,11 @@ fn heading(target: &Target, controller: &Controller, job: &Job, args: &Args, cor
     if let Some(caveat) = report::caveat(device) {
         text += &format!("  {caveat}\n");
     }
+    let queues = if args.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", args.queues) };
+    let place = if cores.len() == 1 { "core" } else { "each of cores" };
     let cores = Cores(cores.to_vec());
-    let queues = if args.queues == 1 { "1 queue" } else { &format!("{} queues each", args.queues) };
     text + &format!(
-        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on core {cores}, {} in flight in each, batches of {}\n\n",
+        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
         report::workload_name(job.workload),
         output::bytes(job.blocks * u64::from(job.block)),
         job.nsid,

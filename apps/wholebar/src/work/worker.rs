@@ -74,9 +74,9 @@ impl<Q: Pair> Worker<'_, Q> {
     /// Warm-up and measurement.
     fn measure(&mut self, window: &mut Window) -> Result<(), String> {
         self.lanes.iter_mut().try_for_each(Lane::start)?;
-        self.turns(|phase| phase > Phase::Warmup)?;
+        self.turns(|worker| worker.phase() > Phase::Warmup)?;
         self.open(window);
-        self.turns(|phase| phase > Phase::Measure)?;
+        self.turns(|worker| worker.phase() > Phase::Measure)?;
         self.close(window);
         Ok(())
     }
@@ -111,22 +111,22 @@ impl<Q: Pair> Worker<'_, Q> {
         Ok(())
     }
 
+    /// Polls until nothing is in flight.
     fn settle(&mut self) -> Result<(), String> {
-        let (mut idle, mut stopped) = (0, false);
-        while !self.lanes.iter().all(Lane::quiet) {
-            self.turns_once(&mut idle)?;
-            if !stopped && self.phase() == Phase::Stop {
-                stopped = true;
-                self.lanes.iter_mut().for_each(Lane::stop);
+        let mut stopped = false;
+        self.turns(|worker| {
+            let phase = worker.phase();
+            if phase == Phase::Stop && !std::mem::replace(&mut stopped, true) {
+                worker.lanes.iter_mut().for_each(Lane::stop);
             }
-        }
-        Ok(())
+            phase == Phase::Abandon || worker.lanes.iter().all(Lane::quiet)
+        })
     }
 
-    /// Polls until the phase is over.
-    fn turns(&mut self, over: impl Fn(Phase) -> bool) -> Result<(), String> {
+    /// Polls until it is over.
+    fn turns(&mut self, mut over: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
         let (mut ended, mut idle) = (self.shared.ended[self.index].load(Ordering::Relaxed), 0);
-        while !over(self.phase()) {
+        while !over(self) {
             let n = self.turns_once(&mut idle)?;
             if n > 0 {
                 ended += n as u64;
