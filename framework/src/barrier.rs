@@ -59,6 +59,32 @@ pub fn after_status() {
     fence(Ordering::Acquire);
 }
 
+/// Orders a register's load before every later load and store, to memory and to the device: what a register says holds for what is
+/// looked at next. Not for hot paths.
+///
+/// x86-64: nothing but the compiler (loads stay in order). aarch64: `dmb oshld`. powerpc64: `sync`, since `lwsync` does not order loads of
+/// registers.
+#[inline(always)]
+pub fn after_register() {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: no instruction; the implied memory clobber keeps the compiler from moving accesses across.
+    unsafe {
+        std::arch::asm!("", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("dmb oshld", options(nostack, preserves_flags))
+    };
+    #[cfg(all(target_arch = "powerpc64", not(miri)))]
+    // SAFETY: a barrier changes no register and no memory.
+    unsafe {
+        std::arch::asm!("sync", options(nostack, preserves_flags))
+    };
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))))]
+    fence(Ordering::Acquire);
+}
+
 /// Orders an earlier store before a later load, both to memory: for "publish my index, then look whether the other side wants
 /// to be told" (shadow doorbells, event indexes), and for arming an interrupt before the last look at a queue.
 #[inline(always)]

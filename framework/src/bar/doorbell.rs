@@ -6,9 +6,11 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 /// A register on the hot path, owned by one queue.
+#[derive(Debug)]
 pub struct Doorbell<T: Width> {
     /// `None` where it is trapped.
     at: Option<NonNull<u8>>,
+    /// A device's register, rather than memory that a model or a server polls. Both stores are the same instruction on x86, and no branch.
     volatile: bool,
     rung: u64,
     offset: u64,

@@ -3,6 +3,7 @@
 use super::{BarPlan, MapPolicy, plan};
 use crate::pci::{Config, PciDevice};
 use crate::{Error, PageSize, Result};
+use std::fmt;
 use std::ops::Range;
 
 /// What has to be known of a BAR to plan it.
@@ -18,6 +19,19 @@ pub struct BarLayout {
     pub pba: Option<Range<u64>>,
     /// Registers the driver knows of. A page that holds table or PBA is mapped read-only only where none of these is in it.
     pub registers: Vec<Range<u64>>,
+}
+
+impl fmt::Display for BarLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BAR{} of {:#x} bytes", self.bar, self.size)?;
+        for (what, part) in [("MSI-X table", &self.table), ("PBA", &self.pba)] {
+            match part {
+                Some(part) => write!(f, ", {what} at {part:#x?}")?,
+                None => write!(f, ", no {what}")?,
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How a BAR is opened: by default as much is mapped as may be, in the device's own pages.

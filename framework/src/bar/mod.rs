@@ -16,7 +16,8 @@ pub use msix::{MsixEntry, MsixTable};
 pub use plan::{Access, BarPlan, MapPolicy, Span, Why, plan};
 
 use crate::pci::{PciDevice, Prot, RegionMapping};
-use crate::{Error, Result};
+use crate::{Error, Result, barrier};
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
@@ -54,7 +55,7 @@ impl Bar {
         let found = layout(device.as_ref(), plan.layout.bar)?;
         let (asked, found) = (&plan.layout, &found);
         if (asked.size, &asked.table, &asked.pba) != (found.size, &found.table, &found.pba) {
-            return Err(plan.misfit(device.as_ref(), format!("it is for {asked:x?}, and the device has {found:x?}")));
+            return Err(plan.misfit(device.as_ref(), format!("it is for {asked}, and the device has {found}")));
         }
         Self::map(device, plan)
     }
@@ -119,7 +120,7 @@ impl Bar {
         self.shared.failure.get()
     }
 
-    /// Reads a register.
+    /// Reads a register. What is loaded from DMA memory later is not older than it.
     ///
     /// # Errors
     /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says, and where its
@@ -129,12 +130,14 @@ impl Bar {
         self.load(offset)
     }
 
-    /// Reads what may be a part of table or PBA. `offset` is inside the BAR, and aligned.
+    /// Reads what may be a part of table or PBA.
     fn load<T: Width>(&self, offset: u64) -> Result<T> {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
-            // SAFETY: `mapped` says that the register lies inside; it is aligned as `offset` is, since mappings and spans begin on
-            // multiples of 8.
+            // As `writel` before `readl`: a read does not overtake an earlier write of another register.
+            barrier::before_doorbell();
+            // SAFETY: `mapped` says that the register lies inside, and is aligned.
             let value = unsafe { mapping.load(at) };
+            barrier::after_register();
             // All ones is what a page that was taken away reads; it may also be the register's value.
             return if value == T::ONES && mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
         }
@@ -149,9 +152,9 @@ impl Bar {
     /// As [`read`](Self::read).
     pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
         self.shared.check(offset, T::BYTES)?;
-        crate::barrier::before_doorbell();
+        barrier::before_doorbell();
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, true) {
-            // SAFETY: as in `read`, and the span is writable.
+            // SAFETY: as in `load`, and the mapping is writable.
             unsafe { mapping.store(at, value) };
             return if mapping.is_gone() { Err(self.shared.gone()) } else { Ok(()) };
         }
@@ -215,15 +218,24 @@ impl Shared {
         Ok(())
     }
 
-    /// The mapping that holds a register, and where in it; `None` where it is trapped.
+    /// The mapping that holds a register, and where in it, aligned to its width; `None` where it is trapped.
     fn mapped(&self, offset: u64, width: u64, write: bool) -> Option<(&RegionMapping, u64)> {
-        let (range, mapping) = self.maps.iter().find(|(r, _)| r.start <= offset && offset + width <= r.end)?;
+        let end = offset.checked_add(width).filter(|_| offset.is_multiple_of(width))?;
+        let (range, mapping) = self.maps.iter().find(|(r, _)| r.start <= offset && end <= r.end)?;
+        // `Bar::map` saw to it that spans and mappings begin on multiples of 8, so the register is as aligned as its offset.
         (!write || mapping.prot() == Prot::ReadWrite).then(|| (mapping, offset - range.start))
     }
 }
 
+impl fmt::Debug for Bar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shared { device, plan, .. } = &*self.shared;
+        f.debug_struct("Bar").field("device", &device.name()).field("plan", plan).finish_non_exhaustive()
+    }
+}
+
 /// A part of a BAR that touches neither MSI-X table nor PBA.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Window {
     bar: Bar,
     range: Range<u64>,

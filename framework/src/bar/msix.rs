@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// A device's MSI-X table and pending bits, read-only.
+#[derive(Debug)]
 pub struct MsixTable {
     msix: Msix,
     pub(super) table: Bar,
@@ -66,12 +67,12 @@ impl MsixTable {
     /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, what the backend says.
     pub fn entry(&self, vector: u32) -> Result<MsixEntry> {
         let at = self.msix.table().start + 16 * u64::from(self.check(vector)?);
-        let mut words = [0u32; 4];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.table.load(at + 4 * i as u64)?;
+        let (mut words, mut mapped) = ([0u32; 4], true);
+        for (at, word) in (at..).step_by(4).zip(&mut words) {
+            *word = self.table.load(at)?;
+            mapped &= self.table.shared.mapped(at, 4, false).is_some();
         }
         let [low, high, data, control] = words;
-        let mapped = self.table.shared.mapped(at, 16, false).is_some();
         Ok(MsixEntry { address: u64::from(high) << 32 | u64::from(low), data, control, mapped })
     }
 

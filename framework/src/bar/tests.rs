@@ -3,8 +3,9 @@
 use super::*;
 use crate::mem::{Arena, ArenaOptions, DmaSpace, Iova};
 use crate::model::{Host, InProcess, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
+use crate::pci::config::{enable_bus_master, enable_memory};
 use crate::pci::{
-    CONFIG, DeviceInfo, DeviceKind, IRQ_MSIX, IrqAction, IrqInfo, Isolation, RegionInfo, RegionMapping, Verdict,
+    CONFIG, Config, DeviceInfo, DeviceKind, IRQ_MSIX, IrqAction, IrqInfo, Isolation, RegionInfo, RegionMapping, Verdict,
 };
 use crate::{PageSize, Work};
 use std::os::fd::AsFd;
@@ -26,6 +27,8 @@ struct Board {
     direct: Vec<Range<u64>>,
     pages: Arc<Pages>,
     config: Vec<u8>,
+    /// Configuration space is to be had by 4 bytes at most.
+    narrow: bool,
     rung: u32,
 }
 
@@ -38,7 +41,14 @@ impl Board {
         config[0x40..0x44].copy_from_slice(&[0x11, 0, (VECTORS - 1) as u8, 0]);
         config[0x44..0x48].copy_from_slice(&(TABLE as u32).to_le_bytes());
         config[0x48..0x4c].copy_from_slice(&0x2000u32.to_le_bytes());
-        Self { page: PageSize::K4, direct: vec![0..SIZE], pages: Pages::new(SIZE).unwrap(), config, rung: 0 }
+        Self {
+            page: PageSize::K4,
+            direct: vec![0..SIZE],
+            pages: Pages::new(SIZE).unwrap(),
+            config,
+            narrow: false,
+            rung: 0,
+        }
     }
 
     fn start(self) -> Arc<dyn PciDevice> {
@@ -64,6 +74,7 @@ impl Model for Board {
 
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match region {
+            CONFIG if self.narrow && buf.len() > 4 => return Err(Refused(libc::EINVAL)),
             CONFIG => buf.copy_from_slice(&self.config[offset as usize..][..buf.len()]),
             _ => buf.fill(0xff),
         }
@@ -176,7 +187,7 @@ fn what_is_outside_or_unaligned_is_refused() {
     for bar in every_plan(&device) {
         assert!(matches!(bar.read::<u32>(2), Err(Error::Unaligned { .. })));
         assert!(matches!(bar.doorbell::<u16>(0x3001).err(), Some(Error::Unaligned { .. })));
-        for at in [SIZE, SIZE - 4, u64::MAX & !7] {
+        for at in [SIZE, SIZE - 4, !7] {
             let refused = bar.write(at, 0u64).err();
             assert!(matches!(refused, Some(Error::OutOfRange { .. } | Error::Unaligned { .. })), "{at:#x}");
         }
@@ -188,7 +199,7 @@ fn what_is_outside_or_unaligned_is_refused() {
         assert!(bar.window(reversed).is_err());
         let window = bar.window(0x3000..0x3010).unwrap();
         assert_eq!(window.len(), 0x10);
-        for at in [0x10, u64::MAX & !7, (u64::MAX - 0x2fff) & !7] {
+        for at in [0x10, !7, (u64::MAX - 0x2fff) & !7] {
             assert!(matches!(window.read::<u64>(at), Err(Error::OutOfRange { .. })));
         }
     }
@@ -210,6 +221,11 @@ fn a_plan_that_is_not_the_devices_cannot_be_opened() {
     assert!(refused(forged(&|l| l.pba = None)));
     assert!(refused(forged(&|l| l.table = Some(TABLE..TABLE + 16))));
     assert!(refused(forged(&|l| l.size *= 2)));
+    assert_eq!(
+        Bar::open(device.clone(), forged(&|l| l.table = None)).unwrap_err().to_string(),
+        "board: the plan is not one for BAR0: it is for BAR0 of 0x10000 bytes, no MSI-X table, PBA at 0x2000..0x2010, \
+         and the device has BAR0 of 0x10000 bytes, MSI-X table at 0x1000..0x1460, PBA at 0x2000..0x2010"
+    );
     assert!(matches!(Bar::open(device.clone(), forged(&|l| l.bar = 1)), Err(Error::NoSuchRegion { .. })));
     assert!(matches!(Bar::open(device.clone(), forged(&|l| l.bar = 7)), Err(Error::NoSuchRegion { .. })));
     let mut spans = plan.clone();
@@ -237,6 +253,37 @@ fn a_table_that_cannot_be_there_is_an_error() {
     assert!(matches!(layouts(with(0x44, 0x1003).as_ref()), Err(Error::Config { .. })));
     let last = with(0x48, SIZE as u32 - 16);
     assert_eq!(layout(last.as_ref(), 0).unwrap().pba, Some(SIZE - 16..SIZE));
+}
+
+#[test]
+fn configuration_space_is_read_as_the_backend_lets_it() {
+    let whole = Config::of(Board::new().start().as_ref()).unwrap();
+    let narrow = Config::of(Board { narrow: true, ..Board::new() }.start().as_ref()).unwrap();
+    assert_eq!(whole.bytes(), narrow.bytes());
+    assert_eq!((whole.vendor(), whole.msix().unwrap().unwrap().vectors), (0x1234, VECTORS as u16));
+
+    let of = |config| Config::of(Board { config, ..Board::new() }.start().as_ref());
+    assert!(matches!(of(vec![0xff; 256]), Err(Error::Gone { .. })));
+    assert!(matches!(of(vec![0xff; 32]), Err(Error::Config { .. })));
+    assert!(matches!(of(Vec::new()), Err(Error::Config { .. })));
+    assert_eq!(of(vec![0; 131]).unwrap().bytes().len(), 128);
+}
+
+#[test]
+fn command_bits_are_set_one_by_one() {
+    let device = Board::new().start();
+    let device = device.as_ref();
+    let bits = || Config::of(device).map(|c| (c.is_bus_master(), c.memory_enabled(), c.command(), c.status())).unwrap();
+    assert_eq!(bits(), (false, false, 0, 0x10));
+    device.write(CONFIG, 4, &[0x40, 0x04]).unwrap();
+    enable_bus_master(device, true).unwrap();
+    enable_memory(device, true).unwrap();
+    assert_eq!(bits(), (true, true, 0x446, 0x10));
+    enable_bus_master(device, true).unwrap();
+    enable_memory(device, false).unwrap();
+    assert_eq!(bits(), (true, false, 0x444, 0x10));
+    enable_bus_master(device, false).unwrap();
+    assert_eq!(bits(), (false, false, 0x440, 0x10));
 }
 
 #[test]

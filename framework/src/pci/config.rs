@@ -375,7 +375,8 @@ pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
     command(device, BUS_MASTER, on)
 }
 
-/// Lets a device's memory BARs answer, or not (COMMAND bit 1, 7.5.1.1.3). While they don't, touching a mapped BAR kills the process.
+/// Lets a device's memory BARs answer, or not (COMMAND bit 1, 7.5.1.1.3). While they don't, there is nothing
+/// behind a mapped BAR: who touches it finds the device gone.
 ///
 /// # Errors
 /// What the backend says.
