@@ -256,7 +256,7 @@ fn bars(largest: u64) -> impl Strategy<Value = (BarLayout, RegionInfo)> {
         let offset = prop_oneof![9 => 0..=size / 8, 1 => 0..=u64::MAX / 16].prop_map(|n| n * 8);
         let table = prop::option::of((offset.clone(), 1u64..=2048));
         let pba = prop::option::of((offset.clone(), 1u64..=2048));
-        let registers = prop::collection::vec((offset, 1u64..64), 0..4);
+        let registers = prop::collection::vec((offset, 0u64..64), 0..4);
         let mappable = prop::bool::weighted(0.9);
         let told = prop_oneof![8 => Just(size), 1 => 0..=size, 1 => any::<u64>()];
         (table, pba, registers, mappable, any::<bool>(), prop::option::of(areas(size)), told).prop_map(
