@@ -5,10 +5,12 @@
 
 use anyhow::{Context, Result};
 use std::any::Any;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use wholebar::pci::PciDevice;
+use wholebar::vfio::{IommuType, Route, Vfio, VfioOptions};
 use wholebar::vfio_user::{Server, VfioUser};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::{OpenOptions, Target};
@@ -47,6 +49,30 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
     let served = Served { stop, thread: Some(thread) };
     let device = VfioUser::connect(&path, Default::default()).context("connecting to our own server")?;
     Ok(Rig { device, name: "vfio-user", _keep: vec![Box::new(served), Box::new(dir)] })
+}
+
+/// The first NVMe device of a guest, opened in one of the ways that its kernel offers: see [`kernel_ways`].
+///
+/// # Errors
+/// What the kernel says, or that this is no guest of `cargo xtask vm`.
+pub fn kernel(way: &VfioOptions) -> Result<Rig> {
+    let devices =
+        std::env::var("WHOLEBAR_NVME").context("no WHOLEBAR_NVME here: run this by `cargo xtask vm test GUEST`")?;
+    let address = devices.split(',').next().unwrap_or_default().parse()?;
+    Ok(Rig { device: Vfio::open(address, way)?, name: "kernel VFIO", _keep: vec![] })
+}
+
+/// The ways to open a device that isolate it, of those that this kernel offers.
+pub fn kernel_ways() -> Vec<VfioOptions> {
+    let container = |iommu| VfioOptions { route: Route::Group, iommu: Some(iommu), ..VfioOptions::default() };
+    if cfg!(target_arch = "powerpc64") {
+        return vec![container(IommuType::TceV2), container(IommuType::TceV1)];
+    }
+    let mut ways = vec![container(IommuType::Type1v2)];
+    if Path::new("/dev/vfio/devices").exists() {
+        ways.push(VfioOptions { route: Route::Node, ..VfioOptions::default() });
+    }
+    ways
 }
 
 /// One rig of each kind, over the same model.

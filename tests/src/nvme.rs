@@ -32,7 +32,9 @@ impl Bench {
     pub fn open(rig: &Rig, options: Options, buffers: u32, size: u32) -> Result<Self> {
         let nvme = Nvme::open(rig.device.clone(), options).with_context(|| format!("opening it {}", rig.name))?;
         let ns = nvme.namespaces().iter().find(|n| n.unsupported.is_none()).context("no usable namespace")?.clone();
-        let arena = Arena::new(u64::from(buffers) * u64::from(size) + (1 << 20), ArenaOptions::default())?;
+        // A pool puts each buffer on a page of the controller's, which may be as large as the host's.
+        let each = u64::from(size).next_multiple_of(nvme.page());
+        let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
         nvme.attach(&arena)?;
         let pool = Pool::new(&arena, buffers, size, nvme.page())?;
         Ok(Self { nvme, ns, pool })

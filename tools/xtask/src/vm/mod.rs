@@ -58,7 +58,12 @@ pub struct Options {
     #[command(flatten)]
     inside: Inside,
     /// What cargo builds for the guest's PATH; nothing if empty
-    #[arg(long, value_name = "SELECTION", default_value = "--workspace --exclude xtask --bins --examples")]
+    #[arg(
+        long,
+        value_name = "SELECTION",
+        allow_hyphen_values = true,
+        default_value = "--workspace --exclude xtask --bins --examples"
+    )]
     build: String,
 }
 

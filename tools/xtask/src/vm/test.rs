@@ -1,6 +1,6 @@
 //! `vm test`: everything that wants real kernel VFIO, in one guest.
 //!
-//! Tests are the scripts in `tests/guest`, and the tests of the `tests` crate that have `kernel` in their names. Lines at the head of a script may say
+//! Tests are the scripts in `tests/guest`, and the test binaries of the `tests` crate whose names begin with `kernel`. Lines at the head of a script may say
 //! which guests it is for (`# guests: x86_64 ppc64le-64k`), and which machine it wants (`# machine: --no-intremap`); scripts that want the same
 //! machine share a boot.
 
@@ -39,7 +39,7 @@ pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> 
             boots.entry(script.machine).or_default().push((format!("wholebar/tests/{name}"), script.path));
         }
     }
-    for test in build::build(options.guest, &["--package", "wholebar-tests", "--tests"])?.tests {
+    for test in build::build(options.guest, &["--package", "wholebar-tests", "--test", "kernel*"])?.tests {
         let name = file_name(&test)?;
         let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name);
         if wanted(name) {

@@ -1,0 +1,77 @@
+//! NVMe through the kernel's VFIO, in a guest: the bodies that models pass, on a controller that nobody here wrote. `cargo xtask vm test GUEST` runs them.
+
+use anyhow::{Context, Result, ensure};
+use wholebar::PageSize;
+use wholebar::bar::MapPolicy;
+use wholebar_nvme::{Options, QueueOptions};
+use wholebar_tests::nvme::{self, Bench};
+use wholebar_tests::{Rig, kernel, kernel_ways};
+
+fn policy(policy: MapPolicy) -> Options {
+    // A page that holds table and doorbells, whatever the guest's.
+    let page = (policy == MapPolicy::Carved).then(|| PageSize::K64.max(PageSize::host()));
+    Options { policy, page, ..Options::default() }
+}
+
+/// In every way, under every policy. A device has one user at a time, so they take turns.
+fn everywhere(body: impl Fn(&Rig, Options) -> Result<()>) -> Result<()> {
+    for way in kernel_ways() {
+        for chosen in [MapPolicy::Auto, MapPolicy::Carved, MapPolicy::Trapped] {
+            let what = || format!("{:?} {:?} {chosen:?}", way.route, way.iommu);
+            let rig = kernel(&way).with_context(what)?;
+            body(&rig, policy(chosen)).with_context(what)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn data_comes_back() -> Result<()> {
+    everywhere(nvme::data_comes_back)
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn other_commands() -> Result<()> {
+    everywhere(nvme::other_commands)
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn one_doorbell_a_batch() -> Result<()> {
+    everywhere(nvme::one_doorbell_a_batch)
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn data_survives_resets() -> Result<()> {
+    everywhere(|rig, options| nvme::data_survives_resets(rig, options, 3))
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn events_come() -> Result<()> {
+    everywhere(nvme::events_come)
+}
+
+/// The point of it all: with isolated interrupts doorbells are stores even where they share the page of the MSI-X table, and a
+/// carved plan pays a system call for each.
+#[test]
+#[ignore = "wants a guest"]
+fn whole_rings_by_stores_and_carved_by_system_calls() -> Result<()> {
+    let rung = |chosen| -> Result<_> {
+        let rig = kernel(&kernel_ways()[0])?;
+        let bench = Bench::open(&rig, policy(chosen), 4, 4096)?;
+        let mut queue = bench.nvme.queue(QueueOptions::default())?;
+        for lba in 0..10 {
+            nvme::run(&mut queue, bench.read(lba, 4096)?)?;
+        }
+        Ok(queue.doorbells())
+    };
+    let whole = rung(MapPolicy::Auto)?;
+    ensure!(whole.direct > 0 && whole.trapped == 0, "whole: {whole:?}");
+    let carved = rung(MapPolicy::Carved)?;
+    ensure!(carved.trapped > 0 && carved.direct == 0, "carved: {carved:?}");
+    Ok(())
+}
