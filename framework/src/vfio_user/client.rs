@@ -124,9 +124,9 @@ impl VfioUser {
         Ok(data.to_vec())
     }
 
-    /// How many bytes one message may carry.
+    /// How many bytes one message may carry; a register's at least.
     fn chunk(&self) -> usize {
-        usize::try_from(self.peer.server.max_data_xfer_size).unwrap_or(usize::MAX).clamp(1, wire::MAX_DATA)
+        usize::try_from(self.peer.server.max_data_xfer_size).unwrap_or(usize::MAX).clamp(8, wire::MAX_DATA)
     }
 }
 
@@ -253,7 +253,7 @@ struct Dma(Arc<Peer>);
 
 impl DmaBackend for Dma {
     fn windows(&self) -> Vec<IovaWindow> {
-        let smallest = 1 << self.0.server.pgsizes.trailing_zeros().min(30);
+        let smallest = 1u64.checked_shl(self.0.server.pgsizes.trailing_zeros()).unwrap_or(0);
         let page = PageSize::new(smallest).unwrap_or(PageSize::K4);
         // The protocol has no limit; this is what a process's own addresses have.
         vec![IovaWindow { range: 0..=(1 << 47) - 1, page }]

@@ -111,7 +111,15 @@ impl Peer {
 
     pub fn irq_info(&self, index: u32) -> Result<IrqInfo> {
         let ask = wire::IrqInfo { argsz: size_of::<wire::IrqInfo>() as u32, flags: 0, index, count: 0 };
-        let info: wire::IrqInfo = self.ask(Command::GET_IRQ_INFO, &ask, "asking for its interrupts")?;
+        let expect = Expect { payload: size_of::<wire::IrqInfo>(), fds: 0 };
+        let reply = match self.call(Command::GET_IRQ_INFO, &[ask.as_bytes()], Vec::new(), expect) {
+            Ok(reply) => reply,
+            // A kind that it doesn't implement.
+            Err(Failed::Refused(_)) => return Ok(IrqInfo::default()),
+            Err(Failed::Lost(error)) => return Err(error),
+        };
+        let (info, _) =
+            wire::split::<wire::IrqInfo>(&reply.payload).ok_or_else(|| self.short(Command::GET_IRQ_INFO))?;
         if info.index != index {
             return Err(self.broke(Command::GET_IRQ_INFO, "the reply is about another kind of interrupt"));
         }
@@ -225,10 +233,14 @@ impl Link {
         let header = Header { id, command, size: 0, flags: wire::COMMAND, error: 0 };
         self.send(header, payload, fds, deadline)?;
         loop {
-            let frame = self.receive(deadline, timeout)?;
+            let frame = self.receive(command, deadline, timeout)?;
             let reply = frame.header;
             if reply.kind() == wire::COMMAND {
                 self.decline(&frame, deadline)?;
+                // Commands may come without end.
+                if Instant::now() >= deadline {
+                    return Err(format!("no reply within {timeout:?}, but commands").into());
+                }
                 continue;
             }
             if reply.kind() != wire::REPLY {
@@ -288,12 +300,15 @@ impl Link {
         Ok(())
     }
 
-    fn receive(&mut self, deadline: Instant, timeout: Duration) -> Result<Frame, String> {
+    fn receive(&mut self, command: Command, deadline: Instant, timeout: Duration) -> Result<Frame, String> {
         loop {
             match self.socket.receive() {
                 Ok(Some(frame)) => return Ok(frame),
                 Ok(None) if self.wait(deadline)? => {}
-                Ok(None) => return Err(format!("no reply within {timeout:?} (does it serve someone else?)")),
+                Ok(None) => {
+                    let hint = if command == Command::VERSION { "; does it serve someone else?" } else { "" };
+                    return Err(format!("no reply within {timeout:?}{hint}"));
+                }
                 Err(e @ Broken::Size { .. }) => return Err(format!("{e}; is it a vfio-user server?")),
                 Err(e) => return Err(e.to_string()),
             }

@@ -434,3 +434,62 @@ fn a_client_that_takes_its_memory_away_does_not_take_the_server_with_it() {
         assert_eq!(read::<4>(&served.connect(), 0, 0).unwrap(), 0x5eed_cafe_u32.to_le_bytes());
     }
 }
+
+/// What QEMU's `vfio-user-pci` says, in its order, and what it insists on in the answers (hw/vfio-user/).
+#[test]
+fn qemu_gets_what_it_insists_on() {
+    let served = Served::new();
+    let client = Client::silent(&served);
+    let capabilities =
+        br#"{"capabilities": {"migration": {"pgsize": 4096, "max_bitmap_size": 268435456}, "max_msg_fds": 16,
+        "max_data_xfer_size": 1048576, "pgsizes": 4096, "max_dma_maps": 65535, "write_multiple": true}}"#;
+    let version = [&[0; 4], &capabilities[..], b"\0"].concat();
+    let reply = client.ask(Message { id: 0, ..Message::command(raw::VERSION, version) }).unwrap();
+    assert_eq!(reply.payload[..4], [0; 4], "a minor version no higher than its own");
+    let json = reply.payload[4..].strip_suffix(b"\0").expect("the NUL");
+    let json: serde_json::Value = serde_json::from_slice(json).unwrap();
+    let capability = |name: &str| json["capabilities"][name].as_u64().unwrap();
+    assert!(capability("max_msg_fds") <= 16);
+    assert!(capability("max_data_xfer_size") <= 1 << 20);
+    assert!(capability("max_dma_maps") <= 65_535);
+    assert!(capability("pgsizes") > 0 && capability("pgsizes") % 4096 == 0);
+    let known = ["max_msg_fds", "max_data_xfer_size", "max_dma_maps", "pgsizes"];
+    assert!(json["capabilities"].as_object().unwrap().keys().all(|k| known.contains(&k.as_str())), "or it warns");
+
+    // Guest memory, before anything else is known, and without waiting; part of it has no file.
+    let ram = file(4 << 20);
+    client.say(map(3, 0, 0, 0xa0000).with(&ram));
+    client.say(map(1, 0, 0xc0000, 0x1000));
+    client.say(map(3, 0x100000, 0x100000, 0x300000).with(&ram));
+    client.say(unmap(0, 0xfee0_0000, 0x1000));
+    client.say(unmap(0, 0, 0xa0000));
+    client.say(map(3, 0, 0, 0x80000).with(&ram));
+    for payload in [0, 0, 0, 24, 24, 0] {
+        let reply = raw::receive(&client.0).unwrap();
+        assert_eq!((reply.error, reply.payload.len()), (0, payload), "{reply:?}");
+    }
+
+    let info = client.ask(Message::command(raw::GET_INFO, words(&[16, 0, 0, 0]))).unwrap();
+    assert_eq!(info.payload, words(&[16, 3, 9, 5]));
+    for index in (0..6).chain([7]) {
+        let ask = |argsz| Message::command(raw::GET_REGION_INFO, words(&[argsz, 0, index, 0, 0, 0, 0, 0]));
+        let reply = client.ask(ask(32)).unwrap();
+        let argsz = word(&reply.payload, 0);
+        if argsz > 32 {
+            let reply = client.ask(ask(argsz)).unwrap();
+            assert_eq!((reply.payload.len() as u32, reply.fds.len()), (argsz, 1));
+        }
+    }
+    for index in 0..5 {
+        let reply = client.ask(Message::command(raw::GET_IRQ_INFO, words(&[16, 0, index, 0]))).unwrap();
+        assert_eq!((reply.payload.len(), word(&reply.payload, 2)), (16, index));
+    }
+    let config = client.ask(access(raw::REGION_READ, CONFIG, 0, 4096, &[])).unwrap();
+    assert_eq!(config.payload[16..], crate::model::config());
+    let fds = [event(), event()];
+    assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 2).with(&fds[0]).with(&fds[1])), 0);
+    assert_eq!(client.errno(irqs(1 | 1 << 5, IRQ_MSIX, 0, 0)), 0);
+    assert_eq!(client.errno(Message::command(raw::RESET, Vec::new())), 0);
+    // Guest memory comes and goes while it runs.
+    assert_eq!(client.errno(unmap(2, 0, 0)), 0);
+}

@@ -28,6 +28,8 @@ enum Answer {
     Nothing,
     /// Several, in order.
     All(Vec<Answer>),
+    /// The same for ever.
+    Always(fn() -> Message),
 }
 
 /// What an honest server answers: one region of a megabyte with one area to map, and twenty vectors of MSI-X.
@@ -94,6 +96,10 @@ fn say(stream: &UnixStream, answer: Answer) -> bool {
         }
         Answer::Nothing => true,
         Answer::All(all) => all.into_iter().all(|a| say(stream, a)),
+        Answer::Always(message) => {
+            while raw::send(stream, &message().bytes(), &[]) {}
+            false
+        }
     }
 }
 
@@ -308,6 +314,17 @@ fn a_server_s_own_commands_are_declined_in_between() {
         assert_eq!(bytes, [0xa5; 64]);
     }
     drop(device);
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_that_never_stops_asking_is_not_listened_to_for_ever() {
+    let (device, server) = connect(|ask| {
+        let asks = || Message { flags: raw::NO_REPLY, ..Message::command(raw::DMA_READ, Vec::new()) };
+        (ask.command == raw::RESET).then_some(Answer::Always(asks))
+    });
+    let error = device.unwrap().reset().unwrap_err();
+    assert!(error.to_string().contains("no reply within 500ms"), "{error}");
     server.join().unwrap();
 }
 
