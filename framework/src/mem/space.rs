@@ -366,12 +366,15 @@ mod tests {
         let rounds = if cfg!(miri) { 40 } else { 5000 };
         std::thread::scope(|scope| {
             for who in 0..3 {
-                let (space, arenas) = (&space, &arenas);
+                let (strict, space, arenas) = (&strict, &space, &arenas);
                 scope.spawn(move || {
                     let mut held = Vec::new();
                     for i in 0..rounds {
                         // Two arenas and two maps: one that is mapped twice for a moment would be one too many.
                         held.push(space.attach(&arenas[(i + who) % 2]).unwrap());
+                        std::thread::yield_now();
+                        let mapped = |m: &Arc<DmaMapping>| strict.maps.lock().unwrap().contains_key(&m.iova().0);
+                        assert!(held.iter().all(mapped), "held, and not mapped");
                         if i % 3 != who {
                             held.clear();
                         }
