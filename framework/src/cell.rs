@@ -4,7 +4,7 @@
 //! happens once, in its width, in program order. Memory that another thread or process polls (a model, a vfio-user server) is
 //! *atomic*, as is everything under Miri. Nowhere else in this workspace is anything volatile.
 
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 mod sealed {
     pub trait Sealed {}
@@ -49,7 +49,11 @@ macro_rules! width {
                     unsafe { &*at.cast::<volatile_register::RO<$int>>() }.read()
                 } else {
                     // SAFETY: as above; memory of this kind is only ever accessed atomically.
-                    unsafe { &*at.cast::<$atomic>() }.load(Ordering::Acquire)
+                    let raw = unsafe { &*at.cast::<$atomic>() }.load(Ordering::Relaxed);
+                    // The mapping may be read-only, where no load is promised to work but a relaxed one. Pairs with the Release store of
+                    // whoever models the device.
+                    fence(Ordering::Acquire);
+                    raw
                 };
                 <$int>::from_le(raw)
             }

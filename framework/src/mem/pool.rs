@@ -197,7 +197,7 @@ impl PoolCache {
     pub fn get_bulk(&mut self, out: &mut Vec<Buf>, n: usize) -> bool {
         let before = out.len();
         let done = self.stash.pop_bulk(out, n, &self.pool.inner().free);
-        out[before..].iter_mut().for_each(|buf| buf.set_len(0));
+        out[before..].iter_mut().for_each(Buf::clear);
         done
     }
 
@@ -257,7 +257,7 @@ impl Buf {
 
     #[inline(always)]
     fn emptied(mut self) -> Self {
-        self.set_len(0);
+        self.clear();
         self
     }
 
@@ -292,6 +292,13 @@ impl Buf {
         let len = len.min(self.capacity());
         // SAFETY: this is the only handle to the metadata.
         unsafe { *self.meta().len.get() = len };
+    }
+
+    /// Says that no bytes are in use.
+    #[inline]
+    pub fn clear(&mut self) {
+        // SAFETY: this is the only handle to the metadata.
+        unsafe { *self.meta().len.get() = 0 };
     }
 
     /// The id of the arena it lies in.

@@ -73,8 +73,8 @@ impl<T> Slots<T> {
         let first = n.min(self.capacity() - (at & self.mask));
         // SAFETY: two runs, up to the last cell and from the first; the rest is the caller's.
         unsafe {
-            self.cell(at).copy_from_nonoverlapping(from, first);
-            self.cell(0).copy_from_nonoverlapping(from.add(first), n - first);
+            move_items(from, self.cell(at), first);
+            move_items(from.add(first), self.cell(0), n - first);
         }
     }
 
@@ -88,8 +88,8 @@ impl<T> Slots<T> {
         // SAFETY: two runs, up to the last cell and from the first; `to` has room for both; the rest is the caller's.
         unsafe {
             let end = to.as_mut_ptr().add(to.len());
-            end.copy_from_nonoverlapping(self.cell(at), first);
-            end.add(first).copy_from_nonoverlapping(self.cell(0), n - first);
+            move_items(self.cell(at), end, first);
+            move_items(self.cell(0), end.add(first), n - first);
             to.set_len(to.len() + n);
         }
     }
@@ -120,7 +120,32 @@ pub(super) fn move_last<T>(from: &mut Vec<T>, to: &mut Vec<T>, n: usize) {
     // SAFETY: `from` gives up its last `n` items before they count in `to`, which has room for them.
     unsafe {
         from.set_len(rest);
-        to.as_mut_ptr().add(to.len()).copy_from_nonoverlapping(from.as_ptr().add(rest), n);
+        move_items(from.as_ptr().add(rest), to.as_mut_ptr().add(to.len()), n);
         to.set_len(to.len() + n);
+    }
+}
+
+/// Moves `n` items. Few of them are moved here: the call of a `memcpy` costs more than they do.
+///
+/// # Safety
+/// `from` points at `n` items, which the caller forgets, and `to` at room for as many, elsewhere.
+#[inline(always)]
+unsafe fn move_items<T>(from: *const T, to: *mut T, n: usize) {
+    const FEW: usize = 16;
+    type Four<T> = [MaybeUninit<T>; 4];
+    // SAFETY: the caller's; each step moves items `at..` of the `n`.
+    unsafe {
+        if n > FEW {
+            return to.copy_from_nonoverlapping(from, n);
+        }
+        let mut at = 0;
+        while at + 4 <= n {
+            to.add(at).cast::<Four<T>>().write(from.add(at).cast::<Four<T>>().read());
+            at += 4;
+        }
+        while at < n {
+            to.add(at).write(from.add(at).read());
+            at += 1;
+        }
     }
 }

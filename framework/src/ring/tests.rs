@@ -19,13 +19,13 @@ enum Op {
 fn ops() -> impl Strategy<Value = (u32, Vec<Op>)> {
     let op = prop_oneof![
         Just(Op::Push),
-        (0..20usize).prop_map(Op::PushBulk),
-        (0..20usize).prop_map(Op::PushBurst),
+        (0..40usize).prop_map(Op::PushBulk),
+        (0..40usize).prop_map(Op::PushBurst),
         Just(Op::Pop),
-        (0..20usize).prop_map(Op::PopBulk),
-        (0..20usize).prop_map(Op::PopBurst),
+        (0..40usize).prop_map(Op::PopBulk),
+        (0..40usize).prop_map(Op::PopBurst),
     ];
-    (0..5u32, prop::collection::vec(op, 0..if cfg!(miri) { 20 } else { 200 }))
+    (0..7u32, prop::collection::vec(op, 0..if cfg!(miri) { 20 } else { 200 }))
 }
 
 /// Runs the operations on both; items own memory, so that Miri and the allocator see what is lost or dropped twice.
