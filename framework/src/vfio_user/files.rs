@@ -19,7 +19,7 @@ pub struct Files {
     shrunk: Arc<AtomicBool>,
     /// From their start to their end, by device, inode and whether they may be written.
     whole: HashMap<(u64, u64, bool), Weak<Mapping>>,
-    /// Parts of files that could not be mapped whole.
+    /// Parts of files: they could not be mapped whole, or have grown since.
     parts: Vec<Weak<Mapping>>,
 }
 
@@ -50,7 +50,8 @@ impl Files {
         if size <= room
             && let Ok(mapping) = self.map(fd, 0..size, page, prot)
         {
-            self.whole.insert(key, Arc::downgrade(&mapping));
+            // A file that grew is mapped anew; what was mapped of it stays for as long as it is in use.
+            self.parts.extend(self.whole.insert(key, Arc::downgrade(&mapping)));
             return Ok((mapping, offset));
         }
         // A file of hugepages can only be mapped by hugepages, and has only so many of them.

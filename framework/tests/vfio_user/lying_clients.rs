@@ -239,6 +239,34 @@ fn thousands_of_maps_of_one_file_are_one_mapping() {
 }
 
 #[test]
+fn a_file_that_grows_is_mapped_anew_and_what_is_in_use_stays() {
+    let served = Served::new();
+    let client = Client::new(&served);
+    let memory = rustix::fs::memfd_create("growing", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let mappings = || std::fs::read_to_string("/proc/self/maps").unwrap().matches("memfd:growing").count();
+    for pages in 1..=4u64 {
+        let end = pages << 16;
+        assert_eq!(client.errno(map(3, end - 4096, end, 4096).with(&memory)), EINVAL, "it is shorter yet");
+        rustix::fs::ftruncate(&memory, end).unwrap();
+        assert_eq!(client.errno(map(3, end - 4096, end, 4096).with(&memory)), 0);
+        assert_eq!(mappings() as u64, pages);
+    }
+    assert_eq!(client.errno(unmap(2, 0, 0)), 0);
+    assert_eq!(mappings(), 0);
+}
+
+#[test]
+fn no_more_mappings_than_a_process_can_bear() {
+    let served = Served::new();
+    let client = Client::new(&served);
+    let errnos: Vec<_> = (0..1030).map(|i| client.errno(map(3, 0, i << 12, 4096).with(file(4096)))).collect();
+    assert_eq!(errnos.iter().filter(|e| **e == 0).count(), 1024);
+    assert_eq!(errnos[1024..], [libc::ENOSPC; 6]);
+    assert_eq!(client.errno(unmap(0, 0, 4096)), 0);
+    assert_eq!(client.errno(map(3, 0, 0, 4096).with(file(4096))), 0, "there is room again");
+}
+
+#[test]
 fn no_more_maps_than_were_agreed_on() {
     let served = Served::new();
     let client = Client::new(&served);

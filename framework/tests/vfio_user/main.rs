@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
-use wholebar::mem::{Arena, ArenaOptions, DmaRing};
+use wholebar::mem::{Arena, ArenaOptions, DmaRing, Frame};
 use wholebar::pci::{CONFIG, DeviceKind, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
 use wholebar::vfio_user::{Options, Server, VfioUser};
 use wholebar::{Error, PageSize};
@@ -169,6 +169,18 @@ fn accesses_that_no_server_has_to_be_asked_about() {
     assert!(matches!(device.set_irqs(7, 0, IrqAction::Trigger(1)), Err(Error::NoSuchIrq { count: 0, .. })));
     assert!(matches!(device.set_irqs(IRQ_MSIX, 0, IrqAction::Mask(1)), Err(Error::Io { .. })), "MSI-X has no masks");
     assert_eq!(read::<4>(&device, 0, ID).unwrap(), ID_VALUE.to_le_bytes(), "and it goes on");
+}
+
+#[test]
+fn memory_without_a_file_cannot_be_shared() {
+    let served = Served::new();
+    let device = served.connect();
+    let arena = Arena::adopt(Frame::zeroed(1)).unwrap();
+    let error = device.dma().attach(&arena).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("this memory has no file, so no other process can map it"), "{error}");
+    assert_eq!(device.dma().mapped(), 0);
+    let arena = Arena::new(1, ArenaOptions::default()).unwrap();
+    assert!(device.dma().attach(&arena).is_ok(), "and it goes on");
 }
 
 #[test]
