@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use wholebar::pci::PciDevice;
+use wholebar::pci::{Address, PciDevice};
 use wholebar::vfio::{IommuType, Route, Vfio, VfioOptions};
 use wholebar::vfio_user::{Server, VfioUser};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
@@ -24,6 +24,13 @@ pub struct Rig {
     /// What kind of rig it is, for messages.
     pub name: &'static str,
     _keep: Vec<Box<dyn Any>>,
+}
+
+impl Rig {
+    /// A device of the kernel's.
+    pub fn over(device: Arc<Vfio>) -> Self {
+        Self { device, name: "kernel VFIO", _keep: vec![] }
+    }
 }
 
 /// An NVMe model in this process, on a thread.
@@ -51,15 +58,22 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
     Ok(Rig { device, name: "vfio-user", _keep: vec![Box::new(served), Box::new(dir)] })
 }
 
+/// The NVMe devices of a guest.
+///
+/// # Errors
+/// That this is no guest of `cargo xtask vm`.
+pub fn functions() -> Result<Vec<Address>> {
+    let devices =
+        std::env::var("WHOLEBAR_NVME").context("no WHOLEBAR_NVME here: run this by `cargo xtask vm test GUEST`")?;
+    devices.split(',').map(|address| Ok(address.parse()?)).collect()
+}
+
 /// The first NVMe device of a guest, opened in one of the ways that its kernel offers: see [`kernel_ways`].
 ///
 /// # Errors
-/// What the kernel says, or that this is no guest of `cargo xtask vm`.
+/// What the kernel says; as [`functions`].
 pub fn kernel(way: &VfioOptions) -> Result<Rig> {
-    let devices =
-        std::env::var("WHOLEBAR_NVME").context("no WHOLEBAR_NVME here: run this by `cargo xtask vm test GUEST`")?;
-    let address = devices.split(',').next().unwrap_or_default().parse()?;
-    Ok(Rig { device: Vfio::open(address, way)?, name: "kernel VFIO", _keep: vec![] })
+    Ok(Rig::over(Vfio::open(functions()?[0], way)?))
 }
 
 /// The ways to open a device that isolate it, of those that this kernel offers.
