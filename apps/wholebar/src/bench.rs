@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar_nvme::Options;
 
 /// Benchmark the NVMe driver on the NVMe model of this process: whole, carved and trapped BARs
 ///
@@ -165,7 +166,8 @@ fn measure(target: &Target, core: usize, time: Duration, interrupted: &AtomicBoo
     let began = Instant::now();
     for round in 1..=ROUNDS {
         for plan in &PLANS {
-            let controller = Controller::open(target, plan.policy, plan.page, 1)?;
+            let options = Options { policy: plan.policy, page: plan.page, io_queues: 1, ..Options::default() };
+            let controller = Controller::open(target, options)?;
             for case in cases.iter_mut().filter(|case| std::ptr::eq(case.plan, plan)) {
                 if interrupted.load(Ordering::Relaxed) {
                     break;
@@ -255,7 +257,7 @@ fn results(cases: &[Case], target: &Target, stopped: bool) -> String {
         ])
     });
     let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
-    let rounds = cases.iter().map(|case| case.runs.len()).min().unwrap_or(0);
+    let rounds = cases.iter().map(|case| case.runs.len()).max().unwrap_or(0);
     let mut text =
         format!("4 KiB random reads, one queue, batches of up to {BATCH}; the median of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
@@ -271,7 +273,11 @@ fn results(cases: &[Case], target: &Target, stopped: bool) -> String {
     let range = |share: &dyn Fn(&Run) -> Option<f64>| {
         let all: Vec<_> = runs.iter().filter_map(|run| share(run)).map(|s| s * 100.0).collect();
         let (low, high) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
-        if all.is_empty() { "-".to_owned() } else { format!("{low:.0}-{high:.0} %") }
+        match (format!("{low:.0}"), format!("{high:.0}")) {
+            _ if all.is_empty() => "-".to_owned(),
+            (low, high) if low == high => format!("{low} %"),
+            (low, high) => format!("{low} to {high} %"),
+        }
     };
     let driver = |run: &Run| run.cpu.driver.first().copied();
     text += &output::paragraph(&format!(

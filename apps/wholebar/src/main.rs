@@ -24,7 +24,7 @@ use tracing::Level;
 ///
 /// No command needs hardware, root or hugepages: a target can be a device model in this process.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER)]
+#[command(name = "wholebar", version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER)]
 struct Cli {
     /// Say more of what is going on, on standard error; twice: even more
     #[arg(short, long, global = true, display_order = 100, action = clap::ArgAction::Count)]

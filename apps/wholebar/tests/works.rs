@@ -93,6 +93,11 @@ fn every_command_explains_itself() {
 }
 
 #[test]
+fn the_version_is_ours() {
+    assert_eq!(stdout("--version"), format!("wholebar {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
 fn identity_and_health() {
     let identity = json("nvme identify sim:nvme,size=1M,ns=2,block=512+4096 --json");
     assert_eq!(identity["namespaces"][0]["blocks"], 2048);

@@ -107,6 +107,9 @@ impl<M: Model> Server<M> {
             },
             None => {
                 self.session = self.door.as_ref().and_then(Door::accept).map(Session::new);
+                if self.session.is_some() {
+                    tracing::info!("a client is here");
+                }
                 self.session.is_some()
             }
         };

@@ -11,8 +11,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::Instant;
-use wholebar::bar::MapPolicy;
-use wholebar_nvme::Namespace;
+use wholebar_nvme::{Namespace, Options};
 
 /// Copy a range of a namespace to a file
 ///
@@ -96,7 +95,7 @@ pub fn read(args: ReadArgs) -> Result<()> {
         bail!(Usage("--json and --out - would both write to standard output".to_owned()));
     }
     let target = target::open(&range.target, &[], None)?;
-    let controller = Controller::open(&target, MapPolicy::Auto, None, 1)?;
+    let controller = Controller::open(&target, Options { io_queues: 1, ..Options::default() })?;
     let namespace = controller.namespace(range.nsid)?;
     let (lba, room) = range.place(&namespace)?;
     let bytes = range.length(&namespace)?.unwrap_or(room);
@@ -126,7 +125,7 @@ pub fn write(args: WriteArgs) -> Result<()> {
         (Box::new(file), has)
     };
     let target = target::open(&range.target, &[], None)?;
-    let controller = Controller::open(&target, MapPolicy::Auto, None, 1)?;
+    let controller = Controller::open(&target, Options { io_queues: 1, ..Options::default() })?;
     let namespace = controller.namespace(range.nsid)?;
     let (lba, room) = range.place(&namespace)?;
     let asked = range.length(&namespace)?;

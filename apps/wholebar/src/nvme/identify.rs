@@ -4,8 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar::bar::MapPolicy;
-use wholebar_nvme as identify;
+use wholebar_nvme::{Namespace, Options};
 
 /// Show what a controller and its namespaces are
 #[derive(clap::Args)]
@@ -55,7 +54,7 @@ struct Space {
 
 pub fn run(args: Args) -> Result<()> {
     let target = target::open(&args.target, &[], None)?;
-    let controller = Controller::open(&target, MapPolicy::Auto, None, 1)?;
+    let controller = Controller::open(&target, Options { io_queues: 1, ..Options::default() })?;
     let found = controller.nvme.identify();
     let namespaces = controller.namespaces().iter().map(Space::of).collect();
     let (major, minor, tertiary) = found.version;
@@ -78,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.json { output::print_json(&identity) } else { output::print(identity.text()) }
 }
 
-fn optional_commands(found: &identify::Controller) -> Vec<&'static str> {
+fn optional_commands(found: &wholebar_nvme::Controller) -> Vec<&'static str> {
     [
         (found.has_compare(), "compare"),
         (found.has_dataset_management(), "dataset management"),
@@ -92,7 +91,7 @@ fn optional_commands(found: &identify::Controller) -> Vec<&'static str> {
 }
 
 impl Space {
-    fn of(namespace: &identify::Namespace) -> Self {
+    fn of(namespace: &Namespace) -> Self {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let id = namespace.uuid.as_ref().map(|b| hex(b));
         let id = id.or(namespace.nguid.as_ref().map(|b| hex(b))).or(namespace.eui64.as_ref().map(|b| hex(b)));

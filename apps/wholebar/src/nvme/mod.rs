@@ -43,9 +43,9 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Opens the controller that stands behind a target, for so many queue pairs.
-    pub fn open(target: &Target, policy: MapPolicy, page: Option<PageSize>, queues: u16) -> Result<Self> {
-        let options = Options { policy, page, io_queues: queues, ..Options::default() };
+    /// Opens the controller that stands behind a target. It must have as many queue pairs as the options say.
+    pub fn open(target: &Target, options: Options) -> Result<Self> {
+        let queues = options.io_queues;
         let nvme = Nvme::open(target.device.clone(), options)?;
         let (name, granted) = (target.device.name().to_owned(), nvme.io_queues());
         if granted < queues {

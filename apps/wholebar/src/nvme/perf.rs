@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use wholebar::{PageSize, cores};
+use wholebar_nvme::Options;
 
 /// Measure a namespace: commands a second, latencies, what doorbells cost
 ///
@@ -63,6 +64,9 @@ pub struct Args {
     /// Map as on a host with pages of this size
     #[arg(long, value_name = "SIZE", value_parser = args::page)]
     page: Option<PageSize>,
+    /// Give a command up after so long; what doesn't come back then costs the controller a reset
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = args::seconds)]
+    timeout: Duration,
     /// The namespace
     #[arg(long, value_name = "ID", default_value = "1")]
     nsid: u32,
@@ -169,8 +173,15 @@ pub fn run(args: Args) -> Result<()> {
     };
     cores.iter().try_for_each(|core| cores::check(*core))?;
     let target = target::open(&args.target, &cores, None)?;
-    let queues = u16::try_from(cores.len() * args.queues as usize).context("there are no more than 65,535 queues")?;
-    let controller = Controller::open(&target, args.policy.into(), args.page, queues)?;
+    let io_queues = cores.len() * args.queues as usize;
+    let options = Options {
+        policy: args.policy.into(),
+        page: args.page,
+        io_queues: u16::try_from(io_queues).context("no controller has more than 65,535 queues")?,
+        timeout: args.timeout,
+        ..Options::default()
+    };
+    let controller = Controller::open(&target, options)?;
     let namespace = controller.namespace(args.nsid)?;
     let mut job = args.job(namespace.block_size, namespace.blocks)?;
     job.shared_cores = target.shares_cores();

@@ -4,8 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar::bar::MapPolicy;
-use wholebar_nvme::Smart;
+use wholebar_nvme::{Options, Smart};
 
 /// Show a controller's SMART / health information
 #[derive(clap::Args)]
@@ -50,7 +49,7 @@ struct Health<'a> {
 
 pub fn run(args: Args) -> Result<()> {
     let target = target::open(&args.target, &[], None)?;
-    let controller = Controller::open(&target, MapPolicy::Auto, None, 1)?;
+    let controller = Controller::open(&target, Options { io_queues: 1, ..Options::default() })?;
     let health = Health::of(&args.target, &controller.nvme.smart()?);
     if args.json { output::print_json(&health) } else { output::print(health.text()) }
 }

@@ -40,11 +40,13 @@ struct Window {
     first: u64,
     chunks: VecDeque<Option<Data>>,
     failed: Option<(u64, Status)>,
+    /// Bytes that met the file.
+    copied: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { first: 0, chunks: VecDeque::new(), failed: None }
+        Self { first: 0, chunks: VecDeque::new(), failed: None, copied: 0 }
     }
 
     fn next(&self) -> u64 {
@@ -76,7 +78,7 @@ impl Transfer<'_> {
     /// The first command that failed, and what `out` says.
     pub fn read(mut self, bytes: u64, out: &mut dyn Write) -> Result<()> {
         let chunk = self.chunk;
-        let (chunks, mut window, mut written) = (bytes.div_ceil(chunk), Window::new(), 0);
+        let (chunks, mut window) = (bytes.div_ceil(chunk), Window::new());
         while window.first < chunks {
             while window.next() < chunks {
                 let len = chunk.min(bytes - window.next() * chunk);
@@ -88,9 +90,9 @@ impl Transfer<'_> {
             while let Some(data) = window.take() {
                 for buf in data.bufs() {
                     out.write_all(buf.bytes()).context("cannot write the output")?;
-                    written += u64::from(buf.len());
+                    window.copied += u64::from(buf.len());
                 }
-                (self.progress)(written);
+                (self.progress)(window.copied);
             }
         }
         out.flush().context("cannot write the output")
@@ -105,7 +107,7 @@ impl Transfer<'_> {
     /// The first command that failed, what `input` says, and an input that is too long.
     pub fn write(mut self, input: &mut dyn Read, pad: bool, room: u64) -> Result<u64> {
         let (chunk, mut window) = (self.chunk, Window::new());
-        let (mut read, mut written, mut ended) = (0, 0, false);
+        let (mut read, mut ended) = (0, false);
         while !ended || !window.chunks.is_empty() {
             while !ended && let Some(buf) = self.pool.get_len(chunk as u32) {
                 let (buf, len) = self.fill(buf, input, pad, read)?;
@@ -122,15 +124,15 @@ impl Transfer<'_> {
             }
             self.turn(&mut window)?;
             while let Some(data) = window.take() {
-                written += data.len();
-                (self.progress)(written);
+                window.copied += data.len();
+                (self.progress)(window.copied);
             }
         }
         self.submit(&mut window, Op::Flush, Data::None)?;
         while window.take().is_none() {
             self.turn(&mut window)?;
         }
-        Ok(written)
+        Ok(window.copied)
     }
 
     /// A chunk of the input, and how long it is: whole blocks.
@@ -205,7 +207,7 @@ impl Transfer<'_> {
             bail!("the command at block {} failed: {}", self.lba_of(chunk), (self.status_name)(status));
         }
         if self.interrupted.load(Ordering::Relaxed) {
-            bail!("interrupted");
+            bail!("interrupted after {} bytes", window.copied);
         }
         Ok(())
     }
