@@ -355,7 +355,7 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("error: ") && error.contains("closed"), "{error}");
-    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(60), "{:?}", killed.elapsed());
     let _server = Served::nvme(&socket, "");
     stdout(&format!("nvme identify vfio-user:{}", socket.display()));
 }
