@@ -90,8 +90,12 @@ impl Hardware {
         if csts.gone() { Err(self.gone("its status reads as all ones")) } else { Ok(csts) }
     }
 
-    /// Whether the controller answers and has not failed.
+    /// Whether the controller answers and has not failed. Configuration space is asked too: a mapped register still reads as it did when a
+    /// vfio-user peer is dead.
     pub fn healthy(&self, when: &'static str) -> Result<()> {
+        if self.vendor()? == ABSENT {
+            return Err(self.gone("its vendor ID reads as all ones"));
+        }
         let csts = self.csts()?;
         if let Some(error) = self.bar.failure() {
             tracing::debug!(%error, "a trapped doorbell failed");
@@ -168,8 +172,13 @@ impl Hardware {
 
     /// Whether nobody answers on the bus: what isn't there writes nothing.
     pub fn absent(&self) -> bool {
+        self.vendor().is_ok_and(|id| id == ABSENT)
+    }
+
+    fn vendor(&self) -> Result<[u8; 2]> {
         let mut id = [0; 2];
-        self.device.read(CONFIG, 0, &mut id).is_ok() && id == [0xff; 2]
+        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
+        Ok(id)
     }
 
     /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
@@ -193,6 +202,9 @@ impl Hardware {
         }
     }
 }
+
+/// The vendor ID of a function that isn't there.
+const ABSENT: [u8; 2] = [0xff; 2];
 
 fn gone_is_gone(error: Core) -> Error {
     match error {
