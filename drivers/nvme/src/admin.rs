@@ -47,7 +47,7 @@ impl AdminQueue {
         let data = arena.alloc(hw.page, hw.page)?;
         data.set_quarantine(true);
         let base = mapping.iova();
-        let (sq, cq) = pair.offsets();
+        let (sq, cq) = pair.rings().offsets();
         let iova = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
         let data_iova = hw.aligned(base.offset(data.offset()).0)?;
         let (waiting, out, events) = (None, 0, Vec::new());
@@ -56,7 +56,7 @@ impl AdminQueue {
 
     /// Enables the controller with this queue, both as new. It was disabled before.
     pub fn start(&mut self, hw: &Hardware) -> Result<()> {
-        self.pair.zero();
+        self.pair.rings().zero();
         self.pair.restart();
         (self.waiting, self.out) = (None, 0);
         self.events.clear();

@@ -8,12 +8,13 @@ use crate::event::{AsyncEvent, Event};
 use crate::hardware::Hardware;
 use crate::identify::Controller;
 use crate::options::Options;
+use crate::ring::Rings;
 use crossbeam::channel::Sender;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping};
+use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
 use wholebar::reset::{Domain, End, Phase};
 
 /// What a queue tells the control plane.
@@ -32,8 +33,7 @@ pub(crate) struct Record {
     pub entries: u32,
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
-    /// The rings' memory: submission, completion.
-    pub rings: [Chunk; 2],
+    pub rings: Rings,
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -101,8 +101,8 @@ impl Control {
     /// Makes a queue known to the controller: completion queue first (5.5).
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
-        let [sq, cq] = &record.rings;
-        let (sq, cq) = (hw.aligned(base.offset(sq.offset()).0)?, hw.aligned(base.offset(cq.offset()).0)?);
+        let (sq, cq) = record.rings.offsets();
+        let (sq, cq) = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
             Ok(_) => Ok(()),
@@ -221,7 +221,7 @@ impl Control {
         let mut done = Ok(());
         for (qid, record) in &mut queues {
             if done.is_ok() && domain.has((*qid).into()) {
-                record.rings.iter().for_each(Chunk::zero);
+                record.rings.zero();
                 done = self.create(hw, *qid, record);
                 record.epoch = domain.epoch();
             }

@@ -51,8 +51,8 @@ impl Shadows {
 
     /// Zeroes both. The controller must not know of them.
     pub fn zero(&self) {
-        self.doorbells.chunk().zero();
-        self.events.chunk().zero();
+        self.doorbells.zero();
+        self.events.zero();
     }
 
     /// Whether their memory is quarantined when they are dropped: on while the controller knows of them.
@@ -67,10 +67,14 @@ impl Bell {
     pub fn pair(bar: &Bar, qid: u16, stride: u64, shadows: Option<&Arc<Shadows>>) -> Result<(Self, Self)> {
         let bell = |offset: u64, index: u32| {
             let shadow = shadows.filter(|s| u64::from(index) * u64::from(s.stride) < u64::from(s.doorbells.len()));
-            Ok::<_, wholebar::Error>(Self {
-                register: bar.doorbell(offset)?,
-                shadow: shadow.map(|s| Shadow { pages: s.clone(), at: index * s.stride, old: 0, updates: 0 }),
-            })
+            let shadow = shadow.map(|s| {
+                let at = index * s.stride;
+                // What another queue of that number left there. The controller doesn't know of this one yet.
+                s.doorbells.at(at).store(0, Ordering::Relaxed);
+                s.events.at(at).store(0, Ordering::Relaxed);
+                Shadow { pages: s.clone(), at, old: 0, updates: 0 }
+            });
+            Ok::<_, wholebar::Error>(Self { register: bar.doorbell(offset)?, shadow })
         };
         let index = 2 * u32::from(qid);
         Ok((bell(sq_doorbell(qid, stride), index)?, bell(cq_doorbell(qid, stride), index + 1)?))

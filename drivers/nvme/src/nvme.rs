@@ -583,7 +583,7 @@ impl Inner {
             entries,
             vector,
             mapping: mapping.clone(),
-            rings: pair.memory(),
+            rings: pair.rings(),
             epoch: self.domain.epoch(),
             aborts: aborts.clone(),
             orphan: false,

@@ -8,7 +8,7 @@ use crate::doorbell::Bell;
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, Chunk, DmaRing};
+use wholebar::mem::{Arena, DmaRing};
 use wholebar::{Result, barrier};
 
 /// Both queues of one number. The submission queue's indexes run free; the rings reduce them.
@@ -41,6 +41,25 @@ const PHASE: u32 = 1 << 16;
 pub(crate) struct Entry {
     dw2: u32,
     dw3: u32,
+}
+
+/// The memory of both rings, for who makes them known to the controller.
+pub(crate) struct Rings {
+    sq: DmaRing<[AtomicU64; 8]>,
+    cq: DmaRing<[AtomicU32; 4]>,
+}
+
+impl Rings {
+    /// Zeroes both. The controller must not know of them.
+    pub fn zero(&self) {
+        self.sq.zero();
+        self.cq.zero();
+    }
+
+    /// Where in their arena they begin: submission, completion.
+    pub fn offsets(&self) -> (u64, u64) {
+        (self.sq.chunk().offset(), self.cq.chunk().offset())
+    }
 }
 
 impl Entry {
@@ -177,7 +196,7 @@ impl QueuePair {
         }
     }
 
-    /// As new: after a reset, with rings that were [zeroed](Self::zero).
+    /// As new: after a reset, with rings that were [zeroed](Rings::zero).
     pub fn restart(&mut self) {
         (self.announced, self.tail, self.fetched) = (0, 0, 0);
         (self.head, self.phase, self.told) = (0, PHASE, 0);
@@ -185,20 +204,9 @@ impl QueuePair {
         self.cq_bell.restart();
     }
 
-    /// Zeroes both rings. The controller must not know of them.
-    pub fn zero(&self) {
-        self.sq.chunk().zero();
-        self.cq.chunk().zero();
-    }
-
-    /// The rings' memory: submission, completion.
-    pub fn memory(&self) -> [Chunk; 2] {
-        [self.sq.chunk().clone(), self.cq.chunk().clone()]
-    }
-
-    /// Where in their arena the rings begin: submission, completion.
-    pub fn offsets(&self) -> (u64, u64) {
-        (self.sq.chunk().offset(), self.cq.chunk().offset())
+    /// The rings' memory.
+    pub fn rings(&self) -> Rings {
+        Rings { sq: self.sq.clone(), cq: self.cq.clone() }
     }
 
     /// Entries of each.

@@ -1,4 +1,5 @@
 //! What a controller can do wrong: each fault ends in a named error or a recovery, and no request is lost or completed twice.
+#![cfg(not(miri))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The driver on the bundled model: every operation, every way to describe data, what is refused.
+#![cfg(not(miri))]
 
 mod common;
 

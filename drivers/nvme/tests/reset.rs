@@ -1,4 +1,5 @@
 //! The reset protocol on a device: queues on other cores, data verified across resets, owners that don't poll.
+#![cfg(not(miri))]
 
 mod common;
 

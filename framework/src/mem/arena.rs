@@ -271,7 +271,11 @@ fn no_hugepages(bytes: u64, node: Option<u32>) -> Error {
 pub struct Frame(pub [AtomicU64; 8192]);
 
 // SAFETY: an array of atomics as long as its alignment: no padding.
-unsafe impl Shared for Frame {}
+unsafe impl Shared for Frame {
+    fn clear(&self) {
+        self.0.clear();
+    }
+}
 const _: () = assert!(size_of::<Frame>() == 65536);
 
 impl Frame {

@@ -109,21 +109,34 @@ impl Drop for Place {
 /// # Safety
 /// Every byte is part of an atomic integer, so a shared reference may be held while a device or another process writes it; and any
 /// bytes are a value of it.
-pub unsafe trait Shared: Sync + 'static {}
-// SAFETY: an atomic integer.
-unsafe impl Shared for AtomicU8 {}
-// SAFETY: an atomic integer.
-unsafe impl Shared for AtomicU16 {}
-// SAFETY: an atomic integer.
-unsafe impl Shared for AtomicU32 {}
-// SAFETY: an atomic integer.
-unsafe impl Shared for AtomicU64 {}
+pub unsafe trait Shared: Sync + 'static {
+    /// Sets it to zero, word by word.
+    fn clear(&self);
+}
+
+macro_rules! shared {
+    ($($atomic:ty),*) => {$(
+        // SAFETY: an atomic integer.
+        unsafe impl Shared for $atomic {
+            fn clear(&self) {
+                self.store(0, Ordering::Relaxed);
+            }
+        }
+    )*};
+}
+shared!(AtomicU8, AtomicU16, AtomicU32, AtomicU64);
+
 // SAFETY: an array of them has no padding and no other bytes.
-unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {
+    fn clear(&self) {
+        self.iter().for_each(T::clear);
+    }
+}
 
 /// A power-of-two ring of entries in DMA memory.
 ///
-/// Each word has one width, for both sides: NVMe's submission entry is `[AtomicU64; 8]`, its completion entry `[AtomicU32; 4]`.
+/// Each word has one width, for both sides: NVMe's submission entry is `[AtomicU64; 8]`, its completion entry `[AtomicU32; 4]`. A clone is
+/// the same ring.
 #[derive(Debug)]
 pub struct DmaRing<T: Shared> {
     base: NonNull<T>,
@@ -136,6 +149,12 @@ unsafe impl<T: Shared> Send for DmaRing<T> {}
 // SAFETY: as above.
 unsafe impl<T: Shared> Sync for DmaRing<T> {}
 
+impl<T: Shared> Clone for DmaRing<T> {
+    fn clone(&self) -> Self {
+        Self { base: self.base, mask: self.mask, chunk: self.chunk.clone() }
+    }
+}
+
 impl<T: Shared> DmaRing<T> {
     /// A zeroed ring of `entries` in `arena`, aligned to `align` bytes (a power of two; at least the entry's own).
     ///
@@ -146,10 +165,16 @@ impl<T: Shared> DmaRing<T> {
             return Err(Error::NotPowerOfTwo { what: "ring entries", value: entries.into() });
         }
         let chunk = arena.alloc(u64::from(entries) * size_of::<T>() as u64, align.max(align_of::<T>() as u64))?;
-        chunk.zero();
         // SAFETY: the chunk lies inside the arena's mapping.
         let base = unsafe { arena.mapping().base().add(chunk.offset() as usize) }.cast();
-        Ok(Self { base, mask: entries - 1, chunk })
+        let ring = Self { base, mask: entries - 1, chunk };
+        ring.zero();
+        Ok(ring)
+    }
+
+    /// Sets all of it to zero, in words of their own width: a device that is a thread sees nothing else.
+    pub fn zero(&self) {
+        (0..self.len()).for_each(|i| self.at(i).clear());
     }
 
     /// Entry `i`, modulo the ring.

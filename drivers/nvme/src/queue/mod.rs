@@ -288,7 +288,7 @@ impl Queue {
 
     /// Where its rings are as the controller sees them: submission, completion.
     pub fn rings(&self) -> (Iova, Iova) {
-        let (sq, cq) = self.pair.offsets();
+        let (sq, cq) = self.pair.rings().offsets();
         // The lists are in the same arena.
         let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
         (base.offset(sq), base.offset(cq))

@@ -318,15 +318,17 @@ impl Nvme {
     }
 
     fn clear_doorbells(&self) {
-        self.bar.memory().fill(reg::DOORBELLS, 4096, 0);
+        // In words of their own width, as the other side writes them.
+        (0..4096).step_by(4).for_each(|offset| self.put32(reg::DOORBELLS + offset, 0));
     }
 
     /// Clears a new queue's doorbell, and its shadow: what they held was another queue's.
     fn clear_doorbell(&self, host: &Host<'_>, index: u64) {
         let offset = index << (2 + self.params.dstrd);
         self.put32(reg::DOORBELLS + offset, 0);
-        if let Some(memory) = self.shadow.and_then(|s| host.dma(Iova(s.values).offset(offset), 4)) {
-            memory.write(0, &[0; 4]);
+        let shadow = self.shadow.and_then(|s| host.dma(Iova(s.values).offset(offset), 4)).filter(|m| m.writable());
+        if let Some(word) = shadow.and_then(|m| m.u32(0)) {
+            word.store(0, Ordering::Relaxed);
         }
     }
 

@@ -1,0 +1,40 @@
+//! `identify [TARGET]`: everything a controller says of itself, its namespaces, features and logs.
+//!
+//! ```sh
+//! cargo run -p wholebar-nvme --example identify -- sim:nvme,block=512+4096,ns=2
+//! ```
+
+use std::error::Error;
+use wholebar_nvme::{Nvme, Options, feature};
+use wholebar_sim::{OpenOptions, Target};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme".to_owned());
+    let opened = wholebar_sim::open(&Target::parse(&target)?, OpenOptions::default())?;
+    let nvme = Nvme::open(opened.device.clone(), Options::default())?;
+    println!("{:#?}", nvme.identify());
+    println!("{:#?}", nvme.namespaces());
+    println!(
+        "pages of {} bytes, transfers of at most {} bytes, {} I/O queues of at most {} entries",
+        nvme.page(),
+        nvme.max_transfer(),
+        nvme.io_queues(),
+        nvme.max_entries()
+    );
+    for (name, id) in [
+        ("Arbitration", feature::ARBITRATION),
+        ("Temperature Threshold", feature::TEMPERATURE_THRESHOLD),
+        ("Volatile Write Cache", feature::VOLATILE_WRITE_CACHE),
+        ("Number of Queues", feature::NUMBER_OF_QUEUES),
+        ("Asynchronous Event Configuration", feature::ASYNC_EVENT_CONFIGURATION),
+    ] {
+        match nvme.feature(id) {
+            Ok(value) => println!("{name}: {value:#x}"),
+            Err(error) => println!("{name}: {error}"),
+        }
+    }
+    println!("{:#?}", nvme.smart()?);
+    println!("{:#?}", nvme.firmware_log()?);
+    println!("{:#?}", nvme.error_log()?);
+    Ok(())
+}
