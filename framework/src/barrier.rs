@@ -15,6 +15,8 @@ use std::sync::atomic::{Ordering, fence};
 /// Orders every earlier store to DMA memory before a later store to a device register.
 ///
 /// x86-64: nothing but the compiler (stores stay in order towards uncached memory). aarch64: `dmb oshst`. powerpc64: `sync`.
+///
+/// Earlier *loads* are not ordered on aarch64: who hands an entry back to the device has branched on what it read there, which orders it.
 #[inline(always)]
 pub fn before_doorbell() {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
