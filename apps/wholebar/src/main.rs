@@ -38,7 +38,7 @@ A TARGET is a PCI function:
   sim:nvme,size=1G        a device model in this process, with its parameters
   sim:fpga
   vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other
-  0000:01:00.0            one of this machine: not in this version yet
+  0000:01:00.0            one of this machine that vfio-pci has
 
 Try first:
   wholebar bench

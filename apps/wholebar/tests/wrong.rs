@@ -48,7 +48,7 @@ fn targets() {
         ("nvme identify sim:nvme,size=x", WRONG_USAGE, &["size=x"]),
         ("nvme identify sim:nvme,file=DIR/missing", WORK_FAILED, &["missing", "No such file"]),
         ("nvme identify sim:nvme,file=DIR/short,size=1M", WORK_FAILED, &["short", "1000"]),
-        ("nvme identify 0000:01:00.0", WORK_FAILED, &["0000:01:00.0", "not in this version"]),
+        ("nvme identify ffff:1f:1f.7", WORK_FAILED, &["ffff:1f:1f.7", "no such PCI function"]),
         ("nvme identify vfio-user:DIR/missing", WORK_FAILED, &["missing", "No such file"]),
         ("nvme identify vfio-user:DIR/disk", WORK_FAILED, &["disk"]),
         ("barmap sim:bla", WRONG_USAGE, &["bla"]),

@@ -185,7 +185,10 @@ fn open_group(target: &Target, noiommu: bool) -> Result<OwnedFd> {
 
 /// What to do where the function is not bound to a driver for VFIO; `None` where it is.
 fn driver_advice(target: &Target) -> Option<String> {
-    let bind = format!("give it to VFIO: `wholebar bind {}`", target.address);
+    let bind = format!(
+        "give it to VFIO: write vfio-pci to /sys/bus/pci/devices/{}/driver_override and bind it",
+        target.address
+    );
     match target.function()?.driver() {
         Some(driver) if is_vfio(&driver) => None,
         Some(driver) => Some(format!("the driver {driver} has it; {bind}")),
@@ -202,9 +205,9 @@ pub(super) fn is_vfio(driver: &str) -> bool {
 pub(super) fn no_group(target: &Target) -> Error {
     let why = "it is in no IOMMU group";
     match target.function() {
-        None => target.refused("there is no such PCI function", "`wholebar devices` lists them"),
+        None => target.refused("there is no such PCI function", "`lspci -D` lists them"),
         Some(_) if target.sysfs.path("sys/kernel/iommu_groups").join("0").exists() => {
-            target.refused(why, "no IOMMU is responsible for it; with one, `wholebar doctor` says more")
+            target.refused(why, "no IOMMU is responsible for it: enable it in the firmware and on the kernel's command line")
         }
         Some(_) => target.refused(
             why,
@@ -227,7 +230,7 @@ pub(super) fn obstacles(target: &Target, group: u32) -> Vec<String> {
         let driver = f.driver()?;
         let address = f.address();
         let harmless = is_vfio(&driver) || driver == "pci-stub" || driver == "pcieport" || f.is_bridge();
-        (!harmless).then(|| format!("{driver} has {address}: `wholebar bind {address}`"))
+        (!harmless).then(|| format!("{driver} has {address}: give it to vfio-pci too"))
     };
     target.sysfs.group(group).iter().filter_map(in_the_way).collect()
 }

@@ -292,6 +292,8 @@ impl PciDevice for Vfio {
     /// Function-level reset; where the function has none, all of its slot or bus is reset, if all of that is ours.
     fn reset(&self) -> Result<()> {
         self.alive()?;
+        // The kernel writes the MSI-X table again after a reset, and expects that to be decoded: on POWER the write is a machine check else.
+        config::enable_memory(self, true)?;
         let done = match self.function_reset {
             true => ioctl::reset(self.device.as_fd()),
             false => hot_reset(self.device.as_fd(), self.iommu.as_ref()),
