@@ -6,8 +6,8 @@
 //!
 //! There are two libraries for this, and one path: `vfio-ioctls` encodes its requests wrongly for powerpc64 (`_IO` has a direction bit
 //! there), knows one kind of IOMMU, returns nothing from region accesses and resets, and panics when a device goes away while it is
-//! being closed. Everything that powerpc64 needs too is therefore written once, over the structures of `vfio-bindings` ([`ioctl`], and
-//! `container`). The address spaces of an iommufd, which exist on x86-64 and arm64 alone, are `vfio-ioctls`' ([`iommufd`]).
+//! being closed. Everything that powerpc64 needs too is therefore written once, over the structures of `vfio-bindings` (`ioctl`, and
+//! `container`). The address spaces of an iommufd, which exist on x86-64 and arm64 alone, are `vfio-ioctls`' (`iommufd`).
 //!
 //! | file | what it is |
 //! |---|---|
