@@ -7,8 +7,9 @@
 //!     target/release/examples/instructions
 //! ```
 //!
-//! Divide what callgrind "Collected" by the I/Os that the program prints. It counts the requests' making, the driver, and the taking of what
-//! completed; the model's work is done outside of it.
+//! Divide what callgrind "Collected" by the I/Os that the program prints. That is the driver, and the caller's loop around it: taking a buffer,
+//! making a request of it, and putting the buffer back. With `--toggle-collect='*caller_side*'` it is that loop alone, to be taken off;
+//! `benches/instructions` does both. The model's work is outside of either.
 
 use std::error::Error;
 use std::hint::black_box;
@@ -41,6 +42,18 @@ fn driver_side_poll(queue: &mut Queue, bufs: &mut Vec<Buf>) -> usize {
     })
 }
 
+/// What the two functions above do besides calling the driver.
+#[inline(never)]
+fn caller_side(bufs: &mut Vec<Buf>, done: &mut Vec<Buf>, lba: u64) {
+    while let Some(buf) = bufs.pop() {
+        let req = black_box(Request { tag: lba, nsid: 1, op: Op::Read { lba }, data: Data::One(buf), deadline: None });
+        if let Data::One(buf) = req.data {
+            done.push(buf);
+        }
+    }
+    std::mem::swap(bufs, done);
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let device = InProcess::new(Model::new(NvmeParams::parse("size=64M,backing=null")?)?)?;
     // The model runs by itself while the controller is opened and closed, and by steps in between.
@@ -60,6 +73,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 continue;
             }
         }
+    }
+    let mut done = Vec::with_capacity(DEPTH);
+    for round in 0..ROUNDS {
+        caller_side(&mut bufs, &mut done, black_box(8 * (round % 1000)));
     }
     let _thread = device.spawn(|| {});
     println!("{} I/Os, {:?}", ROUNDS * DEPTH as u64, queue.doorbells());
