@@ -6,7 +6,7 @@
 //! not order cacheable stores against cache-inhibited ones). Hence inline assembly, in this file and nowhere else. Neither
 //! emulators nor Miri show a mistake here, so CI looks at the instructions of each target.
 //!
-//! Under Miri the device is a thread, and these two are nothing: what it then checks is that each caller's own Release store or Acquire load
+//! Under Miri the device is a thread, and these are nothing: what it then checks is that each caller's own Release store or Acquire load
 //! carries its side. A fence here would hide one that is too weak.
 
 #[cfg(not(any(miri, target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64")))]
@@ -84,7 +84,7 @@ pub fn after_register() {
     unsafe {
         std::arch::asm!("sync", options(nostack, preserves_flags))
     };
-    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))))]
+    #[cfg(not(any(miri, target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64")))]
     fence(Ordering::Acquire);
 }
 
