@@ -302,7 +302,10 @@ impl Model for Fpga {
         (self.enable, self.pending, self.signal) = (0, 0, 0);
         self.engine = Engine::Stopped;
         self.config.reset();
-        self.bar.memory().fill(TRAPPED.end, SIZE - TRAPPED.end, 0);
+        [RING_ENTRIES, CONTROL, STATUS, HEAD, TAIL].into_iter().for_each(|r| self.put(r, 0));
+        if let Some(base) = self.bar.memory().u64(RING_BASE) {
+            base.store(0, Ordering::Release);
+        }
         self.publish();
     }
 

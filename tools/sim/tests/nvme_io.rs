@@ -141,6 +141,7 @@ fn memory_keeps_data() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of commands")]
 fn memory_refuses() {
     refuses("size=2M", 4096);
     refuses("size=2M,block=4096", 512);
@@ -178,6 +179,7 @@ fn a_huge_namespace_takes_no_more_than_is_written() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "hundreds of commands")]
 fn nothing_is_kept_by_null() {
     let mut d = Disk::new("size=2M,backing=null");
     let data = pattern(512, 5);

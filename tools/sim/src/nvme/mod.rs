@@ -311,9 +311,20 @@ impl Nvme {
     fn vanish(&mut self) {
         self.state = State::Gone;
         self.cc = Cc(u32::MAX);
-        self.bar.memory().fill(0, BAR0_SIZE, 0xff);
-        if let Some((pages, size)) = &self.table {
-            pages.memory().fill(0, *size, 0xff);
+        self.set_registers(u32::MAX);
+        let table = self.table.as_ref().map_or(0x2000..BAR0_SIZE, |(_, size)| 0..*size);
+        let pages = self.table.as_ref().map_or(&self.bar, |(pages, _)| pages);
+        table.step_by(4).filter_map(|at| pages.memory().u32(at)).for_each(|w| w.store(u32::MAX, Ordering::Release));
+    }
+
+    /// Sets all registers below the doorbells, each in its own width: two accesses of one place have one width, or none is atomic.
+    fn set_registers(&self, value: u32) {
+        for at in (0..reg::DOORBELLS).step_by(4) {
+            match at {
+                reg::CAP | reg::ASQ | reg::ACQ => self.put64(at, u64::from(value) << 32 | u64::from(value)),
+                _ if [reg::CAP, reg::ASQ, reg::ACQ].contains(&(at - at % 8)) => {}
+                _ => self.put32(at, value),
+            }
         }
     }
 
@@ -399,7 +410,7 @@ impl Model for Nvme {
         self.disable();
         self.cc = Cc(0);
         self.config.reset();
-        self.bar.memory().fill(0, reg::DOORBELLS, 0);
+        self.set_registers(0);
         self.publish();
     }
 

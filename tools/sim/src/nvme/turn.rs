@@ -7,7 +7,7 @@ use super::bits::{Status, reg};
 use super::command::{Answer, Command};
 use super::log::Event;
 use super::queue::{Cq, QueueLost, Sq};
-use super::{Nvme, Shadow, State};
+use super::{Nvme, Queues, Shadow, State};
 use crate::faults::{Fault, Faults};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -62,7 +62,7 @@ impl Nvme {
     #[inline]
     fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
         // The registers, never their shadows: few hosts have shadows of these, and those are told to ring always.
-        let doorbells = Doorbells { registers: &self.bar, shadow: None, dstrd: self.params.dstrd };
+        let doorbells = Doorbells::registers(&self.bar, self.params.dstrd);
         let (tail, head) = (doorbells.tail(0), doorbells.head(0));
         let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
         if !(sq.rung(tail) & cq.rung(head)) {
@@ -111,9 +111,9 @@ impl Nvme {
         let doorbells = Doorbells::new(bar, host, self.shadow, rules.page, self.params.dstrd)?;
         let mut work = Work::Idle;
         let mut end = None;
-        for i in 0..queues.active.len() {
-            let id = queues.active[i];
-            let Some((sq, cq)) = queues.pair(id) else { continue };
+        let Queues { sqs, cqs, active } = queues;
+        for id in active.iter().copied() {
+            let Some(Some(sq)) = sqs.get_mut(usize::from(id)) else { continue };
             if !sq.rung(doorbells.tail(id)) {
                 events.raise(Event::InvalidDoorbellValue);
                 work = Work::Busy;
@@ -121,6 +121,7 @@ impl Nvme {
             if sq.pending() == 0 {
                 continue;
             }
+            let Some(Some(cq)) = cqs.get_mut(usize::from(sq.cq)) else { continue };
             if !cq.rung(doorbells.head(cq.id)) {
                 events.raise(Event::InvalidDoorbellValue);
                 work = Work::Busy;
@@ -219,7 +220,8 @@ impl Nvme {
             Ok(None) => return Ok(()),
             Ok(Some(dw0)) => Answer::new(id, cmd.cid(), Ok(dw0)),
             Err(status) => {
-                self.errors.record(id, cmd.cid(), status.logged(), cmd.cdw10_11(), cmd.nsid());
+                let lba = if id == 0 { 0 } else { cmd.cdw10_11() };
+                self.errors.record(id, cmd.cid(), status.logged(), lba, cmd.nsid());
                 Answer::new(id, cmd.cid(), Err(status.logged()))
             }
         };
@@ -277,7 +279,7 @@ fn spoil(faults: &mut Faults, fault: Fault, mut answer: Answer, entries: u32, ou
 
 /// Where the controller looks for tails and heads.
 struct Doorbells<'a, 'h> {
-    registers: &'a Pages,
+    registers: &'a [AtomicU32],
     shadow: Option<ShadowWords<'h>>,
     dstrd: u8,
 }
@@ -321,7 +323,13 @@ impl<'a, 'h> Doorbells<'a, 'h> {
             Some(shadow) => Some(ShadowWords::new(host, shadow, page)?),
             None => None,
         };
-        Ok(Self { registers, shadow, dstrd })
+        Ok(Self { shadow, ..Self::registers(registers, dstrd) })
+    }
+
+    /// The registers alone.
+    #[inline]
+    fn registers(pages: &'a Pages, dstrd: u8) -> Self {
+        Self { registers: pages.memory().slice(reg::DOORBELLS, 1024).unwrap_or_default(), shadow: None, dstrd }
     }
 
     #[inline]
@@ -339,11 +347,8 @@ impl<'a, 'h> Doorbells<'a, 'h> {
     #[inline]
     fn value(&self, index: usize) -> u32 {
         let index = index << self.dstrd;
-        let word = match &self.shadow {
-            None => self.registers.memory().u32(reg::DOORBELLS + 4 * index as u64),
-            Some(shadow) => shadow.values.get(index),
-        };
-        word.map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
+        let words = self.shadow.as_ref().map_or(self.registers, |shadow| shadow.values);
+        words.get(index).map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
     }
 
     /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an
