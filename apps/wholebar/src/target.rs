@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::cores;
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar::pci::PciDevice;
 use wholebar_sim::{OpenOptions, Opened};
 
 /// A device that was opened.
@@ -35,11 +35,6 @@ impl Target {
     /// Whether a model in this process has no core to itself.
     pub fn shares_cores(&self) -> bool {
         self.shares_cores
-    }
-
-    /// Whether the device still answers: for when nothing completes.
-    pub fn check(&self) -> Result<()> {
-        Ok(self.device.read(CONFIG, 0, &mut [0; 4])?)
     }
 
     /// The CPU time of a model in this process, from now on.

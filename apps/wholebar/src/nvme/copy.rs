@@ -5,7 +5,7 @@ use super::{Controller, status_name};
 use crate::args::{Size, Usage};
 use crate::output::{self, Progress};
 use crate::signal;
-use crate::target::{self, Target};
+use crate::target;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fs::File;
@@ -104,9 +104,7 @@ pub fn read(args: ReadArgs) -> Result<()> {
         true => Box::new(io::stdout().lock()),
         false => Box::new(File::create(&args.out).with_context(|| format!("cannot write {}", args.out))?),
     };
-    range.run(&target, &controller, &namespace, lba, Some(bytes), |transfer| {
-        transfer.read(bytes, &mut *out).map(|()| bytes)
-    })
+    range.run(&controller, &namespace, lba, Some(bytes), |transfer| transfer.read(bytes, &mut *out).map(|()| bytes))
 }
 
 pub fn write(args: WriteArgs) -> Result<()> {
@@ -146,7 +144,7 @@ pub fn write(args: WriteArgs) -> Result<()> {
         range.fits(&namespace, lba, bytes.next_multiple_of(block), room)?;
     }
     let mut input = input.by_ref().take(asked.unwrap_or(u64::MAX));
-    range.run(&target, &controller, &namespace, lba, bytes, |transfer| {
+    range.run(&controller, &namespace, lba, bytes, |transfer| {
         let written = transfer.write(&mut input, args.pad, room)?;
         if let Some(asked) = asked.filter(|asked| written < *asked) {
             bail!("{name} ended after {written} bytes, {asked} were asked for");
@@ -203,7 +201,6 @@ impl Range {
     /// Runs a transfer, and says how fast it was.
     fn run(
         &self,
-        target: &Target,
         controller: &Controller,
         namespace: &Namespace,
         lba: u64,
@@ -222,7 +219,6 @@ impl Range {
             block: namespace.block_size.into(),
             lba,
             interrupted: &interrupted,
-            check: &|| target.check(),
             progress: &mut |bytes| progress.at(bytes, || speed(bytes)),
             status_name,
         })?;

@@ -198,7 +198,6 @@ pub fn run(args: Args) -> Result<()> {
             _ => "ending",
         });
         progress.at(tick.elapsed.as_millis() as u64, || format!("{} IOPS", output::rate(tick.iops)));
-        if tick.iops > 0.0 { Ok(()) } else { target.check() }
     })?;
     progress.finish();
     let model = model.share();

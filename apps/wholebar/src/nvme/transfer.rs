@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
 use wholebar::mem::{Buf, Pool};
 
@@ -27,8 +26,6 @@ pub struct Transfer<'a> {
     pub lba: u64,
     /// Ends it early.
     pub interrupted: &'a AtomicBool,
-    /// Asked when nothing completes: whether the device still answers.
-    pub check: &'a dyn Fn() -> Result<()>,
     /// Told how many bytes are done.
     pub progress: &'a mut dyn FnMut(u64),
     /// What a status is called.
@@ -182,9 +179,8 @@ impl Transfer<'_> {
 
     /// Rings, and polls until something is done.
     fn turn(&mut self, window: &mut Window) -> Result<()> {
-        const PATIENCE: Duration = Duration::from_secs(1);
         self.queue.ring();
-        let (mut idle, mut asked) = (0u32, Instant::now());
+        let mut idle = 0u32;
         while self.queue.poll(64, &mut |completion| window.done(completion)) == 0 && self.queue.in_flight() > 0 {
             idle += 1;
             // The device may be a process that wants this core.
@@ -196,10 +192,6 @@ impl Transfer<'_> {
                     QueueState::Failed(why) => bail!("the queue failed: {why}"),
                     QueueState::Gone => bail!("the device is gone"),
                     QueueState::Running | QueueState::Resetting => {}
-                }
-                if asked.elapsed() > PATIENCE {
-                    (self.check)()?;
-                    asked = Instant::now();
                 }
             }
         }
@@ -233,7 +225,6 @@ mod tests {
             block: 512,
             lba: 1,
             interrupted: &AtomicBool::new(false),
-            check: &|| Ok(()),
             progress: &mut |_| {},
             status_name: |status| format!("{status:?}"),
         })

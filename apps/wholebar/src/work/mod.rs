@@ -178,14 +178,12 @@ pub enum Phase {
     Verify,
     /// The end: what is in flight is waited for.
     Stop,
-    /// The end, at once: nothing in flight will come back.
-    Abandon,
 }
 
 impl Phase {
     fn of(byte: u8) -> Self {
-        let all = [Self::Warmup, Self::Measure, Self::Verify, Self::Stop];
-        all.get(usize::from(byte)).copied().unwrap_or(Self::Abandon)
+        let all = [Self::Warmup, Self::Measure, Self::Verify];
+        all.get(usize::from(byte)).copied().unwrap_or(Self::Stop)
     }
 }
 
@@ -200,8 +198,8 @@ struct Shared {
     ended: Box<[CachePadded<AtomicU64>]>,
 }
 
-/// Runs a job: a thread a core, each with the queues it is given. `interrupted` ends it early; so does `tick`, which is called each
-/// second, by an error that says that the device is gone.
+/// Runs a job: a thread a core, each with the queues it is given. `interrupted` ends it early; so does a queue that is dead. `tick` is
+/// called each second.
 ///
 /// # Errors
 /// A core that can't be pinned to, a span that is too small, and a device that failed before anything was measured.
@@ -209,7 +207,7 @@ pub fn run<Q: Pair>(
     job: &Job,
     cores: Vec<(usize, Vec<Supply<Q>>)>,
     interrupted: &AtomicBool,
-    mut tick: impl FnMut(Tick) -> Result<()>,
+    mut tick: impl FnMut(Tick),
 ) -> Result<Outcome> {
     let lanes: u64 = cores.iter().map(|(_, supplies)| supplies.len() as u64).sum();
     let units = job.units / lanes.max(1);
@@ -242,13 +240,13 @@ pub fn run<Q: Pair>(
                 scope.spawn(move || Worker { job, index, core, lanes, clock, shared }.run())
             })
             .collect();
-        let abandoned = conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
+        conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
         let windows = threads
             .into_iter()
             .map(|t| t.join().map_err(|_| anyhow!("a worker thread panicked"))?)
             .collect::<Result<Vec<_>>>()?;
         let interrupted = interrupted.load(Ordering::Relaxed).then(|| INTERRUPTED.to_owned());
-        Ok(collect(windows, abandoned.err().map(|e| e.to_string()).or(interrupted)))
+        Ok(collect(windows, interrupted))
     })
 }
 
@@ -257,9 +255,9 @@ fn conduct(
     job: &Job,
     shared: &Shared,
     interrupted: &AtomicBool,
-    tick: &mut impl FnMut(Tick) -> Result<()>,
+    tick: &mut impl FnMut(Tick),
     all_ended: impl Fn() -> bool,
-) -> Result<()> {
+) {
     const LOOK: Duration = Duration::from_millis(100);
     const SOON: Duration = Duration::from_millis(1);
     const TICK: Duration = Duration::from_secs(1);
@@ -277,7 +275,7 @@ fn conduct(
         let left = match phase {
             Phase::Warmup => job.warmup.saturating_sub(began.elapsed()),
             Phase::Measure => job.time.saturating_sub(began.elapsed()),
-            Phase::Verify | Phase::Stop | Phase::Abandon => LOOK,
+            Phase::Verify | Phase::Stop => LOOK,
         };
         if interrupted.load(Ordering::Relaxed) {
             shared.phase.fetch_max(Phase::Stop as u8, Ordering::Relaxed);
@@ -292,13 +290,9 @@ fn conduct(
             let ended = shared.ended.iter().map(|n| n.load(Ordering::Relaxed)).sum::<u64>();
             let iops = (ended - last_ended) as f64 / last.elapsed().as_secs_f64();
             (last, last_ended) = (Instant::now(), ended);
-            if let Err(why) = tick(Tick { phase, elapsed: start.elapsed(), iops }) {
-                shared.phase.fetch_max(Phase::Abandon as u8, Ordering::Relaxed);
-                return Err(why);
-            }
+            tick(Tick { phase, elapsed: start.elapsed(), iops });
         }
     }
-    Ok(())
 }
 
 /// One outcome of all windows.
@@ -371,7 +365,7 @@ mod tests {
             bufs: (0..job.depth).map(|_| pool.get_len(1024).unwrap()).collect(),
             pool: pool.clone(),
         });
-        run(job, vec![(0, supplies.collect())], &AtomicBool::new(false), |_| Ok(())).unwrap()
+        run(job, vec![(0, supplies.collect())], &AtomicBool::new(false), |_| ()).unwrap()
     }
 
     const MIXED: Workload = Workload { order: Order::Random, direction: Direction::Mixed { read_percent: 50 } };
@@ -424,23 +418,10 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_somebody_knows_to_be_gone_is_not_waited_for() {
-        // Nothing ever completes, and the queue doesn't know why.
-        let arena = Arena::new(1 << 16, ArenaOptions::default()).unwrap();
-        let pool = Pool::new(&arena, 8, 1024, 4096).unwrap();
-        let bufs = (0..8).map(|_| pool.get_len(1024).unwrap()).collect();
-        let supply = Supply { queue: Ram::new(64, 8, Mishap::Hang), bufs, pool };
-        let job = Job { time: Duration::from_secs(600), ..job(MIXED, true) };
-        let gone = |tick: Tick| if tick.iops > 0.0 { Ok(()) } else { bail!("nobody is there") };
-        let outcome = run(&job, vec![(0, vec![supply])], &AtomicBool::new(false), gone).unwrap();
-        assert_eq!(outcome.cut_short.as_deref(), Some("nobody is there"));
-    }
-
-    #[test]
     fn too_small_a_span_is_refused() {
         let job = Job { units: 7, ..job(MIXED, true) };
         let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 1024, 4096).unwrap();
         let supply = Supply { queue: Ram::new(64, 8, Mishap::None), bufs: Vec::new(), pool };
-        assert!(run(&job, vec![(0, vec![supply])], &AtomicBool::new(false), |_| Ok(())).is_err());
+        assert!(run(&job, vec![(0, vec![supply])], &AtomicBool::new(false), |_| ()).is_err());
     }
 }

@@ -20,8 +20,6 @@ pub enum Mishap {
     Fail(u64, u16),
     /// From command number n on, nothing completes and the device is gone.
     Vanish(u64),
-    /// Nothing ever completes.
-    Hang,
 }
 
 pub struct Ram {
@@ -112,7 +110,7 @@ impl BlockQueue for Ram {
 impl Pair for Ram {
     fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
         self.gone |= matches!(self.mishap, Mishap::Vanish(at) if self.commands >= at);
-        if self.gone || self.mishap == Mishap::Hang {
+        if self.gone {
             return 0;
         }
         let n = self.rung.min(max);

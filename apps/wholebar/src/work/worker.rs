@@ -115,11 +115,10 @@ impl<Q: Pair> Worker<'_, Q> {
     fn settle(&mut self) -> Result<(), String> {
         let mut stopped = false;
         self.turns(|worker| {
-            let phase = worker.phase();
-            if phase == Phase::Stop && !std::mem::replace(&mut stopped, true) {
+            if worker.phase() == Phase::Stop && !std::mem::replace(&mut stopped, true) {
                 worker.lanes.iter_mut().for_each(Lane::stop);
             }
-            phase == Phase::Abandon || worker.lanes.iter().all(Lane::quiet)
+            worker.lanes.iter().all(Lane::quiet)
         })
     }
 
