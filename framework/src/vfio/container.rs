@@ -7,6 +7,7 @@
 
 use super::iommu::{Attachment, Iommu, Target};
 use super::isolation::Attached;
+use super::sysfs::is_vfio;
 use super::{IommuType, ioctl};
 use crate::{Error, Result};
 use std::ffi::CString;
@@ -147,7 +148,7 @@ impl Iommu for Container {
             let advice = match e.raw_os_error() {
                 Some(libc::EACCES) => "a virtual function of a physical one that VFIO drives needs that one's VF token",
                 Some(libc::EBUSY) => "someone else has it open",
-                Some(libc::ENODEV) => "it is not bound to vfio-pci",
+                Some(libc::ENODEV) => "it is not bound to vfio-pci: `wholebar bind` gives it to it",
                 _ => "the kernel log says more: `dmesg | grep vfio`",
             };
             target.failed("opening the device through its group", e, advice)
@@ -185,10 +186,7 @@ fn open_group(target: &Target, noiommu: bool) -> Result<OwnedFd> {
 
 /// What to do where the function is not bound to a driver for VFIO; `None` where it is.
 fn driver_advice(target: &Target) -> Option<String> {
-    let bind = format!(
-        "give it to VFIO: write vfio-pci to /sys/bus/pci/devices/{}/driver_override and bind it",
-        target.address
-    );
+    let bind = format!("give it to VFIO: `wholebar bind {}`", target.address);
     match target.function()?.driver() {
         Some(driver) if is_vfio(&driver) => None,
         Some(driver) => Some(format!("the driver {driver} has it; {bind}")),
@@ -196,41 +194,29 @@ fn driver_advice(target: &Target) -> Option<String> {
     }
 }
 
-/// A driver that lets VFIO have the device: `vfio-pci` and its variants (`mlx5_vfio_pci`, …).
-pub(super) fn is_vfio(driver: &str) -> bool {
-    driver == "vfio-pci" || driver.ends_with("vfio_pci") || driver.ends_with("vfio-pci")
-}
-
 /// Why the target is in no group.
 pub(super) fn no_group(target: &Target) -> Error {
     let why = "it is in no IOMMU group";
     match target.function() {
-        None => target.refused("there is no such PCI function", "`lspci -D` lists them"),
+        None => target.refused("there is no such PCI function", "`wholebar devices` lists them"),
         Some(_) if target.sysfs.path("sys/kernel/iommu_groups").join("0").exists() => {
             target.refused(why, "no IOMMU is responsible for it: enable it in the firmware and on the kernel's command line")
         }
         Some(_) => target.refused(
             why,
-            "switch the IOMMU on: in the firmware (VT-d, AMD-Vi, SMMU), and on Intel with intel_iommu=on on the kernel's command line",
+            "switch the IOMMU on: in the firmware (VT-d, AMD-Vi, SMMU), and on Intel with intel_iommu=on on the kernel's command line; `wholebar doctor` looks at which of them is missing",
         ),
     }
 }
 
 /// Why a group cannot be used, and who is in the way.
 fn not_viable(target: &Target, group: u32) -> Error {
-    let others = obstacles(target, group);
-    let (why, advice) = (format!("IOMMU group {group} is not VFIO's alone"), others.join("; "));
-    target
-        .refused(why, if advice.is_empty() { "another function of the group has a driver".to_owned() } else { advice })
-}
-
-/// The functions of a group that keep it from being VFIO's, and what to do.
-pub(super) fn obstacles(target: &Target, group: u32) -> Vec<String> {
-    let in_the_way = |f: &super::sysfs::Function| {
-        let driver = f.driver()?;
-        let address = f.address();
-        let harmless = is_vfio(&driver) || driver == "pci-stub" || driver == "pcieport" || f.is_bridge();
-        (!harmless).then(|| format!("{driver} has {address}: give it to vfio-pci too"))
+    let say = |(address, driver)| format!("{driver} has {address}: give it to VFIO too, `wholebar bind {address}`");
+    let others: Vec<String> = target.sysfs.obstacles(group).into_iter().map(say).collect();
+    let why = format!("IOMMU group {group} is not VFIO's alone");
+    let advice = match &others[..] {
+        [] => format!("another function of the group has a driver: `wholebar doctor {}`", target.address),
+        others => others.join("; "),
     };
-    target.sysfs.group(group).iter().filter_map(in_the_way).collect()
+    target.refused(why, advice)
 }

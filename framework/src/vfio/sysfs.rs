@@ -69,6 +69,17 @@ impl Sysfs {
         addresses.into_iter().filter_map(|address| self.function(address)).collect()
     }
 
+    /// Those of an IOMMU group that keep it from being VFIO's, each with the driver that has it.
+    pub fn obstacles(&self, group: u32) -> Vec<(Address, String)> {
+        let in_the_way = |f: &Function| {
+            let driver = f.driver()?;
+            // Drivers of bridges, and pci-stub, leave DMA to others (`driver_managed_dma`).
+            let harmless = is_vfio(&driver) || driver == "pci-stub" || f.is_bridge();
+            (!harmless).then_some((f.address, driver))
+        };
+        self.group(group).iter().filter_map(in_the_way).collect()
+    }
+
     /// A kernel module's parameter that is a truth value.
     pub fn flag(&self, module: &str, parameter: &str) -> Option<bool> {
         match self.read(format!("sys/module/{module}/parameters/{parameter}"))?.as_str() {
@@ -81,6 +92,16 @@ impl Sysfs {
     /// Whether a kernel module is loaded, or built in.
     pub fn has_module(&self, module: &str) -> bool {
         self.path("sys/module").join(module).is_dir()
+    }
+
+    /// The devices of a class that lie in a directory of the tree, in order of their names.
+    fn class_under(&self, class: &str, directory: &Path) -> Vec<String> {
+        let class = self.path("sys/class").join(class);
+        let Ok(directory) = directory.canonicalize() else { return Vec::new() };
+        let inside = |name: &String| class.join(name).canonicalize().is_ok_and(|path| path.starts_with(&directory));
+        let mut inside: Vec<String> = names(&class).filter(inside).collect();
+        inside.sort();
+        inside
     }
 
     /// The kernel's version: `6.12.95+deb12-amd64`.
@@ -116,6 +137,11 @@ impl Function {
         link(&self.path.join("driver"))
     }
 
+    /// The one driver that may have it, where somebody said so.
+    pub fn driver_override(&self) -> Option<String> {
+        self.read("driver_override").filter(|name| name != "(null)")
+    }
+
     /// Its IOMMU group; `None` where no IOMMU is in use.
     pub fn group(&self) -> Option<u32> {
         link(&self.path.join("iommu_group"))?.parse().ok()
@@ -148,20 +174,62 @@ impl Function {
         u32::try_from(hex(&self.read("class")?)?).ok()
     }
 
-    /// Whether it is a bridge: of no use to a driver like ours, and no obstacle in an IOMMU group.
+    /// Whether it is a bridge to another bus (PCI, CardBus): vfio-pci takes none, and it is no obstacle in an IOMMU group.
     pub fn is_bridge(&self) -> bool {
-        self.class().is_some_and(|class| class >> 16 == 0x06)
+        self.class().is_some_and(|class| matches!(class >> 8, 0x0604 | 0x0607 | 0x0609))
     }
 
     /// The physical addresses of BARs 0 to 5; `None` where there is none, or where this process may not see them.
     pub fn bars(&self) -> [Option<RangeInclusive<u64>>; 6] {
+        self.resources(0)
+    }
+
+    /// Those of them that decode memory, and have a place there.
+    pub fn memory_bars(&self) -> [Option<RangeInclusive<u64>>; 6] {
+        // IORESOURCE_MEM, of include/linux/ioport.h.
+        self.resources(0x200).map(|bar| bar.filter(|range| *range.start() != 0))
+    }
+
+    /// BARs whose flags hold `flags`.
+    fn resources(&self, flags: u64) -> [Option<RangeInclusive<u64>>; 6] {
         let text = self.read("resource").unwrap_or_default();
         let mut lines = text.lines();
         std::array::from_fn(|_| {
             let mut words = lines.next()?.split_whitespace();
             let (start, end) = (hex(words.next()?)?, hex(words.next()?)?);
-            (start < end).then_some(start..=end)
+            let has = words.next().and_then(hex).unwrap_or(0) & flags == flags;
+            (start < end && has).then_some(start..=end)
         })
+    }
+
+    /// The disks that it is, by their names under `/dev`; whichever bus they are on behind it.
+    pub fn disks(&self) -> Vec<String> {
+        let mut disks = self.under("block");
+        // With native multipath, a namespace's disk belongs to the subsystem of its controllers.
+        let controllers = self.under("nvme");
+        for subsystem in names(&self.sysfs.path("sys/class/nvme-subsystem")) {
+            let path = self.sysfs.path("sys/class/nvme-subsystem").join(&subsystem);
+            if controllers.iter().any(|controller| path.join(controller).exists()) {
+                disks.extend(self.sysfs.class_under("block", &path));
+            }
+        }
+        let shown = |name: &String| {
+            let is = |file: &str| self.sysfs.read(format!("sys/class/block/{name}/{file}"));
+            is("partition").is_none() && is("hidden").as_deref() != Some("1")
+        };
+        disks.retain(shown);
+        disks.sort();
+        disks.dedup();
+        disks
+    }
+
+    /// Its network interfaces, of those that this process's network namespace has.
+    pub fn interfaces(&self) -> Vec<String> {
+        self.under("net")
+    }
+
+    fn under(&self, class: &str) -> Vec<String> {
+        self.sysfs.class_under(class, &self.path)
     }
 
     /// The Linux numbers of its message interrupts, each with the name of the chip that delivers it.
@@ -181,33 +249,42 @@ impl Function {
     /// # Errors
     /// What the system says. Without a driver of that name it stays without any, which is one, too.
     pub fn bind(&self, driver: &str) -> io::Result<()> {
-        self.write("driver_override", driver)?;
+        self.set_driver_override(Some(driver))?;
         self.unbind()?;
-        fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
-        match self.driver() {
+        match self.probe()? {
             Some(bound) if bound == driver => Ok(()),
             Some(bound) => Err(io::Error::other(format!("it is bound to {bound}"))),
             None => Err(io::Error::other(format!("{driver} did not take it: is the module loaded?"))),
         }
     }
 
-    /// Lets the kernel choose a driver again, and returns which it chose.
+    /// Says which driver alone may have it, or that any may. It changes nothing until the next [`probe`](Self::probe).
     ///
     /// # Errors
     /// What the system says.
-    pub fn release(&self) -> io::Result<Option<String>> {
+    pub fn set_driver_override(&self, driver: Option<&str>) -> io::Result<()> {
         // An empty line takes the override away.
-        self.write("driver_override", "\n")?;
-        self.unbind()?;
-        fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
-        Ok(self.driver())
+        self.write("driver_override", driver.unwrap_or("\n"))
     }
 
-    fn unbind(&self) -> io::Result<()> {
+    /// Takes it from the driver that has it, if one has. VFIO waits there until every process has closed it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn unbind(&self) -> io::Result<()> {
         match self.driver() {
             Some(_) => self.write("driver/unbind", &self.address.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Has the kernel choose a driver where it has none, and returns the one that has it then.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn probe(&self) -> io::Result<Option<String>> {
+        fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
+        Ok(self.driver())
     }
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
@@ -217,6 +294,11 @@ impl Function {
     fn number(&self, file: &str) -> Option<u16> {
         u16::try_from(hex(&self.read(file)?)?).ok()
     }
+}
+
+/// Whether a driver lets VFIO have the device: `vfio-pci` and its variants (`mlx5_vfio_pci`, …).
+pub fn is_vfio(driver: &str) -> bool {
+    driver == "vfio-pci" || driver.ends_with("vfio_pci") || driver.ends_with("vfio-pci")
 }
 
 fn names(directory: &Path) -> impl Iterator<Item = String> {
@@ -285,6 +367,58 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whoever_keeps_a_group_from_vfio_is_named() {
+        let (_root, sysfs) = tree(&[
+            ("0000:00:01.0", Some("pcieport"), Some(3)),
+            ("0000:01:00.0", Some("vfio-pci"), Some(3)),
+            ("0000:01:00.1", Some("nvme"), Some(3)),
+            ("0000:01:00.2", None, Some(3)),
+            ("0000:01:00.3", Some("pci-stub"), Some(3)),
+            ("0000:01:00.4", Some("mlx5_vfio_pci"), Some(3)),
+            ("0000:00:1f.0", Some("lpc_ich"), Some(3)),
+        ]);
+        put(&sysfs, "sys/bus/pci/devices/0000:00:01.0/class", "0x060400\n");
+        put(&sysfs, "sys/bus/pci/devices/0000:00:1f.0/class", "0x060100\n");
+        let others: Vec<_> = sysfs.obstacles(3).into_iter().map(|(a, driver)| format!("{driver} {a}")).collect();
+        assert_eq!(others, ["lpc_ich 0000:00:1f.0", "nvme 0000:01:00.1"], "an ISA bridge's driver is one like others");
+        assert_eq!(sysfs.obstacles(4), []);
+    }
+
+    #[test]
+    fn disks_and_interfaces_of_a_function() {
+        let (_root, sysfs) = tree(&[("0000:01:00.0", Some("nvme"), None), ("0000:02:00.0", Some("virtio-pci"), None)]);
+        let of = |class: &str, name: &str, path: &str| {
+            let path = sysfs.path(path);
+            fs::create_dir_all(&path).unwrap();
+            fs::create_dir_all(sysfs.path("sys/class").join(class)).unwrap();
+            symlink(&path, sysfs.path("sys/class").join(class).join(name)).unwrap();
+        };
+        let (nvme, virtio) =
+            ("sys/bus/pci/devices/0000:01:00.0/nvme/nvme0", "sys/bus/pci/devices/0000:02:00.0/virtio0");
+        of("nvme", "nvme0", nvme);
+        of("block", "nvme0n1", &format!("{nvme}/nvme0n1"));
+        of("block", "nvme0n1p1", &format!("{nvme}/nvme0n1/nvme0n1p1"));
+        put(&sysfs, &format!("{nvme}/nvme0n1/nvme0n1p1/partition"), "1\n");
+        // The second namespace is a multipath one: a hidden path of the controller, and a disk of its subsystem.
+        of("block", "nvme0c0n2", &format!("{nvme}/nvme0c0n2"));
+        put(&sysfs, &format!("{nvme}/nvme0c0n2/hidden"), "1\n");
+        let subsystem = "sys/devices/virtual/nvme-subsystem/nvme-subsys0";
+        of("nvme-subsystem", "nvme-subsys0", subsystem);
+        symlink(sysfs.path(nvme), sysfs.path(subsystem).join("nvme0")).unwrap();
+        of("block", "nvme0n2", &format!("{subsystem}/nvme0n2"));
+        of("block", "vda", &format!("{virtio}/block/vda"));
+        of("net", "eth0", &format!("{virtio}/net/eth0"));
+        of("net", "lo", "sys/devices/virtual/net/lo");
+        let function = |address: &str| sysfs.function(address.parse().unwrap()).unwrap();
+        assert_eq!(function("0000:01:00.0").disks(), ["nvme0n1", "nvme0n2"]);
+        assert_eq!(function("0000:02:00.0").disks(), ["vda"]);
+        assert_eq!(
+            (function("0000:01:00.0").interfaces(), function("0000:02:00.0").interfaces()),
+            (vec![], vec!["eth0".to_owned()])
+        );
+    }
+
+    #[test]
     fn facts() {
         let (_root, sysfs) = tree(&[("0000:01:00.0", None, Some(3))]);
         let at = "sys/bus/pci/devices/0000:01:00.0";
@@ -294,7 +428,10 @@ pub(super) mod tests {
         put(&sysfs, &format!("{at}/numa_node"), "-1\n");
         let none = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
         let bar = "0x00000000fe600000 0x00000000fe603fff 0x0000000000140204\n";
-        put(&sysfs, &format!("{at}/resource"), &format!("{bar}{none}"));
+        let io = "0x000000000000c000 0x000000000000c03f 0x0000000000040101\n";
+        let unplaced = "0x0000000000000000 0x0000000000000fff 0x0000000020040200\n";
+        put(&sysfs, &format!("{at}/resource"), &format!("{bar}{none}{io}{unplaced}"));
+        put(&sysfs, &format!("{at}/driver_override"), "(null)\n");
         put(&sysfs, &format!("{at}/msi_irqs/31"), "msix\n");
         put(&sysfs, &format!("{at}/msi_irqs/30"), "msix\n");
         put(&sysfs, "sys/kernel/irq/30/chip_name", "IR-PCI-MSIX-0000:01:00.0\n");
@@ -308,7 +445,10 @@ pub(super) mod tests {
             (f.vendor(), f.device(), f.class(), f.numa_node()),
             (Some(0x1b36), Some(0x10), Some(0x010802), None)
         );
-        assert_eq!(f.bars(), [Some(0xfe60_0000..=0xfe60_3fff), None, None, None, None, None]);
+        let memory = Some(0xfe60_0000..=0xfe60_3fff);
+        assert_eq!(f.bars(), [memory.clone(), None, Some(0xc000..=0xc03f), Some(0..=0xfff), None, None]);
+        assert_eq!(f.memory_bars(), [memory, None, None, None, None, None]);
+        assert_eq!(f.driver_override(), None);
         assert_eq!(f.message_interrupts(), [(30, Some("IR-PCI-MSIX-0000:01:00.0".to_owned())), (31, None)]);
         assert_eq!(f.vfio_device().as_deref(), Some("vfio7"));
         assert!(!f.is_bridge());
