@@ -12,6 +12,7 @@
 //! | [`ring`] | rings between cores |
 //! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
 //! | [`block`] | the queue trait of storage drivers |
+//! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
 //! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
@@ -26,6 +27,7 @@ mod error;
 pub mod irq;
 pub mod mem;
 pub mod model;
+pub mod net;
 mod page;
 pub mod pci;
 pub mod reactor;

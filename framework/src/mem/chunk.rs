@@ -165,11 +165,27 @@ impl<T: Shared> DmaRing<T> {
             return Err(Error::NotPowerOfTwo { what: "ring entries", value: entries.into() });
         }
         let chunk = arena.alloc(u64::from(entries) * size_of::<T>() as u64, align.max(align_of::<T>() as u64))?;
-        // SAFETY: the chunk lies inside the arena's mapping.
-        let base = unsafe { arena.mapping().base().add(chunk.offset() as usize) }.cast();
-        let ring = Self { base, mask: entries - 1, chunk };
+        let ring = Self::within(&chunk, 0, entries)?;
         ring.zero();
         Ok(ring)
+    }
+
+    /// A ring of `entries` that lies `offset` bytes into a chunk, with what is there: for structures of several parts, and for parts whose
+    /// words are of several widths. The memory is the whole chunk's, and quarantined with it.
+    ///
+    /// # Errors
+    /// [`Error::NotPowerOfTwo`] for the entries, [`Error::OutOfRange`] where it isn't inside, [`Error::Unaligned`].
+    pub fn within(chunk: &Chunk, offset: u64, entries: u32) -> Result<Self> {
+        if !entries.is_power_of_two() {
+            return Err(Error::NotPowerOfTwo { what: "ring entries", value: entries.into() });
+        }
+        chunk.check(offset, u64::from(entries) * size_of::<T>() as u64)?;
+        // SAFETY: the chunk lies inside the arena's mapping, and `offset` inside the chunk.
+        let base = unsafe { chunk.mapping().base().add((chunk.offset() + offset) as usize) };
+        if !base.as_ptr().addr().is_multiple_of(align_of::<T>()) {
+            return Err(Error::Unaligned { offset, width: align_of::<T>() as u64 });
+        }
+        Ok(Self { base: base.cast(), mask: entries - 1, chunk: chunk.clone() })
     }
 
     /// Sets all of it to zero, in words of their own width: a device that is a thread sees nothing else.
@@ -180,7 +196,7 @@ impl<T: Shared> DmaRing<T> {
     /// Entry `i`, modulo the ring.
     #[inline(always)]
     pub fn at(&self, i: u32) -> &T {
-        // SAFETY: the mask keeps the index inside the chunk, which `self` holds; `new` aligned it for `T`.
+        // SAFETY: the mask keeps the index inside the chunk, which `self` holds; `within` saw that it is aligned for `T`.
         unsafe { self.base.add((i & self.mask) as usize).as_ref() }
     }
 
@@ -216,5 +232,34 @@ impl<T: Shared> DmaRing<T> {
     /// Never gives its memory back: for a ring that a device may still write.
     pub fn quarantine(self) {
         self.set_quarantine(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::ArenaOptions;
+
+    #[test]
+    fn rings_lie_within_chunks() {
+        let arena = Arena::new(1 << 14, ArenaOptions::default()).unwrap();
+        let chunk = arena.alloc(44, 16).unwrap();
+        let head = DmaRing::<AtomicU16>::within(&chunk, 0, 2).unwrap();
+        let body = DmaRing::<[AtomicU32; 2]>::within(&chunk, 4, 4).unwrap();
+        let tail = DmaRing::<AtomicU16>::within(&chunk, 36, 4).unwrap();
+        head.at(1).store(u16::to_le(0x0201), Ordering::Relaxed);
+        body.at(3)[1].store(u32::to_le(0x0605_0403), Ordering::Relaxed);
+        tail.at(0).store(u16::to_le(0x0807), Ordering::Relaxed);
+        let mut bytes = [0; 44];
+        chunk.read(0, &mut bytes).unwrap();
+        assert_eq!((&bytes[2..4], &bytes[32..38]), (&[1, 2][..], &[3, 4, 5, 6, 7, 8][..]));
+        assert!(matches!(DmaRing::<AtomicU32>::within(&chunk, 2, 1), Err(Error::Unaligned { .. })));
+        assert!(matches!(DmaRing::<AtomicU32>::within(&chunk, 4, 16), Err(Error::OutOfRange { .. })));
+        assert!(matches!(DmaRing::<AtomicU32>::within(&chunk, u64::MAX, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(DmaRing::<AtomicU32>::within(&chunk, 0, 3), Err(Error::NotPowerOfTwo { .. })));
+        drop((chunk, head, body));
+        assert!(arena.alloc(arena.len(), 1).is_err());
+        drop(tail);
+        assert!(arena.alloc(arena.len(), 1).is_ok());
     }
 }

@@ -8,6 +8,7 @@
 //! What a device writes is *input*: nothing here trusts it.
 
 mod arena;
+mod buf;
 mod chunk;
 mod ledger;
 mod mapping;
@@ -16,10 +17,11 @@ mod space;
 mod system;
 
 pub use arena::{Arena, ArenaOptions, Frame, Source};
+pub use buf::{Buf, Checked, L4, Offload, give_back};
 pub use chunk::{Chunk, DmaRing, Shared};
 pub use mapping::Mapping;
 pub(crate) use mapping::memfd;
-pub use pool::{Buf, Pool, PoolCache, leaked_buffers};
+pub use pool::{Pool, PoolCache, leaked_buffers};
 pub use space::{DmaBackend, DmaMapping, DmaSpace, IovaWindow};
 
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! A buffer's metadata lies outside DMA memory, where no device can rewrite it. A [`Buf`] is the only handle to its bytes: whoever
 //! holds it may read and write them, and a command in flight holds it, so that no safe program can free or reuse a buffer
-//! under a device. A pool that is dropped with buffers out is leaked, counted, and never freed.
+//! under a device. A pool that is dropped with buffers out is leaked, counted, and never freed. What a buffer is: `buf.rs`.
 //!
 //! Buffers that are home lie in a [`Ring`]; a core's [`PoolCache`] in front of it makes most takes and puts its own affair.
 //!
@@ -10,11 +10,10 @@
 //! confines it to memory that was mapped for it, and no further.
 
 use super::Arena;
+use super::buf::{Buf, Meta};
 use super::chunk::Chunk;
-use super::mapping::{copy_in, copy_out};
 use crate::ring::{Ring, Stash};
 use crate::{Error, Result};
-use std::cell::UnsafeCell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
@@ -40,33 +39,12 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-struct Inner {
+pub(super) struct Inner {
     /// The buffers that are home. Each of the pool's is here once, or out.
-    free: Ring<Buf>,
+    pub(super) free: Ring<Buf>,
     meta: Box<[Meta]>,
     chunk: Chunk,
 }
-
-/// What is known of one buffer; one cache line.
-#[repr(align(64))]
-struct Meta {
-    data: NonNull<u8>,
-    /// Where in the arena the data starts.
-    offset: u64,
-    pool: NonNull<Inner>,
-    arena: u32,
-    capacity: u32,
-    /// Written only by the holder of the one `Buf`.
-    len: UnsafeCell<u32>,
-}
-
-/// One buffer, owned. Eight bytes; dropping it gives it back to its pool.
-pub struct Buf(NonNull<Meta>);
-// SAFETY: a `Buf` is the only handle to its metadata and bytes.
-unsafe impl Send for Buf {}
-// SAFETY: a shared `Buf` only reads.
-unsafe impl Sync for Buf {}
-const _: () = assert!(size_of::<Option<Buf>>() == 8 && size_of::<Meta>() == 64);
 
 impl Pool {
     /// `count` buffers of `size` bytes each in `arena`, each aligned to `align` bytes (a power of two).
@@ -91,14 +69,14 @@ impl Pool {
                 let offset = start + index * stride;
                 // SAFETY: the chunk holds `count` strides from `start` on.
                 let data = unsafe { arena.mapping().base().add(offset as usize) };
-                Meta { data, offset, pool: inner, arena: arena_id, capacity: size, len: UnsafeCell::new(0) }
+                Meta::new(data, offset, inner, arena_id, size)
             })
             .collect();
         // SAFETY: nobody else knows of `inner` yet.
         unsafe { (*inner.as_ptr()).meta = meta };
         let pool = Self(Arc::new(Handle(inner)));
         // The one place where buffers are made: one for each metadata.
-        pool.inner().free.push_bulk(&mut pool.inner().meta.iter().map(|meta| Buf(NonNull::from(meta))).collect());
+        pool.inner().free.push_bulk(&mut pool.inner().meta.iter().map(Buf::of).collect());
         Ok(pool)
     }
 
@@ -197,11 +175,11 @@ impl PoolCache {
     pub fn get_bulk(&mut self, out: &mut Vec<Buf>, n: usize) -> bool {
         let before = out.len();
         let done = self.stash.pop_bulk(out, n, &self.pool.inner().free);
-        out[before..].iter_mut().for_each(Buf::clear);
+        out[before..].iter_mut().for_each(Buf::as_new);
         done
     }
 
-    /// Gives a buffer back. One of another pool goes there.
+    /// Gives a buffer back. One of another pool, or one that others follow, goes home by itself.
     #[inline]
     pub fn put(&mut self, buf: Buf) {
         if self.owns(&buf) {
@@ -209,7 +187,7 @@ impl PoolCache {
         }
     }
 
-    /// Gives all these buffers back. Those of other pools go there.
+    /// Gives all these buffers back. Those of other pools, and those that others follow, go home by themselves.
     #[inline]
     pub fn put_bulk(&mut self, bufs: &mut Vec<Buf>) {
         if !bufs.iter().all(|buf| self.owns(buf)) {
@@ -231,7 +209,7 @@ impl PoolCache {
 
     #[inline(always)]
     fn owns(&self, buf: &Buf) -> bool {
-        buf.meta().pool == self.pool.0.0
+        buf.is_single_of(self.pool.0.0)
     }
 }
 
@@ -245,123 +223,6 @@ impl Drop for PoolCache {
 impl fmt::Debug for PoolCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PoolCache({} of {:?})", self.len(), self.pool)
-    }
-}
-
-impl Buf {
-    #[inline(always)]
-    fn meta(&self) -> &Meta {
-        // SAFETY: metadata lives as long as any buffer of its pool is out.
-        unsafe { self.0.as_ref() }
-    }
-
-    #[inline(always)]
-    fn emptied(mut self) -> Self {
-        self.clear();
-        self
-    }
-
-    #[inline(always)]
-    fn resized(mut self, len: u32) -> Option<Self> {
-        (len <= self.capacity()).then(|| self.set_len(len))?;
-        Some(self)
-    }
-
-    /// Bytes in use.
-    #[inline]
-    pub fn len(&self) -> u32 {
-        // SAFETY: only the holder of this handle writes it, and it is borrowed here.
-        unsafe { *self.meta().len.get() }
-    }
-
-    /// Whether none are in use.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes it can hold.
-    #[inline]
-    pub fn capacity(&self) -> u32 {
-        self.meta().capacity
-    }
-
-    /// Says how many bytes are in use; more than it can hold becomes all that it can hold.
-    #[inline]
-    pub fn set_len(&mut self, len: u32) {
-        let len = len.min(self.capacity());
-        // SAFETY: this is the only handle to the metadata.
-        unsafe { *self.meta().len.get() = len };
-    }
-
-    /// Says that no bytes are in use.
-    #[inline]
-    pub fn clear(&mut self) {
-        // SAFETY: this is the only handle to the metadata.
-        unsafe { *self.meta().len.get() = 0 };
-    }
-
-    /// The id of the arena it lies in.
-    #[inline(always)]
-    pub fn arena_id(&self) -> u32 {
-        self.meta().arena
-    }
-
-    /// Where in its arena the data starts, in bytes.
-    #[inline(always)]
-    pub fn arena_offset(&self) -> u64 {
-        self.meta().offset
-    }
-
-    /// The bytes in use.
-    #[inline]
-    pub fn bytes(&self) -> &[u8] {
-        let meta = self.meta();
-        // SAFETY: inside the pool's chunk, initialised (arena memory starts zeroed), and borrowed with the only handle; a device was told
-        // of it only while a command held the handle (the boundary: see the top of this file).
-        unsafe { std::slice::from_raw_parts(meta.data.as_ptr(), self.len() as usize) }
-    }
-
-    /// The bytes in use, to write.
-    #[inline]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let (meta, len) = (self.meta(), self.len());
-        // SAFETY: as in `bytes`, and the handle is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(meta.data.as_ptr(), len as usize) }
-    }
-
-    /// Sets the content, as far as it fits; returns how much that was.
-    pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(self.capacity() as usize);
-        // SAFETY: inside the buffer, whose only handle is borrowed exclusively.
-        unsafe { copy_in(self.meta().data, &bytes[..n]) };
-        self.set_len(n as u32);
-        n
-    }
-
-    /// Copies out as much as both have; returns how much that was.
-    pub fn copy_to(&self, out: &mut [u8]) -> usize {
-        let n = out.len().min(self.len() as usize);
-        // SAFETY: inside the buffer.
-        unsafe { copy_out(self.meta().data, &mut out[..n]) };
-        n
-    }
-}
-
-impl Drop for Buf {
-    #[inline]
-    fn drop(&mut self) {
-        let pool = self.meta().pool.as_ptr();
-        // SAFETY: a pool with buffers out is never freed, and this one is out until it can be taken from the ring. `home` takes this
-        // handle's place, which nobody uses any more. The ring has room for all of the pool's buffers.
-        let home = unsafe { Ring::push_at(&raw const (*pool).free, Self(self.0)) };
-        home.unwrap_or_else(std::mem::forget);
-    }
-}
-
-impl fmt::Debug for Buf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Buf({} of {} bytes)", self.len(), self.capacity())
     }
 }
 

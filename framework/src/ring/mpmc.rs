@@ -149,16 +149,42 @@ impl<T: Send> Ring<T> {
 
     #[inline(always)]
     pub(super) fn push_first(&self, items: &mut Vec<T>, want: Want) -> usize {
-        let (start, n) = self.put.reserve(&self.take, self.slots.capacity(), want.at_most(items.len()));
-        if n > 0 {
+        // SAFETY: `self` is borrowed.
+        unsafe { Self::push_first_at(self, items, want) }
+    }
+
+    /// As [`push_burst`](Self::push_burst) of the first `most` items, and does not touch the ring any more once consumers can see them:
+    /// another thread may then free it.
+    ///
+    /// # Safety
+    /// `this` points to a ring that lives until those items can be taken.
+    #[inline]
+    pub(crate) unsafe fn push_some_at(this: *const Self, items: &mut Vec<T>, most: usize) -> usize {
+        // SAFETY: the caller's.
+        unsafe { Self::push_first_at(this, items, Want::UpTo(most)) }
+    }
+
+    /// # Safety
+    /// `this` points to a ring that lives until the items can be taken.
+    #[inline(always)]
+    unsafe fn push_first_at(this: *const Self, items: &mut Vec<T>, want: Want) -> usize {
+        let (tail, end, n) = {
+            // SAFETY: the ring lives while these items aren't in it.
+            let ring = unsafe { &*this };
+            let (start, n) = ring.put.reserve(&ring.take, ring.slots.capacity(), want.at_most(items.len()));
+            if n == 0 {
+                return 0;
+            }
             // SAFETY: as in `push_at`, for `n` cells; `items` has as many, and forgets them.
             unsafe {
-                self.slots.fill(start, items.as_ptr(), n);
+                ring.slots.fill(start, items.as_ptr(), n);
                 forget_first(items, n);
             }
-            self.put.wait(start);
-            Side::done(&self.put.tail, start.wrapping_add(n));
-        }
+            ring.put.wait(start);
+            (&raw const ring.put.tail, start.wrapping_add(n), n)
+        };
+        // SAFETY: alive until this very store; an atomic is all that is borrowed for it.
+        Side::done(unsafe { &*tail }, end);
         n
     }
 

@@ -1,0 +1,582 @@
+//! A buffer: an owned 8-byte handle to bytes in DMA memory, and to 64 bytes of metadata that lie outside of it.
+//!
+//! What is known of a packet (its hash, its VLAN tag, what was checked, what remains to be done) is in the metadata of its first
+//! buffer; a packet larger than a buffer goes on in the [next](Buf::next) one, which the first owns. Pools are next door.
+
+use super::mapping::{copy_in, copy_out};
+use super::pool::Inner;
+use crate::ring::Ring;
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ptr::NonNull;
+
+/// What is known of one buffer; one cache line.
+#[repr(align(64))]
+pub(super) struct Meta {
+    data: NonNull<u8>,
+    /// Where in the arena the buffer starts.
+    offset: u64,
+    pool: NonNull<Inner>,
+    arena: u32,
+    capacity: u32,
+    /// Touched only by the holder of the one `Buf`.
+    state: UnsafeCell<State>,
+}
+
+/// What changes. Length, head and flags are one word: all of a buffer that is taken from its pool has to be written.
+#[repr(C)]
+struct State {
+    /// What the packet goes on in. None while the buffer is home.
+    next: Option<Buf>,
+    /// The timestamp, or the offload, as `flags` say.
+    word: u64,
+    len: u32,
+    /// Bytes in front of the data.
+    head: u16,
+    flags: u16,
+    hash: u32,
+    vlan: u16,
+}
+
+mod flag {
+    pub const HASH: u16 = 1 << 0;
+    pub const VLAN: u16 = 1 << 1;
+    pub const TIMESTAMP: u16 = 1 << 2;
+    pub const OFFLOAD: u16 = 1 << 3;
+    /// Two bits each of [`Checked`](super::Checked).
+    pub const L3_SHIFT: u32 = 4;
+    pub const L4_SHIFT: u32 = 6;
+}
+
+/// One buffer, owned. Eight bytes; dropping it gives it back to its pool, and what follows it to theirs.
+pub struct Buf(NonNull<Meta>);
+// SAFETY: a `Buf` is the only handle to its metadata and bytes.
+unsafe impl Send for Buf {}
+// SAFETY: a shared `Buf` only reads.
+unsafe impl Sync for Buf {}
+const _: () = assert!(size_of::<Option<Buf>>() == 8 && size_of::<Meta>() == 64);
+
+/// What a device found out about a checksum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Checked {
+    /// Nothing: it was not looked at, or there is none.
+    #[default]
+    Unknown = 0,
+    /// It is right.
+    Good = 1,
+    /// It is wrong.
+    Bad = 2,
+}
+
+/// A transport protocol whose checksum a device can fill in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum L4 {
+    /// TCP: the checksum is at byte 16 of its header.
+    Tcp = 1,
+    /// UDP: at byte 6.
+    Udp = 2,
+}
+
+/// What remains to be done with a packet before it goes on a wire: asked of a device that sends it, or left to the receiver by one that
+/// got it from a neighbour in the same machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Bytes of the link layer's header, at most 127.
+    pub l2_len: u8,
+    /// Bytes of the network layer's header, at most 511.
+    pub l3_len: u16,
+    /// Bytes of the transport layer's header: for segmentation.
+    pub l4_len: u8,
+    /// The network layer is IPv6.
+    pub ipv6: bool,
+    /// Fill in the IPv4 header's checksum.
+    pub l3: bool,
+    /// Fill in this protocol's checksum. Its field holds the sum of the pseudo header.
+    pub l4: Option<L4>,
+    /// Cut the packet into segments of so many bytes of payload at most; 0 for no cutting.
+    pub segment: u16,
+}
+
+impl Offload {
+    /// Where the transport layer's header begins, in bytes.
+    #[inline]
+    pub fn l4_start(self) -> u32 {
+        u32::from(self.l2_len) + u32::from(self.l3_len)
+    }
+
+    fn pack(self) -> u64 {
+        u64::from(self.l2_len)
+            | u64::from(self.l3_len) << 8
+            | u64::from(self.l4_len) << 24
+            | u64::from(self.segment) << 32
+            | self.l4.map_or(0, |l4| l4 as u64) << 48
+            | u64::from(self.l3) << 50
+            | u64::from(self.ipv6) << 51
+    }
+
+    fn unpack(word: u64) -> Self {
+        Self {
+            l2_len: word as u8,
+            l3_len: (word >> 8) as u16,
+            l4_len: (word >> 24) as u8,
+            segment: (word >> 32) as u16,
+            l4: match word >> 48 & 3 {
+                1 => Some(L4::Tcp),
+                2 => Some(L4::Udp),
+                _ => None,
+            },
+            l3: word >> 50 & 1 != 0,
+            ipv6: word >> 51 & 1 != 0,
+        }
+    }
+}
+
+/// Gives buffers back, in one move for all that are of one pool: for who frees what another core took.
+#[inline]
+pub fn give_back(bufs: &mut Vec<Buf>) {
+    while let Some(first) = bufs.first() {
+        let pool = first.meta().pool;
+        let run = bufs.iter().take_while(|buf| buf.is_single_of(pool)).count();
+        if run == 0 {
+            // The first is one that others follow.
+            drop(bufs.swap_remove(0));
+            continue;
+        }
+        // SAFETY: a pool with buffers out is never freed, and these are out until they can be taken from the ring. It has room for all
+        // of its pool's buffers.
+        unsafe { Ring::push_some_at(&raw const (*pool.as_ptr()).free, bufs, run) };
+    }
+}
+
+impl Meta {
+    pub(super) fn new(data: NonNull<u8>, offset: u64, pool: NonNull<Inner>, arena: u32, capacity: u32) -> Self {
+        let state = State { next: None, word: 0, len: 0, head: 0, flags: 0, hash: 0, vlan: 0 };
+        Self { data, offset, pool, arena, capacity, state: UnsafeCell::new(state) }
+    }
+}
+
+impl Buf {
+    /// The one handle to a buffer.
+    pub(super) fn of(meta: &Meta) -> Self {
+        Self(NonNull::from(meta))
+    }
+
+    #[inline(always)]
+    fn meta(&self) -> &Meta {
+        // SAFETY: metadata lives as long as any buffer of its pool is out.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline(always)]
+    fn state(&self) -> &State {
+        // SAFETY: only the holder of this handle writes it, through `state_mut`, and it is borrowed here.
+        unsafe { &*self.meta().state.get() }
+    }
+
+    #[inline(always)]
+    fn state_mut(&mut self) -> &mut State {
+        // SAFETY: this is the only handle to the metadata, and it is borrowed exclusively.
+        unsafe { &mut *self.meta().state.get() }
+    }
+
+    /// Where the data starts in this process.
+    #[inline(always)]
+    fn data(&self) -> NonNull<u8> {
+        // SAFETY: `head` is at most the capacity: inside the buffer, or at its end.
+        unsafe { self.meta().data.add(self.state().head.into()) }
+    }
+
+    /// Whether it is of this pool, and nothing follows it.
+    #[inline(always)]
+    pub(super) fn is_single_of(&self, pool: NonNull<Inner>) -> bool {
+        self.meta().pool == pool && self.state().next.is_none()
+    }
+
+    /// Forgets what it was used for. Nothing follows it.
+    #[inline(always)]
+    pub(super) fn as_new(&mut self) {
+        let state = self.state_mut();
+        (state.len, state.head, state.flags) = (0, 0, 0);
+    }
+
+    #[inline(always)]
+    pub(super) fn emptied(mut self) -> Self {
+        self.as_new();
+        self
+    }
+
+    #[inline(always)]
+    pub(super) fn resized(mut self, len: u32) -> Option<Self> {
+        (len <= self.capacity()).then(|| self.set_len(len))?;
+        Some(self)
+    }
+
+    /// Bytes in use, of this buffer alone.
+    #[inline]
+    pub fn len(&self) -> u32 {
+        self.state().len
+    }
+
+    /// Whether none are in use.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes it can hold, headroom included.
+    #[inline]
+    pub fn capacity(&self) -> u32 {
+        self.meta().capacity
+    }
+
+    /// Says how many bytes are in use; more than it can hold becomes all that it can hold.
+    #[inline]
+    pub fn set_len(&mut self, len: u32) {
+        let most = self.capacity() - u32::from(self.state().head);
+        self.state_mut().len = len.min(most);
+    }
+
+    /// As it came from its pool: no bytes in use, no headroom, nothing known of it. What followed it is given back.
+    #[inline]
+    pub fn clear(&mut self) {
+        drop(self.take_next());
+        self.as_new();
+    }
+
+    /// Bytes in front of the data, into which a header can be [put](Self::prepend).
+    #[inline]
+    pub fn headroom(&self) -> u32 {
+        self.state().head.into()
+    }
+
+    /// Bytes behind the data.
+    #[inline]
+    pub fn tailroom(&self) -> u32 {
+        self.capacity() - self.headroom() - self.len()
+    }
+
+    /// Leaves `bytes` in front of the data, which there is none of any more; says whether the buffer is large enough for that.
+    #[inline]
+    pub fn reserve(&mut self, bytes: u16) -> bool {
+        let fits = u32::from(bytes) <= self.capacity();
+        if fits {
+            let state = self.state_mut();
+            (state.len, state.head) = (0, bytes);
+        }
+        fits
+    }
+
+    /// Has the data begin `bytes` earlier, and gives those bytes to write; `None` where there is less headroom.
+    #[inline]
+    pub fn prepend(&mut self, bytes: u16) -> Option<&mut [u8]> {
+        let state = self.state_mut();
+        state.head = state.head.checked_sub(bytes)?;
+        state.len += u32::from(bytes);
+        Some(&mut self.bytes_mut()[..bytes.into()])
+    }
+
+    /// Has the data begin `bytes` later: takes a header off. Says whether there were as many.
+    #[inline]
+    pub fn advance(&mut self, bytes: u16) -> bool {
+        let state = self.state_mut();
+        let (Some(len), Some(head)) = (state.len.checked_sub(bytes.into()), state.head.checked_add(bytes)) else {
+            return false;
+        };
+        (state.len, state.head) = (len, head);
+        true
+    }
+
+    /// The id of the arena it lies in.
+    #[inline(always)]
+    pub fn arena_id(&self) -> u32 {
+        self.meta().arena
+    }
+
+    /// Where in its arena the data starts, in bytes.
+    #[inline(always)]
+    pub fn arena_offset(&self) -> u64 {
+        self.meta().offset + u64::from(self.state().head)
+    }
+
+    /// The bytes in use.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: inside the pool's chunk, initialised (arena memory starts zeroed), and borrowed with the only handle; a device was told
+        // of it only while a command held the handle (the boundary: see the top of `pool.rs`).
+        unsafe { std::slice::from_raw_parts(self.data().as_ptr(), self.len() as usize) }
+    }
+
+    /// The bytes in use, to write.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and the handle is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.len() as usize) }
+    }
+
+    /// Sets the content, as far as it fits; returns how much that was.
+    pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
+        let n = bytes.len().min((self.capacity() - self.headroom()) as usize);
+        // SAFETY: inside the buffer, whose only handle is borrowed exclusively.
+        unsafe { copy_in(self.data(), &bytes[..n]) };
+        self.set_len(n as u32);
+        n
+    }
+
+    /// Copies out as much as both have; returns how much that was.
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let n = out.len().min(self.len() as usize);
+        // SAFETY: inside the buffer.
+        unsafe { copy_out(self.data(), &mut out[..n]) };
+        n
+    }
+
+    /// What the packet goes on in.
+    #[inline]
+    pub fn next(&self) -> Option<&Self> {
+        self.state().next.as_ref()
+    }
+
+    /// Takes off what follows.
+    #[inline]
+    pub fn take_next(&mut self) -> Option<Self> {
+        self.state_mut().next.take()
+    }
+
+    /// Puts `buf`, and what follows that, behind the last of these: one step a buffer.
+    pub fn append(&mut self, buf: Self) {
+        let mut last = self;
+        while last.state().next.is_some() {
+            // Looked at before it is borrowed for good.
+            let Some(next) = last.state_mut().next.as_mut() else { return };
+            last = next;
+        }
+        last.state_mut().next = Some(buf);
+    }
+
+    /// This buffer and those that follow it.
+    #[inline]
+    pub fn segments(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |buf| buf.next())
+    }
+
+    /// Bytes of the whole packet.
+    #[inline]
+    pub fn packet_len(&self) -> u64 {
+        match self.next() {
+            None => self.len().into(),
+            Some(_) => self.segments().map(|buf| u64::from(buf.len())).sum(),
+        }
+    }
+
+    /// The hash by which the device spread the packet over its queues.
+    #[inline]
+    pub fn hash(&self) -> Option<u32> {
+        (self.state().flags & flag::HASH != 0).then_some(self.state().hash)
+    }
+
+    /// Says what the packet's hash is.
+    #[inline]
+    pub fn set_hash(&mut self, hash: u32) {
+        let state = self.state_mut();
+        state.hash = hash;
+        state.flags |= flag::HASH;
+    }
+
+    /// The VLAN tag (its 16 bits of control information) that was taken off the packet, or is to be put in.
+    #[inline]
+    pub fn vlan(&self) -> Option<u16> {
+        (self.state().flags & flag::VLAN != 0).then_some(self.state().vlan)
+    }
+
+    /// Says what VLAN tag is to be put in, or was taken off.
+    #[inline]
+    pub fn set_vlan(&mut self, tag: Option<u16>) {
+        let state = self.state_mut();
+        state.flags &= !flag::VLAN;
+        if let Some(tag) = tag {
+            state.vlan = tag;
+            state.flags |= flag::VLAN;
+        }
+    }
+
+    /// When it was received, in nanoseconds of the device's clock.
+    #[inline]
+    pub fn timestamp(&self) -> Option<u64> {
+        (self.state().flags & flag::TIMESTAMP != 0).then_some(self.state().word)
+    }
+
+    /// Says when it was received. It takes the place of an [offload](Self::offload).
+    #[inline]
+    pub fn set_timestamp(&mut self, nanoseconds: u64) {
+        let state = self.state_mut();
+        state.word = nanoseconds;
+        state.flags = state.flags & !flag::OFFLOAD | flag::TIMESTAMP;
+    }
+
+    /// What remains to be done with the packet.
+    #[inline]
+    pub fn offload(&self) -> Option<Offload> {
+        (self.state().flags & flag::OFFLOAD != 0).then(|| Offload::unpack(self.state().word))
+    }
+
+    /// Says what remains to be done with the packet. It takes the place of a [timestamp](Self::timestamp).
+    #[inline]
+    pub fn set_offload(&mut self, offload: Option<Offload>) {
+        let state = self.state_mut();
+        state.flags &= !flag::OFFLOAD;
+        if let Some(offload) = offload {
+            state.word = offload.pack();
+            state.flags = state.flags & !flag::TIMESTAMP | flag::OFFLOAD;
+        }
+    }
+
+    /// Whether it is to be sent as it is: there is no offload, and no VLAN tag to put in.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.state().flags & (flag::OFFLOAD | flag::VLAN) == 0
+    }
+
+    /// What the device found out about the checksums of the network and of the transport layer.
+    #[inline]
+    pub fn checked(&self) -> (Checked, Checked) {
+        let of = |shift: u32| match self.state().flags >> shift & 3 {
+            1 => Checked::Good,
+            2 => Checked::Bad,
+            _ => Checked::Unknown,
+        };
+        (of(flag::L3_SHIFT), of(flag::L4_SHIFT))
+    }
+
+    /// Says what was found out about the checksums of the network and of the transport layer.
+    #[inline]
+    pub fn set_checked(&mut self, l3: Checked, l4: Checked) {
+        let state = self.state_mut();
+        state.flags &= !(3 << flag::L3_SHIFT | 3 << flag::L4_SHIFT);
+        state.flags |= (l3 as u16) << flag::L3_SHIFT | (l4 as u16) << flag::L4_SHIFT;
+    }
+}
+
+impl Drop for Buf {
+    #[inline]
+    fn drop(&mut self) {
+        // One after the other, however long the chain is.
+        let mut next = self.take_next();
+        while let Some(mut buf) = next {
+            next = buf.take_next();
+        }
+        let pool = self.meta().pool.as_ptr();
+        // SAFETY: a pool with buffers out is never freed, and this one is out until it can be taken from the ring. `home` takes this
+        // handle's place, which nobody uses any more. The ring has room for all of the pool's buffers.
+        let home = unsafe { Ring::push_at(&raw const (*pool).free, Self(self.0)) };
+        home.unwrap_or_else(std::mem::forget);
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buf({} of {} bytes", self.len(), self.capacity())?;
+        let more = self.segments().count() - 1;
+        if more > 0 { write!(f, ", {more} more)") } else { f.write_str(")") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::{Arena, ArenaOptions, Pool};
+
+    fn pool(count: u32, size: u32) -> Pool {
+        Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()
+    }
+
+    #[test]
+    fn data_moves_within_its_buffer() {
+        let pool = pool(1, 100);
+        let mut buf = pool.get().unwrap();
+        let start = buf.arena_offset();
+        assert!(!buf.reserve(101) && buf.reserve(40));
+        assert_eq!((buf.headroom(), buf.tailroom(), buf.len()), (40, 60, 0));
+        assert_eq!(buf.copy_from(&[7; 100]), 60);
+        assert_eq!((buf.arena_offset(), buf.tailroom()), (start + 40, 0));
+        buf.set_len(10);
+        buf.prepend(4).unwrap().copy_from_slice(b"head");
+        assert_eq!(buf.bytes(), b"head\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07");
+        assert_eq!((buf.headroom(), buf.arena_offset()), (36, start + 36));
+        assert!(buf.prepend(37).is_none() && buf.len() == 14);
+        assert!(!buf.advance(15) && buf.advance(6));
+        assert_eq!((buf.bytes(), buf.headroom()), (&[7; 8][..], 42));
+        buf.set_len(u32::MAX);
+        assert_eq!((buf.len(), buf.tailroom()), (58, 0));
+        drop(buf);
+        let buf = pool.get().unwrap();
+        assert_eq!((buf.headroom(), buf.len(), buf.arena_offset()), (0, 0, start));
+    }
+
+    #[test]
+    fn chains_are_owned_by_their_first_buffer() {
+        let (pool, other) = (pool(8, 64), pool(2, 64));
+        let mut first = pool.get_len(10).unwrap();
+        first.append(pool.get_len(20).unwrap());
+        let mut tail = other.get_len(30).unwrap();
+        tail.append(pool.get_len(4).unwrap());
+        first.append(tail);
+        assert_eq!(first.segments().map(Buf::len).collect::<Vec<_>>(), [10, 20, 30, 4]);
+        assert_eq!((first.packet_len(), pool.available(), other.available()), (64, 5, 1));
+        let mut rest = first.take_next().unwrap();
+        assert_eq!((first.packet_len(), rest.packet_len()), (10, 54));
+        rest.clear();
+        assert_eq!((rest.packet_len(), pool.available(), other.available()), (0, 6, 2));
+        first.append(rest);
+        // Through a cache, and in bulk, a chain comes home whole.
+        let mut cache = pool.cache(2);
+        cache.put(first);
+        assert_eq!(pool.available(), 8);
+        let mut bufs: Vec<_> = (0..4).map(|_| pool.get().unwrap()).collect();
+        bufs[1].append(other.get().unwrap());
+        cache.put_bulk(&mut bufs);
+        assert_eq!((pool.available() as usize + cache.len(), other.available()), (8, 2));
+    }
+
+    #[test]
+    fn bulks_of_several_pools_come_home() {
+        let (a, b) = (pool(8, 64), pool(8, 64));
+        let mut bufs = Vec::new();
+        for i in 0..8 {
+            bufs.push(if i % 3 == 0 { b.get().unwrap() } else { a.get().unwrap() });
+        }
+        bufs[4].append(b.get().unwrap());
+        give_back(&mut bufs);
+        assert_eq!((bufs.len(), a.available(), b.available()), (0, 8, 8));
+    }
+
+    #[test]
+    fn what_is_known_of_a_packet_is_forgotten_at_home() {
+        let pool = pool(1, 64);
+        let mut buf = pool.get().unwrap();
+        assert_eq!((buf.hash(), buf.vlan(), buf.timestamp(), buf.offload()), (None, None, None, None));
+        assert!(buf.is_plain());
+        buf.set_hash(0xdead_beef);
+        buf.set_vlan(Some(0x6123));
+        buf.set_timestamp(u64::MAX);
+        buf.set_checked(Checked::Good, Checked::Bad);
+        assert_eq!((buf.hash(), buf.vlan(), buf.timestamp()), (Some(0xdead_beef), Some(0x6123), Some(u64::MAX)));
+        assert_eq!(buf.checked(), (Checked::Good, Checked::Bad));
+        buf.set_checked(Checked::Unknown, Checked::Good);
+        assert_eq!(buf.checked(), (Checked::Unknown, Checked::Good));
+        for l4 in [None, Some(L4::Tcp), Some(L4::Udp)] {
+            let offload =
+                Offload { l2_len: 127, l3_len: 511, l4_len: 60, ipv6: l4.is_none(), l3: true, l4, segment: 0xffff };
+            buf.set_offload(Some(offload));
+            assert_eq!((buf.offload(), buf.timestamp(), offload.l4_start()), (Some(offload), None, 638));
+        }
+        assert!(!buf.is_plain());
+        buf.set_offload(None);
+        buf.set_vlan(None);
+        assert!(buf.is_plain() && buf.hash().is_some());
+        drop(buf);
+        let buf = pool.get().unwrap();
+        assert_eq!((buf.hash(), buf.checked()), (None, Default::default()));
+    }
+}
