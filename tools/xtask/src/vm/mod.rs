@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 
 use boot::{Boot, Limits, Outcome, inherited_name, unnamed_file};
+use build::Built;
 use guest::{Guest, Machine};
 use initramfs::{Contents, Inside, Payload, Task};
 
@@ -91,17 +92,22 @@ pub fn main(command: Command) -> ExitCode {
 impl Options {
     /// Builds what the guest has in its PATH.
     fn programs(&self) -> Result<Payload> {
-        let selection: Vec<&str> = self.build.split_whitespace().collect();
-        let built = if selection.is_empty() { Vec::new() } else { build::build(self.guest, &selection)?.programs };
-        built
-            .into_iter()
-            .map(|path| {
-                let name =
-                    path.file_name().and_then(|name| name.to_str()).context("cargo built a file without a name")?;
-                Ok((format!("wholebar/bin/{name}"), path))
-            })
-            .collect()
+        programs(self.build(&[])?.programs)
     }
+
+    /// Builds what was asked for and `more`, in one run of cargo: a second run would build shared crates again for other features.
+    fn build(&self, more: &[&str]) -> Result<Built> {
+        let selection: Vec<&str> = self.build.split_whitespace().chain(more.iter().copied()).collect();
+        if selection.is_empty() { Ok(Built::default()) } else { build::build(self.guest, &selection) }
+    }
+}
+
+fn programs(built: Vec<PathBuf>) -> Result<Payload> {
+    let place = |path: PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).context("cargo built a file without a name")?;
+        Ok((format!("wholebar/bin/{name}"), path))
+    };
+    built.into_iter().map(place).collect()
 }
 
 /// Runs a command in a guest; its exit code.

@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use super::boot::Limits;
-use super::build::{self, root};
+use super::build::root;
 use super::initramfs::Payload;
-use super::{NOT_RUN, Options, TIME_IS_UP, run};
+use super::{NOT_RUN, Options, TIME_IS_UP, programs, run};
 
 const RUNNER: &str = include_str!("../../../vm/test");
 
@@ -39,7 +39,8 @@ pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> 
             boots.entry(script.machine).or_default().push((format!("wholebar/tests/{name}"), script.path));
         }
     }
-    for test in build::build(options.guest, &["--package", "wholebar-tests", "--test", "kernel*"])?.tests {
+    let built = options.build(&["--package", "wholebar-tests", "--test", "kernel*"])?;
+    for test in built.tests {
         let name = file_name(&test)?;
         let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name);
         if wanted(name) {
@@ -49,7 +50,7 @@ pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> 
     if boots.is_empty() {
         bail!("no test for {} has such a name", options.guest);
     }
-    let programs = options.programs()?;
+    let programs = programs(built.programs)?;
     let mut worst = 0;
     for (machine, tests) in boots {
         eprintln!("vm: {} {machine}", options.guest);
