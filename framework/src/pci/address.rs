@@ -17,6 +17,19 @@ pub struct Address {
     pub function: u8,
 }
 
+impl Address {
+    /// Bus, device and function in one number, which a device sends with its requests (PCI Express Base 6.0, 2.2.4.2).
+    pub fn routing_id(self) -> u16 {
+        u16::from_be_bytes([self.bus, self.device << 3 | self.function & 7])
+    }
+
+    /// The function in the same segment that sends `id` with its requests.
+    pub fn with_routing_id(self, id: u16) -> Self {
+        let [bus, rest] = id.to_be_bytes();
+        Self { segment: self.segment, bus, device: rest >> 3, function: rest & 7 }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.device, self.function)
@@ -59,6 +72,14 @@ mod tests {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
         assert_eq!("3a:1F.2".parse::<Address>().unwrap().to_string(), "0000:3a:1f.2");
+    }
+
+    #[test]
+    fn routing_ids() {
+        let address: Address = "0001:3b:1f.2".parse().unwrap();
+        assert_eq!(address.routing_id(), 0x3bfa);
+        assert_eq!(address.with_routing_id(0x3bfa), address);
+        assert_eq!(address.with_routing_id(0x3c00).to_string(), "0001:3c:00.0");
     }
 
     #[test]

@@ -1,0 +1,27 @@
+//! What 64 KiB pages would cost the devices of a machine, from the text of `lspci -vv`:
+//!
+//!     lspci -vv | cargo run -p wholebar-barmap --example verdicts
+
+use std::io::Read;
+use wholebar::PageSize;
+use wholebar::bar::MapPolicy;
+use wholebar_barmap::{Strip, lspci};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes)?;
+    let machine = lspci::read(&bytes)?;
+    for map in machine.maps(&[PageSize::K64], &[MapPolicy::Whole, MapPolicy::Carved]) {
+        for bar in map.bars.iter().filter(|bar| bar.layout.as_ref().is_some_and(|layout| layout.table.is_some())) {
+            for sheet in &bar.sheets {
+                println!("{} BAR{}: {}", map.function.name, bar.bar.index, sheet.verdict.text);
+                for plan in &sheet.plans {
+                    let cells = Strip::of(plan.layout.size).cells(plan, &bar.hot);
+                    let strip: String = cells.iter().map(|(kind, columns)| kind.letter().repeat(*columns)).collect();
+                    println!("  {strip}  {:?}", plan.policy);
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! The maps: of each BAR, for each page size, what every policy comes to, and one line that says what that means.
+
+use crate::neighbours::Neighbours;
+use crate::verdict::{self, Verdict};
+use crate::{Bar, Function, Hot, HotRegisters, Machine, MsixFact, Placement};
+use std::ops::Range;
+use wholebar::PageSize;
+use wholebar::bar::{Access, BarLayout, BarPlan, MapPolicy, plan};
+use wholebar::pci::{Isolation, RegionCap, RegionInfo, Verdict as Isolated};
+
+/// The page sizes there are hosts with.
+pub const PAGES: [PageSize; 3] = [PageSize::K4, PageSize::K16, PageSize::K64];
+
+/// A function's BARs, mapped.
+#[derive(Debug, Clone)]
+pub struct FunctionMap<'a> {
+    /// The function.
+    pub function: &'a Function,
+    /// What is known of its hot registers.
+    pub hot: HotRegisters,
+    /// Its BARs, by number.
+    pub bars: Vec<BarMap>,
+    /// What makes no sense: a table in a BAR that isn't there, or past its end.
+    pub problems: Vec<String>,
+}
+
+/// One BAR, mapped.
+#[derive(Debug, Clone)]
+pub struct BarMap {
+    /// The BAR.
+    pub bar: Bar,
+    /// What is planned; `None` where its size, or the place of the MSI-X table, is not known.
+    pub layout: Option<BarLayout>,
+    /// Its known hot registers, those that lie in it.
+    pub hot: Vec<Hot>,
+    /// What is done here if nothing is asked for; only of a function that is open.
+    pub auto: Option<BarPlan>,
+    /// For each page size.
+    pub sheets: Vec<Sheet>,
+}
+
+/// What a BAR comes to on hosts with pages of one size.
+#[derive(Debug, Clone)]
+pub struct Sheet {
+    /// The size.
+    pub page: PageSize,
+    /// How the BAR lies in such pages.
+    pub placement: Placement,
+    /// Its plan under each policy that was asked for; empty where nothing can be planned.
+    pub plans: Vec<BarPlan>,
+    /// What that means.
+    pub verdict: Verdict,
+}
+
+impl Machine {
+    /// The maps of all functions: for each of these page sizes, under each of these policies.
+    pub fn maps(&self, pages: &[PageSize], policies: &[MapPolicy]) -> Vec<FunctionMap<'_>> {
+        let neighbours = Neighbours::of(self);
+        self.functions.iter().map(|function| self.map_of(function, &neighbours, pages, policies)).collect()
+    }
+
+    /// The maps of one of its functions, by its index.
+    pub fn map(&self, index: usize, pages: &[PageSize], policies: &[MapPolicy]) -> Option<FunctionMap<'_>> {
+        let neighbours = Neighbours::of(self);
+        self.functions.get(index).map(|function| self.map_of(function, &neighbours, pages, policies))
+    }
+
+    fn map_of<'a>(
+        &self,
+        function: &'a Function,
+        neighbours: &Neighbours<'_>,
+        pages: &[PageSize],
+        policies: &[MapPolicy],
+    ) -> FunctionMap<'a> {
+        let hot = HotRegisters::of(function);
+        let problems = problems(function);
+        let bars = function.bars.iter().map(|bar| {
+            let Some(layout) = layout(function, bar, &hot) else {
+                let unplanned = |page| Sheet {
+                    page,
+                    placement: neighbours.placement(function, bar, page),
+                    plans: Vec::new(),
+                    verdict: verdict::unplanned(function, bar),
+                };
+                let sheets = pages.iter().copied().map(unplanned).collect();
+                return BarMap { bar: bar.clone(), layout: None, hot: hot.in_bar(bar.index), auto: None, sheets };
+            };
+            let known = &hot;
+            let hot: Vec<Hot> =
+                known.in_bar(bar.index).into_iter().filter_map(|hot| clipped(hot, layout.size)).collect();
+            let planner = Planner { function, bar, layout: &layout, host: self.page };
+            let sheet = |page| {
+                let placement = neighbours.placement(function, bar, page);
+                let plan = |policy| planner.plan(page, &placement, policy);
+                let plans = policies.iter().copied().map(plan).collect();
+                let (whole, carved) = (plan(MapPolicy::Whole), plan(MapPolicy::Carved));
+                let verdict = verdict::of(function, bar, &placement, known, &hot, &whole, &carved);
+                Sheet { page, placement, plans, verdict }
+            };
+            let sheets = pages.iter().copied().map(sheet).collect();
+            let auto = function.open.as_ref().map(|open| planner.plan(open.page, &Placement::Own, MapPolicy::Auto));
+            BarMap { bar: bar.clone(), auto, sheets, hot, layout: Some(layout.clone()) }
+        });
+        FunctionMap { bars: bars.collect(), function, hot, problems }
+    }
+}
+
+/// Plans one BAR.
+struct Planner<'a> {
+    function: &'a Function,
+    bar: &'a Bar,
+    layout: &'a BarLayout,
+    /// The page size of the machine it is in.
+    host: Option<PageSize>,
+}
+
+impl Planner<'_> {
+    fn plan(&self, page: PageSize, placement: &Placement, policy: MapPolicy) -> BarPlan {
+        let (mut region, isolation) = match (&self.function.open, &self.bar.region) {
+            (Some(open), Some(region)) => (region.clone(), open.isolation.clone()),
+            _ => (expected(self.bar, self.layout), nobody_asked()),
+        };
+        // Another host places BARs as it likes. This one has placed them.
+        let shut = matches!(placement, Placement::Unaligned | Placement::Shared(_));
+        if shut && self.bar.region.is_none() && self.host == Some(page) {
+            region.mappable = false;
+        }
+        plan(self.layout, &region, page, &isolation, policy)
+    }
+}
+
+/// What Linux since 4.16 says of a BAR that is memory.
+fn expected(bar: &Bar, layout: &BarLayout) -> RegionInfo {
+    let caps = if layout.table.is_some() { vec![RegionCap::MsixMappable] } else { Vec::new() };
+    RegionInfo { size: layout.size, readable: true, writable: true, mappable: bar.is_memory(), caps }
+}
+
+fn nobody_asked() -> Isolation {
+    let evidence = vec!["only the host that opens the function can tell".to_owned()];
+    Isolation { verdict: Isolated::Unknown, evidence }
+}
+
+/// What is to be planned of a BAR; `None` where too little is known.
+fn layout(function: &Function, bar: &Bar, hot: &HotRegisters) -> Option<BarLayout> {
+    let size = bar.place.size.filter(|size| *size > 0)?;
+    let (table, pba) = match &function.msix {
+        MsixFact::Unknown(_) if bar.is_memory() => return None,
+        MsixFact::Present(msix) => {
+            let in_it = |at: u8, range: Range<u64>| (at == bar.index && range.end <= size).then_some(range);
+            (in_it(msix.table_bar, msix.table()), in_it(msix.pba_bar, msix.pba()))
+        }
+        _ => (None, None),
+    };
+    let registers = hot.in_bar(bar.index).into_iter().filter_map(|hot| Some(clipped(hot, size)?.range)).collect();
+    Some(BarLayout { bar: bar.index, size, table, pba, registers })
+}
+
+/// Its part inside a BAR of `size` bytes.
+fn clipped(hot: Hot, size: u64) -> Option<Hot> {
+    let range = hot.range.start..hot.range.end.min(size);
+    (!range.is_empty()).then_some(Hot { range, ..hot })
+}
+
+fn problems(function: &Function) -> Vec<String> {
+    let Some(msix) = function.msix.present() else { return Vec::new() };
+    let mut problems = Vec::new();
+    for (what, index, range) in [("table", msix.table_bar, msix.table()), ("PBA", msix.pba_bar, msix.pba())] {
+        match function.bars.iter().find(|bar| bar.index == index) {
+            None => problems.push(format!("its MSI-X {what} would be in BAR{index}, which it doesn't have")),
+            Some(bar) if !bar.is_memory() => {
+                problems.push(format!("its MSI-X {what} would be in BAR{index}, which is I/O ports"));
+            }
+            Some(bar) => {
+                if let Some(size) = bar.place.size.filter(|size| range.end > *size) {
+                    let at = format!("{:#x} to {:#x} of BAR{index}", range.start, range.end);
+                    problems.push(format!("its MSI-X {what} would be at {at}, which has {size:#x} bytes"));
+                }
+            }
+        }
+    }
+    if msix.table_bar == msix.pba_bar && overlaps(&msix.table(), &msix.pba()) {
+        problems.push(format!(
+            "its MSI-X table and its PBA would overlap, at {:#x} of BAR{}",
+            msix.pba_offset, msix.pba_bar
+        ));
+    }
+    problems
+}
+
+pub(crate) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// How many bytes of registers a plan traps: what it doesn't map, without the 4 KiB ranges that PCI keeps for table and PBA.
+pub fn trapped_registers(plan: &BarPlan) -> u64 {
+    let BarLayout { size, table, pba, .. } = &plan.layout;
+    let own = |r: &Option<Range<u64>>| {
+        r.as_ref().map_or(0..0, |r| PageSize::K4.floor(r.start)..crate::strip::ceil(PageSize::K4, r.end).min(*size))
+    };
+    let overlap = |a: &Range<u64>, b: &Range<u64>| a.end.min(b.end).saturating_sub(a.start.max(b.start));
+    let (table, pba) = (own(table), own(pba));
+    let both = table.start.max(pba.start)..table.end.min(pba.end);
+    let trapped = plan.spans.iter().filter(|span| span.access == Access::Trapped);
+    trapped
+        .map(|span| {
+            let kept = overlap(&span.range, &table) + overlap(&span.range, &pba) - overlap(&span.range, &both);
+            span.range.end - span.range.start - kept
+        })
+        .sum()
+}
