@@ -3,23 +3,31 @@
 use crate::{output, target};
 use anyhow::{Context, Result};
 use serde::Serialize;
+use std::sync::Arc;
 use wholebar::bar::MsixTable;
+use wholebar::irq::Interrupts;
+use wholebar::pci::{IRQ_MSIX, PciDevice};
 
 /// Show the MSI-X table and the pending bits as the device has them
 ///
 /// They are read through a read-only mapping: what the kernel answers to reads of the table's registers is all ones. Vectors that were
-/// never set up are left out, unless --all is given.
+/// never set up are left out, unless --all is given. Opening a PCI function resets it, and with it the table; --enable sets vectors up
+/// again.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   wholebar msix sim:nvme --all
-  wholebar msix vfio-user:/run/x.sock --json")]
+  wholebar msix vfio-user:/run/x.sock --json
+  wholebar msix 0000:01:00.0 --enable 2")]
 pub struct Args {
     /// The PCI function
     target: String,
     /// All vectors, also those that were never set up
     #[arg(long)]
     all: bool,
+    /// Set the first N vectors up before, as a driver does, so that there is something to see
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2048))]
+    enable: Option<u32>,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -55,9 +63,20 @@ impl Vector {
     }
 }
 
+/// Enables the first `count` vectors, or all that there are; disabled on drop.
+fn enable(device: &Arc<dyn PciDevice>, count: u32) -> Result<Interrupts> {
+    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, count)?;
+    for vector in 0..interrupts.count() {
+        interrupts.vector(vector).with_context(|| format!("cannot enable vector {vector}"))?;
+    }
+    Ok(interrupts)
+}
+
 pub fn run(args: Args) -> Result<()> {
     let target = target::open(&args.target, &[], None)?;
     let name = target.device.name();
+    // Until the end.
+    let _enabled = args.enable.map(|count| enable(&target.device, count)).transpose()?;
     let Some(table) = MsixTable::of(&target.device)? else {
         anyhow::bail!("{name} has no MSI-X capability");
     };
