@@ -1,4 +1,4 @@
-//! The `wholebar` command: benchmarks, NVMe tools, BAR maps, device models.
+//! The `wholebar` command: which devices there are, benchmarks, NVMe tools, BAR maps, device models.
 //!
 //! Each command is a module with its arguments and a `run`. What it reports goes to standard output, everything else to standard
 //! error. The exit code is 0 where it was done, 1 where it failed, and 2 for wrong usage.
@@ -6,8 +6,12 @@
 mod args;
 mod barmap;
 mod bench;
+mod bind;
+mod devices;
+mod doctor;
 mod host;
 mod msix;
+mod names;
 mod nvme;
 mod output;
 mod report;
@@ -22,7 +26,7 @@ use tracing::Level;
 
 /// Userspace, polled-mode PCI drivers: benchmarks, NVMe tools, BAR maps, device models
 ///
-/// No command needs hardware, root or hugepages: a target can be a device model in this process.
+/// No hardware, root or hugepages are needed to try it: a target can be a device model in this process.
 #[derive(Parser)]
 #[command(name = "wholebar", version, arg_required_else_help = true, max_term_width = 100, after_help = AFTER)]
 struct Cli {
@@ -42,6 +46,8 @@ A TARGET is a PCI function:
 
 Try first:
   wholebar bench
+  wholebar devices
+  wholebar doctor
   wholebar nvme identify sim:nvme
   wholebar barmap sim:nvme
 
@@ -49,6 +55,10 @@ Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_C
 
 #[derive(Subcommand)]
 enum Command {
+    Devices(devices::Args),
+    Doctor(doctor::Args),
+    Bind(bind::BindArgs),
+    Unbind(bind::UnbindArgs),
     Bench(bench::Args),
     #[command(subcommand)]
     Nvme(nvme::Command),
@@ -67,6 +77,10 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
     log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
     let done = match cli.command {
+        Command::Devices(args) => devices::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Bind(args) => bind::bind(args),
+        Command::Unbind(args) => bind::unbind(args),
         Command::Bench(args) => bench::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Sim(command) => sim::run(command),

@@ -57,19 +57,23 @@ pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
 
 /// A paragraph, in lines of at most 80 columns.
 pub fn paragraph(text: &str) -> String {
-    let (mut lines, mut line) = (String::new(), String::new());
+    lines(text, 80).join("\n") + "\n"
+}
+
+/// The words of a text, in lines of at most `width` columns.
+pub fn lines(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > 80 {
-            lines += &line;
-            lines.push('\n');
-            line.clear();
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
             line.push(' ');
         }
         line += word;
     }
-    lines + &line + "\n"
+    lines.push(line);
+    lines
 }
 
 /// `1,234,567`.

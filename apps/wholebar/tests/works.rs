@@ -69,9 +69,38 @@ fn content(bytes: usize) -> Vec<u8> {
 }
 
 #[test]
+fn what_there_is_and_whether_it_can_be_opened() {
+    let list = json("devices --json");
+    assert_eq!(list["schema"], "wholebar.devices/1");
+    assert!(list["models"].as_array().unwrap().iter().any(|model| model["target"] == "sim:nvme"));
+    let functions = list["functions"].as_array().unwrap();
+    let text = stdout("devices");
+    for function in functions {
+        assert!(text.contains(function["address"].as_str().unwrap()), "{text}");
+        assert_eq!(function["can_open"], function["stopped_by"].as_array().unwrap().is_empty());
+    }
+    assert_eq!(json("devices --driver no-such-driver --json")["functions"], Value::Array(Vec::new()));
+
+    // Whatever this machine is like, exit code, JSON and text agree.
+    let output = wholebar("doctor --json").output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "wholebar.doctor/1");
+    let findings = report["findings"].as_array().unwrap();
+    let stopped = findings.iter().any(|finding| finding["verdict"] == "stops it");
+    assert_eq!((report["can_open"].as_bool(), output.status.code()), (Some(!stopped), Some(i32::from(stopped))));
+    let text = String::from_utf8(wholebar("doctor").output().unwrap().stdout).unwrap();
+    assert_eq!(text.contains("stops it"), stopped, "{text}");
+    assert_eq!(text.matches('\x1b').count(), 0, "colours are for terminals");
+}
+
+#[test]
 fn every_command_explains_itself() {
     for command in [
         "",
+        "devices",
+        "doctor",
+        "bind",
+        "unbind",
         "bench",
         "nvme",
         "nvme identify",

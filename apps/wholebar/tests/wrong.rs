@@ -59,6 +59,22 @@ fn targets() {
 }
 
 #[test]
+fn functions() {
+    all(&[
+        ("doctor bla", WRONG_USAGE, &["bla"]),
+        ("doctor sim:nvme", WRONG_USAGE, &["sim:nvme is no PCI function"]),
+        ("doctor 0000:01:00.0,via=magic", WRONG_USAGE, &["via=magic"]),
+        ("doctor ffff:1f:1f.7", WORK_FAILED, &["no such PCI function", "wholebar devices"]),
+        ("bind", WRONG_USAGE, &["BDF"]),
+        ("bind bla", WRONG_USAGE, &["bla"]),
+        ("bind ffff:1f:1f.7", WORK_FAILED, &["no such PCI function", "wholebar devices"]),
+        ("unbind", WRONG_USAGE, &["BDF"]),
+        ("unbind ffff:1f:1f.7 bla", WRONG_USAGE, &["bla"]),
+        ("unbind ffff:1f:1f.7", WORK_FAILED, &["no such PCI function"]),
+    ]);
+}
+
+#[test]
 fn measurements() {
     all(&[
         ("nvme perf sim:nvme --qd 0", WRONG_USAGE, &["--qd", "0"]),

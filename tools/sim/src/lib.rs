@@ -19,4 +19,4 @@ mod target;
 pub use error::{Error, Result};
 pub use params::Parameter;
 pub use serve::serve;
-pub use target::{ModelParams, OpenOptions, Opened, PciParams, Target, open};
+pub use target::{MODELS, ModelParams, OpenOptions, Opened, PciParams, Target, open};

@@ -52,6 +52,10 @@ const PCI_PARAMETERS: [Parameter; 3] = [
     ("token", "UUID: the secret of its physical function, for a virtual function"),
 ];
 
+/// The models there are, by the names that follow `sim:`, and what each is.
+pub const MODELS: [Parameter; 2] =
+    [("nvme", "an NVMe controller"), ("fpga", "a small FPGA card: a DMA copy engine beside an MSI-X table")];
+
 /// A model and its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelParams {

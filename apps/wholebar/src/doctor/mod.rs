@@ -1,0 +1,184 @@
+//! `wholebar doctor`: whether a PCI function can be opened here, what is in the way, and what mends it.
+
+mod facts;
+mod rules;
+#[cfg(test)]
+pub mod tests;
+
+pub use facts::Host;
+pub use rules::Finding;
+
+use facts::Device;
+use rules::Verdict;
+
+use crate::args::Usage;
+use crate::names::Names;
+use crate::output;
+use anstyle::{AnsiColor, Style};
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::fmt::Write;
+use wholebar::PageSize;
+use wholebar::pci::Address;
+use wholebar::vfio::Route;
+use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar_sim::{OpenOptions, Target};
+
+/// Say whether a PCI function can be opened, what is in the way, and what mends it
+///
+/// Each line is a verdict with what was seen: ok, warning (it works, and could do better), or stops it; under it the commands that mend it. Where
+/// nothing is in the way, the function is opened as a check, and given back. Without one, it looks at the machine alone.
+/// The exit code is 1 where something stops it.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar doctor
+  wholebar doctor 0000:01:00.0
+  wholebar doctor 0000:01:00.0,via=no-iommu    as it is to be opened; via=group and via=node too
+  wholebar doctor 0000:01:00.0 --json")]
+pub struct Args {
+    /// The PCI function
+    #[arg(value_name = "BDF")]
+    function: Option<String>,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: &'static str,
+    function: Option<String>,
+    /// Whether it can be opened; of a machine, whether a function could.
+    can_open: bool,
+    findings: &'a [Finding],
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let sysfs = Sysfs::default();
+    let target = match args.function.as_deref().map(parse) {
+        Some(target) => Some(target?),
+        None => None,
+    };
+    let host = this_machine(&sysfs);
+    let (what, findings) = match &target {
+        None => ("this machine".to_owned(), machine(&host, Route::Auto)),
+        Some(target) => {
+            let found = find(&sysfs, target.address)?;
+            let mut findings = machine(&host, target.route);
+            findings.extend(function(&sysfs, &host, &found, target.route));
+            if stops(&findings).is_empty() {
+                findings.push(try_it(&target.name));
+            }
+            (target.name.clone(), findings)
+        }
+    };
+    let stops = stops(&findings);
+    if args.json {
+        output::print_json(&Report {
+            schema: "wholebar.doctor/1",
+            function: target.as_ref().map(|target| target.address.to_string()),
+            can_open: stops.is_empty(),
+            findings: &findings,
+        })?;
+    } else {
+        let name = target.as_ref().and_then(|t| sysfs.function(t.address)).map(|f| name(&f));
+        output::print(text(&what, name, &findings))?;
+    }
+    match &stops[..] {
+        [] => Ok(()),
+        stops if target.is_some() => bail!("{what} cannot be opened: {} in the way", stops.join(", ")),
+        stops => bail!("no PCI function of this machine can be opened: {} in the way", stops.join(", ")),
+    }
+}
+
+/// The facts of this machine.
+pub fn this_machine(sysfs: &Sysfs) -> Host {
+    Host::read(sysfs, std::env::consts::ARCH, PageSize::host())
+}
+
+/// What is to be said of opening any function of a machine.
+pub fn machine(host: &Host, route: Route) -> Vec<Finding> {
+    rules::host(host, route)
+}
+
+/// What else is to be said of opening this one, short of doing it.
+pub fn function(sysfs: &Sysfs, host: &Host, function: &Function, route: Route) -> Vec<Finding> {
+    rules::device(host, &Device::read(sysfs, host, function), route)
+}
+
+/// What of it stops it.
+pub fn stops(findings: &[Finding]) -> Vec<&'static str> {
+    findings.iter().filter(|f| f.verdict == Verdict::Stop).map(|f| f.check).collect()
+}
+
+/// A function as it was asked for.
+struct Asked {
+    name: String,
+    address: Address,
+    route: Route,
+}
+
+fn parse(name: &str) -> Result<Asked> {
+    match name.parse() {
+        Ok(Target::Pci { address, params }) => Ok(Asked { name: name.to_owned(), address, route: params.route }),
+        Ok(_) => {
+            bail!(Usage(format!("{name} is no PCI function of this machine: it needs nothing, and can be opened")))
+        }
+        Err(error) => bail!(Usage(error.to_string())),
+    }
+}
+
+/// A function of this machine.
+pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
+    match sysfs.function(address) {
+        Some(function) => Ok(function),
+        None => bail!("{address}: there is no such PCI function: `wholebar devices` lists them"),
+    }
+}
+
+/// Opens it, and gives it back.
+fn try_it(name: &str) -> Finding {
+    const CHECK: &str = "opened";
+    let opened = name.parse::<Target>().and_then(|target| wholebar_sim::open(&target, OpenOptions::default()));
+    match opened {
+        Ok(opened) => {
+            let isolation = opened.device.isolation();
+            Finding::ok(CHECK, format!("and given back; interrupts: {}", isolation.evidence.join("; ")))
+        }
+        Err(error) => Finding::stop(CHECK, error.to_string(), []),
+    }
+}
+
+fn name(function: &Function) -> String {
+    function.vendor().zip(function.device()).map_or(String::new(), |(v, d)| Names::load().device(v, d))
+}
+
+/// For people.
+fn text(what: &str, name: Option<String>, findings: &[Finding]) -> String {
+    let mut text = match name {
+        Some(name) => format!("{what}  {name}\n\n"),
+        None => format!("{what}\n\n"),
+    };
+    let width = findings.iter().map(|f| f.check.len()).max().unwrap_or(0);
+    for finding in findings {
+        let (verdict, color) = match finding.verdict {
+            Verdict::Ok => ("ok", AnsiColor::Green),
+            Verdict::Warning => ("warning", AnsiColor::Yellow),
+            Verdict::Stop => ("stops it", AnsiColor::Red),
+        };
+        let style = Style::new().fg_color(Some(color.into()));
+        let mut lines = output::lines(&finding.evidence, 78).into_iter();
+        let first = lines.next().unwrap_or_default();
+        let _ = writeln!(text, "  {style}{verdict:<8}{style:#}  {:<width$}  {first}", finding.check);
+        for line in lines {
+            let _ = writeln!(text, "  {:8}  {:width$}  {line}", "", "");
+        }
+        // Not broken: to be copied.
+        for mend in &finding.mend {
+            let _ = writeln!(text, "  {:8}  {:width$}  -> {mend}", "", "");
+        }
+    }
+    text
+}

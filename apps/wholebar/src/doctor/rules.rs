@@ -1,0 +1,475 @@
+//! What the facts mean for who wants to open a device: pure.
+//!
+//! Each rule looks at one thing and says one line about it, or nothing where it doesn't matter here: a consequence of something
+//! else that is in the way is not told again.
+
+use super::facts::{Device, Group, Host, Module, Node, SmallBar};
+use crate::output;
+use serde::Serialize;
+use wholebar::vfio::Route;
+use wholebar::vfio::sysfs::is_vfio;
+
+/// One line of the doctor's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: &'static str,
+    /// What it means.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub evidence: String,
+    /// What mends it, in the order to try: commands, or what to do where no command can.
+    pub mend: Vec<String>,
+}
+
+/// What a finding means for opening the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Verdict {
+    /// As it should be, or of no matter.
+    #[serde(rename = "ok")]
+    Ok,
+    /// It can be opened, and something is worse than it could be.
+    #[serde(rename = "warning")]
+    Warning,
+    /// It cannot be opened.
+    #[serde(rename = "stops it")]
+    Stop,
+}
+
+impl Finding {
+    /// That something is as it should be.
+    pub fn ok(check: &'static str, evidence: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Ok, evidence: evidence.into(), mend: Vec::new() }
+    }
+
+    fn warn(check: &'static str, evidence: impl Into<String>, mend: impl Into<Vec<String>>) -> Self {
+        Self { check, verdict: Verdict::Warning, evidence: evidence.into(), mend: mend.into() }
+    }
+
+    /// That something is in the way.
+    pub fn stop(check: &'static str, evidence: impl Into<String>, mend: impl Into<Vec<String>>) -> Self {
+        Self { check, verdict: Verdict::Stop, evidence: evidence.into(), mend: mend.into() }
+    }
+}
+
+/// What is so for every device of this machine, opened by `route`.
+pub fn host(host: &Host, route: Route) -> Vec<Finding> {
+    let bare = route == Route::NoIommu;
+    let rules = [
+        iommu(host, bare),
+        interrupts(host, bare),
+        no_iommu(host, bare),
+        vfio_pci(host),
+        iommu_driver(host, route),
+        nodes(host, route),
+        hugepages(host, bare),
+        memlock(host, bare),
+        cores(host),
+    ];
+    rules.into_iter().flatten().collect()
+}
+
+/// What is so for this device alone, opened by `route`.
+pub fn device(host: &Host, device: &Device, route: Route) -> Vec<Finding> {
+    if device.bridge {
+        let what = "it leads to another bus: there is nothing to drive, and vfio-pci takes none";
+        return vec![Finding::stop("bridge", what, [])];
+    }
+    let mut findings = vec![driver(device)];
+    findings.extend(group(host, device, route));
+    findings.extend(own_node(host, device, route));
+    findings.extend(device.group.as_ref().and_then(direct));
+    findings.extend(device.small_bars.iter().map(|bar| small_bar(host, device, bar)));
+    findings.extend(numa(host, device));
+    findings
+}
+
+const REBOOT: &str = "and reboot";
+
+/// How an argument gets onto the kernel's command line.
+fn kernel_argument(argument: &str) -> String {
+    format!(
+        "grubby --update-kernel=ALL --args='{argument}'    (or, without grubby: {argument} into GRUB_CMDLINE_LINUX of \
+         /etc/default/grub, and update-grub), {REBOOT}"
+    )
+}
+
+fn iommu(host: &Host, bare: bool) -> Option<Finding> {
+    const CHECK: &str = "IOMMU";
+    if host.groups > 0 {
+        let by = if host.iommus.is_empty() { String::new() } else { format!(" ({})", host.iommus.join(", ")) };
+        return Some(Finding::ok(CHECK, format!("on{by}, {} groups of devices", host.groups)));
+    }
+    if bare {
+        let what = "there is none: the device can reach all memory, and a bug can overwrite any of it";
+        return Some(Finding::warn(CHECK, what, []));
+    }
+    let off = host.command_line.split_whitespace().find(|word| {
+        let (name, value) = word.split_once('=').unwrap_or((word, ""));
+        name.ends_with("iommu") && value.split(',').any(|v| v == "off") || name == "iommu.passthrough"
+    });
+    let virtual_machine = "in a virtual machine: give it a virtual IOMMU (QEMU: -device intel-iommu,intremap=on with \
+                           kernel-irqchip=split; -device virtio-iommu-pci)";
+    let without = "where nothing of worth is in this machine's memory: \
+                   echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode, and name the device BDF,via=no-iommu";
+    let (what, mut mend) = match (&host.tables[..], off) {
+        (_, Some(word)) => (
+            format!("off: the kernel was started with {word}"),
+            vec![format!(
+                "take {word} off the kernel's command line (grubby --update-kernel=ALL --remove-args='{word}'), {REBOOT}"
+            )],
+        ),
+        (tables, None) if tables.contains(&"DMAR") => (
+            "off: the firmware offers VT-d (its DMAR table is there), and the kernel makes no use of it".to_owned(),
+            vec![kernel_argument("intel_iommu=on")],
+        ),
+        ([table, ..], None) => (
+            format!("off: the firmware tells of one (its {table} table is there), and the kernel makes no use of it"),
+            vec!["dmesg | grep -i -e iommu -e amd-vi -e smmu    (says why)".to_owned()],
+        ),
+        ([], None) => (
+            "none: no device is in an IOMMU group, and the firmware tells of none (no DMAR, IVRS or IORT table)"
+                .to_owned(),
+            vec!["switch it on in the firmware's setup (VT-d, AMD-Vi, SMMU)".to_owned(), virtual_machine.to_owned()],
+        ),
+    };
+    mend.push(without.to_owned());
+    Some(Finding::stop(CHECK, what, mend))
+}
+
+/// Whether interrupts are remapped, as far as the chips of those in use tell; and whether VFIO looks.
+fn interrupts(host: &Host, bare: bool) -> Option<Finding> {
+    const CHECK: &str = "interrupts";
+    if bare || host.groups == 0 {
+        return None;
+    }
+    let remapped = host.chips.iter().find(|chip| chip.starts_with("IR-") || chip.starts_with("ITS-"));
+    let plain = host.chips.iter().find(|chip| chip.starts_with("PCI-MSI"));
+    let unlooked = host.unsafe_interrupts.iter().filter(|(_, flag)| *flag == Some(true));
+    let unlooked: Vec<&str> = unlooked.map(|(module, _)| *module).collect();
+    let looks = match host.unsafe_interrupts.iter().any(|(_, flag)| flag.is_some()) {
+        _ if !unlooked.is_empty() => format!("{}.allow_unsafe_interrupts=Y", unlooked.join(" and ")),
+        true => "allow_unsafe_interrupts=N".to_owned(),
+        false => "allow_unsafe_interrupts cannot be read before its module is loaded".to_owned(),
+    };
+    let look = |module: &&str| format!("echo N > /sys/module/{module}/parameters/allow_unsafe_interrupts");
+    let look: Vec<String> = unlooked.iter().map(look).collect();
+    let remap = "switch interrupt remapping on: in the firmware's setup (VT-d or AMD-Vi with interrupt remapping), and without \
+                 intremap=off and nointremap on the kernel's command line";
+    Some(match (remapped, plain) {
+        (Some(chip), _) if unlooked.is_empty() => Finding::ok(CHECK, format!("remapped ({chip}), {looks}")),
+        (Some(chip), _) => {
+            let what =
+                format!("remapped ({chip}), but {looks}: VFIO takes devices whose interrupts are not isolated too");
+            Finding::warn(CHECK, what, look)
+        }
+        (None, Some(chip)) if unlooked.is_empty() => {
+            let module = if host.has_own_nodes() { "iommufd" } else { "vfio_iommu_type1" };
+            let mend = [
+                remap.to_owned(),
+                format!(
+                    "where you trust the device: modprobe {module}; echo Y > /sys/module/{module}/parameters/allow_unsafe_interrupts"
+                ),
+            ];
+            Finding::stop(CHECK, format!("not remapped ({chip}), {looks}: VFIO refuses every device"), mend)
+        }
+        (None, Some(chip)) => {
+            let what = format!(
+                "not remapped ({chip}), {looks}: a device can raise any interrupt of the machine, so the MSI-X table is left out of mappings"
+            );
+            Finding::warn(CHECK, what, [&[remap.to_owned()], &look[..]].concat())
+        }
+        (None, None) if !unlooked.is_empty() => {
+            Finding::warn(CHECK, format!("{looks}: VFIO takes devices whose interrupts are not isolated too"), look)
+        }
+        // No chip of a message interrupt says what it does, and nothing is out of the ordinary.
+        (None, None) => return None,
+    })
+}
+
+fn no_iommu(host: &Host, bare: bool) -> Option<Finding> {
+    const CHECK: &str = "no-IOMMU";
+    let switch = |to| vec![format!("echo {to} > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode")];
+    Some(match (host.no_iommu, bare) {
+        (Some(true), true) => Finding::ok(CHECK, "on, as it was asked for"),
+        (Some(true), false) => {
+            let what = "on: devices behind no IOMMU can be opened as BDF,via=no-iommu, and then overwrite all memory";
+            Finding::warn(CHECK, what, switch(0))
+        }
+        (Some(false), true) => Finding::stop(CHECK, "off (enable_unsafe_noiommu_mode=N)", switch(1)),
+        (None, true) => {
+            let what = "not offered: vfio is not loaded, or this kernel was built without CONFIG_VFIO_NOIOMMU";
+            Finding::stop(CHECK, what, ["modprobe vfio enable_unsafe_noiommu_mode=1".to_owned()])
+        }
+        (Some(false), false) => Finding::ok(CHECK, "off"),
+        (None, false) => return None,
+    })
+}
+
+fn vfio_pci(host: &Host) -> Option<Finding> {
+    module("vfio-pci", "vfio-pci", host.vfio_pci)
+}
+
+/// Only a container needs it.
+fn iommu_driver(host: &Host, route: Route) -> Option<Finding> {
+    let (name, state) = host.iommu_driver;
+    let needed = route == Route::Group || route == Route::Auto && !host.has_own_nodes();
+    if needed { module("IOMMU driver", name, state) } else { None }
+}
+
+fn module(check: &'static str, name: &str, state: Module) -> Option<Finding> {
+    let load = [format!("modprobe {name}")];
+    Some(match state {
+        Module::Here => Finding::ok(check, format!("{name} is loaded")),
+        Module::Available => Finding::stop(check, format!("{name} is not loaded"), load),
+        Module::Unknown => {
+            Finding::stop(check, format!("{name} is not loaded, and this kernel's modules are not to be seen here"), load)
+        }
+        Module::Absent => Finding::stop(
+            check,
+            format!("this kernel has no {name}"),
+            ["install the package with the rest of its modules (linux-modules-extra-…), or a kernel that is no cloud's".to_owned()],
+        ),
+    })
+}
+
+/// The nodes that no device has for itself.
+fn nodes(host: &Host, route: Route) -> Option<Finding> {
+    let own = route == Route::Node || route == Route::Auto && host.has_own_nodes();
+    let (check, path, node) =
+        if own { ("iommufd", "/dev/iommu", host.iommufd) } else { ("container", "/dev/vfio/vfio", host.container) };
+    match node {
+        Node::Free => Some(Finding::ok(check, format!("{path} can be opened"))),
+        Node::Denied => Some(Finding::stop(
+            check,
+            format!("{path} may not be opened by this user"),
+            [format!("chmod a+rw {path}    (it gives nobody a device)"), "or run as root".to_owned()],
+        )),
+        // Without the module there is none, and that is told.
+        Node::Missing if host.vfio_pci != Module::Here => None,
+        Node::Missing if own => Some(Finding::stop(check, "there is no /dev/iommu", ["modprobe iommufd".to_owned()])),
+        Node::Missing => Some(Finding::stop(
+            check,
+            format!("vfio-pci is loaded, and there is no {path} here"),
+            ["in a container: hand it in (docker: --device /dev/vfio)".to_owned()],
+        )),
+    }
+}
+
+fn hugepages(host: &Host, bare: bool) -> Option<Finding> {
+    const CHECK: &str = "hugepages";
+    let mut sizes: Vec<u64> = host.hugepages.iter().map(|h| h.size).collect();
+    sizes.dedup();
+    let size = |size: &u64| {
+        let of = || host.hugepages.iter().filter(|h| h.size == *size);
+        let (total, free): (u64, u64) = (of().map(|h| h.total).sum(), of().map(|h| h.free).sum());
+        let nodes: Vec<String> = of().map(|h| format!("node {}: {}", h.node, h.free)).collect();
+        let nodes = if nodes.len() > 1 { format!(" ({})", nodes.join(", ")) } else { String::new() };
+        match total {
+            0 => format!("{}: none", output::bytes(*size)),
+            _ => format!("{}: {free} free of {total}{nodes}", output::bytes(*size)),
+        }
+    };
+    let what = sizes.iter().map(size).collect::<Vec<_>>().join(", ");
+    if host.hugepages.iter().any(|h| h.free > 0) {
+        return Some(Finding::ok(CHECK, what));
+    }
+    let mend = ["echo 512 > /proc/sys/vm/nr_hugepages".to_owned()];
+    Some(match (sizes.is_empty(), bare) {
+        (true, false) => Finding::warn(CHECK, "this kernel has none: DMA memory is made of plain pages", []),
+        (true, true) => {
+            Finding::stop(CHECK, "this kernel has none, and without an IOMMU plain pages won't do: they move", [])
+        }
+        (false, false) => Finding::warn(CHECK, format!("{what}: DMA memory is made of plain pages"), mend),
+        (false, true) => {
+            Finding::stop(CHECK, format!("{what}, and without an IOMMU plain pages won't do: they move"), mend)
+        }
+    })
+}
+
+fn memlock(host: &Host, bare: bool) -> Option<Finding> {
+    const CHECK: &str = "memlock";
+    /// Bytes: what the pools of a program with a few queues take.
+    const MODEST: u64 = 64 << 20;
+    if bare {
+        return None;
+    }
+    let what = match host.memlock? {
+        _ if host.locks_all => {
+            return Some(Finding::ok(CHECK, "this process may lock any amount of memory (CAP_IPC_LOCK)"));
+        }
+        u64::MAX => return Some(Finding::ok(CHECK, "unlimited")),
+        bytes => format!("{} of memory can be locked: all that a device reaches is", output::bytes(bytes)),
+    };
+    if host.memlock >= Some(MODEST) {
+        return Some(Finding::ok(CHECK, what));
+    }
+    let mend = [
+        "ulimit -l unlimited    (root, or where the hard limit allows)".to_owned(),
+        "LimitMEMLOCK=infinity in a systemd unit; --ulimit memlock=-1 of a container".to_owned(),
+    ];
+    Some(Finding::warn(CHECK, what, mend))
+}
+
+fn cores(host: &Host) -> Option<Finding> {
+    Some(match host.isolated.as_str() {
+        "" => Finding::ok(
+            "cores",
+            "none is isolated: pollers share theirs with whatever else runs (isolcpus=, nohz_full=)",
+        ),
+        list => Finding::ok("cores", format!("{list} are isolated: good for pollers")),
+    })
+}
+
+fn driver(device: &Device) -> Finding {
+    const CHECK: &str = "driver";
+    let bind = [format!("wholebar bind {}", device.address)];
+    match &device.driver {
+        Some(driver) if is_vfio(driver) => Finding::ok(CHECK, format!("{driver} has it")),
+        Some(driver) => Finding::stop(CHECK, format!("{driver} has it"), bind),
+        None => Finding::stop(CHECK, "no driver has it", bind),
+    }
+}
+
+fn group(host: &Host, device: &Device, route: Route) -> Option<Finding> {
+    const CHECK: &str = "group";
+    let bound = device.driver.as_deref().is_some_and(is_vfio);
+    let Some(group) = &device.group else {
+        // That there is no IOMMU is told; and without one, VFIO makes the group when it gets the device.
+        let told = host.groups == 0 || route == Route::NoIommu;
+        return (!told).then(|| {
+            let what = "it is in no IOMMU group: no IOMMU is responsible for it";
+            Finding::stop(CHECK, what, ["dmesg | grep -i iommu    (says which devices have one)".to_owned()])
+        });
+    };
+    if group.no_iommu && route != Route::NoIommu {
+        let what = format!("{} is no IOMMU's: VFIO made it where there is none", group.number);
+        return Some(Finding::stop(
+            CHECK,
+            what,
+            [format!("name it {},via=no-iommu, if you mean that", device.address)],
+        ));
+    }
+    if !group.obstacles.is_empty() {
+        let who: Vec<String> = group.obstacles.iter().map(|(a, driver)| format!("{driver} has {a}")).collect();
+        let all: Vec<String> = group.obstacles.iter().map(|(a, _)| a.to_string()).collect();
+        let what = format!("{} is not VFIO's alone: {}", group.number, who.join(", "));
+        return Some(Finding::stop(CHECK, what, [format!("wholebar bind {}", all.join(" "))]));
+    }
+    // Its own driver is in the way of the node, and that is told.
+    let path = format!("/dev/vfio/{}{}", if group.no_iommu { "noiommu-" } else { "" }, group.number);
+    let needed = bound && !uses_own_node(host, device, route);
+    match group.node {
+        Node::Denied if needed => {
+            let mend = [format!("chown $USER {path}"), "or run as root".to_owned()];
+            return Some(Finding::stop(CHECK, format!("{path} may not be opened by this user"), mend));
+        }
+        Node::Missing if needed => {
+            let mend = ["in a container: hand it in (docker: --device /dev/vfio)".to_owned()];
+            return Some(Finding::stop(CHECK, format!("there is no {path} here"), mend));
+        }
+        _ => {}
+    }
+    let with = |(address, driver): &(_, Option<String>)| match driver {
+        Some(driver) => format!("{address} ({driver})"),
+        None => format!("{address} (no driver)"),
+    };
+    Some(Finding::ok(
+        CHECK,
+        match &group.others[..] {
+            [] => format!("{}, and it is alone in it", group.number),
+            others => format!("{}, with {}", group.number, others.iter().map(with).collect::<Vec<_>>().join(", ")),
+        },
+    ))
+}
+
+/// As the framework chooses.
+fn uses_own_node(host: &Host, device: &Device, route: Route) -> bool {
+    let has = host.has_own_nodes() && device.own_node.as_ref().is_some_and(|(_, node)| *node != Node::Missing);
+    route == Route::Node || route == Route::Auto && has
+}
+
+fn own_node(host: &Host, device: &Device, route: Route) -> Option<Finding> {
+    const CHECK: &str = "node";
+    if !device.driver.as_deref().is_some_and(is_vfio) || !uses_own_node(host, device, route) {
+        return None;
+    }
+    let Some((name, node)) = &device.own_node else {
+        let what = "this kernel gives it no node of its own (CONFIG_VFIO_DEVICE_CDEV)";
+        return Some(Finding::stop(CHECK, what, [format!("name it {},via=group", device.address)]));
+    };
+    let path = format!("/dev/vfio/devices/{name}");
+    Some(match node {
+        Node::Free => Finding::ok(CHECK, format!("{path} can be opened")),
+        Node::Denied => Finding::stop(
+            CHECK,
+            format!("{path} may not be opened by this user"),
+            [format!("chown $USER {path}"), "or run as root".to_owned()],
+        ),
+        Node::Missing => {
+            Finding::stop(CHECK, format!("there is no {path}"), [format!("name it {},via=group", device.address)])
+        }
+    })
+}
+
+fn direct(group: &Group) -> Option<Finding> {
+    let first = group.direct.first()?;
+    let what = format!(
+        "the firmware wants its devices to keep reaching {:#x} to {:#x} (RMRR or IVMD): the kernel may refuse to attach it",
+        first.start(),
+        first.end()
+    );
+    let mend = [
+        "look for a setting of the firmware that lets go of it (USB legacy support, shared memory of a management controller)",
+    ];
+    Some(Finding::warn("firmware", what, mend.map(str::to_owned)))
+}
+
+/// vfio-pci maps a BAR that is smaller than a page only where nothing else is in that page (`vfio_pci_probe_mmaps`).
+fn small_bar(host: &Host, device: &Device, small: &SmallBar) -> Finding {
+    const CHECK: &str = "BARs";
+    let (start, page) = (*small.range.start(), host.page);
+    let what = format!("BAR{} ({} at {start:#x})", small.bar, output::bytes(small.range.end() - start + 1));
+    let mut reasons = Vec::new();
+    if page.floor(start) != start {
+        reasons.push(format!("does not begin a {page} page"));
+    }
+    if !small.neighbours.is_empty() {
+        let who = |(address, bar): &(_, usize)| match *address == device.address {
+            true => format!("BAR{bar}"),
+            false => format!("BAR{bar} of {address}"),
+        };
+        let who: Vec<String> = small.neighbours.iter().map(who).collect();
+        reasons.push(format!("shares its {page} page with {}", who.join(", ")));
+    }
+    if reasons.is_empty() {
+        return Finding::ok(CHECK, format!("{what} has its {page} page to itself, so it can be mapped"));
+    }
+    // Documentation/admin-guide/kernel-parameters.txt: the order is that of the alignment in bytes.
+    let order = page.bytes().trailing_zeros();
+    let (vendor, id) = device.ids.unwrap_or_default();
+    let mend = kernel_argument(&format!("pci=resource_alignment={order}@pci:{vendor:04x}:{id:04x}"));
+    let why = reasons.join(" and ");
+    Finding::warn(CHECK, format!("{what} {why}: it cannot be mapped, and each access is a system call"), [mend])
+}
+
+fn numa(host: &Host, device: &Device) -> Option<Finding> {
+    const CHECK: &str = "NUMA";
+    if host.nodes == 1 {
+        return None;
+    }
+    let Some(node) = device.numa_node else {
+        return Some(Finding::ok(CHECK, format!("its node is not known, of {}", host.nodes)));
+    };
+    let cores = device.cores.as_ref().map_or(String::new(), |list| format!(", near cores {list}"));
+    let what = format!("node {node}{cores}");
+    let free = |on: bool| host.hugepages.iter().find(|h| (h.node == node) == on && h.free > 0);
+    match (free(true), free(false)) {
+        (None, Some(elsewhere)) => {
+            let kib = elsewhere.size >> 10;
+            let path = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB/nr_hugepages");
+            Some(Finding::warn(CHECK, format!("{what}, where no hugepage is free"), [format!("echo 512 > {path}")]))
+        }
+        _ => Some(Finding::ok(CHECK, what)),
+    }
+}

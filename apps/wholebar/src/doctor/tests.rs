@@ -1,0 +1,363 @@
+//! The rules, on trees of files like a kernel's.
+
+use super::facts::{Device, Host, Module, Node};
+use super::rules;
+use super::rules::{Finding, Verdict};
+use std::fs;
+use std::os::unix::fs::symlink;
+use wholebar::PageSize;
+use wholebar::vfio::Route;
+use wholebar::vfio::sysfs::{Function, Sysfs};
+
+/// A machine in a folder.
+pub struct Tree {
+    pub sysfs: Sysfs,
+    _root: tempfile::TempDir,
+}
+
+impl Tree {
+    pub fn new() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        Self { sysfs: Sysfs::at(root.path()), _root: root }
+    }
+
+    /// One on which all is well: an IOMMU, remapped interrupts, vfio-pci, hugepages, limits.
+    pub fn healthy() -> Self {
+        Self::new()
+            .directory("sys/class/iommu/dmar0")
+            .directory("sys/module/vfio_pci")
+            .put("sys/kernel/irq/30/chip_name", "IR-PCI-MSIX-0000:00:03.0")
+            .put("sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", "N")
+            .put("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "N")
+            .put("dev/vfio/vfio", "")
+            .hugepages(0, 512, 500)
+            .put("proc/self/limits", "Max locked memory         unlimited            unlimited            bytes")
+    }
+
+    pub fn put(self, path: &str, text: &str) -> Self {
+        let path = self.sysfs.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, format!("{text}\n")).unwrap();
+        self
+    }
+
+    pub fn directory(self, path: &str) -> Self {
+        fs::create_dir_all(self.sysfs.path(path)).unwrap();
+        self
+    }
+
+    pub fn without(self, path: &str) -> Self {
+        let path = self.sysfs.path(path);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        self
+    }
+
+    pub fn link(self, from: &str, to: &str) -> Self {
+        let from = self.sysfs.path(from);
+        fs::create_dir_all(from.parent().unwrap()).unwrap();
+        symlink(to, from).unwrap();
+        self
+    }
+
+    /// A function; an empty driver is none.
+    pub fn function(self, address: &str, driver: &str, group: Option<u32>) -> Self {
+        let device = format!("sys/bus/pci/devices/{address}");
+        let mut tree =
+            self.directory(&device).put_device(address, "vendor", "0x1b36").put_device(address, "device", "0x0010");
+        if !driver.is_empty() {
+            let path = format!("sys/bus/pci/drivers/{driver}");
+            let to = tree.sysfs.path(&path);
+            tree = tree.directory(&path).link(&format!("{device}/driver"), to.to_str().unwrap());
+        }
+        if let Some(group) = group {
+            let path = format!("sys/kernel/iommu_groups/{group}");
+            let (to, here) = (tree.sysfs.path(&path), tree.sysfs.path(&device));
+            tree = tree
+                .link(&format!("{path}/devices/{address}"), here.to_str().unwrap())
+                .link(&format!("{device}/iommu_group"), to.to_str().unwrap())
+                .put(&format!("dev/vfio/{group}"), "");
+        }
+        tree
+    }
+
+    pub fn put_device(self, address: &str, file: &str, text: &str) -> Self {
+        self.put(&format!("sys/bus/pci/devices/{address}/{file}"), text)
+    }
+
+    fn bar(self, address: &str, start: u64, size: u64) -> Self {
+        self.put_device(address, "resource", &format!("{start:#018x} {:#018x} 0x0000000000140204", start + size - 1))
+    }
+
+    fn hugepages(self, node: u32, total: u64, free: u64) -> Self {
+        let path = format!("sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+        self.put(&format!("{path}/nr_hugepages"), &total.to_string())
+            .put(&format!("{path}/free_hugepages"), &free.to_string())
+    }
+
+    fn host(&self, page: PageSize) -> Host {
+        Host::read(&self.sysfs, "x86_64", page)
+    }
+}
+
+pub fn function(sysfs: &Sysfs, address: &str) -> Function {
+    sysfs.function(address.parse().unwrap()).unwrap()
+}
+
+const DEVICE: &str = "0000:01:00.0";
+
+/// All that is said of `DEVICE`.
+fn all(tree: &Tree, page: PageSize, route: Route) -> Vec<Finding> {
+    let (host, function) = (tree.host(page), function(&tree.sysfs, DEVICE));
+    [super::machine(&host, route), super::function(&tree.sysfs, &host, &function, route)].concat()
+}
+
+/// What is not as it should be: check, verdict, evidence and mending in one.
+fn troubles(tree: &Tree, page: PageSize, route: Route) -> Vec<(&'static str, Verdict, String)> {
+    let findings = all(tree, page, route).into_iter().filter(|f| f.verdict != Verdict::Ok);
+    findings.map(|f| (f.check, f.verdict, format!("{} -> {}", f.evidence, f.mend.join(" -> ")))).collect()
+}
+
+/// Checks that exactly these are not as they should be, and say so.
+fn expect(tree: &Tree, page: PageSize, route: Route, expected: &[(&str, Verdict, &[&str])]) {
+    let found = troubles(tree, page, route);
+    assert_eq!(
+        found.iter().map(|(check, verdict, _)| (*check, *verdict)).collect::<Vec<_>>(),
+        expected.iter().map(|(check, verdict, _)| (*check, *verdict)).collect::<Vec<_>>(),
+        "{found:#?}"
+    );
+    for ((_, _, text), (_, _, says)) in found.iter().zip(expected) {
+        for part in *says {
+            assert!(text.contains(part), "{text}\ndoes not say {part:?}");
+        }
+    }
+}
+
+use Verdict::{Stop, Warning};
+
+#[test]
+fn all_is_well() {
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).bar(DEVICE, 0xfe60_0000, 0x4000);
+    expect(&tree, PageSize::K4, Route::Auto, &[]);
+    let checks: Vec<_> = all(&tree, PageSize::K4, Route::Auto).iter().map(|f| f.check).collect();
+    let expected = [
+        "IOMMU",
+        "interrupts",
+        "no-IOMMU",
+        "vfio-pci",
+        "IOMMU driver",
+        "container",
+        "hugepages",
+        "memlock",
+        "cores",
+        "driver",
+        "group",
+    ];
+    assert_eq!(checks, expected);
+}
+
+#[test]
+fn whoever_has_the_device_is_named_with_the_command_that_takes_it() {
+    let tree = Tree::healthy().function(DEVICE, "nvme", Some(3));
+    expect(&tree, PageSize::K4, Route::Auto, &[("driver", Stop, &["nvme has it", "wholebar bind 0000:01:00.0"])]);
+    let tree = Tree::healthy().function(DEVICE, "", Some(3));
+    expect(&tree, PageSize::K4, Route::Auto, &[("driver", Stop, &["no driver", "wholebar bind 0000:01:00.0"])]);
+    // A driver's variant for VFIO is one.
+    expect(&Tree::healthy().function(DEVICE, "mlx5_vfio_pci", Some(3)), PageSize::K4, Route::Auto, &[]);
+}
+
+#[test]
+fn a_group_is_all_of_vfio_or_none() {
+    let other = |driver: &str| {
+        let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).function("0000:01:00.1", driver, Some(3));
+        tree.function("0000:00:01.0", "pcieport", Some(3)).put_device("0000:00:01.0", "class", "0x060400")
+    };
+    for driver in ["", "vfio-pci", "pci-stub"] {
+        expect(&other(driver), PageSize::K4, Route::Auto, &[]);
+    }
+    let says: &[&str] = &["3 is not VFIO's alone", "igb has 0000:01:00.1", "wholebar bind 0000:01:00.1"];
+    expect(&other("igb"), PageSize::K4, Route::Auto, &[("group", Stop, says)]);
+}
+
+#[test]
+fn without_an_iommu_it_says_what_the_firmware_has() {
+    let bare = || Tree::healthy().without("sys/class/iommu/dmar0").function(DEVICE, "", None);
+    let stop = |tree: Tree, says: &[&str]| {
+        let driver = ("driver", Stop, &["no driver"][..]);
+        expect(&tree, PageSize::K4, Route::Auto, &[("IOMMU", Stop, says), driver]);
+    };
+    stop(bare(), &["none: no device is in an IOMMU group", "firmware's setup", "enable_unsafe_noiommu_mode"]);
+    stop(bare().put("sys/firmware/acpi/tables/DMAR", ""), &["VT-d", "intel_iommu=on"]);
+    stop(bare().put("sys/firmware/acpi/tables/IVRS", ""), &["IVRS", "dmesg"]);
+    stop(
+        bare().put("sys/firmware/acpi/tables/IVRS", "").put("proc/cmdline", "quiet amd_iommu=off"),
+        &["started with amd_iommu=off", "--remove-args='amd_iommu=off'"],
+    );
+    // A table is no obstacle, and neither is an argument that asks for it.
+    let tree = bare().put("proc/cmdline", "intel_iommu=on iommu=pt").put("sys/firmware/acpi/tables/DMAR", "");
+    stop(tree, &["makes no use of it"]);
+}
+
+#[test]
+fn no_iommu_must_be_meant() {
+    let parameter = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
+    let bare = |driver: &str| Tree::healthy().without("sys/class/iommu/dmar0").function(DEVICE, driver, None);
+    let none = ("IOMMU", Warning, &["can reach all memory"][..]);
+    expect(&bare("vfio-pci"), PageSize::K4, Route::NoIommu, &[none, ("no-IOMMU", Stop, &["echo 1 >"])]);
+    // VFIO makes a group then.
+    let bound = || {
+        let tree =
+            Tree::healthy().without("sys/class/iommu/dmar0").put(parameter, "Y").function(DEVICE, "vfio-pci", Some(0));
+        tree.put("sys/kernel/iommu_groups/0/name", "vfio-noiommu").put("dev/vfio/noiommu-0", "").without("dev/vfio/0")
+    };
+    expect(&bound(), PageSize::K4, Route::NoIommu, &[none]);
+    expect(
+        &bound(),
+        PageSize::K4,
+        Route::Auto,
+        &[
+            ("IOMMU", Stop, &["none"]),
+            ("no-IOMMU", Warning, &["overwrite all memory", "echo 0 >"]),
+            ("group", Stop, &["no IOMMU's", "0000:01:00.0,via=no-iommu"]),
+        ],
+    );
+    let poor = bound().hugepages(0, 0, 0);
+    expect(&poor, PageSize::K4, Route::NoIommu, &[none, ("hugepages", Stop, &["they move", "nr_hugepages"])]);
+    expect(
+        &bare("vfio-pci").without(parameter),
+        PageSize::K4,
+        Route::NoIommu,
+        &[none, ("no-IOMMU", Stop, &["modprobe vfio"])],
+    );
+}
+
+#[test]
+fn interrupts_that_are_not_remapped_stop_it_unless_somebody_said_so() {
+    let parameter = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    let chip = |name: &str| {
+        let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
+        tree.put("sys/kernel/irq/30/chip_name", name).put("sys/kernel/irq/4/chip_name", "IO-APIC")
+    };
+    let plain = || chip("PCI-MSIX-0000:00:03.0");
+    let says: &[&str] = &["not remapped (PCI-MSIX-0000:00:03.0)", "firmware", "echo Y > /sys/module/vfio_iommu_type1"];
+    expect(&plain(), PageSize::K4, Route::Auto, &[("interrupts", Stop, says)]);
+    let says: &[&str] = &["allow_unsafe_interrupts=Y", "left out of mappings"];
+    expect(&plain().put(parameter, "Y"), PageSize::K4, Route::Auto, &[("interrupts", Warning, says)]);
+    let says: &[&str] = &["remapped (IR-PCI-MSI", "echo N > /sys/module/vfio_iommu_type1"];
+    expect(&chip("IR-PCI-MSI").put(parameter, "Y"), PageSize::K4, Route::Auto, &[("interrupts", Warning, says)]);
+    expect(&chip("ITS-PCI-MSIX-0000:00:03.0"), PageSize::K4, Route::Auto, &[]);
+    // Nothing says anything: nothing is said.
+    expect(&chip("XIVE-MSI"), PageSize::K4, Route::Auto, &[]);
+}
+
+#[test]
+fn small_bars_in_one_page_are_named_with_the_option_that_parts_them() {
+    let tree = |second: u64| {
+        let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).function("0000:00:02.0", "", Some(4));
+        tree.bar(DEVICE, 0x1_0000_0000, 0x4000).bar("0000:00:02.0", second, 0x4000)
+    };
+    expect(&tree(0x1_0000_4000), PageSize::K4, Route::Auto, &[]);
+    let says: &[&str] = &[
+        "BAR0 (16 KiB at 0x100000000)",
+        "shares its 64 KiB page with BAR0 of 0000:00:02.0",
+        "pci=resource_alignment=16@pci:1b36:0010",
+    ];
+    expect(&tree(0x1_0000_4000), PageSize::K64, Route::Auto, &[("BARs", Warning, says)]);
+    expect(&tree(0x1_0001_0000), PageSize::K64, Route::Auto, &[]);
+    let alone = all(&tree(0x1_0001_0000), PageSize::K64, Route::Auto);
+    assert!(alone.iter().any(|f| f.check == "BARs" && f.evidence.contains("to itself")));
+    let apart = tree(0x1_0001_0000).bar(DEVICE, 0x1_0000_8000, 0x4000);
+    expect(&apart, PageSize::K64, Route::Auto, &[("BARs", Warning, &["does not begin a 64 KiB page"])]);
+    expect(&apart, PageSize::K16, Route::Auto, &[]);
+    // The order is that of the page.
+    let small = tree(0x1_0001_0000).bar(DEVICE, 0x1_0000_1000, 0x1000);
+    expect(&small, PageSize::K16, Route::Auto, &[("BARs", Warning, &["pci=resource_alignment=14@pci:1b36:0010"])]);
+}
+
+#[test]
+fn modules_that_are_not_loaded() {
+    let tree = |list: Option<&str>| {
+        let tree = Tree::healthy()
+            .function(DEVICE, "vfio-pci", Some(3))
+            .without("sys/module/vfio_pci")
+            .put("proc/sys/kernel/osrelease", "6.12.1");
+        match list {
+            Some(list) => tree.put("lib/modules/6.12.1/modules.dep", list),
+            None => tree,
+        }
+    };
+    let dep = "kernel/drivers/vfio/pci/vfio-pci.ko.xz: kernel/drivers/vfio/vfio.ko.xz";
+    expect(&tree(Some(dep)), PageSize::K4, Route::Auto, &[("vfio-pci", Stop, &["not loaded", "modprobe vfio-pci"])]);
+    expect(&tree(Some("vfio.ko:")), PageSize::K4, Route::Auto, &[("vfio-pci", Stop, &["has no vfio-pci"])]);
+    expect(&tree(None), PageSize::K4, Route::Auto, &[("vfio-pci", Stop, &["not to be seen"])]);
+    let builtin = tree(Some("")).put("lib/modules/6.12.1/modules.builtin", "kernel/drivers/vfio/pci/vfio-pci.ko");
+    expect(&builtin, PageSize::K4, Route::Auto, &[]);
+    let tree = tree(None).directory("sys/module/vfio_pci_core").without("sys/module/vfio_iommu_type1");
+    expect(&tree, PageSize::K4, Route::Auto, &[("IOMMU driver", Stop, &["modprobe vfio_iommu_type1"])]);
+    // A device's own node needs no container.
+    let tree = tree.put("dev/iommu", "").put("dev/vfio/devices/vfio0", "").put_device(DEVICE, "vfio-dev/vfio0/dev", "");
+    expect(&tree, PageSize::K4, Route::Auto, &[]);
+    expect(&tree, PageSize::K4, Route::Group, &[("IOMMU driver", Stop, &[])]);
+    assert_eq!(
+        Host::read(&tree.sysfs, "powerpc64", PageSize::K64).iommu_driver,
+        ("vfio_iommu_spapr_tce", Module::Unknown)
+    );
+}
+
+#[test]
+fn nodes_that_are_missing_or_not_ours() {
+    let tree = || Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
+    expect(
+        &tree().without("dev/vfio/3"),
+        PageSize::K4,
+        Route::Auto,
+        &[("group", Stop, &["no /dev/vfio/3", "--device /dev/vfio"])],
+    );
+    expect(
+        &tree().without("dev/vfio"),
+        PageSize::K4,
+        Route::Auto,
+        &[("container", Stop, &["/dev/vfio/vfio"]), ("group", Stop, &[])],
+    );
+    // As root everything can be opened, so this is put into the facts.
+    let (tree, mut host) = (tree(), tree().host(PageSize::K4));
+    let mut device = Device::read(&tree.sysfs, &host, &function(&tree.sysfs, DEVICE));
+    host.container = Node::Denied;
+    if let Some(group) = &mut device.group {
+        group.node = Node::Denied;
+    }
+    let findings = [rules::host(&host, Route::Auto), rules::device(&host, &device, Route::Auto)].concat();
+    let mends: Vec<_> = findings.iter().filter(|f| f.verdict == Stop).map(|f| (f.check, f.mend[0].as_str())).collect();
+    let chmod = "chmod a+rw /dev/vfio/vfio    (it gives nobody a device)";
+    assert_eq!(mends, [("container", chmod), ("group", "chown $USER /dev/vfio/3")]);
+}
+
+#[test]
+fn memory() {
+    let tree = || Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
+    let says: &[&str] = &["2 MiB: none", "plain pages", "echo 512 > /proc/sys/vm/nr_hugepages"];
+    expect(&tree().hugepages(0, 0, 0), PageSize::K4, Route::Auto, &[("hugepages", Warning, says)]);
+    let limit =
+        |limit: &str| tree().put("proc/self/limits", &format!("Max locked memory         {limit}  {limit}  bytes"));
+    expect(&limit("8388608"), PageSize::K4, Route::Auto, &[("memlock", Warning, &["8 MiB", "ulimit -l unlimited"])]);
+    expect(&limit("1073741824"), PageSize::K4, Route::Auto, &[]);
+    expect(&limit("8388608").put("proc/self/status", "CapEff:\t0000000000004000"), PageSize::K4, Route::Auto, &[]);
+    // Hugepages on the other node, and none on the device's.
+    let far = tree().put_device(DEVICE, "numa_node", "1").hugepages(1, 0, 0);
+    let says: &[&str] =
+        &["node 1", "echo 512 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"];
+    expect(&far, PageSize::K4, Route::Auto, &[("NUMA", Warning, says)]);
+    expect(&far.hugepages(1, 4, 4), PageSize::K4, Route::Auto, &[]);
+}
+
+#[test]
+fn bridges_and_what_firmware_keeps() {
+    let tree = Tree::healthy().function(DEVICE, "pcieport", Some(3)).put_device(DEVICE, "class", "0x060400");
+    expect(&tree, PageSize::K4, Route::Auto, &[("bridge", Stop, &["nothing to drive"])]);
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
+    let regions = "0x00000000000e0000 0x00000000000fffff direct\n0x00000000fee00000 0x00000000feefffff msi";
+    let tree = tree.put("sys/kernel/iommu_groups/3/reserved_regions", regions);
+    expect(&tree, PageSize::K4, Route::Auto, &[("firmware", Warning, &["0xe0000 to 0xfffff"])]);
+    // An IOMMU that is not responsible for this device.
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", None).function("0000:02:00.0", "", Some(3));
+    expect(&tree, PageSize::K4, Route::Auto, &[("group", Stop, &["no IOMMU is responsible"])]);
+}
