@@ -5,16 +5,16 @@
 
 use anyhow::{Context, Result};
 use std::any::Any;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use wholebar::pci::{Address, PciDevice};
-use wholebar::vfio::{IommuType, Route, Vfio, VfioOptions};
+use wholebar::pci::PciDevice;
+use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{Server, VfioUser};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::{OpenOptions, Target};
 
+pub mod guest;
 pub mod nvme;
 
 /// A device, and all that keeps it working.
@@ -56,37 +56,6 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
     let served = Served { stop, thread: Some(thread) };
     let device = VfioUser::connect(&path, Default::default()).context("connecting to our own server")?;
     Ok(Rig { device, name: "vfio-user", _keep: vec![Box::new(served), Box::new(dir)] })
-}
-
-/// The NVMe devices of a guest.
-///
-/// # Errors
-/// That this is no guest of `cargo xtask vm`.
-pub fn functions() -> Result<Vec<Address>> {
-    let devices =
-        std::env::var("WHOLEBAR_NVME").context("no WHOLEBAR_NVME here: run this by `cargo xtask vm test GUEST`")?;
-    devices.split(',').map(|address| Ok(address.parse()?)).collect()
-}
-
-/// The first NVMe device of a guest, opened in one of the ways that its kernel offers: see [`kernel_ways`].
-///
-/// # Errors
-/// What the kernel says; as [`functions`].
-pub fn kernel(way: &VfioOptions) -> Result<Rig> {
-    Ok(Rig::over(Vfio::open(functions()?[0], way)?))
-}
-
-/// The ways to open a device that isolate it, of those that this kernel offers.
-pub fn kernel_ways() -> Vec<VfioOptions> {
-    let container = |iommu| VfioOptions { route: Route::Group, iommu: Some(iommu), ..VfioOptions::default() };
-    if cfg!(target_arch = "powerpc64") {
-        return vec![container(IommuType::TceV2), container(IommuType::TceV1)];
-    }
-    let mut ways = vec![container(IommuType::Type1v2)];
-    if Path::new("/dev/vfio/devices").exists() {
-        ways.push(VfioOptions { route: Route::Node, ..VfioOptions::default() });
-    }
-    ways
 }
 
 /// One rig of each kind, over the same model.

@@ -3,27 +3,19 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::bar::{BarOptions, MapPolicy, MsixTable, plan_of};
-use wholebar::block::{BlockQueue, QueueState, Status};
-use wholebar::mem::{Arena, ArenaOptions};
-use wholebar::pci::{Address, IRQ_MSIX, PciDevice, Verdict, config};
-use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::block::{BlockQueue, Status};
+use wholebar::mem::{Arena, ArenaOptions, Iova, Source};
+use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IrqAction, PciDevice, Verdict, config};
+use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Descriptors, Vfio, VfioOptions};
 use wholebar_nvme::{Event, Nvme, Options, QueueOptions};
+use wholebar_tests::guest::{
+    SOON, first, function, functions, kernel, kernel_ways, open_files_and_maps, poll_until_it_ends,
+};
 use wholebar_tests::nvme::{Bench, holds, run};
-use wholebar_tests::{Rig, functions, kernel, nvme};
-
-const SOON: Duration = Duration::from_secs(60);
-
-fn first() -> Result<Rig> {
-    kernel(&VfioOptions::default())
-}
-
-fn function(address: Address) -> Result<Function> {
-    Sysfs::default().function(address).context("the function is there")
-}
+use wholebar_tests::{Rig, nvme};
 
 #[test]
 #[ignore = "wants a guest"]
@@ -76,31 +68,18 @@ fn isolation_is_shown_with_its_evidence() -> Result<()> {
     Ok(())
 }
 
-/// Reads until the queue ends, and returns what it said then; or until the controller was reset, and works again.
-fn poll_until_it_ends(bench: &Bench) -> Result<String> {
-    let mut queue = bench.nvme.queue(QueueOptions::default())?;
-    let began = Instant::now();
-    loop {
-        while let Ok(request) = bench.read(0, 4096) {
-            if let Err(rejected) = queue.submit(request) {
-                match rejected.why {
-                    wholebar::block::Reject::Full | wholebar::block::Reject::Resetting => break,
-                    why => return Ok(why.to_string()),
-                }
-            }
-        }
-        queue.ring();
-        queue.poll(64, &mut |_| ());
-        match queue.state() {
-            QueueState::Running | QueueState::Resetting => {}
-            // What was in flight is quarantined, so that there may be no buffer for another request.
-            end => return Ok(format!("{end:?}")),
-        }
-        if let Ok(Event::Reset { why, .. }) = bench.nvme.events().try_recv() {
-            return Ok(format!("reset: {why}"));
-        }
-        ensure!(began.elapsed() < SOON, "it did not end: {:?}", queue.state());
-    }
+/// Does something to the device while it is under load, and says how that ended.
+fn poll_while(bench: &Bench, what: impl FnOnce(&dyn PciDevice) -> wholebar::Result<()> + Send) -> Result<String> {
+    let device = bench.nvme.device().as_ref();
+    std::thread::scope(|scope| {
+        let behind = scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            what(device)
+        });
+        let end = poll_until_it_ends(bench);
+        behind.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+        end
+    })
 }
 
 #[test]
@@ -110,14 +89,9 @@ fn memory_switched_off_behind_the_driver_ends_in_an_error() -> Result<()> {
         let rig = first()?;
         let options = Options { policy, timeout: Duration::from_secs(1), ..Options::default() };
         let bench = Bench::open(&rig, options, 16, 4096)?;
-        let device = rig.device.clone();
-        let behind = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(300));
-            config::enable_memory(device.as_ref(), false)
-        });
-        let end = poll_until_it_ends(&bench).with_context(|| format!("{policy:?}"))?;
+        let end =
+            poll_while(&bench, |device| config::enable_memory(device, false)).with_context(|| format!("{policy:?}"))?;
         println!("{policy:?}: {end}");
-        behind.join().map_err(|_| anyhow::anyhow!("a panic"))??;
         if policy == MapPolicy::Trapped {
             // A trapped access fails while memory is off, and works when a reset has switched it on.
             ensure!(end.starts_with("reset"), "{end}");
@@ -140,8 +114,9 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
     let name = functions()?.remove(0);
     let bench = Bench::open(&first()?, Options::default(), 16, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
+    let function = function(name)?;
     // Unbinding waits until the device is given back.
-    let unbinding = function(name)?.path().join("driver/unbind");
+    let unbinding = function.path().join("driver/unbind");
     let unbind = std::thread::spawn(move || std::fs::write(unbinding, name.to_string()));
     let began = Instant::now();
     let mut reads = 0;
@@ -156,7 +131,6 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
     println!("{reads} reads until the request came");
     drop((queue, bench));
     unbind.join().map_err(|_| anyhow::anyhow!("a panic"))??;
-    let function = function(name)?;
     ensure!(function.driver().is_none(), "{:?} has it", function.driver());
     let error = first().err().context("nobody has it")?.to_string();
     function.bind("vfio-pci")?;
@@ -164,43 +138,126 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
     nvme::data_comes_back(&first()?, Options::default())
 }
 
+/// What the kernel tells of an AER report, raised in software.
 #[test]
 #[ignore = "wants a guest"]
-fn two_devices_share_an_address_space() -> Result<()> {
-    let names = functions()?;
-    let [one, other, ..] = &names[..] else {
-        println!("skipped: this machine has one function (--nvme 64M --nvme 64M for two)");
-        return Ok(());
-    };
-    let first = Vfio::open(*one, &VfioOptions::default())?;
-    let alone = Vfio::open(*other, &VfioOptions::default())?;
-    ensure!(!Arc::ptr_eq(&first.dma(), &alone.dma()), "each group has an address space of its own");
-    let share = || VfioOptions { share: Some(first.dma()), ..VfioOptions::default() };
-    let error = Vfio::open(*other, &share()).err().context("it is in another space")?.to_string();
-    ensure!(error.contains("address space of its own"), "{error}");
-    drop(alone);
-    let second = Vfio::open(*other, &share())?;
-    ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "it is the same space");
+fn an_error_of_the_function_resets_it() -> Result<()> {
+    let rig = first()?;
+    ensure!(rig.device.irq_info(IRQ_ERR)?.count == 1, "the kernel offers to tell of errors");
+    let bench = Bench::open(&rig, Options::default(), 16, 4096)?;
+    let end = poll_while(&bench, |device| device.set_irqs(IRQ_ERR, 0, IrqAction::Trigger(1)))?;
+    ensure!(end.starts_with("reset: the kernel reports an error"), "{end}");
+    bench.nvme.smart()?;
+    drop(bench);
+    nvme::data_comes_back(&rig, Options::default())
+}
 
-    // One arena, mapped once: what one device reads, the other writes from the same buffer.
-    let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    let devices = [first as Arc<dyn PciDevice>, second];
-    let nvmes = devices.map(|device| Nvme::open(device, Options::default()));
-    let [Ok(from), Ok(to)] = &nvmes else { bail!("{:?}", nvmes.map(|n| n.err())) };
-    from.attach(&arena)?;
-    to.attach(&arena)?;
-    let pool = wholebar::mem::Pool::new(&arena, 4, 4096, 4096)?;
-    let block = from.namespaces()[0].block_size;
-    let (mut source, mut sink) = (from.queue(QueueOptions::default())?, to.queue(QueueOptions::default())?);
-    let mut buf = pool.get_len(4096).context("a buffer")?;
-    nvme::fill(&mut buf, 8, block, 99);
-    let op = |write| if write { wholebar::block::Op::Write { lba: 8 } } else { wholebar::block::Op::Read { lba: 8 } };
-    let data = run(&mut source, nvme::request(1, op(true), wholebar::block::Data::One(buf)))?.data;
-    data.bufs().iter().for_each(|buf| assert_eq!(buf.len(), 4096));
-    let data = run(&mut source, nvme::request(1, op(false), data))?.data;
-    let data = run(&mut sink, nvme::request(1, op(true), data))?.data;
-    let done = run(&mut sink, nvme::request(1, op(false), data))?;
-    ensure!(done.status == Status::Ok && done.data.bufs().iter().all(|b| holds(b, 8, block, 99)), "{:?}", done.status);
+/// Someone else resets the function while commands are in flight: they time out, and the driver brings it up again.
+#[test]
+#[ignore = "wants a guest"]
+fn a_reset_behind_the_driver_is_recovered_from() -> Result<()> {
+    let rig = first()?;
+    let second = Duration::from_secs(1);
+    let options = Options { timeout: second, admin_timeout: second, ..Options::default() };
+    let bench = Bench::open(&rig, options, 16, 4096)?;
+    let end = poll_while(&bench, |device| device.reset())?;
+    println!("{end}");
+    ensure!(end.starts_with("reset: "), "{end}");
+    bench.nvme.smart()?;
+    drop(bench);
+    nvme::data_comes_back(&rig, Options::default())
+}
+
+/// The application lets go of its arena while the controller writes to it: it stays mapped until the queue is done with it.
+#[test]
+#[ignore = "wants a guest"]
+fn memory_in_use_stays_mapped() -> Result<()> {
+    let rig = first()?;
+    let space = rig.device.dma();
+    let bench = Bench::open(&rig, Options::default(), 4, 4096)?;
+    let mut queue = bench.nvme.queue(QueueOptions::default())?;
+    let block = bench.ns.block_size;
+    ensure!(run(&mut queue, bench.write(40, 4096, 7)?)?.status == Status::Ok, "written");
+    let before = space.mapped();
+    ensure!(queue.submit(bench.read(40, 4096)?).is_ok(), "an empty queue has room");
+    queue.ring();
+    // All that the application has.
+    drop(bench);
+    ensure!(space.mapped() == before, "{} maps of {before} while a command is in flight", space.mapped());
+    let (mut intact, began) = (None, Instant::now());
+    while intact.is_none() {
+        queue.poll(1, &mut |c| intact = Some(c.data.bufs().iter().all(|b| holds(b, 40, block, 7))));
+        ensure!(began.elapsed() < SOON, "no completion");
+    }
+    ensure!(intact == Some(true), "what was read is not what was written");
+    drop(queue);
+    ensure!(space.mapped() == 0, "{} maps are left", space.mapped());
+    Ok(())
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn hugepages_that_are_used_up_are_named() -> Result<()> {
+    let reserve = "/proc/sys/vm/nr_hugepages";
+    let before = std::fs::read_to_string(reserve)?;
+    std::fs::write(reserve, "2")?;
+    let done = use_two_hugepages_up();
+    std::fs::write(reserve, before.trim())?;
+    done
+}
+
+fn use_two_hugepages_up() -> Result<()> {
+    let rig = first()?;
+    let huge = ArenaOptions { hugepages: Some(true), numa_node: None };
+    let one = Arena::new(1, huge)?;
+    ensure!(one.source() == Source::HugeFile, "{:?}", one.source());
+    let mapping = rig.device.dma().attach(&one)?;
+    let error = Arena::new(2 * one.len(), huge).err().context("one is left")?.to_string();
+    println!("{error}");
+    ensure!(error.contains("1 free of") && error.contains("nr_hugepages"), "{error}");
+    let plain = Arena::new(2 * one.len(), ArenaOptions::default())?;
+    ensure!(plain.source() == Source::File, "plain pages will do: {:?}", plain.source());
+    drop((mapping, one, plain));
+    // Given back, it can be had again.
+    let again = Arena::new(1, huge)?;
+    rig.device.dma().attach(&again)?;
+    Ok(())
+}
+
+/// Addresses outside of the windows are refused before the kernel sees them; where the windows are small, they run out.
+#[test]
+#[ignore = "wants a guest"]
+fn device_addresses_run_out() -> Result<()> {
+    const PIECE: u64 = 256 << 20;
+    let plain = ArenaOptions { hugepages: Some(false), numa_node: None };
+    for way in kernel_ways() {
+        let space = kernel(&way)?.device.dma();
+        let windows = space.windows();
+        let small = Arena::new(1, plain)?;
+        let mut outside: Vec<u64> = windows.iter().filter_map(|w| w.range.end().checked_add(1)).collect();
+        outside.retain(|at| windows.iter().all(|w| !w.range.contains(at)));
+        ensure!(!outside.is_empty(), "no IOMMU maps all there is: {windows:x?}");
+        for at in outside {
+            let error = space.attach_at(&small, Iova(at)).err().context("it is outside")?;
+            println!("{:?}: {error}", way.route);
+            ensure!(matches!(error, wholebar::Error::Ledger { .. }), "{error}");
+        }
+        let bytes: u128 = windows.iter().map(|w| u128::from(w.range.end() - w.range.start()) + 1).sum();
+        if bytes > 1 << 30 {
+            println!("{:?}: the windows are larger than this guest's memory", way.route);
+            continue;
+        }
+        let mut maps = Vec::new();
+        let error = loop {
+            match space.attach(&Arena::new(PIECE, plain)?) {
+                Ok(map) => maps.push(map),
+                Err(error) => break error,
+            }
+            ensure!(maps.len() as u128 * u128::from(PIECE) <= bytes, "more than there is");
+        };
+        println!("{:?} {:?}: after {} maps: {error}", way.route, way.iommu, maps.len());
+        ensure!(matches!(error, wholebar::Error::NoIova { .. }), "{error}");
+    }
     Ok(())
 }
 
@@ -229,16 +286,11 @@ fn descriptors_can_be_handed_in() -> Result<()> {
     Ok(())
 }
 
-fn open_files_and_maps() -> Result<(usize, usize)> {
-    let maps = std::fs::read_to_string("/proc/self/maps")?.lines().filter(|l| l.contains("vfio")).count();
-    Ok((std::fs::read_dir("/proc/self/fd")?.count(), maps))
-}
-
 #[test]
 #[ignore = "wants a guest"]
 fn a_hundred_rounds_leave_nothing_behind() -> Result<()> {
-    let round = || -> Result<()> {
-        let rig = first()?;
+    let round = |way: &VfioOptions| -> Result<()> {
+        let rig = kernel(way)?;
         let arena = Arena::new(1 << 20, ArenaOptions::default())?;
         let mapping = rig.device.dma().attach(&arena)?;
         let nvme = Nvme::open(rig.device.clone(), Options::default())?;
@@ -246,11 +298,12 @@ fn a_hundred_rounds_leave_nothing_behind() -> Result<()> {
         drop((mapping, nvme));
         Ok(())
     };
-    round()?;
+    let ways = kernel_ways();
+    ways.iter().try_for_each(round)?;
     let before = open_files_and_maps()?;
     let rounds = if cfg!(target_arch = "powerpc64") { 20 } else { 100 };
-    for i in 0..rounds {
-        round().with_context(|| format!("round {i}"))?;
+    for (i, way) in (0..rounds).zip(ways.iter().cycle()) {
+        round(way).with_context(|| format!("round {i}"))?;
     }
     let after = open_files_and_maps()?;
     ensure!(before == after, "(descriptors, maps) were {before:?}, and are {after:?}");

@@ -15,7 +15,7 @@ pub use layout::{BarLayout, BarOptions, layout, layouts, plan_of};
 pub use msix::{MsixEntry, MsixTable};
 pub use plan::{Access, BarPlan, MapPolicy, Span, Why, plan};
 
-use crate::pci::{PciDevice, Prot, RegionMapping};
+use crate::pci::{PciDevice, Prot, RegionMapping, Verdict};
 use crate::{Error, Result, barrier};
 use std::fmt;
 use std::ops::Range;
@@ -65,6 +65,15 @@ impl Bar {
         if plan.is_hypothetical(own) {
             let why = format!("it is for pages of {}, and the device is mapped in pages of {own}", plan.page);
             return Err(plan.misfit(device.as_ref(), why));
+        }
+        let isolation = device.isolation();
+        if plan.policy == MapPolicy::Whole && plan.layout.table.is_some() && isolation.verdict != Verdict::Isolated {
+            tracing::warn!(
+                device = device.name(),
+                bar = plan.layout.bar,
+                "the MSI-X table is mapped, as asked, though a stray write there could raise any interrupt of this machine: {}",
+                isolation.evidence.join("; ")
+            );
         }
         let maps = plan
             .spans

@@ -57,6 +57,8 @@ impl Vfio {
             Some(device) => device,
             None => iommu.open(target)?,
         };
+        // What a space can map is known when a device is in it, and each further group may take some of it away.
+        space.refresh()?;
         let failed = |what, e| target.failed(what, e, "that is not a device of VFIO's");
         let info = ioctl::device_info(device.as_fd()).map_err(|e| failed("asking what it is", e))?;
         if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 || info.num_regions <= CONFIG {

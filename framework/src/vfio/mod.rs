@@ -196,12 +196,7 @@ impl Vfio {
             None => spaces.of_group(group),
         };
         match known {
-            Some((space, iommu)) => {
-                let device = device::Vfio::start(&target, space.clone(), iommu, None)?;
-                // Another group in the same space may take some addresses away.
-                space.refresh()?;
-                Ok(device)
-            }
+            Some((space, iommu)) => device::Vfio::start(&target, space, iommu, None),
             None => {
                 let (backend, iommu) = target.create(options.route)?;
                 let space = DmaSpace::new(backend)?;
@@ -244,7 +239,8 @@ impl Target {
     fn create(&self, route: Route) -> Result<Opened> {
         let node = match route {
             Route::Node => true,
-            Route::Auto => self.iommu.is_none() && self.has_node(),
+            // Linux takes VF tokens through groups, and only since 6.18 with a device's own node.
+            Route::Auto => self.iommu.is_none() && self.vf_token.is_none() && self.has_node(),
             Route::Group | Route::NoIommu => false,
         };
         if node {

@@ -70,7 +70,8 @@ const X86_64: Cpu = Cpu {
     iommu_module: "vfio_iommu_type1",
     root_bus: "pcie.0",
     console: "ttyS0",
-    kernel_arguments: "intel_iommu=on",
+    // A periodic tick: emulated CPUs lose a timer's interrupt now and then, and one that was armed for that tick alone sleeps for ever.
+    kernel_arguments: "intel_iommu=on nohz=off highres=off",
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
     bridge: root_port,
 };

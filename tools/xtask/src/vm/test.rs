@@ -1,8 +1,8 @@
 //! `vm test`: everything that wants real kernel VFIO, in one guest.
 //!
-//! Tests are the scripts in `tests/guest`, and the test binaries of the `tests` crate whose names begin with `kernel`. Lines at the head of a script may say
-//! which guests it is for (`# guests: x86_64 ppc64le-64k`), and which machine it wants (`# machine: --no-intremap`); scripts that want the same
-//! machine share a boot.
+//! Tests are the scripts in `tests/guest`, and the test binaries of the `tests` crate whose names begin with `kernel`. Lines at the head of a script, or of a
+//! binary's source (with `//`), may say which guests it is for (`# guests: x86_64 ppc64le-64k`), which machine it wants (`# machine: --no-intremap`), and
+//! which of the test binaries it runs (`# runs: kernel`). Those that want the same machine share a boot.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,34 +18,46 @@ use super::{NOT_RUN, Options, TIME_IS_UP, programs, run};
 
 const RUNNER: &str = include_str!("../../../vm/test");
 
-/// A script, and what its head asks for.
+/// What the head of a test asks for.
 #[derive(Debug, PartialEq, Eq)]
-struct Script {
-    path: PathBuf,
+struct Head {
     /// Empty for all.
     guests: Vec<String>,
-    /// Options, on which scripts are grouped.
+    /// Options, on which tests are grouped.
     machine: String,
+    /// Test binaries that it wants in its PATH.
+    runs: Vec<String>,
 }
 
 /// Runs the tests whose names contain one of `names`, or all: 0 if they pass, 1 if one fails, 2 if something else was in the way.
 pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> {
     let wanted = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
+    let guest = options.guest.to_string();
+    let here = |name: &str, head: &Head| wanted(name) && (head.guests.is_empty() || head.guests.contains(&guest));
+    let built = options.build(&["--package", "wholebar-tests", "--test", "kernel*"])?;
+    let mut binaries = BTreeMap::new();
+    for path in built.tests {
+        let name = file_name(&path)?;
+        binaries.insert(name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name).to_owned(), path);
+    }
     let mut boots: BTreeMap<String, Payload> = BTreeMap::new();
-    for script in scripts(&root().join("tests/guest"))? {
-        let name = file_name(&script.path)?;
-        let here = script.guests.is_empty() || script.guests.contains(&options.guest.to_string());
-        if here && wanted(&name) {
-            boots.entry(script.machine).or_default().push((format!("wholebar/tests/{name}"), script.path));
+    for (name, path) in &binaries {
+        let head = read_head(&root().join("tests/tests").join(name).with_extension("rs"))?;
+        if here(name, &head) {
+            boots.entry(head.machine).or_default().push((format!("wholebar/tests/{name}"), path.clone()));
         }
     }
-    let built = options.build(&["--package", "wholebar-tests", "--test", "kernel*"])?;
-    for test in built.tests {
-        let name = file_name(&test)?;
-        let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name);
-        if wanted(name) {
-            boots.entry(String::new()).or_default().push((format!("wholebar/tests/{name}"), test));
+    for path in scripts(&root().join("tests/guest"))? {
+        let (name, head) = (file_name(&path)?, read_head(&path)?);
+        if !here(&name, &head) {
+            continue;
         }
+        let boot = boots.entry(head.machine).or_default();
+        for test in &head.runs {
+            let binary = binaries.get(test).with_context(|| format!("{name} runs {test}, which is no test binary"))?;
+            boot.push((format!("wholebar/bin/{test}"), binary.clone()));
+        }
+        boot.push((format!("wholebar/tests/{name}"), path));
     }
     if boots.is_empty() {
         bail!("no test for {} has such a name", options.guest);
@@ -81,27 +93,28 @@ fn parse(line: &str) -> Result<Options> {
     Ok(line.options)
 }
 
-fn scripts(directory: &Path) -> Result<Vec<Script>> {
+/// The scripts of a folder, by name.
+fn scripts(directory: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?;
-    let mut scripts = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "sh") {
-            let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            scripts.push(script(path, &text));
-        }
-    }
-    scripts.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(scripts)
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "sh"));
+    paths.sort();
+    Ok(paths)
 }
 
-fn script(path: PathBuf, text: &str) -> Script {
-    let head = |key: &str| {
-        let mut lines = text.lines().take_while(|line| line.starts_with('#'));
-        lines.find_map(|line| line.strip_prefix(key)).unwrap_or_default().trim().to_string()
+fn read_head(path: &Path) -> Result<Head> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(head(&text))
+}
+
+fn head(text: &str) -> Head {
+    let comment = |line| str::strip_prefix(line, "//").or_else(|| line.strip_prefix('#'));
+    let line = |key: &str| {
+        let mut comments = text.lines().map_while(comment);
+        comments.find_map(|line| line.trim_start().strip_prefix(key)).unwrap_or_default().trim().to_string()
     };
-    let guests = head("# guests:").split_whitespace().map(String::from).collect();
-    Script { path, guests, machine: head("# machine:") }
+    let words = |key| line(key).split_whitespace().map(String::from).collect();
+    Head { guests: words("guests:"), machine: line("machine:"), runs: words("runs:") }
 }
 
 fn file_name(path: &Path) -> Result<String> {
@@ -114,24 +127,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_script_s_head_says_where_it_runs() {
-        let text = "# What it shows.\n# guests: x86_64 ppc64le-64k\n# machine: --nvme 64M --append a=b\n\nexit 0\n# guests: none\n";
-        let expected = Script {
-            path: "a.sh".into(),
+    fn a_head_says_where_a_test_runs() {
+        let script = "# What it shows.\n# guests: x86_64 ppc64le-64k\n# machine: --nvme 64M --append a=b\n# runs: kernel\n\nexit 0\n# guests: none\n";
+        let expected = Head {
             guests: vec!["x86_64".into(), "ppc64le-64k".into()],
             machine: "--nvme 64M --append a=b".into(),
+            runs: vec!["kernel".into()],
         };
-        assert_eq!(script("a.sh".into(), text), expected);
-        assert_eq!(script("b.sh".into(), "exit 0\n# machine: --x\n").machine, "");
+        assert_eq!(head(script), expected);
+        let binary = "//! What it shows.\n// machine: --nvme 64M\n\nuse std::fs;\n// guests: none\n";
+        assert_eq!(head(binary), Head { guests: vec![], machine: "--nvme 64M".into(), runs: vec![] });
+        assert_eq!(head("exit 0\n# machine: --x\n").machine, "");
     }
 
     #[test]
-    fn machines_of_all_scripts_are_understood() {
-        let scripts = scripts(&root().join("tests/guest")).unwrap();
-        assert!(!scripts.is_empty());
-        for script in scripts {
-            for guest in script.guests.iter().map(String::as_str).chain(["x86_64"]) {
-                let options = parse(&format!("{guest} {}", script.machine)).unwrap();
+    fn machines_of_all_tests_are_understood() {
+        let mut tests = scripts(&root().join("tests/guest")).unwrap();
+        assert!(!tests.is_empty());
+        tests
+            .extend(["kernel", "kernel_faults"].map(|test| root().join("tests/tests").join(test).with_extension("rs")));
+        for test in tests {
+            let head = read_head(&test).unwrap();
+            for guest in head.guests.iter().map(String::as_str).chain(["x86_64"]) {
+                let options = parse(&format!("{guest} {}", head.machine)).unwrap();
                 assert_eq!(options.guest.to_string(), guest);
             }
         }
