@@ -4,7 +4,7 @@
 //! case with the median rate.
 
 use crate::args::{self, Cores, Usage};
-use crate::barmap::{BarMaps, PAGES};
+use crate::barmap;
 use crate::host::Host;
 use crate::nvme::{Controller, status_name};
 use crate::output::{self, Progress};
@@ -151,7 +151,7 @@ fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> R
         ("driver", format!("polls on core {driver}")),
     ]);
     text += "\n";
-    text += &BarMaps::of(target.device.as_ref(), &PAGES, &[MapPolicy::Whole, MapPolicy::Carved])?.text();
+    text += &barmap::of_device(target.device.as_ref())?;
     Ok(text + "\n")
 }
 

@@ -141,21 +141,17 @@ fn identity_and_health() {
 fn bar_maps() {
     let text = stdout("barmap sim:nvme");
     assert!(!text.contains('\x1b'), "no colours into a pipe");
-    assert!(text.contains("64 KiB   whole    |SSS") && text.contains("8 KiB trapped"), "{text}");
+    assert!(text.contains("64 KiB   whole    |BBB") && text.contains("8 KiB trapped"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     let maps = json("barmap sim:nvme --json");
-    let plans = maps["bars"][0]["plans"].as_array().unwrap();
-    assert_eq!(plans.len(), 6);
-    let trapped = |page: u64, policy: &str| {
-        let plan = plans.iter().find(|p| p["page_size"] == page && p["policy"] == policy).unwrap();
-        plan["trapped_register_bytes"].as_u64().unwrap()
-    };
-    assert_eq!([trapped(4096, "whole"), trapped(4096, "carved")], [0, 0]);
-    assert_eq!([trapped(65536, "whole"), trapped(65536, "carved")], [0, 8192]);
-    assert_eq!(
-        json("barmap sim:nvme --page-size 64k --policy carved --json")["bars"][0]["plans"].as_array().unwrap().len(),
-        1
-    );
+    let pages = maps["functions"][0]["bars"][0]["pages"].as_array().unwrap();
+    assert_eq!(pages.len(), 3);
+    let trapped = |page: usize, policy: usize| pages[page]["plans"][policy]["trapped_register_bytes"].as_u64().unwrap();
+    assert_eq!([trapped(0, 0), trapped(0, 1)], [0, 0]);
+    assert_eq!([trapped(2, 0), trapped(2, 1)], [0, 8192]);
+    assert_eq!((&pages[0]["verdict"], &pages[2]["verdict"]), (&"alike".into(), &"carved traps hot registers".into()));
+    let one = json("barmap sim:nvme --page-size 64k --policy carved --json");
+    assert_eq!(one["functions"][0]["bars"][0]["pages"][0]["plans"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -17,18 +17,20 @@
 //! ```
 //!
 //! Drawing is left to others: [`runs`] gives the pages of a plan as few runs of like pages (for HTML, say), [`Strip`] their widths in a line of
-//! text. Hot registers that are known here, each with its source, are [`HotRegisters::of`] a function.
+//! text. Hot registers that are known here, each with its source, are [`HotRegisters::of`] a function. [`json::Report`] has all of it for programs.
 //!
 //! Nothing here touches a device but by reading its configuration space, and NVMe's CAP register.
 
 mod config;
 mod function;
 mod hot;
+pub mod json;
 mod live;
 pub mod lspci;
 mod map;
 mod neighbours;
 mod strip;
+mod system;
 mod verdict;
 
 pub use function::{Bar, Function, Ids, Machine, MsixFact, Notify, Open, Place, Sriov};
