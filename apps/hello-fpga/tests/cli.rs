@@ -21,7 +21,10 @@ fn says_what_is_wrong() {
     let (code, _, err) = hello_fpga(&["one", "two"]);
     assert_eq!((code, err.as_str()), (Some(2), "usage: hello-fpga [TARGET]\n"));
     let (code, _, err) = hello_fpga(&["sim:toaster"]);
-    assert_eq!((code, err.as_str()), (Some(2), "hello-fpga: there is no model \"toaster\": there are nvme and fpga\n"));
+    assert_eq!(
+        (code, err.as_str()),
+        (Some(2), "hello-fpga: there is no model \"toaster\": there are nvme, fpga and virtio-net\n")
+    );
     let (code, _, err) = hello_fpga(&["sim:nvme,msix=own"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("which is not this device"), "{err}");

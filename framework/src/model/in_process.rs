@@ -6,44 +6,20 @@
 //! elsewhere are calls into the model.
 
 use super::card::{Trap, access};
+use super::thread::{Beside, ModelThread, Slot};
 use super::{Card, Model, Pages, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow, Mapping};
 use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
 /// A model in this process.
 pub struct InProcess {
     shape: Shape,
     card: Arc<Slot>,
     dma: Arc<DmaSpace>,
-}
-
-/// The card, and who wants to talk to it: its thread steps aside for them.
-struct Slot {
-    card: Mutex<Box<Card<dyn Model>>>,
-    waiting: AtomicU32,
-}
-
-impl Slot {
-    /// The card, for a call from outside; its thread is kept from taking it again first.
-    fn lock(&self) -> MutexGuard<'_, Box<Card<dyn Model>>> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let card = self.card.lock().unwrap_or_else(|e| e.into_inner());
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        card
-    }
-}
-
-/// A model's thread; stopped and joined on drop.
-pub struct ModelThread {
-    stop: Arc<AtomicBool>,
-    tid: Arc<OnceLock<i32>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl InProcess {
@@ -57,7 +33,7 @@ impl InProcess {
         if shape.page < PageSize::host() {
             return Err(Error::PageSize { bytes: shape.page.bytes() });
         }
-        let card = Arc::new(Slot { card: Mutex::new(card), waiting: AtomicU32::new(0) });
+        let card = Arc::new(Slot::new(card));
         let dma = DmaSpace::new(Box::new(Dma(card.clone())))?;
         Ok(Arc::new(Self { shape, card, dma }))
     }
@@ -69,38 +45,13 @@ impl InProcess {
 
     /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
     pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> ModelThread {
-        let (card, stop) = (self.card.clone(), Arc::new(AtomicBool::new(false)));
-        let (seen, tid) = (stop.clone(), Arc::new(OnceLock::new()));
-        let told = tid.clone();
-        let thread = std::thread::spawn(move || {
-            let _ = told.set(if cfg!(miri) { 0 } else { rustix::thread::gettid().as_raw_pid() });
-            prepare();
-            let mut idle = 0u32;
-            while !seen.load(Ordering::Relaxed) {
-                if card.waiting.load(Ordering::Relaxed) > 0 {
-                    std::thread::yield_now();
-                    continue;
-                }
-                let mut model = card.card.lock().unwrap_or_else(|e| e.into_inner());
-                // A lock costs more than an idle look: keep it for a while, unless someone waits.
-                for _ in 0..64 {
-                    match model.poll() {
-                        Work::Busy => idle = 0,
-                        Work::Idle => idle = idle.saturating_add(1),
-                    }
-                    if card.waiting.load(Ordering::Relaxed) > 0 {
-                        break;
-                    }
-                    std::hint::spin_loop();
-                }
-                drop(model);
-                // With fewer cores than threads, whoever is waited for must get to run.
-                if idle > 4096 {
-                    std::thread::yield_now();
-                }
-            }
-        });
-        ModelThread { stop, tid, thread: Some(thread) }
+        ModelThread::spawn(self.card.clone(), prepare)
+    }
+
+    /// Runs the model on a thread that runs another already: they take turns, and data between them stays in one core's
+    /// caches. `None` where that thread has ended.
+    pub fn spawn_beside(&self, other: &Beside) -> Option<ModelThread> {
+        ModelThread::join(self.card.clone(), other)
     }
 
     fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {
@@ -119,22 +70,6 @@ impl InProcess {
     /// Whether a write would touch what the card guards: MSI-X table and PBA.
     fn guarded(&self, region: u32, offset: u64, len: u64) -> bool {
         self.shape.msix.is_some_and(|m| m.guards(region, offset, len))
-    }
-}
-
-impl ModelThread {
-    /// Its id in `/proc/self/task`, where the CPU time that it has used can be read.
-    pub fn tid(&self) -> i32 {
-        *self.tid.wait()
-    }
-}
-
-impl Drop for ModelThread {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -9,10 +9,12 @@
 mod card;
 mod host;
 mod in_process;
+mod thread;
 
 pub use card::{Card, Pages};
 pub use host::{Dma, Host};
-pub use in_process::{InProcess, ModelThread};
+pub use in_process::InProcess;
+pub use thread::{Beside, ModelThread};
 
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::{PageSize, Work};

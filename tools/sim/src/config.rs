@@ -22,6 +22,7 @@ const MSIX: usize = 0xa0;
 
 /// What a function is.
 pub(crate) struct Identity {
+    pub(crate) vendor: u16,
     pub(crate) device: u16,
     /// Base class, subclass, programming interface: `0x010802`.
     pub(crate) class: u32,
@@ -41,7 +42,7 @@ impl Config {
     pub(crate) fn new(identity: &Identity) -> Self {
         let zeroes = || Box::new([0; SIZE as usize]);
         let mut c = Self { bytes: zeroes(), writable: zeroes(), initial: zeroes() };
-        c.put(0x00, &VENDOR.to_le_bytes());
+        c.put(0x00, &identity.vendor.to_le_bytes());
         c.put(0x02, &identity.device.to_le_bytes());
         // Memory space on, as the kernel's VFIO leaves it; bus mastering is the driver's to switch on.
         c.put(COMMAND, &2u16.to_le_bytes());
@@ -80,6 +81,28 @@ impl Config {
         c.put(MSIX + 8, &(m.pba_offset as u32 | u32::from(m.pba_bar)).to_le_bytes());
         c.initial.copy_from_slice(&*c.bytes);
         c
+    }
+
+    /// Adds a vendor-specific capability (7.9.4) at `at`, behind those there are: id and link go before `body`.
+    pub(crate) fn add_vendor_capability(&mut self, at: u8, body: &[u8]) {
+        let mut last = CAPABILITIES;
+        while self.bytes[last] != 0 {
+            last = usize::from(self.bytes[last]) + 1;
+        }
+        self.put(last, &[at]);
+        self.put(usize::from(at), &[0x09, 0x00]);
+        self.put(usize::from(at) + 2, body);
+        self.initial.copy_from_slice(&*self.bytes);
+    }
+
+    /// Lets `len` bytes at `at` be written.
+    pub(crate) fn open(&mut self, at: usize, len: usize) {
+        self.writable[at..at + len].fill(0xff);
+    }
+
+    /// The bytes at `at`.
+    pub(crate) fn bytes<const N: usize>(&self, at: usize) -> [u8; N] {
+        self.bytes[at..].first_chunk().copied().unwrap_or([0xff; N])
     }
 
     /// Whether DMA and interrupts are allowed (command register, bit 2).

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Nothing is called so.
-    #[error("{text:?} names no device: use sim:nvme, sim:fpga, vfio-user:PATH or a PCI address such as 0000:01:00.0")]
+    #[error(
+        "{text:?} names no device: use sim:nvme, sim:fpga, sim:virtio-net, vfio-user:PATH or a PCI address such as 0000:01:00.0"
+    )]
     Target {
         /// What was given.
         text: String,
     },
     /// There is no such model.
-    #[error("there is no model {name:?}: there are nvme and fpga")]
+    #[error("there is no model {name:?}: there are nvme, fpga and virtio-net")]
     Model {
         /// What was given.
         name: String,
@@ -61,6 +63,12 @@ pub enum Error {
         actual: u64,
         /// What was asked for, in bytes.
         asked: u64,
+    },
+    /// A pair has two ends.
+    #[error("wire=pair:{name} has two ends already: use another name, or close one of them")]
+    PairTaken {
+        /// The pair.
+        name: String,
     },
     /// What the framework says.
     #[error(transparent)]

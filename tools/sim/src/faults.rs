@@ -5,6 +5,7 @@
 
 use crate::Result;
 use crate::params::Given;
+use crate::wire::Share;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -147,19 +148,46 @@ impl Struck {
     }
 }
 
+/// Chance that can be repeated: SplitMix64 needs no more.
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// One below `end`, which isn't 0.
+    pub(crate) fn below(&mut self, end: u32) -> u32 {
+        (self.random() % u64::from(end)) as u32
+    }
+
+    /// Whether it strikes, at this rate.
+    pub(crate) fn strikes(&mut self, rate: Option<Share>) -> bool {
+        rate.is_some_and(|Share(n, of)| self.below(of) < n)
+    }
+}
+
 /// A plan being carried out.
 pub(crate) struct Faults {
     plan: FaultPlan,
     commands: u64,
     resets: u64,
-    /// SplitMix64's state: chance needs no more than to be repeatable.
-    state: u64,
+    chance: Chance,
     struck: Arc<Struck>,
 }
 
 impl Faults {
     pub(crate) fn new(plan: FaultPlan) -> Self {
-        Self { commands: 0, resets: 0, state: plan.seed, struck: Arc::default(), plan }
+        Self { commands: 0, resets: 0, chance: Chance::new(plan.seed), struck: Arc::default(), plan }
     }
 
     pub(crate) fn struck(&self) -> Arc<Struck> {
@@ -193,11 +221,7 @@ impl Faults {
 
     /// A number by chance.
     pub(crate) fn random(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        self.chance.random()
     }
 
     fn choose(&mut self, count: u64, asked: impl Fn(Fault) -> bool) -> Option<Fault> {
@@ -205,7 +229,7 @@ impl Faults {
             let (fault, when) = self.plan.faults[i];
             let now = match when {
                 When::At(n) => n == count,
-                When::Rate(n, of) => asked(fault) && self.random() % u64::from(of) < n.into(),
+                When::Rate(n, of) => asked(fault) && self.chance.strikes(Some(Share(n, of))),
             };
             if now && asked(fault) {
                 self.struck.0[fault as usize].fetch_add(1, Ordering::Relaxed);

@@ -123,7 +123,8 @@ impl Fpga {
     /// # Errors
     /// [`Error::Framework`](crate::Error::Framework) where there is no memory.
     pub fn new() -> Result<Self> {
-        let identity = Identity { device: DEVICE, class: 0x12_00_00, bars: vec![(0, SIZE)], msix: MSIX };
+        let identity =
+            Identity { vendor: config::VENDOR, device: DEVICE, class: 0x12_00_00, bars: vec![(0, SIZE)], msix: MSIX };
         let fpga = Self {
             name: "sim:fpga".to_owned(),
             bar: Pages::new(SIZE)?,

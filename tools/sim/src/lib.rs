@@ -2,6 +2,7 @@
 //!
 //! - [`nvme`]: an NVMe controller.
 //! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
+//! - [`virtio`]: a network card; [`wire`]: what its packets pass.
 //! - [`faults`]: what models can be told to do wrong.
 //! - [`Target`], [`open`]: a device by its name, whatever stands behind it; [`serve`]: a model for other processes.
 //!
@@ -15,6 +16,8 @@ pub mod nvme;
 mod params;
 mod serve;
 mod target;
+pub mod virtio;
+pub mod wire;
 
 pub use error::{Error, Result};
 pub use params::Parameter;

@@ -1,6 +1,7 @@
 //! `key=value,key=value`: how models are told what to be. Knows the form, not the keys.
 
 use crate::{Error, Result};
+use wholebar::PageSize;
 
 /// A model's parameter: its name, and what it can be, for people.
 pub type Parameter = (&'static str, &'static str);
@@ -51,6 +52,11 @@ impl Given<'_> {
         }
     }
 
+    /// A page size.
+    pub(crate) fn page(&self) -> Result<PageSize> {
+        page(self.value, self)
+    }
+
     /// A number of bytes: `4096`, `64k`, `512M`, `1G`, `2T`.
     pub(crate) fn bytes(&self) -> Result<u64> {
         bytes(self.value).ok_or_else(|| self.bad())
@@ -70,4 +76,9 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(1 << shift)
+}
+
+/// A page size: `4k`, `16k`, `64k`.
+pub(crate) fn page(text: &str, given: &Given<'_>) -> Result<PageSize> {
+    bytes(text).and_then(|n| PageSize::new(n).ok()).ok_or_else(|| given.bad())
 }

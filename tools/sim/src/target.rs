@@ -4,6 +4,8 @@ use crate::faults::Struck;
 use crate::fpga::Fpga;
 use crate::nvme::{Nvme, NvmeParams};
 use crate::params::{self, Parameter};
+use crate::virtio::net::{self, NetHandle, NetParams};
+use crate::wire::Company;
 use crate::{Error, Result};
 use std::fmt;
 use std::path::PathBuf;
@@ -63,6 +65,8 @@ pub enum ModelParams {
     Nvme(NvmeParams),
     /// `sim:fpga`, which has none.
     Fpga,
+    /// `sim:virtio-net`.
+    VirtioNet(NetParams),
 }
 
 /// How to open a device.
@@ -80,6 +84,8 @@ pub struct Opened {
     pub thread: Option<ModelThread>,
     /// How often each fault struck, where a model was asked for faults.
     pub struck: Option<Arc<Struck>>,
+    /// The link and the counters of a network model.
+    pub net: Option<Arc<NetHandle>>,
 }
 
 /// Opens a device. A model runs on a thread of its own from here on.
@@ -94,28 +100,37 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             Ok(Opened { struck, ..run(model, options)? })
         }
         Target::Model { name, params: ModelParams::Fpga } => run(Fpga::new()?.named(name), options),
+        Target::Model { name, params: ModelParams::VirtioNet(params) } => {
+            let (model, port) = net::model(params.clone())?;
+            Ok(Opened { net: Some(port.handle), ..run_in(&port.company, model.named(name), options)? })
+        }
         Target::VfioUser(path) => {
             let device = VfioUser::connect(path, vfio_user::Options::default())?;
-            Ok(Opened { device, thread: None, struck: None })
+            Ok(Opened { device, thread: None, struck: None, net: None })
         }
         Target::Pci { address, params: PciParams { route, iommu, vf_token } } => {
             let options = VfioOptions { route: *route, iommu: *iommu, vf_token: *vf_token, share: None };
-            Ok(Opened { device: Vfio::open(*address, &options)?, thread: None, struck: None })
+            Ok(Opened { device: Vfio::open(*address, &options)?, thread: None, struck: None, net: None })
         }
     }
 }
 
 /// Puts a model behind the seam, and runs it on a thread.
 fn run<M: Model + 'static>(model: M, options: OpenOptions) -> Result<Opened> {
+    run_in(&Company::default(), model, options)
+}
+
+/// The same on the thread of its company, if it has some.
+fn run_in<M: Model + 'static>(company: &Company, model: M, options: OpenOptions) -> Result<Opened> {
     let device = InProcess::new(model)?;
-    let thread = device.spawn(move || {
+    let thread = company.run(&device, move || {
         if let Some(id) = options.core
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {
             tracing::warn!(core = id, "the model's thread could not be pinned");
         }
     });
-    Ok(Opened { device, thread: Some(thread), struck: None })
+    Ok(Opened { device, thread: Some(thread), struck: None, net: None })
 }
 
 impl Target {
@@ -130,6 +145,7 @@ impl Target {
             let params = match model {
                 "nvme" => ModelParams::Nvme(NvmeParams::parse(params)?),
                 "fpga" => params::split("sim:fpga", params, &[]).map(|_| ModelParams::Fpga)?,
+                "virtio-net" => ModelParams::VirtioNet(NetParams::parse(params)?),
                 _ => return Err(Error::Model { name: model.to_owned() }),
             };
             return Ok(Self::Model { name: text.to_owned(), params });
@@ -248,7 +264,7 @@ mod tests {
         ] {
             assert!(error(text).contains("names no device"), "{text}");
         }
-        assert_eq!(error("sim:toaster,size=1"), "there is no model \"toaster\": there are nvme and fpga");
+        assert_eq!(error("sim:toaster,size=1"), "there is no model \"toaster\": there are nvme, fpga and virtio-net");
         assert!(error("sim:fpga,size=1G").ends_with("it has none"));
         let unknown = error("sim:nvme,colour=red");
         assert!(

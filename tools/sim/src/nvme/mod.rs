@@ -173,7 +173,7 @@ impl Nvme {
             bar: Pages::new(BAR0_SIZE)?,
             table,
             msix,
-            config: Config::new(&Identity { device: DEVICE, class: 0x01_08_02, bars, msix }),
+            config: Config::new(&Identity { vendor: config::VENDOR, device: DEVICE, class: 0x01_08_02, bars, msix }),
             state: State::Off,
             cc: Cc(0),
             rules: Rules { page: params.mps_min.bytes(), sgl: params.sgl },

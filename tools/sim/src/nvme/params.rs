@@ -169,10 +169,10 @@ impl NvmeParams {
                     };
                 }
                 "vectors" => p.vectors = Some(given.number(1..=2048)?),
-                "page" => p.page = page(given.value, &given)?,
+                "page" => p.page = given.page()?,
                 "mps" => {
                     let (min, max) = given.value.split_once('-').unwrap_or((given.value, given.value));
-                    (p.mps_min, p.mps_max) = (page(min, &given)?, page(max, &given)?);
+                    (p.mps_min, p.mps_max) = (params::page(min, &given)?, params::page(max, &given)?);
                 }
                 "to" => p.timeout = given.number(1..=255)?,
                 "sgl" => p.sgl = given.flag()?,
@@ -239,8 +239,4 @@ fn block(text: &str, given: &Given<'_>) -> Result<u32> {
         Some(4096) => Ok(4096),
         _ => Err(given.bad()),
     }
-}
-
-fn page(text: &str, given: &Given<'_>) -> Result<PageSize> {
-    params::bytes(text).and_then(|n| PageSize::new(n).ok()).ok_or_else(|| given.bad())
 }

@@ -1,0 +1,388 @@
+//! A model of a virtio network device (5.1), at the end of a [wire](crate::wire).
+//!
+//! Packets to send are copied off their buffers, passed on, and copied into the receiver's. Offloads that sender and receiver agree on are
+//! passed on undone; what the receiver can't do is done here, for it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `params`, `stats` | what it can be told to be; what it counts |
+//! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
+//! | `receive` | received packets, into the driver's buffers |
+//! | `mod` | the device, and packets to send |
+
+mod control;
+mod filter;
+mod flow;
+mod params;
+mod receive;
+mod stats;
+
+pub use params::{NetParams, PARAMETERS};
+pub use stats::{NetHandle, NetStats};
+
+use super::bits::{NET, net};
+use super::layout::Kind;
+use super::queue::{Broken, Part, Queue, Turn, gather, turn};
+use super::{CONFIG_MAX, Device, Virtio};
+use crate::Result;
+use crate::wire::{Accepts, BURST, Company, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST};
+use crate::wire::{NEEDS_CSUM, Offload, Port, check};
+use filter::Filter;
+use flow::{Hash, KEY, KNOWN, Steering, TABLE};
+use receive::Merge;
+use stats::Counts;
+use std::sync::Arc;
+use wholebar::Work;
+use wholebar::model::Host;
+
+/// An Ethernet header.
+const ETHERNET: usize = 14;
+/// What tags may add to a packet beside the MTU.
+const TAGS: usize = 8;
+
+/// A network device.
+struct Net {
+    params: NetParams,
+    port: Port,
+    handle: Arc<NetHandle>,
+    /// The address it was made with, and the one it has.
+    first_mac: [u8; 6],
+    mac: [u8; 6],
+    features: u64,
+    /// Bytes of the header before each packet.
+    header: usize,
+    accepts: Accepts,
+    filter: Filter,
+    steering: Steering,
+    hash: Option<Hash>,
+    /// How many queue pairs are in use.
+    pairs: u16,
+    link: bool,
+    changed: bool,
+    /// Frames off the wire; those that go to the driver; those that are done with.
+    arrived: Vec<Frame>,
+    ready: Vec<Frame>,
+    done: Vec<Frame>,
+    merge: Merge,
+    counts: Counts,
+}
+
+/// A virtio network device as `params` say, and a handle to what happens at it.
+///
+/// # Errors
+/// Those of parameters that don't go together, and of the wire.
+pub fn model(params: NetParams) -> Result<(Virtio, NetPort)> {
+    params.check()?;
+    let queues = 2 * params.pairs + u16::from(params.control);
+    let kind = Kind { device: NET, class: 0x02_00_00, queues, config: 24 };
+    let (net, port) = Net::new(params.clone())?;
+    Ok((Virtio::new("sim:virtio-net", &kind, params.transport, Box::new(net))?, port))
+}
+
+/// What is known of a port from outside of its model.
+pub struct NetPort {
+    /// Its link and its counters.
+    pub handle: Arc<NetHandle>,
+    /// The model at the wire's other end, to run beside.
+    pub(crate) company: Company,
+}
+
+/// What a driver's features, or its offloads command, let it take.
+fn accepts(offloads: u64) -> Accepts {
+    let has = |bit| offloads & bit != 0;
+    Accepts {
+        csum: has(net::GUEST_CSUM),
+        tso4: has(net::GUEST_TSO4),
+        tso6: has(net::GUEST_TSO6),
+        ecn: has(net::GUEST_ECN),
+    }
+}
+
+impl Net {
+    fn new(params: NetParams) -> Result<(Self, NetPort)> {
+        let port = Port::open(&params.wire, &params.impairments)?;
+        let mac = params.mac.unwrap_or_else(|| port.mac(&params.wire));
+        let handle = Arc::new(NetHandle::new());
+        let outside = NetPort { handle: handle.clone(), company: port.company() };
+        let frames = || Vec::with_capacity(2 * BURST);
+        let mut net = Self {
+            port,
+            handle,
+            first_mac: mac,
+            mac,
+            features: 0,
+            header: HEADER,
+            accepts: Accepts::default(),
+            filter: Filter::new(mac, false, false),
+            steering: Steering::auto(1),
+            hash: None,
+            pairs: 1,
+            link: false,
+            changed: false,
+            arrived: frames(),
+            ready: frames(),
+            done: frames(),
+            merge: Merge::default(),
+            counts: Counts::default(),
+            params,
+        };
+        net.reset();
+        net.watch_link();
+        Ok((net, outside))
+    }
+
+    #[inline]
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// Looks whether the link is up.
+    #[inline]
+    fn watch_link(&mut self) {
+        let link = self.handle.link() && self.port.carrier();
+        if link != self.link {
+            (self.link, self.changed) = (link, true);
+        }
+    }
+
+    /// Takes packets to send off a queue; says how many.
+    #[inline]
+    fn transmit(&mut self, host: &mut Host<'_>, queue: &mut Queue, index: u16) -> Result<usize, Broken> {
+        let budget = self.port.room().min(BURST);
+        if budget == 0 {
+            return Ok(0);
+        }
+        Ok(turn!(queue, host, |turn, parts| {
+            let mut n = 0;
+            while n < budget {
+                let Some(chain) = turn.next(host, parts)? else { break };
+                n += 1;
+                self.pick_up(host, parts, index)?;
+                turn.used_unwritten(chain);
+            }
+            n
+        }))
+    }
+
+    /// Copies one packet off its buffers.
+    #[inline]
+    fn pick_up(&mut self, host: &Host<'_>, parts: &[Part], index: u16) -> Result<(), Broken> {
+        let total: usize = parts.iter().map(|p| p.len as usize).sum();
+        // Readable buffers come before writable ones.
+        if parts.last().is_none_or(|p| p.writable) {
+            return Err("a packet to send is in a buffer to be written");
+        }
+        let len = total.checked_sub(self.header).ok_or("a packet to send is shorter than its header")?;
+        if !(ETHERNET..=LONGEST).contains(&len) {
+            self.counts.tx_malformed += 1;
+            return Ok(());
+        }
+        if !self.link {
+            self.counts.tx_no_carrier += 1;
+            return Ok(());
+        }
+        let Some(mut frame) = self.port.take() else { return Err("the wire has no room that it had") };
+        frame.resize(len);
+        let bytes = frame.with_header(self.header);
+        match parts {
+            [part] => {
+                if !part.memory(host)?.read(0, bytes) {
+                    return Err("a packet to send can't be read");
+                }
+            }
+            parts => gather(host, parts, 0, bytes)?,
+        }
+        if self.header == HEAD {
+            frame.forget_hash();
+        }
+        if !self.sendable(&mut frame) {
+            self.counts.tx_malformed += 1;
+            self.done.push(frame);
+            return Ok(());
+        }
+        if !self.steering.single() {
+            self.steering.learn(frame.packet(), index);
+        }
+        self.counts.tx_packets += 1;
+        self.counts.tx_bytes += len as u64;
+        self.port.send(frame);
+        Ok(())
+    }
+
+    /// Whether a packet is what the driver may send, with its header put in order: what it leaves undone is what was negotiated (5.1.6.2).
+    #[inline]
+    fn sendable(&self, frame: &mut Frame) -> bool {
+        let mut o = frame.offload();
+        o.flags &= NEEDS_CSUM;
+        if o.flags == 0 && o.gso_type == GSO_NONE {
+            frame.header().fill(0);
+            return frame.len() <= usize::from(self.params.mtu) + ETHERNET + TAGS;
+        }
+        let negotiated = match o.gso_type & !GSO_ECN {
+            GSO_NONE => frame.len() <= usize::from(self.params.mtu) + ETHERNET + TAGS,
+            GSO_TCPV4 => self.has(net::HOST_TSO4),
+            GSO_TCPV6 => self.has(net::HOST_TSO6),
+            _ => false,
+        };
+        let negotiated = negotiated && self.has(net::CSUM) && (o.gso_type & GSO_ECN == 0 || self.has(net::HOST_ECN));
+        frame.set_offload(&o);
+        negotiated && check(&o, frame.len()).is_ok()
+    }
+
+    /// What was counted this turn, for all to see.
+    #[inline]
+    fn publish(&mut self) {
+        self.handle.add(&std::mem::take(&mut self.counts));
+    }
+
+    /// Gives all frames back: nobody wants them.
+    fn discard(&mut self) {
+        self.counts.rx_no_driver += (self.arrived.len() + self.ready.len()) as u64;
+        self.done.append(&mut self.arrived);
+        self.done.append(&mut self.ready);
+        self.port.give_back(&mut self.done);
+    }
+}
+
+impl Device for Net {
+    fn features(&self) -> u64 {
+        let p = &self.params;
+        let when = |offered, bits| if offered { bits } else { 0 };
+        net::MAC
+            | net::MTU
+            | net::STATUS
+            | net::SPEED_DUPLEX
+            | when(p.mergeable, net::MRG_RXBUF)
+            | when(
+                p.offloads,
+                net::CSUM
+                    | net::GUEST_CSUM
+                    | net::GUEST_TSO4
+                    | net::GUEST_TSO6
+                    | net::GUEST_ECN
+                    | net::HOST_TSO4
+                    | net::HOST_TSO6
+                    | net::HOST_ECN,
+            )
+            | when(p.offloads && p.control, net::CTRL_GUEST_OFFLOADS)
+            | when(
+                p.control,
+                net::CTRL_VQ
+                    | net::CTRL_RX
+                    | net::CTRL_RX_EXTRA
+                    | net::CTRL_VLAN
+                    | net::CTRL_MAC_ADDR
+                    | net::HASH_REPORT
+                    | net::RSS,
+            )
+            | when(p.pairs > 1, net::MQ)
+    }
+
+    fn refuses(&self, features: u64) -> Option<&'static str> {
+        let has = |bits| features & bits != 0;
+        // 5.1.3.1.
+        let by_control = net::CTRL_RX | net::CTRL_VLAN | net::CTRL_MAC_ADDR | net::MQ | net::RSS;
+        if has(by_control) && !has(net::CTRL_VQ) {
+            Some("some need VIRTIO_NET_F_CTRL_VQ")
+        } else if has(net::GUEST_TSO4 | net::GUEST_TSO6) && !has(net::GUEST_CSUM) {
+            Some("VIRTIO_NET_F_GUEST_TSO4 and 6 need VIRTIO_NET_F_GUEST_CSUM")
+        } else if has(net::GUEST_ECN) && !has(net::GUEST_TSO4 | net::GUEST_TSO6) {
+            Some("VIRTIO_NET_F_GUEST_ECN needs VIRTIO_NET_F_GUEST_TSO4 or 6")
+        } else if has(net::HOST_TSO4 | net::HOST_TSO6) && !has(net::CSUM) {
+            Some("VIRTIO_NET_F_HOST_TSO4 and 6 need VIRTIO_NET_F_CSUM")
+        } else if has(net::HOST_ECN) && !has(net::HOST_TSO4 | net::HOST_TSO6) {
+            Some("VIRTIO_NET_F_HOST_ECN needs VIRTIO_NET_F_HOST_TSO4 or 6")
+        } else {
+            None
+        }
+    }
+
+    /// 5.1.4: address, status, pairs, MTU, speed, duplex, what hashing can do.
+    fn config(&self, out: &mut [u8; CONFIG_MAX]) {
+        out[..6].copy_from_slice(&self.mac);
+        out[6..8].copy_from_slice(&u16::from(self.link).to_le_bytes());
+        out[8..10].copy_from_slice(&self.params.pairs.to_le_bytes());
+        out[10..12].copy_from_slice(&self.params.mtu.to_le_bytes());
+        out[12..16].copy_from_slice(&self.params.speed.to_le_bytes());
+        // Full duplex.
+        out[16] = 1;
+        out[17] = KEY as u8;
+        out[18..20].copy_from_slice(&(TABLE as u16).to_le_bytes());
+        out[20..24].copy_from_slice(&KNOWN.to_le_bytes());
+    }
+
+    fn configure(&mut self, _: usize, _: &[u8]) {
+        // Nothing of it is the driver's to write.
+    }
+
+    #[inline]
+    fn changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    fn start(&mut self, features: u64) {
+        self.features = features;
+        self.header = if self.has(net::HASH_REPORT) { HEAD } else { HEADER };
+        self.accepts = accepts(features);
+        self.filter = Filter::new(self.mac, self.has(net::CTRL_RX), self.has(net::CTRL_VLAN));
+        self.port.run(true);
+    }
+
+    fn reset(&mut self) {
+        self.port.run(false);
+        self.discard();
+        self.mac = self.first_mac;
+        self.features = 0;
+        self.filter = Filter::new(self.mac, false, false);
+        self.steering = Steering::auto(1);
+        self.hash = None;
+        self.pairs = 1;
+        self.publish();
+    }
+
+    #[inline]
+    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken> {
+        self.watch_link();
+        let mut work = Work::Idle;
+        for pair in 0..self.pairs {
+            if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair) + 1)
+                && self.transmit(host, queue, pair)? > 0
+            {
+                work = Work::Busy;
+            }
+        }
+        self.counts.wire_lost += self.port.flush();
+        if self.receive(host, queues)? == Work::Busy {
+            work = Work::Busy;
+        }
+        self.port.give_back(&mut self.done);
+        if self.has(net::CTRL_VQ) {
+            // 5.1.2: it is the last of those there are; without multiqueue there is one pair.
+            let pairs = if self.has(net::MQ | net::RSS) { self.params.pairs } else { 1 };
+            if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pairs))
+                && self.control(host, queue)? == Work::Busy
+            {
+                work = Work::Busy;
+            }
+        }
+        if work == Work::Busy || self.counts.wire_lost > 0 {
+            self.publish();
+        }
+        Ok(work)
+    }
+
+    fn rest(&mut self) -> Work {
+        self.watch_link();
+        self.counts.wire_lost += self.port.flush();
+        self.port.receive(&mut self.arrived, BURST);
+        if self.arrived.is_empty() {
+            return Work::Idle;
+        }
+        self.discard();
+        self.publish();
+        Work::Busy
+    }
+}
+
+/// What nothing was left undone to.
+const COMPLETE: Offload = Offload { flags: 0, gso_type: 0, hdr_len: 0, gso_size: 0, csum_start: 0, csum_offset: 0 };

@@ -1,0 +1,225 @@
+//! Received packets: filtered, made to fit what the driver can take, sent to a queue, and copied into its buffers.
+
+use super::flow::Flow;
+use super::{COMPLETE, Net};
+use crate::virtio::bits::net;
+use crate::virtio::queue::{Broken, Chain, Part, Queue, Turn, scatter, turn};
+use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
+use wholebar::Work;
+use wholebar::model::Host;
+
+/// A frame that was put into the driver's buffers, or is not going to be.
+const DONE: u16 = u16::MAX;
+
+/// Scratch: the buffers that one packet is spread over.
+#[derive(Default)]
+pub(super) struct Merge {
+    parts: Vec<Part>,
+    chains: Vec<Chain>,
+    /// What each chain holds.
+    sizes: Vec<usize>,
+}
+
+/// What became of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Put {
+    Done,
+    NoBuffer,
+    TooLong,
+}
+
+impl Net {
+    /// A turn of the receive queues.
+    #[inline]
+    pub(super) fn receive(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken> {
+        if self.ready.is_empty() {
+            self.port.receive(&mut self.arrived, BURST);
+            if self.arrived.is_empty() {
+                return Ok(Work::Idle);
+            }
+            self.sort();
+        }
+        let waiting = self.ready.len();
+        if self.steering.single() {
+            self.deliver(host, queues, 0)?;
+        } else {
+            for pair in 0..self.pairs {
+                if self.ready.iter().any(|f| f.queue == pair) {
+                    self.deliver(host, queues, pair)?;
+                }
+            }
+        }
+        if self.params.wait {
+            self.done.extend(self.ready.extract_if(.., |f| f.queue == DONE));
+        } else {
+            self.done.append(&mut self.ready);
+        }
+        // Who only waits has nothing to do.
+        Ok(if waiting > 0 && self.ready.len() == waiting { Work::Idle } else { Work::Busy })
+    }
+
+    /// What arrived, for those queues that it goes to.
+    #[inline]
+    fn sort(&mut self) {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for mut frame in arrived.drain(..) {
+            if !self.link {
+                self.counts.rx_no_driver += 1;
+                self.done.push(frame);
+                continue;
+            }
+            if !self.filter.passes(frame.packet()) {
+                self.counts.rx_filtered += 1;
+                self.done.push(frame);
+                continue;
+            }
+            match fit(&mut frame, self.accepts) {
+                Ok(Fit::Fits) => self.steer(frame),
+                Ok(Fit::Cut) => self.cut(frame),
+                Err(_) => {
+                    self.counts.rx_malformed += 1;
+                    self.done.push(frame);
+                }
+            }
+        }
+        self.arrived = arrived;
+    }
+
+    /// Cuts a packet into segments, for a driver that can't take it whole.
+    #[cold]
+    fn cut(&mut self, frame: Frame) {
+        let flags = if self.accepts.csum { DATA_VALID } else { 0 };
+        let mut segments = Vec::new();
+        let done = cut(frame.packet(), &frame.offload(), |len, fill| {
+            let mut segment = self.port.take().ok_or(())?;
+            segment.resize(len);
+            fill(segment.packet_mut());
+            segment.set_offload(&crate::wire::Offload { flags, ..COMPLETE });
+            segments.push(segment);
+            Ok(())
+        });
+        match done {
+            Ok(Ok(())) => {}
+            // No more frames: what is missing is lost, as it would be on any wire.
+            Ok(Err(())) => self.counts.rx_no_buffer += 1,
+            Err(_) => self.counts.rx_malformed += 1,
+        }
+        self.done.push(frame);
+        segments.into_iter().for_each(|segment| self.steer(segment));
+    }
+
+    /// Says which queue a packet goes to.
+    #[inline]
+    fn steer(&mut self, mut frame: Frame) {
+        (frame.queue, frame.hash) = (0, (0, 0));
+        if !self.steering.single() || self.hash.is_some() {
+            let flow = Flow::of(frame.packet());
+            let hash = self.hash.as_ref().zip(flow.as_ref()).and_then(|(hash, flow)| hash.of(flow));
+            frame.hash = hash.unwrap_or_default();
+            frame.queue = self.steering.queue(flow.as_ref(), hash.map(|(hash, _)| hash));
+        }
+        self.ready.push(frame);
+    }
+
+    /// Puts what goes to a queue into its buffers.
+    #[inline]
+    fn deliver(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], pair: u16) -> Result<(), Broken> {
+        let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair)) else {
+            for frame in self.ready.iter_mut().filter(|f| f.queue == pair) {
+                (frame.queue, self.counts.rx_no_buffer) = (DONE, self.counts.rx_no_buffer + 1);
+            }
+            return Ok(());
+        };
+        let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
+        let Self { ready, merge, header, counts, params, .. } = self;
+        turn!(queue, host, |turn, parts| {
+            for frame in ready.iter_mut().filter(|f| f.queue == pair) {
+                // How many buffers: one, until it is known better (5.1.6.3.2).
+                frame.header()[10..12].copy_from_slice(&1u16.to_le_bytes());
+                if report {
+                    frame.report_hash();
+                }
+                let bytes = frame.with_header(*header);
+                let len = bytes.len() - *header;
+                match put(&mut turn, host, parts, merge, bytes, *header, mergeable)? {
+                    Put::Done => {
+                        counts.rx_packets += 1;
+                        counts.rx_bytes += len as u64;
+                    }
+                    Put::NoBuffer if params.wait => {
+                        if report {
+                            frame.forget_hash();
+                        }
+                        break;
+                    }
+                    Put::NoBuffer => counts.rx_no_buffer += 1,
+                    Put::TooLong => counts.rx_too_long += 1,
+                }
+                frame.queue = DONE;
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Puts one packet with its header into the next buffer, or into as many as it takes.
+#[inline]
+fn put<T: Turn>(
+    turn: &mut T,
+    host: &Host<'_>,
+    parts: &mut Vec<Part>,
+    merge: &mut Merge,
+    bytes: &mut [u8],
+    header: usize,
+    mergeable: bool,
+) -> Result<Put, Broken> {
+    let Some(chain) = turn.next(host, parts)? else { return Ok(Put::NoBuffer) };
+    if let [part] = parts.as_slice()
+        && part.writable
+        && part.len as usize >= bytes.len()
+    {
+        if !part.memory(host)?.write(0, bytes) {
+            return Err("a receive buffer can't be written");
+        }
+        turn.used(chain, bytes.len() as u32);
+        return Ok(Put::Done);
+    }
+    let mut room = size(parts)?;
+    if room < header {
+        return Err("a receive buffer is shorter than the header");
+    }
+    merge.parts.clone_from(parts);
+    merge.chains.clear();
+    merge.sizes.clear();
+    merge.chains.push(chain);
+    merge.sizes.push(room);
+    while room < bytes.len() {
+        let next = if mergeable { turn.next(host, parts)? } else { None };
+        let Some(chain) = next else {
+            turn.put_back(&merge.chains);
+            return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
+        };
+        merge.parts.extend_from_slice(parts);
+        merge.chains.push(chain);
+        merge.sizes.push(size(parts)?);
+        room += merge.sizes[merge.sizes.len() - 1];
+    }
+    bytes[10..12].copy_from_slice(&(merge.chains.len() as u16).to_le_bytes());
+    scatter(host, &merge.parts, 0, bytes)?;
+    let mut left = bytes.len();
+    for (chain, size) in merge.chains.iter().zip(&merge.sizes) {
+        // All but the last are filled (5.1.6.4.1).
+        let len = left.min(*size);
+        turn.used(*chain, len as u32);
+        left -= len;
+    }
+    Ok(Put::Done)
+}
+
+/// How much a receive chain holds: all of it must be there to be written.
+fn size(parts: &[Part]) -> Result<usize, Broken> {
+    if parts.iter().any(|p| !p.writable) {
+        return Err("a receive buffer is not to be written");
+    }
+    Ok(parts.iter().map(|p| p.len as usize).sum())
+}

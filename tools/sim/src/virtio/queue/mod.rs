@@ -1,0 +1,260 @@
+//! Virtqueues as a device sees them: what the driver made available, taken chain by chain, and given back as used.
+//!
+//! Both layouts, split (2.7) and packed (2.8), stand behind [`Turn`]: one look at a queue, in which its memory is looked up once. What the driver
+//! wrote is input: what breaks the specification is [`Broken`], after which a device needs a reset. This file does *not* know what buffers mean.
+//!
+//! **Order**: the Acquire load of the available index (split) or of a descriptor's flags (packed) pairs with the driver's Release store of it: what it
+//! wrote before is seen after. The used index, or a used descriptor's flags, are stored with Release, and pair with the driver's Acquire load.
+
+mod packed;
+mod split;
+
+use super::bits::{desc, feature};
+use std::sync::atomic::AtomicU64;
+use wholebar::mem::Iova;
+use wholebar::model::{Dma, Host};
+
+/// What the specification forbids, or memory that is not there.
+pub(super) type Broken = &'static str;
+
+/// A descriptor, in the words it is read by: the address; length, flags and id.
+type Desc = [AtomicU64; 2];
+
+/// A queue as the driver configured it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Setup {
+    pub(super) size: u16,
+    /// Descriptor, driver and device area.
+    pub(super) desc: u64,
+    pub(super) driver: u64,
+    pub(super) device: u64,
+    /// The vector to signal, if any.
+    pub(super) vector: Option<u16>,
+}
+
+/// What was negotiated, for queues.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    packed: bool,
+    indirect: bool,
+    event_idx: bool,
+    in_order: bool,
+    /// Whether the device asks to be notified.
+    notify: bool,
+}
+
+impl Rules {
+    pub(super) fn new(features: u64, notify: bool) -> Self {
+        let has = |bit| features & bit != 0;
+        Self {
+            packed: has(feature::PACKED),
+            indirect: has(feature::INDIRECT),
+            event_idx: has(feature::EVENT_IDX),
+            in_order: has(feature::IN_ORDER),
+            notify,
+        }
+    }
+}
+
+/// A queue that runs.
+pub(super) struct Queue {
+    pub(super) vector: Option<u16>,
+    pub(super) ring: Ring,
+    /// Scratch: the descriptors of the chain at hand.
+    pub(super) parts: Vec<Part>,
+}
+
+/// One of the two layouts.
+pub(super) enum Ring {
+    Split(split::Split),
+    Packed(packed::Packed),
+}
+
+impl Queue {
+    /// A queue as it starts (and starts again, after a reset of it).
+    pub(super) fn new(setup: &Setup, rules: Rules) -> Result<Self, Broken> {
+        let aligned = |address: u64, to: u64| address.is_multiple_of(to);
+        let ring = if rules.packed {
+            if !(1..=32768).contains(&setup.size) {
+                return Err("a packed queue's size is not 1 to 32768");
+            }
+            // 2.8.10.1: the alignment of the three areas.
+            if !aligned(setup.desc, 16) || !aligned(setup.driver, 4) || !aligned(setup.device, 4) {
+                return Err("a packed queue's areas are not aligned");
+            }
+            Ring::Packed(packed::Packed::new(setup, rules))
+        } else {
+            if !setup.size.is_power_of_two() || setup.size > 32768 {
+                return Err("a split queue's size is no power of two");
+            }
+            // 2.7: the alignment of the three areas.
+            if !aligned(setup.desc, 16) || !aligned(setup.driver, 2) || !aligned(setup.device, 4) {
+                return Err("a split queue's areas are not aligned");
+            }
+            Ring::Split(split::Split::new(setup, rules))
+        };
+        Ok(Self { vector: setup.vector, ring, parts: Vec::with_capacity(64) })
+    }
+}
+
+/// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that.
+macro_rules! turn {
+    ($queue:expr, $host:expr, |$turn:ident, $parts:ident| $body:expr) => {{
+        let $crate::virtio::queue::Queue { vector, ring, parts: $parts } = $queue;
+        let (done, signal) = match ring {
+            $crate::virtio::queue::Ring::Split(ring) => {
+                let mut $turn = ring.turn($host)?;
+                let done = $body;
+                (done, $crate::virtio::queue::Turn::finish($turn, vector.is_some()))
+            }
+            $crate::virtio::queue::Ring::Packed(ring) => {
+                let mut $turn = ring.turn($host)?;
+                let done = $body;
+                (done, $crate::virtio::queue::Turn::finish($turn, vector.is_some()))
+            }
+        };
+        if signal && let Some(vector) = *vector {
+            $host.interrupt(vector.into());
+        }
+        done
+    }};
+}
+pub(super) use turn;
+
+/// One look at a queue.
+pub(super) trait Turn {
+    /// Takes the next available chain, whose descriptors replace `parts`.
+    fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken>;
+
+    /// Gives back the last `count` chains that were taken and not used: they stay available.
+    fn put_back(&mut self, chains: &[Chain]);
+
+    /// Marks a chain as used, with `len` bytes written to it. The driver sees none of these before [`finish`](Self::finish).
+    fn used(&mut self, chain: Chain, len: u32);
+
+    /// The same for one that nothing was written to: where the driver relies on order, one entry stands for a batch (2.7.9, 2.8.8).
+    fn used_unwritten(&mut self, chain: Chain);
+
+    /// Shows what was used to the driver; says whether it wants an interrupt for it.
+    fn finish(self, asked: bool) -> bool;
+}
+
+/// A chain that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// The head's index (split), or the buffer's id (packed).
+    id: u16,
+    /// How many entries of the ring it takes.
+    entries: u16,
+}
+
+/// A descriptor's buffer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) writable: bool,
+}
+
+impl Part {
+    /// The memory it names.
+    #[inline]
+    pub(super) fn memory<'h>(&self, host: &Host<'h>) -> Result<Dma<'h>, Broken> {
+        let memory =
+            host.dma(Iova(self.address), self.len.into()).ok_or("a buffer is not in memory the device may use")?;
+        if self.writable && !memory.writable() {
+            Err("a buffer is not in memory the device may write")
+        } else {
+            Ok(memory)
+        }
+    }
+}
+
+/// Takes a descriptor's words apart: address, length, and the last two fields. Split: flags and next (2.7.5); packed: id and flags (2.8.13).
+#[inline]
+fn words(desc: &Desc) -> (u64, u32, u16, u16) {
+    use std::sync::atomic::Ordering::Relaxed;
+    let [address, rest] = desc;
+    let (address, rest) = (u64::from_le(address.load(Relaxed)), u64::from_le(rest.load(Relaxed)));
+    (address, rest as u32, (rest >> 32) as u16, (rest >> 48) as u16)
+}
+
+/// Adds a buffer to a chain; those to be written come last (2.7.4.2, 2.8.17).
+#[inline]
+fn add(parts: &mut Vec<Part>, address: u64, len: u32, flags: u16) -> Result<(), Broken> {
+    let writable = flags & desc::WRITE != 0;
+    if !writable && parts.last().is_some_and(|p| p.writable) {
+        return Err("a readable buffer comes behind a writable one");
+    }
+    parts.push(Part { address, len, writable });
+    Ok(())
+}
+
+/// An indirect table's descriptors, of which there are at most `most`.
+fn table<'h>(host: &Host<'h>, address: u64, len: u32, most: usize) -> Result<&'h [Desc], Broken> {
+    let count = len as usize / 16;
+    if count == 0 || !len.is_multiple_of(16) {
+        return Err("an indirect table's length is no multiple of 16");
+    }
+    if count > most {
+        return Err("an indirect table is longer than the queue");
+    }
+    let memory = host.dma(Iova(address), len.into()).ok_or("an indirect table is not in memory the device may use")?;
+    memory.slice(0, count).ok_or("an indirect table is not aligned")
+}
+
+/// Whether an event index asks for a notification of going from `old` to `new` (2.7.7.2).
+#[inline]
+fn wanted(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+/// How many bytes of `parts` are readable, and how many writable.
+pub(super) fn lengths(parts: &[Part]) -> (u64, u64) {
+    parts.iter().fold(
+        (0, 0),
+        |(r, w), p| {
+            if p.writable { (r, w + u64::from(p.len)) } else { (r + u64::from(p.len), w) }
+        },
+    )
+}
+
+/// Reads from the readable part of a chain, `skip` bytes into it.
+pub(super) fn gather(host: &Host<'_>, parts: &[Part], skip: u64, out: &mut [u8]) -> Result<(), Broken> {
+    let (mut skip, mut done) = (skip, 0);
+    for part in parts.iter().filter(|p| !p.writable) {
+        if skip >= part.len.into() {
+            skip -= u64::from(part.len);
+            continue;
+        }
+        let n = (u64::from(part.len) - skip).min((out.len() - done) as u64) as usize;
+        if n == 0 {
+            break;
+        }
+        if !part.memory(host)?.read(skip, &mut out[done..done + n]) {
+            return Err("a buffer can't be read");
+        }
+        (skip, done) = (0, done + n);
+    }
+    if done == out.len() { Ok(()) } else { Err("a chain is too short") }
+}
+
+/// Writes to the writable part of a chain, `skip` bytes into it; says how much fitted.
+pub(super) fn scatter(host: &Host<'_>, parts: &[Part], skip: u64, bytes: &[u8]) -> Result<usize, Broken> {
+    let (mut skip, mut done) = (skip, 0);
+    for part in parts.iter().filter(|p| p.writable) {
+        if skip >= part.len.into() {
+            skip -= u64::from(part.len);
+            continue;
+        }
+        let n = (u64::from(part.len) - skip).min((bytes.len() - done) as u64) as usize;
+        if n == 0 {
+            break;
+        }
+        if !part.memory(host)?.write(skip, &bytes[done..done + n]) {
+            return Err("a buffer can't be written");
+        }
+        (skip, done) = (0, done + n);
+    }
+    Ok(done)
+}

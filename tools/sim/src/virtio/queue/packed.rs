@@ -1,0 +1,228 @@
+//! Packed virtqueues (2.8): one ring of descriptors, which the driver makes available and the device overwrites as used.
+
+use super::{Broken, Chain, Desc, Part, Rules, Setup, Turn, add, table, wanted, words};
+use crate::virtio::bits::{desc, event};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+use wholebar::mem::Iova;
+use wholebar::model::Host;
+
+/// A descriptor in 16-bit words: where length, id and flags are (2.8.13).
+type Words = [AtomicU16; 8];
+const LEN: usize = 4;
+const ID: usize = 6;
+const FLAGS: usize = 7;
+
+/// A place in the ring, and which lap it is: the wrap counters (2.8.1) start as 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    at: u16,
+    wrap: bool,
+}
+
+impl Place {
+    #[inline]
+    fn forward(&mut self, entries: u16, size: u16) {
+        // Both are at most 32768: their sum may need 17 bits.
+        let at = u32::from(self.at) + u32::from(entries);
+        let over = at >= u32::from(size);
+        self.at = if over { at - u32::from(size) } else { at } as u16;
+        self.wrap ^= over;
+    }
+
+    fn back(&mut self, entries: u16, size: u16) {
+        let under = entries > self.at;
+        self.at =
+            if under { (u32::from(self.at) + u32::from(size) - u32::from(entries)) as u16 } else { self.at - entries };
+        self.wrap ^= under;
+    }
+
+    /// Offset and wrap counter as an event structure has them (2.8.14).
+    fn bits(self) -> u16 {
+        self.at | u16::from(self.wrap) << 15
+    }
+}
+
+/// A packed queue, as the device keeps it.
+pub(in super::super) struct Packed {
+    setup: Setup,
+    rules: Rules,
+    next: Place,
+    used: Place,
+    told: bool,
+}
+
+/// One look at it.
+pub(in super::super) struct PackedTurn<'q, 'h> {
+    queue: &'q mut Packed,
+    ring: &'h [Desc],
+    words: &'h [Words],
+    driver: &'h [AtomicU16],
+    device: &'h [AtomicU16],
+    start: Place,
+    /// The first used descriptor's flags: stored last, so that the driver sees all of them, or none.
+    first: Option<u16>,
+    /// Chains of a batch that one descriptor will stand for: how many entries, and the last.
+    batch: Option<(u16, Chain)>,
+}
+
+impl Packed {
+    pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
+        let start = Place { at: 0, wrap: true };
+        Self { setup: *setup, rules, next: start, used: start, told: false }
+    }
+
+    /// Looks at what is available.
+    #[inline]
+    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<PackedTurn<'_, 'h>, Broken> {
+        let Setup { size, desc, driver, device, .. } = self.setup;
+        let n = usize::from(size);
+        let memory = host.dma(Iova(desc), 16 * n as u64).filter(|m| m.writable());
+        let ring = memory.and_then(|m| Some((m.slice::<Desc>(0, n)?, m.slice::<Words>(0, n)?)));
+        let (ring, words) = ring.ok_or("the descriptor ring is not in memory the device may write")?;
+        let events = |area| host.dma(Iova(area), 4).and_then(|m| Some((m.slice::<AtomicU16>(0, 2)?, m.writable())));
+        let (driver, _) = events(driver).ok_or("the driver's event area is not in memory the device may use")?;
+        let (device, _) =
+            events(device).filter(|(_, w)| *w).ok_or("the device's event area is not in memory it may write")?;
+        if !self.told {
+            self.told = true;
+            let flags = match (self.rules.notify, self.rules.event_idx) {
+                (false, _) => event::DISABLE,
+                (true, false) => event::ENABLE,
+                (true, true) => event::DESC,
+            };
+            device[0].store(self.next.bits().to_le(), Ordering::Relaxed);
+            device[1].store(flags.to_le(), Ordering::Relaxed);
+        }
+        let start = self.used;
+        Ok(PackedTurn { queue: self, ring, words, driver, device, start, first: None, batch: None })
+    }
+}
+
+impl PackedTurn<'_, '_> {
+    /// Whether the descriptor at `place` is available (2.8.1): its bits are the lap's, and its inverse.
+    #[inline]
+    fn available(flags: u16, place: Place) -> bool {
+        (flags & desc::AVAIL != 0) == place.wrap && (flags & desc::USED != 0) != place.wrap
+    }
+
+    fn chain(&self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Chain, Broken> {
+        let (size, mut place) = (self.queue.setup.size, self.queue.next);
+        for entries in 1..=size {
+            let (address, len, id, flags) = words(&self.ring[usize::from(place.at)]);
+            if !Self::available(flags, place) {
+                return Err("a chain runs into descriptors that are not available");
+            }
+            if flags & desc::INDIRECT != 0 {
+                if entries > 1 || !self.queue.rules.indirect || flags & desc::NEXT != 0 {
+                    return Err("an indirect descriptor where none may be");
+                }
+                for inner in table(host, address, len, size.into())? {
+                    // Only the write flag counts in there (2.8.19).
+                    let (address, len, _, flags) = words(inner);
+                    add(parts, address, len, flags)?;
+                }
+                return Ok(Chain { id, entries });
+            }
+            add(parts, address, len, flags)?;
+            if flags & desc::NEXT == 0 {
+                return Ok(Chain { id, entries });
+            }
+            place.forward(1, size);
+        }
+        Err("a chain is longer than the queue")
+    }
+
+    /// Writes a used descriptor, which stands for `entries` of the ring.
+    #[inline]
+    fn write(&mut self, id: u16, entries: u16, len: u32) {
+        let place = self.queue.used;
+        let words = &self.words[usize::from(place.at)];
+        words[LEN].store((len as u16).to_le(), Ordering::Relaxed);
+        words[LEN + 1].store(((len >> 16) as u16).to_le(), Ordering::Relaxed);
+        words[ID].store(id.to_le(), Ordering::Relaxed);
+        let lap = if place.wrap { desc::AVAIL | desc::USED } else { 0 };
+        // The write flag says that the length means something (2.8.3).
+        let flags = lap | if len > 0 { desc::WRITE } else { 0 };
+        if self.first.is_none() {
+            self.first = Some(flags);
+        } else {
+            words[FLAGS].store(flags.to_le(), Ordering::Release);
+        }
+        self.queue.used.forward(entries, self.queue.setup.size);
+    }
+
+    fn close(&mut self) {
+        if let Some((entries, last)) = self.batch.take() {
+            self.write(last.id, entries, 0);
+        }
+    }
+}
+
+impl Turn for PackedTurn<'_, '_> {
+    #[inline]
+    fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
+        let place = self.queue.next;
+        let flags = u16::from_le(self.words[usize::from(place.at)][FLAGS].load(Ordering::Acquire));
+        if !Self::available(flags, place) {
+            return Ok(None);
+        }
+        parts.clear();
+        let chain = if flags & (desc::NEXT | desc::INDIRECT) == 0 {
+            let (address, len, id, flags) = words(&self.ring[usize::from(place.at)]);
+            add(parts, address, len, flags)?;
+            Chain { id, entries: 1 }
+        } else {
+            self.chain(host, parts)?
+        };
+        self.queue.next.forward(chain.entries, self.queue.setup.size);
+        Ok(Some(chain))
+    }
+
+    fn put_back(&mut self, chains: &[Chain]) {
+        for chain in chains.iter().rev() {
+            self.queue.next.back(chain.entries, self.queue.setup.size);
+        }
+    }
+
+    #[inline]
+    fn used(&mut self, chain: Chain, len: u32) {
+        self.close();
+        self.write(chain.id, chain.entries, len);
+    }
+
+    #[inline]
+    fn used_unwritten(&mut self, chain: Chain) {
+        if self.queue.rules.in_order {
+            self.batch = Some((self.batch.map_or(0, |(n, _)| n) + chain.entries, chain));
+        } else {
+            self.used(chain, 0);
+        }
+    }
+
+    #[inline]
+    fn finish(mut self, asked: bool) -> bool {
+        self.close();
+        let Packed { setup, rules, next, used, .. } = *self.queue;
+        if rules.event_idx && rules.notify {
+            self.device[0].store(next.bits().to_le(), Ordering::Relaxed);
+        }
+        let Some(first) = self.first else { return false };
+        self.words[usize::from(self.start.at)][FLAGS].store(first.to_le(), Ordering::Release);
+        if !asked {
+            return false;
+        }
+        // Pairs with the driver's fence between asking for an interrupt and looking at the ring once more: one of the two sees the other.
+        fence(Ordering::SeqCst);
+        match u16::from_le(self.driver[1].load(Ordering::Relaxed)) & 3 {
+            event::DISABLE => false,
+            event::DESC if rules.event_idx => {
+                let event = u16::from_le(self.driver[0].load(Ordering::Relaxed));
+                // On one scale: an index of the lap before is that much behind.
+                let behind = |wrap: bool| if wrap == used.wrap { 0 } else { setup.size };
+                let event_at = (event & 0x7fff).wrapping_sub(behind(event >> 15 != 0));
+                wanted(event_at, used.at, self.start.at.wrapping_sub(behind(self.start.wrap)))
+            }
+            _ => true,
+        }
+    }
+}

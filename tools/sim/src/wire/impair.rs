@@ -1,0 +1,96 @@
+//! What wires do to packets: lose them, delay them, let others overtake them. By chance, but the same seed and the same packets give the same.
+
+use super::Frame;
+use crate::faults::Chance;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// So many of so many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(pub u32, pub u32);
+
+/// What a wire does to what a port sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Impairments {
+    /// How many packets are lost.
+    pub loss: Option<Share>,
+    /// How many packets are overtaken, by up to eight others.
+    pub reorder: Option<Share>,
+    /// How long packets take.
+    pub delay: Duration,
+    /// What chance is made of.
+    pub seed: u64,
+}
+
+impl Default for Impairments {
+    fn default() -> Self {
+        Self { loss: None, reorder: None, delay: Duration::ZERO, seed: 1 }
+    }
+}
+
+impl Impairments {
+    pub(super) fn is_none(&self) -> bool {
+        self.loss.is_none() && self.reorder.is_none() && self.delay.is_zero()
+    }
+}
+
+impl Share {
+    /// Reads `N/M`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (n, of) = text.split_once('/')?;
+        let (n, of) = (n.parse().ok()?, of.parse().ok()?);
+        (n <= of && of > 0).then_some(Self(n, of))
+    }
+}
+
+/// How long a packet waits to be overtaken, where no others come.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Impairments at work.
+pub(super) struct Impair {
+    what: Impairments,
+    chance: Chance,
+    /// Packets that are to be overtaken: by how many, or at the latest when.
+    late: Vec<(u32, Instant, Frame)>,
+    /// Packets on their way, and when they arrive.
+    way: VecDeque<(Instant, Frame)>,
+    passing: Vec<Frame>,
+}
+
+impl Impair {
+    pub(super) fn new(what: &Impairments) -> Self {
+        let chance = Chance::new(what.seed);
+        Self { what: what.clone(), chance, late: Vec::new(), way: VecDeque::new(), passing: Vec::new() }
+    }
+
+    /// Replaces what goes in by what comes out now. What is lost goes to `spare`; returns how many those were.
+    pub(super) fn pass(&mut self, frames: &mut Vec<Frame>, spare: &mut Vec<Frame>) -> u64 {
+        let (before, now) = (spare.len(), Instant::now());
+        for frame in frames.drain(..) {
+            if self.chance.strikes(self.what.loss) {
+                spare.push(frame);
+                continue;
+            }
+            self.late.iter_mut().for_each(|(left, ..)| *left = left.saturating_sub(1));
+            if self.chance.strikes(self.what.reorder) {
+                // What is overtaken by this one and the next is overtaken by two at most: never by itself.
+                self.late.push((1 + self.chance.below(8), now + PATIENCE, frame));
+                continue;
+            }
+            self.passing.push(frame);
+            self.passing.extend(self.late.extract_if(.., |(left, ..)| *left == 0).map(|(.., frame)| frame));
+        }
+        self.passing.extend(self.late.extract_if(.., |(_, latest, _)| *latest <= now).map(|(.., frame)| frame));
+        let lost = (spare.len() - before) as u64;
+        if self.what.delay.is_zero() {
+            frames.append(&mut self.passing);
+            return lost;
+        }
+        let due = now + self.what.delay;
+        self.way.extend(self.passing.drain(..).map(|frame| (due, frame)));
+        while self.way.front().is_some_and(|(due, _)| *due <= now) {
+            frames.extend(self.way.pop_front().map(|(_, frame)| frame));
+        }
+        lost
+    }
+}

@@ -1,0 +1,189 @@
+//! Wires: what stands between the network models of a machine, and between them and the rest of the world.
+//!
+//! A [`Port`] is a model's end of one. Frames are owned and come home: after the first lap nothing is allocated, and nothing is ever locked.
+//! Where a wire has no room, a port says so, and its driver's packets wait in their queue. This file does *not* know of queues or drivers.
+
+mod frame;
+mod impair;
+mod offload;
+mod pair;
+
+pub(crate) use frame::{
+    DATA_VALID, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, NEEDS_CSUM, Offload,
+};
+pub use impair::{Impairments, Share};
+pub(crate) use offload::{Accepts, Fit, check, cut, fit};
+
+use crate::Result;
+use impair::Impair;
+pub(crate) use pair::Company;
+use pair::End;
+use std::collections::VecDeque;
+
+/// Frames that a port has under way at most.
+const FRAMES: usize = 512;
+/// The same for one whose frames are held on their way.
+const FRAMES_HELD: usize = 8192;
+/// A burst.
+pub(crate) const BURST: usize = 32;
+
+/// A wire by name: what `wire=` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    /// What is sent comes back.
+    Loop,
+    /// Two ports that give the same name, back to back.
+    Pair(String),
+}
+
+impl Wire {
+    /// Reads `loop`, `pair:NAME`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "loop" => Some(Self::Loop),
+            Some(("pair", name)) if !name.is_empty() => Some(Self::Pair(name.to_owned())),
+            _ => None,
+        }
+    }
+}
+
+/// A model's end of a wire.
+pub(crate) struct Port {
+    medium: Medium,
+    /// Frames of this port's own that are home.
+    spare: Vec<Frame>,
+    made: usize,
+    most: usize,
+    outgoing: Vec<Frame>,
+    impair: Option<Box<Impair>>,
+}
+
+enum Medium {
+    Loop(VecDeque<Frame>),
+    Pair(End),
+}
+
+impl Port {
+    /// Plugs into a wire.
+    pub(crate) fn open(wire: &Wire, impairments: &Impairments) -> Result<Self> {
+        let most = if impairments.is_none() { FRAMES } else { FRAMES_HELD };
+        let medium = match wire {
+            Wire::Loop => Medium::Loop(VecDeque::with_capacity(most)),
+            Wire::Pair(name) => Medium::Pair(End::join(name, FRAMES_HELD)?),
+        };
+        let impair = (!impairments.is_none()).then(|| Box::new(Impair::new(impairments)));
+        Ok(Self { medium, spare: Vec::with_capacity(most), made: 0, most, outgoing: Vec::with_capacity(most), impair })
+    }
+
+    /// How many frames can be taken now.
+    #[inline]
+    pub(crate) fn room(&mut self) -> usize {
+        if self.spare.len() < BURST
+            && let Medium::Pair(end) = &mut self.medium
+        {
+            end.home(&mut self.spare);
+        }
+        self.spare.len() + self.most - self.made
+    }
+
+    /// A frame to fill; `None` where [`room`](Self::room) said that there is none.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Frame> {
+        match self.spare.pop() {
+            None if self.made < self.most => {
+                self.made += 1;
+                Some(Frame::new(self.side()))
+            }
+            frame => frame,
+        }
+    }
+
+    /// Sends a frame that was taken here, with the next [`flush`](Self::flush).
+    #[inline]
+    pub(crate) fn send(&mut self, frame: Frame) {
+        self.outgoing.push(frame);
+    }
+
+    /// Puts on the wire what was sent; says how many frames that lost.
+    #[inline]
+    pub(crate) fn flush(&mut self) -> u64 {
+        let lost = match &mut self.impair {
+            None => 0,
+            Some(impair) => impair.pass(&mut self.outgoing, &mut self.spare),
+        };
+        if !self.outgoing.is_empty() {
+            match &mut self.medium {
+                Medium::Loop(queue) => queue.extend(self.outgoing.drain(..)),
+                Medium::Pair(end) => end.send(&mut self.outgoing),
+            }
+        }
+        lost
+    }
+
+    /// Takes up to `max` frames off the wire.
+    #[inline]
+    pub(crate) fn receive(&mut self, out: &mut Vec<Frame>, max: usize) {
+        match &mut self.medium {
+            Medium::Loop(queue) => out.extend(queue.drain(..max.min(queue.len()))),
+            Medium::Pair(end) => end.receive(out, max),
+        }
+    }
+
+    /// Gives received frames back, and those that were taken and not sent.
+    #[inline]
+    pub(crate) fn give_back(&mut self, frames: &mut Vec<Frame>) {
+        let side = self.side();
+        match &mut self.medium {
+            Medium::Loop(_) => self.spare.append(frames),
+            Medium::Pair(end) => {
+                if frames.iter().any(|f| f.owner == side) {
+                    self.spare.extend(frames.extract_if(.., |f| f.owner == side));
+                }
+                end.give_back(frames);
+            }
+        }
+    }
+
+    /// Tells the other end whether a driver is here.
+    pub(crate) fn run(&mut self, on: bool) {
+        if let Medium::Pair(end) = &self.medium {
+            end.run(on);
+        }
+    }
+
+    /// Whether there is a carrier: of a pair, whether a driver is at the other end.
+    #[inline]
+    pub(crate) fn carrier(&self) -> bool {
+        match &self.medium {
+            Medium::Loop(_) => true,
+            Medium::Pair(end) => end.carrier(),
+        }
+    }
+
+    /// An address for it, locally administered: made of the wire's name, and of which end this is.
+    pub(crate) fn mac(&self, wire: &Wire) -> [u8; 6] {
+        let name = match wire {
+            Wire::Loop => "",
+            Wire::Pair(name) => name,
+        };
+        let sum = name.bytes().fold(0x811c_9dc5u32, |sum, b| (sum ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let [a, b, c, _] = sum.to_be_bytes();
+        [0x02, 0x57, a, b, c, self.side() + 1]
+    }
+
+    /// The model at the other end, to run beside.
+    pub(crate) fn company(&self) -> Company {
+        match &self.medium {
+            Medium::Pair(end) => end.company(),
+            Medium::Loop(_) => Company::default(),
+        }
+    }
+
+    #[inline]
+    fn side(&self) -> u8 {
+        match &self.medium {
+            Medium::Pair(end) => end.side(),
+            Medium::Loop(_) => 0,
+        }
+    }
+}

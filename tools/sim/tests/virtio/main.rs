@@ -1,0 +1,5 @@
+//! The virtio models against VIRTIO 1.2, by hand through raw rings.
+
+mod net;
+mod pci;
+mod rig;
