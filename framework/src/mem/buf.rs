@@ -155,6 +155,10 @@ impl Meta {
         let state = State { next: None, word: 0, len: 0, head: 0, flags: 0, hash: 0, vlan: 0 };
         Self { data, offset, pool, arena, capacity, state: UnsafeCell::new(state) }
     }
+
+    pub(super) fn capacity(&self) -> u32 {
+        self.capacity
+    }
 }
 
 impl Buf {

@@ -105,6 +105,11 @@ impl Pool {
         self.inner().meta.len() as u32
     }
 
+    /// Bytes that one can hold.
+    pub fn size(&self) -> u32 {
+        self.inner().meta[0].capacity()
+    }
+
     /// How many are here now.
     pub fn available(&self) -> u32 {
         self.inner().free.len() as u32

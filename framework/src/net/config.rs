@@ -194,7 +194,8 @@ pub struct PortConfig {
     pub rx_descriptors: Option<u16>,
     /// Descriptors of a queue that sends, a power of two; `None` for what suits the device.
     pub tx_descriptors: Option<u16>,
-    /// The largest packet, in bytes, without link-layer header; above 1500 they are jumbo frames. `None` for the device's own.
+    /// The largest packet, in bytes, without link-layer header; above 1500 they are jumbo frames. `None` for 1500,
+    /// or what the device has if that is less.
     pub mtu: Option<u16>,
     /// What is asked for of the device. [`Port::granted`](super::Port::granted) tells what came of it.
     pub offloads: Offloads,

@@ -54,8 +54,6 @@ counters! {
         no_buffers,
         /// Packets dropped: what the device said of them made no sense.
         dropped_malformed,
-        /// Packets dropped: they would have been larger than a packet may be.
-        dropped_too_long,
         /// Interrupts asked for.
         armed,
     }

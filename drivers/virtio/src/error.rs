@@ -1,0 +1,193 @@
+//! The driver's errors: each a sentence with its facts.
+
+use std::time::Duration;
+
+/// What can go wrong between this driver and a device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What lies below: the seam, memory, interrupts.
+    #[error(transparent)]
+    Core(#[from] wholebar::Error),
+    /// The device does not answer any more; every later call says so.
+    #[error("{device} is gone: {why}")]
+    Gone {
+        /// The device.
+        device: String,
+        /// How that was seen.
+        why: String,
+    },
+    /// The device failed for good, or was shut down; every later call says so.
+    #[error("{device} can no longer be used: {why}")]
+    Ended {
+        /// The device.
+        device: String,
+        /// Why.
+        why: String,
+    },
+    /// It isn't what this driver is for.
+    #[error("{device} is not a device for this driver: {why}")]
+    Unfit {
+        /// The device.
+        device: String,
+        /// What it lacks.
+        why: String,
+    },
+    /// A virtio device that knows only the interface from before VIRTIO 1.0.
+    #[error(
+        "{device} is a legacy virtio device (it has no VIRTIO 1.0 capabilities), which this driver does not know: make it a modern one (in QEMU, disable-legacy=on)"
+    )]
+    Legacy {
+        /// The device.
+        device: String,
+    },
+    /// The device would reach memory past the IOMMU.
+    #[error(
+        "{device} does not go through the IOMMU (VIRTIO_F_ACCESS_PLATFORM is not offered), so it would write to memory that is not ours: give it that feature (in QEMU, iommu_platform=on)"
+    )]
+    Bypass {
+        /// The device.
+        device: String,
+    },
+    /// The device does not accept a set of features that it offered.
+    #[error("{device} refuses features {features:#x}, all of which it offers")]
+    Features {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        features: u64,
+    },
+    /// A status did not come in time.
+    #[error(
+        "{device} did not {what} within {waited:?} (its status is {status:#x}): reset the function, or start it anew"
+    )]
+    NotReady {
+        /// The device.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+        /// How long it was given.
+        waited: Duration,
+        /// Its status register.
+        status: u8,
+    },
+    /// DEVICE_NEEDS_RESET is set.
+    #[error("{device} reports that it has failed (its status is {status:#x}): it has to be reset")]
+    NeedsReset {
+        /// The device.
+        device: String,
+        /// Its status register.
+        status: u8,
+    },
+    /// A queue holds something that the device may not write there.
+    #[error("{device}: queue {queue}: {fault}; it will be reset")]
+    Broken {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u16,
+        /// What was found.
+        fault: Fault,
+    },
+    /// A control command was refused.
+    #[error("{device} refused to {what}")]
+    Refused {
+        /// The device.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+    },
+    /// A control command was not answered.
+    #[error("{device} did not {what} within {waited:?}: it will be reset")]
+    Unanswered {
+        /// The device.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+        /// How long it was given.
+        waited: Duration,
+    },
+    /// What the device says of itself makes no sense.
+    #[error("{device}: {what}")]
+    Nonsense {
+        /// The device.
+        device: String,
+        /// What.
+        what: String,
+    },
+    /// Something was asked for that the device does not have.
+    #[error("{device}: {what}")]
+    Unavailable {
+        /// The device.
+        device: String,
+        /// What, and what it has.
+        what: String,
+    },
+    /// A queue that is in use already, or that there isn't.
+    #[error("{device} has no {what} queue {index} to give: it has {count}, and each is given once until it is dropped")]
+    NoQueue {
+        /// The device.
+        device: String,
+        /// What kind.
+        what: &'static str,
+        /// Which.
+        index: u16,
+        /// How many there are.
+        count: u16,
+    },
+    /// Queues whose owners did not poll while the device was to be reset.
+    #[error(
+        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
+    )]
+    Unresponsive {
+        /// The device.
+        device: String,
+        /// The queues.
+        queues: Vec<u32>,
+        /// How long they were given.
+        waited: Duration,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a device wrote into a virtqueue that it may not write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The used index is beyond what can have been used.
+    #[error("the device says that it used {by} buffers, and {flying} were in flight")]
+    Ahead {
+        /// How far it is ahead.
+        by: u16,
+        /// How far it can be.
+        flying: u16,
+    },
+    /// A buffer that is not in flight: never posted, used already, or not published.
+    #[error("the device used buffer {id}, which is not in flight")]
+    NotInFlight {
+        /// The identifier.
+        id: u32,
+    },
+    /// More bytes than there was room for.
+    #[error("the device says that it wrote {len} bytes to buffer {id}, which has room for {most}")]
+    Length {
+        /// The identifier.
+        id: u32,
+        /// What the device says.
+        len: u32,
+        /// What it could have written.
+        most: u32,
+    },
+    /// In order, a batch of buffers whose last was told, and which are more than the index says.
+    #[error("the device used fewer buffers than the one it named follows in order")]
+    Batch,
+    /// A packet that goes on in buffers that did not come.
+    #[error("the device says that a packet is in {buffers} buffers, and used {came}")]
+    Incomplete {
+        /// As its header has it.
+        buffers: u16,
+        /// How many there were.
+        came: u16,
+    },
+}

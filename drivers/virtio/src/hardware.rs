@@ -1,0 +1,313 @@
+//! The device as registers (VIRTIO 1.2, 4.1.4): status, features, queues, its type's configuration. Every wait ends.
+
+use crate::caps::{Place, Places};
+use crate::error::{Error, Result};
+use crate::feature;
+use crate::options::Options;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::Error as Core;
+use wholebar::bar::{Bar, BarOptions, Doorbell, Width, Window};
+use wholebar::pci::{CONFIG, Config, DeviceKind, PciDevice, Verdict, config};
+
+/// The common configuration (4.1.4.3), in bytes from its start.
+mod common {
+    pub const DEVICE_FEATURE_SELECT: u64 = 0x00;
+    pub const DEVICE_FEATURE: u64 = 0x04;
+    pub const DRIVER_FEATURE_SELECT: u64 = 0x08;
+    pub const DRIVER_FEATURE: u64 = 0x0c;
+    pub const CONFIG_MSIX_VECTOR: u64 = 0x10;
+    pub const NUM_QUEUES: u64 = 0x12;
+    pub const DEVICE_STATUS: u64 = 0x14;
+    pub const CONFIG_GENERATION: u64 = 0x15;
+    pub const QUEUE_SELECT: u64 = 0x16;
+    pub const QUEUE_SIZE: u64 = 0x18;
+    pub const QUEUE_MSIX_VECTOR: u64 = 0x1a;
+    pub const QUEUE_ENABLE: u64 = 0x1c;
+    pub const QUEUE_NOTIFY_OFF: u64 = 0x1e;
+    /// Descriptors, driver area, device area: 64 bits each.
+    pub const QUEUE_AREAS: u64 = 0x20;
+}
+
+/// The status register (2.1).
+mod status {
+    pub const ACKNOWLEDGE: u8 = 1;
+    pub const DRIVER: u8 = 2;
+    pub const DRIVER_OK: u8 = 4;
+    pub const FEATURES_OK: u8 = 8;
+    pub const DEVICE_NEEDS_RESET: u8 = 64;
+    pub const FAILED: u8 = 128;
+    /// What a device that is gone reads.
+    pub const GONE: u8 = 0xff;
+}
+
+/// VIRTIO_MSI_NO_VECTOR (4.1.5.1.2).
+pub(crate) const NO_VECTOR: u16 = 0xffff;
+/// How long a device may take to follow a change of its status.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
+const FUNCTION_RESET: Duration = Duration::from_secs(2);
+/// How often the configuration is read before it is said to change all the time.
+const TRIES: u32 = 1000;
+/// The vendor ID of a function that isn't there.
+const ABSENT: [u8; 2] = [0xff; 2];
+
+/// A device's registers.
+pub(crate) struct Hardware {
+    pub device: Arc<dyn PciDevice>,
+    pub bars: Vec<Bar>,
+    common: Window,
+    notify: Window,
+    multiplier: u64,
+    config: Option<Window>,
+    /// What the device offers.
+    pub offered: u64,
+    /// How many queues it has.
+    pub queues: u16,
+}
+
+impl Hardware {
+    /// Opens the BARs of a device of type `kind`, resets it, and reads what it offers.
+    pub fn open(device: Arc<dyn PciDevice>, kind: u16, options: &Options) -> Result<Self> {
+        config::enable_memory(device.as_ref(), true)?;
+        let name = device.name().to_owned();
+        let places = Places::of(&name, &Config::of(device.as_ref())?)?;
+        if places.kind != kind {
+            let why = format!("its type is {}, and type {kind} is wanted", places.kind);
+            return Err(Error::Unfit { device: name, why });
+        }
+        let mut bars = Vec::new();
+        let mut window = |place: &Place| -> Result<Window> {
+            let all = [Some(&places.common), Some(&places.notify), places.device.as_ref()];
+            let here = all.into_iter().flatten().filter(|p| p.bar == place.bar);
+            let registers: Vec<_> = here.map(|p| p.range.clone()).collect();
+            let open = |bar: &&Bar| bar.plan().layout.bar == place.bar;
+            let bar = match bars.iter().find(open) {
+                Some(bar) => bar,
+                None => {
+                    let options = BarOptions { policy: options.policy, page: options.page, registers: &registers };
+                    bars.push(Bar::of(&device, place.bar, options)?);
+                    &bars[bars.len() - 1]
+                }
+            };
+            Ok(bar.window(place.range.clone())?)
+        };
+        let (common, notify) = (window(&places.common)?, window(&places.notify)?);
+        let config = places.device.as_ref().map(&mut window).transpose()?;
+        let multiplier = places.multiplier.into();
+        let mut hw = Self { device, bars, common, notify, multiplier, config, offered: 0, queues: 0 };
+        // Whoever had it before may have left it running.
+        hw.reset()?;
+        hw.offered = hw.features()?;
+        hw.queues = hw.read(common::NUM_QUEUES)?;
+        if hw.offered & feature::VERSION_1 == 0 {
+            return Err(Error::Legacy { device: hw.name() });
+        }
+        // 6.1: without it the device uses physical addresses. Where nothing translates, that is what it is given.
+        let translated =
+            hw.device.kind() == DeviceKind::Kernel && hw.device.isolation().verdict != Verdict::NotIsolated;
+        if translated && hw.offered & feature::ACCESS_PLATFORM == 0 {
+            return Err(Error::Bypass { device: hw.name() });
+        }
+        Ok(hw)
+    }
+
+    pub fn name(&self) -> String {
+        self.device.name().to_owned()
+    }
+
+    pub fn gone(&self, why: &str) -> Error {
+        Error::Gone { device: self.name(), why: why.to_owned() }
+    }
+
+    pub fn nonsense(&self, what: String) -> Error {
+        Error::Nonsense { device: self.name(), what }
+    }
+
+    pub fn unavailable(&self, what: String) -> Error {
+        Error::Unavailable { device: self.name(), what }
+    }
+
+    fn read<T: Width>(&self, register: u64) -> Result<T> {
+        self.common.read(register).map_err(gone_is_gone)
+    }
+
+    fn write<T: Width>(&self, register: u64, value: T) -> Result<()> {
+        self.common.write(register, value).map_err(gone_is_gone)
+    }
+
+    fn status(&self) -> Result<u8> {
+        match self.read(common::DEVICE_STATUS)? {
+            status::GONE => Err(self.gone("its status reads as all ones")),
+            status => Ok(status),
+        }
+    }
+
+    /// Whether the device answers and has not failed. Configuration space is asked too: a mapped register still reads as it did when a
+    /// vfio-user peer is dead.
+    pub fn healthy(&self) -> Result<()> {
+        if self.vendor()? == ABSENT {
+            return Err(self.gone("its vendor ID reads as all ones"));
+        }
+        let status = self.status()?;
+        for error in self.bars.iter().filter_map(Bar::failure) {
+            tracing::debug!(%error, "a trapped doorbell failed");
+            if matches!(error, Core::Gone { .. }) {
+                return Err(self.gone("a trapped doorbell found nobody"));
+            }
+        }
+        // 2.1.2: the driver resets it.
+        match status & status::DEVICE_NEEDS_RESET {
+            0 => Ok(()),
+            _ => Err(Error::NeedsReset { device: self.name(), status }),
+        }
+    }
+
+    /// Resets the device: it is done once the status reads 0 (4.1.4.3.2).
+    pub fn reset(&self) -> Result<()> {
+        self.write(common::DEVICE_STATUS, 0u8)?;
+        let start = Instant::now();
+        loop {
+            let status = self.status()?;
+            if status == 0 {
+                return Ok(());
+            }
+            if start.elapsed() >= PATIENCE {
+                return Err(Error::NotReady { device: self.name(), what: "reset itself", waited: PATIENCE, status });
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn features(&self) -> Result<u64> {
+        let mut features = 0;
+        for half in 0..2u32 {
+            self.write(common::DEVICE_FEATURE_SELECT, half)?;
+            features |= u64::from(self.read::<u32>(common::DEVICE_FEATURE)?) << (32 * half);
+        }
+        Ok(features)
+    }
+
+    /// The features of any device (chapter 6) that are to be negotiated.
+    pub fn common_features(&self, options: &Options) -> u64 {
+        let mut wanted = feature::VERSION_1 | feature::ACCESS_PLATFORM | feature::ORDER_PLATFORM;
+        for (on, bit) in [
+            (options.packed, feature::RING_PACKED),
+            (options.event_idx, feature::EVENT_IDX),
+            (options.in_order, feature::IN_ORDER),
+        ] {
+            wanted |= if on { bit } else { 0 };
+        }
+        self.offered & wanted
+    }
+
+    /// From reset to FEATURES_OK (3.1.1, steps 2 to 6).
+    pub fn negotiate(&self, features: u64) -> Result<()> {
+        let mut status = status::ACKNOWLEDGE;
+        self.write(common::DEVICE_STATUS, status)?;
+        status |= status::DRIVER;
+        self.write(common::DEVICE_STATUS, status)?;
+        for half in 0..2u32 {
+            self.write(common::DRIVER_FEATURE_SELECT, half)?;
+            self.write(common::DRIVER_FEATURE, (features >> (32 * half)) as u32)?;
+        }
+        self.write(common::DEVICE_STATUS, status | status::FEATURES_OK)?;
+        if self.status()? & status::FEATURES_OK == 0 {
+            self.write(common::DEVICE_STATUS, status | status::FAILED)?;
+            return Err(Error::Features { device: self.name(), features });
+        }
+        Ok(())
+    }
+
+    /// The device may use its queues from here on (3.1.1, step 8).
+    pub fn start(&self) -> Result<()> {
+        let status = self.status()?;
+        self.write(common::DEVICE_STATUS, status | status::DRIVER_OK)
+    }
+
+    /// The vector of configuration changes (4.1.5.1.2).
+    pub fn set_config_vector(&self, vector: u16) -> Result<()> {
+        self.write(common::CONFIG_MSIX_VECTOR, vector)?;
+        self.check_vector(self.read(common::CONFIG_MSIX_VECTOR)?, vector)
+    }
+
+    fn check_vector(&self, got: u16, wanted: u16) -> Result<()> {
+        if got == wanted { Ok(()) } else { Err(self.unavailable(format!("it has no room for MSI-X vector {wanted}"))) }
+    }
+
+    /// The descriptors that a queue can have; 0 where there is no such queue.
+    pub fn queue_max(&self, index: u16) -> Result<u16> {
+        self.write(common::QUEUE_SELECT, index)?;
+        self.read(common::QUEUE_SIZE)
+    }
+
+    /// Makes a queue known and enables it (4.1.5.1.3).
+    pub fn enable_queue(&self, index: u16, size: u16, areas: [u64; 3], vector: u16) -> Result<()> {
+        self.write(common::QUEUE_SELECT, index)?;
+        self.write(common::QUEUE_SIZE, size)?;
+        for (register, area) in (common::QUEUE_AREAS..).step_by(8).zip(areas) {
+            // 4.1.3.1: 64-bit fields are written as two halves.
+            self.write(register, area as u32)?;
+            self.write(register + 4, (area >> 32) as u32)?;
+        }
+        self.write(common::QUEUE_MSIX_VECTOR, vector)?;
+        self.check_vector(self.read(common::QUEUE_MSIX_VECTOR)?, vector)?;
+        self.write(common::QUEUE_ENABLE, 1u16)
+    }
+
+    /// Where a queue is notified (4.1.4.4).
+    pub fn bell(&self, index: u16) -> Result<Doorbell<u16>> {
+        self.write(common::QUEUE_SELECT, index)?;
+        let off = u64::from(self.read::<u16>(common::QUEUE_NOTIFY_OFF)?);
+        Ok(self.notify.doorbell(off * self.multiplier)?)
+    }
+
+    /// Reads the configuration of the device's type, all of it at one moment (2.5.1, 4.1.4.3.1).
+    pub fn config<T>(&self, read: impl Fn(&Window) -> wholebar::Result<T>) -> Result<T> {
+        let window = self.config.as_ref().ok_or_else(|| self.nonsense("it has no configuration".to_owned()))?;
+        for _ in 0..TRIES {
+            let before: u8 = self.read(common::CONFIG_GENERATION)?;
+            let value = read(window).map_err(gone_is_gone)?;
+            if self.read::<u8>(common::CONFIG_GENERATION)? == before {
+                return Ok(value);
+            }
+        }
+        Err(self.nonsense(format!("its configuration changed {TRIES} times while it was read")))
+    }
+
+    /// Lets the function do DMA, or not.
+    pub fn bus_master(&self, on: bool) -> Result<()> {
+        Ok(config::enable_bus_master(self.device.as_ref(), on)?)
+    }
+
+    /// Whether nobody answers on the bus: what isn't there writes nothing.
+    pub fn absent(&self) -> bool {
+        self.vendor().is_ok_and(|id| id == ABSENT)
+    }
+
+    fn vendor(&self) -> Result<[u8; 2]> {
+        let mut id = [0; 2];
+        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
+        Ok(id)
+    }
+
+    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
+    pub fn function_reset(&self) -> Result<()> {
+        self.device.reset()?;
+        let start = Instant::now();
+        while self.absent() {
+            if start.elapsed() >= FUNCTION_RESET {
+                return Err(self.gone("it did not come back from a function level reset"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(config::enable_memory(self.device.as_ref(), true)?)
+    }
+}
+
+fn gone_is_gone(error: Core) -> Error {
+    match error {
+        Core::Gone { device, why } => Error::Gone { device, why },
+        other => Error::Core(other),
+    }
+}

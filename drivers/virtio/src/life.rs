@@ -1,0 +1,135 @@
+//! What every queue does besides its work: it stops for resets, starts over after them, says when it is broken, and translates addresses.
+
+use crate::error::{Error, Fault};
+use crate::machine::Shared;
+use std::sync::Arc;
+use wholebar::block::QueueState;
+use wholebar::mem::{Buf, DmaMapping};
+use wholebar::reset::{End, Gate, Turn};
+
+/// A queue's part in its device's life.
+pub(crate) struct Life {
+    gate: Gate,
+    /// The arena used last, and where it is as the device sees it.
+    arena: u32,
+    base: u64,
+    index: u16,
+    shared: Arc<Shared>,
+    /// The arenas used so far: mapped while this queue is there.
+    arenas: Vec<Arc<DmaMapping>>,
+    ending: Option<Ending>,
+}
+
+/// Why a queue will never run again.
+enum Ending {
+    Expelled,
+    Device(End),
+}
+
+impl Life {
+    /// Of virtqueue `index`, which joins the device's domain.
+    pub fn new(index: u16, shared: &Arc<Shared>) -> Self {
+        let gate = shared.domain.join(index.into());
+        Self { gate, arena: u32::MAX, base: 0, index, shared: shared.clone(), arenas: Vec::new(), ending: None }
+    }
+
+    /// Whether the queue may go on.
+    #[inline(always)]
+    pub fn is_open(&self) -> bool {
+        self.gate.open()
+    }
+
+    /// Virtqueue's number.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Where a buffer's data is as the device sees it; `None` where it was not let in there.
+    #[inline(always)]
+    pub fn iova(&mut self, buf: &Buf) -> Option<u64> {
+        if buf.arena_id() != self.arena {
+            self.look_up(buf.arena_id())?;
+        }
+        Some(self.base.wrapping_add(buf.arena_offset()))
+    }
+
+    #[cold]
+    fn look_up(&mut self, id: u32) -> Option<()> {
+        if self.arenas.iter().all(|m| m.arena().id() != id) {
+            self.arenas.push(self.shared.arena(id)?);
+        }
+        let mapping = self.arenas.iter().find(|m| m.arena().id() == id)?;
+        (self.arena, self.base) = (id, mapping.iova().0);
+        Some(())
+    }
+
+    /// The ring holds what the device may not write there: hands off, until it was reset.
+    #[cold]
+    pub fn break_down(&mut self, fault: Fault) {
+        let (device, queue) = (self.shared.hw.name(), self.index);
+        tracing::error!(device, queue, %fault, "a queue is broken");
+        self.trouble(Error::Broken { device, queue, fault });
+        self.gate.close();
+    }
+
+    /// A call for help: the device is reset.
+    #[cold]
+    pub fn trouble(&self, error: Error) {
+        if let Some(epoch) = self.gate.epoch() {
+            self.shared.trouble(epoch, error);
+        }
+    }
+
+    /// Takes hands off where that is asked for; `None` where the gate is open.
+    #[cold]
+    pub fn turn(&mut self) -> Option<Turn> {
+        match &self.ending {
+            Some(Ending::Expelled) => return Some(Turn::Expelled),
+            Some(Ending::Device(end)) => return Some(Turn::Ended(end.clone())),
+            None if self.gate.open() => return None,
+            None => {}
+        }
+        let turn = self.gate.turn();
+        match &turn {
+            Turn::Expelled => self.ending = Some(Ending::Expelled),
+            Turn::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
+            Turn::Stop | Turn::Abort | Turn::Restart => {}
+        }
+        Some(turn)
+    }
+
+    /// The queue has started over and runs again.
+    pub fn enter(&mut self) {
+        self.gate.enter();
+    }
+
+    /// Never gives buffers back, because the device may still write them.
+    pub fn quarantine(&self, bufs: impl Iterator<Item = Buf>) {
+        let count = bufs.map(|buf| {
+            let all = buf.segments().count() as u64;
+            std::mem::forget(buf);
+            all
+        });
+        self.gate.quarantined(count.sum());
+    }
+
+    /// Whether the device certainly cannot write this queue's buffers any more. Asked when the queue is dropped, which is when its device
+    /// is closed.
+    pub fn is_harmless(&self) -> bool {
+        let expelled = self.gate.epoch().is_none();
+        !expelled && self.shared.domain.ended().is_some_and(|end| end.harmless)
+    }
+
+    pub fn state(&self) -> QueueState {
+        match &self.ending {
+            None if self.gate.open() => QueueState::Running,
+            None => QueueState::Resetting,
+            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
+            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
+            Some(Ending::Expelled) => {
+                let (queue, within) = (self.index, self.shared.options.stop_timeout);
+                QueueState::Failed(format!("queue {queue} was not polled within {within:?} when the device was reset"))
+            }
+        }
+    }
+}

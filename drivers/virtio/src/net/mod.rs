@@ -1,0 +1,633 @@
+//! Network devices (VIRTIO 1.2, 5.1): the handle that applications hold. Its queues are values of their own.
+
+mod config;
+mod control;
+mod header;
+mod rx;
+mod tx;
+
+use crate::error::{Error, Result};
+use crate::feature::net as bit;
+use crate::hardware::Hardware;
+use crate::life::Life;
+use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Record, Shared};
+use crate::options::Options;
+use crate::ring::{Packed, Ring, RingOptions, Split};
+use config::Facts;
+use control::{Command, ControlQueue};
+use crossbeam::channel::Receiver as Channel;
+use rx::{AnyReceiver, Layout, Receiver};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use tx::{Allowed, AnySender, Sender};
+use wholebar::bar::Bar;
+use wholebar::irq::EventFd;
+use wholebar::mem::{Arena, DmaMapping, Pool};
+use wholebar::net::{
+    Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
+    Statistic, TxCounters, TxQueue,
+};
+use wholebar::pci::PciDevice;
+use wholebar::reactor::Armed;
+
+/// The type of network devices (5.1.1).
+const TYPE: u16 = 1;
+/// Descriptors of a queue where nobody says, if the device has as many.
+const DESCRIPTORS: u16 = 256;
+/// Descriptors of the control queue.
+const CONTROL_DESCRIPTORS: u16 = 4;
+/// Bytes of an Ethernet header with a VLAN tag.
+const LINK_HEADER: u32 = 18;
+/// Bytes of a buffer at least, header included, where a packet cannot be in several (5.1.6.3.1).
+const LEAST_BUFFER: u32 = 1526;
+
+/// A virtio network device. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
+pub struct Net(Arc<Handle<Ethernet>>);
+
+/// What a network device is, besides a virtio device.
+pub(crate) struct Ethernet {
+    name: String,
+    limits: Limits,
+    granted: Offloads,
+    facts: Facts,
+    pairs: u16,
+    mtu: u16,
+    layout: Layout,
+    counters: Vec<(Arc<RxCounters>, Arc<TxCounters>)>,
+    /// As it was when it was last looked at.
+    link: Mutex<Link>,
+}
+
+/// What of it is under the lock.
+pub(crate) struct State {
+    control: Option<ControlQueue>,
+    wanted: Wanted,
+}
+
+/// What the device is told, again after each reset.
+#[derive(Default)]
+struct Wanted {
+    mac: Option<Mac>,
+    promiscuous: bool,
+    all_multicast: bool,
+    filters: Vec<Mac>,
+    vlans: BTreeSet<u16>,
+    rss: Option<Rss>,
+}
+
+/// A parked queue.
+pub(crate) enum Queue {
+    Rx(Box<dyn AnyReceiver>),
+    Tx(Box<dyn AnySender>),
+}
+
+impl Parked for Queue {
+    fn look(&mut self) {
+        match self {
+            Self::Rx(queue) => queue.look(),
+            Self::Tx(queue) => queue.look(),
+        }
+    }
+}
+
+impl Net {
+    /// Opens a network device: resets it, agrees with it on features, makes its queues and starts it.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
+    /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
+    pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
+        let hw = Hardware::open(device, TYPE, &options)?;
+        let facts = Facts::of(&hw)?;
+        let offered = facts.limits(hw.offered, 0).offloads;
+        let pairs = config.rx_queues;
+        if pairs != config.tx_queues || pairs == 0 || pairs > facts.max_pairs {
+            let (tx, most) = (config.tx_queues, facts.max_pairs);
+            let what = format!(
+                "{pairs} queues that receive and {tx} that send cannot be had: it has pairs of them, {most} at most"
+            );
+            return Err(hw.unavailable(what));
+        }
+        let mtu = facts.mtu(&hw, config)?;
+        if config.rss.is_some() && hw.offered & bit::RSS == 0 {
+            return Err(hw.unavailable("it does not spread packets by RSS".to_owned()));
+        }
+        if config.promiscuous && hw.offered & bit::CTRL_RX == 0 {
+            return Err(hw.unavailable("it has no promiscuous mode".to_owned()));
+        }
+        let (features, granted) = config::features(&hw, config, offered);
+        let features = features | hw.common_features(&options);
+        let open = Opening { config, facts, mtu, granted, pairs };
+        let ring = RingOptions {
+            event_idx: features & crate::feature::EVENT_IDX != 0,
+            in_order: features & crate::feature::IN_ORDER != 0,
+        };
+        match features & crate::feature::RING_PACKED {
+            0 => open.with::<Split>(hw, options, features, ring),
+            _ => open.with::<Packed>(hw, options, features, ring),
+        }
+    }
+
+    /// The device below.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.0.shared.hw.device
+    }
+
+    /// Its BARs, as they were mapped.
+    pub fn bars(&self) -> &[Bar] {
+        &self.0.shared.hw.bars
+    }
+
+    /// The features that were negotiated, by their bits.
+    pub fn features(&self) -> u64 {
+        self.0.shared.features
+    }
+
+    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    pub fn request_reset(&self) {
+        self.0.request_reset();
+    }
+
+    /// Does what there is to do on the slow path: configuration changes, resets. Returns whether it wants to be called again soon. For those
+    /// who chose [`Service::Manual`](crate::Service::Manual).
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    pub fn service(&self) -> Result<bool> {
+        self.0.service()
+    }
+
+    /// Whether the device can be used.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    pub fn check(&self) -> Result<()> {
+        self.0.shared.check()
+    }
+
+    /// Buffers that were never given back, because the device may still write them.
+    pub fn quarantined(&self) -> u64 {
+        self.0.shared.domain.quarantined()
+    }
+
+    /// Stops the device. Queues end.
+    ///
+    /// # Errors
+    /// What the device says, or doesn't.
+    pub fn shutdown(self) -> Result<()> {
+        self.0.shut_down()
+    }
+
+    /// Changes what is wanted of the device, and tells it.
+    fn set<T>(&self, feature: u64, what: &str, change: impl FnOnce(&mut Wanted) -> T, tell: Tell<'_>) -> Result<T> {
+        let shared = &self.0.shared;
+        if !shared.has(feature) {
+            return Err(shared.hw.unavailable(format!("it has no {what}")));
+        }
+        self.0.with(|own, shared, state| {
+            let changed = change(&mut state.wanted);
+            let State { control, wanted } = state;
+            if let Some(control) = control {
+                tell(own, shared, control, wanted)?;
+            }
+            Ok(changed)
+        })
+    }
+}
+
+type Tell<'a> = &'a dyn Fn(&Ethernet, &Shared, &mut ControlQueue, &Wanted) -> Result<()>;
+
+/// A device that is being opened.
+struct Opening<'a> {
+    config: &'a PortConfig,
+    facts: Facts,
+    mtu: u16,
+    granted: Offloads,
+    pairs: u16,
+}
+
+impl Opening<'_> {
+    fn with<R: Ring>(self, hw: Hardware, options: Options, features: u64, ring: RingOptions) -> Result<Net> {
+        let Self { config, facts, mtu, granted, pairs } = self;
+        let has = |feature: u64| features & feature != 0;
+        // Queues are looked at once features are known (4.1.5.1.3), and made known after one more reset.
+        hw.negotiate(features)?;
+        let numbered = if has(bit::MQ | bit::RSS) { facts.max_pairs } else { 1 };
+        let control_at = has(bit::CTRL_VQ).then_some(2 * numbered);
+        let sizes = |index: u16, wanted: Option<u16>, usual: u16| -> Result<u16> {
+            let most = hw.queue_max(index)?;
+            if most == 0 {
+                return Err(hw.nonsense(format!("it has no queue {index}, which its features say it has")));
+            }
+            // The largest power of two.
+            let most = 1 << most.min(1 << 15).ilog2();
+            let size = wanted.unwrap_or(usual.min(most));
+            if !size.is_power_of_two() || !(2..=most).contains(&size) {
+                let what =
+                    format!("a queue of {size} descriptors cannot be had: it must be a power of two from 2 to {most}");
+                return Err(hw.unavailable(what));
+            }
+            Ok(size)
+        };
+        let (rx_size, tx_size) =
+            (sizes(0, config.rx_descriptors, DESCRIPTORS)?, sizes(1, config.tx_descriptors, DESCRIPTORS)?);
+        let limits = facts.limits(hw.offered, sizes(0, None, u16::MAX)?);
+        let header = if has(bit::HASH_REPORT) { header::LEN_WITH_HASH } else { header::LEN };
+        let layout = Layout {
+            before: config.headroom.max(header) - header,
+            header,
+            read: has(bit::GUEST_CSUM | bit::HASH_REPORT | bit::MRG_RXBUF),
+            merge: has(bit::MRG_RXBUF),
+        };
+        let vectored = if config.rx_interrupts { pairs } else { 0 };
+        let (interrupts, wake) = machine::vectors(&hw, vectored)?;
+        let count = interrupts.as_ref().map_or(0, |i| i.count());
+        if config.rx_interrupts && count <= u32::from(pairs) {
+            return Err(hw.unavailable(format!(
+                "{pairs} queues cannot interrupt: it has {count} MSI-X vectors, one of them for itself"
+            )));
+        }
+        let headers = u32::from(tx_size) + 2 * HEADER_BATCH;
+        let each = 48 * (u64::from(rx_size) + u64::from(tx_size)) + 64 * u64::from(headers) + 4096;
+        let memory = machine::memory(&hw, u64::from(pairs) * each + 4 * ControlQueue::BUFFER + (64 << 10))?;
+        let allowed = Allowed { header, len: u64::from(mtu) + u64::from(LINK_HEADER), offloads: granted };
+
+        let mut bells = Vec::new();
+        for index in (0..2 * pairs).chain(control_at) {
+            bells.push(hw.bell(index)?);
+        }
+        hw.reset()?;
+        let shared = Shared::new(hw, options, features, wake);
+        shared.attach(memory.arena())?;
+        let (mut records, mut queues, mut counters) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut bells = bells.into_iter();
+        for pair in 0..pairs {
+            let (rx, tx) = (2 * pair, 2 * pair + 1);
+            let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
+            let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
+            let rx_ring =
+                record::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
+            let tx_ring = record::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
+            let vector = match &interrupts {
+                Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
+                _ => None,
+            };
+            let receiver = Receiver::new(Life::new(rx, &shared), rx_ring, layout, rx_bell, own.0.clone(), vector);
+            let headers = Pool::new(memory.arena(), headers, 64, 64)?.cache(HEADER_BATCH);
+            let sender = Sender::new(Life::new(tx, &shared), tx_ring, allowed, tx_bell, headers, own.1.clone());
+            queues.insert(rx, Queue::Rx(Box::new(receiver)));
+            queues.insert(tx, Queue::Tx(Box::new(sender)));
+            counters.push(own);
+        }
+        let control = match (control_at, bells.next()) {
+            (Some(index), Some(bell)) => {
+                let ring = record::<R>(&mut records, &memory, index, CONTROL_DESCRIPTORS, ring, None)?;
+                let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
+                let iova = memory.iova().offset(buffer.offset()).0;
+                Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
+            }
+            _ => None,
+        };
+        let wanted = Wanted { promiscuous: config.promiscuous, rss: config.rss.clone(), ..Wanted::default() };
+        let (link, _) = config::link(&shared.hw, features)?;
+        let personality = Ethernet {
+            name: shared.hw.name(),
+            limits,
+            granted,
+            facts,
+            pairs,
+            mtu,
+            layout,
+            counters,
+            link: Mutex::new(link),
+        };
+        let state = State { control, wanted };
+        let parts = Parts { shared, personality, interrupts, records, queues, state };
+        Ok(Net(Arc::new(Handle::start(parts)?)))
+    }
+}
+
+/// Buffers for headers that are taken from their pool at once.
+const HEADER_BATCH: u32 = 32;
+
+/// A ring, and the record of it.
+fn record<R: Ring>(
+    records: &mut Vec<Record>,
+    memory: &Arc<DmaMapping>,
+    index: u16,
+    size: u16,
+    options: RingOptions,
+    vector: Option<u16>,
+) -> Result<R> {
+    let ring = R::new(memory.arena(), size, options)?;
+    records.push(Record { index, size, vector, mapping: memory.clone(), areas: ring.areas() });
+    Ok(ring)
+}
+
+impl Ethernet {
+    fn tell_mode(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
+        control.execute(shared, Command::PROMISCUOUS, &[wanted.promiscuous.into()])?;
+        control.execute(shared, Command::ALL_MULTICAST, &[wanted.all_multicast.into()])
+    }
+
+    /// Two tables, each its count and its addresses: of stations, of groups (5.1.6.5.2.1).
+    fn tell_filters(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
+        let mut data = Vec::new();
+        for groups in [false, true] {
+            let these: Vec<_> = wanted.filters.iter().filter(|mac| mac.is_multicast() == groups).collect();
+            data.extend((these.len() as u32).to_le_bytes());
+            data.extend(these.into_iter().flat_map(|mac| mac.0));
+        }
+        control.execute(shared, Command::MAC_TABLE, &data)
+    }
+
+    fn tell_mac(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
+        match wanted.mac {
+            Some(mac) => control.execute(shared, Command::MAC_ADDRESS, &mac.0),
+            None => Ok(()),
+        }
+    }
+
+    /// How packets are spread (5.1.6.5.5 to 5.1.6.5.7).
+    fn tell_spread(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
+        let even = Rss::evenly(self.pairs, self.facts.max_table.min(128));
+        let data = |rss, spread| config::rss_data(&shared.hw, &self.facts, rss, self.pairs, spread);
+        match &wanted.rss {
+            Some(rss) => control.execute(shared, Command::RSS, &data(rss, true)?)?,
+            None if self.pairs > 1 => control.execute(shared, Command::PAIRS, &self.pairs.to_le_bytes())?,
+            None => {}
+        }
+        if self.granted.rss_hash && wanted.rss.is_none() {
+            control.execute(shared, Command::HASH, &data(&even, false)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Personality for Ethernet {
+    type Event = Event;
+    type Queue = Queue;
+    type State = State;
+
+    fn event(happening: Happening) -> Event {
+        match happening {
+            Happening::FunctionError => Event::FunctionError,
+            Happening::UnbindRequest => Event::UnbindRequest,
+            Happening::Reset { why, lost } => Event::Reset { why, lost },
+            Happening::Ended { why } => Event::Ended { why },
+        }
+    }
+
+    fn started(&self, shared: &Shared, state: &mut State) -> Result<()> {
+        let State { control: Some(control), wanted } = state else { return Ok(()) };
+        control.restart();
+        self.tell_spread(shared, control, wanted)?;
+        if shared.has(bit::CTRL_RX) {
+            self.tell_mode(shared, control, wanted)?;
+            if !wanted.filters.is_empty() {
+                self.tell_filters(shared, control, wanted)?;
+            }
+        }
+        self.tell_mac(shared, control, wanted)?;
+        for vlan in &wanted.vlans {
+            control.execute(shared, Command::VLAN_ADD, &vlan.to_le_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn changed(&self, shared: &Shared, state: &mut State, tell: &mut dyn FnMut(Event)) -> Result<()> {
+        let (link, announce) = config::link(&shared.hw, shared.features)?;
+        let before = std::mem::replace(&mut *self.link.lock().unwrap_or_else(|e| e.into_inner()), link);
+        if before != link {
+            tell(Event::Link(link));
+        }
+        if announce && let Some(control) = &mut state.control {
+            tell(Event::Announce);
+            control.execute(shared, Command::ANNOUNCED, &[])?;
+        }
+        Ok(())
+    }
+}
+
+impl Port for Net {
+    fn name(&self) -> &str {
+        &self.0.personality.name
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.0.personality.limits
+    }
+
+    fn granted(&self) -> Offloads {
+        self.0.personality.granted
+    }
+
+    fn queues(&self) -> (u16, u16) {
+        (self.0.personality.pairs, self.0.personality.pairs)
+    }
+
+    fn mtu(&self) -> u16 {
+        self.0.personality.mtu
+    }
+
+    fn mac(&self) -> Mac {
+        let set = self.0.control().state.wanted.mac;
+        set.or(self.0.personality.facts.mac).unwrap_or_default()
+    }
+
+    fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
+        if !mac.is_unicast() {
+            return Err(self.0.shared.hw.unavailable(format!("{mac} is not the address of one station")).into());
+        }
+        Ok(self.set(bit::CTRL_MAC_ADDR, "way to change its address", |w| w.mac = Some(mac), &Ethernet::tell_mac)?)
+    }
+
+    fn set_promiscuous(&self, on: bool) -> Result<(), PortError> {
+        Ok(self.set(bit::CTRL_RX, "promiscuous mode", |w| w.promiscuous = on, &Ethernet::tell_mode)?)
+    }
+
+    fn set_all_multicast(&self, on: bool) -> Result<(), PortError> {
+        Ok(self.set(bit::CTRL_RX, "mode for all multicast", |w| w.all_multicast = on, &Ethernet::tell_mode)?)
+    }
+
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError> {
+        let set = |w: &mut Wanted| w.filters = addresses.to_vec();
+        Ok(self.set(bit::CTRL_RX, "filters for addresses", set, &Ethernet::tell_filters)?)
+    }
+
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError> {
+        if !(1..=4094).contains(&vlan) {
+            return Err(self.0.shared.hw.unavailable(format!("{vlan} is not a VLAN: they are 1 to 4094")).into());
+        }
+        let set = |w: &mut Wanted| if on { w.vlans.insert(vlan) } else { w.vlans.remove(&vlan) };
+        let command = if on { Command::VLAN_ADD } else { Command::VLAN_REMOVE };
+        let tell: Tell<'_> = &|_, shared, control, _| control.execute(shared, command, &vlan.to_le_bytes());
+        self.set(bit::CTRL_VLAN, "filter for VLANs that was asked for", set, tell)?;
+        Ok(())
+    }
+
+    fn set_rss(&self, rss: &Rss) -> Result<(), PortError> {
+        // Refused before it is what is wanted.
+        config::rss_data(&self.0.shared.hw, &self.0.personality.facts, rss, self.0.personality.pairs, true)?;
+        let set = |w: &mut Wanted| w.rss = Some(rss.clone());
+        Ok(self.set(bit::RSS, "RSS that was asked for when it was opened", set, &Ethernet::tell_spread)?)
+    }
+
+    fn link(&self) -> Link {
+        *self.0.personality.link.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn events(&self) -> &Channel<Event> {
+        &self.0.events
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        let mut all = Vec::new();
+        for (i, (rx, tx)) in self.0.personality.counters.iter().enumerate() {
+            let of = |queue: String| {
+                move |(name, value): (&'static str, u64)| Statistic {
+                    queue: queue.clone().into(),
+                    name: name.into(),
+                    value,
+                }
+            };
+            all.extend(rx.all().map(of(format!("rx{i}"))));
+            all.extend(tx.all().map(of(format!("tx{i}"))));
+        }
+        let domain = &self.0.shared.domain;
+        let own = [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined())];
+        all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
+        all
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+        Ok(self.0.shared.attach(arena)?)
+    }
+
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
+        let (shared, own) = (&self.0.shared, &self.0.personality);
+        if shared.arena(pool.arena().id()).is_none() {
+            return Err(shared
+                .hw
+                .unavailable("it was not let into the pool's arena: see `Port::attach`".to_owned())
+                .into());
+        }
+        let Layout { before, header, merge, .. } = own.layout;
+        let whole = (u32::from(header) + u32::from(own.mtu) + LINK_HEADER).max(LEAST_BUFFER);
+        let least = u32::from(before) + if merge { u32::from(header) + 64 } else { whole };
+        if pool.size() < least {
+            let what = format!(
+                "buffers of {} bytes are too small: {least} are needed for its headroom and MTU{}",
+                pool.size(),
+                if merge { "" } else { ", or ask for scattering" }
+            );
+            return Err(shared.hw.unavailable(what).into());
+        }
+        match self.take(index, 2 * u32::from(index)) {
+            Some(Queue::Rx(mut queue)) => {
+                queue.set_pool(pool);
+                Ok(Box::new(Rx { index: 2 * index, queue: Some(queue), home: self.0.clone() }))
+            }
+            _ => Err(self.none("receiving", index)),
+        }
+    }
+
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError> {
+        match self.take(index, 2 * u32::from(index) + 1) {
+            Some(Queue::Tx(queue)) => {
+                Ok(Box::new(Tx { index: 2 * index + 1, queue: Some(queue), home: self.0.clone() }))
+            }
+            _ => Err(self.none("sending", index)),
+        }
+    }
+
+    fn reset(&self) -> Result<(), PortError> {
+        Ok(self.0.reset()?)
+    }
+}
+
+impl Net {
+    fn take(&self, index: u16, virtqueue: u32) -> Option<Queue> {
+        (index < self.0.personality.pairs).then(|| self.0.take(virtqueue as u16)).flatten()
+    }
+
+    fn none(&self, what: &'static str, index: u16) -> PortError {
+        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.personality.pairs }.into()
+    }
+}
+
+/// A queue that receives, as its owner has it: parked when it is dropped.
+struct Rx {
+    queue: Option<Box<dyn AnyReceiver>>,
+    index: u16,
+    home: Arc<Handle<Ethernet>>,
+}
+
+/// A queue that sends, as its owner has it.
+struct Tx {
+    queue: Option<Box<dyn AnySender>>,
+    index: u16,
+    home: Arc<Handle<Ethernet>>,
+}
+
+impl RxQueue for Rx {
+    #[inline]
+    fn rx(&mut self, out: &mut Burst) -> usize {
+        self.queue.as_mut().map_or(0, |queue| queue.rx(out))
+    }
+
+    fn state(&self) -> QueueState {
+        self.queue.as_ref().map_or(QueueState::Gone, |queue| queue.state())
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        self.queue.as_ref().and_then(|queue| queue.wakeup())
+    }
+
+    fn arm(&mut self) -> Armed {
+        self.queue.as_mut().map_or(Armed::No, |queue| queue.arm())
+    }
+
+    fn disarm(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.disarm();
+        }
+    }
+}
+
+impl Drop for Rx {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            self.home.park(self.index, Queue::Rx(queue));
+        }
+    }
+}
+
+impl TxQueue for Tx {
+    #[inline]
+    fn tx(&mut self, packets: &mut Burst) -> usize {
+        self.queue.as_mut().map_or(0, |queue| queue.tx(packets))
+    }
+
+    fn reclaim(&mut self) {
+        if let Some(queue) = &mut self.queue {
+            queue.reclaim();
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.queue.as_ref().map_or(0, |queue| queue.in_flight())
+    }
+
+    fn state(&self) -> QueueState {
+        self.queue.as_ref().map_or(QueueState::Gone, |queue| queue.state())
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            self.home.park(self.index, Queue::Tx(queue));
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A queue that receives (VIRTIO 1.2, 5.1.6.3 and 5.1.6.4): buffers go in empty, and come back with a header and a packet.
+//!
+//! A buffer has its header right in front of where the packet is to begin, so that the headroom that was asked for is there once the
+//! header is taken off. Nothing here locks, allocates or calls the kernel while the queue runs.
+
+use super::header;
+use crate::error::Fault;
+use crate::life::Life;
+use crate::machine::Parked;
+use crate::ring::{Ring, Segment, Used};
+use std::sync::Arc;
+use wholebar::bar::Doorbell;
+use wholebar::irq::EventFd;
+use wholebar::mem::{Buf, Pool, PoolCache};
+use wholebar::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar::reactor::Armed;
+use wholebar::reset::Turn;
+
+/// How many buffers are asked of the pool at once.
+const BATCH: u16 = 32;
+
+/// What a queue's buffers are like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// From a buffer's start to its header, in bytes.
+    pub before: u16,
+    /// The header's bytes.
+    pub header: u16,
+    /// The header says something: it isn't all zero.
+    pub read: bool,
+    /// A packet can be in several buffers.
+    pub merge: bool,
+}
+
+pub(super) struct Receiver<R> {
+    life: Life,
+    ring: R,
+    layout: Layout,
+    /// By the ring's identifiers.
+    bufs: Box<[Option<Buf>]>,
+    cache: Option<PoolCache>,
+    /// Room to take buffers from the pool, kept between calls.
+    fresh: Vec<Buf>,
+    bell: Doorbell<u16>,
+    counters: Arc<RxCounters>,
+    vector: Option<Arc<EventFd>>,
+}
+
+/// A queue that receives, whatever its ring is.
+pub(crate) trait AnyReceiver: RxQueue + Parked {
+    /// Has it take buffers of `pool` from now on, and starts it.
+    fn set_pool(&mut self, pool: &Pool);
+}
+
+impl<R: Ring> Receiver<R> {
+    pub fn new(
+        life: Life,
+        ring: R,
+        layout: Layout,
+        bell: Doorbell<u16>,
+        counters: Arc<RxCounters>,
+        vector: Option<Arc<EventFd>>,
+    ) -> Self {
+        let bufs = (0..ring.size()).map(|_| None).collect();
+        Self { life, ring, layout, bufs, cache: None, fresh: Vec::with_capacity(BATCH.into()), bell, counters, vector }
+    }
+
+    /// The buffer that the device used, with the bytes that it wrote.
+    #[inline(always)]
+    fn claim(&mut self, used: Used) -> Result<Buf, Fault> {
+        let buf = self.bufs.get_mut(usize::from(used.id)).and_then(Option::take);
+        let mut buf = buf.ok_or(Fault::NotInFlight { id: used.id.into() })?;
+        buf.set_len(used.len);
+        Ok(buf)
+    }
+
+    /// The packet that begins in this buffer; `None` where it is dropped.
+    #[inline(always)]
+    fn packet(&mut self, mut buf: Buf) -> Result<Option<Buf>, Fault> {
+        if self.layout.read {
+            return self.packet_by_header(buf);
+        }
+        Ok(buf.advance(self.layout.header).then_some(buf))
+    }
+
+    fn packet_by_header(&mut self, mut buf: Buf) -> Result<Option<Buf>, Fault> {
+        let mut copy = [0; header::LEN_WITH_HASH as usize];
+        let copy = &mut copy[..self.layout.header.into()];
+        let whole = buf.copy_to(copy) == copy.len() && buf.advance(self.layout.header);
+        let buffers = if self.layout.merge && whole { header::buffers(copy) } else { 1 };
+        for came in 1..buffers {
+            // 5.1.6.4.1: the device uses all buffers of a packet together.
+            let used = self.ring.take()?.ok_or(Fault::Incomplete { buffers, came })?;
+            let more = self.claim(used)?;
+            buf.append(more);
+        }
+        let good = whole && buffers > 0 && header::received(copy, &mut buf).is_some();
+        Ok(good.then_some(buf))
+    }
+
+    /// Gives the device new buffers.
+    #[inline(always)]
+    fn refill(&mut self) {
+        if self.ring.free() >= BATCH.min(self.ring.size() / 2) {
+            self.post_fresh();
+        }
+    }
+
+    fn post_fresh(&mut self) {
+        let Some(cache) = &mut self.cache else { return };
+        let Layout { before, .. } = self.layout;
+        'full: while self.ring.free() > 0 {
+            let wanted = self.ring.free().min(BATCH).into();
+            let enough = cache.get_bulk(&mut self.fresh, wanted);
+            if !enough {
+                self.counters.no_buffers.add(1);
+                self.fresh.extend(std::iter::from_fn(|| cache.get()).take(wanted));
+            }
+            while let Some(mut buf) = self.fresh.pop() {
+                // `set_pool` saw that there is room, and the device let in.
+                let Some(iova) = buf.reserve(before).then(|| self.life.iova(&buf)).flatten() else { break 'full };
+                let id = self.ring.post_one(Segment { iova, len: buf.capacity() - u32::from(before) }, true);
+                if let Some(slot) = self.bufs.get_mut(usize::from(id)) {
+                    // Its last buffer was taken, so there is nothing to drop.
+                    std::mem::forget(slot.replace(buf));
+                }
+            }
+            if !enough {
+                break;
+            }
+        }
+        if self.ring.publish() {
+            self.bell.ring(self.life.index());
+        }
+    }
+
+    /// A turn of a queue that does not run: its buffers go home once the device cannot write them any more.
+    #[cold]
+    fn closed(&mut self) {
+        match self.life.turn() {
+            None | Some(Turn::Stop) => {}
+            Some(Turn::Abort) => self.bufs.fill_with(|| None),
+            Some(Turn::Restart) => {
+                self.bufs.fill_with(|| None);
+                self.ring.restart();
+                self.life.enter();
+                self.post_fresh();
+            }
+            Some(Turn::Ended(end)) if end.harmless => self.bufs.fill_with(|| None),
+            Some(Turn::Ended(_) | Turn::Expelled) => self.quarantine(),
+        }
+    }
+
+    fn quarantine(&mut self) {
+        self.life.quarantine(self.bufs.iter_mut().filter_map(Option::take));
+    }
+}
+
+impl<R: Ring> RxQueue for Receiver<R> {
+    fn rx(&mut self, out: &mut Burst) -> usize {
+        if !self.life.is_open() {
+            self.closed();
+            return 0;
+        }
+        let (mut packets, mut bytes, mut dropped) = (0, 0, 0);
+        while out.room() > 0 {
+            let next = match self.ring.take() {
+                Ok(None) => break,
+                Ok(Some(used)) => self.claim(used).and_then(|buf| self.packet(buf)),
+                Err(fault) => Err(fault),
+            };
+            match next {
+                Ok(Some(packet)) => {
+                    packets += 1;
+                    bytes += packet.packet_len();
+                    // There is room.
+                    let _ = out.push(packet);
+                }
+                Ok(None) => dropped += 1,
+                Err(fault) => {
+                    self.life.break_down(fault);
+                    break;
+                }
+            }
+        }
+        if packets > 0 {
+            self.counters.packets.add(packets);
+            self.counters.bytes.add(bytes);
+            self.counters.bursts.add(1);
+        }
+        if dropped > 0 {
+            self.counters.dropped_malformed.add(dropped);
+        }
+        if self.life.is_open() {
+            self.refill();
+        }
+        packets as usize
+    }
+
+    fn state(&self) -> QueueState {
+        self.life.state()
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        self.vector.clone()
+    }
+
+    fn arm(&mut self) -> Armed {
+        if self.vector.is_none() || !self.life.is_open() {
+            return Armed::No;
+        }
+        self.counters.armed.add(1);
+        self.ring.set_interrupt(true);
+        Armed::Yes
+    }
+
+    fn disarm(&mut self) {
+        if self.life.is_open() {
+            self.ring.set_interrupt(false);
+        }
+    }
+}
+
+impl<R: Ring> Parked for Receiver<R> {
+    fn look(&mut self) {
+        if !self.life.is_open() {
+            self.closed();
+        }
+    }
+}
+
+impl<R: Ring> AnyReceiver for Receiver<R> {
+    fn set_pool(&mut self, pool: &Pool) {
+        self.cache = Some(pool.cache(BATCH.into()));
+        self.look();
+        if self.life.is_open() {
+            self.post_fresh();
+        }
+    }
+}
+
+impl<R> Drop for Receiver<R> {
+    fn drop(&mut self) {
+        if !self.life.is_harmless() {
+            self.life.quarantine(self.bufs.iter_mut().filter_map(Option::take));
+        }
+    }
+}

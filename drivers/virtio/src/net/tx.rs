@@ -1,0 +1,281 @@
+//! A queue that sends (VIRTIO 1.2, 5.1.6.2).
+//!
+//! The header goes into the packet's own headroom, so that most packets are one descriptor; where there is no headroom, into a buffer in front.
+//! Nothing here locks, allocates or calls the kernel while the queue runs.
+
+use super::header;
+use crate::life::Life;
+use crate::machine::Parked;
+use crate::ring::{Ring, Segment};
+use std::sync::Arc;
+use wholebar::bar::Doorbell;
+use wholebar::mem::{Buf, PoolCache, give_back};
+use wholebar::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
+use wholebar::reset::Turn;
+
+/// What may be sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowed {
+    /// The header's bytes.
+    pub header: u16,
+    /// Bytes of a packet that isn't cut, at most.
+    pub len: u64,
+    pub offloads: Offloads,
+}
+
+/// Bytes of a packet at least: its Ethernet header.
+const LEAST: u64 = 14;
+/// Bytes of a packet that the device cuts, at most: IPv4's total length, and an Ethernet header with a tag.
+const MOST: u64 = 65535 + 18;
+/// Pieces of a packet at most: those of MOST bytes in buffers of 4096, and some.
+pub(super) const MAX_PIECES: usize = 32;
+
+pub(super) struct Sender<R> {
+    life: Life,
+    ring: R,
+    allowed: Allowed,
+    /// By the ring's identifiers: packets in flight.
+    bufs: Box<[Option<Buf>]>,
+    in_flight: usize,
+    /// Buffers for headers.
+    headers: PoolCache,
+    /// Room to give buffers back, kept between calls.
+    sent: Vec<Buf>,
+    bell: Doorbell<u16>,
+    counters: Arc<TxCounters>,
+}
+
+/// A queue that sends, whatever its ring is.
+pub(crate) trait AnySender: TxQueue + Parked {}
+impl<R: Ring> AnySender for Sender<R> {}
+
+/// What becomes of a packet.
+enum Verdict {
+    Sent,
+    Length,
+    Segments,
+    Offload,
+    Arena,
+}
+
+impl<R: Ring> Sender<R> {
+    pub fn new(
+        life: Life,
+        ring: R,
+        allowed: Allowed,
+        bell: Doorbell<u16>,
+        headers: PoolCache,
+        counters: Arc<TxCounters>,
+    ) -> Self {
+        let bufs = (0..ring.size()).map(|_| None).collect();
+        let sent = Vec::with_capacity(ring.size().into());
+        Self { life, ring, allowed, bufs, in_flight: 0, headers, sent, bell, counters }
+    }
+
+    /// Descriptors that a packet takes: as many as pieces, and one where its header needs one of its own.
+    #[inline(always)]
+    fn descriptors(&self, packet: &Buf) -> usize {
+        let pieces = if packet.next().is_none() { 1 } else { packet.segments().count() };
+        pieces + usize::from(packet.headroom() < self.allowed.header.into())
+    }
+
+    #[inline(always)]
+    fn send(&mut self, mut packet: Buf) -> Verdict {
+        let header = self.allowed.header;
+        let len = packet.len();
+        // What is most frequent: one buffer, with headroom, and nothing to be done with it.
+        if packet.is_plain()
+            && packet.next().is_none()
+            && (LEAST..=self.allowed.len).contains(&len.into())
+            && let Some(room) = packet.prepend(header)
+        {
+            room.fill(0);
+            let Some(iova) = self.life.iova(&packet) else { return Verdict::Arena };
+            let id = self.ring.post_one(Segment { iova, len: len + u32::from(header) }, false);
+            self.keep(id, packet);
+            return Verdict::Sent;
+        }
+        self.send_any(packet)
+    }
+
+    #[inline(never)]
+    fn send_any(&mut self, mut packet: Buf) -> Verdict {
+        let len = packet.packet_len();
+        let offload = packet.offload().unwrap_or_default();
+        let most = if offload.segment > 0 { MOST } else { self.allowed.len };
+        if !(LEAST..=most).contains(&len) {
+            return Verdict::Length;
+        }
+        // No virtio device puts VLAN tags in.
+        let short = header::to_send(offload, self.allowed.offloads).filter(|_| packet.vlan().is_none());
+        let Some(short) = short else { return Verdict::Offload };
+        let mut packet = match packet.prepend(self.allowed.header) {
+            Some(room) => {
+                room.fill(0);
+                packet
+            }
+            None => {
+                // There are as many as descriptors, so there is one.
+                let Some(mut first) = self.headers.get_len(self.allowed.header.into()) else {
+                    return Verdict::Segments;
+                };
+                first.bytes_mut().fill(0);
+                first.append(packet);
+                first
+            }
+        };
+        packet.bytes_mut()[..short.len()].copy_from_slice(&short);
+        let mut pieces = [Segment { iova: 0, len: 0 }; MAX_PIECES];
+        let mut count = 0;
+        for buf in packet.segments().filter(|buf| !buf.is_empty()) {
+            let Some(iova) = self.life.iova(buf) else { return Verdict::Arena };
+            let Some(piece) = pieces.get_mut(count) else { return Verdict::Segments };
+            *piece = Segment { iova, len: buf.len() };
+            count += 1;
+        }
+        let id = self.ring.post(&pieces[..count], count);
+        self.keep(id, packet);
+        Verdict::Sent
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, id: u16, packet: Buf) {
+        if let Some(slot) = self.bufs.get_mut(usize::from(id)) {
+            // Its last packet was taken, so there is nothing to drop.
+            std::mem::forget(slot.replace(packet));
+        }
+        self.in_flight += 1;
+    }
+
+    /// Takes what was sent, and gives it back.
+    fn take_sent(&mut self) {
+        loop {
+            match self.ring.take() {
+                Ok(None) => break,
+                Ok(Some(used)) => {
+                    self.in_flight -= 1;
+                    self.sent.extend(self.bufs.get_mut(usize::from(used.id)).and_then(Option::take));
+                }
+                Err(fault) => {
+                    self.life.break_down(fault);
+                    break;
+                }
+            }
+        }
+        give_back(&mut self.sent);
+    }
+
+    /// A turn of a queue that does not run: its packets go home once the device does not read them any more.
+    #[cold]
+    fn closed(&mut self) {
+        match self.life.turn() {
+            None | Some(Turn::Stop) => {}
+            Some(Turn::Abort) => self.drop_all(),
+            Some(Turn::Restart) => {
+                self.drop_all();
+                self.ring.restart();
+                self.life.enter();
+            }
+            Some(Turn::Ended(end)) if end.harmless => self.drop_all(),
+            Some(Turn::Ended(_) | Turn::Expelled) => self.quarantine(),
+        }
+    }
+
+    fn drop_all(&mut self) {
+        self.counters.dropped_reset.add(self.in_flight as u64);
+        self.in_flight = 0;
+        self.bufs.fill_with(|| None);
+    }
+
+    fn quarantine(&mut self) {
+        self.counters.dropped_reset.add(self.in_flight as u64);
+        self.in_flight = 0;
+        self.life.quarantine(self.bufs.iter_mut().filter_map(Option::take));
+    }
+}
+
+impl<R: Ring> TxQueue for Sender<R> {
+    fn tx(&mut self, packets: &mut Burst) -> usize {
+        if !self.life.is_open() {
+            self.closed();
+            return 0;
+        }
+        if usize::from(self.ring.free()) < packets.len().max(usize::from(self.ring.size() / 2)) {
+            self.take_sent();
+            if !self.life.is_open() {
+                return 0;
+            }
+        }
+        let (most, mut free, mut fit) =
+            (usize::from(self.ring.size()).min(MAX_PIECES), usize::from(self.ring.free()), 0);
+        for packet in packets.iter() {
+            let needed = self.descriptors(packet);
+            // One that can never be sent needs none.
+            if needed <= most {
+                if needed > free {
+                    break;
+                }
+                free -= needed;
+            }
+            fit += 1;
+        }
+        let full = fit < packets.len();
+        let (mut sent, mut bytes) = (0, 0);
+        for packet in packets.take(fit) {
+            let len = packet.packet_len();
+            let verdict = if self.descriptors(&packet) > most { Verdict::Segments } else { self.send(packet) };
+            match verdict {
+                Verdict::Sent => {
+                    sent += 1;
+                    bytes += len;
+                }
+                Verdict::Length => self.counters.dropped_length.add(1),
+                Verdict::Segments => self.counters.dropped_segments.add(1),
+                Verdict::Offload => self.counters.dropped_offload.add(1),
+                Verdict::Arena => self.counters.dropped_arena.add(1),
+            }
+        }
+        if sent > 0 {
+            self.counters.packets.add(sent);
+            self.counters.bytes.add(bytes);
+            self.counters.bursts.add(1);
+            if self.ring.publish() {
+                self.bell.ring(self.life.index());
+            }
+        }
+        if full {
+            self.counters.full.add(1);
+        }
+        fit
+    }
+
+    fn reclaim(&mut self) {
+        if self.life.is_open() {
+            self.take_sent();
+        } else {
+            self.closed();
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn state(&self) -> QueueState {
+        self.life.state()
+    }
+}
+
+impl<R: Ring> Parked for Sender<R> {
+    fn look(&mut self) {
+        self.reclaim();
+    }
+}
+
+impl<R> Drop for Sender<R> {
+    fn drop(&mut self) {
+        if !self.life.is_harmless() {
+            self.life.quarantine(self.bufs.iter_mut().filter_map(Option::take));
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! The network driver on a device that is told what to do: by the rules, and against them.
+
+mod device;
+
+use device::{Rig, Spec, VERSION_1, rig};
+use std::time::{Duration, Instant};
+use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
+use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxQueue, TxQueue};
+use wholebar_virtio::{Error, Net, Options};
+
+const CSUM: u64 = 1 << 0;
+const GUEST_CSUM: u64 = 1 << 1;
+const MTU: u64 = 1 << 3;
+const MAC: u64 = 1 << 5;
+const HOST_TSO: u64 = 1 << 11 | 1 << 12;
+const MRG_RXBUF: u64 = 1 << 15;
+const STATUS: u64 = 1 << 16;
+const CTRL_VQ: u64 = 1 << 17;
+const CTRL: u64 = CTRL_VQ | 1 << 18 | 1 << 19 | 1 << 21 | 1 << 23;
+const MQ: u64 = 1 << 22;
+const RSS: u64 = 1 << 60;
+
+struct Bench {
+    port: Net,
+    pool: Pool,
+    rx: Box<dyn RxQueue>,
+    tx: Box<dyn TxQueue>,
+    rig: Rig,
+}
+
+fn spec(features: u64) -> Spec {
+    let control = (features & CTRL_VQ != 0).then_some(2);
+    Spec { features: VERSION_1 | MAC | features, control, ..Spec::default() }
+}
+
+fn bench_with(spec: Spec, config: PortConfig) -> Bench {
+    let rig = rig(spec);
+    let port = Net::open(rig.device.clone(), &config, Options::default()).unwrap();
+    let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
+    port.attach(&arena).unwrap();
+    let pool = Pool::new(&arena, 192, 2048, 64).unwrap();
+    let (rx, tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
+    Bench { port, pool, rx, tx, rig }
+}
+
+fn bench(features: u64, offloads: Offloads) -> Bench {
+    bench_with(spec(features), PortConfig { offloads, ..PortConfig::default() })
+}
+
+fn open(spec: Spec, config: PortConfig) -> Result<(), Error> {
+    Net::open(rig(spec).device.clone(), &config, Options::default()).map(drop)
+}
+
+impl Bench {
+    /// Has the device write a header and a packet, in parts.
+    fn arrive(&self, header: [u8; 12], packet: &[u8], parts: &[usize]) {
+        let bytes = [&header, packet].concat();
+        let parts = parts.to_vec();
+        assert!(self.rig.run(move |state, host| state.receive(host, 0, &bytes, &parts)), "no buffer is there");
+    }
+
+    fn receive(&mut self) -> Vec<Buf> {
+        let mut burst = Burst::new(8);
+        self.rx.rx(&mut burst);
+        burst.take(8).collect()
+    }
+
+    fn count(&self, queue: &str, name: &str) -> u64 {
+        let all = self.port.statistics();
+        all.iter().find(|s| s.queue == queue && s.name == name).unwrap_or_else(|| panic!("{queue} {name}")).value
+    }
+
+    fn packet(&self, len: u32, headroom: u16) -> Buf {
+        let mut buf = self.pool.get().unwrap();
+        assert!(buf.reserve(headroom));
+        buf.set_len(len);
+        for (i, byte) in buf.bytes_mut().iter_mut().enumerate() {
+            *byte = i as u8;
+        }
+        buf
+    }
+
+    fn send(&mut self, packet: Buf) -> Option<Vec<u8>> {
+        let mut burst = Burst::new(1);
+        burst.push(packet).unwrap();
+        assert_eq!((self.tx.tx(&mut burst), burst.len()), (1, 0));
+        self.rig.run(|state, host| state.sent(host, 1))
+    }
+
+    /// Polls until the reset that is under way is over.
+    fn ride_out(&mut self, resets: u64) {
+        let began = Instant::now();
+        while self.count("", "resets") < resets
+            || self.rx.state() != QueueState::Running
+            || self.tx.state() != QueueState::Running
+        {
+            self.receive();
+            self.tx.reclaim();
+            assert!(began.elapsed() < Duration::from_secs(20), "{:?}, {:?}", self.rx.state(), self.tx.state());
+            std::thread::yield_now();
+        }
+    }
+
+    fn close(self) {
+        let Bench { port, pool, rx, tx, rig } = self;
+        drop((rx, tx));
+        port.shutdown().unwrap();
+        assert_eq!((pool.available(), pool.capacity()), (192, 192), "a buffer is missing");
+        assert_eq!(rig.state().status, 0);
+    }
+}
+
+const PLAIN: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+#[test]
+fn the_device_is_started_as_the_standard_says() {
+    let bench = bench(MTU | STATUS, Offloads::NONE);
+    let state = bench.rig.state();
+    let last: Vec<_> = state.statuses.iter().rev().take(5).rev().copied().collect();
+    assert_eq!(last, [0, 1, 3, 11, 15]);
+    assert_eq!(state.features, VERSION_1 | MAC | MTU | STATUS);
+    assert!(state.queues[..2].iter().all(|q| q.enabled && q.size == 64 && q.vector == 0xffff));
+    assert!(!state.queues[2].enabled);
+    drop(state);
+    assert_eq!((bench.port.mac().to_string().as_str(), bench.port.mtu()), ("52:54:00:01:02:03", 1500));
+    assert_eq!((bench.port.limits().mtu, bench.port.link().up), (9000, true));
+    bench.close();
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_by_name() {
+    let usual = PortConfig::default;
+    assert!(matches!(open(Spec { vendor: 0x8086, ..spec(0) }, usual()), Err(Error::Unfit { .. })));
+    assert!(matches!(open(Spec { id: 0x1042, ..spec(0) }, usual()), Err(Error::Unfit { .. })));
+    assert!(matches!(open(Spec { features: MAC, ..spec(0) }, usual()), Err(Error::Legacy { .. })));
+    assert!(matches!(open(Spec { id: 0x1000, capabilities: false, ..spec(0) }, usual()), Err(Error::Legacy { .. })));
+    let unavailable = |features, config| match open(spec(features), config) {
+        Err(Error::Unavailable { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    assert!(unavailable(0, PortConfig { rx_queues: 2, tx_queues: 2, ..usual() }).contains("1 at most"));
+    assert!(unavailable(0, PortConfig { tx_queues: 0, ..usual() }).contains("pairs"));
+    assert!(unavailable(0, PortConfig { rx_descriptors: Some(48), ..usual() }).contains("power of two from 2 to 64"));
+    assert!(unavailable(0, PortConfig { tx_descriptors: Some(128), ..usual() }).contains("power of two from 2 to 64"));
+    assert!(unavailable(MTU, PortConfig { mtu: Some(9001), ..usual() }).contains("from 68 to 9000"));
+    assert!(unavailable(0, PortConfig { mtu: Some(60), ..usual() }).contains("from 68"));
+    assert!(unavailable(0, PortConfig { promiscuous: true, ..usual() }).contains("promiscuous"));
+    assert!(unavailable(0, PortConfig { rss: Some(Rss::evenly(1, 8)), ..usual() }).contains("RSS"));
+
+    let bench = bench(0, Offloads::NONE);
+    let small = Pool::new(bench.pool.arena(), 1, 1024, 64).unwrap();
+    let elsewhere = Pool::new(&Arena::new(4096, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
+    assert!(bench.port.rx_queue(0, &small).err().unwrap().to_string().contains("too small"));
+    assert!(bench.port.rx_queue(0, &elsewhere).err().unwrap().to_string().contains("attach"));
+    assert!(bench.port.rx_queue(0, &bench.pool).err().unwrap().to_string().contains("no receiving queue 0"));
+    assert!(bench.port.tx_queue(9).err().unwrap().to_string().contains("no sending queue 9"));
+    assert!(bench.port.set_promiscuous(true).is_err() && bench.port.set_vlan(5, true).is_err());
+    assert!(bench.port.set_mac(Mac::BROADCAST).unwrap_err().to_string().contains("one station"));
+    drop(small);
+    bench.close();
+}
+
+#[test]
+fn packets_are_received_with_their_headroom() {
+    let mut bench = bench(0, Offloads::NONE);
+    for round in 0..200u32 {
+        let packet: Vec<_> = (0..60 + round).map(|i| (i + round) as u8).collect();
+        bench.arrive(PLAIN, &packet, &[]);
+        let got = bench.receive();
+        assert_eq!((got.len(), got[0].bytes()), (1, &packet[..]));
+        assert_eq!((got[0].headroom(), got[0].offload()), (128, None));
+    }
+    assert_eq!((bench.count("rx0", "packets"), bench.count("rx0", "bytes")), (200, 200 * 60 + 199 * 100));
+    // The queue is full of buffers; a program that keeps packets leaves it none, which is counted.
+    let mut kept = Vec::new();
+    loop {
+        let there = bench.rig.run(|state, host| state.receive(host, 0, &[0; 72], &[]));
+        if !there {
+            break;
+        }
+        kept.extend(bench.receive());
+    }
+    assert_eq!(kept.len(), 192);
+    assert!(bench.count("rx0", "no_buffers") > 0);
+    drop(kept);
+    assert!(bench.receive().is_empty());
+    bench.arrive(PLAIN, &[7; 64], &[]);
+    assert_eq!(bench.receive().len(), 1);
+    bench.close();
+}
+
+#[test]
+fn packets_are_sent_in_one_piece_or_several() {
+    let mut bench = bench(0, Offloads::NONE);
+    for headroom in [128, 12, 11, 0] {
+        let packet = bench.packet(60, headroom);
+        let wire = [&[0; 12], packet.bytes()].concat();
+        assert_eq!(bench.send(packet).unwrap(), wire, "headroom {headroom}");
+        let (mut first, second, third) = (bench.packet(20, headroom), bench.packet(30, 7), bench.packet(1000, 0));
+        let wire = [&[0; 12], first.bytes(), second.bytes(), third.bytes()].concat();
+        first.append(second);
+        first.append(third);
+        assert_eq!(bench.send(first).unwrap(), wire, "headroom {headroom}");
+    }
+    assert_eq!((bench.count("tx0", "packets"), bench.count("tx0", "bytes")), (8, 4 * 60 + 4 * 1050));
+    // Dropped, each for its cause, and the device sees none of them.
+    let elsewhere = Pool::new(&Arena::new(4096, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
+    let mut tagged = bench.packet(60, 64);
+    tagged.set_vlan(Some(5));
+    let mut tcp = bench.packet(60, 64);
+    tcp.set_offload(Some(Offload { l4: Some(L4::Tcp), ..Offload::default() }));
+    let mut many = bench.packet(60, 64);
+    (0..33).for_each(|_| many.append(bench.packet(1, 0)));
+    for (packet, counter) in [
+        (bench.packet(13, 64), "dropped_length"),
+        (bench.packet(1519, 64), "dropped_length"),
+        (tagged, "dropped_offload"),
+        (tcp, "dropped_offload"),
+        (many, "dropped_segments"),
+        (elsewhere.get_len(60).unwrap(), "dropped_arena"),
+    ] {
+        let before = bench.count("tx0", counter);
+        assert_eq!(bench.send(packet), None);
+        assert_eq!(bench.count("tx0", counter), before + 1);
+    }
+    bench.close();
+}
+
+#[test]
+fn a_full_queue_leaves_the_rest_in_the_burst() {
+    let mut bench = bench(0, Offloads::NONE);
+    let mut burst = Burst::new(80);
+    for len in 0..80 {
+        burst.push(bench.packet(60 + len, 128)).unwrap();
+    }
+    assert_eq!((bench.tx.tx(&mut burst), burst.len(), burst[0].len()), (64, 16, 124));
+    assert_eq!((bench.tx.tx(&mut burst), bench.tx.in_flight(), bench.count("tx0", "full")), (0, 64, 2));
+    let sent = bench.rig.run(|state, host| (0..64).map(|_| state.sent(host, 1).unwrap().len()).collect::<Vec<_>>());
+    assert!(sent.into_iter().eq((72..72 + 64).collect::<Vec<_>>()));
+    assert_eq!((bench.tx.tx(&mut burst), burst.len()), (16, 0));
+    bench.rig.run(|state, host| (0..16).for_each(|_| drop(state.sent(host, 1).unwrap())));
+    bench.tx.reclaim();
+    assert_eq!(bench.tx.in_flight(), 0);
+    // One notification a burst that had a packet in it.
+    let notices = bench.rig.state().notified.iter().filter(|q| **q == 1).count();
+    assert_eq!(notices, 2);
+    bench.close();
+}
+
+#[test]
+fn packets_come_in_several_buffers() {
+    let offloads = Offloads { scatter: true, ..Offloads::NONE };
+    let mut bench = bench(MRG_RXBUF, offloads);
+    assert!(bench.port.granted().scatter);
+    let packet: Vec<_> = (0..5000u32).map(|i| (i * 7) as u8).collect();
+    let header = |buffers: u8| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, buffers, 0];
+    for parts in [&[1000, 12, 1900, 1900][..], &[12, 1, 1, 1, 1900, 1900], &[]] {
+        let buffers = if parts.is_empty() { 3 } else { parts.len() + 1 };
+        bench.arrive(header(buffers as u8), &packet, parts);
+        let got = bench.receive();
+        assert_eq!(bench.rx.state(), QueueState::Running);
+        assert_eq!((got.len(), got[0].packet_len(), got[0].segments().count()), (1, 5000, buffers));
+        assert_eq!(got[0].segments().flat_map(|b| b.bytes().to_vec()).collect::<Vec<_>>(), packet);
+    }
+    // Zero buffers, and a header that is cut off: dropped and counted.
+    bench.arrive(header(0), &[1; 60], &[]);
+    bench.rig.run(|state, host| state.receive(host, 0, &[0; 11], &[]));
+    bench.arrive(header(1), &[2; 60], &[]);
+    let got = bench.receive();
+    assert_eq!((got.len(), got[0].bytes()[0], bench.count("rx0", "dropped_malformed")), (1, 2, 2));
+    drop(got);
+    // More than came: the queue is broken, the device reset, and then it goes on.
+    bench.arrive(header(3), &[3; 60], &[40]);
+    assert!(bench.receive().is_empty());
+    bench.ride_out(1);
+    bench.arrive(header(1), &[4; 60], &[]);
+    assert_eq!(bench.receive()[0].bytes(), [4; 60]);
+    bench.close();
+}
+
+#[test]
+fn checksums_and_segments_are_asked_for_and_told() {
+    let all = CSUM | GUEST_CSUM | HOST_TSO;
+    let offloads = Offloads { rx_checksum: true, tx_l4_checksum: true, tso: true, vlan_insert: true, ..Offloads::NONE };
+    let mut bench = bench(all, offloads);
+    assert_eq!(bench.rig.state().features, VERSION_1 | MAC | all);
+    assert_eq!(offloads.without(bench.port.granted()), Offloads { vlan_insert: true, ..Offloads::NONE });
+    let mut packet = bench.packet(60, 64);
+    let udp = Offload { l2_len: 14, l3_len: 20, l4: Some(L4::Udp), ..Offload::default() };
+    packet.set_offload(Some(udp));
+    assert_eq!(bench.send(packet).unwrap()[..12], [1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 0, 0]);
+    let mut packet = bench.packet(1900, 64);
+    packet.append(bench.packet(2048, 0));
+    packet.set_offload(Some(Offload { l3_len: 40, l4: Some(L4::Tcp), l4_len: 20, segment: 1440, ipv6: true, ..udp }));
+    let sent = bench.send(packet).unwrap();
+    assert_eq!((&sent[..12], sent.len()), (&[1, 4, 74, 0, 0xa0, 5, 54, 0, 16, 0, 0, 0][..], 12 + 1900 + 2048));
+
+    bench.arrive([2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[0; 60], &[]);
+    bench.arrive([1, 0, 0, 0, 0, 0, 34, 0, 6, 0, 1, 0], &[0; 60], &[]);
+    bench.arrive([1, 0, 0, 0, 0, 0, 34, 0, 5, 0, 1, 0], &[0; 60], &[]);
+    let got = bench.receive();
+    assert_eq!(got.len(), 2);
+    assert_eq!((got[0].checked(), got[0].offload()), ((Checked::Unknown, Checked::Good), None));
+    assert_eq!(got[1].offload(), Some(udp));
+    assert_eq!(bench.count("rx0", "dropped_malformed"), 1);
+    drop(got);
+    bench.close();
+}
+
+#[test]
+fn a_device_that_breaks_the_rules_is_reset_and_goes_on() {
+    let mut bench = bench(0, Offloads::NONE);
+    type Lie = fn(&mut device::State, &wholebar::model::Host<'_>);
+    let lies: [(&str, Lie); 6] = [
+        ("used index", |s, h| s.use_buffer(h, 0, 0, 64, 65)),
+        ("used index behind", |s, h| s.use_buffer(h, 0, 0, 64, 0xffff)),
+        ("identifier", |s, h| s.use_buffer(h, 0, 64, 64, 1)),
+        ("large identifier", |s, h| s.use_buffer(h, 0, 0x10000, 64, 1)),
+        ("length", |s, h| s.use_buffer(h, 0, 0, 2048, 1)),
+        ("twice", |s, h| {
+            s.use_buffer(h, 0, 3, 64, 1);
+            s.use_buffer(h, 0, 3, 64, 1);
+        }),
+    ];
+    let in_flight = bench.packet(60, 64);
+    for (i, (what, lie)) in lies.into_iter().enumerate() {
+        let mut burst = Burst::new(1);
+        burst.push(bench.packet(60, 64)).unwrap();
+        bench.tx.tx(&mut burst);
+        bench.rig.run(move |state, host| lie(state, host));
+        drop(bench.receive());
+        assert_ne!(bench.rx.state(), QueueState::Running, "{what} was believed");
+        bench.ride_out(i as u64 + 1);
+        // What was in flight is counted, and it works again.
+        assert_eq!(bench.count("tx0", "dropped_reset"), i as u64 + 1);
+        bench.arrive(PLAIN, &[9; 64], &[]);
+        assert_eq!(bench.receive()[0].bytes(), [9; 64]);
+        let reset = bench.port.events().try_iter().find(|e| matches!(e, Event::Reset { .. }));
+        assert!(matches!(reset, Some(Event::Reset { lost, .. }) if lost.is_empty()), "{what}");
+    }
+    // The same of a queue that sends.
+    bench.rig.run(|state, host| state.use_buffer(host, 1, 5, 0, 1));
+    bench.tx.reclaim();
+    bench.ride_out(7);
+    assert!(bench.send(in_flight).is_some());
+    bench.close();
+}
+
+#[test]
+fn a_reset_waits_for_queues_and_a_needed_one_is_made() {
+    let mut bench = bench(STATUS, Offloads::NONE);
+    // DEVICE_NEEDS_RESET, seen by the health check.
+    bench.rig.state().status |= 64;
+    bench.ride_out(1);
+    // Dropped queues take part by themselves, and can be had again.
+    let Bench { port, pool, rx, tx, rig } = bench;
+    drop((rx, tx));
+    port.reset().unwrap();
+    let (rx, tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
+    let mut bench = Bench { port, pool, rx, tx, rig };
+    assert_eq!(bench.count("", "resets"), 2);
+    bench.arrive(PLAIN, &[1; 60], &[]);
+    assert_eq!(bench.receive().len(), 1);
+    bench.close();
+}
+
+#[test]
+fn links_go_down_and_up() {
+    let bench = bench(STATUS | CTRL, Offloads::NONE);
+    let told = |bench: &Bench, up: bool| {
+        bench.rig.state().spec.config[6] = up.into();
+        bench.rig.state().generation += 1;
+        let event = bench.port.events().recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(matches!(event, Event::Link(link) if link.up == up), "{event:?}");
+        assert_eq!(bench.port.link().up, up);
+    };
+    told(&bench, false);
+    told(&bench, true);
+    // An announcement is asked for, told, and acknowledged.
+    bench.rig.state().spec.config[6] = 3;
+    assert_eq!(bench.port.events().recv_timeout(Duration::from_secs(20)).unwrap(), Event::Announce);
+    bench.rig.state().spec.config[6] = 1;
+    bench.rig.until("an acknowledgement", |state| state.commands.contains(&vec![3, 0]));
+    bench.close();
+}
+
+#[test]
+fn commands_are_as_the_standard_has_them() {
+    let offloads = Offloads { vlan_filter: true, ..Offloads::NONE };
+    let config = PortConfig { offloads, promiscuous: true, ..PortConfig::default() };
+    let bench = bench_with(spec(STATUS | CTRL), config);
+    let commands = || std::mem::take(&mut bench.rig.state().commands);
+    assert_eq!(commands(), [vec![0, 0, 1], vec![0, 1, 0]]);
+    bench.port.set_promiscuous(false).unwrap();
+    assert_eq!(commands(), [vec![0, 0, 0], vec![0, 1, 0]]);
+    bench.port.set_vlan(0x123, true).unwrap();
+    bench.port.set_vlan(7, true).unwrap();
+    bench.port.set_vlan(7, false).unwrap();
+    assert_eq!(commands(), [vec![2, 0, 0x23, 1], vec![2, 0, 7, 0], vec![2, 1, 7, 0]]);
+    bench.port.set_mac("02:00:00:00:00:09".parse().unwrap()).unwrap();
+    assert_eq!((commands(), bench.port.mac().0[5]), (vec![vec![1, 1, 2, 0, 0, 0, 0, 9]], 9));
+    bench.port.set_filters(&[Mac([2, 0, 0, 0, 0, 1]), Mac([1, 0, 0x5e, 0, 0, 1])]).unwrap();
+    assert_eq!(commands(), [vec![1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0x5e, 0, 0, 1]]);
+    bench.rig.state().answer = 1;
+    assert!(bench.port.set_all_multicast(true).unwrap_err().to_string().contains("refused"));
+    bench.rig.state().answer = 0;
+    commands();
+    // After a reset the device is told everything again.
+    let Bench { port, pool, rx, tx, rig } = bench;
+    drop((rx, tx));
+    port.reset().unwrap();
+    let again = std::mem::take(&mut rig.state().commands);
+    let filters = vec![1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0x5e, 0, 0, 1];
+    let mac = vec![1, 1, 2, 0, 0, 0, 0, 9];
+    assert_eq!(again, [vec![0, 0, 0], vec![0, 1, 1], filters, mac, vec![2, 0, 0x23, 1]]);
+    drop(port);
+    assert_eq!(pool.available(), 192);
+}
+
+#[test]
+fn packets_are_spread_over_pairs() {
+    let mut spec = spec(CTRL | MQ | RSS);
+    (spec.queues, spec.control) = (9, Some(8));
+    (spec.config[8], spec.config[17], spec.config[18], spec.config[20]) = (4, 40, 128, 0x3f);
+    let rss = Rss::evenly(2, 4);
+    let config = PortConfig { rx_queues: 2, tx_queues: 2, rss: Some(rss.clone()), ..PortConfig::default() };
+    let rig = rig(spec.clone());
+    let port = Net::open(rig.device.clone(), &config, Options::default()).unwrap();
+    assert_eq!((port.limits().rx_queues, port.limits().rss_table), (4, 128));
+    let expected = [&[4, 1, 0x3f, 0, 0, 0, 3, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 2, 0, 40][..], &Rss::KEY].concat();
+    assert_eq!(rig.state().commands[0], expected);
+    assert!(rig.state().queues[..4].iter().all(|q| q.enabled) && !rig.state().queues[4].enabled);
+    for bad in [
+        Rss { table: vec![0, 1, 2, 0], ..rss.clone() },
+        Rss { table: vec![0; 3], ..rss.clone() },
+        Rss { table: vec![0; 256], ..rss.clone() },
+        Rss { key: vec![0; 41], ..rss.clone() },
+    ] {
+        assert!(port.set_rss(&bad).is_err(), "{bad:?}");
+    }
+    port.set_rss(&Rss { table: vec![1; 2], ..rss }).unwrap();
+    drop(port);
+    // Without a table of one's own, the device has its way.
+    let other = device::rig(spec);
+    let port = Net::open(other.device.clone(), &PortConfig { rss: None, ..config }, Options::default()).unwrap();
+    assert_eq!(other.state().commands[0], [4, 0, 2, 0]);
+    drop(port);
+}
+
+#[test]
+fn idle_queues_are_woken() {
+    let config = PortConfig { rx_interrupts: true, ..PortConfig::default() };
+    let mut bench = bench_with(spec(0), config);
+    assert_eq!(bench.rig.state().queues.iter().map(|q| q.vector).collect::<Vec<_>>(), [1, 0xffff, 0xffff]);
+    let wakeup = bench.rx.wakeup().unwrap();
+    assert_eq!(bench.rx.arm(), wholebar::reactor::Armed::Yes);
+    assert!(bench.receive().is_empty());
+    bench.rig.run(|state, host| {
+        state.receive(host, 0, &[0; 72], &[]);
+        host.interrupt(1);
+    });
+    assert!(wakeup.wait(Some(Duration::from_secs(20))).unwrap() > 0);
+    bench.rx.disarm();
+    assert_eq!(bench.receive().len(), 1);
+    bench.close();
+}
