@@ -23,7 +23,7 @@ fn says_what_is_wrong() {
     let (code, _, err) = hello_fpga(&["sim:toaster"]);
     assert_eq!(
         (code, err.as_str()),
-        (Some(2), "hello-fpga: there is no model \"toaster\": there are nvme, fpga and virtio-net\n")
+        (Some(2), "hello-fpga: there is no model \"toaster\": there are nvme, fpga, virtio-net and virtio-blk\n")
     );
     let (code, _, err) = hello_fpga(&["sim:nvme,msix=own"]);
     assert_eq!(code, Some(1));

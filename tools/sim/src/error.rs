@@ -9,14 +9,14 @@ use std::path::PathBuf;
 pub enum Error {
     /// Nothing is called so.
     #[error(
-        "{text:?} names no device: use sim:nvme, sim:fpga, sim:virtio-net, vfio-user:PATH or a PCI address such as 0000:01:00.0"
+        "{text:?} names no device: use sim:nvme, sim:fpga, sim:virtio-net, sim:virtio-blk, vfio-user:PATH or a PCI address such as 0000:01:00.0"
     )]
     Target {
         /// What was given.
         text: String,
     },
     /// There is no such model.
-    #[error("there is no model {name:?}: there are nvme, fpga and virtio-net")]
+    #[error("there is no model {name:?}: there are nvme, fpga, virtio-net and virtio-blk")]
     Model {
         /// What was given.
         name: String,

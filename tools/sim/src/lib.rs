@@ -2,7 +2,7 @@
 //!
 //! - [`nvme`]: an NVMe controller.
 //! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
-//! - [`virtio`]: a network card; [`wire`]: what its packets pass.
+//! - [`virtio`]: a network card and a disk; [`wire`]: what its packets pass.
 //! - [`faults`]: what models can be told to do wrong.
 //! - [`Target`], [`open`]: a device by its name, whatever stands behind it; [`serve`]: a model for other processes.
 //!
@@ -12,6 +12,7 @@ pub mod config;
 mod error;
 pub mod faults;
 pub mod fpga;
+mod media;
 pub mod nvme;
 mod params;
 mod serve;

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::fpga::Fpga;
 use crate::nvme::Nvme;
 use crate::target::ModelParams;
-use crate::virtio::net;
+use crate::virtio::{blk, net};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use wholebar::model::Model;
@@ -19,6 +19,7 @@ pub fn serve(params: &ModelParams, socket: &Path, spin: bool, stop: &AtomicBool,
     match params {
         ModelParams::Nvme(params) => run(Nvme::new(params.clone())?, socket, spin, stop, ready),
         ModelParams::Fpga => run(Fpga::new()?, socket, spin, stop, ready),
+        ModelParams::VirtioBlk(params) => run(blk::model(params.clone())?, socket, spin, stop, ready),
         ModelParams::VirtioNet(params) => run(net::model(params.clone())?.0, socket, spin, stop, ready),
     }
 }

@@ -4,6 +4,7 @@ use crate::faults::Struck;
 use crate::fpga::Fpga;
 use crate::nvme::{Nvme, NvmeParams};
 use crate::params::{self, Parameter};
+use crate::virtio::blk::{self, BlkParams};
 use crate::virtio::net::{self, NetHandle, NetParams};
 use crate::wire::Company;
 use crate::{Error, Result};
@@ -67,6 +68,8 @@ pub enum ModelParams {
     Fpga,
     /// `sim:virtio-net`.
     VirtioNet(NetParams),
+    /// `sim:virtio-blk`.
+    VirtioBlk(BlkParams),
 }
 
 /// How to open a device.
@@ -103,6 +106,9 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
         Target::Model { name, params: ModelParams::VirtioNet(params) } => {
             let (model, port) = net::model(params.clone())?;
             Ok(Opened { net: Some(port.handle), ..run_in(&port.company, model.named(name), options)? })
+        }
+        Target::Model { name, params: ModelParams::VirtioBlk(params) } => {
+            run(blk::model(params.clone())?.named(name), options)
         }
         Target::VfioUser(path) => {
             let device = VfioUser::connect(path, vfio_user::Options::default())?;
@@ -146,6 +152,7 @@ impl Target {
                 "nvme" => ModelParams::Nvme(NvmeParams::parse(params)?),
                 "fpga" => params::split("sim:fpga", params, &[]).map(|_| ModelParams::Fpga)?,
                 "virtio-net" => ModelParams::VirtioNet(NetParams::parse(params)?),
+                "virtio-blk" => ModelParams::VirtioBlk(BlkParams::parse(params)?),
                 _ => return Err(Error::Model { name: model.to_owned() }),
             };
             return Ok(Self::Model { name: text.to_owned(), params });
@@ -264,7 +271,10 @@ mod tests {
         ] {
             assert!(error(text).contains("names no device"), "{text}");
         }
-        assert_eq!(error("sim:toaster,size=1"), "there is no model \"toaster\": there are nvme, fpga and virtio-net");
+        assert_eq!(
+            error("sim:toaster,size=1"),
+            "there is no model \"toaster\": there are nvme, fpga, virtio-net and virtio-blk"
+        );
         assert!(error("sim:fpga,size=1G").ends_with("it has none"));
         let unknown = error("sim:nvme,colour=red");
         assert!(

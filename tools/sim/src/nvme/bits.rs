@@ -1,6 +1,8 @@
 //! Numbers of NVM Express: registers, opcodes, status codes. Only what the model uses, each with its section in the Base Specification 2.0
 //! ("base"), the NVM Command Set Specification 1.0 ("nvm") or the PCIe Transport Specification 1.0 ("pcie").
 
+use crate::media::Failed;
+
 /// Controller registers, offsets in BAR0 (base 3.1.3).
 pub(super) mod reg {
     /// Controller Capabilities, 64 bits.
@@ -106,6 +108,17 @@ pub(super) mod io {
 /// A completion's Status Field without its phase bit (base 3.3.3.2.1): SC in bits 7:0, SCT in 10:8, M in 13, DNR in 14.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Status(pub(super) u16);
+
+impl From<Failed> for Status {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Read => Self::UNRECOVERED_READ,
+            Failed::Write => Self::WRITE_FAULT,
+            Failed::Differs => Self::COMPARE_FAILURE,
+            Failed::Transfer => Self::DATA_TRANSFER_ERROR,
+        }
+    }
+}
 
 impl Status {
     const DNR: u16 = 1 << 14;

@@ -3,7 +3,7 @@
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
-use super::media::Media;
+use crate::media::Media;
 use wholebar::model::Host;
 
 /// A namespace.
@@ -136,14 +136,14 @@ impl Store {
     fn verify(&mut self, cmd: &Command) -> Result<(), Status> {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
-        ns.media.verify(at, len)
+        Ok(ns.media.verify(at, len)?)
     }
 
     fn flush(&mut self, cmd: &Command) -> Result<(), Status> {
         if cmd.nsid() == u32::MAX {
-            return self.namespaces.iter_mut().try_for_each(|ns| ns.media.flush());
+            return Ok(self.namespaces.iter_mut().try_for_each(|ns| ns.media.flush())?);
         }
-        self.namespace(cmd.nsid())?.media.flush()
+        Ok(self.namespace(cmd.nsid())?.media.flush()?)
     }
 
     /// Dataset Management (nvm 3.2.3): of the attributes, deallocate is the one that is more than a hint.
@@ -173,7 +173,11 @@ impl Store {
     /// Makes a write durable where the cache is off, or the command forces unit access (bit 30 of dword 12).
     #[inline]
     fn settle(&mut self, cmd: &Command) -> Result<(), Status> {
-        if self.write_cache && cmd.cdw12() & 1 << 30 == 0 { Ok(()) } else { self.namespace(cmd.nsid())?.media.flush() }
+        if self.write_cache && cmd.cdw12() & 1 << 30 == 0 {
+            Ok(())
+        } else {
+            Ok(self.namespace(cmd.nsid())?.media.flush()?)
+        }
     }
 }
 

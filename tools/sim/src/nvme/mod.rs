@@ -9,7 +9,7 @@
 //! | `bits` | registers, opcodes, status codes |
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
-//! | `io`, `media` | I/O commands, and what blocks are kept in |
+//! | `io` | I/O commands; what blocks are kept in is [`media`](crate::media) |
 //! | `turn` | one turn: doorbells, commands, completions, and faults where they are asked for |
 //! | `mod` | the controller: registers and state |
 //!
@@ -27,23 +27,23 @@ mod data;
 mod identify;
 mod io;
 mod log;
-mod media;
 mod params;
 mod queue;
 mod turn;
 
-pub use params::{Backing, Msix, NvmeParams, PARAMETERS};
+pub use crate::media::Backing;
+pub use params::{Msix, NvmeParams, PARAMETERS};
 
 use crate::Result;
 use crate::config::{self, Config, Identity};
 use crate::faults::{Faults, Struck};
+use crate::media::Media;
 use admin::Features;
 use bits::{Cc, cap, csts, reg};
 use command::{Answer, Command};
 use data::Rules;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
-use media::Media;
 use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -440,15 +440,7 @@ fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
     let sizes = params.blocks.iter().cycle().take(params.namespaces as usize);
     sizes
         .map(|block| {
-            let size = params.size.unwrap_or(1 << 30);
-            let (media, size, read_only) = match &params.backing {
-                Backing::Ram => (Media::Ram(media::Ram::default()), size, false),
-                Backing::Null => (Media::Null, size, false),
-                Backing::File { path, read_only } => {
-                    let (file, size) = media::Backing::open(path, *read_only, params.size, (*block).into())?;
-                    (Media::File(file), size, *read_only)
-                }
-            };
+            let (media, size, read_only) = Media::open(&params.backing, params.size, (*block).into())?;
             let shift = block.trailing_zeros();
             Ok(Namespace { shift, blocks: size >> shift, read_only, media })
         })

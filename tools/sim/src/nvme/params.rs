@@ -1,9 +1,9 @@
 //! What the NVMe model can be told to be.
 
 use crate::faults::FaultPlan;
+use crate::media::{Backing, BackingParams};
 use crate::params::{self, Given, Parameter};
 use crate::{Error, Result};
-use std::path::PathBuf;
 use wholebar::PageSize;
 
 /// The parameters of `sim:nvme`, with what each can be.
@@ -82,22 +82,6 @@ pub struct NvmeParams {
     pub faults: FaultPlan,
 }
 
-/// What a model's blocks are kept in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backing {
-    /// Memory, taken as it is written.
-    Ram,
-    /// Nothing: no data moves.
-    Null,
-    /// A file or block device.
-    File {
-        /// Where.
-        path: PathBuf,
-        /// Open it for reading only; writes are refused as write protected.
-        read_only: bool,
-    },
-}
-
 /// Where a model's MSI-X table and PBA are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Msix {
@@ -142,20 +126,12 @@ impl NvmeParams {
     /// that don't go together.
     pub fn parse(text: &str) -> Result<Self> {
         let mut p = Self::default();
-        let (mut file, mut read_only, mut backing) = (None, None, None);
+        let mut backing = BackingParams::default();
         for given in params::split("sim:nvme", text, PARAMETERS)? {
             match given.key {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
                 "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
-                "backing" => {
-                    backing = Some(match given.value {
-                        "ram" => Backing::Ram,
-                        "null" => Backing::Null,
-                        _ => return Err(given.bad()),
-                    });
-                }
-                "file" if !given.value.is_empty() => file = Some(PathBuf::from(given.value)),
-                "ro" => read_only = Some(given.flag()?),
+                "backing" | "file" | "ro" => backing.set(&given)?,
                 "ns" => p.namespaces = given.number(1..=256)?,
                 "queues" => p.queues = given.number(1..=511)?,
                 "entries" => p.entries = given.number(2..=65536)?,
@@ -184,12 +160,7 @@ impl NvmeParams {
                 _ => return Err(given.bad()),
             }
         }
-        p.backing = match (file, backing, read_only) {
-            (Some(path), None, read_only) => Backing::File { path, read_only: read_only.unwrap_or(false) },
-            (Some(_), Some(_), _) => return Err(Error::Conflict("file= and backing= exclude each other".to_owned())),
-            (None, _, Some(_)) => return Err(Error::Conflict("ro= goes with file=".to_owned())),
-            (None, backing, None) => backing.unwrap_or(Backing::Ram),
-        };
+        p.backing = backing.backing()?;
         p.check()?;
         Ok(p)
     }

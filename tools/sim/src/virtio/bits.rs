@@ -4,6 +4,7 @@
 pub(super) const VENDOR: u16 = 0x1af4;
 /// PCI device ids: 0x1040 and the device type (4.1.2, 5).
 pub(super) const NET: u16 = 0x1041;
+pub(super) const BLK: u16 = 0x1042;
 
 /// Device status (2.1).
 pub(super) mod status {
@@ -78,4 +79,23 @@ pub(super) mod net {
     pub(in super::super) const HASH_REPORT: u64 = 1 << 57;
     pub(in super::super) const RSS: u64 = 1 << 60;
     pub(in super::super) const SPEED_DUPLEX: u64 = 1 << 63;
+}
+
+/// Block device features, as masks (5.2.3), and request types (5.2.6).
+pub(super) mod blk {
+    pub(in super::super) const F_SEG_MAX: u64 = 1 << 2;
+    pub(in super::super) const F_RO: u64 = 1 << 5;
+    pub(in super::super) const F_BLK_SIZE: u64 = 1 << 6;
+    pub(in super::super) const F_FLUSH: u64 = 1 << 9;
+    pub(in super::super) const F_TOPOLOGY: u64 = 1 << 10;
+    pub(in super::super) const F_CONFIG_WCE: u64 = 1 << 11;
+    pub(in super::super) const F_MQ: u64 = 1 << 12;
+    pub(in super::super) const F_DISCARD: u64 = 1 << 13;
+    pub(in super::super) const F_WRITE_ZEROES: u64 = 1 << 14;
+    pub(in super::super) const IN: u32 = 0;
+    pub(in super::super) const OUT: u32 = 1;
+    pub(in super::super) const FLUSH: u32 = 4;
+    pub(in super::super) const GET_ID: u32 = 8;
+    pub(in super::super) const DISCARD: u32 = 11;
+    pub(in super::super) const WRITE_ZEROES: u32 = 13;
 }

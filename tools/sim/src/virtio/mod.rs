@@ -9,6 +9,7 @@
 //! | `layout` | BARs, configuration space, capabilities, and the parameters of all virtio models |
 //! | `queue` | virtqueues as a device sees them |
 //! | `mod` | the function: common configuration, status, interrupts |
+//! | `blk` | the block device |
 //! | `net` | the network device; what its packets pass is in [`wire`](crate::wire) |
 //!
 //! **Memory semantics**: the notification addresses can be mapped, so the model cannot see that they are written. It looks at the available
@@ -18,6 +19,7 @@
 //! common configuration sets DEVICE_NEEDS_RESET, and the device does nothing more until it is reset.
 
 mod bits;
+pub mod blk;
 mod layout;
 pub mod net;
 mod queue;

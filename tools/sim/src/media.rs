@@ -1,12 +1,12 @@
-//! What a namespace's blocks are kept in: this process's memory, a file, or nothing at all. Knows bytes, not blocks or commands.
+//! What a disk's blocks are kept in: this process's memory, a file, or nothing at all. Knows bytes, not blocks or commands.
 
-use super::bits::Status;
+use crate::params::Given;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use wholebar::model::Dma;
 
 /// What a chunk of sparse memory holds, in bytes.
@@ -14,32 +14,93 @@ const CHUNK: usize = 64 << 10;
 /// Chunks that one directory of them covers.
 const CHUNKS: u64 = 1024;
 
+/// What a model's blocks are kept in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backing {
+    /// Memory, taken as it is written.
+    Ram,
+    /// Nothing: no data moves.
+    Null,
+    /// A file or block device.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Open it for reading only; writes are refused as write protected.
+        read_only: bool,
+    },
+}
+
+/// The parameters that say what a backing is, as they were given.
+#[derive(Default)]
+pub(crate) struct BackingParams {
+    file: Option<PathBuf>,
+    read_only: Option<bool>,
+    backing: Option<Backing>,
+}
+
+impl BackingParams {
+    /// Takes `file`, `ro` or `backing`.
+    pub(crate) fn set(&mut self, given: &Given<'_>) -> Result<()> {
+        match (given.key, given.value) {
+            ("backing", "ram") => self.backing = Some(Backing::Ram),
+            ("backing", "null") => self.backing = Some(Backing::Null),
+            ("file", path) if !path.is_empty() => self.file = Some(path.into()),
+            ("ro", _) => self.read_only = Some(given.flag()?),
+            _ => return Err(given.bad()),
+        }
+        Ok(())
+    }
+
+    /// What they come to.
+    pub(crate) fn backing(self) -> Result<Backing> {
+        match (self.file, self.backing, self.read_only) {
+            (Some(path), None, read_only) => Ok(Backing::File { path, read_only: read_only.unwrap_or(false) }),
+            (Some(_), Some(_), _) => Err(Error::Conflict("file= and backing= exclude each other".to_owned())),
+            (None, _, Some(_)) => Err(Error::Conflict("ro= goes with file=".to_owned())),
+            (None, backing, None) => Ok(backing.unwrap_or(Backing::Ram)),
+        }
+    }
+}
+
+/// Why data could not be read, written or compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// It could not be read from the backing.
+    Read,
+    /// It could not be written to the backing.
+    Write,
+    /// It is not the same.
+    Differs,
+    /// The host's memory could not be accessed as asked.
+    Transfer,
+}
+
 /// What blocks are kept in.
-pub(super) enum Media {
+pub(crate) enum Media {
     /// Nothing: writes go nowhere, reads leave the host's memory as it is.
     Null,
     /// Memory, from the first write to a chunk on; zeroes before that.
     Ram(Ram),
     /// A file or a block device.
-    File(Backing),
+    File(FileMedia),
 }
 
 /// Sparse memory: directories of chunks, by their number.
 #[derive(Default)]
-pub(super) struct Ram(BTreeMap<u64, Box<[Chunk]>>);
+pub(crate) struct Ram(BTreeMap<u64, Box<[Chunk]>>);
 
 /// What a chunk holds, if it holds anything.
 type Chunk = Option<Box<[u8]>>;
 
 /// A file, and the memory its data passes through: a model has no plain reference to the host's memory.
-pub(super) struct Backing {
+pub(crate) struct FileMedia {
     file: File,
     bounce: Box<[u8]>,
 }
 
-impl Backing {
+impl FileMedia {
     /// Opens `path`, which must have `size` bytes where that is said, or else a block of `least`; returns it with the size it is used for.
-    pub(super) fn open(path: &Path, read_only: bool, size: Option<u64>, least: u64) -> Result<(Self, u64)> {
+    pub(crate) fn open(path: &Path, read_only: bool, size: Option<u64>, least: u64) -> Result<(Self, u64)> {
         let failed = |source: std::io::Error| {
             let hint = match source.kind() {
                 std::io::ErrorKind::NotFound => " (make it first: truncate -s 64M FILE)",
@@ -61,9 +122,23 @@ impl Backing {
 }
 
 impl Media {
+    /// Opens a backing for `size` bytes; where that isn't said, for a file's own size, or a gigabyte. A file has `least` bytes.
+    /// Returns it with its size, and whether it may only be read.
+    pub(crate) fn open(backing: &Backing, size: Option<u64>, least: u64) -> Result<(Self, u64, bool)> {
+        let usual = size.unwrap_or(1 << 30);
+        Ok(match backing {
+            Backing::Ram => (Self::Ram(Ram::default()), usual, false),
+            Backing::Null => (Self::Null, usual, false),
+            Backing::File { path, read_only } => {
+                let (file, size) = FileMedia::open(path, *read_only, size, least)?;
+                (Self::File(file), size, *read_only)
+            }
+        })
+    }
+
     /// Fills `to` from `at` on.
     #[inline]
-    pub(super) fn read(&mut self, at: u64, to: &Dma<'_>) -> Result<(), Status> {
+    pub(crate) fn read(&mut self, at: u64, to: &Dma<'_>) -> Result<(), Failed> {
         match self {
             Self::Null => Ok(()),
             Self::Ram(ram) => pieces(at, to.len(), |piece| {
@@ -72,9 +147,9 @@ impl Media {
                     None => to.fill(piece.done, piece.len as u64, 0),
                 })
             }),
-            Self::File(Backing { file, bounce }) => pieces(at, to.len(), |piece| {
+            Self::File(FileMedia { file, bounce }) => pieces(at, to.len(), |piece| {
                 let bytes = &mut bounce[..piece.len];
-                file.read_exact_at(bytes, at + piece.done).map_err(|_| Status::UNRECOVERED_READ)?;
+                file.read_exact_at(bytes, at + piece.done).map_err(|_| Failed::Read)?;
                 delivered(to.write(piece.done, bytes))
             }),
         }
@@ -82,23 +157,23 @@ impl Media {
 
     /// Stores what `from` holds at `at`.
     #[inline]
-    pub(super) fn write(&mut self, at: u64, from: &Dma<'_>) -> Result<(), Status> {
+    pub(crate) fn write(&mut self, at: u64, from: &Dma<'_>) -> Result<(), Failed> {
         match self {
             Self::Null => Ok(()),
             Self::Ram(ram) => pieces(at, from.len(), |piece| {
                 let chunk = ram.chunk_mut(piece.chunk);
                 delivered(from.read(piece.done, &mut chunk[piece.start..piece.start + piece.len]))
             }),
-            Self::File(Backing { file, bounce }) => pieces(at, from.len(), |piece| {
+            Self::File(FileMedia { file, bounce }) => pieces(at, from.len(), |piece| {
                 let bytes = &mut bounce[..piece.len];
                 delivered(from.read(piece.done, bytes))?;
-                file.write_all_at(bytes, at + piece.done).map_err(|_| Status::WRITE_FAULT)
+                file.write_all_at(bytes, at + piece.done).map_err(|_| Failed::Write)
             }),
         }
     }
 
     /// Compares what `with` holds with what is at `at`. Nothing equals everything.
-    pub(super) fn compare(&mut self, at: u64, with: &Dma<'_>) -> Result<(), Status> {
+    pub(crate) fn compare(&mut self, at: u64, with: &Dma<'_>) -> Result<(), Failed> {
         const STEP: usize = 512;
         let mut host = [0; STEP];
         let mut check = |piece: &Piece, stored: Option<&[u8]>| {
@@ -110,7 +185,7 @@ impl Media {
                     None => host[..n].iter().all(|b| *b == 0),
                 };
                 if !same {
-                    return Err(Status::COMPARE_FAILURE);
+                    return Err(Failed::Differs);
                 }
             }
             Ok(())
@@ -121,44 +196,44 @@ impl Media {
                 let stored = ram.chunk(piece.chunk).map(|c| &c[piece.start..piece.start + piece.len]);
                 check(&piece, stored)
             }),
-            Self::File(Backing { file, bounce }) => pieces(at, with.len(), |piece| {
+            Self::File(FileMedia { file, bounce }) => pieces(at, with.len(), |piece| {
                 let bytes = &mut bounce[..piece.len];
-                file.read_exact_at(bytes, at + piece.done).map_err(|_| Status::UNRECOVERED_READ)?;
+                file.read_exact_at(bytes, at + piece.done).map_err(|_| Failed::Read)?;
                 check(&piece, Some(bytes))
             }),
         }
     }
 
     /// Makes `len` bytes at `at` zero, giving back what held them where that is easy.
-    pub(super) fn zero(&mut self, at: u64, len: u64) -> Result<(), Status> {
+    pub(crate) fn zero(&mut self, at: u64, len: u64) -> Result<(), Failed> {
         match self {
             Self::Null => Ok(()),
             Self::Ram(ram) => {
                 ram.zero(at, len);
                 Ok(())
             }
-            Self::File(Backing { file, bounce }) => {
+            Self::File(FileMedia { file, bounce }) => {
                 use rustix::fs::{FallocateFlags, fallocate};
                 if fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len).is_ok() {
                     return Ok(());
                 }
                 bounce.fill(0);
                 pieces(at, len, |piece| {
-                    file.write_all_at(&bounce[..piece.len], at + piece.done).map_err(|_| Status::WRITE_FAULT)
+                    file.write_all_at(&bounce[..piece.len], at + piece.done).map_err(|_| Failed::Write)
                 })
             }
         }
     }
 
     /// Says that `len` bytes at `at` are no longer used. They are zero afterwards, where that costs nothing.
-    pub(super) fn deallocate(&mut self, at: u64, len: u64) -> Result<(), Status> {
+    pub(crate) fn deallocate(&mut self, at: u64, len: u64) -> Result<(), Failed> {
         match self {
             Self::Null => Ok(()),
             Self::Ram(ram) => {
                 ram.zero(at, len);
                 Ok(())
             }
-            Self::File(Backing { file, .. }) => {
+            Self::File(FileMedia { file, .. }) => {
                 use rustix::fs::{FallocateFlags, fallocate};
                 let _ = fallocate(&*file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, len);
                 Ok(())
@@ -167,23 +242,21 @@ impl Media {
     }
 
     /// Checks that `len` bytes at `at` can be read.
-    pub(super) fn verify(&mut self, at: u64, len: u64) -> Result<(), Status> {
-        let Self::File(Backing { file, bounce }) = self else { return Ok(()) };
-        pieces(at, len, |piece| {
-            file.read_exact_at(&mut bounce[..piece.len], at + piece.done).map_err(|_| Status::UNRECOVERED_READ)
-        })
+    pub(crate) fn verify(&mut self, at: u64, len: u64) -> Result<(), Failed> {
+        let Self::File(FileMedia { file, bounce }) = self else { return Ok(()) };
+        pieces(at, len, |piece| file.read_exact_at(&mut bounce[..piece.len], at + piece.done).map_err(|_| Failed::Read))
     }
 
     /// Makes what was written durable.
-    pub(super) fn flush(&mut self) -> Result<(), Status> {
+    pub(crate) fn flush(&mut self) -> Result<(), Failed> {
         match self {
             Self::Null | Self::Ram(_) => Ok(()),
-            Self::File(Backing { file, .. }) => file.sync_data().map_err(|_| Status::WRITE_FAULT),
+            Self::File(FileMedia { file, .. }) => file.sync_data().map_err(|_| Failed::Write),
         }
     }
 
     /// Whether deallocated bytes read as zeroes, always.
-    pub(super) fn zeroes_deallocated(&self) -> bool {
+    pub(crate) fn zeroes_deallocated(&self) -> bool {
         matches!(self, Self::Ram(_))
     }
 }
@@ -230,7 +303,7 @@ struct Piece {
 }
 
 #[inline]
-fn pieces(at: u64, len: u64, mut each: impl FnMut(Piece) -> Result<(), Status>) -> Result<(), Status> {
+fn pieces(at: u64, len: u64, mut each: impl FnMut(Piece) -> Result<(), Failed>) -> Result<(), Failed> {
     let mut done = 0;
     while done < len {
         let (chunk, start) = ((at + done) / CHUNK as u64, ((at + done) % CHUNK as u64) as usize);
@@ -241,6 +314,6 @@ fn pieces(at: u64, len: u64, mut each: impl FnMut(Piece) -> Result<(), Status>) 
     Ok(())
 }
 
-fn delivered(done: bool) -> Result<(), Status> {
-    if done { Ok(()) } else { Err(Status::DATA_TRANSFER_ERROR) }
+fn delivered(done: bool) -> Result<(), Failed> {
+    if done { Ok(()) } else { Err(Failed::Transfer) }
 }
