@@ -31,6 +31,7 @@ mod map;
 mod neighbours;
 mod strip;
 mod system;
+mod vectors;
 mod verdict;
 
 pub use function::{Bar, Function, Ids, Machine, MsixFact, Notify, Open, Place, Sriov};
@@ -38,4 +39,5 @@ pub use hot::{Hot, HotRegisters};
 pub use map::{BarMap, FunctionMap, PAGES, Sheet, trapped_registers};
 pub use neighbours::Placement;
 pub use strip::{Kind, Run, Strip, runs};
+pub use vectors::{VectorState, X86_WINDOW, findings};
 pub use verdict::{Verdict, VerdictKind};

@@ -6,6 +6,7 @@ use crate::{Bar, Function, Hot, HotRegisters, Machine, MsixFact, Placement};
 use std::ops::Range;
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarLayout, BarPlan, MapPolicy, plan};
+use wholebar::pci::config::Msix;
 use wholebar::pci::{Isolation, RegionCap, RegionInfo, Verdict as Isolated};
 
 /// The page sizes there are hosts with.
@@ -76,11 +77,10 @@ impl Machine {
         let problems = problems(function);
         let bars = function.bars.iter().map(|bar| {
             let Some(layout) = layout(function, bar, &hot) else {
-                let unplanned = |page| Sheet {
-                    page,
-                    placement: neighbours.placement(function, bar, page),
-                    plans: Vec::new(),
-                    verdict: verdict::unplanned(function, bar),
+                let unplanned = |page| {
+                    let placement = neighbours.placement(function, bar, page);
+                    let verdict = verdict::unplanned(function, bar, &placement, page);
+                    Sheet { page, placement, plans: Vec::new(), verdict }
                 };
                 let sheets = pages.iter().copied().map(unplanned).collect();
                 return BarMap { bar: bar.clone(), layout: None, hot: hot.in_bar(bar.index), auto: None, sheets };
@@ -145,8 +145,12 @@ fn layout(function: &Function, bar: &Bar, hot: &HotRegisters) -> Option<BarLayou
     let size = bar.place.size.filter(|size| *size > 0)?;
     let (table, pba) = match &function.msix {
         MsixFact::Unknown(_) if bar.is_memory() => return None,
+        // Whoever tells of a table that cannot be there may have told of the wrong BAR.
+        MsixFact::Present(msix) if parts(msix).iter().any(|(_, at, range)| *at == bar.index && range.end > size) => {
+            return None;
+        }
         MsixFact::Present(msix) => {
-            let in_it = |at: u8, range: Range<u64>| (at == bar.index && range.end <= size).then_some(range);
+            let in_it = |at: u8, range: Range<u64>| (at == bar.index).then_some(range);
             (in_it(msix.table_bar, msix.table()), in_it(msix.pba_bar, msix.pba()))
         }
         _ => (None, None),
@@ -161,10 +165,15 @@ fn clipped(hot: Hot, size: u64) -> Option<Hot> {
     (!range.is_empty()).then_some(Hot { range, ..hot })
 }
 
+/// Table and PBA: what they are called, which BAR holds them, and where.
+fn parts(msix: &Msix) -> [(&'static str, u8, Range<u64>); 2] {
+    [("table", msix.table_bar, msix.table()), ("PBA", msix.pba_bar, msix.pba())]
+}
+
 fn problems(function: &Function) -> Vec<String> {
     let Some(msix) = function.msix.present() else { return Vec::new() };
     let mut problems = Vec::new();
-    for (what, index, range) in [("table", msix.table_bar, msix.table()), ("PBA", msix.pba_bar, msix.pba())] {
+    for (what, index, range) in parts(msix) {
         match function.bars.iter().find(|bar| bar.index == index) {
             None => problems.push(format!("its MSI-X {what} would be in BAR{index}, which it doesn't have")),
             Some(bar) if !bar.is_memory() => {

@@ -52,7 +52,7 @@ impl VerdictKind {
 }
 
 /// Of a BAR that cannot be planned.
-pub(crate) fn unplanned(function: &Function, bar: &Bar) -> Verdict {
+pub(crate) fn unplanned(function: &Function, bar: &Bar, placement: &Placement, page: PageSize) -> Verdict {
     if !bar.is_memory() {
         return ports();
     }
@@ -61,9 +61,13 @@ pub(crate) fn unplanned(function: &Function, bar: &Bar) -> Verdict {
         (MsixFact::Unknown(why), _) => {
             format!("where the MSI-X table is isn't known ({why}), so nothing can be planned")
         }
-        _ => "nothing can be planned".to_owned(),
+        _ => "its MSI-X table or PBA would lie past its end, so nothing can be planned".to_owned(),
     };
-    Verdict { kind: VerdictKind::Unknown, text, caution: None }
+    Verdict {
+        kind: VerdictKind::Unknown,
+        text,
+        caution: bar.place.size.and_then(|_| caution(function, placement, page)),
+    }
 }
 
 fn ports() -> Verdict {

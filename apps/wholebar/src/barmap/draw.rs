@@ -8,9 +8,7 @@ use std::fmt::Write;
 use wholebar::bar::{BarLayout, BarPlan};
 use wholebar::pci::Verdict;
 use wholebar::pci::config::BarKind;
-use wholebar_barmap::{
-    BarMap, FunctionMap, HotRegisters, Kind, MsixFact, Sheet, Sriov, Strip, VerdictKind, trapped_registers,
-};
+use wholebar_barmap::{BarMap, FunctionMap, HotRegisters, Kind, MsixFact, Sheet, Sriov, Strip, trapped_registers};
 
 /// Whether a function is shown if nothing is asked for: it has MSI-X, or may have.
 pub fn is_of_interest(map: &FunctionMap<'_>) -> bool {
@@ -232,9 +230,7 @@ fn verdicts(sheets: &[Sheet]) -> Vec<String> {
     let mut lines: Vec<(Vec<String>, String)> = Vec::new();
     for sheet in sheets {
         let mut said = vec![sheet.verdict.text.clone()];
-        // Of what cannot be mapped anyway there is no need to be careful.
-        let matters = !matches!(sheet.verdict.kind, VerdictKind::Ports | VerdictKind::Unknown);
-        said.extend(sheet.verdict.caution.clone().filter(|_| matters).map(|caution| format!("BUT {caution}")));
+        said.extend(sheet.verdict.caution.clone().map(|caution| format!("BUT {caution}")));
         let said = said.join(". ");
         match lines.last_mut() {
             Some((pages, last)) if *last == said => pages.push(sheet.page.to_string()),

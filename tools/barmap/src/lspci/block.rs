@@ -17,6 +17,12 @@ pub(super) struct Block {
     bytes: Vec<u8>,
     /// A line was seen that comes after all capabilities.
     past_capabilities: bool,
+    /// `lspci -vv` wrote it: BARs that aren't there aren't hidden.
+    verbose: bool,
+    /// The last line was empty, as after the last line of a function.
+    blank: bool,
+    /// Not so here: its lines are set apart by empty ones.
+    spaced: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,11 +70,28 @@ impl Block {
             ..Function::default()
         };
         let (inside, capabilities) = (Inside::Function, Capabilities::Unsaid);
-        Self { function, inside, capabilities, msix: None, bytes: Vec::new(), past_capabilities: false }
+        Self {
+            function,
+            inside,
+            capabilities,
+            msix: None,
+            bytes: Vec::new(),
+            past_capabilities: false,
+            verbose: false,
+            blank: false,
+            spaced: false,
+        }
     }
 
     /// One line; `cut`: its end may be missing.
     pub(super) fn line(&mut self, line: &str, cut: bool) {
+        if line.is_empty() {
+            self.blank = true;
+            return;
+        }
+        if line.contains(':') {
+            self.spaced |= std::mem::take(&mut self.blank);
+        }
         if line.starts_with("Kernel driver in use:") || line.starts_with("Kernel modules:") {
             self.past_capabilities = true;
         }
@@ -89,6 +112,7 @@ impl Block {
         } else if let Some((address, size)) = line::rom(line) {
             self.function.rom = Some(Place { address, size });
         } else if line.starts_with("Status:") && self.inside == Inside::Function {
+            self.verbose = true;
             if line::flag(line, "Cap") == Some(false) {
                 self.capabilities = Capabilities::None;
             }
@@ -195,9 +219,9 @@ impl Block {
         }
     }
 
-    /// What came of it; `ended`: all of its lines were there.
+    /// What came of it; `ended`: another function follows, so that all of its lines were there.
     pub(super) fn finish(mut self, ended: bool) -> Function {
-        let ended = ended || self.past_capabilities;
+        let ended = ended || self.past_capabilities || (self.blank && !self.spaced);
         let text = self.msix_of_text(ended);
         let bytes = std::mem::take(&mut self.bytes);
         let mut function = self.function;
@@ -209,7 +233,7 @@ impl Block {
                 true => {
                     function.notes.push("its configuration space reads all ones: it was gone, or asleep".to_owned())
                 }
-                false => believe(&mut function, &config),
+                false => believe(&mut function, &config, self.verbose),
             }
         }
         function
@@ -223,6 +247,8 @@ impl Block {
                 Capabilities::None => MsixFact::Absent,
                 _ if !ended => unknown("the text ends here, and may have been cut off"),
                 Capabilities::Listed => MsixFact::Absent,
+                // Had they been hidden, it would say so: the list is empty.
+                Capabilities::Unsaid if self.verbose => MsixFact::Absent,
                 Capabilities::Unsaid => unknown("the text says nothing of its capabilities"),
             };
         };
@@ -249,7 +275,7 @@ impl Block {
 }
 
 /// Takes what configuration space says, where it says something, before what the text says.
-fn believe(function: &mut Function, config: &Config) {
+fn believe(function: &mut Function, config: &Config, verbose: bool) {
     let bytes = of_config(&function.name, config);
     let ids = &mut function.ids;
     // Virtual functions have no numbers of their own: the system knows them.
@@ -276,7 +302,8 @@ fn believe(function: &mut Function, config: &Config) {
     if let Some(sriov) = bytes.sriov {
         function.sriov = Some(sriov);
     }
-    if function.bars.is_empty() {
+    // With `-v` or without, lspci doesn't say which BAR is which.
+    if function.bars.is_empty() && !verbose {
         let registers = config.bars().into_iter().filter(|register| register.address != 0);
         let found = registers.map(|register| Bar {
             index: register.index,

@@ -20,10 +20,13 @@ pub(super) fn clean(line: &str) -> &str {
     line.trim_start_matches(|c: char| c.is_whitespace() || c == '>').trim_end()
 }
 
-/// Without what HTML makes of angle brackets.
+/// Without what HTML makes of angle brackets, and Markdown of square ones.
 pub(super) fn decoded(line: &str) -> Cow<'_, str> {
-    match line.contains("&lt;") {
-        true => Cow::Owned(line.replace("&lt;", "<").replace("&gt;", ">")),
+    match line.contains("&lt;") || line.contains("\\[") {
+        true => {
+            let codes = [("&lt;", "<"), ("&gt;", ">"), ("\\[", "["), ("\\]", "]")];
+            Cow::Owned(codes.iter().fold(line.to_owned(), |line, (code, text)| line.replace(code, text)))
+        }
         false => Cow::Borrowed(line),
     }
 }

@@ -77,18 +77,16 @@ pub fn parse(text: &str) -> Machine {
     // A last line without its end may have lost more than that.
     let ended = text.ends_with('\n');
     let mut lines = text.lines().peekable();
-    let mut blank = false;
     while let Some(line) = lines.next() {
         let cut = !ended && lines.peek().is_none();
         let line = line::decoded(line::clean(line));
-        blank = line.is_empty();
         if let Some((address, rest)) = line::slot(&line).filter(|_| !cut) {
             machine.functions.extend(block.replace(Block::new(address, rest)).map(|block| block.finish(true)));
         } else if let Some(block) = &mut block {
             block.line(&line, cut);
         }
     }
-    machine.functions.extend(block.map(|block| block.finish(blank && ended)));
+    machine.functions.extend(block.map(|block| block.finish(false)));
     tell_doubles(&mut machine);
     machine.complete();
     machine
