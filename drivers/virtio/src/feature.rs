@@ -51,3 +51,26 @@ pub(crate) mod net {
     /// VIRTIO_NET_F_SPEED_DUPLEX.
     pub const SPEED_DUPLEX: u64 = 1 << 63;
 }
+
+pub(crate) mod blk {
+    //! Block devices (5.2.3).
+
+    /// VIRTIO_BLK_F_SIZE_MAX: a segment has a largest size.
+    pub const SIZE_MAX: u64 = 1 << 1;
+    /// VIRTIO_BLK_F_SEG_MAX: a request can have several segments.
+    pub const SEG_MAX: u64 = 1 << 2;
+    /// VIRTIO_BLK_F_RO: it is read-only.
+    pub const RO: u64 = 1 << 5;
+    /// VIRTIO_BLK_F_BLK_SIZE: its blocks may not be of 512 bytes.
+    pub const BLK_SIZE: u64 = 1 << 6;
+    /// VIRTIO_BLK_F_FLUSH: it has a cache, which can be flushed.
+    pub const FLUSH: u64 = 1 << 9;
+    /// VIRTIO_BLK_F_TOPOLOGY.
+    pub const TOPOLOGY: u64 = 1 << 10;
+    /// VIRTIO_BLK_F_MQ: it has several queues.
+    pub const MQ: u64 = 1 << 12;
+    /// VIRTIO_BLK_F_DISCARD.
+    pub const DISCARD: u64 = 1 << 13;
+    /// VIRTIO_BLK_F_WRITE_ZEROES.
+    pub const WRITE_ZEROES: u64 = 1 << 14;
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::Error as Core;
 use wholebar::bar::{Bar, BarOptions, Doorbell, Width, Window};
+use wholebar::irq::Interrupts;
 use wholebar::pci::{CONFIG, Config, DeviceKind, PciDevice, Verdict, config};
 
 /// The common configuration (4.1.4.3), in bytes from its start.
@@ -235,10 +236,32 @@ impl Hardware {
         if got == wanted { Ok(()) } else { Err(self.unavailable(format!("it has no room for MSI-X vector {wanted}"))) }
     }
 
-    /// The descriptors that a queue can have; 0 where there is no such queue.
-    pub fn queue_max(&self, index: u16) -> Result<u16> {
+    /// Whether so many queues can interrupt, besides the device itself.
+    pub fn check_vectors(&self, interrupts: Option<&Interrupts>, queues: u16) -> Result<()> {
+        let count = interrupts.map_or(0, Interrupts::count);
+        if queues > 0 && count <= queues.into() {
+            let what =
+                format!("{queues} queues cannot interrupt: it has {count} MSI-X vectors, one of them for itself");
+            return Err(self.unavailable(what));
+        }
+        Ok(())
+    }
+
+    /// The descriptors of a queue: as `wanted`, or as usual if it can have as many.
+    pub fn queue_size(&self, index: u16, wanted: Option<u16>, usual: u16) -> Result<u16> {
         self.write(common::QUEUE_SELECT, index)?;
-        self.read(common::QUEUE_SIZE)
+        let most: u16 = self.read(common::QUEUE_SIZE)?;
+        if most == 0 {
+            return Err(self.nonsense(format!("it has no queue {index}, which its features say it has")));
+        }
+        // The largest power of two, of 32,768 at most (2.7, 2.8.10.1).
+        let most = 1 << most.min(1 << 15).ilog2();
+        let size = wanted.unwrap_or(usual.min(most));
+        if !size.is_power_of_two() || !(2..=most).contains(&size) {
+            let what = "descriptors cannot be had: it must be a power of two from 2 to";
+            return Err(self.unavailable(format!("a queue of {size} {what} {most}")));
+        }
+        Ok(size)
     }
 
     /// Makes a queue known and enables it (4.1.5.1.3).

@@ -1,7 +1,8 @@
-//! A virtio driver: network devices over modern PCI by VIRTIO 1.2, on split and on packed rings, polled, without unsafe code.
+//! A virtio driver: network and block devices over modern PCI by VIRTIO 1.2, on split and on packed rings, polled, without unsafe code.
 //!
 //! [`Net`] is a network device, a [`Port`](wholebar::net::Port): what it is, its link, filters, events, statistics, resets. Its queues are
 //! owned values, one for each core, and packets in flight belong to them, so no safe program can free or reuse a buffer early.
+//! [`Blk`] is a block device, whose [queues](blk::Queue) are [`BlockQueue`](wholebar::block::BlockQueue)s on the same rings.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
@@ -25,6 +26,7 @@
 //! # }
 //! ```
 
+pub mod blk;
 mod caps;
 mod error;
 mod feature;
@@ -35,6 +37,7 @@ mod net;
 mod options;
 mod ring;
 
+pub use blk::Blk;
 pub use error::{Error, Fault, Result};
 pub use net::Net;
 pub use options::{Options, Service};

@@ -3,6 +3,7 @@
 use crate::error::{Error, Fault};
 use crate::machine::Shared;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar::block::QueueState;
 use wholebar::mem::{Buf, DmaMapping};
 use wholebar::reset::{End, Gate, Turn};
@@ -42,6 +43,16 @@ impl Life {
     /// Virtqueue's number.
     pub fn index(&self) -> u16 {
         self.index
+    }
+
+    /// What a person calls the device.
+    pub fn device(&self) -> String {
+        self.shared.hw.name()
+    }
+
+    /// How long a request may take.
+    pub fn timeout(&self) -> Duration {
+        self.shared.options.timeout
     }
 
     /// Where a buffer's data is as the device sees it; `None` where it was not let in there.
@@ -110,7 +121,12 @@ impl Life {
             std::mem::forget(buf);
             all
         });
-        self.gate.quarantined(count.sum());
+        self.quarantined(count.sum());
+    }
+
+    /// Counts buffers that are never given back.
+    pub fn quarantined(&self, buffers: u64) {
+        self.gate.quarantined(buffers);
     }
 
     /// Whether the device certainly cannot write this queue's buffers any more. Asked when the queue is dropped, which is when its device

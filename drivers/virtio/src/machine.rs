@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::hardware::{Hardware, NO_VECTOR};
 use crate::options::{Options, Service};
-use crate::ring::Areas;
+use crate::ring::{Areas, Ring, RingOptions};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -135,6 +135,20 @@ pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<(Option<Interrupts>,
 pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     let arena = Arena::new(bytes, ArenaOptions::default())?;
     Ok(hw.device.dma().attach(&arena)?)
+}
+
+/// A ring in memory that the device was let into; recorded.
+pub(crate) fn ring<R: Ring>(
+    records: &mut Vec<Record>,
+    memory: &Arc<DmaMapping>,
+    index: u16,
+    size: u16,
+    options: RingOptions,
+    vector: Option<u16>,
+) -> Result<R> {
+    let ring = R::new(memory.arena(), size, options)?;
+    records.push(Record { index, size, vector, mapping: memory.clone(), areas: ring.areas() });
+    Ok(ring)
 }
 
 impl Shared {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Record, Shared};
+use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use config::Facts;
@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use wholebar::bar::Bar;
 use wholebar::irq::EventFd;
-use wholebar::mem::{Arena, DmaMapping, Pool};
+use wholebar::mem::{Arena, Pool};
 use wholebar::net::{
     Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
     Statistic, TxCounters, TxQueue,
@@ -118,10 +118,7 @@ impl Net {
         let (features, granted) = config::features(&hw, config, offered);
         let features = features | hw.common_features(&options);
         let open = Opening { config, facts, mtu, granted, pairs };
-        let ring = RingOptions {
-            event_idx: features & crate::feature::EVENT_IDX != 0,
-            in_order: features & crate::feature::IN_ORDER != 0,
-        };
+        let ring = RingOptions::of(features);
         match features & crate::feature::RING_PACKED {
             0 => open.with::<Split>(hw, options, features, ring),
             _ => open.with::<Packed>(hw, options, features, ring),
@@ -214,24 +211,11 @@ impl Opening<'_> {
         hw.negotiate(features)?;
         let numbered = if has(bit::MQ | bit::RSS) { facts.max_pairs } else { 1 };
         let control_at = has(bit::CTRL_VQ).then_some(2 * numbered);
-        let sizes = |index: u16, wanted: Option<u16>, usual: u16| -> Result<u16> {
-            let most = hw.queue_max(index)?;
-            if most == 0 {
-                return Err(hw.nonsense(format!("it has no queue {index}, which its features say it has")));
-            }
-            // The largest power of two.
-            let most = 1 << most.min(1 << 15).ilog2();
-            let size = wanted.unwrap_or(usual.min(most));
-            if !size.is_power_of_two() || !(2..=most).contains(&size) {
-                let what =
-                    format!("a queue of {size} descriptors cannot be had: it must be a power of two from 2 to {most}");
-                return Err(hw.unavailable(what));
-            }
-            Ok(size)
-        };
-        let (rx_size, tx_size) =
-            (sizes(0, config.rx_descriptors, DESCRIPTORS)?, sizes(1, config.tx_descriptors, DESCRIPTORS)?);
-        let limits = facts.limits(hw.offered, sizes(0, None, u16::MAX)?);
+        let (rx_size, tx_size) = (
+            hw.queue_size(0, config.rx_descriptors, DESCRIPTORS)?,
+            hw.queue_size(1, config.tx_descriptors, DESCRIPTORS)?,
+        );
+        let limits = facts.limits(hw.offered, hw.queue_size(0, None, u16::MAX)?);
         let header = if has(bit::HASH_REPORT) { header::LEN_WITH_HASH } else { header::LEN };
         let layout = Layout {
             before: config.headroom.max(header) - header,
@@ -241,12 +225,7 @@ impl Opening<'_> {
         };
         let vectored = if config.rx_interrupts { pairs } else { 0 };
         let (interrupts, wake) = machine::vectors(&hw, vectored)?;
-        let count = interrupts.as_ref().map_or(0, |i| i.count());
-        if config.rx_interrupts && count <= u32::from(pairs) {
-            return Err(hw.unavailable(format!(
-                "{pairs} queues cannot interrupt: it has {count} MSI-X vectors, one of them for itself"
-            )));
-        }
+        hw.check_vectors(interrupts.as_ref(), vectored)?;
         let headers = u32::from(tx_size) + 2 * HEADER_BATCH;
         let each = 48 * (u64::from(rx_size) + u64::from(tx_size)) + 64 * u64::from(headers) + 4096;
         let memory = machine::memory(&hw, u64::from(pairs) * each + 4 * ControlQueue::BUFFER + (64 << 10))?;
@@ -266,8 +245,8 @@ impl Opening<'_> {
             let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
             let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
             let rx_ring =
-                record::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
-            let tx_ring = record::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
+                machine::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
+            let tx_ring = machine::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
             let vector = match &interrupts {
                 Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
@@ -281,7 +260,7 @@ impl Opening<'_> {
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = record::<R>(&mut records, &memory, index, CONTROL_DESCRIPTORS, ring, None)?;
+                let ring = machine::ring::<R>(&mut records, &memory, index, CONTROL_DESCRIPTORS, ring, None)?;
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -309,20 +288,6 @@ impl Opening<'_> {
 
 /// Buffers for headers that are taken from their pool at once.
 const HEADER_BATCH: u32 = 32;
-
-/// A ring, and the record of it.
-fn record<R: Ring>(
-    records: &mut Vec<Record>,
-    memory: &Arc<DmaMapping>,
-    index: u16,
-    size: u16,
-    options: RingOptions,
-    vector: Option<u16>,
-) -> Result<R> {
-    let ring = R::new(memory.arena(), size, options)?;
-    records.push(Record { index, size, vector, mapping: memory.clone(), areas: ring.areas() });
-    Ok(ring)
-}
 
 impl Ethernet {
     fn tell_mode(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {

@@ -15,6 +15,7 @@ pub(crate) use packed::Packed;
 pub(crate) use split::Split;
 
 use crate::error::Fault;
+use crate::feature;
 use std::sync::Arc;
 use wholebar::mem::{Arena, Chunk};
 
@@ -41,6 +42,13 @@ pub(crate) struct RingOptions {
     pub event_idx: bool,
     /// VIRTIO_F_IN_ORDER.
     pub in_order: bool,
+}
+
+impl RingOptions {
+    /// As the features say.
+    pub fn of(features: u64) -> Self {
+        Self { event_idx: features & feature::EVENT_IDX != 0, in_order: features & feature::IN_ORDER != 0 }
+    }
 }
 
 /// A ring's memory, for who makes it known to the device.

@@ -1,0 +1,410 @@
+//! Block devices (VIRTIO 1.2, 5.2): the handle that applications hold. Its queues are values of their own ([`Queue`]).
+
+mod config;
+mod queue;
+
+pub use config::{Disk, Topology};
+
+use crate::error::{Error, Result};
+use crate::feature;
+use crate::hardware::Hardware;
+use crate::life::Life;
+use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Shared};
+use crate::options::Options;
+use crate::ring::{Packed, Ring, RingOptions, Split};
+use crossbeam::channel::Receiver;
+use queue::Channel;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use wholebar::bar::{Bar, DoorbellCounts};
+use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request};
+use wholebar::irq::EventFd;
+use wholebar::mem::Arena;
+use wholebar::pci::PciDevice;
+use wholebar::reactor::Armed;
+
+/// The type of block devices (5.2.1).
+const TYPE: u16 = 2;
+/// Descriptors of a queue where nobody says, if the device has as many.
+const DESCRIPTORS: u16 = 256;
+
+/// How a block device is opened, besides [`Options`].
+#[derive(Debug, Clone, Copy)]
+pub struct BlkConfig {
+    /// Queues; the device may have fewer.
+    pub queues: u16,
+    /// Descriptors of each, a power of two; `None` for what suits the device. A request takes two, and one for each piece of its data.
+    pub descriptors: Option<u16>,
+    /// Queues have interrupts, so that an idle core can sleep.
+    pub interrupts: bool,
+}
+
+impl Default for BlkConfig {
+    fn default() -> Self {
+        Self { queues: 1, descriptors: None, interrupts: false }
+    }
+}
+
+/// Something that happened to a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BlkEvent {
+    /// It has so many blocks now. Queues keep to what they know.
+    Resized {
+        /// Blocks.
+        blocks: u64,
+    },
+    /// The kernel reports an error of the function (AER).
+    FunctionError,
+    /// The kernel wants the device back: close it soon.
+    UnbindRequest,
+    /// The device was reset; queues run again.
+    Reset {
+        /// Why.
+        why: String,
+        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
+        lost: Vec<u32>,
+    },
+    /// The device cannot be used any more.
+    Ended {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A virtio block device. Its queues keep it open; it is stopped when the last of them and this handle are dropped.
+pub struct Blk(Arc<Handle<Storage>>);
+
+/// What a block device is, besides a virtio device.
+pub(crate) struct Storage {
+    disk: Disk,
+    queues: u16,
+    /// As it was when it was last looked at.
+    blocks: Mutex<u64>,
+}
+
+/// A queue, on whichever ring.
+pub(crate) enum Core {
+    Split(Box<Channel<Split>>),
+    Packed(Box<Channel<Packed>>),
+}
+
+macro_rules! on {
+    ($core:expr, $queue:ident => $do:expr) => {
+        match $core {
+            Core::Split($queue) => $do,
+            Core::Packed($queue) => $do,
+        }
+    };
+}
+
+impl Parked for Core {
+    fn look(&mut self) {
+        on!(self, queue => queue.look());
+    }
+}
+
+impl Blk {
+    /// Opens a block device: resets it, agrees with it on features, makes its queues and starts it.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
+    /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
+    pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
+        let hw = Hardware::open(device, TYPE, &options)?;
+        let disk = Disk::of(&hw)?;
+        let queues = config.queues.min(disk.queues);
+        if queues == 0 {
+            return Err(hw.unavailable("a block device without queues is of no use: ask for one".to_owned()));
+        }
+        let features = Disk::features(&hw, queues) | hw.common_features(&options);
+        let config = BlkConfig { queues, ..*config };
+        match features & feature::RING_PACKED {
+            0 => Self::with(hw, disk, config, options, features, |q: Channel<Split>| Core::Split(Box::new(q))),
+            _ => Self::with(hw, disk, config, options, features, |q: Channel<Packed>| Core::Packed(Box::new(q))),
+        }
+    }
+
+    fn with<R: Ring>(
+        hw: Hardware,
+        disk: Disk,
+        config: BlkConfig,
+        options: Options,
+        features: u64,
+        core: impl Fn(Channel<R>) -> Core,
+    ) -> Result<Self> {
+        let BlkConfig { queues: count, descriptors, interrupts: vectored } = config;
+        let ring = RingOptions::of(features);
+        // Queues are looked at once features are known (4.1.5.1.3), and made known after one more reset.
+        hw.negotiate(features)?;
+        let size = hw.queue_size(0, descriptors, DESCRIPTORS)?;
+        if size < 4 {
+            return Err(
+                hw.unavailable(format!("queues of {size} descriptors are too small for requests: 4 are the least"))
+            );
+        }
+        let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
+        hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
+        let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
+        hw.reset()?;
+        let each = Channel::<R>::memory(size) + 48 * u64::from(size) + 4096;
+        let memory = machine::memory(&hw, u64::from(count) * each + (64 << 10))?;
+        let shared = Shared::new(hw, options, features, wake);
+        let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
+        for (index, bell) in (0..count).zip(bells) {
+            let vector = match &interrupts {
+                Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
+                _ => None,
+            };
+            let ring =
+                machine::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
+            let slots = memory.arena().alloc(Channel::<R>::memory(size), 64)?;
+            let at = memory.iova().offset(slots.offset()).0;
+            queues
+                .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
+        }
+        let personality = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
+        let parts = Parts { shared, personality, interrupts, records, queues, state: () };
+        Ok(Self(Arc::new(Handle::start(parts)?)))
+    }
+
+    /// What it is.
+    pub fn disk(&self) -> &Disk {
+        &self.0.personality.disk
+    }
+
+    /// How many queues it was opened with.
+    pub fn queues(&self) -> u16 {
+        self.0.personality.queues
+    }
+
+    /// The device below.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.0.shared.hw.device
+    }
+
+    /// Its BARs, as they were mapped.
+    pub fn bars(&self) -> &[Bar] {
+        &self.0.shared.hw.bars
+    }
+
+    /// The features that were negotiated, by their bits.
+    pub fn features(&self) -> u64 {
+        self.0.shared.features
+    }
+
+    /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
+    ///
+    /// # Errors
+    /// What the address space says.
+    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+        self.0.shared.attach(arena)
+    }
+
+    /// A queue, to be owned by one core. It can be had again once it was dropped.
+    ///
+    /// # Errors
+    /// [`Error::NoQueue`] where all are in use.
+    pub fn queue(&self) -> Result<Queue> {
+        let count = self.queues();
+        let found = (0..count).find_map(|index| Some((index, self.0.take(index)?)));
+        let (index, core) = found.ok_or_else(|| Error::NoQueue {
+            device: self.0.shared.hw.name(),
+            what: "request",
+            index: count,
+            count,
+        })?;
+        Ok(Queue { core: Some(core), index, home: self.0.clone() })
+    }
+
+    /// What happens to the device. While 256 events wait here, further ones are dropped.
+    pub fn events(&self) -> &Receiver<BlkEvent> {
+        &self.0.events
+    }
+
+    /// Resets the device, and waits until its queues can go on: what was in flight completes as aborted. They have to be polled
+    /// meanwhile, on other threads.
+    ///
+    /// # Errors
+    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    pub fn reset(&self) -> Result<()> {
+        self.0.reset()
+    }
+
+    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    pub fn request_reset(&self) {
+        self.0.request_reset();
+    }
+
+    /// Does what there is to do on the slow path: configuration changes, resets. Returns whether it wants to be called again soon. For those
+    /// who chose [`Service::Manual`](crate::Service::Manual).
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    pub fn service(&self) -> Result<bool> {
+        self.0.service()
+    }
+
+    /// Whether the device can be used.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    pub fn check(&self) -> Result<()> {
+        self.0.shared.check()
+    }
+
+    /// Buffers that were never given back, because the device may still write them.
+    pub fn quarantined(&self) -> u64 {
+        self.0.shared.domain.quarantined()
+    }
+
+    /// Stops the device. Queues end.
+    ///
+    /// # Errors
+    /// What the device says, or doesn't.
+    pub fn shutdown(self) -> Result<()> {
+        self.0.shut_down()
+    }
+}
+
+impl Personality for Storage {
+    type Event = BlkEvent;
+    type Queue = Core;
+    type State = ();
+
+    fn event(happening: Happening) -> BlkEvent {
+        match happening {
+            Happening::FunctionError => BlkEvent::FunctionError,
+            Happening::UnbindRequest => BlkEvent::UnbindRequest,
+            Happening::Reset { why, lost } => BlkEvent::Reset { why, lost },
+            Happening::Ended { why } => BlkEvent::Ended { why },
+        }
+    }
+
+    fn started(&self, _: &Shared, (): &mut ()) -> Result<()> {
+        Ok(())
+    }
+
+    fn changed(&self, shared: &Shared, (): &mut (), tell: &mut dyn FnMut(BlkEvent)) -> Result<()> {
+        let blocks = Disk::of(&shared.hw)?.blocks;
+        if std::mem::replace(&mut *self.blocks.lock().unwrap_or_else(|e| e.into_inner()), blocks) != blocks {
+            tell(BlkEvent::Resized { blocks });
+        }
+        Ok(())
+    }
+}
+
+/// A queue of a block device. Dropped, it goes back to its device, and what it has in flight ends there.
+pub struct Queue {
+    core: Option<Core>,
+    index: u16,
+    home: Arc<Handle<Storage>>,
+}
+
+impl Queue {
+    /// Posts a request; [`ring`](Self::ring) announces it.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the request and why.
+    #[inline]
+    pub fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        match &mut self.core {
+            Some(core) => on!(core, queue => queue.submit(req)),
+            None => Err(Rejected { req, why: wholebar::block::Reject::Gone }),
+        }
+    }
+
+    /// Announces every request posted since the last call: one store, and a notification where the device wants one.
+    #[inline]
+    pub fn ring(&mut self) {
+        if let Some(core) = &mut self.core {
+            on!(core, queue => queue.announce());
+        }
+    }
+
+    /// Takes at most `max` finished requests; returns how many there were.
+    #[inline]
+    pub fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize {
+        match &mut self.core {
+            Some(core) => on!(core, queue => queue.poll_each(max, done)),
+            None => 0,
+        }
+    }
+
+    /// Looks at the clock: where a request took too long, the device is reset. Polling does this once in a while; who sleeps instead calls it
+    /// when woken.
+    pub fn look(&mut self) {
+        if let Some(core) = &mut self.core {
+            on!(core, queue => queue.look_at(Instant::now()));
+        }
+    }
+
+    /// Whether it can be used.
+    pub fn state(&self) -> QueueState {
+        self.core.as_ref().map_or(QueueState::Gone, |core| on!(core, queue => queue.state()))
+    }
+
+    /// How many requests are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.core.as_ref().map_or(0, |core| on!(core, queue => queue.in_flight()))
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u16 {
+        self.index
+    }
+
+    /// How often the device was notified.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        self.core.as_ref().map_or_else(DoorbellCounts::default, |core| on!(core, queue => queue.doorbells()))
+    }
+
+    /// What is signalled for it while it is armed; `None` without [`BlkConfig::interrupts`].
+    pub fn wakeup(&self) -> Option<Arc<EventFd>> {
+        self.core.as_ref().and_then(|core| on!(core, queue => queue.wakeup()))
+    }
+
+    /// Asks for an interrupt when the next request completes. One more [`poll_each`](Self::poll_each) has to follow.
+    pub fn arm(&mut self) -> Armed {
+        self.core.as_mut().map_or(Armed::No, |core| on!(core, queue => queue.arm()))
+    }
+
+    /// Takes that back.
+    pub fn disarm(&mut self) {
+        if let Some(core) = &mut self.core {
+            on!(core, queue => queue.disarm());
+        }
+    }
+}
+
+impl BlockQueue for Queue {
+    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        Queue::submit(self, req)
+    }
+
+    fn ring(&mut self) {
+        Queue::ring(self);
+    }
+
+    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        self.poll_each(max, done)
+    }
+
+    fn state(&self) -> QueueState {
+        Queue::state(self)
+    }
+
+    fn in_flight(&self) -> usize {
+        Queue::in_flight(self)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if let Some(mut core) = self.core.take() {
+            on!(&mut core, queue => queue.disown());
+            self.home.park(self.index, core);
+        }
+    }
+}
