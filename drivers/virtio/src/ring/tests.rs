@@ -398,7 +398,7 @@ fn restarted_it_is_as_new<R: Ring, D: Other>() {
 /// What lies in a buffer is as old as its descriptor, and no older; the same on the way back. The buffers' words are relaxed: with a weakened
 /// ordering in the rings, Miri gives older ones.
 fn a_device_on_another_thread<R: Ring, D: Other + Send + 'static>() {
-    const BUFFERS: u32 = if cfg!(miri) { 60 } else { 200_000 };
+    const BUFFERS: u32 = if cfg!(miri) { 60 } else { 50_000 };
     let (mut ring, mut device) = pair::<R, D>(4, PLAIN);
     let words: Arc<[AtomicU32; 4]> = Arc::default();
     let theirs = words.clone();
@@ -560,7 +560,7 @@ fn agrees<R: Ring, D: Other>(steps: Vec<Step>, log: u32, options: RingOptions) -
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 3 } else { 500 }, failure_persistence: None, ..ProptestConfig::default()
+        cases: if cfg!(miri) { 3 } else { 200 }, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
