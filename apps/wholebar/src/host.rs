@@ -1,17 +1,17 @@
 //! What machine this is, as far as figures depend on it, and what its threads have used.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::time::Duration;
 use wholebar::PageSize;
 
 /// The facts of a machine that stand beside every figure measured on it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Host {
     /// The kernel's name and release.
     pub kernel: String,
     /// The CPU architecture.
-    pub arch: &'static str,
+    pub arch: String,
     /// Bytes.
     pub page_size: u64,
     /// The CPU's name, where the system tells it.
@@ -25,7 +25,7 @@ pub struct Host {
 }
 
 /// The default kind of hugepages.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Hugepages {
     /// Bytes of one; 0 where there is no such thing.
     pub size: u64,
@@ -47,7 +47,7 @@ impl Host {
         let cpu = ["model name", "cpu"].into_iter().find_map(|name| field(&cpuinfo, name));
         Self {
             kernel: format!("{} {}", word("/proc/sys/kernel/ostype"), word("/proc/sys/kernel/osrelease")),
-            arch: std::env::consts::ARCH,
+            arch: std::env::consts::ARCH.to_owned(),
             page_size: PageSize::host().bytes(),
             cpu: cpu.unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

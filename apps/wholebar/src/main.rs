@@ -10,11 +10,16 @@ mod bind;
 mod devices;
 mod doctor;
 mod host;
+mod html;
+mod mapped;
 mod msix;
 mod names;
 mod nvme;
+mod origin;
 mod output;
+mod pages;
 mod report;
+mod rounds;
 mod signal;
 mod sim;
 mod target;
@@ -60,6 +65,7 @@ enum Command {
     Bind(bind::BindArgs),
     Unbind(bind::UnbindArgs),
     Bench(bench::Args),
+    Pages(pages::Args),
     #[command(subcommand)]
     Nvme(nvme::Command),
     #[command(subcommand)]
@@ -82,6 +88,7 @@ fn main() -> ExitCode {
         Command::Bind(args) => bind::bind(args),
         Command::Unbind(args) => bind::unbind(args),
         Command::Bench(args) => bench::run(args),
+        Command::Pages(args) => pages::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Sim(command) => sim::run(command),
         Command::Barmap(args) => barmap::run(args),

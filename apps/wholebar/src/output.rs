@@ -28,7 +28,12 @@ pub fn write_json(path: &str, value: &impl Serialize) -> Result<()> {
     if path == "-" {
         return print_json(value);
     }
-    fs::write(path, serde_json::to_string_pretty(value)? + "\n").with_context(|| format!("cannot write {path}"))
+    write(path, &(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Writes a result to a file.
+pub fn write(path: &str, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {path}"))
 }
 
 /// A plain aligned table: columns whose title begins with `>` are numbers, aligned to the right (the `>` isn't shown).

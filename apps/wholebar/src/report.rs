@@ -1,12 +1,18 @@
-//! What `bench` and `nvme perf` write as JSON: the same shape, so that one reader takes both.
+//! What `bench`, `nvme perf` and `pages` write as JSON: runs of the same shape, so that one reader takes all.
 
 use crate::args::policy_name;
 use crate::host::Host;
+use crate::origin::Origin;
+use crate::output;
 use crate::work::{Direction, Job, Order, Outcome, Percentiles, Workload};
-use serde::Serialize;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
-use wholebar::pci::DeviceKind;
-use wholebar::{PageSize, pci::PciDevice};
+
+/// The share of its core below which a polling thread was disturbed.
+const BUSY: f64 = 0.9;
 
 /// A report.
 #[derive(Debug, Serialize)]
@@ -16,7 +22,7 @@ pub struct Report {
     /// The program's version.
     pub version: &'static str,
     /// What stands behind the figures: `model`, `emulated` or `hardware`.
-    pub device: &'static str,
+    pub device: Origin,
     /// The device's name.
     pub target: String,
     /// The machine.
@@ -26,12 +32,12 @@ pub struct Report {
 }
 
 /// One measurement.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Run {
     /// `randread`, `randwrite`, `read`, `write` or `mixed`.
-    pub workload: &'static str,
+    pub workload: Cow<'static, str>,
     /// How BARs were mapped: `whole`, `carved` or `trapped`.
-    pub policy: &'static str,
+    pub policy: Cow<'static, str>,
     /// The page size that was planned for, in bytes.
     pub page_size: u64,
     /// Commands in flight in each queue.
@@ -63,18 +69,29 @@ pub struct Run {
     /// How much of a CPU each thread had: 1 is all of it.
     pub cpu: Cpu,
     /// Commands that read back and verified what was written, after the measurement.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub read_back: u64,
-    /// The rate of each round, where this is the median of several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rounds: Vec<f64>,
+    /// The rounds, where this is the one of them with the median rate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<Round>,
     /// Why it ended before its time.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut_short: Option<String>,
 }
 
+/// One of several runs of the same kind.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Round {
+    /// Commands a second that ended well.
+    pub iops: f64,
+    /// CPU shares of its threads.
+    pub cpu: Cpu,
+    /// Whether it counts: its threads had their cores to themselves, or no round's had.
+    pub counts: bool,
+}
+
 /// Doorbells rung.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Doorbells {
     /// By one store.
     pub direct: u64,
@@ -83,35 +100,94 @@ pub struct Doorbells {
 }
 
 /// CPU shares.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cpu {
     /// Of the driver's threads.
     pub driver: Vec<f64>,
     /// Of the model's thread, where it is one of this process.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<f64>,
+}
+
+/// A distribution.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Average.
+    pub mean: f64,
+    /// Smallest.
+    pub min: f64,
+    /// A tenth of all are at most this.
+    pub p10: f64,
+    /// Half of all are.
+    pub p50: f64,
+    /// 90 % are.
+    pub p90: f64,
+    /// 99 % are.
+    pub p99: f64,
+    /// 99.9 % are.
+    #[serde(rename = "p99.9")]
+    pub p99_9: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Quantiles {
+    /// Of a histogram, whose values are multiplied by `unit`.
+    pub fn of(histogram: &Histogram<u64>, unit: f64) -> Self {
+        let at = |p| histogram.value_at_quantile(p) as f64 * unit;
+        Self {
+            mean: histogram.mean() * unit,
+            min: histogram.min() as f64 * unit,
+            p10: at(0.1),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            max: histogram.max() as f64 * unit,
+        }
+    }
+}
+
+impl Cpu {
+    /// Whether each polling thread had a core to itself.
+    pub fn undisturbed(&self) -> bool {
+        self.driver.iter().chain(&self.model).all(|share| *share >= BUSY)
+    }
 }
 
 fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// What stands behind a device's figures.
-pub fn device_kind(device: &dyn PciDevice) -> &'static str {
-    match device.kind() {
-        DeviceKind::Model => "model",
-        DeviceKind::VfioUser => "emulated",
-        DeviceKind::Kernel => "hardware",
+/// What the threads of all rounds had of their cores, and what follows from that: a few sentences.
+pub fn cores(runs: &[Run], shared: bool) -> String {
+    let rounds: Vec<_> = runs.iter().flat_map(|run| &run.rounds).collect();
+    let range = |share: &dyn Fn(&Cpu) -> Option<f64>| {
+        let all: Vec<_> = rounds.iter().filter_map(|round| share(&round.cpu)).map(|s| s * 100.0).collect();
+        let (low, high) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
+        match (format!("{low:.0}"), format!("{high:.0}")) {
+            _ if all.is_empty() => None,
+            (low, high) if low == high => Some(format!("{low} %")),
+            (low, high) => Some(format!("{low} to {high} %")),
+        }
+    };
+    let Some(driver) = range(&|cpu| cpu.driver.first().copied()) else { return String::new() };
+    let model = range(&|cpu| cpu.model).map_or(String::new(), |model| format!(", the model's {model}"));
+    let mut text = format!("CPU: the driver's thread had {driver} of its core{model}. ");
+    let dropped: usize = runs.iter().map(Run::dropped).sum();
+    if shared {
+        text += "Driver and model shared one core and took turns on it: THE FIGURES MEAN LITTLE.";
+        return output::paragraph(&text);
     }
-}
-
-/// What is said beside the figures of a device that is software; `None` where it may be hardware.
-pub fn caveat(device: &dyn PciDevice) -> Option<&'static str> {
-    match device.kind() {
-        DeviceKind::Model => Some("a model in this process: figures of emulation, not a drive's"),
-        DeviceKind::VfioUser => Some("a vfio-user server, which is software: figures of emulation, not a drive's"),
-        DeviceKind::Kernel => None,
+    if dropped > 0 {
+        let all = rounds.len();
+        text +=
+            &format!("{dropped} of {all} runs lost more than a tenth of a core to something else: they don't count. ");
     }
+    if runs.iter().any(Run::disturbed) {
+        text += "Where all runs of a case did, all of them count: run it again on a quiet machine.";
+    }
+    output::paragraph(&text)
 }
 
 /// A workload's name, as `--rw` takes it.
@@ -138,8 +214,8 @@ impl Run {
         let block_size = u64::from(job.block) * job.blocks;
         let DoorbellCounts { direct, trapped } = outcome.doorbells;
         Self {
-            workload: workload_name(job.workload),
-            policy: policy_name(policy),
+            workload: workload_name(job.workload).into(),
+            policy: policy_name(policy).into(),
             page_size: page.bytes(),
             queue_depth: job.depth,
             batch: job.batch,
@@ -159,6 +235,30 @@ impl Run {
             rounds: Vec::new(),
             cut_short: outcome.cut_short.clone(),
         }
+    }
+
+    /// How the BARs were mapped, as people say it: `carved, 64 KiB`.
+    pub fn plan(&self) -> String {
+        match PageSize::new(self.page_size) {
+            Ok(page) if self.policy == policy_name(MapPolicy::Carved) => format!("{}, {page}", self.policy),
+            _ => self.policy.clone().into_owned(),
+        }
+    }
+
+    /// The lowest and the highest rate of the rounds that count.
+    pub fn spread(&self) -> (f64, f64) {
+        let counting = self.rounds.iter().filter(|round| round.counts).map(|round| round.iops);
+        counting.fold((self.iops, self.iops), |(low, high), iops| (low.min(iops), high.max(iops)))
+    }
+
+    /// Rounds that lost a core and don't count.
+    pub fn dropped(&self) -> usize {
+        self.rounds.iter().filter(|round| !round.counts).count()
+    }
+
+    /// Whether rounds count although all of them lost a core.
+    pub fn disturbed(&self) -> bool {
+        self.rounds.iter().any(|round| round.counts && !round.cpu.undisturbed())
     }
 
     /// Commands for each doorbell that was rung.

@@ -102,6 +102,8 @@ fn every_command_explains_itself() {
         "bind",
         "unbind",
         "bench",
+        "pages",
+        "pages compare",
         "nvme",
         "nvme identify",
         "nvme smart",
@@ -278,6 +280,8 @@ fn bench_reports_every_case_and_stays_small() {
     let mut child = std::process::Command::new(WHOLEBAR)
         .args(["bench", "--seconds", "3", "--backing", "ram", "--json"])
         .arg(&path)
+        .arg("--html")
+        .arg(dir.path().join("report.html"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -298,6 +302,8 @@ fn bench_reports_every_case_and_stays_small() {
     assert_eq!(code, Some(0), "{text}");
     assert!(peak > 0 && peak < 256 << 10, "{peak} KiB");
     assert!(text.contains("system call") && text.contains("model"), "{text}");
+    let html = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(html.contains("carved, 64 KiB") && html.contains("queue depth, commands"), "{html}");
     let report: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!((&report["schema"], &report["device"]), (&"wholebar.bench/1".into(), &"model".into()));
     let runs = report["runs"].as_array().unwrap();

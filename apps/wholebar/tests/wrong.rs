@@ -102,6 +102,11 @@ fn measurements() {
         ("bench --cores 99,0", WORK_FAILED, &["core 99"]),
         ("bench --cores 0,1,2", WRONG_USAGE, &["two cores"]),
         ("bench --seconds x", WRONG_USAGE, &["seconds"]),
+        ("pages bla", WRONG_USAGE, &["bla", "sim:nvme"]),
+        ("pages sim:nvme --cores 0,1,2", WRONG_USAGE, &["two cores"]),
+        ("pages sim:nvme --runtime x", WRONG_USAGE, &["seconds"]),
+        ("pages compare", WRONG_USAGE, &["REPORT.json"]),
+        ("pages compare DIR/one", WRONG_USAGE, &["REPORT.json"]),
     ]);
 }
 

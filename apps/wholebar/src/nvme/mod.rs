@@ -3,6 +3,7 @@
 mod copy;
 mod identify;
 mod perf;
+pub mod reads;
 mod smart;
 mod transfer;
 
@@ -52,6 +53,11 @@ impl Controller {
             bail!("{queues} queue pairs are asked for, and {name} has {granted}");
         }
         Ok(Self { nvme, name })
+    }
+
+    /// What the controller says of itself.
+    pub fn identity(&self) -> &wholebar_nvme::Controller {
+        self.nvme.identify()
     }
 
     /// The namespaces there are.

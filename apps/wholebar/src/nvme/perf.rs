@@ -3,6 +3,7 @@
 use super::{Controller, status_name};
 use crate::args::{self, Cores, Policy, Size, Usage, policy_name};
 use crate::host::Host;
+use crate::origin::Origin;
 use crate::output::{self, Progress};
 use crate::report::{self, Report, Run};
 use crate::signal;
@@ -208,7 +209,7 @@ pub fn run(args: Args) -> Result<()> {
         output::print_json(&Report {
             schema: "wholebar.perf/1",
             version: env!("CARGO_PKG_VERSION"),
-            device: report::device_kind(target.device.as_ref()),
+            device: Origin::of(target.device.as_ref()).0,
             target: args.target.clone(),
             host,
             runs: vec![run],
@@ -226,10 +227,9 @@ pub fn run(args: Args) -> Result<()> {
 
 /// What was done to what.
 fn heading(target: &Target, controller: &Controller, job: &Job, args: &Args, cores: &[usize]) -> String {
-    let device = target.device.as_ref();
     let (policy, page) = controller.mapped();
     let mut text = format!("{}\n", args.target);
-    if let Some(caveat) = report::caveat(device) {
+    if let Some(caveat) = Origin::of(target.device.as_ref()).0.caveat() {
         text += &format!("  {caveat}\n");
     }
     let queues = if args.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", args.queues) };

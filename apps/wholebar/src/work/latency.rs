@@ -2,7 +2,7 @@
 
 use hdrhistogram::Histogram;
 use quanta::Clock;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How long commands took. Commands that one poll finds together often have the same latency: these are one record.
 pub struct Latency {
@@ -55,7 +55,7 @@ pub fn empty() -> Histogram<u64> {
 }
 
 /// The percentiles that reports show, in nanoseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Average.
     pub mean: u64,

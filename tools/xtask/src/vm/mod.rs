@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: boots a guest with a stock kernel and devices behind an IOMMU, and runs a command, a shell or the tests in it.
+//! `cargo xtask vm`: boots a guest with a stock kernel and devices behind an IOMMU, and runs a command, a shell, the tests or a measurement in it.
 
 mod boot;
 mod build;
@@ -8,6 +8,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod modules;
+mod pages;
 mod stream;
 mod test;
 
@@ -44,6 +45,15 @@ pub enum Command {
         limits: Limits,
         names: Vec<String>,
     },
+    /// Measures what pages cost (`wholebar pages`) on ppc64le with 4 and with 64 KiB pages, and writes figure and table of the README
+    Pages {
+        /// Seconds to measure in each guest
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        runtime: u64,
+        /// The folder for reports and comparison
+        #[arg(long, value_name = "FOLDER", default_value = "target/pages")]
+        out: PathBuf,
+    },
     /// Opens a shell in a guest. `exit` ends it, Ctrl-A X too
     Shell {
         #[command(flatten)]
@@ -78,6 +88,7 @@ pub fn main(command: Command) -> ExitCode {
             (options.programs().and_then(|programs| run(&options, &programs, &command, &limits)), NOT_RUN)
         }
         Command::Test { options, limits, names } => (test::test(&options, &names, &limits), 2),
+        Command::Pages { runtime, out } => (pages::pages(runtime, &build::root().join(out)), NOT_RUN),
         Command::Shell { options } => (options.programs().and_then(|programs| shell(&options, &programs)), NOT_RUN),
     };
     match result {

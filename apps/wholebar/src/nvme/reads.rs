@@ -1,0 +1,97 @@
+//! 4 KiB random reads of one queue on one core, under several plans: what `bench` and `pages` measure.
+
+use super::{Controller, status_name};
+use crate::args::{Cores, Usage};
+use crate::output;
+use crate::report::Run;
+use crate::rounds::{Case, Load, Rounds};
+use crate::target::Target;
+use crate::work::{self, Direction, Job, Order, Trouble, Workload};
+use anyhow::{Result, bail};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use wholebar_nvme::Options;
+
+/// Bytes of a read, or the namespace's block where that is larger.
+const BYTES: u64 = 4096;
+
+/// Reads of a namespace by the thread of one core.
+pub struct Reads<'a> {
+    /// The controller.
+    pub target: &'a Target,
+    /// The namespace.
+    pub nsid: u32,
+    /// The core.
+    pub core: usize,
+}
+
+impl Reads<'_> {
+    /// Measures them.
+    ///
+    /// # Errors
+    /// What the controller says, and a run that ended early by itself.
+    pub fn measure(&self, rounds: &Rounds, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+        rounds.measure(
+            interrupted,
+            |plan| {
+                let options = Options { policy: plan.policy, page: plan.page, io_queues: 1, ..Options::default() };
+                Controller::open(self.target, options)
+            },
+            |controller, load, time| self.run(controller, load, time, interrupted),
+        )
+    }
+
+    fn run(&self, controller: &Controller, load: Load, time: Duration, interrupted: &AtomicBool) -> Result<Run> {
+        let namespace = controller.namespace(self.nsid)?;
+        let blocks = BYTES.div_ceil(u64::from(namespace.block_size));
+        let warmup = time / 6;
+        let job = Job {
+            workload: Workload { order: Order::Random, direction: Direction::Read },
+            nsid: self.nsid,
+            block: namespace.block_size,
+            blocks,
+            first: 0,
+            units: namespace.blocks / blocks,
+            depth: load.depth,
+            batch: load.batch,
+            warmup,
+            time: time - warmup,
+            verify: false,
+            seed: 1,
+            shared_cores: self.target.shares_cores(),
+        };
+        let supplies = controller.supplies(&job, &[self.core], 1)?;
+        let model = self.target.model_cpu();
+        let outcome = work::run(&job, supplies, interrupted, |_| ())?;
+        let model = model.share();
+        if let Some(why) = outcome.cut_short.as_ref().filter(|why| *why != work::INTERRUPTED) {
+            bail!("the run ended early: {why}");
+        }
+        for (trouble, times) in &outcome.troubles {
+            if let Trouble::Status(status) = trouble {
+                output::note(format!("{times} commands: {}", status_name(*status)));
+            }
+        }
+        Ok(Run::of(&job, &outcome, controller.mapped(), &[self.core], 1, model))
+    }
+}
+
+/// The driver's core, and the model's if there is another one.
+///
+/// # Errors
+/// More than two cores, and those this process may not use.
+pub fn cores(asked: Option<&Cores>) -> Result<(usize, Option<usize>)> {
+    let cores = match asked {
+        Some(Cores(cores)) if cores.len() > 2 => {
+            bail!(Usage("--cores takes two cores: the driver's and the model's".to_owned()))
+        }
+        Some(Cores(cores)) => cores.clone(),
+        None => wholebar::cores::allowed().to_vec(),
+    };
+    cores.iter().try_for_each(|core| wholebar::cores::check(*core))?;
+    match cores[..] {
+        [] => bail!("this process may run on no core"),
+        [driver] => Ok((driver, None)),
+        [driver, model, ..] => Ok((driver, Some(model))),
+    }
+}

@@ -1,0 +1,163 @@
+//! `wholebar pages` and its reports, as people use them, on models.
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
+const MODEL: &str = "sim:nvme,size=16M,block=4096,backing=null";
+
+/// Runs `line` in `dir` and returns its exit code and what it says.
+fn run(dir: &Path, line: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(WHOLEBAR);
+    let output =
+        command.current_dir(dir).args(line.split_whitespace()).timeout(Duration::from_secs(300)).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn works(dir: &Path, line: &str) -> String {
+    let (code, out, error) = run(dir, line);
+    assert_eq!(code, Some(0), "{line}\n{error}");
+    out
+}
+
+fn fails(dir: &Path, line: &str, says: &[&str]) {
+    let (code, out, error) = run(dir, line);
+    assert_eq!((code, out.as_str()), (Some(1), ""), "{line}\n{error}");
+    for text in says {
+        assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}");
+    }
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Whether a page needs nothing but itself.
+fn assert_self_contained(html: &str) {
+    let html = html.replace("http://www.w3.org/2000/svg", "");
+    for part in ["http:", "https:", "<script", "src=", "href=", "url(", "@import"] {
+        assert!(!html.contains(part), "{part} in\n{html}");
+    }
+    assert!(html.contains("prefers-color-scheme:dark") && html.ends_with("</html>"), "{html}");
+}
+
+#[test]
+fn reports_of_4_and_64_kib_pages_and_their_comparison() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let text = works(dir, &format!("pages {MODEL} --quick --runtime 3 --json small.json --html small.html"));
+    assert!(text.contains("One access of a register") && text.contains("a model in this process"), "{text}");
+    works(dir, &format!("pages {MODEL},page=64k --quick --runtime 3 --json large.json"));
+    let (small, large) = (read(&dir.join("small.json")), read(&dir.join("large.json")));
+
+    for (report, plans) in [(&small, 5), (&large, 3)] {
+        assert_eq!((&report["schema"], &report["device"]["origin"]), (&json!("wholebar.pages/1"), &json!("model")));
+        let runs = report["runs"].as_array().unwrap();
+        assert_eq!(runs.len(), 9 * plans);
+        for run in runs {
+            // The table is in the second 8 KiB of the BAR, the doorbells in the first.
+            let direct = run["policy"] == "whole" || (run["policy"] == "carved" && run["page_size"] == 4096);
+            let count = |how: &str| run["doorbells"][how].as_u64().unwrap();
+            assert_eq!((count("direct") > 0, count("trapped") > 0), (direct, !direct), "{run}");
+            assert_eq!((run["rounds"].as_array().unwrap().len(), &run["errors"]), (3, &json!(0)), "{run}");
+        }
+        let costs = report["registers"]["accesses"].as_array().unwrap();
+        let p50 = |i: usize| costs[i]["ns"]["p50"].as_f64().unwrap();
+        assert!(costs.len() == 4 && p50(0) < p50(1) && p50(2) < p50(3), "{costs:?}");
+    }
+    let traps: Vec<_> = small["crossovers"].as_array().unwrap().iter().map(|c| &c["plan"]).collect();
+    assert_eq!(traps, ["carved, 16 KiB", "carved, 64 KiB", "trapped"]);
+    let html = fs::read_to_string(dir.join("small.html")).unwrap();
+    assert_self_contained(&html);
+    for part in ["queue depth, commands", "reads/s", "% of whole", "MSI-X table", "carved, 16 KiB", "model"] {
+        assert!(html.contains(part), "{part}");
+    }
+
+    let text = works(dir, "pages compare small.json large.json --json both.json --html both.html --svg both.svg");
+    assert!(text.contains("small (4 KiB pages)") && text.contains("large (64 KiB pages)"), "{text}");
+    let both = read(&dir.join("both.json"));
+    assert_eq!(both["schema"], "wholebar.pages-comparison/1");
+    // What was read is what was written.
+    assert_eq!((&both["hosts"][0]["report"], &both["hosts"][1]["report"]), (&small, &large));
+    assert_self_contained(&fs::read_to_string(dir.join("both.html")).unwrap());
+    let svg = fs::read_to_string(dir.join("both.svg")).unwrap();
+    assert!(svg.starts_with("<svg") && svg.contains("var(--look0)") && svg.contains("reads/s"), "{svg}");
+
+    refusals(dir, &small);
+}
+
+/// What cannot be compared, made from a report that can.
+fn refusals(dir: &Path, report: &Value) {
+    let write = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut changed = report.clone();
+        change(&mut changed);
+        fs::write(dir.join(name), changed.to_string()).unwrap();
+    };
+    write("hardware", &|r| r["device"]["origin"] = json!("hardware"));
+    write("other", &|r| r["device"]["ids"] = json!("144d:a808"));
+    write("bar", &|r| r["device"]["bars"][0]["table"]["start"] = json!(0x3000));
+    write("load", &|r| r["runs"].as_array_mut().unwrap().retain(|run| run["queue_depth"] != 8));
+    write("target", &|r| r["target"] = json!("sim:nvme,size=16M,block=4096,backing=ram"));
+    write("bench", &|r| r["schema"] = json!("wholebar.bench/1"));
+    write("none", &|r| drop(r.as_object_mut().unwrap().remove("schema")));
+    write("part", &|r| drop(r.as_object_mut().unwrap().remove("host")));
+    write("wrong", &|r| r["runs"][0]["iops"] = json!(-1.0));
+    write("kind", &|r| r["runs"] = json!("many"));
+    fs::write(dir.join("empty"), "").unwrap();
+    fs::write(dir.join("binary"), [0x7f, b'E', b'L', b'F', 0xff]).unwrap();
+    fs::write(dir.join("half"), &report.to_string()[..1000]).unwrap();
+    for (name, says) in [
+        ("hardware", &["--anyway", "model", "hardware"][..]),
+        ("other", &["--anyway", "the device", "144d:a808"]),
+        ("bar", &["--anyway", "BARs", "0x3000"]),
+        ("load", &["--anyway", "what was done"]),
+        ("target", &["--anyway", "backing=ram"]),
+        ("bench", &["wholebar.bench/1", "wholebar.pages/1"]),
+        ("none", &["no schema"]),
+        ("part", &["host"]),
+        ("wrong", &["no measurement"]),
+        ("kind", &["no whole report"]),
+        ("empty", &["is empty"]),
+        ("binary", &["not JSON"]),
+        ("half", &["not JSON"]),
+        ("missing", &["missing", "No such file"]),
+        (".", &["directory"]),
+    ] {
+        fails(dir, &format!("pages compare small.json {name}"), says);
+    }
+    let text = works(dir, "pages compare small.json other --anyway --html anyway.html");
+    assert!(text.contains("NOT COMPARABLE"), "{text}");
+    assert!(fs::read_to_string(dir.join("anyway.html")).unwrap().contains("Not comparable"));
+}
+
+#[test]
+fn an_interruption_gives_back_what_was_measured() {
+    let mut child = std::process::Command::new(WHOLEBAR)
+        .args(["pages", MODEL, "--runtime", "120", "--json", "-"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Register accesses take the first 12 seconds.
+    std::thread::sleep(Duration::from_secs(3));
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let report: Value = serde_json::from_reader(child.stdout.take().unwrap()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!((&report["interrupted"], &report["runs"]), (&json!(true), &json!([])));
+    assert!(!report["registers"]["accesses"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    fails(dir.path(), "pages sim:fpga", &["sim:fpga", "no NVMe controller", "010802"]);
+    fails(dir.path(), &format!("pages {MODEL} --nsid 9"), &["namespace 9"]);
+    fails(dir.path(), "pages vfio-user:missing", &["missing", "No such file"]);
+    fails(dir.path(), "pages ffff:1f:1f.7", &["no such PCI function"]);
+}
