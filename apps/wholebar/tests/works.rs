@@ -345,7 +345,8 @@ fn a_served_model_is_read_and_written_by_others() {
     stdout(&format!("nvme write {target} --in {}", path("in")));
     stdout(&format!("nvme read {target} --bytes 2M --out {}", path("out")));
     assert!(fs::read(path("out")).unwrap() == image);
-    assert_eq!(json(&format!("barmap {target} --json"))["bars"][0]["auto"]["policy"], "whole");
+    let map = json(&format!("barmap {target} --json"));
+    assert_eq!(map["functions"][0]["bars"][0]["auto"]["policy"], "whole");
     let line = format!("nvme perf {target} --time 0.2 --warmup 0 --rw mixed --verify --span 1M --qd 8 --json");
     let report = json(&line);
     assert_eq!((&report["device"], &report["runs"][0]["errors"]), (&"emulated".into(), &0.into()));
