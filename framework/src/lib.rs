@@ -35,6 +35,8 @@ pub mod reset;
 pub mod ring;
 mod sigbus;
 pub mod slow_path;
+#[cfg(not(miri))]
+pub mod tap;
 pub mod vfio;
 pub mod vfio_user;
 

@@ -64,6 +64,24 @@ pub enum Error {
         /// What was asked for, in bytes.
         asked: u64,
     },
+    /// The TAP interface cannot be used.
+    #[error("TAP interface {name}: {source}{hint}")]
+    Tap {
+        /// The interface.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A capture file cannot be used.
+    #[error("capture file {}: {why}", path.display())]
+    Capture {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, and what came back.
+        why: String,
+    },
     /// A pair has two ends.
     #[error("wire=pair:{name} has two ends already: use another name, or close one of them")]
     PairTaken {

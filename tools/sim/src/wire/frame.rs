@@ -131,4 +131,22 @@ impl Frame {
     pub(crate) fn forget_hash(&mut self) {
         self.bytes.copy_within(0..HEADER, HEAD - HEADER);
     }
+
+    /// One that any packet fits in.
+    pub(super) fn longest() -> Self {
+        let mut frame = Self::new(0);
+        frame.enlarge();
+        frame
+    }
+
+    /// Makes it a copy of another, unless it would have to grow for that.
+    pub(super) fn copy(&mut self, other: &Self) -> bool {
+        let end = HEAD + other.len();
+        let fits = end <= self.bytes.len();
+        if fits {
+            self.bytes[..end].copy_from_slice(&other.bytes[..end]);
+            self.len = other.len;
+        }
+        fits
+    }
 }

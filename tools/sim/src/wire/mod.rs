@@ -3,10 +3,13 @@
 //! A [`Port`] is a model's end of one. Frames are owned and come home: after the first lap nothing is allocated, and nothing is ever locked.
 //! Where a wire has no room, a port says so, and its driver's packets wait in their queue. This file does *not* know of queues or drivers.
 
+mod capture;
 mod frame;
 mod impair;
 mod offload;
 mod pair;
+#[cfg(not(miri))]
+mod tap;
 
 pub(crate) use frame::{
     DATA_VALID, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, NEEDS_CSUM, Offload,
@@ -15,10 +18,14 @@ pub use impair::{Impairments, Share};
 pub(crate) use offload::{Accepts, Fit, check, cut, fit};
 
 use crate::Result;
+use capture::Capture;
 use impair::Impair;
 pub(crate) use pair::Company;
 use pair::End;
 use std::collections::VecDeque;
+use std::path::PathBuf;
+#[cfg(not(miri))]
+use tap::TapEnd;
 
 /// Frames that a port has under way at most.
 const FRAMES: usize = 512;
@@ -34,14 +41,26 @@ pub enum Wire {
     Loop,
     /// Two ports that give the same name, back to back.
     Pair(String),
+    /// A TAP interface of this name.
+    Tap(String),
+    /// Capture files: what is sent goes to one, what is received comes from another.
+    Capture {
+        /// The file that is read.
+        from: Option<PathBuf>,
+        /// The file that is written.
+        to: Option<PathBuf>,
+    },
 }
 
 impl Wire {
-    /// Reads `loop`, `pair:NAME`.
+    /// Reads `loop`, `pair:NAME`, `tap:NAME`, `pcap` or `pcap:FILE`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
             None if text == "loop" => Some(Self::Loop),
+            None if text == "pcap" => Some(Self::Capture { from: None, to: None }),
             Some(("pair", name)) if !name.is_empty() => Some(Self::Pair(name.to_owned())),
+            Some(("tap", name)) if !name.is_empty() => Some(Self::Tap(name.to_owned())),
+            Some(("pcap", file)) if !file.is_empty() => Some(Self::Capture { from: None, to: Some(file.into()) }),
             _ => None,
         }
     }
@@ -61,6 +80,9 @@ pub(crate) struct Port {
 enum Medium {
     Loop(VecDeque<Frame>),
     Pair(End),
+    #[cfg(not(miri))]
+    Tap(Box<TapEnd>),
+    Capture(Box<Capture>),
 }
 
 impl Port {
@@ -70,6 +92,11 @@ impl Port {
         let medium = match wire {
             Wire::Loop => Medium::Loop(VecDeque::with_capacity(most)),
             Wire::Pair(name) => Medium::Pair(End::join(name, FRAMES_HELD)?),
+            #[cfg(not(miri))]
+            Wire::Tap(name) => Medium::Tap(Box::new(TapEnd::open(name)?)),
+            #[cfg(miri)]
+            Wire::Tap(_) => return Err(crate::Error::Conflict("Miri has no TAP".to_owned())),
+            Wire::Capture { from, to } => Medium::Capture(Box::new(Capture::open(from.as_deref(), to.as_deref())?)),
         };
         let impair = (!impairments.is_none()).then(|| Box::new(Impair::new(impairments)));
         Ok(Self { medium, spare: Vec::with_capacity(most), made: 0, most, outgoing: Vec::with_capacity(most), impair })
@@ -107,16 +134,25 @@ impl Port {
     /// Puts on the wire what was sent; says how many frames that lost.
     #[inline]
     pub(crate) fn flush(&mut self) -> u64 {
-        let lost = match &mut self.impair {
+        let mut lost = match &mut self.impair {
             None => 0,
             Some(impair) => impair.pass(&mut self.outgoing, &mut self.spare),
         };
-        if !self.outgoing.is_empty() {
-            match &mut self.medium {
-                Medium::Loop(queue) => queue.extend(self.outgoing.drain(..)),
-                Medium::Pair(end) => end.send(&mut self.outgoing),
+        if self.outgoing.is_empty() {
+            if let Medium::Capture(capture) = &mut self.medium {
+                capture.idle();
             }
+            return lost;
         }
+        match &mut self.medium {
+            Medium::Loop(queue) => queue.extend(self.outgoing.drain(..)),
+            Medium::Pair(end) => end.send(&mut self.outgoing),
+            #[cfg(not(miri))]
+            Medium::Tap(tap) => lost += tap.send(&mut self.outgoing),
+            Medium::Capture(capture) => lost += capture.send(&mut self.outgoing),
+        }
+        // Nobody else keeps them.
+        self.spare.append(&mut self.outgoing);
         lost
     }
 
@@ -126,6 +162,26 @@ impl Port {
         match &mut self.medium {
             Medium::Loop(queue) => out.extend(queue.drain(..max.min(queue.len()))),
             Medium::Pair(end) => end.receive(out, max),
+            #[cfg(not(miri))]
+            Medium::Tap(_) => self.fill(out, max),
+            Medium::Capture(_) => self.fill(out, max),
+        }
+    }
+
+    /// Frames of this port's own, filled from elsewhere.
+    fn fill(&mut self, out: &mut Vec<Frame>, max: usize) {
+        for _ in 0..max {
+            let Some(mut frame) = self.take() else { return };
+            let more = match &mut self.medium {
+                #[cfg(not(miri))]
+                Medium::Tap(tap) => tap.receive(&mut frame),
+                Medium::Capture(capture) => capture.receive(&mut frame),
+                Medium::Loop(_) | Medium::Pair(_) => false,
+            };
+            if !more {
+                return self.spare.push(frame);
+            }
+            out.push(frame);
         }
     }
 
@@ -134,13 +190,13 @@ impl Port {
     pub(crate) fn give_back(&mut self, frames: &mut Vec<Frame>) {
         let side = self.side();
         match &mut self.medium {
-            Medium::Loop(_) => self.spare.append(frames),
             Medium::Pair(end) => {
                 if frames.iter().any(|f| f.owner == side) {
                     self.spare.extend(frames.extract_if(.., |f| f.owner == side));
                 }
                 end.give_back(frames);
             }
+            _ => self.spare.append(frames),
         }
     }
 
@@ -155,16 +211,16 @@ impl Port {
     #[inline]
     pub(crate) fn carrier(&self) -> bool {
         match &self.medium {
-            Medium::Loop(_) => true,
             Medium::Pair(end) => end.carrier(),
+            _ => true,
         }
     }
 
     /// An address for it, locally administered: made of the wire's name, and of which end this is.
     pub(crate) fn mac(&self, wire: &Wire) -> [u8; 6] {
         let name = match wire {
-            Wire::Loop => "",
-            Wire::Pair(name) => name,
+            Wire::Loop | Wire::Capture { .. } => "",
+            Wire::Pair(name) | Wire::Tap(name) => name,
         };
         let sum = name.bytes().fold(0x811c_9dc5u32, |sum, b| (sum ^ u32::from(b)).wrapping_mul(0x0100_0193));
         let [a, b, c, _] = sum.to_be_bytes();
@@ -175,7 +231,7 @@ impl Port {
     pub(crate) fn company(&self) -> Company {
         match &self.medium {
             Medium::Pair(end) => end.company(),
-            Medium::Loop(_) => Company::default(),
+            _ => Company::default(),
         }
     }
 
@@ -183,7 +239,7 @@ impl Port {
     fn side(&self) -> u8 {
         match &self.medium {
             Medium::Pair(end) => end.side(),
-            Medium::Loop(_) => 0,
+            _ => 0,
         }
     }
 }

@@ -4,12 +4,17 @@ use crate::params::{self, Parameter};
 use crate::virtio::layout::{self, Transport};
 use crate::wire::{Impairments, Share, Wire};
 use crate::{Error, Result};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The parameters that are the network model's own, with what each can be.
-const OWN: [Parameter; 13] = [
+const OWN: [Parameter; 14] = [
     ("queues", "queue pairs, 1 to 64 (1)"),
-    ("wire", "loop, or pair:NAME for two ports that give the same name (loop)"),
+    (
+        "wire",
+        "loop, pair:NAME (two ports that give it), tap:NAME (an interface), pcap or pcap:FILE (sent packets go there) (loop)",
+    ),
+    ("replay", "FILE: with wire=pcap, a capture whose packets are received"),
     ("mac", "aa:bb:cc:dd:ee:ff (made of the wire)"),
     ("mtu", "68 to 65521: the largest packet without its Ethernet header (1500)"),
     ("offloads", "0 or 1: offer checksums and TCP segmentation, both ways (1)"),
@@ -86,12 +91,13 @@ impl NetParams {
     /// [`Error::Parameter`] for a key that there isn't, [`Error::Value`] for a value that makes no sense, [`Error::Conflict`] for some
     /// that don't go together.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut p = Self::default();
+        let (mut p, mut replay) = (Self::default(), None);
         for given in params::split("sim:virtio-net", text, &PARAMETERS)? {
             let share = || Share::parse(given.value).ok_or_else(|| given.bad()).map(|s| Some(s).filter(|s| s.0 > 0));
             match given.key {
                 "queues" => p.pairs = given.number(1..=64)?,
                 "wire" => p.wire = Wire::parse(given.value).ok_or_else(|| given.bad())?,
+                "replay" if !given.value.is_empty() => replay = Some(PathBuf::from(given.value)),
                 "mac" => p.mac = Some(mac(given.value).ok_or_else(|| given.bad())?),
                 // 5.1.4.1: at least 68; and what a frame of 64 KiB holds.
                 "mtu" => p.mtu = given.number(68..=65_521)?,
@@ -116,6 +122,11 @@ impl NetParams {
                     }
                 }
             }
+        }
+        match (&mut p.wire, replay) {
+            (Wire::Capture { from, .. }, replay) => *from = replay,
+            (_, None) => {}
+            (_, Some(_)) => return Err(Error::Conflict("replay= goes with wire=pcap".to_owned())),
         }
         p.check()?;
         Ok(p)

@@ -44,7 +44,7 @@ counters! {
     tx_malformed,
     /// Packets that were sent while there was no link.
     tx_no_carrier,
-    /// Packets that the wire lost, since it was asked to.
+    /// Packets that the wire lost: since it was asked to, or since its interface or file took no more.
     wire_lost,
     /// Packets the driver received.
     rx_packets,

@@ -1,0 +1,113 @@
+//! A TAP interface: the kernel's network stack at one end, this process at the other. Linux, `Documentation/networking/tuntap.rst`.
+//!
+//! Packets have the virtio header of 12 bytes before them, so that checksums and segmentation can be left to either side. This file does
+//! *not* set addresses, or the link up: that is for `ip`, or whoever made the interface.
+
+use std::ffi::{CStr, c_int, c_uint};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Bytes before each packet: a virtio header (VIRTIO 1.2, 5.1.6), little-endian.
+pub const HEADER: usize = 12;
+
+/// A TAP interface, or the end of one that exists already. It goes away with this, unless it was made to stay.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Tap {
+    /// Attaches to interface `name`, which is made where it does not exist; it never blocks.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a name that an interface can't have, `PermissionDenied` where this process may not (CAP_NET_ADMIN, or an interface that
+    /// was made for its user), `ResourceBusy` where another process has it, `NotFound` where the kernel has no TAP.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) || matches!(name, "." | "..") {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        let fd = OwnedFd::from(file);
+        // SAFETY: an `ifreq` is integers, arrays and addresses of them, for which zeroes are a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, b)| *to = b as _);
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
+        // SAFETY: the kernel reads and writes an `ifreq`, which this is.
+        unsafe { call(fd.as_fd(), libc::TUNSETIFF as _, &raw mut request) }?;
+        // The kernel may have made another name of it.
+        // SAFETY: the name is terminated: it was shorter than the array of zeroes, and the kernel keeps it so.
+        let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) }.to_string_lossy().into_owned();
+        for (what, value) in [(libc::TUNSETVNETHDRSZ, HEADER as c_int), (libc::TUNSETVNETLE, 1)] {
+            let mut value = value;
+            // SAFETY: the kernel reads an int, which this is.
+            unsafe { call(fd.as_fd(), what as _, &raw mut value) }?;
+        }
+        let tap = Self { fd, name };
+        tap.offload(true)?;
+        Ok(tap)
+    }
+
+    /// Whether packets that are read may have incomplete checksums and be TCP segments larger than the MTU.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn offload(&self, on: bool) -> io::Result<()> {
+        let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        let flags: c_uint = if on { all } else { 0 };
+        // SAFETY: the argument is a number, which the kernel does not dereference.
+        unsafe {
+            call(self.fd.as_fd(), libc::TUNSETOFFLOAD as _, std::ptr::without_provenance_mut::<u8>(flags as usize))
+        }
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads one packet with its header; `None` where none waits. What does not fit into `buf` is cut off.
+    ///
+    /// # Errors
+    /// What the system says: the interface is gone.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
+        match rustix::io::read(&self.fd, buf) {
+            Ok(n) => Ok(Some(n)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Writes one packet with its header; false where the kernel takes none now: it has no room, or the interface is down.
+    ///
+    /// # Errors
+    /// What the system says: the header makes no sense, or the interface is gone.
+    pub fn write(&self, packet: &[u8]) -> io::Result<bool> {
+        use rustix::io::Errno;
+        match rustix::io::write(&self.fd, packet) {
+            Ok(_) => Ok(true),
+            // EIO: it is down.
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::IO) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// # Safety
+/// What `request` makes the kernel read or write at `arg` lies inside of it.
+unsafe fn call<T>(fd: BorrowedFd<'_>, request: u64, arg: *mut T) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), request as _, arg) } {
+        failed if failed < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
