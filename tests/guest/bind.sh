@@ -67,6 +67,7 @@ works wholebar devices --driver vfio-pci
 wholebar nvme perf $one --time 60 >/dev/null 2>&1 & user=$!
 for try in $(seq 100); do ls -l /proc/$user/fd 2>/dev/null | grep -q /dev/vfio/ && break; sleep 0.1; done
 refused wholebar unbind $one -- "process $user (wholebar)"
+refused wholebar doctor $one -- "process $user (wholebar) has it" "kill $user" "in use in the way"
 has vfio-pci $one
 kill -9 $user; wait $user 2>/dev/null
 

@@ -1,5 +1,6 @@
 //! `cargo xtask`: chores of this repository that need a program, not a line of shell.
 
+mod dist;
 mod vm;
 
 use std::process::ExitCode;
@@ -12,9 +13,12 @@ enum Chore {
     /// Guests with real kernel VFIO, under QEMU
     #[command(subcommand)]
     Vm(vm::Command),
+    Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
-    let Chore::Vm(command) = Chore::parse();
-    vm::main(command)
+    match Chore::parse() {
+        Chore::Vm(command) => vm::main(command),
+        Chore::Dist(args) => dist::main(args),
+    }
 }

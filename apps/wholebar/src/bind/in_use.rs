@@ -1,5 +1,5 @@
 //! What a system uses a PCI function for: file systems, swap, what is built on its disks; routes and addresses of its interfaces;
-//! virtual functions; processes that have it open.
+//! virtual functions.
 //!
 //! It is looked for under the function's place in sysfs, whatever is in between: the disks of a USB stick are its host controller's.
 
@@ -46,27 +46,6 @@ pub fn uses(sysfs: &Sysfs, function: &Function, addresses: &[Address]) -> Vec<St
         Some(n) => uses.push(format!("it has {n} virtual functions, which would go")),
     }
     uses
-}
-
-/// The processes that have it open through VFIO, as far as this one may see.
-pub fn openers(sysfs: &Sysfs, function: &Function) -> Vec<String> {
-    let group = function.group().map(|n| [format!("/dev/vfio/{n}"), format!("/dev/vfio/noiommu-{n}")]);
-    let own = function.vfio_device().map(|name| format!("/dev/vfio/devices/{name}"));
-    let nodes: Vec<String> = group.into_iter().flatten().chain(own).collect();
-    let mut openers = Vec::new();
-    for process in fs::read_dir(sysfs.path("proc")).into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let mut fds = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
-        let is_open = |fd: fs::DirEntry| {
-            let file = fs::read_link(fd.path());
-            file.is_ok_and(|file| nodes.iter().any(|node| file.as_os_str() == node.as_str()))
-        };
-        if fds.any(is_open) {
-            let name = sysfs.read(format!("proc/{pid}/comm")).unwrap_or_default();
-            openers.push(format!("process {pid} ({name}) has it, or its IOMMU group, open"));
-        }
-    }
-    openers
 }
 
 fn disk_uses(sysfs: &Sysfs, disk: &str) -> Vec<String> {

@@ -186,9 +186,9 @@ fn check_unbind(sysfs: &Sysfs, functions: &[Function], force: bool) -> Result<()
     if force {
         return Ok(());
     }
-    let openers = functions.iter().filter(|f| has_vfio(f)).flat_map(|function| {
-        let openers = in_use::openers(sysfs, function).into_iter();
-        openers.map(|opener| format!("{}: {opener}", function.address()))
+    let openers = functions.iter().flat_map(|function| {
+        let openers = doctor::openers(sysfs, function).into_iter();
+        openers.map(|opener| format!("{}: {opener} has it, or its IOMMU group, open", function.address()))
     });
     refuse(openers.collect(), "; --force asks for it, and waits until it is let go")
 }
@@ -258,8 +258,8 @@ fn give_back(sysfs: &Sysfs, function: &Function, say: &impl Fn(String)) -> Resul
         say(format!("{address}: {who} has it already"));
         return Ok(());
     }
-    for opener in in_use::openers(sysfs, function) {
-        say(format!("{address}: {opener}: waiting for it to let go"));
+    for opener in doctor::openers(sysfs, function) {
+        say(format!("{address}: waiting for {opener} to let go"));
     }
     let earlier = Earlier::recall(sysfs, address);
     let restored = match &earlier {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use wholebar::PageSize;
 use wholebar::pci::Address;
-use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 
 /// A machine, and what this process may do on it.
 #[derive(Debug, Clone)]
@@ -103,6 +103,8 @@ pub struct Device {
     pub group: Option<Group>,
     /// Its own node: its name, and whether it can be opened.
     pub own_node: Option<(String, Node)>,
+    /// Processes that have it, or its group, open.
+    pub openers: Vec<String>,
     /// BARs smaller than a page.
     pub small_bars: Vec<SmallBar>,
     /// Its NUMA node.
@@ -207,6 +209,7 @@ impl Device {
             driver: function.driver(),
             group: function.group().map(|number| Group::read(sysfs, number, address)),
             own_node,
+            openers: openers(sysfs, function),
             small_bars: small_bars.collect(),
             numa_node: function.numa_node(),
             cores: function.read("local_cpulist").filter(|list| !list.is_empty()),
@@ -229,6 +232,24 @@ impl Group {
             node: node(sysfs, &format!("dev/vfio/{prefix}{number}")),
         }
     }
+}
+
+/// The processes that have a function, or its IOMMU group, open through VFIO, as far as this one may see: `process 77 (spdk)`.
+pub fn openers(sysfs: &Sysfs, function: &Function) -> Vec<String> {
+    if !function.driver().as_deref().is_some_and(is_vfio) {
+        return Vec::new();
+    }
+    let group = function.group().map(|n| [format!("/dev/vfio/{n}"), format!("/dev/vfio/noiommu-{n}")]);
+    let own = function.vfio_device().map(|name| format!("/dev/vfio/devices/{name}"));
+    let nodes: Vec<String> = group.into_iter().flatten().chain(own).collect();
+    let has_it = |pid: u32| {
+        let fds = fs::read_dir(sysfs.path(format!("proc/{pid}/fd"))).into_iter().flatten().flatten();
+        let mut files = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
+        files.any(|file| nodes.iter().any(|node| file.as_os_str() == node.as_str()))
+    };
+    let all = names(&sysfs.path("proc")).into_iter().filter_map(|name| name.parse::<u32>().ok());
+    let name = |pid: u32| sysfs.read(format!("proc/{pid}/comm")).unwrap_or_default();
+    all.filter(|pid| has_it(*pid)).map(|pid| format!("process {pid} ({})", name(pid))).collect()
 }
 
 fn real_groups(sysfs: &Sysfs) -> usize {

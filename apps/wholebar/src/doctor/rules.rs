@@ -78,6 +78,7 @@ pub fn device(host: &Host, device: &Device, route: Route) -> Vec<Finding> {
     let mut findings = vec![driver(device)];
     findings.extend(group(host, device, route));
     findings.extend(own_node(host, device, route));
+    findings.extend(in_use(device));
     findings.extend(device.group.as_ref().and_then(direct));
     findings.extend(device.small_bars.iter().map(|bar| small_bar(host, device, bar)));
     findings.extend(numa(host, device));
@@ -410,6 +411,13 @@ fn own_node(host: &Host, device: &Device, route: Route) -> Option<Finding> {
             Finding::stop(CHECK, format!("there is no {path}"), [format!("name it {},via=group", device.address)])
         }
     })
+}
+
+fn in_use(device: &Device) -> Option<Finding> {
+    let first = device.openers.first()?;
+    let pid = first.split_whitespace().nth(1).unwrap_or_default();
+    let what = format!("{} has it, or its IOMMU group, open", device.openers.join(", "));
+    Some(Finding::stop("in use", what, [format!("kill {pid}    (or wait until it has ended)")]))
 }
 
 fn direct(group: &Group) -> Option<Finding> {

@@ -332,6 +332,13 @@ fn nodes_that_are_missing_or_not_ours() {
 }
 
 #[test]
+fn whoever_has_it_open_is_named() {
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).link("proc/77/fd/9", "/dev/vfio/3");
+    let tree = tree.put("proc/77/comm", "spdk_tgt").link("proc/78/fd/9", "/dev/vfio/33");
+    expect(&tree, PageSize::K4, Route::Auto, &[("in use", Stop, &["process 77 (spdk_tgt) has it", "kill 77"])]);
+}
+
+#[test]
 fn memory() {
     let tree = || Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
     let says: &[&str] = &["2 MiB: none", "plain pages", "echo 512 > /proc/sys/vm/nr_hugepages"];

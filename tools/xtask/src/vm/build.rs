@@ -1,4 +1,4 @@
-//! Builds static programs for a guest's CPU and says where they are.
+//! Builds static programs for a CPU and says where they are.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,20 +26,33 @@ pub struct Built {
 pub fn build(guest: Guest, selection: &[&str]) -> Result<Built> {
     let cpu = guest.cpu().name;
     eprintln!("vm: building for {cpu}: {}", selection.join(" "));
+    let mut cargo = cargo(cpu, "build");
+    cargo.args(["--profile", "guest"]).args(selection);
+    run(cpu, cargo)
+}
+
+/// Cargo's `command` ("build", "run") for static programs of a CPU, in the repository's root.
+pub fn cargo(cpu: &str, command: &str) -> Command {
     let mut cargo = if cpu == "x86_64" {
         let triple = "x86_64-unknown-linux-gnu";
         let mut cargo = Command::new("cargo");
         // crt-static on the command line of the target alone, so that build scripts and procedural macros are built as ever.
         cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
-        cargo.args(["build", "--target", triple]);
+        cargo.args([command, "--target", triple]);
         cargo
     } else {
         let mut cross = Command::new(root().join("tools/cross"));
-        cross.args([cpu, "build"]);
+        cross.args([cpu, command]);
         cross
     };
-    cargo.args(["--profile", "guest", "--message-format", "json-render-diagnostics"]).args(selection);
-    let output = cargo.current_dir(root()).stderr(Stdio::inherit()).output();
+    cargo.current_dir(root());
+    cargo
+}
+
+/// Runs a `cargo build`.
+pub fn run(cpu: &str, mut cargo: Command) -> Result<Built> {
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let output = cargo.stderr(Stdio::inherit()).output();
     let output = output.with_context(|| format!("running {cargo:?}"))?;
     if !output.status.success() {
         bail!("building for {cpu} failed ({}): {cargo:?}", output.status);

@@ -1,7 +1,7 @@
 //! `cargo xtask vm`: boots a guest with a stock kernel and devices behind an IOMMU, and runs a command, a shell, the tests or a measurement in it.
 
 mod boot;
-mod build;
+pub mod build;
 mod cpio;
 mod debian;
 mod guest;
