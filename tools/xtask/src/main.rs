@@ -9,6 +9,7 @@ use clap::Parser;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Chores of this repository")]
+#[allow(clippy::large_enum_variant, reason = "there is one of it")]
 enum Chore {
     /// Guests with real kernel VFIO, under QEMU
     #[command(subcommand)]
