@@ -3,7 +3,7 @@
 //! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::slow_path`] and
 //! [`crate::reactor`].
 
-use crate::pci::{IrqAction, IrqInfo, PciDevice};
+use crate::pci::{IRQ_INTX, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -138,6 +138,15 @@ impl Interrupts {
         self.device.set_irqs(self.index, vector, IrqAction::Trigger(1))
     }
 
+    /// Lets an interrupt come again that the kernel masked when it signalled it: INTx, whose line stays up until the device has been served.
+    /// Messages need nothing.
+    ///
+    /// # Errors
+    /// What the backend says.
+    pub fn rearm(&self) -> Result<()> {
+        rearm(self.device.as_ref(), self.index)
+    }
+
     /// How many there can be.
     pub fn count(&self) -> u32 {
         self.fds().len() as u32
@@ -166,6 +175,11 @@ impl Drop for Interrupts {
             tracing::warn!(device = self.device.name(), kind = self.index, %error, "interrupts stay enabled");
         }
     }
+}
+
+/// See [`Interrupts::rearm`].
+pub(crate) fn rearm(device: &dyn PciDevice, index: u32) -> Result<()> {
+    if index == IRQ_INTX { device.set_irqs(index, 0, IrqAction::Unmask(1)) } else { Ok(()) }
 }
 
 /// Waits for several eventfds at once, each with a number.
@@ -232,7 +246,7 @@ pub(crate) mod tests {
     impl Wires {
         pub(crate) fn new(msix: u32, resizable: bool, notices: u32) -> Arc<Self> {
             let info = |count| IrqInfo { count, eventfd: true, resizable, ..IrqInfo::default() };
-            let irqs = [info(0), info(0), info(msix), info(notices), info(notices)];
+            let irqs = [info(1), info(0), info(msix), info(notices), info(notices)];
             Arc::new(Self { irqs, state: Mutex::default() })
         }
 
@@ -241,7 +255,7 @@ pub(crate) mod tests {
             rustix::io::write(&state.fds[&(index, vector)], &1u64.to_ne_bytes()).unwrap();
         }
 
-        fn calls(&self) -> Vec<String> {
+        pub(crate) fn calls(&self) -> Vec<String> {
             std::mem::take(&mut self.state.lock().unwrap().calls)
         }
     }
@@ -297,7 +311,8 @@ pub(crate) mod tests {
                 IrqAction::Trigger(_) => {
                     rustix::io::write(&state.fds[&(index, first)], &1u64.to_ne_bytes()).unwrap();
                 }
-                IrqAction::Mask(_) | IrqAction::Unmask(_) => return none(),
+                IrqAction::Unmask(_) => state.calls.push(format!("{index}: unmasked")),
+                IrqAction::Mask(_) => return none(),
             }
             Ok(())
         }

@@ -4,7 +4,7 @@
 //! calls a handler, in which a driver does its work and sends what it found to its own channel; or [`SlowPath::channel`] sends
 //! the bare events.
 
-use crate::irq::{Epoll, Interrupts};
+use crate::irq::{Epoll, Interrupts, rearm};
 use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice};
 use crate::reactor::Stop;
 use crate::{Error, Result};
@@ -64,7 +64,7 @@ impl SlowPath {
         }
         epoll.add(stop.wakeup(), sources.len() as u64)?;
 
-        let name = device.name().to_owned();
+        let (device, kind) = (device.clone(), interrupts.info().0);
         let seen = stop.clone();
         let run = move || {
             // The notices are disabled when the thread ends.
@@ -72,7 +72,7 @@ impl SlowPath {
             loop {
                 let signalled = match epoll.wait(None) {
                     Ok(signalled) => signalled,
-                    Err(error) => return tracing::error!(device = name, %error, "the slow path ended"),
+                    Err(error) => return tracing::error!(device = device.name(), %error, "the slow path ended"),
                 };
                 for number in signalled {
                     if seen.is_asked() {
@@ -82,6 +82,11 @@ impl SlowPath {
                         && fd.take() > 0
                     {
                         handler(*event);
+                        if let Event::Vector(_) = event
+                            && let Err(error) = rearm(device.as_ref(), kind)
+                        {
+                            tracing::warn!(device = device.name(), %error, "its interrupt stays masked");
+                        }
                     }
                 }
             }
@@ -142,7 +147,7 @@ impl Notices {
 mod tests {
     use super::*;
     use crate::irq::tests::Wires;
-    use crate::pci::IRQ_MSIX;
+    use crate::pci::{IRQ_INTX, IRQ_MSIX};
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -172,6 +177,19 @@ mod tests {
         assert!(events.recv().is_err(), "the thread has ended, and its sender with it");
         let left: Vec<_> = device.state.lock().unwrap().fds.keys().copied().collect();
         assert_eq!(left, [(IRQ_MSIX, 0), (IRQ_MSIX, 2)], "error and unbind notices are disabled, vectors are not ours");
+    }
+
+    #[test]
+    fn an_interrupt_line_is_unmasked_once_it_was_served() {
+        let device = Wires::new(0, true, 0);
+        let irqs = Interrupts::new(device.clone(), IRQ_INTX, 1).unwrap();
+        let (slow, events) = SlowPath::channel(&irqs, &[0]).unwrap();
+        for _ in 0..2 {
+            device.raise(IRQ_INTX, 0);
+            assert_eq!(events.recv_timeout(SOON), Ok(Event::Vector(0)));
+        }
+        drop(slow);
+        assert_eq!(device.calls(), ["0: 0+1", "0: unmasked", "0: unmasked"]);
     }
 
     #[test]

@@ -10,5 +10,8 @@ for name in $names; do
 	wholebar barmap $name || exit 1
 	wholebar nvme perf $name --rw mixed --verify --span 16M --time 2 --warmup 0 >/tmp/perf || exit 1
 	cat /tmp/perf
+	wholebar doctor $name >/tmp/doctor
+	cat /tmp/doctor
+	grep -q 'pci=resource_alignment=16@pci:1b36:0010' /tmp/doctor || fail "doctor does not name what mends it"
 	grep -qE '^ *doorbells +0 direct, [1-9]' /tmp/perf && grep -qE '^ *errors +0$' /tmp/perf || fail "$name is not driven by trapped accesses alone"
 done

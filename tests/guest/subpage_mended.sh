@@ -4,5 +4,7 @@
 for name in $(echo $WHOLEBAR_NVME | tr , ' '); do
 	wholebar nvme perf $name --rw mixed --verify --span 16M --time 2 --warmup 0 >/tmp/perf || exit 1
 	cat /tmp/perf
+	wholebar doctor $name >/tmp/doctor || { cat /tmp/doctor; exit 1; }
+	! grep resource_alignment /tmp/doctor || exit 1
 	grep -qE '^ *doorbells +[1-9].* direct, 0 trapped' /tmp/perf && grep -qE '^ *errors +0$' /tmp/perf || exit 1
 done

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
-use wholebar::pci::Verdict;
-use wholebar_nvme::{Options, QueueOptions};
+use wholebar::pci::{IRQ_INTX, Verdict};
+use wholebar_nvme::{Nvme, Options, QueueOptions, Service};
 use wholebar_tests::Rig;
-use wholebar_tests::guest::{kernel, kernel_ways};
+use wholebar_tests::guest::{SOON, first, kernel, kernel_ways};
 use wholebar_tests::nvme::{self, Bench};
 
 fn policy(policy: MapPolicy) -> Options {
@@ -55,6 +55,26 @@ fn data_survives_resets() -> Result<()> {
 #[ignore = "wants a guest"]
 fn events_come() -> Result<()> {
     everywhere(nvme::events_come)
+}
+
+/// Where a device has no messages, its line has to do. The kernel masks that at each signal, until the slow path has served the controller.
+#[test]
+#[ignore = "wants a guest"]
+fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
+    let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..Options::default() };
+    let nvme = Nvme::open(first()?.device, options)?;
+    let line = nvme.interrupts().context("QEMU's NVMe has a line")?.vector(0)?;
+    nvme.service()?;
+    line.take();
+    for round in 0..5 {
+        // Its completion raises the line.
+        nvme.smart()?;
+        ensure!(line.wait(Some(SOON))? > 0, "round {round}: the line is silent");
+        nvme.service()?;
+    }
+    let vector = QueueOptions { interrupt: Some(1), ..QueueOptions::default() };
+    ensure!(nvme.queue(vector).is_err(), "a line has no vector 1");
+    Ok(())
 }
 
 /// The point of it all: with isolated interrupts doorbells are stores even where they share the page of the MSI-X table, and a

@@ -22,7 +22,7 @@ use std::time::Duration;
 use wholebar::bar::Bar;
 use wholebar::irq::{EventFd, Interrupts};
 use wholebar::mem::{Arena, DmaMapping, DmaRing};
-use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, PciDevice};
+use wholebar::pci::{IRQ_ERR, IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_REQ, PciDevice};
 use wholebar::reset::{Domain, End};
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
@@ -161,7 +161,7 @@ impl Nvme {
         &self.0.hw.device
     }
 
-    /// Its MSI-X vectors, where it has some: for queues with [`QueueOptions::interrupt`].
+    /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
     pub fn interrupts(&self) -> Option<&Interrupts> {
         self.0.interrupts.as_ref()
     }
@@ -301,11 +301,15 @@ impl Nvme {
     }
 }
 
+/// What wakes the slow path. Without interrupts, it looks at the controller now and then.
 fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
+    let has = |kind: &u32| hw.device.irq_info(*kind).is_ok_and(|info| info.count > 0);
+    let Some(kind) = options.interrupts.or([IRQ_MSIX, IRQ_MSI, IRQ_INTX].into_iter().find(has)) else {
         return Ok((None, Arc::new(EventFd::new()?)));
-    }
-    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + u32::from(options.io_queues))?;
+    };
+    // Queues have vectors of their own with MSI-X alone.
+    let queues = if kind == IRQ_MSIX { options.io_queues } else { 0 };
+    let interrupts = Interrupts::new(hw.device.clone(), kind, 1 + u32::from(queues))?;
     let wake = interrupts.vector(0)?;
     Ok((Some(interrupts), wake))
 }
@@ -521,6 +525,12 @@ impl Inner {
         }
         self.advance(&mut control);
         self.check()?;
+        if let Some(interrupts) = &self.interrupts {
+            // What raised them was taken above.
+            if let Err(error) = interrupts.rearm() {
+                self.settle(&mut control, &error.into());
+            }
+        }
         Ok(control.stopping.is_some())
     }
 
@@ -551,7 +561,8 @@ impl Inner {
         if let (Some(vector), interrupts) = (vector, &self.interrupts) {
             let count = interrupts.as_ref().map_or(0, Interrupts::count);
             if vector == 0 || u32::from(vector) >= count {
-                let (device, index, vector) = (self.hw.name(), IRQ_MSIX, vector.into());
+                let index = interrupts.as_ref().map_or(IRQ_MSIX, |interrupts| interrupts.info().0);
+                let (device, vector) = (self.hw.name(), vector.into());
                 return Err(wholebar::Error::NoSuchIrq { device, index, vector, count }.into());
             }
         }

@@ -21,6 +21,9 @@ pub struct Options {
     pub sgls: bool,
     /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
     pub max_transfer: u32,
+    /// Which interrupts wake the slow path: [`IRQ_MSIX`](wholebar::pci::IRQ_MSIX), [`IRQ_MSI`](wholebar::pci::IRQ_MSI) or
+    /// [`IRQ_INTX`](wholebar::pci::IRQ_INTX); `None` for the first of these that the controller has.
+    pub interrupts: Option<u32>,
     /// How long an I/O command may take before it is aborted, and then again before the controller is reset.
     pub timeout: Duration,
     /// How long an admin command may take.
@@ -41,6 +44,7 @@ impl Default for Options {
             shadow_doorbells: false,
             sgls: true,
             max_transfer: 1 << 20,
+            interrupts: None,
             timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(5),

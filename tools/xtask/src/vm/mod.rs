@@ -133,7 +133,7 @@ fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], lim
             Outcome::Timeout { began, console } => {
                 print_console(&console);
                 let what = if began { "the command did not end" } else { "the guest did not come up" };
-                eprintln!("vm: {what} within {} s (--limit)", limits.limit);
+                eprintln!("vm: {what} within {} s (--limit)", limits.time().as_secs());
                 return Ok(TIME_IS_UP);
             }
             Outcome::Died { began, status, console } => {
