@@ -137,7 +137,7 @@ fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> R
 fn results(runs: &[Run], target: &Target, stopped: bool) -> String {
     let whole = |depth| runs.iter().find(|run| run.queue_depth == depth && run.policy == "whole");
     let rows = runs.iter().map(|run| {
-        let ratio = whole(run.queue_depth).map_or("-".to_owned(), |whole| format!("{:.2}", run.iops / whole.iops));
+        let ratio = whole(run.queue_depth).map_or("-".to_owned(), |whole| run.ratio(whole));
         vec![
             run.queue_depth.to_string(),
             run.plan(),

@@ -21,7 +21,7 @@ impl Origin {
     pub fn of(device: &dyn PciDevice) -> (Self, String) {
         match device.kind() {
             DeviceKind::Model => (Self::Model, "its name begins with sim:".to_owned()),
-            DeviceKind::VfioUser => (Self::Emulated, "it is a vfio-user server, which is software".to_owned()),
+            DeviceKind::VfioUser => (Self::Emulated, "it is a vfio-user server".to_owned()),
             DeviceKind::Kernel => {
                 let ids = Config::of(device).map(|config| ((config.vendor(), config.device()), config.subsystem()));
                 of_ids(ids.ok(), virtual_machine().as_deref())
@@ -42,7 +42,7 @@ impl Origin {
     pub fn caveat(self) -> Option<&'static str> {
         match self {
             Self::Model => Some("a model in this process: figures of emulation, not a drive's"),
-            Self::Emulated => Some("it is software: figures of emulation, not a drive's"),
+            Self::Emulated => Some("software, not hardware: figures of emulation, not a drive's"),
             Self::Hardware => None,
         }
     }

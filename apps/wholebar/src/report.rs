@@ -251,6 +251,11 @@ impl Run {
         counting.fold((self.iops, self.iops), |(low, high), iops| (low.min(iops), high.max(iops)))
     }
 
+    /// Its rate against another's: `0.43`; `-` where that one did nothing.
+    pub fn ratio(&self, whole: &Self) -> String {
+        if whole.iops > 0.0 { format!("{:.2}", self.iops / whole.iops) } else { "-".to_owned() }
+    }
+
     /// Rounds that lost a core and don't count.
     pub fn dropped(&self) -> usize {
         self.rounds.iter().filter(|round| !round.counts).count()
@@ -264,5 +269,34 @@ impl Run {
     /// Commands for each doorbell that was rung.
     pub fn commands_a_doorbell(&self) -> f64 {
         (self.reads + self.writes) as f64 / (self.doorbells.direct + self.doorbells.trapped).max(1) as f64
+    }
+}
+
+#[cfg(test)]
+impl Run {
+    /// One to change, for tests.
+    pub fn example() -> Self {
+        Self {
+            workload: "randread".into(),
+            policy: "whole".into(),
+            page_size: 4096,
+            queue_depth: 1,
+            batch: 1,
+            block_size: 4096,
+            cores: vec![0],
+            queues_per_core: 1,
+            seconds: 1.0,
+            iops: 1000.0,
+            bytes_per_second: 4_096_000.0,
+            reads: 1000,
+            writes: 0,
+            latency_ns: Percentiles::default(),
+            doorbells: Doorbells { direct: 2000, trapped: 0 },
+            errors: 0,
+            cpu: Cpu { driver: vec![1.0], model: None },
+            read_back: 0,
+            rounds: Vec::new(),
+            cut_short: None,
+        }
     }
 }

@@ -133,32 +133,12 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Cpu, Doorbells};
+    use crate::report::Cpu;
     use std::cell::RefCell;
 
     fn run_of(iops: f64, share: f64) -> Run {
-        Run {
-            workload: "randread".into(),
-            policy: "carved".into(),
-            page_size: 65536,
-            queue_depth: 1,
-            batch: 1,
-            block_size: 4096,
-            cores: vec![0],
-            queues_per_core: 1,
-            seconds: 1.0,
-            iops,
-            bytes_per_second: iops * 4096.0,
-            reads: 1,
-            writes: 0,
-            latency_ns: Default::default(),
-            doorbells: Doorbells { direct: 1, trapped: 0 },
-            errors: 0,
-            cpu: Cpu { driver: vec![share], model: Some(1.0) },
-            read_back: 0,
-            rounds: Vec::new(),
-            cut_short: None,
-        }
+        let cpu = Cpu { driver: vec![share], model: Some(1.0) };
+        Run { policy: "carved".into(), page_size: 65536, iops, cpu, ..Run::example() }
     }
 
     const PLANS: [Plan; 2] =

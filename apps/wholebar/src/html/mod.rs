@@ -114,6 +114,10 @@ fn lines<'r, K: PartialEq>(
     for run in runs {
         let Some(at) = categories.iter().position(|c| *c == category(run)) else { continue };
         let (y, low, high) = value(run);
+        // A ratio to a rate of nothing.
+        if ![y, low, high].iter().all(|n| n.is_finite()) {
+            continue;
+        }
         let name = run.plan();
         let line = match lines.iter_mut().find(|line| line.name == name) {
             Some(line) => line,
@@ -137,16 +141,18 @@ fn rate_unit(runs: &[Run]) -> (f64, &'static str) {
     }
 }
 
+/// A rate in such units, with its lowest and its highest.
+fn rate(run: &Run, unit: f64) -> (f64, f64, f64) {
+    let (low, high) = run.spread();
+    (run.iops / unit, low / unit, high / unit)
+}
+
 /// Rates over queue depth, of the runs with one batch (each depth's own where `None`).
 fn rates_by_depth(title: &str, runs: &[Run], batch: Option<usize>) -> Result<String> {
     let chosen = || runs.iter().filter(|run| batch.is_none_or(|batch| run.batch == batch));
     let depths = distinct(chosen().map(|run| run.queue_depth));
     let (unit, name) = rate_unit(runs);
-    let rate = |run: &Run| {
-        let (low, high) = run.spread();
-        (run.iops / unit, low / unit, high / unit)
-    };
-    let lines = lines(chosen(), &depths, |run| run.queue_depth, rate);
+    let lines = lines(chosen(), &depths, |run| run.queue_depth, |run| rate(run, unit));
     plot::lines(&[Lines {
         title: title.to_owned(),
         x: "queue depth, commands",
@@ -195,7 +201,7 @@ fn runs_table(caption: &str, runs: &[Run]) -> Markup {
                 output::rate(run.iops),
                 output::rate(low),
                 output::rate(high),
-                whole(run).map_or("-".to_owned(), |whole| format!("{:.2}", run.iops / whole.iops)),
+                whole(run).map_or("-".to_owned(), |whole| run.ratio(whole)),
                 output::nanos(run.latency_ns.p50),
                 output::nanos(run.latency_ns.p99),
                 output::rate(run.doorbells.direct as f64),

@@ -2,7 +2,8 @@
 
 use super::plot::{self, Lines, Look, Times};
 use super::{
-    distinct, facts, figure, host_facts, lines, origin, page, rate_unit, rates_by_depth, runs_table, strips, table,
+    distinct, facts, figure, host_facts, lines, origin, page, rate, rate_unit, rates_by_depth, runs_table, strips,
+    table,
 };
 use crate::output;
 use crate::pages::compare::{Comparison, Named, POLICIES};
@@ -237,11 +238,7 @@ fn rate_panel(host: &Named, unit: f64, unit_name: &str) -> Lines {
     let report = &host.report;
     let depths = distinct(report.runs.iter().map(|run| run.queue_depth));
     let runs = POLICIES.iter().flat_map(|policy| depths.iter().filter_map(|depth| report.run(policy, *depth, 1)));
-    let rate = |run: &Run| {
-        let (low, high) = run.spread();
-        (run.iops / unit, low / unit, high / unit)
-    };
-    let lines = lines(runs, &depths, |run| run.queue_depth, rate);
+    let lines = lines(runs, &depths, |run| run.queue_depth, |run| rate(run, unit));
     Lines {
         title: format!("{}, {}", host.name, report.device.origin.name()),
         x: "queue depth, commands",

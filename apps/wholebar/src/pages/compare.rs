@@ -189,7 +189,7 @@ fn summary(hosts: &[Named]) -> String {
         let pages = output::bytes(report.host_pages());
         let Some(whole) = report.run("whole", 1, 1) else { return format!("{name}: nothing at queue depth 1.") };
         let ratio = |policy| match report.run(policy, 1, 1) {
-            Some(run) => format!("{policy} {} ({:.2})", output::rate(run.iops), run.iops / whole.iops),
+            Some(run) => format!("{policy} {} ({})", output::rate(run.iops), run.ratio(whole)),
             None => format!("{policy} not measured"),
         };
         format!(
@@ -288,7 +288,7 @@ impl Comparison {
         loads.sort_unstable();
         loads.dedup();
         let cell = |run: Option<&Run>, whole: Option<&Run>, ratio: bool| match (run, whole) {
-            (Some(run), Some(whole)) if ratio => format!("{} {:.2}", output::rate(run.iops), run.iops / whole.iops),
+            (Some(run), Some(whole)) if ratio => format!("{} {:>4}", output::rate(run.iops), run.ratio(whole)),
             (Some(run), _) => output::rate(run.iops),
             (None, _) => "-".to_owned(),
         };

@@ -289,7 +289,7 @@ fn rates(report: &Pages) -> String {
     let rows = LOADS.iter().filter_map(|load| {
         let runs: Vec<_> =
             report.runs.iter().filter(|r| (r.queue_depth, r.batch) == (load.depth, load.batch)).collect();
-        let whole = runs.iter().find(|run| run.policy == "whole").map(|run| run.iops);
+        let whole = runs.iter().find(|run| run.policy == "whole");
         let mut row = vec![load.depth.to_string(), load.batch.to_string()];
         for plan in &plans {
             let run = runs.iter().find(|run| run.plan() == *plan);
@@ -298,7 +298,7 @@ fn rates(report: &Pages) -> String {
                 let spread = (high - low) / 2.0 / run.iops * 100.0;
                 let spread = if spread < 1000.0 { format!("±{spread:.0}%") } else { "wild".to_owned() };
                 match whole.filter(|_| run.policy != "whole") {
-                    Some(whole) => format!("{}  {:.2} {spread:>5}", output::rate(run.iops), run.iops / whole),
+                    Some(whole) => format!("{}  {:>4} {spread:>5}", output::rate(run.iops), run.ratio(whole)),
                     None => format!("{} {spread:>5}", output::rate(run.iops)),
                 }
             }));

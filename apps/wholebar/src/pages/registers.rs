@@ -10,6 +10,7 @@
 //! So a sample of what takes long is one access or a few, and of a store it is the average of many.
 
 use crate::host::Thread;
+use crate::output::Progress;
 use crate::report::{Cpu, Quantiles};
 use crate::work;
 use anyhow::{Context, Result, anyhow, bail};
@@ -116,14 +117,18 @@ pub fn measure(
             for kind in kinds.iter_mut() {
                 kind.calibrate(&clock, clock_ns)?;
             }
+            let mut progress = Progress::time("measuring register accesses", time);
+            let began = Instant::now();
             for _ in 0..rounds {
                 for kind in kinds.iter_mut() {
                     if stopped() {
                         return Ok(());
                     }
+                    progress.at(began.elapsed().as_millis() as u64, String::new);
                     kind.round(&clock, clock_ns, slice)?;
                 }
             }
+            progress.finish();
             anyhow::Ok(())
         });
         thread.join().map_err(|_| anyhow!("the measuring thread panicked"))?

@@ -162,7 +162,7 @@ impl Pages {
         let Some(whole) = self.run("whole", 1, 1) else {
             return "Nothing was measured at queue depth 1.".to_owned();
         };
-        let of = |run: &Run| format!("{} ({:.2} of whole)", rate(run), run.iops / whole.iops);
+        let of = |run: &Run| format!("{} ({} of whole)", rate(run), run.ratio(whole));
         let mut text = String::new();
         if whole.doorbells.trapped > 0 {
             text += &format!("Even whole, the doorbells cannot be mapped here: {} at queue depth 1. ", rate(whole));
@@ -255,31 +255,11 @@ pub fn time(nanos: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Cpu, Doorbells};
+    use crate::report::Doorbells;
 
     fn run(policy: &'static str, page_size: u64, depth: usize, batch: usize, iops: f64, trapped: u64) -> Run {
-        Run {
-            workload: "randread".into(),
-            policy: policy.into(),
-            page_size,
-            queue_depth: depth,
-            batch,
-            block_size: 4096,
-            cores: vec![0],
-            queues_per_core: 1,
-            seconds: 1.0,
-            iops,
-            bytes_per_second: iops * 4096.0,
-            reads: 1,
-            writes: 0,
-            latency_ns: Default::default(),
-            doorbells: Doorbells { direct: u64::from(trapped == 0), trapped },
-            errors: 0,
-            cpu: Cpu { driver: vec![1.0], model: None },
-            read_back: 0,
-            rounds: Vec::new(),
-            cut_short: None,
-        }
+        let doorbells = Doorbells { direct: u64::from(trapped == 0), trapped };
+        Run { policy: policy.into(), page_size, queue_depth: depth, batch, iops, doorbells, ..Run::example() }
     }
 
     /// Reads that take 100 ns, and 1,600 ns a batch more where doorbells are trapped.

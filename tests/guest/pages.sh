@@ -1,0 +1,19 @@
+# `wholebar pages` measures a controller behind the kernel's VFIO, knows that QEMU emulates it, and leaves it as it was found: when it ends, and when it is interrupted.
+set -e
+device=${WHOLEBAR_NVME%%,*}
+config() { od -An -v -tx1 -N 256 /sys/bus/pci/devices/$device/config; }
+before=$(config)
+wholebar pages $device --quick --runtime 4 --json /tmp/report
+grep -q '"origin": "emulated"' /tmp/report
+grep -q '"interrupted": false' /tmp/report
+[ "$(config)" = "$before" ]
+# At the registers first, then at the reads, and before anything.
+for seconds in 0 1 6; do
+	wholebar pages $device --runtime 30 --json /tmp/report &
+	sleep $seconds.3
+	kill -INT $!
+	wait $!
+	[ "$(config)" = "$before" ]
+	wholebar nvme identify $device >/dev/null
+done
+grep -q '"interrupted": true' /tmp/report
