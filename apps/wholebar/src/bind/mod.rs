@@ -148,7 +148,7 @@ impl Functions {
         }
         match &errors[..] {
             [] => Ok(()),
-            errors => bail!("{} of {all} functions could not be given away\n  {}", errors.len(), errors.join("\n  ")),
+            errors => bail!("{} of {all} functions failed\n  {}", errors.len(), errors.join("\n  ")),
         }
     }
 }

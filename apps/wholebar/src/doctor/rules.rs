@@ -107,7 +107,7 @@ fn iommu(host: &Host, bare: bool) -> Option<Finding> {
     }
     let off = host.command_line.split_whitespace().find(|word| {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        name.ends_with("iommu") && value.split(',').any(|v| v == "off") || name == "iommu.passthrough"
+        name.ends_with("iommu") && value.split(',').any(|v| v == "off")
     });
     let virtual_machine = "in a virtual machine: give it a virtual IOMMU (QEMU: -device intel-iommu,intremap=on with \
                            kernel-irqchip=split; -device virtio-iommu-pci)";
@@ -134,7 +134,10 @@ fn iommu(host: &Host, bare: bool) -> Option<Finding> {
             vec!["switch it on in the firmware's setup (VT-d, AMD-Vi, SMMU)".to_owned(), virtual_machine.to_owned()],
         ),
     };
-    mend.push(without.to_owned());
+    // VFIO without the parameter was built without it.
+    if host.no_iommu.is_some() || host.vfio_pci != Module::Here {
+        mend.push(without.to_owned());
+    }
     Some(Finding::stop(CHECK, what, mend))
 }
 
@@ -295,10 +298,10 @@ fn memlock(host: &Host, bare: bool) -> Option<Finding> {
     if bare {
         return None;
     }
+    if host.locks_all {
+        return Some(Finding::ok(CHECK, "this process may lock any amount of memory (CAP_IPC_LOCK)"));
+    }
     let what = match host.memlock? {
-        _ if host.locks_all => {
-            return Some(Finding::ok(CHECK, "this process may lock any amount of memory (CAP_IPC_LOCK)"));
-        }
         u64::MAX => return Some(Finding::ok(CHECK, "unlimited")),
         bytes => format!("{} of memory can be locked: all that a device reaches is", output::bytes(bytes)),
     };

@@ -186,6 +186,8 @@ fn without_an_iommu_it_says_what_the_firmware_has() {
         expect(&tree, PageSize::K4, Route::Auto, &[("IOMMU", Stop, says), driver]);
     };
     stop(bare(), &["none: no device is in an IOMMU group", "firmware's setup", "enable_unsafe_noiommu_mode"]);
+    let built_without = bare().without("sys/module/vfio");
+    assert!(!troubles(&built_without, PageSize::K4, Route::Auto)[0].2.contains("noiommu"), "it offers no such thing");
     stop(bare().put("sys/firmware/acpi/tables/DMAR", ""), &["VT-d", "intel_iommu=on"]);
     stop(bare().put("sys/firmware/acpi/tables/IVRS", ""), &["IVRS", "dmesg"]);
     stop(
