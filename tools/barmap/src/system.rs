@@ -54,8 +54,8 @@ impl Function {
         };
         if matches!(told.msix, MsixFact::Unknown(_)) && read < 256 {
             let why = format!("{read} bytes of its configuration space could be read; root can read more");
-            told.msix = MsixFact::Unknown(why.clone());
-            told.notes = vec![why];
+            told.msix = MsixFact::Unknown(why);
+            told.notes.clear();
         }
         let class = function.class();
         told.ids = Ids {

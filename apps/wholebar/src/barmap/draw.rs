@@ -47,6 +47,7 @@ pub fn text(source: &Source, maps: &[FunctionMap<'_>], left: usize) -> String {
     }
     match left {
         0 => {}
+        1 => text += "One function without MSI-X is left out; --all shows it too.\n",
         n => text += &format!("{n} functions without MSI-X are left out; --all shows them too.\n"),
     }
     text
@@ -88,8 +89,8 @@ fn function(map: &FunctionMap<'_>, legend: &mut Vec<Kind>) -> String {
             say(format!("MSI-X: {} vectors, {enabled}; table in {table}, PBA in {pba}", msix.vectors));
         }
     }
-    for line in hot(&map.hot) {
-        say(line);
+    if is_of_interest(map) || matches!(map.hot, HotRegisters::Known(..)) {
+        hot(&map.hot).into_iter().for_each(&mut say);
     }
     if let Some(sriov) = &function.sriov {
         for line in virtual_functions(sriov, map) {

@@ -1,6 +1,7 @@
 //! Where `barmap` has its facts from.
 
 use crate::args::Usage;
+use crate::names::Names;
 use crate::{output, target};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -43,7 +44,7 @@ impl Source {
                     if root.ends_with('/') { "" } else { "/" }
                 );
             }
-            return Self::narrowed("sysfs", machine, target.map(wanted).transpose()?);
+            return Self::narrowed("sysfs", named(machine), target.map(wanted).transpose()?);
         }
         let target = target.unwrap_or_default();
         match target.parse::<Address>() {
@@ -83,7 +84,7 @@ impl Source {
         let Some(function) = sysfs.function(address) else {
             bail!("{address}: no such PCI function in this machine; `wholebar barmap --sysfs` shows those there are");
         };
-        let machine = Machine::of_system(&sysfs, Some(PageSize::host()));
+        let machine = named(Machine::of_system(&sysfs, Some(PageSize::host())));
         let mut source = Self::narrowed("sysfs", machine, Some(address))?;
         let why = match function.driver() {
             Some(driver) if driver == VFIO => {
@@ -114,12 +115,25 @@ impl Source {
                 told.bars.iter().find(|other| other.index == bar.index).and_then(|bar| bar.place.address);
         }
         function.driver = told.driver.take();
+        function.title = told.title.take();
         function.rom = told.rom;
         function.sriov = told.sriov.take().or(function.sriov);
         *told = function;
         self.name = open.name;
         self.machine.notes.clear();
     }
+}
+
+/// With the names that numbers have.
+fn named(mut machine: Machine) -> Machine {
+    let names = Names::load();
+    for function in &mut machine.functions {
+        let (Some(vendor), Some(device)) = (function.ids.vendor, function.ids.device) else { continue };
+        let name = names.device(vendor, device);
+        let class = function.ids.class.and_then(|class| names.class(u32::from(class) << 8).1);
+        function.title = Some(class.map_or(name.clone(), |class| format!("{class}: {name}")));
+    }
+    machine
 }
 
 fn of_text(file: &str) -> Result<Machine> {
