@@ -217,3 +217,56 @@ pub fn trapped_registers(plan: &BarPlan) -> u64 {
         })
         .sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Ids, Open, Place};
+    use wholebar::pci::DeviceKind;
+    use wholebar::pci::config::BarKind;
+
+    /// SPDK's NVMe target: 8 KiB, of which it offers the doorbells' page.
+    fn server(areas: Vec<Range<u64>>) -> Machine {
+        let region = RegionInfo {
+            size: 0x2000,
+            readable: true,
+            writable: true,
+            mappable: !areas.is_empty(),
+            caps: vec![RegionCap::SparseMmap(areas)],
+        };
+        let bar = Bar {
+            index: 0,
+            kind: BarKind::Memory { wide: true, prefetchable: false },
+            place: Place { address: None, size: Some(0x2000) },
+            disabled: false,
+            hidden: false,
+            region: Some(region),
+        };
+        let isolation = Isolation::by_construction();
+        let function = Function {
+            ids: Ids { class: Some(0x0108), interface: Some(2), ..Ids::default() },
+            bars: vec![bar],
+            open: Some(Open { kind: DeviceKind::VfioUser, page: PageSize::K4, isolation }),
+            ..Function::default()
+        };
+        Machine { functions: vec![function], ..Machine::default() }
+    }
+
+    #[test]
+    fn what_a_backend_does_not_offer_is_not_said_to_be_mapped() {
+        let machine = server(vec![0x1000..0x2000]);
+        let map = machine.map(0, &PAGES, &[MapPolicy::Whole]).unwrap();
+        let said: Vec<_> = map.bars[0].sheets.iter().map(|sheet| (sheet.verdict.kind, &*sheet.verdict.text)).collect();
+        assert!(said[0].1.contains("4 KiB cannot be mapped") && !said[0].1.contains("doorbells"), "{said:?}");
+        // In larger pages the area is not a whole page.
+        assert!(said[1].1.starts_with("every access is trapped, doorbells at 0x1000 too"), "{said:?}");
+        assert_eq!(said[2].0, crate::VerdictKind::Unmappable);
+        assert!(map.bars[0].sheets.iter().all(|sheet| sheet.verdict.caution.is_none()));
+        let auto = map.bars[0].auto.as_ref().unwrap();
+        assert_eq!((auto.access(0), auto.access(0x1000)), (Some(Access::Trapped), Some(Access::Direct)));
+
+        let nothing = server(Vec::new());
+        let map = nothing.map(0, &[PageSize::K4], &[]).unwrap();
+        assert!(map.bars[0].sheets[0].verdict.text.contains("the backend lets nothing of it be mapped"));
+    }
+}

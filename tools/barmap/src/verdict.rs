@@ -104,10 +104,12 @@ pub(crate) fn of(
         hot.iter().filter(|hot| !touched(&hot.range, &by_whole) && touched(&hot.range, &by_carved)).collect();
     let registers = trapped_registers(carved).saturating_sub(trapped_registers(whole));
     let Some(table) = whole.layout.table.as_ref().filter(|_| !lost.is_empty() || registers > 0) else {
-        let text = match trapped_registers(carved) {
-            _ if whole.layout.table.is_none() => "mapped whole, by any policy: the MSI-X table isn't in it".to_owned(),
-            0 => "whole and carved reach the same registers: the MSI-X table shares no page with any".to_owned(),
-            n => format!(
+        let text = match (trapped_registers(carved), &whole.layout.table) {
+            (0, None) => "mapped whole, by any policy: the MSI-X table isn't in it".to_owned(),
+            (0, Some(_)) => {
+                "whole and carved reach the same registers: the MSI-X table shares no page with any".to_owned()
+            }
+            (n, _) => format!(
                 "whole and carved are alike: {} cannot be mapped and are trapped by both{}",
                 bytes(n),
                 named(hot, &by_whole)
