@@ -308,7 +308,7 @@ impl Plan {
 }
 
 /// Why a span is what it is, in a few words.
-pub fn why_name(why: Why) -> &'static str {
+fn why_name(why: Why) -> &'static str {
     match why {
         Why::Registers => "registers",
         Why::Shared => "registers beside MSI-X table or PBA",

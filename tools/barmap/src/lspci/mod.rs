@@ -2,13 +2,13 @@
 //! dumps (`-x` to `-xxxx`) or without; pasted into mails and bug trackers, indented, quoted, cut off.
 //!
 //! Text is input: whatever it is, this ends, without panic. What isn't there isn't claimed: capabilities that were hidden, a size that isn't
-//! written, a line that was cut off are [`MsixFact::Unknown`], `None`, or a note.
+//! written, a line that was cut off are [unknown](crate::MsixFact::Unknown), `None`, or a note.
 //! Where there is a hex dump, configuration space itself is believed rather than the text.
 
 mod block;
 mod line;
 
-use crate::{Machine, MsixFact};
+use crate::Machine;
 use block::Block;
 use std::collections::HashMap;
 use wholebar::pci::Address;
@@ -124,11 +124,6 @@ impl Machine {
             }
         }
     }
-}
-
-/// Functions whose MSI-X capability could not be read.
-pub fn hidden(machine: &Machine) -> usize {
-    machine.functions.iter().filter(|f| matches!(f.msix, MsixFact::Unknown(_))).count()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::MsixFact;
 use wholebar::pci::config::BarKind;
 
 /// One function, with a line after it that ends it.
