@@ -143,11 +143,12 @@ static FAMILIES: &[Family] = &[
         ],
         words: &["82575", "82576", "82580", "I350", "I354", "I210", "I211"],
         virtual_functions: false, first_memory: false,
-        registers: &[run(RX, 0xc018, 0x40, 16), run(TX, 0xe018, 0x40, 16)],
+        // Queues 0 to 3 also by their older addresses, which drivers use.
+        registers: &[run(RX, 0x2818, 0x100, 4), run(TX, 0x3818, 0x100, 4), run(RX, 0xc018, 0x40, 16), run(TX, 0xe018, 0x40, 16)],
         source: "Intel 82576 and I350 data sheets, register summary (RDT[n], TDT[n])",
     },
     Family {
-        name: "igb, queues 0 to 3 by their older addresses", vendor: INTEL.0, maker: INTEL.1,
+        name: "e1000e, and virtual functions of igb", vendor: INTEL.0, maker: INTEL.1,
         devices: &[0x10d3, 0x10f6, 0x10ca, 0x152d, 0x1520, 0x152f],
         words: &["82574"],
         virtual_functions: false, first_memory: false,
