@@ -11,9 +11,11 @@ use super::build::root;
 use super::guest::Guest;
 
 const GUESTS: [Guest; 2] = [Guest::Ppc64le4k, Guest::Ppc64le64k];
-/// Between these lines the README has what `wholebar pages compare` says.
+/// Between these lines the README has the figure, and what `wholebar pages compare` says.
 const BEGIN: &str = "<!-- written by `cargo xtask vm pages`: -->\n";
 const END: &str = "<!-- end -->\n";
+const FIGURE: &str =
+    "![Reads a second over queue depth, in a guest with 4 KiB pages and in one with 64 KiB pages](tools/vm/pages.svg)";
 
 /// Measures for so many seconds in each guest, and writes reports into `directory`, figure and table into the repository.
 pub fn pages(seconds: u64, directory: &Path) -> Result<u8> {
@@ -59,11 +61,11 @@ fn compare(reports: &[PathBuf], directory: &Path) -> Result<String> {
     String::from_utf8(output.stdout).context("reading the comparison")
 }
 
-/// The README with a new table.
+/// The README with a new figure and table.
 fn replaced(readme: &str, text: &str) -> Result<String> {
     let (before, rest) = readme.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN:?}"))?;
     let (_, after) = rest.split_once(END).with_context(|| format!("README.md has no line {END:?} after it"))?;
-    Ok(format!("{before}{BEGIN}```\n{}\n```\n{END}{after}", text.trim_end()))
+    Ok(format!("{before}{BEGIN}{FIGURE}\n\n```\n{}\n```\n{END}{after}", text.trim_end()))
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn the_table_is_replaced_and_nothing_else() {
         let old = format!("a\n{BEGIN}old\nlines\n{END}b\n");
-        let new = format!("a\n{BEGIN}```\nnew\n```\n{END}b\n");
+        let new = format!("a\n{BEGIN}{FIGURE}\n\n```\nnew\n```\n{END}b\n");
         assert_eq!(replaced(&old, "new\n\n").unwrap(), new);
         assert_eq!(replaced(&new, "new").unwrap(), new);
         assert!(replaced("a\n", "new").is_err() && replaced(BEGIN, "new").is_err());
