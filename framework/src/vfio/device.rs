@@ -39,6 +39,9 @@ pub struct Vfio {
     iommu: Arc<dyn Iommu>,
 }
 
+/// Revision and class code, in configuration space (PCI Express Base 6.0, 7.5.1.1).
+const CLASS: u64 = 8;
+
 struct Region {
     info: RegionInfo,
     /// Where it is in the device's descriptor.
@@ -116,6 +119,11 @@ impl Vfio {
         if self.is_gone() { Err(self.lost("a mapped page was taken away, or it answered nothing")) } else { Ok(()) }
     }
 
+    fn vanished(&self) -> Error {
+        self.gone.store(true, Ordering::Relaxed);
+        self.lost("its configuration space reads all ones, or the kernel knows it no more")
+    }
+
     fn lost(&self, why: &str) -> Error {
         Error::Gone { device: self.name.clone(), why: why.to_owned() }
     }
@@ -144,23 +152,22 @@ impl Vfio {
             Err(e) => e,
         };
         if source.raw_os_error() == Some(libc::ENODEV) || self.answers_nothing() {
-            self.gone.store(true, Ordering::Relaxed);
-            return Err(self.lost("its configuration space reads all ones, or the kernel knows it no more"));
+            return Err(self.vanished());
         }
         Err(Error::Access { device: self.name.clone(), op, region, offset, len: len as u64, source })
     }
 
-    /// Whether the vendor id reads all ones: what a bus answers for a function that isn't there.
+    /// Whether revision and class read all ones: what a bus answers for a function that isn't there. The kernel keeps the ids for itself,
+    /// and would go on showing those.
     fn answers_nothing(&self) -> bool {
-        let mut vendor = [0; 2];
+        let mut class = [0; 4];
         let Ok(config) = self.known(CONFIG) else { return false };
-        matches!(rustix::io::pread(&self.device, &mut vendor, config.offset), Ok(2)) && vendor == [0xff; 2]
+        matches!(rustix::io::pread(&self.device, &mut class, config.offset + CLASS), Ok(4)) && class == [0xff; 4]
     }
 
     fn system_error(&self, what: &str, source: io::Error) -> Error {
         if source.raw_os_error() == Some(libc::ENODEV) {
-            self.gone.store(true, Ordering::Relaxed);
-            return self.lost("the kernel knows it no more");
+            return self.vanished();
         }
         Error::Io { what: format!("{}: {what}", self.name), source }
     }
@@ -294,6 +301,10 @@ impl PciDevice for Vfio {
     /// Function-level reset; where the function has none, all of its slot or bus is reset, if all of that is ours.
     fn reset(&self) -> Result<()> {
         self.alive()?;
+        if self.answers_nothing() {
+            // The kernel would wait a minute for it.
+            return Err(self.vanished());
+        }
         // The kernel writes the MSI-X table again after a reset, and expects that to be decoded: on POWER the write is a machine check else.
         config::enable_memory(self, true)?;
         let done = match self.function_reset {

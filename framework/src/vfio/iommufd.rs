@@ -57,8 +57,9 @@ impl Ioas {
                          `echo 1 > /sys/module/iommufd/parameters/allow_unsafe_interrupts`"
                     }
                     Some(libc::EACCES) => "a virtual function of a physical one that VFIO drives needs that one's VF token",
-                    Some(libc::EBUSY) => "another process has it, or another device of its group, open",
-                    Some(libc::EINVAL) if token.is_some() => "this kernel takes VF tokens through the group only",
+                    Some(libc::EBUSY) => "another process has another device of its group open",
+                    Some(libc::EINVAL) if token.is_some() => "this kernel takes VF tokens through the group only, or another process has it open",
+                    Some(libc::EINVAL) => "another process has it open: `fuser -v /dev/vfio/devices/*` names it",
                     _ => "the kernel log says more: `dmesg | grep -e vfio -e iommu`",
                 };
                 target.failed("binding it to the iommufd", e, advice)
