@@ -46,6 +46,8 @@ const AFTER: &str = "\
 A TARGET is a PCI function:
   sim:nvme,size=1G        a device model in this process, with its parameters
   sim:fpga
+  sim:virtio-net,wire=tap:t0
+  sim:virtio-blk
   vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other
   0000:01:00.0            one of this machine that vfio-pci has
 

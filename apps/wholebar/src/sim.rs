@@ -3,10 +3,12 @@
 use crate::args::{Size, Usage};
 use crate::{output, signal};
 use anyhow::{Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::cores;
-use wholebar_sim::nvme::{Backing, PARAMETERS};
-use wholebar_sim::{ModelParams, Target};
+use wholebar_sim::nvme::Backing;
+use wholebar_sim::virtio::{blk, net};
+use wholebar_sim::{ModelParams, Target, nvme};
 
 /// Serve device models over vfio-user
 #[derive(clap::Subcommand)]
@@ -21,11 +23,11 @@ pub enum Command {
 #[derive(clap::Args)]
 #[command(after_help = after_help())]
 pub struct Args {
-    /// The model: nvme or fpga
+    /// The model: nvme, fpga, virtio-net or virtio-blk
     model: String,
-    /// The socket to make
-    #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
+    /// The socket to make; given twice, there are two such models: the ends of a pair, with wire=pair:NAME
+    #[arg(long, value_name = "PATH", required = true)]
+    socket: Vec<PathBuf>,
     /// nvme: a file or block device to keep blocks in, instead of memory
     #[arg(long, value_name = "FILE")]
     backing: Option<PathBuf>,
@@ -48,12 +50,18 @@ Examples:
   wholebar sim serve nvme --socket /run/nvme.sock --backing disk.img
   wholebar sim serve nvme --socket /run/nvme.sock --size 1G block=4096 page=64k
   wholebar nvme identify vfio-user:/run/nvme.sock         (in another terminal)
+  wholebar sim serve virtio-net --socket /run/a.sock --socket /run/b.sock wire=pair:x
+  wholebar sim serve virtio-blk --socket /run/blk.sock file=disk.img queues=4
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme.sock\"}}'";
 
 fn after_help() -> String {
-    let mut text = format!("{EXAMPLES}\n\nParameters of nvme, which sim:nvme takes too (with the default):");
-    for (name, values) in PARAMETERS {
-        text += &format!("\n  {name:<9} {values}");
+    let mut text = EXAMPLES.to_owned();
+    let models = [("nvme", nvme::PARAMETERS), ("virtio-net", &net::PARAMETERS), ("virtio-blk", &blk::PARAMETERS)];
+    for (model, parameters) in models {
+        text += &format!("\n\nParameters of {model}, which sim:{model} takes too (with the default):");
+        for (name, values) in parameters {
+            text += &format!("\n  {name:<9} {values}");
+        }
     }
     text
 }
@@ -68,11 +76,27 @@ pub fn run(command: Command) -> Result<()> {
     if let Some(core) = args.core {
         cores::pin(core)?;
     }
-    let socket = args.socket.display();
-    wholebar_sim::serve(&params, &args.socket, args.spin, &stop, || {
-        output::note(format!("{name} listens on {socket}: connect to vfio-user:{socket}, stop with Ctrl-C"));
-    })?;
-    output::note(format!("{name} is stopped, {socket} is removed"));
+    let one = |socket: &PathBuf| serve(&name, &params, socket, args.spin, &stop);
+    // Each on a thread of its own; the first that fails ends them all.
+    std::thread::scope(|scope| {
+        let others: Vec<_> = args.socket[1..].iter().map(|socket| scope.spawn(|| one(socket))).collect();
+        let first = one(&args.socket[0]);
+        let joined = others.into_iter().map(|o| o.join().unwrap_or_else(|_| bail!("a model's thread panicked")));
+        joined.fold(first, |done, other| done.and(other))
+    })
+}
+
+/// Serves one model; where that fails, nobody goes on.
+fn serve(name: &str, params: &ModelParams, socket: &Path, spin: bool, stop: &AtomicBool) -> Result<()> {
+    let path = socket.display();
+    let done = wholebar_sim::serve(params, socket, spin, stop, || {
+        output::note(format!("{name} listens on {path}: connect to vfio-user:{path}, stop with Ctrl-C"));
+    });
+    if let Err(error) = done {
+        stop.store(true, Ordering::Relaxed);
+        bail!(error);
+    }
+    output::note(format!("{name} is stopped, {path} is removed"));
     Ok(())
 }
 

@@ -32,8 +32,12 @@ struct Served(Child);
 
 impl Served {
     fn nvme(socket: &Path, more: &str) -> Self {
+        Self::model("nvme", socket, more)
+    }
+
+    fn model(model: &str, socket: &Path, more: &str) -> Self {
         let mut child = std::process::Command::new(WHOLEBAR)
-            .args(["sim", "serve", "nvme", "--socket"])
+            .args(["sim", "serve", model, "--socket"])
             .arg(socket)
             .args(more.split_whitespace())
             .stderr(Stdio::piped())
@@ -364,6 +368,24 @@ fn a_served_model_is_read_and_written_by_others() {
     assert_eq!(server.stop(), Some(0));
     assert!(!dir.path().join("s").exists(), "the socket is removed");
     assert!(fs::read(path("disk")).unwrap().len() == 4 << 20);
+}
+
+#[test]
+fn both_ends_of_a_pair_are_served_by_one_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+    let server = Served::model("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
+    for socket in [&a, &b] {
+        let start = std::time::Instant::now();
+        while !socket.exists() {
+            assert!(start.elapsed().as_secs() < 20, "{} is never there", socket.display());
+            std::thread::yield_now();
+        }
+        let bars = json(&format!("barmap vfio-user:{} --json", socket.display()));
+        assert!(bars.to_string().contains("16384"), "{bars}");
+    }
+    assert_eq!(server.stop(), Some(0));
+    assert!(!a.exists() && !b.exists());
 }
 
 #[test]

@@ -144,6 +144,8 @@ fn servers() {
         ("sim serve nvme", WRONG_USAGE, &["--socket"]),
         ("sim serve bla --socket DIR/s", WRONG_USAGE, &["bla"]),
         ("sim serve nvme --socket DIR/s bla=1", WRONG_USAGE, &["bla"]),
+        ("sim serve virtio-net --socket DIR/s wire=string", WRONG_USAGE, &["wire=string", "pair:NAME"]),
+        ("sim serve virtio-net --socket DIR/s wire=tap:lo", WORK_FAILED, &["TAP interface lo"]),
         ("sim serve nvme --socket DIR/s --backing DIR/missing", WORK_FAILED, &["missing"]),
         ("sim serve nvme --socket DIR/s --backing DIR/file backing=null", WRONG_USAGE, &["--backing"]),
         ("sim serve nvme --socket DIR/s --core 99", WORK_FAILED, &["core 99"]),

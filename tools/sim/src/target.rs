@@ -56,8 +56,12 @@ const PCI_PARAMETERS: [Parameter; 3] = [
 ];
 
 /// The models there are, by the names that follow `sim:`, and what each is.
-pub const MODELS: [Parameter; 2] =
-    [("nvme", "an NVMe controller"), ("fpga", "a small FPGA card: a DMA copy engine beside an MSI-X table")];
+pub const MODELS: [Parameter; 4] = [
+    ("nvme", "an NVMe controller"),
+    ("fpga", "a small FPGA card: a DMA copy engine beside an MSI-X table"),
+    ("virtio-net", "a virtio network card, wired to itself, another, a TAP interface or capture files"),
+    ("virtio-blk", "a virtio disk"),
+];
 
 /// A model and its parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -53,6 +53,44 @@ fn an_fpga_is_served() {
 }
 
 #[test]
+fn the_two_ends_of_a_pair_are_served_side_by_side() {
+    // Acknowledge, driver, VERSION_1 and VIRTIO_NET_F_STATUS, FEATURES_OK, DRIVER_OK.
+    let drive = |bar: &Bar| {
+        for status in [0u8, 1, 3] {
+            bar.write(0x14, status).unwrap();
+        }
+        for (half, features) in [(0u32, 1u32 << 16), (1, 1)] {
+            bar.write(0x08, half).unwrap();
+            bar.write(0x0c, features).unwrap();
+        }
+        bar.write(0x14, 11u8).unwrap();
+        bar.write(0x14, 15u8).unwrap();
+        assert_eq!(bar.read::<u8>(0x14).unwrap(), 15);
+    };
+    let link = |bar: &Bar, up: u16| {
+        let start = std::time::Instant::now();
+        while bar.read::<u16>(0x2006).unwrap() != up {
+            assert!(start.elapsed().as_secs() < 20, "the link is never {up}");
+            std::thread::yield_now();
+        }
+    };
+    let model = "sim:virtio-net,wire=pair:served";
+    with_server(model, |one| {
+        with_server(model, |other| {
+            let (one, other) = (open_bar(one), open_bar(other));
+            drive(&one);
+            link(&one, 0);
+            link(&other, 1);
+            drive(&other);
+            link(&one, 1);
+            // A client that goes takes the link with it.
+            drop(other);
+            link(&one, 0);
+        });
+    });
+}
+
+#[test]
 fn a_model_that_cannot_be_made_is_not_served() {
     let Target::Model { params, .. } = Target::parse("sim:nvme,file=/nonexistent/file").unwrap() else { panic!() };
     assert!(matches!(params, ModelParams::Nvme(_)));
