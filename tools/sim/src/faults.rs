@@ -95,6 +95,11 @@ impl Default for FaultPlan {
 }
 
 impl FaultPlan {
+    /// The plan at work, if there is anything to it.
+    pub(crate) fn start(&self) -> Option<Box<Faults>> {
+        (!self.faults.is_empty()).then(|| Box::new(Faults::new(self.clone())))
+    }
+
     /// Takes a parameter that is the plan's.
     pub(crate) fn set(&mut self, given: &Given<'_>) -> Result<()> {
         match given.key {

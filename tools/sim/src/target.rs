@@ -109,10 +109,13 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
         Target::Model { name, params: ModelParams::Fpga } => run(Fpga::new()?.named(name), options),
         Target::Model { name, params: ModelParams::VirtioNet(params) } => {
             let (model, port) = net::model(params.clone())?;
-            Ok(Opened { net: Some(port.handle), ..run_in(&port.company, model.named(name), options)? })
+            let struck = model.struck();
+            Ok(Opened { struck, net: Some(port.handle), ..run_in(&port.company, model.named(name), options)? })
         }
         Target::Model { name, params: ModelParams::VirtioBlk(params) } => {
-            run(blk::model(params.clone())?.named(name), options)
+            let model = blk::model(params.clone())?.named(name);
+            let struck = model.struck();
+            Ok(Opened { struck, ..run(model, options)? })
         }
         Target::VfioUser(path) => {
             let device = VfioUser::connect(path, vfio_user::Options::default())?;

@@ -183,7 +183,7 @@ impl Nvme {
             events: Events::default(),
             errors: ErrorLog::default(),
             deferred: VecDeque::new(),
-            faults: (!params.faults.faults.is_empty()).then(|| Box::new(Faults::new(params.faults.clone()))),
+            faults: params.faults.start(),
             held: Vec::new(),
             store: Store {
                 namespaces: namespaces(&params)?,

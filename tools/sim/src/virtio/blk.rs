@@ -4,7 +4,7 @@
 
 use super::bits::{BLK, blk};
 use super::layout::{self, Kind, Transport};
-use super::queue::{Broken, Part, Queue, Turn, gather, lengths, scatter, turn};
+use super::queue::{Broken, Part, Queue, Turn, Woes, gather, lengths, scatter, turn};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::media::{Backing, BackingParams, Failed, Media};
 use crate::params::{self, Parameter};
@@ -398,11 +398,11 @@ impl Device for Blk {
     }
 
     #[inline]
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken> {
+    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken> {
         let mut work = Work::Idle;
         let used = if self.has(blk::F_MQ) { queues.len() } else { 1 };
         for queue in queues[..used].iter_mut().flatten() {
-            turn!(queue, host, |turn, parts| {
+            turn!(queue, host, woes, |turn, parts| {
                 for _ in 0..BURST {
                     let Some(chain) = turn.next(host, parts)? else { break };
                     work = Work::Busy;

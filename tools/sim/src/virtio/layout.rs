@@ -5,7 +5,9 @@
 //! the table can't map the notifications.
 
 use super::bits::{VENDOR, cap};
+use super::queue::KINDS;
 use crate::config::{Config, Identity};
+use crate::faults::FaultPlan;
 use crate::params::{Given, Parameter};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -56,6 +58,8 @@ pub struct Transport {
     pub vectors: Option<u16>,
     /// The host's page size, as the model pretends to see it.
     pub page: PageSize,
+    /// What is to go wrong with used buffers.
+    pub faults: FaultPlan,
 }
 
 /// Where a virtio model's MSI-X table and PBA are.
@@ -81,12 +85,13 @@ impl Default for Transport {
             msix: VirtioMsix::Notify,
             vectors: None,
             page: PageSize::host(),
+            faults: FaultPlan::default(),
         }
     }
 }
 
 /// The parameters of every virtio model, with what each can be.
-pub(super) const PARAMETERS: [Parameter; 10] = [
+pub(super) const PARAMETERS: [Parameter; 12] = [
     ("entries", "the largest queue, a power of two from 2 to 32768 (256)"),
     ("ring", "both, split or packed: the layouts it offers (both)"),
     ("indirect", "0 or 1: offer indirect descriptors (1)"),
@@ -97,6 +102,8 @@ pub(super) const PARAMETERS: [Parameter; 10] = [
     ("msix", "notify (table beside the notification addresses) or own (a BAR of its own) (notify)"),
     ("vectors", "1 to 256 (queues + 1)"),
     ("page", "4k, 16k or 64k: the host page it pretends to see, not below the host's"),
+    ("faults", "KIND:N/M or KIND:@N of used buffers, joined by +; drop dup id corrupt fatal hang vanish"),
+    ("faultseed", "a number: which buffers are struck (1)"),
 ];
 
 impl Transport {
@@ -136,6 +143,13 @@ impl Transport {
             }
             "vectors" => self.vectors = Some(given.number(1..=256)?),
             "page" => self.page = given.page()?,
+            "faults" => {
+                self.faults.set(given)?;
+                if self.faults.faults.iter().any(|(fault, _)| !KINDS.contains(fault)) {
+                    return Err(given.bad());
+                }
+            }
+            "faultseed" => self.faults.seed = given.number(0..=u64::MAX)?,
             _ => return Ok(false),
         }
         Ok(true)

@@ -27,9 +27,11 @@ mod queue;
 pub use layout::{Transport, VirtioMsix};
 
 use crate::Result;
+use crate::faults::{Fault, Struck};
 use bits::{NO_VECTOR, feature, status};
 use layout::{BAR0_SIZE, COMMON, COMMON_LEN, DEVICE, ISR, Kind, Layout};
-use queue::{Broken, Queue, Rules, Setup};
+use queue::{Broken, Queue, Rules, Setup, Woes};
+use std::sync::Arc;
 use wholebar::Work;
 use wholebar::model::{Host, Model, Refused, Shape};
 use wholebar::pci::{BAR0, CONFIG, IrqInfo};
@@ -61,7 +63,7 @@ trait Device: Send {
     fn reset(&mut self);
 
     /// A turn with a driver.
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken>;
+    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken>;
 
     /// A turn without one.
     fn rest(&mut self) -> Work;
@@ -77,6 +79,9 @@ pub struct Virtio {
     common: Common,
     setups: Vec<Setup>,
     queues: Vec<Option<Queue>>,
+    woes: Woes,
+    /// A fault: a reset that does not end until the function is reset.
+    hung: bool,
 }
 
 /// Common configuration (4.1.4.3), but for what each queue has.
@@ -114,6 +119,8 @@ impl Virtio {
             common: Common::new(),
             setups: vec![Setup::default(); queues],
             queues: (0..queues).map(|_| None).collect(),
+            woes: Woes { faults: transport.faults.start(), end: None },
+            hung: false,
             transport,
         };
         virtio.reset();
@@ -125,6 +132,16 @@ impl Virtio {
     pub fn named(mut self, name: &str) -> Self {
         name.clone_into(&mut self.name);
         self
+    }
+
+    /// How often each fault struck; `None` where none are asked for.
+    pub fn struck(&self) -> Option<Arc<Struck>> {
+        self.woes.faults.as_ref().map(|f| f.struck())
+    }
+
+    /// A fault: from here on the device is not there, and what is read of it is all ones.
+    fn gone(&self) -> bool {
+        self.woes.end == Some(Fault::Vanish)
     }
 
     fn features(&self) -> u64 {
@@ -156,6 +173,17 @@ impl Virtio {
         self.common.tell = self.common.status & status::DRIVER_OK != 0;
     }
 
+    /// A fault that was asked for ends it.
+    #[cold]
+    fn end(&mut self) {
+        if self.gone() {
+            self.restart();
+        } else {
+            self.woes.end = None;
+            self.broken("a fault that was asked for");
+        }
+    }
+
     /// Device configuration changed, or the device needs a reset (4.1.5.4).
     #[cold]
     fn tell(&mut self, host: &mut Host<'_>) {
@@ -169,7 +197,9 @@ impl Virtio {
     /// Writes to device status (2.1, 3.1).
     fn set_status(&mut self, value: u8) {
         if value == 0 {
-            return self.restart();
+            self.restart();
+            self.hung |= self.woes.faults.as_mut().is_some_and(|f| f.hangs());
+            return;
         }
         let before = self.common.status;
         let mut new = value & !status::NEEDS_RESET | before;
@@ -257,7 +287,8 @@ impl Virtio {
             0x0c => (half(c.features, c.driver_feature_select), 4),
             0x10 => (c.config_vector.into(), 2),
             0x12 => (self.setups.len() as u64, 2),
-            0x14 => (c.status.into(), 1),
+            // A reset that hangs never reads as done.
+            0x14 => (u64::from(c.status) | u64::from(self.hung), 1),
             0x15 => (c.generation.into(), 1),
             0x16 => (c.queue_select.into(), 2),
             0x18 => (queue.size.into(), 2),
@@ -411,6 +442,10 @@ impl Model for Virtio {
 
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match region {
+            BAR0 | CONFIG if self.gone() => {
+                buf.fill(0xff);
+                Ok(())
+            }
             BAR0 => self.structures_read(offset, buf),
             CONFIG => {
                 if let Some(w) = self.layout.window(offset, buf.len())
@@ -429,6 +464,7 @@ impl Model for Virtio {
 
     fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
         match region {
+            BAR0 | CONFIG if self.gone() => Ok(()),
             BAR0 => self.structures_write(offset, buf),
             CONFIG => {
                 if self.layout.config.write(offset, buf)? {
@@ -447,6 +483,10 @@ impl Model for Virtio {
     }
 
     fn reset(&mut self) {
+        if self.gone() {
+            return;
+        }
+        (self.hung, self.woes.end) = (false, None);
         self.restart();
         self.layout.config.reset();
     }
@@ -454,10 +494,14 @@ impl Model for Virtio {
     #[inline]
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
         let work = if self.running() {
-            self.device.turn(host, &mut self.queues).unwrap_or_else(|why| {
+            let work = self.device.turn(host, &mut self.queues, &mut self.woes).unwrap_or_else(|why| {
                 self.broken(why);
                 Work::Busy
-            })
+            });
+            if self.woes.end.is_some() {
+                self.end();
+            }
+            work
         } else {
             self.device.rest()
         };

@@ -2,6 +2,7 @@
 
 mod blk;
 mod control;
+mod faults;
 mod net;
 mod offload;
 mod pci;

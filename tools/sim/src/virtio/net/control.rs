@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use super::{Net, accepts};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Broken, Queue, Turn, gather, lengths, scatter, turn};
+use crate::virtio::queue::{Broken, Queue, Turn, Woes, gather, lengths, scatter, turn};
 use wholebar::Work;
 use wholebar::model::Host;
 
@@ -68,8 +68,8 @@ impl<'a> Data<'a> {
 impl Net {
     /// A turn of the control queue.
     #[inline]
-    pub(super) fn control(&mut self, host: &mut Host<'_>, queue: &mut Queue) -> Result<Work, Broken> {
-        turn!(queue, host, |turn, parts| {
+    pub(super) fn control(&mut self, host: &mut Host<'_>, queue: &mut Queue, woes: &mut Woes) -> Result<Work, Broken> {
+        turn!(queue, host, woes, |turn, parts| {
             let mut work = Work::Idle;
             for _ in 0..COMMANDS {
                 let Some(chain) = turn.next(host, parts)? else { break };

@@ -22,7 +22,7 @@ pub use stats::{NetHandle, NetStats};
 
 use super::bits::{NET, net};
 use super::layout::Kind;
-use super::queue::{Broken, Part, Queue, Turn, gather, turn};
+use super::queue::{Broken, Part, Queue, Turn, Woes, gather, turn};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
 use crate::wire::{Accepts, BURST, Company, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST};
@@ -147,12 +147,18 @@ impl Net {
 
     /// Takes packets to send off a queue; says how many.
     #[inline]
-    fn transmit(&mut self, host: &mut Host<'_>, queue: &mut Queue, index: u16) -> Result<usize, Broken> {
+    fn transmit(
+        &mut self,
+        host: &mut Host<'_>,
+        queue: &mut Queue,
+        index: u16,
+        woes: &mut Woes,
+    ) -> Result<usize, Broken> {
         let budget = self.port.room().min(BURST);
         if budget == 0 {
             return Ok(0);
         }
-        Ok(turn!(queue, host, |turn, parts| {
+        Ok(turn!(queue, host, woes, |turn, parts| {
             let mut n = 0;
             while n < budget {
                 let Some(chain) = turn.next(host, parts)? else { break };
@@ -341,18 +347,18 @@ impl Device for Net {
     }
 
     #[inline]
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken> {
+    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken> {
         self.watch_link();
         let mut work = Work::Idle;
         for pair in 0..self.pairs {
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair) + 1)
-                && self.transmit(host, queue, pair)? > 0
+                && self.transmit(host, queue, pair, woes)? > 0
             {
                 work = Work::Busy;
             }
         }
         self.counts.wire_lost += self.port.flush();
-        if self.receive(host, queues)? == Work::Busy {
+        if self.receive(host, queues, woes)? == Work::Busy {
             work = Work::Busy;
         }
         self.port.give_back(&mut self.done);
@@ -360,7 +366,7 @@ impl Device for Net {
             // 5.1.2: it is the last of those there are; without multiqueue there is one pair.
             let pairs = if self.has(net::MQ | net::RSS) { self.params.pairs } else { 1 };
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pairs))
-                && self.control(host, queue)? == Work::Busy
+                && self.control(host, queue, &mut Woes::default())? == Work::Busy
             {
                 work = Work::Busy;
             }

@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Broken, Chain, Part, Queue, Turn, scatter, turn};
+use crate::virtio::queue::{Broken, Chain, Part, Queue, Turn, Woes, scatter, turn};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
 use wholebar::Work;
 use wholebar::model::Host;
@@ -31,7 +31,12 @@ enum Put {
 impl Net {
     /// A turn of the receive queues.
     #[inline]
-    pub(super) fn receive(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>]) -> Result<Work, Broken> {
+    pub(super) fn receive(
+        &mut self,
+        host: &mut Host<'_>,
+        queues: &mut [Option<Queue>],
+        woes: &mut Woes,
+    ) -> Result<Work, Broken> {
         if self.ready.is_empty() {
             self.port.receive(&mut self.arrived, BURST);
             if self.arrived.is_empty() {
@@ -41,11 +46,11 @@ impl Net {
         }
         let waiting = self.ready.len();
         if self.steering.single() {
-            self.deliver(host, queues, 0)?;
+            self.deliver(host, queues, 0, woes)?;
         } else {
             for pair in 0..self.pairs {
                 if self.ready.iter().any(|f| f.queue == pair) {
-                    self.deliver(host, queues, pair)?;
+                    self.deliver(host, queues, pair, woes)?;
                 }
             }
         }
@@ -123,7 +128,13 @@ impl Net {
 
     /// Puts what goes to a queue into its buffers.
     #[inline]
-    fn deliver(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], pair: u16) -> Result<(), Broken> {
+    fn deliver(
+        &mut self,
+        host: &mut Host<'_>,
+        queues: &mut [Option<Queue>],
+        pair: u16,
+        woes: &mut Woes,
+    ) -> Result<(), Broken> {
         let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair)) else {
             for frame in self.ready.iter_mut().filter(|f| f.queue == pair) {
                 (frame.queue, self.counts.rx_no_buffer) = (DONE, self.counts.rx_no_buffer + 1);
@@ -132,7 +143,7 @@ impl Net {
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        turn!(queue, host, |turn, parts| {
+        turn!(queue, host, woes, |turn, parts| {
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).
                 frame.header()[10..12].copy_from_slice(&1u16.to_le_bytes());

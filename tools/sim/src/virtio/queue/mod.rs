@@ -6,13 +6,17 @@
 //! **Order**: the Acquire load of the available index (split) or of a descriptor's flags (packed) pairs with the driver's Release store of it: what it
 //! wrote before is seen after. The used index, or a used descriptor's flags, are stored with Release, and pair with the driver's Acquire load.
 
+mod faulty;
 mod packed;
 mod split;
 
 use super::bits::{desc, feature};
+use crate::faults::{Fault, Faults};
 use std::sync::atomic::AtomicU64;
 use wholebar::mem::Iova;
 use wholebar::model::{Dma, Host};
+
+pub(super) use faulty::{Faulty, KINDS};
 
 /// What the specification forbids, or memory that is not there.
 pub(super) type Broken = &'static str;
@@ -97,20 +101,33 @@ impl Queue {
     }
 }
 
+/// A device's faults, and the one that ended it.
+#[derive(Default)]
+pub(super) struct Woes {
+    pub(super) faults: Option<Box<Faults>>,
+    pub(super) end: Option<Fault>,
+}
+
 /// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that.
 macro_rules! turn {
-    ($queue:expr, $host:expr, |$turn:ident, $parts:ident| $body:expr) => {{
+    ($queue:expr, $host:expr, $woes:expr, |$turn:ident, $parts:ident| $body:expr) => {{
         let $crate::virtio::queue::Queue { vector, ring, parts: $parts } = $queue;
-        let (done, signal) = match ring {
-            $crate::virtio::queue::Ring::Split(ring) => {
-                let mut $turn = ring.turn($host)?;
+        macro_rules! with {
+            ($made:expr) => {{
+                let mut $turn = $made;
                 let done = $body;
                 (done, $crate::virtio::queue::Turn::finish($turn, vector.is_some()))
+            }};
+        }
+        use $crate::virtio::queue::{Faulty, Ring, Woes};
+        let (done, signal) = match (ring, &mut *$woes) {
+            (Ring::Split(ring), Woes { faults: None, .. }) => with!(ring.turn($host)?),
+            (Ring::Packed(ring), Woes { faults: None, .. }) => with!(ring.turn($host)?),
+            (Ring::Split(ring), Woes { faults: Some(faults), end }) => {
+                with!(Faulty::new(ring.turn($host)?, faults, end))
             }
-            $crate::virtio::queue::Ring::Packed(ring) => {
-                let mut $turn = ring.turn($host)?;
-                let done = $body;
-                (done, $crate::virtio::queue::Turn::finish($turn, vector.is_some()))
+            (Ring::Packed(ring), Woes { faults: Some(faults), end }) => {
+                with!(Faulty::new(ring.turn($host)?, faults, end))
             }
         };
         if signal && let Some(vector) = *vector {

@@ -1,0 +1,60 @@
+//! A turn of a queue in which what was used goes wrong, as a seeded plan says: see [`faults`](crate::faults).
+
+use super::{Broken, Chain, Part, Turn};
+use crate::faults::{Fault, Faults};
+use wholebar::model::Host;
+
+/// What goes wrong with buffers that a virtio device used; the rest of the kinds mean nothing there.
+pub(in super::super) const KINDS: [Fault; 7] =
+    [Fault::Drop, Fault::Duplicate, Fault::WrongId, Fault::Corrupt, Fault::Fatal, Fault::Hang, Fault::Vanish];
+
+/// A turn, and what goes wrong with it.
+pub(in super::super) struct Faulty<'f, T> {
+    turn: T,
+    faults: &'f mut Faults,
+    end: &'f mut Option<Fault>,
+}
+
+impl<'f, T: Turn> Faulty<'f, T> {
+    /// `end` becomes what ends the device, if something does.
+    pub(in super::super) fn new(turn: T, faults: &'f mut Faults, end: &'f mut Option<Fault>) -> Self {
+        Self { turn, faults, end }
+    }
+}
+
+impl<T: Turn> Turn for Faulty<'_, T> {
+    fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
+        if self.end.is_some() { Ok(None) } else { self.turn.next(host, parts) }
+    }
+
+    fn put_back(&mut self, chains: &[Chain]) {
+        self.turn.put_back(chains);
+    }
+
+    fn used(&mut self, chain: Chain, len: u32) {
+        let fault = self.faults.strike(false);
+        let chance = self.faults.random();
+        match fault {
+            Some(Fault::Drop) => {}
+            Some(Fault::Duplicate) => {
+                self.turn.used(chain, len);
+                self.turn.used(chain, len);
+            }
+            Some(Fault::WrongId) => {
+                self.turn.used(Chain { id: chain.id ^ ((chance % 0xffff) as u16 + 1), ..chain }, len)
+            }
+            Some(Fault::Corrupt) => self.turn.used(chain, chance as u32),
+            Some(fault @ (Fault::Fatal | Fault::Vanish)) => *self.end = Some(fault),
+            _ => self.turn.used(chain, len),
+        }
+    }
+
+    fn used_unwritten(&mut self, chain: Chain) {
+        // One by one, in whatever order was agreed on: each can be struck.
+        self.used(chain, 0);
+    }
+
+    fn finish(self, asked: bool) -> bool {
+        self.turn.finish(asked)
+    }
+}
