@@ -159,7 +159,7 @@ impl Queue {
             let entry = self.desc.at(self.posted.into());
             entry[4].store((self.len as u16).to_le(), Ordering::Relaxed);
             entry[6].store((self.posted % SIZE).to_le(), Ordering::Relaxed);
-            let lap = if self.posted / SIZE % 2 == 0 { 1 << 7 } else { 1 << 15 };
+            let lap = if (self.posted / SIZE).is_multiple_of(2) { 1 << 7 } else { 1 << 15 };
             entry[7].store((self.flags | lap).to_le(), Ordering::Release);
             self.posted = self.posted.wrapping_add(1);
         }
@@ -176,7 +176,7 @@ impl Queue {
         let mut n = 0;
         while n < most {
             let flags = u16::from_le(self.desc.at(self.done.into())[7].load(Ordering::Acquire));
-            let lap = self.done / SIZE % 2 == 0;
+            let lap = (self.done / SIZE).is_multiple_of(2);
             if (flags >> 7 & 1 != 0) != lap || (flags >> 15 != 0) != lap {
                 break;
             }

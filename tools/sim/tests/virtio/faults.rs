@@ -125,7 +125,7 @@ proptest! {
                 Act::Chain(rx, parts) => {
                     let buffers: Vec<Buffer> = parts.iter().map(|(len, w)| (at, u32::from(*len), *w)).collect();
                     let q = if rx { &mut card.rx } else { &mut card.tx };
-                    if buffers.len() % 2 == 0 {
+                    if buffers.len().is_multiple_of(2) {
                         kept.push(q.add_indirect(&card.rig, &buffers).1);
                     } else {
                         q.add(&buffers);
