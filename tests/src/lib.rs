@@ -8,6 +8,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use wholebar::model::Model;
 use wholebar::pci::PciDevice;
 use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{Server, VfioUser};
@@ -16,6 +17,8 @@ use wholebar_sim::{OpenOptions, Target};
 
 pub mod guest;
 pub mod nvme;
+pub mod storage;
+pub mod virtio;
 
 /// A device, and all that keeps it working.
 pub struct Rig {
@@ -38,8 +41,7 @@ impl Rig {
 /// # Errors
 /// What its parameters or the system say.
 pub fn in_process(params: &str) -> Result<Rig> {
-    let opened = wholebar_sim::open(&Target::parse(&format!("sim:nvme,{params}"))?, OpenOptions::default())?;
-    Ok(Rig { device: opened.device, name: "in process", _keep: vec![Box::new(opened.thread)] })
+    on_thread(&format!("sim:nvme,{params}"))
 }
 
 /// The same model behind a vfio-user socket, served by a thread, reached by the client.
@@ -47,9 +49,26 @@ pub fn in_process(params: &str) -> Result<Rig> {
 /// # Errors
 /// As [`in_process`].
 pub fn vfio_user(params: &str) -> Result<Rig> {
+    behind_socket(Nvme::new(NvmeParams::parse(params)?)?)
+}
+
+/// A model by its target's name, in this process, on a thread.
+///
+/// # Errors
+/// What its parameters or the system say.
+pub fn on_thread(target: &str) -> Result<Rig> {
+    let opened = wholebar_sim::open(&Target::parse(target)?, OpenOptions::default())?;
+    Ok(Rig { device: opened.device, name: "in process", _keep: vec![Box::new(opened.thread)] })
+}
+
+/// A model behind a vfio-user socket, served by a thread, reached by the client.
+///
+/// # Errors
+/// What the system says.
+pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
     let dir = tempfile::tempdir()?;
-    let path = dir.path().join("nvme.sock");
-    let mut server = Server::bind(&path, Nvme::new(NvmeParams::parse(params)?)?)?;
+    let path = dir.path().join("model.sock");
+    let mut server = Server::bind(&path, model)?;
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
     let thread = std::thread::spawn(move || drop(server.run(&seen)));

@@ -3,12 +3,14 @@
 //! They write to the device.
 
 use crate::Rig;
+pub use crate::storage::{fill, holds, request, run};
+use crate::storage::{ok, round_trips};
 use anyhow::{Context, Result, bail, ensure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::block::{BlockQueue, Completion, Data, Op, Reject, Request, Status};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
+use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
+use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions};
 
 /// How long a body waits for anything before it fails.
@@ -60,56 +62,6 @@ impl Bench {
     }
 }
 
-/// A request without a deadline of its own.
-pub fn request(nsid: u32, op: Op, data: Data) -> Request {
-    Request { tag: 0, nsid, op, data, deadline: None }
-}
-
-/// Fills a buffer: each block says where it belongs and which write it is from.
-pub fn fill(buf: &mut Buf, lba: u64, block: u32, seed: u64) {
-    for (i, bytes) in buf.bytes_mut().chunks_mut(block as usize).enumerate() {
-        let mut word = (lba + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
-        for chunk in bytes.chunks_mut(8) {
-            word = word.rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
-            chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
-
-/// Whether a buffer is as [`fill`] leaves it.
-pub fn holds(buf: &Buf, lba: u64, block: u32, seed: u64) -> bool {
-    buf.bytes().chunks(block as usize).enumerate().all(|(i, bytes)| {
-        let mut word = (lba + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed;
-        bytes.chunks(8).all(|chunk| {
-            word = word.rotate_left(23).wrapping_mul(0xd6e8_feb8_6659_fd93);
-            *chunk == word.to_le_bytes()[..chunk.len()]
-        })
-    })
-}
-
-/// Submits one request, rings, and waits for it.
-///
-/// # Errors
-/// Where it is refused, or does not complete.
-pub fn run(queue: &mut Queue, req: Request) -> Result<Completion> {
-    if let Err(rejected) = queue.submit(req) {
-        bail!("refused: {}", rejected.why);
-    }
-    queue.ring();
-    let (began, mut done) = (Instant::now(), None);
-    while done.is_none() {
-        queue.poll(1, &mut |c| done = Some(c));
-        ensure!(began.elapsed() < PATIENCE, "no completion: the queue is {:?}", queue.state());
-        std::thread::yield_now();
-    }
-    done.context("a completion")
-}
-
-fn ok(completion: Completion, what: &str) -> Result<Data> {
-    ensure!(completion.status == Status::Ok, "{what}: {:?}", completion.status);
-    Ok(completion.data)
-}
-
 /// Writes, reads back and compares, in sizes from one block to more than one command can take.
 ///
 /// # Errors
@@ -117,17 +69,8 @@ fn ok(completion: Completion, what: &str) -> Result<Data> {
 pub fn data_comes_back(rig: &Rig, options: Options) -> Result<()> {
     let size = 2 << 20;
     let bench = Bench::open(rig, options, 4, size)?;
-    let (block, mut queue) = (bench.ns.block_size, bench.nvme.queue(QueueOptions::default())?);
-    let mut sizes =
-        vec![block, 2 * block, 4096, 8192, 12 << 10, 64 << 10, 128 << 10, (128 << 10) + 4096, 1 << 20, size];
-    sizes.retain(|s| s.is_multiple_of(block));
-    for (i, len) in sizes.into_iter().enumerate() {
-        let (lba, seed) = (i as u64 * 7 + 1, i as u64);
-        ok(run(&mut queue, bench.write(lba, len, seed)?)?, "write")?;
-        let data = ok(run(&mut queue, bench.read(lba, len)?)?, "read")?;
-        let same = data.bufs().iter().all(|b| holds(b, lba, block, seed));
-        ensure!(same, "{}: {len} bytes at block {lba} came back changed", rig.name);
-    }
+    let mut queue = bench.nvme.queue(QueueOptions::default())?;
+    round_trips(&mut queue, &bench.pool, (bench.ns.nsid, bench.ns.block_size)).with_context(|| rig.name)?;
     ensure!(queue.in_flight() == 0 && bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
     Ok(())
 }

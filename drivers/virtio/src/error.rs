@@ -71,8 +71,8 @@ pub enum Error {
         /// Its status register.
         status: u8,
     },
-    /// DEVICE_NEEDS_RESET is set.
-    #[error("{device} reports that it has failed (its status is {status:#x}): it has to be reset")]
+    /// DEVICE_NEEDS_RESET is set, or DRIVER_OK isn't any more.
+    #[error("{device} does not run any more (its status is {status:#x}): it has to be reset")]
     NeedsReset {
         /// The device.
         device: String,

@@ -157,9 +157,9 @@ impl Hardware {
                 return Err(self.gone("a trapped doorbell found nobody"));
             }
         }
-        // 2.1.2: the driver resets it.
-        match status & status::DEVICE_NEEDS_RESET {
-            0 => Ok(()),
+        // 2.1.2: the driver resets it. So it does with a device that somebody else has reset.
+        match status & (status::DEVICE_NEEDS_RESET | status::DRIVER_OK) {
+            status::DRIVER_OK => Ok(()),
             _ => Err(Error::NeedsReset { device: self.name(), status }),
         }
     }
