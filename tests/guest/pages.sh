@@ -2,6 +2,8 @@
 set -e
 device=${WHOLEBAR_NVME%%,*}
 config() { od -An -v -tx1 -N 256 /sys/bus/pci/devices/$device/config; }
+# The kernel itself leaves memory decoded behind the first one who opens it.
+wholebar nvme identify $device >/dev/null
 before=$(config)
 wholebar pages $device --quick --runtime 4 --json /tmp/report
 grep -q '"origin": "emulated"' /tmp/report
