@@ -1,18 +1,22 @@
-//! Devices that share an IOMMU group or an address space; virtual functions; interrupts one vector at a time, and by MSI: in a guest, on NVMe
+//! Devices that share an IOMMU group, a slot or an address space; virtual functions; interrupts one vector at a time, and by MSI: in a guest, on NVMe
 //! devices, which are written to, and a NIC. `cargo xtask vm test GUEST` runs them.
+//!
+//! The ports are slow ones: at more than 5 GT/s Linux waits after a reset until a port's link is up, finds QEMU's down, and says ENOTTY.
 // guests: x86_64 x86_64-iommufd
-// machine: --nvme 64M --nvme 64M,multifunction=on --nvme 64M,bus=port2,addr=0.1 --nic igb --bind all --append vfio_pci.enable_sriov=1
+// machine: --nvme 64M --nvme 64M,multifunction=on --nvme 64M,bus=port2,addr=0.1 --nic igb --bind all --append vfio_pci.enable_sriov=1 --qemu -global --qemu pcie-root-port.x-speed=2_5
 
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use wholebar::block::{Data, Op, Status};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::pci::{Address, Config, IRQ_MSI, IRQ_MSIX, PciDevice};
+use wholebar::pci::{Address, Config, IRQ_MSI, IRQ_MSIX, PciDevice, config};
 use wholebar::vfio::{Route, Vfio, VfioOptions};
 use wholebar_nvme::{Nvme, Options, QueueOptions};
+use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, first, function, functions, kernel_ways};
 use wholebar_tests::nvme::{self, holds, run};
 
@@ -83,6 +87,64 @@ fn devices_of_one_group_share_an_address_space() -> Result<()> {
         nvme.smart()?;
         drop(nvme);
         copy(second, first).with_context(|| format!("{:?}", way.route))?;
+    }
+    Ok(())
+}
+
+/// Has Linux reset a function in no way of its own, until this is dropped: what is left is a reset of all that is on its slot.
+struct NoFunctionReset(Vec<PathBuf>);
+
+impl NoFunctionReset {
+    fn of(addresses: &[Address]) -> Result<Self> {
+        let mut was = Self(Vec::new());
+        for address in addresses {
+            let path = function(*address)?.path().join("reset_method");
+            fs::write(&path, "\n").with_context(|| path.display().to_string())?;
+            was.0.push(path);
+        }
+        Ok(was)
+    }
+}
+
+impl Drop for NoFunctionReset {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = fs::write(path, "default") {
+                println!("{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// A register of NVMe that a reset clears: Interrupt Mask Set (NVM Express Base 2.0, 3.1.4.4).
+const INTMS: u64 = 0xc;
+
+fn masked(device: &Vfio) -> Result<u32> {
+    let mut value = [0; 4];
+    device.read(0, INTMS, &mut value)?;
+    Ok(u32::from_le_bytes(value))
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn where_a_function_cannot_be_reset_its_slot_is() -> Result<()> {
+    let [one, two, three] = one_and_two()?;
+    let _none = NoFunctionReset::of(&[one, two, three])?;
+    for way in kernel_ways() {
+        // Alone on its slot; then with another, which is reset too.
+        for addresses in [&[one][..], &[two, three]] {
+            let devices: Vec<_> = addresses.iter().map(|a| Vfio::open(*a, &way)).collect::<Result<_, _>>()?;
+            for device in &devices {
+                device.write(0, INTMS, &2u32.to_le_bytes())?;
+                ensure!(masked(device)? == 2 && device.info().resettable, "{device:?}");
+            }
+            devices[0].reset().with_context(|| format!("{:?} {addresses:?}", way.route))?;
+            for device in &devices {
+                config::enable_memory(device.as_ref(), true)?;
+                ensure!(masked(device)? == 0, "{device:?} was not reset");
+            }
+            nvme::data_comes_back(&Rig::over(devices[0].clone()), Options::default())?;
+        }
     }
     Ok(())
 }
