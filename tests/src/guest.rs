@@ -19,8 +19,20 @@ pub const SOON: Duration = Duration::from_secs(60);
 /// # Errors
 /// That this is no guest of `cargo xtask vm`.
 pub fn functions() -> Result<Vec<Address>> {
-    let devices =
-        std::env::var("WHOLEBAR_NVME").context("no WHOLEBAR_NVME here: run this by `cargo xtask vm test GUEST`")?;
+    named("WHOLEBAR_NVME")
+}
+
+/// The network devices of a guest.
+///
+/// # Errors
+/// As [`functions`].
+pub fn nics() -> Result<Vec<Address>> {
+    named("WHOLEBAR_NIC")
+}
+
+fn named(variable: &str) -> Result<Vec<Address>> {
+    let devices = std::env::var(variable)
+        .with_context(|| format!("no {variable} here: run this by `cargo xtask vm test GUEST`"))?;
     devices.split(',').map(|address| Ok(address.parse()?)).collect()
 }
 

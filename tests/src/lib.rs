@@ -16,6 +16,7 @@ use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::{OpenOptions, Target};
 
 pub mod guest;
+pub mod igb;
 pub mod nvme;
 pub mod storage;
 pub mod virtio;

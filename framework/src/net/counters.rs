@@ -54,6 +54,8 @@ counters! {
         no_buffers,
         /// Packets dropped: what the device said of them made no sense.
         dropped_malformed,
+        /// Packets dropped: they came in parts that are more than a packet may be.
+        dropped_too_long,
         /// Interrupts asked for.
         armed,
     }

@@ -1,0 +1,178 @@
+//! The driver's errors: each a sentence with its facts.
+
+use std::time::Duration;
+
+/// What can go wrong between this driver and a device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What lies below: the seam, memory, interrupts.
+    #[error(transparent)]
+    Core(#[from] wholebar::Error),
+    /// The device does not answer any more; every later call says so.
+    #[error("{device} is gone: {why}")]
+    Gone {
+        /// The device.
+        device: String,
+        /// How that was seen.
+        why: String,
+    },
+    /// The device failed for good, or was closed; every later call says so.
+    #[error("{device} can no longer be used: {why}")]
+    Ended {
+        /// The device.
+        device: String,
+        /// Why.
+        why: String,
+    },
+    /// It isn't what this driver is for.
+    #[error("{device} is not a device for this driver: {why}")]
+    Unfit {
+        /// The device.
+        device: String,
+        /// What it is, or lacks.
+        why: String,
+    },
+    /// The device did not do what it was asked to.
+    #[error(
+        "{device} did not {what} within {waited:?} (register {register:#x} reads {value:#x}): reset the function, or power-cycle the device"
+    )]
+    NotReady {
+        /// The device.
+        device: String,
+        /// What it was asked to do.
+        what: &'static str,
+        /// How long it was given.
+        waited: Duration,
+        /// The register that was to tell, as an offset in BAR0.
+        register: u64,
+        /// Its last value.
+        value: u32,
+    },
+    /// Neither its EEPROM nor its registers hold an address.
+    #[error(
+        "{device} has no Ethernet address: its EEPROM's checksum is {checksum:#06x} instead of 0xbaba, and no address was loaded from it"
+    )]
+    NoAddress {
+        /// The device.
+        device: String,
+        /// The EEPROM's checksum.
+        checksum: u16,
+    },
+    /// A queue holds something that the device may not write there.
+    #[error("{device}: receive queue {queue} {fault}; the device will be reset")]
+    Broken {
+        /// The device.
+        device: String,
+        /// The queue.
+        queue: u16,
+        /// What was found.
+        fault: Fault,
+    },
+    /// More queues than there are, or none.
+    #[error("{device}: {asked} queues that {direction} cannot be had: there are 1 to {most}")]
+    Queues {
+        /// The device.
+        device: String,
+        /// `receive` or `send`.
+        direction: &'static str,
+        /// What was asked for.
+        asked: u16,
+        /// How many there are.
+        most: u16,
+    },
+    /// A queue that the port was not opened with, or that is in use.
+    #[error("{device}: queue {queue} that {direction} cannot be had: {why}")]
+    NoQueue {
+        /// The device.
+        device: String,
+        /// `receives` or `sends`.
+        direction: &'static str,
+        /// The queue.
+        queue: u16,
+        /// Why.
+        why: &'static str,
+    },
+    /// A number of descriptors that cannot be had.
+    #[error("{device}: a queue of {asked} descriptors cannot be had: it must be a power of two from {least} to {most}")]
+    Descriptors {
+        /// The device.
+        device: String,
+        /// What was asked for.
+        asked: u16,
+        /// The fewest.
+        least: u16,
+        /// The most.
+        most: u16,
+    },
+    /// An MTU that cannot be had.
+    #[error("{device}: an MTU of {asked} cannot be had: it is from {least} to {most} bytes")]
+    Mtu {
+        /// The device.
+        device: String,
+        /// What was asked for, in bytes.
+        asked: u16,
+        /// The smallest.
+        least: u16,
+        /// The largest.
+        most: u16,
+    },
+    /// Buffers too small for packets.
+    #[error("{device}: buffers of {size} bytes with {headroom} of headroom cannot receive: {why}")]
+    Buffers {
+        /// The device.
+        device: String,
+        /// What a buffer of the pool holds, in bytes.
+        size: u32,
+        /// What is left in front, in bytes.
+        headroom: u16,
+        /// What would do.
+        why: String,
+    },
+    /// A way of spreading packets that the device hasn't.
+    #[error("{device}: packets cannot be spread like that: {why}")]
+    Rss {
+        /// The device.
+        device: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An address that cannot be set.
+    #[error("{device}: {why}")]
+    Address {
+        /// The device.
+        device: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Queues whose owners did not poll while the device was to be reset.
+    #[error(
+        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
+    )]
+    Unresponsive {
+        /// The device.
+        device: String,
+        /// The queues, by the numbers that [`Event::Reset`](wholebar::net::Event::Reset) has them by.
+        queues: Vec<u32>,
+        /// How long they were given.
+        waited: Duration,
+    },
+}
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a device wrote into a ring that it may not write there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// More bytes than the buffer was said to have.
+    #[error("has {length} bytes in descriptor {index}, whose buffer has room for {room}")]
+    Length {
+        /// The descriptor.
+        index: u32,
+        /// What the device wrote, in bytes.
+        length: u32,
+        /// What it was told, in bytes.
+        room: u32,
+    },
+}

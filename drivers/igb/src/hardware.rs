@@ -1,0 +1,365 @@
+//! The device as registers: reset, EEPROM, PHY, link, queues on and off. Every wait ends.
+
+use crate::error::{Error, Result};
+use crate::regs::{self, queue};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::Error as Core;
+use wholebar::bar::{Bar, BarOptions};
+use wholebar::net::{Link, Mac};
+use wholebar::pci::{CONFIG, Config, PciDevice, config};
+
+use crate::options::Options;
+
+/// Intel.
+const VENDOR: u16 = 0x8086;
+/// 82576 with copper PHYs: 82576EB, NS, quad port ET and ET2.
+const DEVICES: [u16; 4] = [0x10c9, 0x150a, 0x10e8, 0x1526];
+/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
+const FUNCTION_RESET: Duration = Duration::from_secs(2);
+/// How long registers, EEPROM and PHY may take to do what they are asked to.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long the device is given to read its EEPROM after a reset. One without an EEPROM never says that it did.
+const AUTO_READ: Duration = Duration::from_millis(20);
+/// The sum of the EEPROM's first 64 words.
+const CHECKSUM: u16 = 0xbaba;
+/// The internal PHY's address.
+const PHY: u32 = 1;
+/// The PHY's control register (IEEE 802.3, 22.2.4.1): autonegotiation on, and begin it.
+const PHY_CONTROL: u32 = 0;
+const PHY_NEGOTIATE: u16 = 1 << 12 | 1 << 9;
+/// Loopback, power down, isolate.
+const PHY_AWAY: u16 = 1 << 14 | 1 << 11 | 1 << 10;
+
+/// BAR0.
+pub(crate) struct Hardware {
+    pub device: Arc<dyn PciDevice>,
+    pub bar: Bar,
+}
+
+/// Who uses a part of the device that firmware uses too: bits of SW_FW_SYNC, its own in the lower half, firmware's in the upper.
+#[derive(Clone, Copy)]
+struct Shared(u32);
+
+impl Shared {
+    const EEPROM: Self = Self(1);
+
+    fn phy(port: u32) -> Self {
+        Self(1 << (1 + port.min(1)))
+    }
+}
+
+impl Hardware {
+    /// Opens BAR0.
+    pub fn open(device: Arc<dyn PciDevice>, options: &Options) -> Result<Self> {
+        let found = Config::of(device.as_ref())?;
+        let unfit = |why: String| Error::Unfit { device: device.name().to_owned(), why };
+        if found.vendor() != VENDOR || !DEVICES.contains(&found.device()) {
+            return Err(unfit(format!("it is {:04x}:{:04x}, and not an 82576", found.vendor(), found.device())));
+        }
+        config::enable_memory(device.as_ref(), true)?;
+        let all = [0..regs::SIZE];
+        let bar = Bar::of(&device, 0, BarOptions { policy: options.policy, page: options.page, registers: &all })?;
+        if bar.size() < regs::SIZE {
+            return Err(unfit(format!("its BAR0 has {:#x} bytes", bar.size())));
+        }
+        let hw = Self { device, bar };
+        if hw.read(regs::STATUS)? == regs::GONE {
+            return Err(hw.gone("its status reads as all ones"));
+        }
+        let mode = hw.read(regs::CTRL_EXT)? & regs::CTRL_EXT_LINK_MODE;
+        if mode != 0 {
+            let why = format!("its link is not the internal copper PHY's (LINK_MODE is {})", mode >> 22);
+            return Err(Error::Unfit { device: hw.name(), why });
+        }
+        Ok(hw)
+    }
+
+    pub fn name(&self) -> String {
+        self.device.name().to_owned()
+    }
+
+    pub fn gone(&self, why: &str) -> Error {
+        Error::Gone { device: self.name(), why: why.to_owned() }
+    }
+
+    /// Reads a register. A backend whose device is gone says so.
+    pub fn read(&self, register: u64) -> Result<u32> {
+        self.bar.read(register).map_err(gone_is_gone)
+    }
+
+    pub fn write(&self, register: u64, value: u32) -> Result<()> {
+        self.bar.write(register, value).map_err(gone_is_gone)
+    }
+
+    /// Sets and clears bits of a register.
+    fn change(&self, register: u64, set: u32, clear: u32) -> Result<()> {
+        self.write(register, self.read(register)? & !clear | set)
+    }
+
+    /// Whether the device answers. Configuration space is asked too: a mapped register may still read as it did when nobody is there.
+    pub fn healthy(&self) -> Result<()> {
+        if self.vendor()? == ABSENT {
+            return Err(self.gone("its vendor ID reads as all ones"));
+        }
+        if let Some(Core::Gone { why, .. }) = self.bar.failure() {
+            return Err(self.gone(why));
+        }
+        match self.read(regs::STATUS)? {
+            regs::GONE => Err(self.gone("its status reads as all ones")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until `is` holds of a register.
+    fn wait(&self, what: &'static str, register: u64, waited: Duration, is: impl Fn(u32) -> bool) -> Result<u32> {
+        let start = Instant::now();
+        loop {
+            let value = self.read(register)?;
+            if is(value) {
+                return Ok(value);
+            }
+            if value == regs::GONE {
+                return Err(self.gone("a register reads as all ones"));
+            }
+            if start.elapsed() >= waited {
+                return Err(Error::NotReady { device: self.name(), what, waited, register, value });
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// Resets the device by software (4.2.1.6.1): all but PCI configuration, EITR and packet buffer sizes is as after power-up, and no queue is
+    /// enabled. Its own requests on the bus end before.
+    pub fn reset(&self) -> Result<()> {
+        self.quiet()?;
+        self.write(regs::RCTL, 0)?;
+        self.write(regs::TCTL, regs::TCTL_PAD)?;
+        self.change(regs::CTRL, regs::CTRL_MASTER_DISABLE, 0)?;
+        let drained = self.wait("end its requests", regs::STATUS, PATIENCE, |v| v & regs::STATUS_MASTER == 0);
+        match drained {
+            Ok(_) => {}
+            // The reset ends them.
+            Err(error @ Error::NotReady { .. }) => tracing::warn!(%error, "before a reset"),
+            Err(error) => return Err(error),
+        }
+        self.change(regs::CTRL, regs::CTRL_RESET, 0)?;
+        // Nothing may be looked at for a millisecond (4.2.1.6.1).
+        std::thread::sleep(Duration::from_millis(1));
+        self.wait("end its reset", regs::CTRL, PATIENCE, |v| v & regs::CTRL_RESET == 0)?;
+        match self.wait("read its EEPROM", regs::EEC, AUTO_READ, |v| v & regs::EEC_AUTO_READ != 0) {
+            Ok(_) | Err(Error::NotReady { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.quiet()?;
+        for n in 0..regs::QUEUES {
+            self.enable_queue(regs::rx_queue(n), None)?;
+            self.enable_queue(regs::tx_queue(n), None)?;
+        }
+        Ok(())
+    }
+
+    /// Masks all interrupts, and forgets those that are pending.
+    fn quiet(&self) -> Result<()> {
+        self.write(regs::IMC, u32::MAX)?;
+        self.write(regs::EIMC, u32::MAX)?;
+        self.read(regs::ICR)?;
+        Ok(())
+    }
+
+    /// Enables the queue whose registers are at `place`, with these thresholds, or disables it; waits until that is so (8.10.10, 8.12.13).
+    pub fn enable_queue(&self, place: u64, thresholds: Option<u32>) -> Result<()> {
+        let control = place + queue::CONTROL;
+        let before = self.read(control)?;
+        match thresholds {
+            Some(thresholds) => {
+                self.write(control, thresholds | queue::ENABLE)?;
+                self.wait("enable a queue", control, PATIENCE, |v| v & queue::ENABLE != 0)?;
+            }
+            None if before & queue::ENABLE != 0 => {
+                self.write(control, before & !queue::ENABLE)?;
+                self.wait("disable a queue", control, PATIENCE, |v| v & queue::ENABLE == 0)?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Which port of the device this function is (STATUS.LAN_ID).
+    fn port(&self) -> Result<u32> {
+        Ok(self.read(regs::STATUS)? >> 2 & 3)
+    }
+
+    /// Does something with a part that firmware uses too.
+    fn with<T>(&self, shared: Shared, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            self.semaphore()?;
+            let users = self.read(regs::SW_FW_SYNC)?;
+            let free = users & (shared.0 | shared.0 << 16) == 0;
+            if free {
+                self.write(regs::SW_FW_SYNC, users | shared.0)?;
+            }
+            self.write(regs::SWSM, 0)?;
+            if free {
+                break;
+            }
+            if start.elapsed() >= PATIENCE {
+                let what = "give up the EEPROM or the PHY to us";
+                let (waited, register) = (PATIENCE, regs::SW_FW_SYNC);
+                return Err(Error::NotReady { device: self.name(), what, waited, register, value: users });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let done = f();
+        self.semaphore()?;
+        let users = self.read(regs::SW_FW_SYNC)?;
+        self.write(regs::SW_FW_SYNC, users & !shared.0)?;
+        self.write(regs::SWSM, 0)?;
+        done
+    }
+
+    /// Takes the semaphore that guards SW_FW_SYNC: against other software, then against firmware.
+    fn semaphore(&self) -> Result<()> {
+        let free = |v: u32| v & regs::SWSM_SMBI == 0;
+        if let Err(error) = self.wait("give up its semaphore", regs::SWSM, PATIENCE, free) {
+            let Error::NotReady { .. } = error else { return Err(error) };
+            // Whoever had the device before ended with it in hand: there is one owner of a function, and that is us.
+            tracing::warn!(%error, "taking it");
+            self.write(regs::SWSM, 0)?;
+            self.wait("give up its semaphore", regs::SWSM, PATIENCE, free)?;
+        }
+        let start = Instant::now();
+        loop {
+            self.change(regs::SWSM, regs::SWSM_SWESMBI, 0)?;
+            let value = self.read(regs::SWSM)?;
+            if value & regs::SWSM_SWESMBI != 0 {
+                return Ok(());
+            }
+            if start.elapsed() >= PATIENCE {
+                let what = "give up its firmware's semaphore";
+                let (waited, register) = (PATIENCE, regs::SWSM);
+                return Err(Error::NotReady { device: self.name(), what, waited, register, value });
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    /// The address that the device was made with: the EEPROM's (words 0 to 2, 6.2), or what the reset loaded from it.
+    pub fn address(&self) -> Result<Mac> {
+        let mut sum = 0u16;
+        if self.read(regs::EEC)? & regs::EEC_PRESENT != 0 {
+            let words = self.eeprom()?;
+            sum = words.iter().fold(0, |sum, word| sum.wrapping_add(*word));
+            let mut mac = Mac::default();
+            for (bytes, word) in mac.0.chunks_exact_mut(2).zip(words) {
+                bytes.copy_from_slice(&word.to_le_bytes());
+            }
+            // The second port's is the first's with its last bit the other way.
+            mac.0[5] ^= (self.port()? & 1) as u8;
+            if sum == CHECKSUM && mac.is_unicast() {
+                return Ok(mac);
+            }
+            tracing::warn!(device = self.name(), sum, %mac, "the EEPROM is not used: its checksum or address is wrong");
+        }
+        let (low, high) = regs::receive_address(0);
+        let (low, high) = (self.read(low)?.to_le_bytes(), self.read(high)?);
+        let mac = Mac([low[0], low[1], low[2], low[3], high as u8, (high >> 8) as u8]);
+        match high & regs::RAH_VALID != 0 && mac.is_unicast() {
+            true => Ok(mac),
+            false => Err(Error::NoAddress { device: self.name(), checksum: sum }),
+        }
+    }
+
+    /// The EEPROM's first 64 words, which its checksum is over.
+    fn eeprom(&self) -> Result<[u16; 64]> {
+        self.with(Shared::EEPROM, || {
+            let mut words = [0; 64];
+            for (address, word) in (0u32..).zip(&mut words) {
+                self.write(regs::EERD, address << 2 | regs::EERD_START)?;
+                let value = self.wait("read its EEPROM", regs::EERD, PATIENCE, |v| v & regs::EERD_DONE != 0)?;
+                *word = (value >> 16) as u16;
+            }
+            Ok(words)
+        })
+    }
+
+    /// Has the PHY look for a link (3.5, 8.2.4).
+    pub fn start_link(&self) -> Result<()> {
+        self.change(regs::CTRL, regs::CTRL_SET_LINK_UP, regs::CTRL_FORCE)?;
+        let port = self.port()?;
+        self.with(Shared::phy(port), || {
+            let control = self.phy(regs::MDIC_READ | PHY_CONTROL << 16)?;
+            let control = control & !PHY_AWAY | PHY_NEGOTIATE;
+            self.phy(regs::MDIC_WRITE | PHY_CONTROL << 16 | u32::from(control))?;
+            Ok(())
+        })
+    }
+
+    /// One access to the PHY.
+    fn phy(&self, access: u32) -> Result<u16> {
+        self.write(regs::MDIC, access | PHY << 21)?;
+        let value = self.wait("reach its PHY", regs::MDIC, PATIENCE, |v| v & regs::MDIC_READY != 0)?;
+        if value & regs::MDIC_ERROR != 0 {
+            let (what, register) = ("reach its PHY without an error", regs::MDIC);
+            return Err(Error::NotReady { device: self.name(), what, waited: PATIENCE, register, value });
+        }
+        Ok(value as u16)
+    }
+
+    /// How the link is (STATUS: FD, LU, SPEED).
+    pub fn link(&self) -> Result<Link> {
+        let status = self.read(regs::STATUS)?;
+        if status == regs::GONE {
+            return Err(self.gone("its status reads as all ones"));
+        }
+        if status >> 1 & 1 == 0 {
+            return Ok(Link::default());
+        }
+        let speed = match status >> 6 & 3 {
+            0 => 10,
+            1 => 100,
+            _ => 1000,
+        };
+        Ok(Link { up: true, speed: Some(speed), full_duplex: Some(status & 1 != 0) })
+    }
+
+    /// Lets the function do DMA, or not.
+    pub fn bus_master(&self, on: bool) -> Result<()> {
+        Ok(config::enable_bus_master(self.device.as_ref(), on)?)
+    }
+
+    /// Whether nobody answers on the bus: what isn't there writes nothing.
+    pub fn absent(&self) -> bool {
+        self.vendor().is_ok_and(|id| id == ABSENT)
+    }
+
+    fn vendor(&self) -> Result<[u8; 2]> {
+        let mut id = [0; 2];
+        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
+        Ok(id)
+    }
+
+    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
+    pub fn function_reset(&self) -> Result<()> {
+        self.device.reset()?;
+        let start = Instant::now();
+        while self.absent() {
+            if start.elapsed() >= FUNCTION_RESET {
+                return Err(self.gone("it did not come back from a function level reset"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(config::enable_memory(self.device.as_ref(), true)?)
+    }
+}
+
+/// The vendor ID of a function that isn't there.
+const ABSENT: [u8; 2] = [0xff; 2];
+
+fn gone_is_gone(error: Core) -> Error {
+    match error {
+        Core::Gone { device, why } => Error::Gone { device, why },
+        other => Error::Core(other),
+    }
+}

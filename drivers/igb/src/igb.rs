@@ -1,0 +1,649 @@
+//! A device, opened: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
+
+use crate::control::{Control, QueueId, Record, Totals, memory};
+use crate::error::{Error, Fault, Result};
+use crate::hardware::Hardware;
+use crate::options::{Options, Service};
+use crate::regs::{self, queue};
+use crate::rx::{Rx, RxParts, Wakeup};
+use crate::rx_ring::RxRing;
+use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
+use crate::tx::{Tx, TxParts};
+use crate::tx_ring::TxRing;
+use crossbeam::channel::{Receiver, bounded};
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use wholebar::bar::Bar;
+use wholebar::irq::{EventFd, Interrupts};
+use wholebar::mem::{Arena, DmaMapping, DmaRing, Pool};
+use wholebar::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
+use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, PciDevice};
+use wholebar::reset::{Domain, End};
+
+/// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
+pub struct Igb(pub(crate) Arc<Handle>);
+
+/// What keeps a device open, and its slow path's thread running: held by [`Igb`] and by its queues.
+pub(crate) struct Handle {
+    inner: Arc<Inner>,
+    thread: Option<JoinHandle<()>>,
+}
+
+pub(crate) struct Inner {
+    pub hw: Hardware,
+    pub options: Options,
+    pub config: PortConfig,
+    pub limits: Limits,
+    pub granted: Offloads,
+    pub max_packet: u32,
+    pub domain: Domain,
+    name: String,
+    troubles: Mutex<Vec<(u64, u16, Fault)>>,
+    /// Arenas whose buffers its queues can use.
+    arenas: Mutex<Vec<Arc<DmaMapping>>>,
+    control: Mutex<Control>,
+    events: Receiver<Event>,
+    interrupts: Option<Interrupts>,
+    /// Signalled by the link's vector, and by queues in trouble.
+    wake: Arc<EventFd>,
+    /// What the kernel has to say of the function.
+    notices: Vec<(Event, Interrupts, Arc<EventFd>)>,
+    /// The slow path's thread has to end.
+    closing: AtomicBool,
+    pub rx_counters: Vec<Arc<RxCounters>>,
+    pub tx_counters: Vec<Arc<TxCounters>>,
+}
+
+/// How many events wait where nobody takes them.
+const EVENTS: usize = 256;
+/// How often the slow path's thread looks after a device's health, and its counters.
+const TICK: Duration = Duration::from_millis(200);
+/// Descriptors of a queue.
+const MIN_DESCRIPTORS: u16 = 8;
+const MAX_DESCRIPTORS: u16 = 4096;
+const RX_DESCRIPTORS: u16 = 512;
+const TX_DESCRIPTORS: u16 = 512;
+/// The Ethernet payload that every network has, in bytes.
+const MTU: u16 = 1500;
+
+/// What the device can be asked for.
+const LIMITS: Limits = Limits {
+    rx_queues: regs::QUEUES,
+    tx_queues: regs::QUEUES,
+    descriptors: MAX_DESCRIPTORS,
+    mtu: MAX_MTU,
+    offloads: Offloads {
+        rx_checksum: true,
+        tx_l4_checksum: true,
+        tx_l3_checksum: true,
+        vlan_strip: true,
+        vlan_insert: true,
+        vlan_filter: true,
+        rss_hash: true,
+        scatter: true,
+        gather: true,
+        ..Offloads::NONE
+    },
+    rss_table: RSS_TABLE,
+};
+
+impl Igb {
+    /// Opens a device: resets it, reads its address, tells it what it is asked to be, and has it look for a link, which takes up to a
+    /// few seconds: [`Event::Link`] tells.
+    ///
+    /// # Errors
+    /// [`Error::Unfit`] where it isn't one for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`], [`Error::Rss`] where it
+    /// is asked for what it hasn't; [`Error::NotReady`] where it does not come up; [`Error::Gone`] where nobody answers; what lies below.
+    pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
+        let rss = check(device.name(), &config)?;
+        let hw = Hardware::open(device, &options)?;
+        // Whoever had it before may have left it running.
+        hw.bus_master(false)?;
+        hw.reset()?;
+        let (send, events) = bounded(EVENTS);
+        let granted = config.offloads.and(LIMITS.offloads);
+        let settings = Settings {
+            mac: hw.address()?,
+            promiscuous: config.promiscuous,
+            all_multicast: false,
+            filters: Vec::new(),
+            // VLAN 0 is no VLAN, but a priority.
+            vlans: std::array::from_fn(|i| u32::from(i == 0)),
+            rss,
+            mtu: config.mtu.unwrap_or(MTU),
+            granted,
+        };
+        let max_packet = settings.max_packet();
+        let (interrupts, wake) = wake(&hw, &config)?;
+        let mut control = Control {
+            settings,
+            queues: BTreeMap::new(),
+            memory: Vec::new(),
+            stopping: None,
+            lost: Vec::new(),
+            events: send,
+            link: Link::default(),
+            totals: Totals::default(),
+        };
+        let vectors = rx_vectors(&config, interrupts.as_ref());
+        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, interrupts.as_ref(), vectors));
+        if let Err(error) = started {
+            let _ = hw.bus_master(false);
+            return Err(error);
+        }
+        let notices = notices(&hw.device)?;
+        let inner = Arc::new(Inner {
+            name: hw.name(),
+            hw,
+            options,
+            limits: LIMITS,
+            granted,
+            max_packet,
+            domain: Domain::new(),
+            troubles: Mutex::default(),
+            arenas: Mutex::default(),
+            control: Mutex::new(control),
+            events,
+            interrupts,
+            wake,
+            notices,
+            closing: AtomicBool::new(false),
+            rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
+            tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
+            config,
+        });
+        let mut handle = Handle { inner: inner.clone(), thread: None };
+        if inner.options.service == Service::Thread {
+            let thread = std::thread::Builder::new().name("igb".to_owned()).spawn(move || look_after(&inner));
+            let failed = |source| wholebar::Error::Io { what: "starting the slow path's thread".to_owned(), source };
+            handle.thread = Some(thread.map_err(failed)?);
+        }
+        Ok(Self(Arc::new(handle)))
+    }
+
+    /// BAR0, as it was mapped.
+    pub fn bar(&self) -> &Bar {
+        &self.0.hw.bar
+    }
+
+    /// The device below.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.0.hw.device
+    }
+
+    /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
+    pub fn interrupts(&self) -> Option<&Interrupts> {
+        self.0.interrupts.as_ref()
+    }
+
+    /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
+    ///
+    /// # Errors
+    /// What the address space says.
+    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+        self.0.attach(arena).map(drop)
+    }
+
+    /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
+    /// bytes, the largest packet in one: 2048 bytes and the headroom for an MTU of 1500.
+    ///
+    /// # Errors
+    /// [`Error::NoQueue`], [`Error::Buffers`]; what the device says.
+    pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
+        let inner = &self.0;
+        let split = inner.buffers(pool)?;
+        let mapping = inner.attach(pool.arena())?;
+        let parts = inner.with(|control| inner.make_rx(control, index, pool, split, mapping))?;
+        Ok(Rx::new(inner.clone(), parts))
+    }
+
+    /// A queue that sends.
+    ///
+    /// # Errors
+    /// [`Error::NoQueue`]; what the device says.
+    pub fn tx(&self, index: u16) -> Result<Tx> {
+        let inner = &self.0;
+        let parts = inner.with(|control| inner.make_tx(control, index))?;
+        Ok(Tx::new(inner.clone(), parts))
+    }
+
+    /// What happens to the device. While 256 events wait here, further ones are dropped.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.0.events
+    }
+
+    /// Resets the device, and waits until its queues can go on. Packets in flight may have been sent or not.
+    ///
+    /// Queues have to be polled meanwhile, on other threads; a thread that polls them itself calls [`request_reset`](Self::request_reset),
+    /// and then [`service`](Self::service) between its polls.
+    ///
+    /// # Errors
+    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    pub fn reset(&self) -> Result<()> {
+        self.request_reset();
+        loop {
+            let mut control = self.0.control();
+            self.0.advance(&mut control);
+            if control.stopping.is_none() {
+                self.0.check()?;
+                if control.lost.is_empty() {
+                    return Ok(());
+                }
+                let (queues, waited) = (control.lost.clone(), self.0.options.stop_timeout);
+                return Err(Error::Unresponsive { device: self.0.hw.name(), queues, waited });
+            }
+            drop(control);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    pub fn request_reset(&self) {
+        self.0.control().begin_reset(&self.0.domain, "it was asked for".to_owned());
+        self.0.wake.signal();
+    }
+
+    /// Does what there is to do on the slow path: the link, counters, resets. Returns whether it wants to be called again soon. For those who
+    /// chose [`Service::Manual`]; it waits for the device, but not for queues.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    pub fn service(&self) -> Result<bool> {
+        self.0.service()
+    }
+
+    /// What is signalled when there is something for [`service`](Self::service) to do at once.
+    pub fn wakeup(&self) -> &Arc<EventFd> {
+        &self.0.wake
+    }
+
+    /// Whether the device can be used.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+
+    /// Buffers that were never given back, because the device may still write them.
+    pub fn quarantined(&self) -> u64 {
+        self.0.domain.quarantined()
+    }
+
+    /// Resets the device for good. Queues end.
+    ///
+    /// # Errors
+    /// What the device says, or doesn't.
+    pub fn close(self) -> Result<()> {
+        self.0.close()
+    }
+}
+
+/// Whether the device can be that; how packets are spread then.
+fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
+    let name = || device.to_owned();
+    for (direction, asked, most) in
+        [("receive", config.rx_queues, LIMITS.rx_queues), ("send", config.tx_queues, LIMITS.tx_queues)]
+    {
+        if !(1..=most).contains(&asked) {
+            return Err(Error::Queues { device: name(), direction, asked, most });
+        }
+    }
+    for asked in [config.rx_descriptors, config.tx_descriptors].into_iter().flatten() {
+        let (least, most) = (MIN_DESCRIPTORS, MAX_DESCRIPTORS);
+        if !asked.is_power_of_two() || !(least..=most).contains(&asked) {
+            return Err(Error::Descriptors { device: name(), asked, least, most });
+        }
+    }
+    if let Some(asked) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
+        return Err(Error::Mtu { device: name(), asked, least: MIN_MTU, most: MAX_MTU });
+    }
+    // Without spreading there is no hash either.
+    let wanted = config.rx_queues > 1 || config.offloads.rss_hash;
+    let evenly = || wanted.then(|| Rss::evenly(config.rx_queues, RSS_TABLE));
+    let rss = config.rss.clone().or_else(evenly);
+    if let Some(rss) = &rss {
+        Settings::check_rss(rss, config.rx_queues).map_err(|why| Error::Rss { device: name(), why })?;
+    }
+    Ok(rss)
+}
+
+/// The vectors that are needed, and the link's eventfd.
+fn wake(hw: &Hardware, config: &PortConfig) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
+    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
+        return Ok((None, Arc::new(EventFd::new()?)));
+    }
+    let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
+    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + queues)?;
+    let wake = interrupts.vector(0)?;
+    Ok((Some(interrupts), wake))
+}
+
+/// How many receive queues, from the first on, have a vector.
+fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
+    let vectors = interrupts.map_or(0, |interrupts| interrupts.count().saturating_sub(1));
+    if config.rx_interrupts { config.rx_queues.min(vectors as u16) } else { 0 }
+}
+
+fn notices(device: &Arc<dyn PciDevice>) -> Result<Vec<(Event, Interrupts, Arc<EventFd>)>> {
+    let mut notices = Vec::new();
+    for (index, event) in [(IRQ_ERR, Event::FunctionError), (IRQ_REQ, Event::UnbindRequest)] {
+        if device.irq_info(index).is_ok_and(|info| info.count > 0) {
+            let interrupts = Interrupts::new(device.clone(), index, 1)?;
+            let fd = interrupts.vector(0)?;
+            notices.push((event, interrupts, fd));
+        }
+    }
+    Ok(notices)
+}
+
+/// The slow path's thread.
+fn look_after(inner: &Inner) {
+    // Pairs with the Release store when the handle is dropped; the wake-up that follows it brings us here.
+    while !inner.closing.load(Ordering::Acquire) {
+        let wait = match inner.service() {
+            Ok(true) => Duration::from_millis(1),
+            Ok(false) => TICK,
+            Err(_) => return,
+        };
+        if let Err(error) = inner.wake.wait(Some(wait)) {
+            return tracing::error!(%error, "the slow path ended");
+        }
+    }
+}
+
+impl Inner {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Whether the device can be used.
+    pub fn check(&self) -> Result<()> {
+        match self.domain.ended() {
+            None => Ok(()),
+            Some(End { gone: true, why, .. }) => Err(Error::Gone { device: self.hw.name(), why }),
+            Some(End { why, .. }) => Err(Error::Ended { device: self.hw.name(), why }),
+        }
+    }
+
+    /// Does something under the lock, once no reset is under way. What the error says of the device is acted upon.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
+        let mut control = loop {
+            let mut control = self.control();
+            self.check()?;
+            if control.stopping.is_none() {
+                break control;
+            }
+            self.advance(&mut control);
+            drop(control);
+            std::thread::yield_now();
+        };
+        f(&mut control).inspect_err(|error| self.settle(&mut control, error))
+    }
+
+    /// Acts upon what an error says of the device.
+    fn settle(&self, control: &mut Control, error: &Error) {
+        match error {
+            Error::Gone { .. } => control.end(&self.hw, &self.domain, error, ""),
+            Error::NotReady { .. } => {
+                control.begin_reset(&self.domain, error.to_string());
+                self.wake.signal();
+            }
+            _ => {}
+        }
+    }
+
+    fn advance(&self, control: &mut Control) {
+        control.advance(&self.hw, &self.domain, &self.options, |control| {
+            if let Some(interrupts) = &self.interrupts {
+                // A function level reset took them away.
+                interrupts.restore()?;
+            }
+            self.hw.bus_master(true)?;
+            let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
+            control.set_up(&self.hw, self.interrupts.as_ref(), vectors)?;
+            control.recreate(&self.hw, &self.domain)
+        })
+    }
+
+    fn service(&self) -> Result<bool> {
+        let mut control = self.control();
+        self.check()?;
+        for (event, _, fd) in &self.notices {
+            if fd.take() > 0 {
+                control.tell(event.clone());
+                if *event == Event::FunctionError {
+                    control.begin_reset(&self.domain, "the kernel reports an error of the function".to_owned());
+                }
+            }
+        }
+        let troubles = std::mem::take(&mut *self.troubles.lock().unwrap_or_else(|e| e.into_inner()));
+        for (epoch, queue, fault) in troubles {
+            // Else it was of a ring that a reset ended.
+            if epoch == self.domain.epoch() {
+                let why = Error::Broken { device: self.hw.name(), queue, fault };
+                control.begin_reset(&self.domain, why.to_string());
+            }
+        }
+        if control.stopping.is_none() {
+            let healthy = self.hw.healthy();
+            let looked = healthy
+                .and_then(|()| control.follow_link(&self.hw, self.interrupts.is_some()))
+                .and_then(|()| control.count(&self.hw));
+            if let Err(error) = looked {
+                self.settle(&mut control, &error);
+            }
+        }
+        self.advance(&mut control);
+        self.check()?;
+        Ok(control.stopping.is_some())
+    }
+
+    /// A queue's call for help, in the epoch it is in step with.
+    pub fn trouble(&self, epoch: u64, queue: u16, fault: Fault) {
+        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, queue, fault));
+        self.wake.signal();
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
+        let mapping = self.hw.device.dma().attach(arena)?;
+        let mut arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
+        if arenas.iter().all(|m| m.arena().id() != arena.id()) {
+            arenas.push(mapping.clone());
+        }
+        Ok(mapping)
+    }
+
+    /// Where arena `id` is, as the device sees it.
+    pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
+        let arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
+        arenas.iter().find(|m| m.arena().id() == id).cloned()
+    }
+
+    /// How much of a pool's buffers the device may write, as SRRCTL has it: in units of 1024 bytes (7.1.3.1).
+    fn buffers(&self, pool: &Pool) -> Result<u32> {
+        let headroom = self.config.headroom;
+        let size = pool.size();
+        let refuse = |why: String| Err(Error::Buffers { device: self.hw.name(), size, headroom, why });
+        let units = (size.saturating_sub(headroom.into()) / 1024).min(16);
+        if units == 0 {
+            return refuse(format!("they must hold the headroom and 1024 bytes, so {}", u32::from(headroom) + 1024));
+        }
+        if units * 1024 < self.max_packet && !self.granted.scatter {
+            let want = self.max_packet.next_multiple_of(1024) + u32::from(headroom);
+            let why = format!("packets of {} bytes want {want}, or receive scattering asked for", self.max_packet);
+            return refuse(why);
+        }
+        Ok(units)
+    }
+
+    /// Whether a queue can be had now.
+    fn vacant(&self, control: &Control, id: QueueId, index: u16, of: u16, direction: &'static str) -> Result<()> {
+        let why = match control.queues.get(&id) {
+            _ if index >= of => "the port was opened with fewer",
+            Some(record) if record.orphan => "its last owner dropped it, and the device did not disable it",
+            Some(_) => "it is in use",
+            None => return Ok(()),
+        };
+        Err(Error::NoQueue { device: self.hw.name(), direction, queue: index, why })
+    }
+
+    /// Memory for a ring of `entries`, and what `make` makes of it.
+    fn ring<R>(
+        &self,
+        control: &mut Control,
+        entries: u16,
+        make: impl Fn(&Arc<Arena>) -> wholebar::Result<R>,
+    ) -> Result<(R, Arc<DmaMapping>)> {
+        if let Some(mapping) = control.memory.last() {
+            match make(mapping.arena()) {
+                Err(wholebar::Error::ArenaFull { .. }) => {}
+                made => return Ok((made?, mapping.clone())),
+            }
+        }
+        let mapping = memory(&self.hw, u64::from(entries) * 16)?;
+        control.memory.push(mapping.clone());
+        Ok((make(mapping.arena())?, mapping))
+    }
+
+    /// Makes a queue known to the device.
+    fn record(
+        &self,
+        control: &mut Control,
+        id: QueueId,
+        ring: &DmaRing<[AtomicU64; 2]>,
+        mapping: Arc<DmaMapping>,
+        split: Option<u32>,
+    ) -> Result<()> {
+        let record = Record { ring: ring.clone(), mapping, split, epoch: self.domain.epoch(), orphan: false };
+        ring.set_quarantine(true);
+        control.create(&self.hw, id, &record)?;
+        control.queues.insert(id, record);
+        Ok(())
+    }
+
+    fn make_rx(
+        &self,
+        control: &mut Control,
+        index: u16,
+        pool: &Pool,
+        units: u32,
+        buffers: Arc<DmaMapping>,
+    ) -> Result<RxParts> {
+        let id = QueueId::rx(index);
+        self.vacant(control, id, index, self.config.rx_queues, "receives")?;
+        let entries = self.config.rx_descriptors.unwrap_or(RX_DESCRIPTORS);
+        let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
+        let bar = &self.hw.bar;
+        let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
+        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
+        let wakeup = match &self.interrupts {
+            Some(interrupts) if index < vectors => {
+                let vector = u32::from(index) + 1;
+                let register = |register| bar.doorbell(register);
+                let registers = (register(regs::EICR)?, register(regs::EIMS)?, register(regs::EIMC)?);
+                Some(Wakeup::new(interrupts.vector(vector)?, vector, registers))
+            }
+            _ => None,
+        };
+        // With one queue packets may wait for descriptors; with more they may not, or one full queue holds up the others.
+        let drop = if self.config.rx_queues > 1 { queue::SPLIT_DROP } else { 0 };
+        self.record(control, id, ring.words(), mapping, Some(queue::SPLIT_ONE_BUFFER | drop | units))?;
+        let gate = self.domain.join(id.0);
+        Ok(RxParts { index, gate, ring, bell, wakeup, pool: pool.clone(), buffers })
+    }
+
+    fn make_tx(&self, control: &mut Control, index: u16) -> Result<TxParts> {
+        let id = QueueId::tx(index);
+        self.vacant(control, id, index, self.config.tx_queues, "sends")?;
+        let entries = self.config.tx_descriptors.unwrap_or(TX_DESCRIPTORS);
+        let (ring, mapping) = self.ring(control, entries, |arena| TxRing::new(arena, entries.into()))?;
+        let bell = self.hw.bar.doorbell(regs::tx_queue(index) + queue::TAIL)?;
+        self.record(control, id, ring.words(), mapping, None)?;
+        Ok(TxParts { index, gate: self.domain.join(id.0), ring, bell })
+    }
+
+    /// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
+    pub fn delete_queue(&self, id: QueueId) -> bool {
+        let deleted = self.with(|control| {
+            let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
+            // In any other epoch the device was reset since, and the queue not made again.
+            if record.epoch == self.domain.epoch() {
+                record.orphan = true;
+                control.delete(&self.hw, id)?;
+            }
+            control.queues.remove(&id);
+            Ok(())
+        });
+        match deleted {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(id = id.0, %error, "a queue could not be disabled");
+                self.domain.ended().is_some_and(|end| end.harmless)
+            }
+        }
+    }
+
+    /// Changes settings, and tells the device.
+    pub fn set(
+        &self,
+        change: impl FnOnce(&mut Settings),
+        apply: impl FnOnce(&Settings, &Hardware) -> Result<()>,
+    ) -> Result<()> {
+        self.with(|control| {
+            change(&mut control.settings);
+            apply(&control.settings, &self.hw)
+        })
+    }
+
+    pub fn mac(&self) -> Mac {
+        self.control().settings.mac
+    }
+
+    fn close(&self) -> Result<()> {
+        let mut control = self.control();
+        self.check()?;
+        let _ = self.hw.bus_master(false);
+        let done = self.hw.reset();
+        match &done {
+            Ok(()) => {
+                control.stopping = None;
+                self.domain.end(End { gone: false, harmless: true, why: "it was closed".to_owned() });
+            }
+            Err(error) => control.end(&self.hw, &self.domain, error, ""),
+        }
+        done
+    }
+}
+
+impl Deref for Handle {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Pairs with the Acquire load in the thread.
+        self.closing.store(true, Ordering::Release);
+        self.wake.signal();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if self.domain.ended().is_none()
+            && let Err(error) = self.close()
+        {
+            tracing::warn!(%error, "the device was not reset");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! A driver for Intel's 82576 (igb), Gigabit Ethernet: by its datasheet, polled, without unsafe code.
+//!
+//! [`Igb`] is a port: its address, link, filters, counters, resets; it is a [`Port`](wholebar::net::Port) like any other. [`Rx`] and [`Tx`] are
+//! queues, owned values for one core each. Its registers are in BAR0 and its MSI-X table in BAR3, so that every BAR plan leaves registers
+//! direct. Interrupts are for the link, and for idle cores.
+//!
+//! ```no_run
+//! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar::net::{Burst, PortConfig};
+//! use wholebar_igb::{Igb, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let igb = Igb::open(open(), PortConfig::default(), Options::default())?;
+//! let arena = Arena::new(8 << 20, ArenaOptions::default())?;
+//! // 128 bytes of headroom are the default.
+//! let pool = Pool::new(&arena, 2048, 2048 + 128, 64)?;
+//! igb.attach(&arena)?;
+//! let (mut rx, mut tx, mut burst) = (igb.rx(0, &pool)?, igb.tx(0)?, Burst::new(32));
+//! loop {
+//!     // Back to where they came from.
+//!     rx.rx(&mut burst);
+//!     tx.tx(&mut burst);
+//! }
+//! # }
+//! ```
+
+mod assembly;
+mod control;
+mod descriptor;
+mod error;
+mod hardware;
+mod igb;
+mod member;
+mod options;
+mod port;
+mod regs;
+mod rx;
+mod rx_ring;
+mod settings;
+mod tx;
+mod tx_ring;
+
+pub use error::{Error, Fault, Result};
+pub use igb::Igb;
+pub use options::{Options, Service};
+pub use rx::Rx;
+pub use tx::Tx;

@@ -1,0 +1,125 @@
+//! The device as any [`Port`]: what programs use that do not care which driver they have.
+
+use crate::error::Error;
+use crate::igb::Igb;
+use crate::regs;
+use crate::settings::Settings;
+use crossbeam::channel::Receiver;
+use std::sync::Arc;
+use wholebar::mem::{Arena, Pool};
+use wholebar::net::{Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue};
+
+impl Port for Igb {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    fn granted(&self) -> Offloads {
+        self.0.granted
+    }
+
+    fn queues(&self) -> (u16, u16) {
+        (self.0.config.rx_queues, self.0.config.tx_queues)
+    }
+
+    fn mtu(&self) -> u16 {
+        self.0.control().settings.mtu
+    }
+
+    fn mac(&self) -> Mac {
+        self.0.mac()
+    }
+
+    fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
+        if !mac.is_unicast() {
+            let why = format!("{mac} is no address that one station can have");
+            return Err(Error::Address { device: self.0.hw.name(), why }.into());
+        }
+        Ok(self.0.set(|settings| settings.mac = mac, Settings::apply_addresses)?)
+    }
+
+    fn set_promiscuous(&self, on: bool) -> Result<(), PortError> {
+        Ok(self.0.set(|settings| settings.promiscuous = on, Settings::apply_receive)?)
+    }
+
+    fn set_all_multicast(&self, on: bool) -> Result<(), PortError> {
+        Ok(self.0.set(|settings| settings.all_multicast = on, Settings::apply_receive)?)
+    }
+
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError> {
+        Settings::check_filters(self.0.name(), addresses)?;
+        Ok(self.0.set(|settings| settings.filters = addresses.to_vec(), Settings::apply_addresses)?)
+    }
+
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError> {
+        if !(1..=4094).contains(&vlan) {
+            let why = format!("{vlan} is not a VLAN: they are from 1 to 4094");
+            return Err(Error::Address { device: self.0.hw.name(), why }.into());
+        }
+        let (word, bit) = (usize::from(vlan >> 5), 1 << (vlan & 31));
+        let change = |settings: &mut Settings| {
+            settings.vlans[word] = if on { settings.vlans[word] | bit } else { settings.vlans[word] & !bit };
+        };
+        Ok(self.0.set(change, |settings, hw| hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word]))?)
+    }
+
+    fn set_rss(&self, rss: &Rss) -> Result<(), PortError> {
+        let checked = Settings::check_rss(rss, self.0.config.rx_queues);
+        checked.map_err(|why| Error::Rss { device: self.0.hw.name(), why })?;
+        Ok(self.0.set(|settings| settings.rss = Some(rss.clone()), Settings::apply_rss)?)
+    }
+
+    fn link(&self) -> Link {
+        self.0.hw.link().unwrap_or_default()
+    }
+
+    fn events(&self) -> &Receiver<Event> {
+        Igb::events(self)
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        let mut control = self.0.control();
+        if self.0.check().is_ok()
+            && let Err(error) = control.count(&self.0.hw)
+        {
+            tracing::debug!(%error, "the device's counters could not be read");
+        }
+        let of = |queue: &str, name: &'static str, value| Statistic {
+            queue: queue.to_owned().into(),
+            name: name.into(),
+            value,
+        };
+        let names = regs::COUNTERS.iter().chain(regs::COUNTERS_64).map(|(_, name)| *name);
+        let mut all: Vec<_> = names.zip(control.totals.counters).map(|(name, value)| of("", name, value)).collect();
+        for (i, counters) in self.0.rx_counters.iter().enumerate() {
+            let queue = format!("rx{i}");
+            all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
+            all.push(of(&queue, "dropped_no_descriptors", control.totals.dropped[i]));
+        }
+        for (i, counters) in self.0.tx_counters.iter().enumerate() {
+            let queue = format!("tx{i}");
+            all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
+        }
+        all
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+        Ok(Igb::attach(self, arena)?)
+    }
+
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
+        Ok(Box::new(self.rx(index, pool)?))
+    }
+
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError> {
+        Ok(Box::new(self.tx(index)?))
+    }
+
+    fn reset(&self) -> Result<(), PortError> {
+        Ok(Igb::reset(self)?)
+    }
+}

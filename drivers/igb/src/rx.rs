@@ -1,0 +1,287 @@
+//! A queue that receives, owned by one core.
+//!
+//! The device fills buffers in the order in which it was given them. Nothing here locks, allocates or calls the kernel while the queue runs.
+
+use crate::assembly::{Assembly, Made};
+use crate::control::QueueId;
+use crate::descriptor::WriteBack;
+use crate::error::Fault;
+use crate::igb::Handle;
+use crate::member::{Home, Member};
+use crate::rx_ring::RxRing;
+use std::sync::Arc;
+use wholebar::bar::{Doorbell, DoorbellCounts};
+use wholebar::irq::EventFd;
+use wholebar::mem::{Buf, DmaMapping, Pool, PoolCache};
+use wholebar::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar::reactor::Armed;
+use wholebar::reset::Gate;
+
+/// A receive queue of an [`Igb`](crate::Igb).
+pub struct Rx {
+    member: Member,
+    ring: RxRing,
+    assembly: Assembly,
+    cache: PoolCache,
+    bell: Doorbell<u32>,
+    /// What the pool's arena begins with, as the device sees it.
+    base: u64,
+    headroom: u16,
+    /// Once so many descriptors are free, the device is given buffers.
+    refill_at: u32,
+    hash: bool,
+    checksums: bool,
+    counters: Arc<RxCounters>,
+    wakeup: Option<Wakeup>,
+    index: u16,
+    inner: Arc<Handle>,
+    /// The pool's arena is mapped while this queue is there.
+    _buffers: Arc<DmaMapping>,
+}
+
+/// What a queue is made of.
+pub(crate) struct RxParts {
+    pub index: u16,
+    pub gate: Gate,
+    pub ring: RxRing,
+    pub bell: Doorbell<u32>,
+    pub wakeup: Option<Wakeup>,
+    pub pool: Pool,
+    pub buffers: Arc<DmaMapping>,
+}
+
+/// A vector, and the registers that open and close it: a one in its bit (8.8).
+pub(crate) struct Wakeup {
+    fd: Arc<EventFd>,
+    bit: u32,
+    cause: Doorbell<u32>,
+    unmask: Doorbell<u32>,
+    mask: Doorbell<u32>,
+}
+
+/// Buffers are given to the device by so many at least: one doorbell each time.
+const REFILL: u32 = 32;
+
+impl Wakeup {
+    /// `registers` are EICR, EIMS, EIMC.
+    pub fn new(fd: Arc<EventFd>, vector: u32, registers: (Doorbell<u32>, Doorbell<u32>, Doorbell<u32>)) -> Self {
+        let (cause, unmask, mask) = registers;
+        Self { fd, bit: 1 << vector, cause, unmask, mask }
+    }
+}
+
+impl Rx {
+    pub(crate) fn new(inner: Arc<Handle>, parts: RxParts) -> Self {
+        let RxParts { index, gate, ring, bell, wakeup, pool, buffers } = parts;
+        let entries = ring.words().len();
+        let counters = inner.rx_counters.get(usize::from(index)).cloned().unwrap_or_default();
+        let mut new = Self {
+            member: Member::new(gate),
+            assembly: Assembly::new(inner.max_packet, ring.room()),
+            ring,
+            cache: pool.cache(REFILL),
+            bell,
+            base: buffers.iova().0,
+            headroom: inner.config.headroom,
+            refill_at: REFILL.min(entries / 4),
+            hash: inner.granted.rss_hash,
+            checksums: inner.granted.rx_checksum,
+            counters,
+            wakeup,
+            index,
+            inner,
+            _buffers: buffers,
+        };
+        new.refill();
+        new
+    }
+
+    /// Appends packets that have come, as many as `out` has room for; returns how many.
+    #[inline]
+    pub fn rx(&mut self, out: &mut Burst) -> usize {
+        if !self.member.open() {
+            self.closed();
+            return 0;
+        }
+        let (mut packets, mut bytes) = (0, 0);
+        while out.room() > 0 {
+            let Some(taken) = self.ring.take() else { break };
+            let (part, wb) = match taken {
+                Ok(taken) => taken,
+                Err(fault) => {
+                    self.break_down(fault);
+                    break;
+                }
+            };
+            match self.assembly.push(part, wb) {
+                Made::Packet(mut packet, len) => {
+                    self.describe(&mut packet, wb);
+                    (packets, bytes) = (packets + 1, bytes + u64::from(len));
+                    // There is room for it.
+                    let _ = out.push(packet);
+                }
+                Made::Part => {}
+                Made::Malformed => self.counters.dropped_malformed.add(1),
+                Made::TooLong => self.counters.dropped_too_long.add(1),
+            }
+        }
+        if packets > 0 {
+            self.counters.packets.add(packets);
+            self.counters.bytes.add(bytes);
+            self.counters.bursts.add(1);
+        }
+        if self.ring.free() >= self.refill_at && self.member.open() {
+            self.refill();
+        }
+        packets as usize
+    }
+
+    /// What the device found out about a packet: the last part's descriptor has it.
+    #[inline(always)]
+    fn describe(&self, packet: &mut Buf, wb: WriteBack) {
+        if self.hash
+            && let Some(hash) = wb.hash()
+        {
+            packet.set_hash(hash);
+        }
+        if let Some(tag) = wb.vlan() {
+            packet.set_vlan(Some(tag));
+        }
+        if self.checksums {
+            let (l3, l4) = wb.checked();
+            packet.set_checked(l3, l4);
+        }
+    }
+
+    /// Gives the device as many buffers as it takes, or as there are: one doorbell.
+    fn refill(&mut self) {
+        let before = self.ring.free();
+        while self.ring.free() > 0 {
+            let Some(mut buf) = self.cache.get() else {
+                self.counters.no_buffers.add(1);
+                break;
+            };
+            buf.reserve(self.headroom);
+            let iova = self.base.wrapping_add(buf.arena_offset());
+            self.ring.give(buf, iova);
+        }
+        if self.ring.free() != before {
+            self.bell.ring(self.ring.tail());
+        }
+    }
+
+    /// The ring holds what the device may not write there: hands off, until it was reset.
+    #[cold]
+    fn break_down(&mut self, fault: Fault) {
+        tracing::error!(queue = self.index, %fault, "a queue is broken");
+        if let Some(epoch) = self.member.close() {
+            self.inner.trouble(epoch, self.index, fault);
+        }
+    }
+
+    /// A turn of a queue that does not run.
+    #[cold]
+    fn closed(&mut self) {
+        match self.member.turn() {
+            Home::Wait => {}
+            Home::Restart => {
+                self.let_go();
+                self.member.enter();
+                self.refill();
+            }
+            Home::Ended => self.let_go(),
+            Home::Quarantine => self.quarantine(),
+        }
+    }
+
+    /// Buffers go home.
+    fn let_go(&mut self) {
+        self.assembly.clear();
+        self.ring.restart().for_each(drop);
+    }
+
+    /// Buffers that the device has never go home.
+    fn quarantine(&mut self) {
+        self.assembly.clear();
+        let lost = self.ring.restart().map(std::mem::forget).count();
+        self.member.quarantined(lost as u64);
+    }
+
+    /// Whether it can be used.
+    pub fn state(&self) -> QueueState {
+        self.member.state(&format!("receive queue {}", self.index), self.inner.options.stop_timeout)
+    }
+
+    /// What is signalled while it is armed; `None` where it was made to be polled only.
+    pub fn wakeup(&self) -> Option<Arc<EventFd>> {
+        self.wakeup.as_ref().map(|wakeup| wakeup.fd.clone())
+    }
+
+    /// Asks for an interrupt when the next packet comes. One more [`rx`](Self::rx) has to follow.
+    pub fn arm(&mut self) -> Armed {
+        if !self.member.open() {
+            return Armed::No;
+        }
+        let Some(wakeup) = &mut self.wakeup else { return Armed::No };
+        // What came before is found by the call that follows; what comes from here on sets the cause again.
+        wakeup.cause.ring(wakeup.bit);
+        wakeup.unmask.ring(wakeup.bit);
+        self.counters.armed.add(1);
+        Armed::Yes
+    }
+
+    /// Takes that back.
+    pub fn disarm(&mut self) {
+        if self.member.open()
+            && let Some(wakeup) = &mut self.wakeup
+        {
+            wakeup.mask.ring(wakeup.bit);
+        }
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// How often its doorbell was rung.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        self.bell.counts()
+    }
+}
+
+impl RxQueue for Rx {
+    fn rx(&mut self, out: &mut Burst) -> usize {
+        Rx::rx(self, out)
+    }
+
+    fn state(&self) -> QueueState {
+        Rx::state(self)
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        Rx::wakeup(self)
+    }
+
+    fn arm(&mut self) -> Armed {
+        Rx::arm(self)
+    }
+
+    fn disarm(&mut self) {
+        Rx::disarm(self);
+    }
+}
+
+impl Drop for Rx {
+    fn drop(&mut self) {
+        self.disarm();
+        // Nobody waits for it from here on; the device may still.
+        let member = self.member.leave();
+        if self.inner.delete_queue(QueueId::rx(self.index)) && member {
+            self.ring.words().set_quarantine(false);
+            self.let_go();
+        } else {
+            self.quarantine();
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! A queue that sends, owned by one core.
+//!
+//! A packet stays with the queue until the device reported that it was sent. Nothing here locks, allocates or calls the kernel while the queue runs
+//! and packets lie in arenas that it has seen before.
+
+use crate::control::QueueId;
+use crate::descriptor::{tx_context, tx_data, tx_possible, tx_work};
+use crate::igb::Handle;
+use crate::member::{Home, Member};
+use crate::tx_ring::TxRing;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wholebar::bar::{Doorbell, DoorbellCounts};
+use wholebar::mem::{Buf, DmaMapping, give_back};
+use wholebar::net::{Burst, QueueState, TxCounters, TxQueue};
+use wholebar::reset::Gate;
+
+/// A transmit queue of an [`Igb`](crate::Igb).
+pub struct Tx {
+    member: Member,
+    ring: TxRing,
+    bell: Doorbell<u32>,
+    /// The arena used last, and where it is as the device sees it.
+    arena: u32,
+    base: u64,
+    /// The context that the device has, if any (7.2.2.2).
+    context: Option<[u64; 2]>,
+    counters: Arc<TxCounters>,
+    /// The arenas used so far: mapped while this queue is there.
+    arenas: Vec<Arc<DmaMapping>>,
+    /// Room for packets that were sent, kept between calls.
+    done: Vec<Buf>,
+    index: u16,
+    inner: Arc<Handle>,
+}
+
+/// What a queue is made of.
+pub(crate) struct TxParts {
+    pub index: u16,
+    pub gate: Gate,
+    pub ring: TxRing,
+    pub bell: Doorbell<u32>,
+}
+
+/// The shortest packet, in bytes: shorter ones cannot be padded (TCTL.PSP).
+const SHORTEST: u32 = 17;
+/// The most buffers of a packet.
+const SEGMENTS: usize = 32;
+/// How long a queue that is dropped waits for its packets to be sent.
+const LAST_PACKETS: Duration = Duration::from_millis(50);
+
+/// Why a packet is taken and dropped.
+enum Unfit {
+    Length,
+    Segments,
+    Offload,
+    Arena,
+}
+
+impl Tx {
+    pub(crate) fn new(inner: Arc<Handle>, parts: TxParts) -> Self {
+        let TxParts { index, gate, ring, bell } = parts;
+        let counters = inner.tx_counters.get(usize::from(index)).cloned().unwrap_or_default();
+        let done = Vec::with_capacity(ring.capacity() as usize);
+        let member = Member::new(gate);
+        let (arena, base, context, arenas) = (u32::MAX, 0, None, Vec::new());
+        Self { member, ring, bell, arena, base, context, counters, arenas, done, index, inner }
+    }
+
+    /// Takes packets from the front, as many as there is room for; returns how many. The rest stays, in its order.
+    #[inline]
+    pub fn tx(&mut self, packets: &mut Burst) -> usize {
+        if !self.member.open() {
+            self.closed();
+            return 0;
+        }
+        if self.ring.free() < self.ring.capacity() / 2 {
+            self.give_back();
+        }
+        let (mut room, mut fit) = (self.ring.free(), 0);
+        for packet in packets.iter() {
+            // One more for the context that it may need. What is larger than the ring is dropped for that.
+            let segments = if packet.next().is_none() { 1 } else { packet.segments().count() as u32 };
+            let need = segments.min(SEGMENTS as u32) + u32::from(!packet.is_plain());
+            if need > room && need <= self.ring.capacity() {
+                self.counters.full.add(1);
+                break;
+            }
+            room = room.saturating_sub(need);
+            fit += 1;
+        }
+        let (mut sent, mut bytes) = (0, 0);
+        for packet in packets.take(fit) {
+            match self.post(&packet) {
+                Ok(total) => {
+                    self.ring.keep(packet);
+                    (sent, bytes) = (sent + 1, bytes + u64::from(total));
+                }
+                Err(unfit) => match unfit {
+                    Unfit::Length => self.counters.dropped_length.add(1),
+                    Unfit::Segments => self.counters.dropped_segments.add(1),
+                    Unfit::Offload => self.counters.dropped_offload.add(1),
+                    Unfit::Arena => self.counters.dropped_arena.add(1),
+                },
+            }
+        }
+        if sent > 0 {
+            self.ring.mark();
+            self.bell.ring(self.ring.tail());
+            self.counters.packets.add(sent);
+            self.counters.bytes.add(bytes);
+            self.counters.bursts.add(1);
+        }
+        fit
+    }
+
+    /// Posts a packet's descriptors, all of them or none; returns its length.
+    #[inline(always)]
+    fn post(&mut self, packet: &Buf) -> Result<u32, Unfit> {
+        let most = self.inner.max_packet;
+        if packet.next().is_none() && packet.is_plain() {
+            // What is most frequent.
+            let total = packet.len();
+            if total.wrapping_sub(SHORTEST) > most - SHORTEST {
+                return Err(Unfit::Length);
+            }
+            let iova = self.iova(packet)?;
+            self.ring.post([iova, tx_data(total, total, true, 0)]);
+            return Ok(total);
+        }
+        self.post_any(packet)
+    }
+
+    fn post_any(&mut self, packet: &Buf) -> Result<u32, Unfit> {
+        let granted = self.inner.granted;
+        let total = u32::try_from(packet.packet_len()).unwrap_or(u32::MAX);
+        if !(SHORTEST..=self.inner.max_packet).contains(&total) {
+            return Err(Unfit::Length);
+        }
+        let parts = packet.segments().filter(|part| !part.is_empty()).count();
+        if packet.segments().nth(SEGMENTS).is_some() || (parts > 1 && !granted.gather) {
+            return Err(Unfit::Segments);
+        }
+        let (offload, vlan) = (packet.offload(), packet.vlan());
+        let work = tx_work(offload, vlan.is_some());
+        let context = (work != 0).then(|| tx_context(offload, vlan));
+        if parts + usize::from(context.is_some()) > self.ring.capacity() as usize {
+            return Err(Unfit::Segments);
+        }
+        let possible = tx_possible(packet, total, granted.tx_l3_checksum, granted.tx_l4_checksum);
+        if !possible || (vlan.is_some() && !granted.vlan_insert) {
+            return Err(Unfit::Offload);
+        }
+        // All or none: places first.
+        for part in packet.segments() {
+            self.iova(part)?;
+        }
+        if let Some(context) = context
+            && self.context != Some(context)
+        {
+            self.ring.post(context);
+            self.context = Some(context);
+        }
+        let mut left = parts;
+        for part in packet.segments().filter(|part| !part.is_empty()) {
+            left -= 1;
+            let iova = self.iova(part)?;
+            self.ring.post([iova, tx_data(part.len(), total, left == 0, work)]);
+        }
+        Ok(total)
+    }
+
+    /// Where a buffer's data is, as the device sees it.
+    #[inline(always)]
+    fn iova(&mut self, buf: &Buf) -> Result<u64, Unfit> {
+        if buf.arena_id() != self.arena {
+            self.find_arena(buf.arena_id())?;
+        }
+        Ok(self.base.wrapping_add(buf.arena_offset()))
+    }
+
+    #[cold]
+    fn find_arena(&mut self, id: u32) -> Result<(), Unfit> {
+        let known = self.arenas.iter().find(|mapping| mapping.arena().id() == id).cloned();
+        let mapping = match known {
+            Some(mapping) => mapping,
+            None => {
+                let mapping = self.inner.arena(id).ok_or(Unfit::Arena)?;
+                self.arenas.push(mapping.clone());
+                mapping
+            }
+        };
+        (self.arena, self.base) = (id, mapping.iova().0);
+        Ok(())
+    }
+
+    /// Gives back the buffers of packets that were sent.
+    pub fn reclaim(&mut self) {
+        if self.member.open() {
+            self.give_back();
+        } else {
+            self.closed();
+        }
+    }
+
+    #[inline]
+    fn give_back(&mut self) {
+        self.ring.reclaim(&mut self.done);
+        give_back(&mut self.done);
+    }
+
+    /// A turn of a queue that does not run.
+    #[cold]
+    fn closed(&mut self) {
+        match self.member.turn() {
+            Home::Wait => {}
+            Home::Restart => {
+                self.let_go();
+                self.context = None;
+                self.member.enter();
+            }
+            Home::Ended => self.let_go(),
+            Home::Quarantine => self.quarantine(),
+        }
+    }
+
+    /// Packets that were in flight go home.
+    fn let_go(&mut self) {
+        let dropped = self.ring.restart().map(drop).count();
+        self.counters.dropped_reset.add(dropped as u64);
+    }
+
+    /// Packets that the device has never go home: each of their buffers.
+    fn quarantine(&mut self) {
+        let mut lost = 0;
+        for packet in self.ring.restart() {
+            lost += packet.segments().count();
+            std::mem::forget(packet);
+        }
+        self.member.quarantined(lost as u64);
+    }
+
+    /// How many packets were taken and are not known to be sent.
+    pub fn in_flight(&self) -> usize {
+        self.ring.in_flight() as usize
+    }
+
+    /// Whether it can be used.
+    pub fn state(&self) -> QueueState {
+        self.member.state(&format!("transmit queue {}", self.index), self.inner.options.stop_timeout)
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// How often its doorbell was rung.
+    pub fn doorbells(&self) -> DoorbellCounts {
+        self.bell.counts()
+    }
+}
+
+impl TxQueue for Tx {
+    fn tx(&mut self, packets: &mut Burst) -> usize {
+        Tx::tx(self, packets)
+    }
+
+    fn reclaim(&mut self) {
+        Tx::reclaim(self);
+    }
+
+    fn in_flight(&self) -> usize {
+        Tx::in_flight(self)
+    }
+
+    fn state(&self) -> QueueState {
+        Tx::state(self)
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        let start = Instant::now();
+        while self.member.open() && self.in_flight() > 0 && start.elapsed() < LAST_PACKETS {
+            self.give_back();
+            std::thread::yield_now();
+        }
+        // Nobody waits for it from here on; the device may still.
+        let member = self.member.leave();
+        if self.inner.delete_queue(QueueId::tx(self.index)) && member {
+            self.ring.words().set_quarantine(false);
+            self.let_go();
+        } else {
+            self.quarantine();
+        }
+    }
+}
