@@ -6,7 +6,7 @@ use wholebar::bar::MapPolicy;
 use wholebar::pci::{IRQ_INTX, Verdict};
 use wholebar_nvme::{Nvme, Options, QueueOptions, Service};
 use wholebar_tests::Rig;
-use wholebar_tests::guest::{SOON, first, kernel, kernel_ways};
+use wholebar_tests::guest::{SOON, kernel, kernel_ways};
 use wholebar_tests::nvme::{self, Bench};
 
 fn policy(policy: MapPolicy) -> Options {
@@ -62,7 +62,7 @@ fn events_come() -> Result<()> {
 #[ignore = "wants a guest"]
 fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
     let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..Options::default() };
-    let nvme = Nvme::open(first()?.device, options)?;
+    let nvme = Nvme::open(kernel(&kernel_ways()[0])?.device, options)?;
     let line = nvme.interrupts().context("QEMU's NVMe has a line")?.vector(0)?;
     nvme.service()?;
     line.take();
