@@ -9,7 +9,7 @@
 //! | `bits` | registers, opcodes, status codes |
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
-//! | `io` | I/O commands; what blocks are kept in is [`media`](crate::media) |
+//! | `io` | I/O commands; what blocks are kept in is `media` |
 //! | `turn` | one turn: doorbells, commands, completions, and faults where they are asked for |
 //! | `mod` | the controller: registers and state |
 //!

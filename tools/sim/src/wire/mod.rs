@@ -1,6 +1,6 @@
 //! Wires: what stands between the network models of a machine, and between them and the rest of the world.
 //!
-//! A [`Port`] is a model's end of one. Frames are owned and come home: after the first lap nothing is allocated, and nothing is ever locked.
+//! A `Port` is a model's end of one. Frames are owned and come home: after the first lap nothing is allocated, and nothing is ever locked.
 //! Where a wire has no room, a port says so, and its driver's packets wait in their queue. This file does *not* know of queues or drivers.
 
 mod capture;
