@@ -64,8 +64,9 @@ fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
     let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..Options::default() };
     let nvme = Nvme::open(kernel(&kernel_ways()[0])?.device, options)?;
     let line = nvme.interrupts().context("QEMU's NVMe has a line")?.vector(0)?;
-    nvme.service()?;
+    // Taken first: once it is unmasked it may fire, and would then wait for us, masked again.
     line.take();
+    nvme.service()?;
     for round in 0..5 {
         // Its completion raises the line.
         nvme.smart()?;
