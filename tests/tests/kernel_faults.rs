@@ -1,5 +1,7 @@
 //! What only a kernel can do to a device, and to those who share it: in a guest, on its NVMe devices, which are written to. `cargo xtask vm test GUEST`
-//! runs them.
+//! runs them. With one CPU: QEMU, which emulates two on two threads, was seen to hang or abort (`iotlb_to_section`) when one of them mapped BARs again and
+//! again while the other ran.
+// machine: --qemu -smp --qemu 1
 
 use anyhow::{Context, Result, bail, ensure};
 use std::process::{Child, Command, Stdio};
