@@ -13,3 +13,5 @@ echo Y >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
 wholebar doctor $name >/tmp/out 2>&1 || fail "it does not open"
 cat /tmp/out
 grep -q 'warning  *interrupts  *not remapped' /tmp/out && grep -q 'ok  *opened' /tmp/out || fail "no warning"
+# Other scripts share this boot.
+echo N >/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts
