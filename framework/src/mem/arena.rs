@@ -190,11 +190,12 @@ impl Arena {
         let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
         let range = free.allocate(grains, align.max(GRAIN), AllocPolicy::FirstMatch).map_err(|_| full())?;
         // Memory changes hands: Miri is to report a device that still writes to it, and to forget what widths its words had.
-        // SAFETY: inside the mapping, and nobody else was given this range.
+        // What an application brings keeps what is in it.
         #[cfg(miri)]
-        unsafe {
-            self.mapping.base().add(range.start() as usize).write_bytes(0, len as usize)
-        };
+        if self.source != Source::Adopted {
+            // SAFETY: inside the mapping, and nobody else was given this range.
+            unsafe { self.mapping.base().add(range.start() as usize).write_bytes(0, len as usize) };
+        }
         Ok(Chunk::new(self.clone(), range.start()..range.start() + len))
     }
 
