@@ -13,6 +13,7 @@ use std::time::Instant;
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, DmaMapping, DmaRing};
 use wholebar::net::{Event, Link};
+use wholebar::pci::function;
 use wholebar::reset::{Domain, End, Phase};
 
 /// A queue's number: by it the reset protocol knows it. Receive queues are even, transmit queues odd.
@@ -206,7 +207,7 @@ impl Control {
         match device {
             Err(error) if hw.device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
-                hw.function_reset()?;
+                function::reset(hw.device.as_ref())?;
                 hw.reset()?;
                 domain.quiet();
                 restart(self)
@@ -237,7 +238,8 @@ impl Control {
         let gone = matches!(error, Error::Gone { .. });
         let _ = hw.bus_master(false);
         // Nobody on the bus writes nothing; a device that was reset doesn't either.
-        let harmless = hw.absent() || (!gone && hw.reset().is_ok());
+        let absent = function::is_absent(hw.device.as_ref()).unwrap_or(false);
+        let harmless = absent || (!gone && hw.reset().is_ok());
         let why =
             if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
         tracing::error!(why, harmless, "the device has ended");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use wholebar::Error as Core;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::net::{Link, Mac};
-use wholebar::pci::{CONFIG, Config, PciDevice, config};
+use wholebar::pci::{Config, PciDevice, config, function};
 
 use crate::options::Options;
 
@@ -15,8 +15,6 @@ use crate::options::Options;
 const VENDOR: u16 = 0x8086;
 /// 82576 with copper PHYs: 82576EB, NS, quad port ET and ET2.
 const DEVICES: [u16; 4] = [0x10c9, 0x150a, 0x10e8, 0x1526];
-/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
-const FUNCTION_RESET: Duration = Duration::from_secs(2);
 /// How long registers, EEPROM and PHY may take to do what they are asked to.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long the device is given to read its EEPROM after a reset. One without an EEPROM never says that it did.
@@ -85,11 +83,11 @@ impl Hardware {
 
     /// Reads a register. A backend whose device is gone says so.
     pub fn read(&self, register: u64) -> Result<u32> {
-        self.bar.read(register).map_err(gone_is_gone)
+        Ok(self.bar.read(register)?)
     }
 
     pub fn write(&self, register: u64, value: u32) -> Result<()> {
-        self.bar.write(register, value).map_err(gone_is_gone)
+        Ok(self.bar.write(register, value)?)
     }
 
     /// Sets and clears bits of a register.
@@ -99,9 +97,7 @@ impl Hardware {
 
     /// Whether the device answers. Configuration space is asked too: a mapped register may still read as it did when nobody is there.
     pub fn healthy(&self) -> Result<()> {
-        if self.vendor()? == ABSENT {
-            return Err(self.gone("its vendor ID reads as all ones"));
-        }
+        function::check(self.device.as_ref())?;
         if let Some(Core::Gone { why, .. }) = self.bar.failure() {
             return Err(self.gone(why));
         }
@@ -327,39 +323,5 @@ impl Hardware {
     /// Lets the function do DMA, or not.
     pub fn bus_master(&self, on: bool) -> Result<()> {
         Ok(config::enable_bus_master(self.device.as_ref(), on)?)
-    }
-
-    /// Whether nobody answers on the bus: what isn't there writes nothing.
-    pub fn absent(&self) -> bool {
-        self.vendor().is_ok_and(|id| id == ABSENT)
-    }
-
-    fn vendor(&self) -> Result<[u8; 2]> {
-        let mut id = [0; 2];
-        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
-        Ok(id)
-    }
-
-    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
-    pub fn function_reset(&self) -> Result<()> {
-        self.device.reset()?;
-        let start = Instant::now();
-        while self.absent() {
-            if start.elapsed() >= FUNCTION_RESET {
-                return Err(self.gone("it did not come back from a function level reset"));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(config::enable_memory(self.device.as_ref(), true)?)
-    }
-}
-
-/// The vendor ID of a function that isn't there.
-const ABSENT: [u8; 2] = [0xff; 2];
-
-fn gone_is_gone(error: Core) -> Error {
-    match error {
-        Core::Gone { device, why } => Error::Gone { device, why },
-        other => Error::Core(other),
     }
 }

@@ -227,7 +227,7 @@ fn removal_is_seen_and_frees_what_nobody_can_write() {
     let (mut rx, mut tx, mut burst) = (rig.igb.rx(0, &rig.pool).unwrap(), rig.igb.tx(0).unwrap(), Burst::new(8));
     burst.push(rig.pool.get_len(60).unwrap()).unwrap();
     tx.tx(&mut burst);
-    rig.hand.inside().vendor = [0xff; 4];
+    rig.hand.inside().gone = true;
     assert!(matches!(rig.igb.service(), Err(Error::Gone { .. })));
     rx.rx(&mut burst);
     tx.reclaim();

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
+use wholebar::pci::function;
 use wholebar::reset::{Domain, End, Phase};
 
 /// What a queue tells the control plane.
@@ -205,7 +206,7 @@ impl Control {
         match controller {
             Err(error) if hw.device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
-                hw.function_reset()?;
+                function::reset(hw.device.as_ref())?;
                 hw.disable()?;
                 domain.quiet();
                 restart(self)
@@ -236,7 +237,8 @@ impl Control {
         let gone = matches!(error, Error::Gone { .. });
         let _ = hw.bus_master(false);
         // Nobody on the bus writes nothing; a controller that stopped doesn't either.
-        let harmless = hw.absent() || (!gone && hw.disable().is_ok());
+        let absent = function::is_absent(hw.device.as_ref()).unwrap_or(false);
+        let harmless = absent || (!gone && hw.disable().is_ok());
         let why =
             if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
         tracing::error!(why, harmless, "the controller has ended");

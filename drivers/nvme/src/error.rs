@@ -9,7 +9,7 @@ use std::time::Duration;
 pub enum Error {
     /// What lies below: the seam, memory, interrupts.
     #[error(transparent)]
-    Core(#[from] wholebar::Error),
+    Core(wholebar::Error),
     /// The controller does not answer any more; every later call says so.
     #[error("{device} is gone: {why}")]
     Gone {
@@ -140,6 +140,16 @@ pub enum Error {
         /// The device.
         device: String,
     },
+}
+
+impl From<wholebar::Error> for Error {
+    /// A device that is gone is that to those above too.
+    fn from(error: wholebar::Error) -> Self {
+        match error {
+            wholebar::Error::Gone { device, why } => Self::Gone { device, why },
+            other => Self::Core(other),
+        }
+    }
 }
 
 /// A result with this crate's [`Error`].

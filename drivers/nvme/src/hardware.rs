@@ -5,7 +5,7 @@ use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::bar::{Bar, BarOptions, MapPolicy};
-use wholebar::pci::{CONFIG, PciDevice, config};
+use wholebar::pci::{PciDevice, config, function};
 use wholebar::{Error as Core, PageSize};
 
 /// BAR0, and what CAP says.
@@ -19,9 +19,6 @@ pub(crate) struct Hardware {
     pub version: (u16, u8, u8),
     ready: Duration,
 }
-
-/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
-const FUNCTION_RESET: Duration = Duration::from_secs(2);
 
 impl Hardware {
     /// Opens BAR0 and reads what the controller can do.
@@ -78,11 +75,11 @@ impl Hardware {
 
     /// Reads a register. A backend whose device is gone says so.
     fn read(&self, register: u64) -> Result<u32> {
-        self.bar.read(register).map_err(gone_is_gone)
+        Ok(self.bar.read(register)?)
     }
 
     fn write(&self, register: u64, value: u32) -> Result<()> {
-        self.bar.write(register, value).map_err(gone_is_gone)
+        Ok(self.bar.write(register, value)?)
     }
 
     pub fn csts(&self) -> Result<Csts> {
@@ -93,9 +90,7 @@ impl Hardware {
     /// Whether the controller answers and has not failed. Configuration space is asked too: a mapped register still reads as it did when a
     /// vfio-user peer is dead.
     pub fn healthy(&self, when: &'static str) -> Result<()> {
-        if self.vendor()? == ABSENT {
-            return Err(self.gone("its vendor ID reads as all ones"));
-        }
+        function::check(self.device.as_ref())?;
         let csts = self.csts()?;
         if let Some(error) = self.bar.failure() {
             tracing::debug!(%error, "a trapped doorbell failed");
@@ -170,45 +165,11 @@ impl Hardware {
         Ok(config::enable_bus_master(self.device.as_ref(), on)?)
     }
 
-    /// Whether nobody answers on the bus: what isn't there writes nothing.
-    pub fn absent(&self) -> bool {
-        self.vendor().is_ok_and(|id| id == ABSENT)
-    }
-
-    fn vendor(&self) -> Result<[u8; 2]> {
-        let mut id = [0; 2];
-        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
-        Ok(id)
-    }
-
-    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
-    pub fn function_reset(&self) -> Result<()> {
-        self.device.reset()?;
-        let start = Instant::now();
-        while self.absent() {
-            if start.elapsed() >= FUNCTION_RESET {
-                return Err(self.gone("it did not come back from a function level reset"));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(config::enable_memory(self.device.as_ref(), true)?)
-    }
-
     /// `iova`, where the controller can take it for the start of a page.
     pub fn aligned(&self, iova: u64) -> Result<u64> {
         match iova.is_multiple_of(self.page) {
             true => Ok(iova),
             false => Err(Error::Misaligned { device: self.name(), iova, page: self.page }),
         }
-    }
-}
-
-/// The vendor ID of a function that isn't there.
-const ABSENT: [u8; 2] = [0xff; 2];
-
-fn gone_is_gone(error: Core) -> Error {
-    match error {
-        Core::Gone { device, why } => Error::Gone { device, why },
-        other => Error::Core(other),
     }
 }

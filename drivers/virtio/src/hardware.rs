@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use wholebar::Error as Core;
 use wholebar::bar::{Bar, BarOptions, Doorbell, Width, Window};
 use wholebar::irq::Interrupts;
-use wholebar::pci::{CONFIG, Config, DeviceKind, PciDevice, Verdict, config};
+use wholebar::pci::{Config, DeviceKind, PciDevice, Verdict, config, function};
 
 /// The common configuration (4.1.4.3), in bytes from its start.
 mod common {
@@ -46,13 +46,8 @@ mod status {
 pub(crate) const NO_VECTOR: u16 = 0xffff;
 /// How long a device may take to follow a change of its status.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a function may take to answer after a reset (PCI Express Base 6.0, 6.6.1: 1 s, and some are late).
-const FUNCTION_RESET: Duration = Duration::from_secs(2);
 /// How often the configuration is read before it is said to change all the time.
 const TRIES: u32 = 1000;
-/// The vendor ID of a function that isn't there.
-const ABSENT: [u8; 2] = [0xff; 2];
-
 /// A device's registers.
 pub(crate) struct Hardware {
     pub device: Arc<dyn PciDevice>,
@@ -130,11 +125,11 @@ impl Hardware {
     }
 
     fn read<T: Width>(&self, register: u64) -> Result<T> {
-        self.common.read(register).map_err(gone_is_gone)
+        Ok(self.common.read(register)?)
     }
 
     fn write<T: Width>(&self, register: u64, value: T) -> Result<()> {
-        self.common.write(register, value).map_err(gone_is_gone)
+        Ok(self.common.write(register, value)?)
     }
 
     fn status(&self) -> Result<u8> {
@@ -147,9 +142,7 @@ impl Hardware {
     /// Whether the device answers and has not failed. Configuration space is asked too: a mapped register still reads as it did when a
     /// vfio-user peer is dead.
     pub fn healthy(&self) -> Result<()> {
-        if self.vendor()? == ABSENT {
-            return Err(self.gone("its vendor ID reads as all ones"));
-        }
+        function::check(self.device.as_ref())?;
         let status = self.status()?;
         for error in self.bars.iter().filter_map(Bar::failure) {
             tracing::debug!(%error, "a trapped doorbell failed");
@@ -290,7 +283,7 @@ impl Hardware {
         let window = self.config.as_ref().ok_or_else(|| self.nonsense("it has no configuration".to_owned()))?;
         for _ in 0..TRIES {
             let before: u8 = self.read(common::CONFIG_GENERATION)?;
-            let value = read(window).map_err(gone_is_gone)?;
+            let value = read(window)?;
             if self.read::<u8>(common::CONFIG_GENERATION)? == before {
                 return Ok(value);
             }
@@ -301,36 +294,5 @@ impl Hardware {
     /// Lets the function do DMA, or not.
     pub fn bus_master(&self, on: bool) -> Result<()> {
         Ok(config::enable_bus_master(self.device.as_ref(), on)?)
-    }
-
-    /// Whether nobody answers on the bus: what isn't there writes nothing.
-    pub fn absent(&self) -> bool {
-        self.vendor().is_ok_and(|id| id == ABSENT)
-    }
-
-    fn vendor(&self) -> Result<[u8; 2]> {
-        let mut id = [0; 2];
-        self.device.read(CONFIG, 0, &mut id).map_err(gone_is_gone)?;
-        Ok(id)
-    }
-
-    /// Resets the function, and waits until it answers again. While it doesn't, that is our doing, and no removal.
-    pub fn function_reset(&self) -> Result<()> {
-        self.device.reset()?;
-        let start = Instant::now();
-        while self.absent() {
-            if start.elapsed() >= FUNCTION_RESET {
-                return Err(self.gone("it did not come back from a function level reset"));
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(config::enable_memory(self.device.as_ref(), true)?)
-    }
-}
-
-fn gone_is_gone(error: Core) -> Error {
-    match error {
-        Core::Gone { device, why } => Error::Gone { device, why },
-        other => Error::Core(other),
     }
 }

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use wholebar::irq::{EventFd, Interrupts};
 use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ};
+use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, function};
 use wholebar::reset::{Domain, End, Phase};
 
 /// What a type of device adds.
@@ -375,7 +375,7 @@ impl<P: Personality> Machine<P> {
         match hw.reset().and_then(|()| self.restart(control)) {
             Err(error) if hw.device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
-                hw.function_reset()?;
+                function::reset(hw.device.as_ref())?;
                 hw.reset()?;
                 self.restart(control)
             }
@@ -405,7 +405,8 @@ impl<P: Personality> Machine<P> {
         let hw = self.hw();
         let _ = hw.bus_master(false);
         // Nobody on the bus writes nothing; a device that was reset doesn't either.
-        let harmless = hw.absent() || (!gone && hw.reset().is_ok());
+        let absent = function::is_absent(hw.device.as_ref()).unwrap_or(false);
+        let harmless = absent || (!gone && hw.reset().is_ok());
         let why =
             if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
         tracing::error!(why, harmless, "the device has ended");

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 mod address;
 pub mod config;
+pub mod function;
 mod mapping;
 
 pub use address::Address;

@@ -10,7 +10,7 @@ use crate::irq::EventFd;
 use crate::mem::{DmaSpace, Mapping};
 use crate::pci::{
     Address, CONFIG, DeviceInfo, DeviceKind, IRQ_MSI, IRQ_MSIX, IrqAction, IrqInfo, Isolation, PciDevice, Prot,
-    RegionInfo, RegionMapping, Verdict, config,
+    RegionInfo, RegionMapping, Verdict, config, function,
 };
 use crate::{Error, PageSize, Result};
 use std::fmt;
@@ -38,9 +38,6 @@ pub struct Vfio {
     space: Arc<DmaSpace>,
     iommu: Arc<dyn Iommu>,
 }
-
-/// Revision and class code, in configuration space (PCI Express Base 6.0, 7.5.1.1).
-const CLASS: u64 = 8;
 
 struct Region {
     info: RegionInfo,
@@ -95,7 +92,7 @@ impl Vfio {
         Sysfs::default().function(self.address)?.group()
     }
 
-    /// Whether it is gone: every later call says so.
+    /// Whether it is gone: every later call says so, but for reads of configuration space.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }
@@ -135,7 +132,6 @@ impl Vfio {
 
     /// Where in the descriptor an access goes.
     fn at(&self, region: u32, offset: u64, len: usize) -> Result<u64> {
-        self.alive()?;
         let known = self.known(region)?;
         let (len, size) = (len as u64, known.info.size);
         match offset.checked_add(len) {
@@ -157,12 +153,12 @@ impl Vfio {
         Err(Error::Access { device: self.name.clone(), op, region, offset, len: len as u64, source })
     }
 
-    /// Whether revision and class read all ones: what a bus answers for a function that isn't there. The kernel keeps the ids for itself,
-    /// and would go on showing those.
+    /// [`function::is_absent`], past [`read`](PciDevice::read), which asks this when an access failed.
     fn answers_nothing(&self) -> bool {
         let mut class = [0; 4];
         let Ok(config) = self.known(CONFIG) else { return false };
-        matches!(rustix::io::pread(&self.device, &mut class, config.offset + CLASS), Ok(4)) && class == [0xff; 4]
+        let at = config.offset + function::CLASS;
+        matches!(rustix::io::pread(&self.device, &mut class, at), Ok(4)) && class == function::NOBODY
     }
 
     fn system_error(&self, what: &str, source: io::Error) -> Error {
@@ -228,12 +224,17 @@ impl PciDevice for Vfio {
     }
 
     fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        // Configuration space is there to be read when all else is given up: by it one knows whether the function can still write memory.
+        if region != CONFIG {
+            self.alive()?;
+        }
         let (at, len) = (self.at(region, offset, buf.len())?, buf.len());
         let done = rustix::io::pread(&self.device, buf, at).map_err(io::Error::from);
         self.accessed("read", region, offset, len, done)
     }
 
     fn write(&self, region: u32, offset: u64, buf: &[u8]) -> Result<()> {
+        self.alive()?;
         let at = self.at(region, offset, buf.len())?;
         let done = rustix::io::pwrite(&self.device, buf, at).map_err(io::Error::from);
         self.accessed("write", region, offset, buf.len(), done)

@@ -18,7 +18,7 @@ use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions, DmaRing, Frame};
-use wholebar::pci::{CONFIG, DeviceKind, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
+use wholebar::pci::{CONFIG, DeviceKind, IRQ_MSIX, IrqAction, PciDevice, RegionCap, function};
 use wholebar::vfio_user::{Options, Server, VfioUser};
 use wholebar::{Error, PageSize};
 
@@ -91,6 +91,17 @@ fn a_model_is_reset_when_its_client_goes() {
     let device = served.connect();
     assert_eq!(read(&device, 0, SCRATCH).unwrap(), [0; 8]);
     assert_eq!(served.seen.resets.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_dead_server_is_no_absent_function() {
+    let served = Served::new();
+    let device = served.connect();
+    assert!(!function::is_absent(device.as_ref()).unwrap());
+    function::reset(device.as_ref()).unwrap();
+    drop(served);
+    // It may have left others with the memory, and the bus was not asked.
+    assert!(function::is_absent(device.as_ref()).is_err() && function::check(device.as_ref()).is_err());
 }
 
 #[test]

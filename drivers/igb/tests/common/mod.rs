@@ -32,6 +32,8 @@ pub struct Inside {
     pub registers: Vec<u32>,
     pub eeprom: [u16; 64],
     pub vendor: [u8; 4],
+    /// Nobody is there any more. The ids stay: the kernel's VFIO answers for those itself.
+    pub gone: bool,
     /// CTRL.RST stays.
     pub stuck_reset: bool,
     /// Queues stay enabled.
@@ -71,6 +73,7 @@ impl Hand {
             registers: vec![0; 0x8000],
             eeprom,
             vendor: [0x86, 0x80, 0xc9, 0x10],
+            gone: false,
             stuck_reset: false,
             stuck_queues: false,
             firmware: false,
@@ -162,6 +165,10 @@ impl Model for Card {
             let mut config = [0; 64];
             config[..4].copy_from_slice(&inside.vendor);
             config[4] = 2 | u8::from(inside.bus_master) << 2;
+            config[8..12].copy_from_slice(&[1, 0, 0, 2]);
+            if inside.gone {
+                config[4..].fill(0xff);
+            }
             for (i, byte) in buf.iter_mut().enumerate() {
                 *byte = config.get(offset as usize + i).copied().unwrap_or(0);
             }
@@ -170,7 +177,7 @@ impl Model for Card {
         let index = offset as usize / 4;
         let value = inside.registers[index];
         match offset {
-            _ if inside.vendor == [0xff; 4] => {
+            _ if inside.gone => {
                 buf.fill(0xff);
                 return Ok(());
             }
