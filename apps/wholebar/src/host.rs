@@ -61,6 +61,12 @@ impl Host {
     }
 }
 
+/// Memory that can be had without pushing others out, in bytes.
+pub fn free_memory() -> u64 {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    kib(&meminfo, "MemAvailable").unwrap_or(u64::MAX)
+}
+
 /// A line of /proc/meminfo, in bytes.
 pub fn kib(meminfo: &str, name: &str) -> Option<u64> {
     number(meminfo, name)?.checked_mul(1024)

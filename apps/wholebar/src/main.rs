@@ -14,6 +14,7 @@ mod html;
 mod mapped;
 mod msix;
 mod names;
+mod net;
 mod nvme;
 mod origin;
 mod output;
@@ -71,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Nvme(nvme::Command),
     #[command(subcommand)]
+    Net(net::Command),
+    #[command(subcommand)]
     Sim(sim::Command),
     Barmap(barmap::Args),
     Msix(msix::Args),
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Pages(args) => pages::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::Net(command) => net::run(command),
         Command::Sim(command) => sim::run(command),
         Command::Barmap(args) => barmap::run(args),
         Command::Msix(args) => msix::run(args),

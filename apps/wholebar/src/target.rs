@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::cores;
 use wholebar::pci::PciDevice;
+use wholebar_sim::virtio::net::NetHandle;
 use wholebar_sim::{OpenOptions, Opened};
 
 /// A device that was opened.
@@ -35,6 +36,11 @@ impl Target {
     /// Whether a model in this process has no core to itself.
     pub fn shares_cores(&self) -> bool {
         self.shares_cores
+    }
+
+    /// The link and the counters of a network model in this process.
+    pub fn net(&self) -> Option<&NetHandle> {
+        self.opened.net.as_deref()
     }
 
     /// The CPU time of a model in this process, from now on.

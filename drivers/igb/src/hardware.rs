@@ -11,10 +11,8 @@ use wholebar::pci::{Config, PciDevice, config, function};
 
 use crate::options::Options;
 
-/// Intel.
-const VENDOR: u16 = 0x8086;
-/// 82576 with copper PHYs: 82576EB, NS, quad port ET and ET2.
-const DEVICES: [u16; 4] = [0x10c9, 0x150a, 0x10e8, 0x1526];
+/// The PCI ids, vendor and device, of what this driver is for: Intel's 82576 with copper PHYs (82576EB, NS, quad port ET and ET2).
+pub const IDS: [(u16, u16); 4] = [(0x8086, 0x10c9), (0x8086, 0x150a), (0x8086, 0x10e8), (0x8086, 0x1526)];
 /// How long registers, EEPROM and PHY may take to do what they are asked to.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long the device is given to read its EEPROM after a reset. One without an EEPROM never says that it did.
@@ -52,7 +50,7 @@ impl Hardware {
     pub fn open(device: Arc<dyn PciDevice>, options: &Options) -> Result<Self> {
         let found = Config::of(device.as_ref())?;
         let unfit = |why: String| Error::Unfit { device: device.name().to_owned(), why };
-        if found.vendor() != VENDOR || !DEVICES.contains(&found.device()) {
+        if !IDS.contains(&(found.vendor(), found.device())) {
             return Err(unfit(format!("it is {:04x}:{:04x}, and not an 82576", found.vendor(), found.device())));
         }
         config::enable_memory(device.as_ref(), true)?;

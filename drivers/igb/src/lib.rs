@@ -42,6 +42,7 @@ mod tx;
 mod tx_ring;
 
 pub use error::{Error, Fault, Result};
+pub use hardware::IDS;
 pub use igb::Igb;
 pub use options::{Options, Service};
 pub use rx::Rx;

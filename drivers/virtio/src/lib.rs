@@ -39,5 +39,5 @@ mod ring;
 
 pub use blk::Blk;
 pub use error::{Error, Fault, Result};
-pub use net::Net;
+pub use net::{NET_IDS, Net};
 pub use options::{Options, Service};

@@ -7,6 +7,7 @@ pub mod reads;
 mod smart;
 mod transfer;
 
+use crate::host;
 use crate::output;
 use crate::target::Target;
 use crate::work::{Job, Pair, Supply};
@@ -127,7 +128,7 @@ impl Controller {
 fn buffers(count: u32, bytes: u32) -> Result<Pool> {
     let align = PageSize::host().bytes();
     let all = u64::from(count) * u64::from(bytes).next_multiple_of(align);
-    let free = free_memory();
+    let free = host::free_memory();
     if all > free {
         bail!(
             "{count} buffers of {bytes} bytes do not fit into memory, of which {} are free: use smaller or fewer",
@@ -136,12 +137,6 @@ fn buffers(count: u32, bytes: u32) -> Result<Pool> {
     }
     let arena = Arena::new(all, ArenaOptions::default())?;
     Ok(Pool::new(&arena, count, bytes, align)?)
-}
-
-/// Memory that can be had without pushing others out, in bytes.
-fn free_memory() -> u64 {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    crate::host::kib(&meminfo, "MemAvailable").unwrap_or(u64::MAX)
 }
 
 /// What a status is called.

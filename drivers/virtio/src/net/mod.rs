@@ -32,6 +32,8 @@ use wholebar::reactor::Armed;
 
 /// The type of network devices (5.1.1).
 const TYPE: u16 = 1;
+/// The PCI ids, vendor and device, of network devices: modern and transitional (4.1.2.1).
+pub const NET_IDS: [(u16, u16); 2] = [(0x1af4, 0x1041), (0x1af4, 0x1000)];
 /// Descriptors of a queue where nobody says, if the device has as many.
 const DESCRIPTORS: u16 = 256;
 /// Descriptors of the control queue.

@@ -1,0 +1,20 @@
+//! `wholebar net`: packets between ports. What all its commands share is in `port` (ports by their targets' names, and their counters) and in
+//! `run` (pinned threads that move packets for a while, and what is shown meanwhile).
+
+mod fwd;
+mod port;
+mod run;
+
+use anyhow::Result;
+
+/// Forward packets between network devices
+#[derive(clap::Subcommand)]
+pub enum Command {
+    Fwd(fwd::Args),
+}
+
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Fwd(args) => fwd::run(args),
+    }
+}

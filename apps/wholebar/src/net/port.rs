@@ -1,0 +1,454 @@
+//! Ports by the names of their targets, whichever driver they need; each with a pool of buffers, and all of them let into the arena these
+//! lie in, so that a packet that one received another can send.
+
+use crate::args::{self, Policy, Usage};
+use crate::host;
+use crate::origin::Origin;
+use crate::output;
+use crate::target::{self, Target};
+use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use wholebar::PageSize;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::net::{Offloads, Port, PortConfig, PortError, Rss, RxQueue, Statistic, TxQueue};
+use wholebar::pci::Config;
+use wholebar_igb::Igb;
+use wholebar_virtio::Net;
+
+/// How ports are opened: arguments that all commands have.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Ports")]
+pub struct PortArgs {
+    /// Queues that receive, and as many that send, of each port
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    pub queues: u16,
+    /// Descriptors of a queue that receives, a power of two [default: what suits the device]
+    #[arg(long, value_name = "N", value_parser = power_of_two)]
+    pub rx_descriptors: Option<u16>,
+    /// Descriptors of a queue that sends, a power of two [default: what suits the device]
+    #[arg(long, value_name = "N", value_parser = power_of_two)]
+    pub tx_descriptors: Option<u16>,
+    /// The largest packet, in bytes, without its Ethernet header [default: 1500]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(68..))]
+    pub mtu: Option<u16>,
+    /// What devices are to do themselves, separated by commas; what is not there is done without
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_enum)]
+    pub offloads: Vec<Offload>,
+    /// Spread what is received over the queues by the hash that is known as RSS, rather than in the device's own way
+    #[arg(long)]
+    pub rss: bool,
+    /// Receive what is sent to anybody [default: on, where the device has that]
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub promiscuous: Option<bool>,
+    /// Buffers of each port's pool [default: enough for full queues]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pool: Option<u32>,
+    /// Bytes of a buffer [default: a packet and its headroom; with large receive, pieces of 4 KiB]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub buffer: Option<u32>,
+    /// Split rings on virtio devices, packed ones or not
+    #[arg(long)]
+    pub split: bool,
+    /// How much of the BARs to map
+    #[arg(long, value_enum, default_value = "auto")]
+    pub policy: Policy,
+    /// Map as on a host with pages of this size
+    #[arg(long, value_name = "SIZE", value_parser = args::page)]
+    pub page: Option<PageSize>,
+}
+
+/// An offload by name: a field of [`Offloads`], or some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Offload {
+    /// Checksums, received and sent
+    Checksum,
+    /// TCP segmentation and large receive, and the checksums they need
+    Tso,
+    /// VLAN tags taken off and put in
+    Vlan,
+    /// Only packets of VLANs that were named
+    VlanFilter,
+    /// Hashes of received packets
+    RssHash,
+    /// Packets in several buffers
+    Scatter,
+    /// All there is but VLAN filters
+    All,
+}
+
+fn power_of_two(text: &str) -> Result<u16, String> {
+    match text.parse::<u16>() {
+        Ok(n) if n.is_power_of_two() => Ok(n),
+        _ => Err("a ring has a power of two of descriptors, up to 32768".to_owned()),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
+/// Bytes in front of received packets. Virtio's header goes there when they are sent on.
+pub const HEADROOM: u16 = 128;
+/// An Ethernet header with two VLAN tags.
+const LINK_HEADER: u32 = 22;
+/// The MTU where nobody says.
+const MTU: u16 = 1500;
+/// Descriptors of a queue where nobody says, or fewer: for the size of pools.
+const DESCRIPTORS: u32 = 512;
+/// What a lane may hold besides: bursts, caches.
+const IN_HAND: u32 = 512;
+
+impl PortArgs {
+    fn offloads(&self) -> Offloads {
+        let mut all = Offloads::NONE;
+        for offload in &self.offloads {
+            let is = |these: &[Offload]| *offload == Offload::All || these.contains(offload);
+            let sums = is(&[Offload::Checksum, Offload::Tso]);
+            all.rx_checksum |= sums;
+            all.tx_l3_checksum |= sums;
+            all.tx_l4_checksum |= sums;
+            all.tso |= is(&[Offload::Tso]);
+            all.lro |= is(&[Offload::Tso]);
+            all.vlan_strip |= is(&[Offload::Vlan]);
+            all.vlan_insert |= is(&[Offload::Vlan]);
+            all.vlan_filter |= *offload == Offload::VlanFilter;
+            all.rss_hash |= is(&[Offload::RssHash]);
+            all.scatter |= is(&[Offload::Scatter, Offload::Tso]);
+            all.gather |= is(&[Offload::Scatter, Offload::Tso]);
+            all.timestamps |= *offload == Offload::All;
+        }
+        all
+    }
+
+    /// As drivers understand it.
+    pub fn config(&self, rx_interrupts: bool) -> PortConfig {
+        PortConfig {
+            rx_queues: self.queues,
+            tx_queues: self.queues,
+            rx_descriptors: self.rx_descriptors,
+            tx_descriptors: self.tx_descriptors,
+            mtu: self.mtu,
+            offloads: self.offloads(),
+            rss: self.rss.then(|| Rss::evenly(self.queues, 128)),
+            // Once it is open: what nobody asked for may be missing.
+            promiscuous: false,
+            headroom: HEADROOM,
+            rx_interrupts,
+        }
+    }
+
+    /// Buffers of a pool, and bytes of each.
+    fn buffers(&self) -> (u32, u32) {
+        let descriptors = |asked: Option<u16>| asked.map_or(DESCRIPTORS, u32::from);
+        let each = descriptors(self.rx_descriptors) + descriptors(self.tx_descriptors) + IN_HAND;
+        // A packet is in one, unless it is one of large receive. Some devices fill buffers in steps of 1 KiB.
+        let packet = u32::from(self.mtu.unwrap_or(MTU)) + LINK_HEADER;
+        let packet = if self.offloads().lro { packet.max(4096) } else { packet };
+        let count = self.pool.unwrap_or(u32::from(self.queues) * each);
+        (count, self.buffer.unwrap_or(u32::from(HEADROOM) + packet.next_multiple_of(1024)))
+    }
+}
+
+/// A port that was opened by its target's name.
+pub struct OpenPort {
+    /// The port. Others may hold it too, until [`close`].
+    pub port: Arc<dyn Port>,
+    /// Its buffers.
+    pub pool: Pool,
+    /// Which of the command's ports it is, from 0.
+    pub number: usize,
+    /// What it was asked for by: others may have been, too.
+    pub target: String,
+    /// Its driver.
+    pub driver: &'static str,
+    /// What it is made of.
+    pub origin: Origin,
+    device: Target,
+}
+
+/// Opens ports: all of them can send buffers of each other's pools. Models get a core that is none of `cores`, if there is one.
+///
+/// # Errors
+/// [`Usage`] for a name that makes no sense; what drivers say.
+pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[usize]) -> Result<Vec<OpenPort>> {
+    let config = args.config(rx_interrupts);
+    let (count, size) = args.buffers();
+    let opened = targets
+        .iter()
+        .map(|name| {
+            let device = target::open(name, cores, None)?;
+            let (driver, port) = drive(&device, &config, args).with_context(|| format!("{name} cannot be opened"))?;
+            Ok((name, device, driver, port))
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    let each = u64::from(count) * u64::from(size).next_multiple_of(64);
+    let (all, free) = (each * targets.len() as u64, host::free_memory());
+    if all > free {
+        bail!(
+            "{count} buffers of {size} bytes for each of {} ports do not fit into memory, of which {} are free: use fewer, or smaller ones",
+            targets.len(),
+            output::bytes(free)
+        );
+    }
+    let arena = Arena::new(all.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
+    let ports = opened.into_iter().enumerate().map(|(number, (name, device, driver, port))| {
+        port.attach(&arena).map_err(failed)?;
+        match (args.promiscuous, port.set_promiscuous(args.promiscuous != Some(false))) {
+            (Some(true), Err(error)) => return Err(failed(error)),
+            (_, Err(error)) => tracing::debug!(%error, "not promiscuous"),
+            (_, Ok(())) => {}
+        }
+        let missing = config.offloads.without(port.granted());
+        if missing != Offloads::NONE {
+            output::note(format!("port {number}: {name} has no {missing}"));
+        }
+        let pool = Pool::new(&arena, count, size, 64)?;
+        let origin = Origin::of(device.device.as_ref()).0;
+        Ok(OpenPort { port, pool, number, target: name.clone(), driver, origin, device })
+    });
+    ports.collect()
+}
+
+/// Opens a device with the driver that its PCI ids ask for.
+fn drive(target: &Target, config: &PortConfig, args: &PortArgs) -> Result<(&'static str, Arc<dyn Port>)> {
+    let device = &target.device;
+    let ids = Config::of(device.as_ref())?;
+    let ids = (ids.vendor(), ids.device());
+    let (policy, page) = (args.policy.into(), args.page);
+    if wholebar_virtio::NET_IDS.contains(&ids) {
+        let options = wholebar_virtio::Options { policy, page, packed: !args.split, ..Default::default() };
+        return Ok(("virtio", Arc::new(Net::open(device.clone(), config, options)?)));
+    }
+    if wholebar_igb::IDS.contains(&ids) {
+        let options = wholebar_igb::Options { policy, page, ..Default::default() };
+        return Ok(("igb", Arc::new(Igb::open(device.clone(), config.clone(), options)?)));
+    }
+    let list = |ids: &[(u16, u16)]| {
+        let ids: Vec<_> = ids.iter().map(|(vendor, device)| format!("{vendor:04x}:{device:04x}")).collect();
+        ids.join(", ")
+    };
+    bail!(
+        "it is {}, and no network driver is for that: there is one for virtio network devices ({}) and one for Intel's 82576 ({})",
+        list(&[ids]),
+        list(&wholebar_virtio::NET_IDS),
+        list(&wholebar_igb::IDS)
+    )
+}
+
+/// What a driver says, where it isn't known which it is.
+pub fn failed(error: PortError) -> anyhow::Error {
+    anyhow!(error)
+}
+
+impl OpenPort {
+    /// Whether a model in this process has no core to itself: who polls should yield now and then.
+    pub fn shares_cores(&self) -> bool {
+        self.device.shares_cores()
+    }
+
+    /// A queue that receives into the port's own buffers.
+    pub fn rx(&self, queue: u16) -> Result<Box<dyn RxQueue>> {
+        self.port.rx_queue(queue, &self.pool).map_err(failed)
+    }
+
+    /// A queue that sends.
+    pub fn tx(&self, queue: u16) -> Result<Box<dyn TxQueue>> {
+        self.port.tx_queue(queue).map_err(failed)
+    }
+
+    /// Everything that is counted: for each queue, for the device, and, where that is a model, by the model.
+    pub fn statistics(&self) -> Vec<Statistic> {
+        let mut all = self.port.statistics();
+        if let Some(model) = self.device.net() {
+            let of = |(name, value): (&'static str, u64)| Statistic { queue: "model".into(), name: name.into(), value };
+            all.extend(model.stats().all().map(of));
+        }
+        all
+    }
+
+    /// What these come to.
+    pub fn totals(&self) -> Totals {
+        Totals::of(&self.statistics())
+    }
+
+    /// What it is, for reports.
+    pub fn facts(&self) -> Facts {
+        let port = &self.port;
+        Facts {
+            port: self.number,
+            target: self.target.clone(),
+            driver: self.driver,
+            device: self.origin,
+            mac: port.mac().to_string(),
+            mtu: port.mtu(),
+            queues: port.queues().0,
+            offloads: port.granted().to_string(),
+            link: port.link().to_string(),
+        }
+    }
+
+    /// The same in a line.
+    pub fn line(&self) -> String {
+        let (port, queues) = (&self.port, self.port.queues().0);
+        format!(
+            "port {}: {} ({}), {}, MTU {}, {queues} queue{} each way, link {}",
+            self.number,
+            self.target,
+            self.driver,
+            port.mac(),
+            port.mtu(),
+            if queues == 1 { "" } else { "s" },
+            port.link()
+        )
+    }
+}
+
+/// What a port is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Facts {
+    /// Which of the command's ports it is, from 0.
+    pub port: usize,
+    target: String,
+    driver: &'static str,
+    device: Origin,
+    mac: String,
+    mtu: u16,
+    queues: u16,
+    offloads: String,
+    link: String,
+}
+
+impl Facts {
+    /// Whether it is a model, or emulated: its figures are not of hardware.
+    pub fn is_software(&self) -> bool {
+        self.device != Origin::Hardware
+    }
+}
+
+/// What a port received, sent, and dropped by cause.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Packets that queues handed to the program.
+    pub rx_packets: u64,
+    /// Their bytes, without frame checksums.
+    pub rx_bytes: u64,
+    /// Packets that queues gave to the device.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that queues took and never gave to the device.
+    pub tx_refused: u64,
+    /// Packets dropped, by cause, wherever that was: causes that are not 0.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// What devices and models count as lost. What queues dropped has names that say so.
+const LOST: [&str; 11] = [
+    "wire_lost",
+    "tx_malformed",
+    "tx_no_carrier",
+    "rx_no_buffer",
+    "rx_too_long",
+    "rx_malformed",
+    "rx_no_driver",
+    "rx_missed",
+    "crc_errors",
+    "alignment_errors",
+    "rx_length_errors",
+];
+/// What a queue that sends drops after it was given to the device.
+const TOO_LATE: &str = "dropped_reset";
+
+impl Totals {
+    fn of(statistics: &[Statistic]) -> Self {
+        let mut totals = Self::default();
+        for Statistic { queue, name, value } in statistics {
+            let way = &queue[..queue.len().min(2)];
+            match (way, name.as_ref()) {
+                ("rx", "packets") => totals.rx_packets += value,
+                ("rx", "bytes") => totals.rx_bytes += value,
+                ("tx", "packets") => totals.tx_packets += value,
+                ("tx", "bytes") => totals.tx_bytes += value,
+                _ => {}
+            }
+            let cause = match name.strip_prefix("dropped_") {
+                Some(cause) => {
+                    totals.tx_refused += if way == "tx" && name != TOO_LATE { *value } else { 0 };
+                    format!("{way}_{cause}")
+                }
+                None if LOST.contains(&name.as_ref()) => name.to_string(),
+                None => continue,
+            };
+            if *value > 0 {
+                *totals.drops.entry(cause).or_default() += value;
+            }
+        }
+        totals
+    }
+
+    /// Packets dropped, whatever the cause.
+    pub fn dropped(&self) -> u64 {
+        self.drops.values().sum()
+    }
+
+    /// Causes and counts, in words.
+    pub fn causes(&self) -> String {
+        let causes: Vec<_> = self.drops.iter().map(|(cause, n)| format!("{cause} {}", output::count(*n))).collect();
+        causes.join(", ")
+    }
+}
+
+/// Waits until all links are up, at most `patience`. Those that are not then are told, and waited for no longer.
+pub fn wait_for_links(ports: &[OpenPort], patience: Duration, interrupted: &AtomicBool) {
+    let began = Instant::now();
+    let down = || ports.iter().filter(|port| !port.port.link().up);
+    while down().next().is_some() && began.elapsed() < patience && !interrupted.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    for port in down() {
+        output::note(format!("port {}: the link is down", port.number));
+    }
+}
+
+/// What a pool had when its port was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Buffers {
+    /// Buffers it was made with.
+    pub made: u32,
+    /// Those that are home.
+    pub home: u32,
+}
+
+/// Closes ports whose queues were all dropped, and tells what became of their buffers: all should be home.
+pub fn close(ports: Vec<OpenPort>) -> Vec<Buffers> {
+    // All ports first: one may hold buffers of another's pool.
+    let close = |OpenPort { port, pool, device, .. }: OpenPort| {
+        drop(port);
+        (pool, device)
+    };
+    let pools: Vec<_> = ports.into_iter().map(close).collect();
+    pools.iter().map(|(pool, _)| Buffers { made: pool.capacity(), home: pool.available() }).collect()
+}
+
+/// Refuses a target that names one device, and is named twice. Two models of one name are two devices.
+///
+/// # Errors
+/// [`Usage`].
+pub fn check_targets(targets: &[String]) -> Result<()> {
+    for (i, target) in targets.iter().enumerate() {
+        if !target.starts_with("sim:") && targets[..i].contains(target) {
+            bail!(Usage(format!("{target} is named twice: a device can be opened once")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! Pinned threads that move packets until a time is over, somebody interrupts, a port ends, or the work is done; and what is shown
+//! meanwhile: what happens to ports as it happens, and a line a port every second.
+//!
+//! A lane is one thread's work on one queue, or two. Lanes are dealt to cores; each core has a reactor that polls its lanes. When it is over,
+//! lanes are settled, so that no packet is lost between a queue that received it and one that was to send it.
+
+use super::port::{OpenPort, Totals};
+use crate::args::{self, Cores, Usage};
+use crate::output;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use wholebar::irq::EventFd;
+use wholebar::net::{Event, RxQueue};
+use wholebar::reactor::{Armed, Idle, Poller, Reactor};
+use wholebar::{Work, cores};
+
+/// Where and how long: arguments that commands which move packets have.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Running")]
+pub struct RunArgs {
+    /// Cores to run on, like 0,1 or 0-3: one thread each [default: the first one]
+    #[arg(long)]
+    pub cores: Option<Cores>,
+    /// End after so long [default: at Ctrl-C]
+    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    pub time: Option<Duration>,
+    /// Show a line for each port every so often; 0 for none
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = args::seconds)]
+    pub stats: Duration,
+    /// Let a core that finds nothing to do sleep until a packet comes: by interrupts of queues that receive
+    #[arg(long)]
+    pub idle: bool,
+}
+
+impl RunArgs {
+    /// The cores, all of which this process may use.
+    ///
+    /// # Errors
+    /// A core that it may not.
+    pub fn cores(&self) -> Result<Vec<usize>> {
+        let cores = match &self.cores {
+            Some(Cores(cores)) => cores.clone(),
+            None => cores::allowed().iter().copied().take(1).collect(),
+        };
+        cores.iter().try_for_each(|core| cores::check(*core))?;
+        Ok(cores)
+    }
+}
+
+/// A thread's work on a queue, or on some.
+pub trait Lane: Send {
+    /// One turn: a burst.
+    fn turn(&mut self) -> Work;
+
+    /// A turn once it is over: no new packets, but those in hand are sent and those under way waited for. Says whether there are none.
+    fn settle(&mut self) -> bool;
+
+    /// Queues that wake it; none where it always has something to do.
+    fn receivers(&mut self) -> &mut [Box<dyn RxQueue>];
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How long packets were moved.
+    pub time: Duration,
+    /// What happened to ports, in order.
+    pub events: Vec<Happened>,
+    /// The port that ended, and why.
+    pub ended: Option<String>,
+    /// All that was in hand was sent, and nothing is under way.
+    pub settled: bool,
+    /// How often cores slept.
+    pub slept: u64,
+}
+
+/// Something that happened to a port.
+#[derive(Debug, Clone, Serialize)]
+pub struct Happened {
+    /// Since the beginning.
+    seconds: f64,
+    port: usize,
+    event: String,
+}
+
+/// Deals lanes to cores.
+///
+/// # Errors
+/// [`Usage`] where there are fewer lanes than cores.
+pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Result<Vec<(usize, Vec<L>)>> {
+    if lanes.len() < cores.len() {
+        bail!(Usage(format!(
+            "{} cores have {} queues to poll: name fewer --cores, or ask for more --queues",
+            cores.len(),
+            lanes.len()
+        )));
+    }
+    let mut dealt: Vec<_> = cores.iter().map(|core| (*core, Vec::new())).collect();
+    for (i, lane) in lanes.into_iter().enumerate() {
+        dealt[i % cores.len()].1.push(lane);
+    }
+    Ok(dealt)
+}
+
+/// How often the ports' events and the time are looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long packets that were taken may take to be sent, in the end.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Runs lanes on their cores until `args` say, somebody interrupts, `over` says so, or a port ends. `show` gets what is to be seen, in lines.
+///
+/// # Errors
+/// Where threads cannot be had, or pinned; what `show` says.
+pub fn run<L: Lane + 'static>(
+    ports: &[OpenPort],
+    lanes: Vec<(usize, Vec<L>)>,
+    args: &RunArgs,
+    interrupted: &AtomicBool,
+    mut over: impl FnMut() -> bool,
+    mut show: impl FnMut(&str) -> Result<()>,
+) -> Result<Outcome> {
+    let ending = Arc::new(Ending::default());
+    let idle = if args.idle { Idle::Sleep { after: 1000 } } else { Idle::Spin };
+    let polite = ports.iter().any(OpenPort::shares_cores);
+    let stations = lanes.len();
+    let reactors = lanes.into_iter().map(|(core, lanes)| {
+        let station = Station::new(lanes, ending.clone(), polite);
+        Ok(Reactor::on_core(core)?.idle(idle).with(station).spawn()?)
+    });
+    let reactors = reactors.collect::<Result<Vec<_>>>()?;
+
+    let began = Instant::now();
+    let mut events = Vec::new();
+    let mut meter = Meter::new(ports);
+    let mut next = began + args.stats;
+    let ended = loop {
+        let ended = happened(ports, began, &mut events);
+        let running = reactors.iter().all(|reactor| reactor.is_running());
+        let left = args.time.map_or(LOOK, |time| time.saturating_sub(began.elapsed()));
+        if ended.is_some() || !running || left.is_zero() || interrupted.load(Ordering::Relaxed) || over() {
+            break ended;
+        }
+        if !args.stats.is_zero() && Instant::now() >= next {
+            show(&meter.lines(ports, began.elapsed()))?;
+            next += args.stats;
+        }
+        std::thread::sleep(left.min(LOOK));
+    };
+    let time = began.elapsed();
+
+    // Relaxed: it orders nothing, and is seen within a turn.
+    ending.asked.store(true, Ordering::Relaxed);
+    let since = Instant::now();
+    let settled = || ending.settled.load(Ordering::Relaxed) == stations;
+    while !settled() && since.elapsed() < SETTLING && reactors.iter().all(|reactor| reactor.is_running()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let settled = settled();
+    let mut slept = 0;
+    for reactor in reactors {
+        slept += reactor.join()?.slept;
+    }
+    let ended = ended.or(happened(ports, began, &mut events));
+    Ok(Outcome { time, events, ended, settled, slept })
+}
+
+/// Takes what happened to ports and tells it; returns which ended, where one did.
+fn happened(ports: &[OpenPort], began: Instant, events: &mut Vec<Happened>) -> Option<String> {
+    let mut ended = None;
+    for port in ports {
+        for event in port.port.events().try_iter() {
+            let end = matches!(event, Event::Ended { .. } | Event::UnbindRequest);
+            let what = in_words(event);
+            output::note(format!("port {}: {what}", port.number));
+            if end {
+                ended.get_or_insert_with(|| format!("port {} ({}): {what}", port.number, port.target));
+            }
+            events.push(Happened { seconds: began.elapsed().as_secs_f64(), port: port.number, event: what });
+        }
+    }
+    ended
+}
+
+fn in_words(event: Event) -> String {
+    match event {
+        Event::Link(link) => format!("the link is {link}"),
+        Event::Announce => "the device asks that its address be announced".to_owned(),
+        Event::FunctionError => "the kernel reports an error of the function".to_owned(),
+        Event::UnbindRequest => "the kernel wants the device back".to_owned(),
+        Event::Reset { why, lost } if lost.is_empty() => format!("it was reset: {why}"),
+        Event::Reset { why, lost } => format!("it was reset, and lost queues {lost:?}: {why}"),
+        Event::Ended { why } => format!("it ended: {why}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// How the threads are told that it is over, and how many have settled.
+#[derive(Default)]
+struct Ending {
+    asked: AtomicBool,
+    settled: AtomicUsize,
+}
+
+/// The lanes of one core.
+struct Station<L> {
+    lanes: Vec<L>,
+    wakeups: Vec<Arc<EventFd>>,
+    /// Each lane can be woken.
+    sleeps: bool,
+    /// Others need this core too: idle turns let them have it.
+    polite: bool,
+    idle: u32,
+    ending: Arc<Ending>,
+    settled: bool,
+}
+
+/// A sleeping core looks after its queues as often: resets wait for that, and so do buffers that were sent.
+const NAP: Duration = Duration::from_millis(100);
+/// Idle turns before others get the core.
+const PATIENCE: u32 = 64;
+
+impl<L: Lane> Station<L> {
+    fn new(mut lanes: Vec<L>, ending: Arc<Ending>, polite: bool) -> Self {
+        let (mut wakeups, mut sleeps) = (Vec::new(), true);
+        for lane in &mut lanes {
+            let fds: Vec<_> = lane.receivers().iter().map(|queue| queue.wakeup()).collect();
+            sleeps &= !fds.is_empty() && fds.iter().all(Option::is_some);
+            wakeups.extend(fds.into_iter().flatten());
+        }
+        Self { lanes, wakeups, sleeps, polite, idle: 0, ending, settled: false }
+    }
+
+    /// Turns of a run that is over.
+    #[cold]
+    fn settle(&mut self) -> Work {
+        let mut quiet = true;
+        for lane in &mut self.lanes {
+            quiet &= lane.settle();
+        }
+        if quiet && !std::mem::replace(&mut self.settled, true) {
+            self.ending.settled.fetch_add(1, Ordering::Relaxed);
+        }
+        // Others may need the core to get there.
+        std::thread::yield_now();
+        Work::Busy
+    }
+}
+
+impl<L: Lane> Poller for Station<L> {
+    fn poll(&mut self) -> Work {
+        if self.ending.asked.load(Ordering::Relaxed) {
+            return self.settle();
+        }
+        let work = self.lanes.iter_mut().fold(Work::Idle, |all, lane| match lane.turn() {
+            Work::Busy => Work::Busy,
+            Work::Idle => all,
+        });
+        if work == Work::Idle && self.polite {
+            self.idle += 1;
+            if self.idle >= PATIENCE {
+                self.idle = 0;
+                std::thread::yield_now();
+            }
+        }
+        work
+    }
+
+    fn wakeups(&self) -> Vec<Arc<EventFd>> {
+        self.wakeups.clone()
+    }
+
+    fn arm(&mut self) -> Armed {
+        let mut queues = self.lanes.iter_mut().flat_map(Lane::receivers);
+        if self.sleeps && queues.all(|queue| queue.arm() != Armed::No) {
+            Armed::Until(Instant::now() + NAP)
+        } else {
+            Armed::No
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.lanes.iter_mut().flat_map(Lane::receivers).for_each(|queue| queue.disarm());
+    }
+}
+
+/// Rates, from one look to the next.
+struct Meter {
+    last: Vec<Totals>,
+    at: Duration,
+    headed: bool,
+}
+
+impl Meter {
+    fn new(ports: &[OpenPort]) -> Self {
+        Self { last: ports.iter().map(OpenPort::totals).collect(), at: Duration::ZERO, headed: false }
+    }
+
+    /// A line for each port, since the last time; the first time, with what the columns are.
+    fn lines(&mut self, ports: &[OpenPort], now: Duration) -> String {
+        let seconds = now.saturating_sub(std::mem::replace(&mut self.at, now)).as_secs_f64().max(1e-9);
+        let mut text = String::new();
+        if !std::mem::replace(&mut self.headed, true) {
+            text += &line(
+                ["time", "port", "rx pps", "rx Gb/s", "tx pps", "tx Gb/s", "drops/s"].map(str::to_owned),
+                "drops so far",
+            );
+        }
+        for (port, last) in ports.iter().zip(&mut self.last) {
+            let totals = port.totals();
+            let since = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+            let rate = |now, before| output::rate(since(now, before));
+            let gigabits = |now, before| format!("{:.3}", since(now, before) * 8e-9);
+            let columns = [
+                format!("{:.1} s", now.as_secs_f64()),
+                port.number.to_string(),
+                rate(totals.rx_packets, last.rx_packets),
+                gigabits(totals.rx_bytes, last.rx_bytes),
+                rate(totals.tx_packets, last.tx_packets),
+                gigabits(totals.tx_bytes, last.tx_bytes),
+                rate(totals.dropped(), last.dropped()),
+            ];
+            text += &line(columns, &totals.causes());
+            *last = totals;
+        }
+        text
+    }
+}
+
+/// Columns that stay where they are from one look to the next.
+fn line([time, port, columns @ ..]: [String; 7], rest: &str) -> String {
+    let columns: String = columns.iter().map(|column| format!("{column:>9}")).collect();
+    format!("{time:>8}{port:>6}{columns}  {rest}").trim_end().to_owned() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_dealt_in_turn() {
+        let dealt = deal(&[3, 5], vec!['a', 'b', 'c']).unwrap();
+        assert_eq!(dealt, [(3, vec!['a', 'c']), (5, vec!['b'])]);
+        assert!(deal(&[0, 1], vec!['a']).unwrap_err().is::<Usage>());
+    }
+
+    /// A lane that works for so many turns, and needs some more to settle.
+    struct Counts {
+        turns: u32,
+        settles: u32,
+    }
+
+    impl Lane for Counts {
+        fn turn(&mut self) -> Work {
+            self.turns += 1;
+            if self.turns.is_multiple_of(2) { Work::Idle } else { Work::Busy }
+        }
+
+        fn settle(&mut self) -> bool {
+            self.settles = self.settles.saturating_sub(1);
+            self.settles == 0
+        }
+
+        fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {
+            &mut []
+        }
+    }
+
+    #[test]
+    fn a_run_is_over_once_it_is_settled() {
+        let args = RunArgs { cores: None, time: Some(Duration::from_secs(600)), stats: Duration::ZERO, idle: true };
+        let lanes =
+            deal(&cores::allowed()[..1], vec![Counts { turns: 0, settles: 3 }, Counts { turns: 0, settles: 1 }]);
+        let mut looks = 0;
+        let over = || {
+            looks += 1;
+            looks == 3
+        };
+        let outcome = run(&[], lanes.unwrap(), &args, &AtomicBool::new(false), over, |_| Ok(())).unwrap();
+        assert!(outcome.settled && outcome.ended.is_none() && outcome.events.is_empty(), "{outcome:?}");
+        assert_eq!(outcome.slept, 0, "nothing could wake it");
+        assert!(outcome.time < Duration::from_secs(60));
+    }
+}
