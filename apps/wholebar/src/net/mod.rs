@@ -1,8 +1,9 @@
-//! `wholebar net`: packets between ports. What all its commands share is in `port` (ports by their targets' names, and their counters) and in
-//! `run` (pinned threads that move packets for a while, and what is shown meanwhile).
+//! `wholebar net`: packets between ports. What all its commands share is in `port` (ports by their targets' names, and their counters), in
+//! `run` (pinned threads that move packets for a while, and what is shown meanwhile), and in `report` (what is told of ports in the end).
 
 mod fwd;
 mod port;
+mod report;
 mod run;
 
 use anyhow::Result;

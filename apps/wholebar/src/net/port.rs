@@ -408,11 +408,14 @@ impl Totals {
     }
 }
 
-/// Waits until all links are up, at most `patience`. Those that are not then are told, and waited for no longer.
-pub fn wait_for_links(ports: &[OpenPort], patience: Duration, interrupted: &AtomicBool) {
+/// How long links may take to come up.
+const LINKS: Duration = Duration::from_secs(5);
+
+/// Waits until all links are up, for a while. Those that are not then are told, and waited for no longer.
+pub fn wait_for_links(ports: &[OpenPort], interrupted: &AtomicBool) {
     let began = Instant::now();
     let down = || ports.iter().filter(|port| !port.port.link().up);
-    while down().next().is_some() && began.elapsed() < patience && !interrupted.load(Ordering::Relaxed) {
+    while down().next().is_some() && began.elapsed() < LINKS && !interrupted.load(Ordering::Relaxed) {
         std::thread::sleep(Duration::from_millis(2));
     }
     for port in down() {

@@ -3,7 +3,8 @@
 mod lane;
 mod report;
 
-use super::port::{self, OpenPort, PortArgs, Totals};
+use super::port::{self, PortArgs, Totals};
+use super::report::{Port, Ran, show};
 use super::run::{self, RunArgs};
 use crate::host::Host;
 use crate::output;
@@ -11,9 +12,8 @@ use crate::signal;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use lane::{Counts, Forward};
-use report::{Accounting, Asked, Report};
+use report::{Accounting, Report};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Forward packets between ports
 ///
@@ -61,9 +61,6 @@ impl Mode {
     }
 }
 
-/// How long links may take to come up.
-const LINKS: Duration = Duration::from_secs(5);
-
 pub fn run(args: Args) -> Result<()> {
     let host = Host::now();
     port::check_targets(&args.targets)?;
@@ -81,25 +78,14 @@ pub fn run(args: Args) -> Result<()> {
     let lanes = run::deal(&cores, lanes)?;
 
     let interrupted = signal::interrupted()?;
-    port::wait_for_links(&ports, LINKS, &interrupted);
-    let show = |text: &str| {
-        if !args.json {
-            return output::print(text);
-        }
-        output::note(text.trim_end());
-        Ok(())
-    };
+    port::wait_for_links(&ports, &interrupted);
+    let show = show(args.json);
     show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, || false, show)?;
 
-    let facts: Vec<_> = ports.iter().map(OpenPort::facts).collect();
-    let totals: Vec<_> = ports.iter().map(OpenPort::totals).collect();
-    let accounting = account(&totals, &counts);
-    // Only now is what the devices still had home, too.
-    let buffers = port::close(ports);
-    let ports = facts.into_iter().zip(totals).zip(buffers).map(|((facts, totals), buffers)| (facts, totals, buffers));
-    let asked = Asked { host, mode: args.mode, burst: args.burst, cores };
-    let report = Report::new(asked, outcome, ports.collect(), accounting);
+    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let accounting = account(&ran.ports, &counts);
+    let report = Report::new(args.mode, ran, accounting);
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -109,8 +95,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Where all packets came from, and where they went.
-fn account(ports: &[Totals], lanes: &[Arc<Counts>]) -> Accounting {
-    let ports = |each: fn(&Totals) -> u64| ports.iter().map(each).sum();
+fn account(ports: &[Port], lanes: &[Arc<Counts>]) -> Accounting {
+    let ports = |each: fn(&Totals) -> u64| ports.iter().map(|port| each(&port.totals)).sum();
     let lanes = |each: fn(&Counts) -> u64| lanes.iter().map(|counts| each(counts)).sum();
     Accounting {
         received: ports(|port| port.rx_packets),
