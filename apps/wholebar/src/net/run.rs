@@ -159,6 +159,8 @@ pub fn run<L: Lane + 'static>(
         std::thread::sleep(Duration::from_millis(1));
     }
     let settled = settled();
+    // What was sent last comes to who reads to the end.
+    std::thread::sleep(LOOK);
     let mut slept = 0;
     for reactor in reactors {
         slept += reactor.join()?.slept;

@@ -1,19 +1,25 @@
 //! `wholebar net fwd`: packets from port to port, as testpmd does it.
 
+mod echo;
 mod lane;
 mod report;
 
-use super::port::{self, PortArgs, Totals};
+use super::port::{self, HEADROOM, OpenPort, PortArgs, Totals};
 use super::report::{Port, Ran, show};
 use super::run::{self, RunArgs};
-use crate::host::Host;
+use crate::args::Usage;
+use crate::host;
 use crate::output;
 use crate::signal;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use lane::{Counts, Forward};
+use echo::Host;
+use etherparse::PacketBuilder;
+use lane::{Counts, Forward, Job, Maker};
 use report::{Accounting, Report};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use wholebar::net::{Burst, Mac};
 
 /// Forward packets between ports
 ///
@@ -26,7 +32,8 @@ use std::sync::Arc;
 Examples:
   wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1
   wholebar net fwd 0000:01:00.0 0000:02:00.0 --cores 0,1 --queues 2
-  wholebar net fwd sim:virtio-net --time 2 --json")]
+  wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --address 10.0.0.2
+  wholebar net fwd sim:virtio-net --mode txonly --time 2 --json")]
 pub struct Args {
     /// Devices: each a port
     #[arg(required = true, value_name = "TARGET")]
@@ -34,6 +41,15 @@ pub struct Args {
     /// What becomes of packets
     #[arg(long, value_enum, default_value = "io")]
     mode: Mode,
+    /// Where ports send to, with --mode l2fwd and txonly, in the order of ports [default: 02:00:00:00:00:NN, NN being the port]
+    #[arg(long, value_name = "MAC")]
+    peer: Vec<Mac>,
+    /// Bytes of a packet that --mode txonly makes, without frame checksum
+    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = clap::value_parser!(u16).range(60..))]
+    size: u16,
+    /// IPv4 addresses that --mode icmpecho answers for [default: all]
+    #[arg(long, value_name = "ADDRESS")]
+    address: Vec<Ipv4Addr>,
     /// Packets that are moved at once
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     burst: u16,
@@ -51,27 +67,35 @@ pub struct Args {
 pub enum Mode {
     /// They are sent as they came
     Io,
+    /// They are sent with their Ethernet addresses exchanged
+    Macswap,
+    /// They are sent from the sending port's address to that port's --peer
+    L2fwd,
+    /// They are counted and dropped
+    Rxonly,
+    /// Others are made and sent: UDP over IPv4, of --size bytes, to each port's --peer. What comes is counted and dropped
+    Txonly,
+    /// ARP requests and ICMP echo requests are answered, the rest is counted and dropped
+    Icmpecho,
 }
 
 impl Mode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Io => "io",
-        }
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let host = Host::now();
+    let host = host::Host::now();
     port::check_targets(&args.targets)?;
     let cores = args.run.cores()?;
     let ports = port::open(&args.targets, &args.ports, args.run.idle, &cores)?;
     let (mut lanes, mut counts) = (Vec::new(), Vec::new());
     for queue in 0..args.ports.queues {
         for from in &ports {
-            let to = ports.get(from.number ^ 1).unwrap_or(from);
-            let own = Arc::new(Counts::default());
-            lanes.push(Forward::new(from.rx(queue)?, to.tx(queue)?, args.burst.into(), own.clone()));
+            let to = args.other(from, &ports);
+            let (own, job) = (Arc::new(Counts::default()), args.job(queue, to)?);
+            lanes.push(Forward::new(from.rx(queue)?, to.tx(queue)?, job, args.burst.into(), own.clone()));
             counts.push(own);
         }
     }
@@ -92,6 +116,57 @@ pub fn run(args: Args) -> Result<()> {
         output::print(report.text())?;
     }
     report.trouble().map_or(Ok(()), |trouble| bail!(trouble))
+}
+
+impl Args {
+    /// The port that sends what `from` receives.
+    fn other<'a>(&self, from: &'a OpenPort, ports: &'a [OpenPort]) -> &'a OpenPort {
+        match self.mode {
+            // An answer goes to who asked.
+            Mode::Icmpecho => from,
+            _ => ports.get(from.number ^ 1).unwrap_or(from),
+        }
+    }
+
+    /// What a lane does whose packets a queue of `to` sends.
+    fn job(&self, queue: u16, to: &OpenPort) -> Result<Job> {
+        let own = to.port.mac();
+        let default = || Mac([2, 0, 0, 0, 0, to.number as u8]);
+        let peer = self.peer.get(to.number).copied().unwrap_or_else(default);
+        Ok(match self.mode {
+            Mode::Io => Job::Pass,
+            Mode::Macswap => Job::Swap,
+            Mode::L2fwd => Job::Address(lane::addresses(peer, own)),
+            Mode::Rxonly => Job::Read,
+            Mode::Icmpecho => Job::Answer(Host { mac: own, addresses: self.address.clone() }),
+            Mode::Txonly => {
+                let packet = packet(own, peer, queue, self.size)?;
+                let most = (u32::from(to.port.mtu()) + ETHERNET).min(to.pool.size().saturating_sub(HEADROOM.into()));
+                if u32::from(self.size) > most {
+                    let (size, port) = (self.size, to.number);
+                    bail!(Usage(format!(
+                        "--size {size} is above what port {port} sends in one buffer, which is {most}"
+                    )));
+                }
+                let (cache, burst) = (to.pool.cache(32), Burst::new(self.burst.into()));
+                Job::Make(Maker { packet, headroom: HEADROOM, cache, burst })
+            }
+        })
+    }
+}
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+
+/// A packet to send: between addresses that are set aside for measuring (RFC 2544, C.2.2), by the discard port, a flow for each queue.
+fn packet(source: Mac, destination: Mac, queue: u16, size: u16) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(source.0, destination.0)
+        .ipv4([198, 18, 0, 1], [198, 19, 0, 1], 64)
+        .udp(1024u16.wrapping_add(queue), 9);
+    let mut packet = Vec::new();
+    let payload = vec![0; usize::from(size).saturating_sub(builder.size(0))];
+    builder.write(&mut packet, &payload)?;
+    Ok(packet)
 }
 
 /// Where all packets came from, and where they went.

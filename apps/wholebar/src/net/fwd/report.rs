@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Serialize)]
 pub struct Report {
     schema: &'static str,
-    mode: &'static str,
+    mode: String,
     #[serde(flatten)]
     ran: Ran,
     accounting: Accounting,
