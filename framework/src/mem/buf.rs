@@ -205,6 +205,20 @@ impl Buf {
         (state.len, state.head, state.flags) = (0, 0, 0);
     }
 
+    /// Knows of its packet what `other` knows of its own.
+    pub(super) fn know(&mut self, other: &Self) {
+        let (state, other) = (self.state_mut(), other.state());
+        (state.flags, state.word, state.hash, state.vlan) = (other.flags, other.word, other.hash, other.vlan);
+    }
+
+    /// Puts bytes behind those in use, as far as they fit; returns how many that were.
+    pub(super) fn extend(&mut self, bytes: &[u8]) -> usize {
+        let (len, n) = (self.len(), bytes.len().min(self.tailroom() as usize));
+        self.set_len(len + n as u32);
+        self.bytes_mut()[len as usize..].copy_from_slice(&bytes[..n]);
+        n
+    }
+
     #[inline(always)]
     pub(super) fn emptied(mut self) -> Self {
         self.as_new();
@@ -342,6 +356,12 @@ impl Buf {
         self.state().next.as_ref()
     }
 
+    /// What the packet goes on in, to change.
+    #[inline]
+    pub fn next_mut(&mut self) -> Option<&mut Self> {
+        self.state_mut().next.as_mut()
+    }
+
     /// Takes off what follows.
     #[inline]
     pub fn take_next(&mut self) -> Option<Self> {
@@ -353,7 +373,7 @@ impl Buf {
         let mut last = self;
         while last.state().next.is_some() {
             // Looked at before it is borrowed for good.
-            let Some(next) = last.state_mut().next.as_mut() else { return };
+            let Some(next) = last.next_mut() else { return };
             last = next;
         }
         last.state_mut().next = Some(buf);

@@ -184,6 +184,33 @@ impl PoolCache {
         done
     }
 
+    /// A copy of a packet, in as many buffers as it takes, with its headroom and all that is known of it; `None` where too few are left.
+    pub fn copy(&mut self, packet: &Buf) -> Option<Buf> {
+        let mut first = self.get()?;
+        first.know(packet);
+        if let Ok(headroom) = packet.headroom().try_into() {
+            first.reserve(headroom);
+        }
+        // The last buffer, where it isn't the first.
+        let mut last: Option<Buf> = None;
+        for segment in packet.segments() {
+            let mut bytes = segment.bytes();
+            loop {
+                bytes = &bytes[last.as_mut().unwrap_or(&mut first).extend(bytes)..];
+                if bytes.is_empty() {
+                    break;
+                }
+                if let Some(full) = last.replace(self.get()?) {
+                    first.append(full);
+                }
+            }
+        }
+        if let Some(last) = last {
+            first.append(last);
+        }
+        Some(first)
+    }
+
     /// Gives a buffer back. One of another pool, or one that others follow, goes home by itself.
     #[inline]
     pub fn put(&mut self, buf: Buf) {
@@ -302,6 +329,30 @@ mod tests {
         assert!(cache.get_len(65).is_none());
         drop(cache);
         assert_eq!((pool.available(), other.available()), (32, 1));
+    }
+
+    #[test]
+    fn a_copy_is_in_buffers_of_its_own() {
+        let arena = arena();
+        let (pool, small) = (Pool::new(&arena, 4, 256, 64).unwrap(), Pool::new(&arena, 8, 64, 64).unwrap());
+        let mut packet = pool.get().unwrap();
+        assert!(packet.reserve(32));
+        let content: Vec<_> = (0..200).collect::<Vec<u8>>();
+        packet.copy_from(&content[..150]);
+        let mut next = pool.get().unwrap();
+        next.copy_from(&content[150..]);
+        packet.append(next);
+        packet.set_vlan(Some(7));
+        packet.set_hash(9);
+        let mut cache = small.cache(2);
+        let copy = cache.copy(&packet).unwrap();
+        assert_eq!((copy.headroom(), copy.vlan(), copy.hash(), copy.packet_len()), (32, Some(7), Some(9), 200));
+        assert_eq!(copy.segments().map(Buf::len).collect::<Vec<_>>(), [32, 64, 64, 40]);
+        assert_eq!(copy.segments().flat_map(|buf| buf.bytes().to_vec()).collect::<Vec<_>>(), content);
+        let again = cache.copy(&packet).unwrap();
+        assert!(cache.copy(&packet).is_none());
+        drop((copy, again, cache));
+        assert_eq!((small.available(), pool.available()), (8, 2));
     }
 
     #[test]

@@ -29,7 +29,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         #[repr(align(128))]
         pub struct $name {
-            $($(#[$field_doc])* pub $field: Count,)*
+            $($(#[$field_doc])* pub $field: $crate::net::Count,)*
         }
 
         impl $name {
@@ -40,6 +40,7 @@ macro_rules! counters {
         }
     };
 }
+pub(super) use counters;
 
 counters! {
     /// What a queue that receives counts.

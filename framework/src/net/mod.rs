@@ -3,16 +3,28 @@
 //! A packet is a [`Buf`](crate::mem::Buf), or a chain of them. Receiving and sending move bursts of owned packets; which core does it is
 //! the program's choice, a queue at a time. What is configured, read or reset is the [`Port`]'s, off the hot path. This module does
 //! *not* look into packets.
+//!
+//! Around any queue, and around each other, go [`Captured`] (a tap into a file), [`Faulty`] (what wires and devices do wrong) and [`Traced`].
 
 mod burst;
+mod captured;
 mod config;
 mod counters;
+mod faulty;
+mod pcapng;
 mod port;
+#[cfg(test)]
+mod testing;
+mod traced;
 
 pub use burst::Burst;
+pub use captured::{Capture, CaptureCounters, Captured};
 pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
+pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
+pub use pcapng::{Direction, PcapNg};
 pub use port::{Event, Limits, Link, Port, PortError, Statistic};
+pub use traced::Traced;
 
 pub use crate::block::QueueState;
 use crate::irq::EventFd;
@@ -55,4 +67,47 @@ pub trait TxQueue: Send {
 
     /// Whether it can be used.
     fn state(&self) -> QueueState;
+}
+
+impl<Q: RxQueue + ?Sized> RxQueue for Box<Q> {
+    #[inline]
+    fn rx(&mut self, out: &mut Burst) -> usize {
+        (**self).rx(out)
+    }
+
+    fn state(&self) -> QueueState {
+        (**self).state()
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        (**self).wakeup()
+    }
+
+    fn arm(&mut self) -> Armed {
+        (**self).arm()
+    }
+
+    fn disarm(&mut self) {
+        (**self).disarm();
+    }
+}
+
+impl<Q: TxQueue + ?Sized> TxQueue for Box<Q> {
+    #[inline]
+    fn tx(&mut self, packets: &mut Burst) -> usize {
+        (**self).tx(packets)
+    }
+
+    #[inline]
+    fn reclaim(&mut self) {
+        (**self).reclaim();
+    }
+
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+
+    fn state(&self) -> QueueState {
+        (**self).state()
+    }
 }

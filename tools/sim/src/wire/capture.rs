@@ -5,19 +5,18 @@ use super::Frame;
 use super::offload::{Accepts, Fit, cut, fit};
 use crate::{Error, Result};
 use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
-use pcap_file::pcapng::{Block, PcapNgBlock, PcapNgReader, PcapNgWriter};
+use pcap_file::pcapng::{Block, PcapNgReader};
 use pcap_file::{DataLink, PcapError};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+use wholebar::net::PcapNg;
 
 /// Files that stand for the rest of the world.
 pub(super) struct Capture {
     from: Option<Source>,
-    to: Option<PcapNgWriter<BufWriter<File>>>,
+    to: Option<PcapNg>,
     /// Something is not in the file yet.
     dirty: bool,
     /// Scratch: a segment.
@@ -34,9 +33,13 @@ impl Capture {
     /// Opens `from`, which is read to its end once to see that all of it makes sense, and makes `to`.
     pub(super) fn open(from: Option<&Path>, to: Option<&Path>) -> Result<Self> {
         let from = from.map(|path| Source::open(path).map_err(|why| Error::Capture { path: path.to_owned(), why }));
-        let to = to.map(|path| {
-            make(path).map_err(|e| Error::Capture { path: path.to_owned(), why: format!("it cannot be written: {e}") })
-        });
+        let make = |path: &Path| -> Result<PcapNg> {
+            let mut file = PcapNg::create(path)?;
+            let failed = |source| wholebar::Error::Io { what: format!("{} cannot be written", path.display()), source };
+            file.interface(None).map_err(failed)?;
+            Ok(file)
+        };
+        let to = to.map(make);
         Ok(Self { from: from.transpose()?, to: to.transpose()?, dirty: false, segment: Vec::new() })
     }
 
@@ -47,12 +50,12 @@ impl Capture {
         let mut lost = 0;
         for frame in frames {
             let done = match fit(frame, Accepts::default()) {
-                Ok(Fit::Fits) => write(writer, now, frame.packet()).is_ok(),
+                Ok(Fit::Fits) => writer.packet(0, now, None, frame.packet()).is_ok(),
                 Ok(Fit::Cut) => {
                     let each = |len, fill: &mut dyn FnMut(&mut [u8])| {
                         segment.resize(len, 0);
                         fill(segment);
-                        write(writer, now, segment)
+                        writer.packet(0, now, None, segment)
                     };
                     matches!(cut(frame.packet(), &frame.offload(), each), Ok(Ok(())))
                 }
@@ -70,7 +73,7 @@ impl Capture {
     pub(super) fn idle(&mut self) {
         if std::mem::take(&mut self.dirty)
             && let Some(writer) = &mut self.to
-            && let Err(error) = writer.get_mut().flush()
+            && let Err(error) = writer.flush()
         {
             tracing::warn!(%error, "the capture file could not be written");
         }
@@ -151,28 +154,4 @@ impl Source {
             },
         }
     }
-}
-
-/// A file with one Ethernet interface, whose times are in nanoseconds.
-fn make(path: &Path) -> Result<PcapNgWriter<BufWriter<File>>, PcapError> {
-    let file = File::create(path).map_err(PcapError::IoError)?;
-    let mut writer = PcapNgWriter::new(BufWriter::new(file))?;
-    let interface = InterfaceDescriptionBlock {
-        linktype: DataLink::ETHERNET,
-        snaplen: 0,
-        options: vec![InterfaceDescriptionOption::IfTsResol(9)],
-    };
-    writer.write_block(&interface.into_block())?;
-    Ok(writer)
-}
-
-fn write(writer: &mut PcapNgWriter<BufWriter<File>>, timestamp: Duration, packet: &[u8]) -> Result<(), PcapError> {
-    let block = EnhancedPacketBlock {
-        interface_id: 0,
-        timestamp,
-        original_len: packet.len() as u32,
-        data: packet.into(),
-        options: Vec::new(),
-    };
-    writer.write_block(&block.into_block()).map(drop)
 }

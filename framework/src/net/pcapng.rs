@@ -1,0 +1,89 @@
+//! Capture files: pcapng with times in nanoseconds, written by a library. This does *not* read any.
+
+use crate::{Error, Result};
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::pcapng::{Block, PcapNgBlock};
+use pcap_file::{DataLink, PcapError};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::Duration;
+
+/// Which way a packet went, seen from the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// It was received.
+    In,
+    /// It was sent.
+    Out,
+}
+
+/// A file that packets are written to.
+pub struct PcapNg {
+    writer: PcapNgWriter<BufWriter<File>>,
+    interfaces: u32,
+}
+
+impl PcapNg {
+    /// Makes the file, or empties it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).and_then(|file| PcapNgWriter::new(BufWriter::new(file)).map_err(io_error));
+        let what = || format!("{} cannot be written", path.display());
+        let writer = file.map_err(|source| Error::Io { what: what(), source })?;
+        Ok(Self { writer, interfaces: 0 })
+    }
+
+    /// One more Ethernet interface; returns its number, counted from 0. Before its first packet.
+    ///
+    /// # Errors
+    /// What the system says; so below.
+    pub fn interface(&mut self, name: Option<&str>) -> io::Result<u32> {
+        let mut options = vec![InterfaceDescriptionOption::IfTsResol(9)];
+        options.extend(name.map(|name| InterfaceDescriptionOption::IfName(name.into())));
+        let block = InterfaceDescriptionBlock { linktype: DataLink::ETHERNET, snaplen: 0, options };
+        self.put(&block.into_block())?;
+        self.interfaces += 1;
+        Ok(self.interfaces - 1)
+    }
+
+    /// Writes a packet of an interface; `time` is since the epoch.
+    pub fn packet(
+        &mut self,
+        interface: u32,
+        time: Duration,
+        direction: Option<Direction>,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        // The lowest two bits of epb_flags (draft-ietf-opsawg-pcapng, 4.3.1).
+        let flags = direction.map(|d| EnhancedPacketOption::Flags(if d == Direction::In { 1 } else { 2 }));
+        let block = EnhancedPacketBlock {
+            interface_id: interface,
+            timestamp: time,
+            original_len: bytes.len() as u32,
+            data: bytes.into(),
+            options: flags.into_iter().collect(),
+        };
+        self.put(&block.into_block())
+    }
+
+    /// Everything written so far goes to the file.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.writer.get_mut().flush()
+    }
+
+    fn put(&mut self, block: &Block<'_>) -> io::Result<()> {
+        self.writer.write_block(block).map(drop).map_err(io_error)
+    }
+}
+
+fn io_error(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
+}
