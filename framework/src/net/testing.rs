@@ -55,10 +55,10 @@ impl RxQueue for Loop {
     fn disarm(&mut self) {}
 }
 
-/// A pool of `count` buffers of 2 KiB.
+/// A pool of `count` buffers of 256 bytes.
 pub fn pool(count: u32) -> Pool {
-    let arena = Arena::new(u64::from(count) * 2048 + 65536, ArenaOptions::default()).unwrap();
-    Pool::new(&arena, count, 2048, 64).unwrap()
+    let arena = Arena::new(u64::from(count) * 256 + 65536, ArenaOptions::default()).unwrap();
+    Pool::new(&arena, count, 256, 64).unwrap()
 }
 
 /// `count` packets of 60 to 99 bytes, each of which begins with its number, in bursts of `size`.
@@ -66,10 +66,9 @@ pub fn packets(pool: &Pool, count: u64, size: u64) -> impl Iterator<Item = Burst
     (0..count).step_by(size as usize).map(move |first| {
         let mut burst = Burst::new(size as usize);
         for number in first..count.min(first + size) {
-            let mut packet = pool.get().expect("a buffer");
-            let mut content = vec![number as u8; 60 + (number % 40) as usize];
-            content[..8].copy_from_slice(&number.to_le_bytes());
-            packet.copy_from(&content);
+            let mut packet = pool.get_len(60 + (number % 40) as u32).expect("a buffer");
+            packet.bytes_mut().fill(number as u8);
+            packet.bytes_mut()[..8].copy_from_slice(&number.to_le_bytes());
             burst.push(packet).expect("room");
         }
         burst
