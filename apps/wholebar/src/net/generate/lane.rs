@@ -1,0 +1,285 @@
+//! A queue that sends, and where its packets come from: they are made, or are a capture's. Nothing here allocates, locks or calls the kernel.
+
+use super::rate::Pace;
+use super::sizes::{FCS, Sizes};
+use super::template::Template;
+use crate::net::capture::Capture;
+use crate::net::mark::{Clock, Mark};
+use crate::net::port::HEADROOM;
+use crate::net::run::Lane;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use wholebar::Work;
+use wholebar::mem::{Buf, PoolCache};
+use wholebar::net::{Burst, Count, RxQueue, TxQueue};
+
+/// What a lane counts, for all to see.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Made {
+    /// Packets that were made and taken by the queue.
+    pub packets: Count,
+    /// Their bytes, without frame checksums.
+    pub bytes: Count,
+    /// How often there was no buffer for one.
+    pub no_buffer: Count,
+    /// How far the rate was not reached, in nanoseconds.
+    pub behind: Count,
+    /// Packets that were made and that the queue did not take any more.
+    pub left: Count,
+    /// All that was to be sent was.
+    done: AtomicBool,
+    /// Nothing is under way any more.
+    settled: AtomicBool,
+}
+
+impl Made {
+    /// Whether all that was to be sent was given to the queue.
+    pub fn is_done(&self) -> bool {
+        // Relaxed: it orders nothing; so below.
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Relaxed)
+    }
+}
+
+/// The lane.
+pub struct Sender {
+    tx: Box<dyn TxQueue>,
+    cache: PoolCache,
+    /// What there was no room for stays, and is sent first.
+    burst: Burst,
+    source: Source,
+    /// How many packets are still to be made.
+    left: u64,
+    clock: Clock,
+    started: bool,
+    made: Arc<Made>,
+}
+
+/// Where packets come from.
+pub enum Source {
+    /// They are made.
+    Flows(Flows),
+    /// They are a capture's.
+    Replay(Replay),
+}
+
+/// Packets of flows, in turn.
+pub struct Flows {
+    pub template: Arc<Template>,
+    pub sizes: Sizes,
+    pub pace: Pace,
+    pub run: u8,
+    /// The flows of this lane, each with its next number.
+    pub flows: Vec<(u16, u64)>,
+    /// The flow whose turn it is.
+    pub turn: usize,
+    pub chance: fastrand::Rng,
+    /// Where in a mix of sizes it is.
+    pub mix: usize,
+    /// Room for a packet that no buffer holds.
+    pub scratch: Vec<u8>,
+}
+
+/// Packets of a capture.
+pub struct Replay {
+    pub capture: Arc<Capture>,
+    pub timing: Timing,
+    /// The next one.
+    pub next: usize,
+    /// How much later than in the capture it is sent, in nanoseconds, because of laps before.
+    pub lap: u64,
+}
+
+/// When packets of a capture are sent.
+pub enum Timing {
+    /// At a rate.
+    Pace(Pace),
+    /// As they were, so many times as fast, from this time on.
+    Original { speed: f64, began: u64 },
+}
+
+impl Sender {
+    pub fn new(
+        tx: Box<dyn TxQueue>,
+        cache: PoolCache,
+        burst: usize,
+        source: Source,
+        count: u64,
+        clock: Clock,
+        made: Arc<Made>,
+    ) -> Self {
+        Self { tx, cache, burst: Burst::new(burst), source, left: count, clock, started: false, made }
+    }
+
+    /// Makes the packets that are due, as far as there is room in the burst.
+    #[inline]
+    fn fill(&mut self, now: u64) {
+        self.source.look(now, &self.made);
+        while self.burst.room() > 0 && self.left > 0 && self.source.is_due(now) {
+            let Some(packet) = self.source.make(&mut self.cache, now) else {
+                self.made.no_buffer.add(1);
+                break;
+            };
+            self.left -= 1;
+            // There is room.
+            let _ = self.burst.push(packet);
+        }
+    }
+
+    /// Gives the queue what it takes; says how many packets that were.
+    #[inline]
+    fn send(&mut self) -> usize {
+        if self.burst.is_empty() {
+            return 0;
+        }
+        let before: u64 = self.burst.iter().map(Buf::packet_len).sum();
+        let sent = self.tx.tx(&mut self.burst);
+        let after: u64 = self.burst.iter().map(Buf::packet_len).sum();
+        self.made.packets.add(sent as u64);
+        self.made.bytes.add(before - after);
+        sent
+    }
+}
+
+impl Lane for Sender {
+    fn turn(&mut self) -> Work {
+        let now = self.clock.now();
+        if !self.started {
+            self.started = true;
+            self.source.start(now);
+        }
+        if self.burst.is_empty() {
+            self.fill(now);
+        }
+        if self.send() > 0 {
+            return Work::Busy;
+        }
+        if self.left == 0 && self.burst.is_empty() {
+            self.made.done.store(true, Ordering::Relaxed);
+        }
+        self.tx.reclaim();
+        Work::Idle
+    }
+
+    fn settle(&mut self) -> bool {
+        self.send();
+        self.tx.reclaim();
+        let quiet = self.burst.is_empty() && self.tx.in_flight() == 0;
+        if quiet {
+            self.made.settled.store(true, Ordering::Relaxed);
+        }
+        quiet
+    }
+
+    fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {
+        &mut []
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.made.left.add(self.burst.len() as u64);
+    }
+}
+
+impl Source {
+    /// Time begins.
+    fn start(&mut self, now: u64) {
+        match self {
+            Self::Flows(flows) => flows.pace.start(now),
+            Self::Replay(Replay { timing: Timing::Pace(pace), .. }) => pace.start(now),
+            Self::Replay(Replay { timing: Timing::Original { began, .. }, .. }) => *began = now,
+        }
+    }
+
+    #[inline]
+    fn look(&mut self, now: u64, made: &Made) {
+        let (Self::Flows(Flows { pace, .. }) | Self::Replay(Replay { timing: Timing::Pace(pace), .. })) = self else {
+            return;
+        };
+        made.behind.add(pace.look(now));
+    }
+
+    /// Whether a packet is due.
+    #[inline]
+    fn is_due(&self, now: u64) -> bool {
+        match self {
+            Self::Flows(flows) => flows.pace.is_due(now),
+            Self::Replay(Replay { timing: Timing::Pace(pace), .. }) => pace.is_due(now),
+            Self::Replay(replay @ Replay { timing: Timing::Original { speed, began }, .. }) => {
+                let (at, _) = replay.capture.packet(replay.next);
+                now.saturating_sub(*began) as f64 * speed >= (at + replay.lap) as f64
+            }
+        }
+    }
+
+    /// The next packet; none where there is no buffer for it.
+    #[inline]
+    fn make(&mut self, cache: &mut PoolCache, now: u64) -> Option<Buf> {
+        match self {
+            Self::Flows(flows) => flows.make(cache, now),
+            Self::Replay(replay) => replay.make(cache),
+        }
+    }
+}
+
+impl Flows {
+    #[inline]
+    fn make(&mut self, cache: &mut PoolCache, now: u64) -> Option<Buf> {
+        let mut buf = cache.get()?;
+        let (flow, number) = self.flows[self.turn];
+        let size = self.sizes.next(&mut self.mix, &mut self.chance);
+        let len = size - FCS;
+        let mark = Mark { run: self.run, flow, number, sent: now };
+        buf.reserve(HEADROOM);
+        let mut buf = if len <= buf.tailroom() as usize {
+            buf.set_len(len as u32);
+            self.template.write(buf.bytes_mut(), mark);
+            buf
+        } else {
+            self.template.write(&mut self.scratch[..len], mark);
+            fill(buf, cache, &self.scratch[..len])?
+        };
+        buf.set_offload(self.template.offload());
+        self.pace.sent(size);
+        self.flows[self.turn].1 += 1;
+        self.turn = if self.turn + 1 < self.flows.len() { self.turn + 1 } else { 0 };
+        Some(buf)
+    }
+}
+
+impl Replay {
+    #[inline]
+    fn make(&mut self, cache: &mut PoolCache) -> Option<Buf> {
+        let (_, bytes) = self.capture.packet(self.next);
+        let mut buf = cache.get()?;
+        buf.reserve(HEADROOM);
+        let buf = fill(buf, cache, bytes)?;
+        if let Timing::Pace(pace) = &mut self.timing {
+            pace.sent(bytes.len() + FCS);
+        }
+        self.next += 1;
+        if self.next == self.capture.count() {
+            self.next = 0;
+            self.lap += self.capture.lap();
+        }
+        Some(buf)
+    }
+}
+
+/// Puts a packet into a buffer, and into as many more as it takes; none where there are not as many.
+#[inline]
+fn fill(mut first: Buf, cache: &mut PoolCache, bytes: &[u8]) -> Option<Buf> {
+    let mut done = first.copy_from(bytes);
+    while done < bytes.len() {
+        let mut next = cache.get()?;
+        done += next.copy_from(&bytes[done..]);
+        first.append(next);
+    }
+    Some(first)
+}

@@ -1,0 +1,136 @@
+//! `wholebar net sink`: receives what `net gen` sends, and tells what became of it.
+
+pub mod book;
+pub mod lane;
+pub mod packet;
+pub mod report;
+
+use super::mark::Clock;
+use super::port::{self, PortArgs};
+use super::report::{Ran, show};
+use super::run::{self, RunArgs};
+use crate::args;
+use crate::host::Host;
+use crate::output;
+use crate::signal;
+use anyhow::{Context, Result, bail};
+use lane::{Expected, Receiver, Seen};
+use report::Received;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Receive what `wholebar net gen` sends, here or elsewhere: loss, order, damage, latency
+///
+/// Each packet of gen has a flow, a number in it, the time it was sent, and a payload that is known: so that packets are found to be lost,
+/// reordered (they came after one with a higher number), duplicate or corrupt. Others are counted as foreign. Numbers begin at 0 with each
+/// run of gen: start the sink first. It takes the first run that it sees, and counts packets of others apart.
+///
+/// Latency is from when a burst of packets was made to when it was taken off its queue, by the monotonic clock of the machine: it means
+/// something only where gen runs on the same machine (and is left out where packets came before they were sent).
+///
+/// One core polls all queues. The exit code is 1 where packets were lost or corrupt, unless --tolerate says that they may be.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar net sink sim:virtio-net,wire=tap:t1 --quiet 2
+  wholebar net sink vfio-user:/run/b.sock --expect 1000000 --time 60
+  wholebar net sink 0000:02:00.0 --json >received.json")]
+pub struct Args {
+    /// The port that receives
+    target: String,
+    /// How many packets there should be: ends when as many have come; lost are those of them that haven't
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    expect: Option<u64>,
+    /// End when nothing came for so long, once something has
+    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    quiet: Option<Duration>,
+    /// End with exit code 0 although packets were lost or corrupt
+    #[arg(long)]
+    tolerate: bool,
+    /// Packets that are taken at once
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    burst: u16,
+    #[command(flatten)]
+    ports: PortArgs,
+    #[command(flatten)]
+    run: RunArgs,
+    /// Write JSON at the end; lines for people go to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+/// A run, as `--json` writes it.
+#[derive(Serialize)]
+struct Report {
+    schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<u64>,
+    received: Received,
+    #[serde(flatten)]
+    ran: Ran,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let host = Host::now();
+    let cores = args.run.cores()?;
+    let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
+    let port = &ports[0];
+    let seen = Arc::new(Seen::default());
+    let rx = (0..args.ports.queues).map(|queue| port.rx(queue)).collect::<Result<_>>()?;
+    let clock = Clock::new(&quanta::Clock::new());
+    let burst = usize::from(args.burst);
+    let lane = Receiver::new(rx, port.pool.cache(CACHE), burst, Expected::Marks(None), clock, seen.clone());
+    let lanes = run::deal(&cores, vec![lane])?;
+
+    let interrupted = signal::interrupted()?;
+    port::wait_for_links(&ports, &interrupted);
+    let show = show(args.json);
+    show(&format!("{}\nfor gen: --dst-mac {}\n", port.line(), port.port.mac()))?;
+    let mut quiet = Quiet::new(args.quiet);
+    let over = || seen.received.get() >= args.expect.unwrap_or(u64::MAX) || quiet.is_over(seen.packets.get());
+    let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
+
+    let found = seen.take().context("the receiving thread left nothing")?;
+    let received = Received::new(&found, args.expect, None);
+    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let report = Report { schema: "wholebar.sink/1", expected: args.expect, received, ran };
+    if args.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(report.text())?;
+    }
+    let lost = || report.received.trouble().filter(|_| !args.tolerate);
+    report.ran.trouble().or_else(lost).map_or(Ok(()), |trouble| bail!(trouble))
+}
+
+/// Buffers that are taken from a pool, or given back, at once.
+pub const CACHE: u32 = 32;
+
+impl Report {
+    fn text(&self) -> String {
+        let Self { received, ran, .. } = self;
+        let (rows, latencies) = (output::pairs(received.rows()), received.latencies());
+        format!("\nsink for {:.2} s\n\n{rows}{latencies}\n{}{}", ran.seconds, ran.table(), ran.caveat())
+    }
+}
+
+/// Whether nothing came for so long.
+struct Quiet {
+    patience: Option<Duration>,
+    packets: u64,
+    since: Instant,
+}
+
+impl Quiet {
+    fn new(patience: Option<Duration>) -> Self {
+        Self { patience, packets: 0, since: Instant::now() }
+    }
+
+    fn is_over(&mut self, packets: u64) -> bool {
+        if packets != self.packets {
+            (self.packets, self.since) = (packets, Instant::now());
+        }
+        packets > 0 && self.patience.is_some_and(|patience| self.since.elapsed() >= patience)
+    }
+}
