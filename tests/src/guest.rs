@@ -30,6 +30,14 @@ pub fn nics() -> Result<Vec<Address>> {
     named("WHOLEBAR_NIC")
 }
 
+/// The virtio block devices of a guest.
+///
+/// # Errors
+/// As [`functions`].
+pub fn disks() -> Result<Vec<Address>> {
+    named("WHOLEBAR_BLK")
+}
+
 fn named(variable: &str) -> Result<Vec<Address>> {
     let devices = std::env::var(variable)
         .with_context(|| format!("no {variable} here: run this by `cargo xtask vm test GUEST`"))?;

@@ -20,7 +20,7 @@ use rx::{AnyReceiver, Layout, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
-use wholebar::bar::Bar;
+use wholebar::bar::{Bar, Doorbell};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, Pool};
 use wholebar::net::{
@@ -64,6 +64,26 @@ pub(crate) struct Ethernet {
 pub(crate) struct State {
     control: Option<ControlQueue>,
     wanted: Wanted,
+    reminders: Vec<Reminder>,
+}
+
+/// Tells the device now and then that a queue has something to send: one that dropped packets while its link was down may wait for that without
+/// having said so (QEMU 10.0, packed rings). A queue that finds itself full does so too, and sooner.
+struct Reminder {
+    index: u16,
+    bell: Doorbell<u16>,
+    counters: Arc<TxCounters>,
+    /// Packets of which the device was told.
+    told: u64,
+}
+
+impl Reminder {
+    fn look(&mut self) {
+        let packets = self.counters.packets.get();
+        if std::mem::replace(&mut self.told, packets) != packets {
+            self.bell.ring(self.index);
+        }
+    }
 }
 
 /// What the device is told, again after each reset.
@@ -185,7 +205,7 @@ impl Net {
         }
         self.0.with(|own, shared, state| {
             let changed = change(&mut state.wanted);
-            let State { control, wanted } = state;
+            let State { control, wanted, .. } = state;
             if let Some(control) = control {
                 tell(own, shared, control, wanted)?;
             }
@@ -240,7 +260,8 @@ impl Opening<'_> {
         hw.reset()?;
         let shared = Shared::new(hw, options, features, wake);
         shared.attach(memory.arena())?;
-        let (mut records, mut queues, mut counters) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let (mut records, mut queues, mut counters, mut reminders) =
+            (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
         for pair in 0..pairs {
             let (rx, tx) = (2 * pair, 2 * pair + 1);
@@ -256,6 +277,7 @@ impl Opening<'_> {
             let receiver = Receiver::new(Life::new(rx, &shared), rx_ring, layout, rx_bell, own.0.clone(), vector);
             let headers = Pool::new(memory.arena(), headers, 64, 64)?.cache(HEADER_BATCH);
             let sender = Sender::new(Life::new(tx, &shared), tx_ring, allowed, tx_bell, headers, own.1.clone());
+            reminders.push(Reminder { index: tx, bell: shared.hw.bell(tx)?, counters: own.1.clone(), told: 0 });
             queues.insert(rx, Queue::Rx(Box::new(receiver)));
             queues.insert(tx, Queue::Tx(Box::new(sender)));
             counters.push(own);
@@ -282,7 +304,7 @@ impl Opening<'_> {
             counters,
             link: Mutex::new(link),
         };
-        let state = State { control, wanted };
+        let state = State { control, wanted, reminders };
         let parts = Parts { shared, personality, interrupts, records, queues, state };
         Ok(Net(Arc::new(Handle::start(parts)?)))
     }
@@ -346,7 +368,7 @@ impl Personality for Ethernet {
     }
 
     fn started(&self, shared: &Shared, state: &mut State) -> Result<()> {
-        let State { control: Some(control), wanted } = state else { return Ok(()) };
+        let State { control: Some(control), wanted, .. } = state else { return Ok(()) };
         control.restart();
         self.tell_spread(shared, control, wanted)?;
         if shared.has(bit::CTRL_RX) {
@@ -367,6 +389,9 @@ impl Personality for Ethernet {
         let before = std::mem::replace(&mut *self.link.lock().unwrap_or_else(|e| e.into_inner()), link);
         if before != link {
             tell(Event::Link(link));
+        }
+        if link.up {
+            state.reminders.iter_mut().for_each(Reminder::look);
         }
         if announce && let Some(control) = &mut state.control {
             tell(Event::Announce);

@@ -13,6 +13,9 @@ use wholebar::mem::{Buf, PoolCache, give_back};
 use wholebar::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
 use wholebar::reset::Turn;
 
+/// After how many calls that found no room the device is told again that there is something to send; and then after twice as many, and so on.
+const FRUITLESS: u32 = 64;
+
 /// What may be sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
@@ -37,6 +40,8 @@ pub(super) struct Sender<R> {
     /// By the ring's identifiers: packets in flight.
     bufs: Box<[Option<Buf>]>,
     in_flight: usize,
+    /// Calls since there was room.
+    fruitless: u32,
     /// Buffers for headers.
     headers: PoolCache,
     /// Room to give buffers back, kept between calls.
@@ -69,7 +74,7 @@ impl<R: Ring> Sender<R> {
     ) -> Self {
         let bufs = (0..ring.size()).map(|_| None).collect();
         let sent = Vec::with_capacity(ring.size().into());
-        Self { life, ring, allowed, bufs, in_flight: 0, headers, sent, bell, counters }
+        Self { life, ring, allowed, bufs, in_flight: 0, fruitless: 0, headers, sent, bell, counters }
     }
 
     /// Descriptors that a packet takes: as many as pieces, and one where its header needs one of its own.
@@ -165,6 +170,16 @@ impl<R: Ring> Sender<R> {
         give_back(&mut self.sent);
     }
 
+    /// The queue is full, and stays so. A device may have missed a notification, or not said that it wanted one: QEMU (10.0) does not say so where a
+    /// packed ring with event indexes was held up by who receives, and then waits for ever. One too many does no harm.
+    #[cold]
+    fn insist(&mut self) {
+        self.fruitless = self.fruitless.wrapping_add(1);
+        if self.fruitless >= FRUITLESS && self.fruitless.is_power_of_two() {
+            self.bell.ring(self.life.index());
+        }
+    }
+
     /// A turn of a queue that does not run: its packets go home once the device does not read them any more.
     #[cold]
     fn closed(&mut self) {
@@ -245,6 +260,11 @@ impl<R: Ring> TxQueue for Sender<R> {
         }
         if full {
             self.counters.full.add(1);
+        }
+        if fit > 0 {
+            self.fruitless = 0;
+        } else if full {
+            self.insist();
         }
         fit
     }

@@ -158,11 +158,15 @@ impl Guest {
 #[derive(Debug, Clone, Args)]
 pub struct Machine {
     /// An NVMe device with a disk of this size, and QEMU's properties for it: 1G, 64M,msix-exclusive-bar=on. Repeat for more. One of 256M if none is named
-    #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = nvme)]
-    pub nvme: Vec<Nvme>,
-    /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has. All are on one Ethernet hub
-    #[arg(long, value_name = "MODEL")]
-    pub nic: Vec<String>,
+    #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
+    pub nvme: Vec<Disk>,
+    /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has, and its properties: virtio-net,packed=on. Repeat for more. All are on
+    /// one Ethernet hub, but for those with another's number: igb,hub=1
+    #[arg(long, value_name = "MODEL[,PROPERTY=VALUE]", value_parser = nic)]
+    pub nic: Vec<Nic>,
+    /// A virtio block device with a disk of this size, and QEMU's properties for it: 64M,packed=on
+    #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
+    pub blk: Vec<Disk>,
     /// Without interrupt remapping (x86_64 only): VFIO then refuses devices unless told not to
     #[arg(long)]
     pub no_intremap: bool,
@@ -184,20 +188,46 @@ pub struct Machine {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nvme {
+pub struct Disk {
     /// Bytes.
     pub size: u64,
     /// As QEMU has them, each with a comma in front.
     properties: String,
 }
 
-impl Default for Nvme {
-    fn default() -> Nvme {
-        Nvme { size: 256 << 20, properties: String::new() }
+impl Default for Disk {
+    fn default() -> Disk {
+        Disk { size: 256 << 20, properties: String::new() }
     }
 }
 
-fn nvme(text: &str) -> std::result::Result<Nvme, String> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// As QEMU has it, with its properties.
+    model: String,
+    hub: u32,
+}
+
+/// Of a virtio device: behind the IOMMU, as hardware is, and without the port I/O of old.
+const MODERN: &str = "disable-legacy=on,iommu_platform=on";
+
+fn nic(text: &str) -> std::result::Result<Nic, String> {
+    let mut hub = 0;
+    let mut words = Vec::new();
+    for word in text.split(',') {
+        match word.strip_prefix("hub=") {
+            Some(number) => hub = number.parse().map_err(|_| format!("{number:?} is no hub: they have numbers"))?,
+            None => words.push(word),
+        }
+    }
+    let modern = format!("virtio-net-pci,{MODERN}");
+    if let [model @ "virtio-net", ..] = &mut words[..] {
+        *model = &modern;
+    }
+    Ok(Nic { model: words.join(","), hub })
+}
+
+fn disk(text: &str) -> std::result::Result<Disk, String> {
     let (size, properties) = text.split_at(text.find(',').unwrap_or(text.len()));
     let (number, shift) = match size.as_bytes().last() {
         Some(b'K') => (&size[..size.len() - 1], 10),
@@ -207,7 +237,7 @@ fn nvme(text: &str) -> std::result::Result<Nvme, String> {
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|&bytes| bytes > 0);
     let size = bytes.ok_or_else(|| format!("{size:?} is no size: write bytes, or a number and K, M or G"))?;
-    Ok(Nvme { size, properties: properties.to_string() })
+    Ok(Disk { size, properties: properties.to_string() })
 }
 
 impl Machine {
@@ -224,12 +254,17 @@ impl Machine {
     }
 
     /// The NVMe devices, at least one.
-    pub fn nvme(&self) -> Vec<Nvme> {
-        if self.nvme.is_empty() { vec![Nvme::default()] } else { self.nvme.clone() }
+    pub fn nvme(&self) -> Vec<Disk> {
+        if self.nvme.is_empty() { vec![Disk::default()] } else { self.nvme.clone() }
     }
 
-    /// QEMU's arguments, less kernel, initial file system and the channels to the outside. `disks` are file names, one an NVMe device.
-    pub fn arguments(&self, guest: Guest, disks: &[String]) -> Vec<String> {
+    /// The disks of all devices: of the NVMe devices, then of the virtio block devices.
+    pub fn disks(&self) -> impl Iterator<Item = Disk> {
+        self.nvme().into_iter().chain(self.blk.iter().cloned())
+    }
+
+    /// QEMU's arguments, less kernel, initial file system and the channels to the outside. `files` are the names of the [`disks`](Self::disks).
+    pub fn arguments(&self, guest: Guest, files: &[String]) -> Vec<String> {
         let cpu = guest.cpu();
         let mut arguments = Vec::new();
         let mut add = |option: &str, value: String| arguments.extend([option.to_string(), value]);
@@ -256,24 +291,21 @@ impl Machine {
             number += 1;
             (cpu.bridge)(number)
         };
-        for (index, (nvme, disk)) in self.nvme().iter().zip(disks).enumerate() {
+        let nvmes = self.nvme().len();
+        for (index, (disk, file)) in self.disks().zip(files).enumerate() {
             let Slot { bridge, place } = slot();
             add("-device", bridge);
-            add("-drive", format!("file={disk},if=none,id=disk{index},format=raw,cache=unsafe"));
-            add(
-                "-device",
-                format!("nvme,id=nvme{index},serial=nvme{index},drive=disk{index},{place}{}", nvme.properties),
-            );
-        }
-        for (index, model) in self.nic.iter().enumerate() {
-            let Slot { bridge, place } = slot();
-            let model = match model.as_str() {
-                // Behind the IOMMU, as hardware is, and without the port I/O of old.
-                "virtio-net" => "virtio-net-pci,disable-legacy=on,iommu_platform=on",
-                other => other,
+            let (model, discard) = match index.checked_sub(nvmes) {
+                None => (format!("nvme,id=nvme{index},serial=nvme{index}"), ""),
+                Some(number) => (format!("virtio-blk-pci,{MODERN},id=blk{number}"), ",discard=unmap"),
             };
+            add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
+            add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
+        }
+        for (index, Nic { model, hub }) in self.nic.iter().enumerate() {
+            let Slot { bridge, place } = slot();
             add("-device", bridge);
-            add("-netdev", format!("hubport,id=net{index},hubid=0"));
+            add("-netdev", format!("hubport,id=net{index},hubid={hub}"));
             add("-device", format!("{model},id=nic{index},netdev=net{index},romfile=,{place}"));
         }
         arguments.extend(self.qemu.iter().cloned());
@@ -304,21 +336,21 @@ mod tests {
 
     fn arguments(line: &str) -> String {
         let line = Line::try_parse_from(line.split(' ')).unwrap();
-        let disks: Vec<String> = (0..line.machine.nvme().len()).map(|disk| format!("/disk{disk}")).collect();
+        let disks: Vec<String> = (0..line.machine.disks().count()).map(|disk| format!("/disk{disk}")).collect();
         line.machine.arguments(line.guest, &disks).join(" ")
     }
 
     #[test]
     fn sizes() {
-        let plain = |size| Nvme { size, properties: String::new() };
-        assert_eq!(nvme("64M"), Ok(plain(64 << 20)));
-        assert_eq!(nvme("512"), Ok(plain(512)));
+        let plain = |size| Disk { size, properties: String::new() };
+        assert_eq!(disk("64M"), Ok(plain(64 << 20)));
+        assert_eq!(disk("512"), Ok(plain(512)));
         assert_eq!(
-            nvme("1G,mdts=5,cmb_size_mb=4"),
-            Ok(Nvme { size: 1 << 30, properties: ",mdts=5,cmb_size_mb=4".into() })
+            disk("1G,mdts=5,cmb_size_mb=4"),
+            Ok(Disk { size: 1 << 30, properties: ",mdts=5,cmb_size_mb=4".into() })
         );
         for wrong in ["", "M", "0", "-1M", "1T", "99999999999G", ",mdts=5"] {
-            assert!(nvme(wrong).is_err(), "{wrong:?}");
+            assert!(disk(wrong).is_err(), "{wrong:?}");
         }
     }
 
@@ -335,9 +367,16 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
-        let line = arguments("vm aarch64-16k --nic virtio-net");
-        assert!(line.contains("pcie-root-port,id=port2,chassis=2,slot=2 "), "{line}");
-        assert!(line.contains("virtio-net-pci,disable-legacy=on,iommu_platform=on,id=nic0"), "{line}");
+        let line = arguments("vm aarch64-16k --nic virtio-net --nic virtio-net,hub=1,packed=on --blk 1M,num-queues=2");
+        for part in [
+            "pcie-root-port,id=port2,chassis=2,slot=2 ",
+            "virtio-blk-pci,disable-legacy=on,iommu_platform=on,id=blk0,drive=disk1,bus=port2,num-queues=2 ",
+            "hubport,id=net0,hubid=0 -device virtio-net-pci,disable-legacy=on,iommu_platform=on,id=nic0,",
+            "hubport,id=net1,hubid=1 -device virtio-net-pci,disable-legacy=on,iommu_platform=on,packed=on,id=nic1,",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(nic("igb,hub=one").is_err());
     }
 
     #[test]

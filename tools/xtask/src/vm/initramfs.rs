@@ -23,7 +23,7 @@ const AT_HAND: &[&str] = &["nvme", "virtio_net", "igb", "e1000e", "vmxnet3", "ex
 /// What the guest does before the command, and what it holds.
 #[derive(Debug, Clone, Args)]
 pub struct Inside {
-    /// Devices for vfio-pci: nvme, nic, all, none, or a PCI address. The others have no driver until one is loaded
+    /// Devices for vfio-pci: nvme, nic, blk, all, none, or a PCI address. The others have no driver until one is loaded
     #[arg(long, value_name = "DEVICE", default_value = "nvme")]
     pub bind: Vec<String>,
     /// Kernel modules to load, of those that the guest has: nvme, virtio_net, igb, e1000e, vmxnet3, ext4

@@ -184,10 +184,10 @@ impl Parts {
         let mut initramfs = unnamed_file()?;
         initramfs.write_all(&archive).context("writing the initial file system")?;
         let mut disks = Vec::new();
-        for nvme in machine.nvme() {
-            let disk = unnamed_file()?;
-            disk.set_len(nvme.size).with_context(|| format!("making a disk of {} bytes", nvme.size))?;
-            disks.push(disk);
+        for disk in machine.disks() {
+            let file = unnamed_file()?;
+            file.set_len(disk.size).with_context(|| format!("making a disk of {} bytes", disk.size))?;
+            disks.push(file);
         }
         Ok(Parts { kernel: kernel.image, initramfs, disks })
     }
