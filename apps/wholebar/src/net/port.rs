@@ -114,7 +114,7 @@ impl PortArgs {
             let is = |these: &[Offload]| *offload == Offload::All || these.contains(offload);
             let sums = is(&[Offload::Checksum, Offload::Tso]);
             all.rx_checksum |= sums;
-            all.tx_l3_checksum |= sums;
+            all.tx_l3_checksum |= is(&[Offload::Checksum]);
             all.tx_l4_checksum |= sums;
             all.tso |= is(&[Offload::Tso]);
             all.lro |= is(&[Offload::Tso]);

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# Real packets through `net fwd`: two network namespaces, a TAP interface in each, and two virtio-net models between them. tests/namespaces.sh [WHOLEBAR]
+# Ping, files and iperf3 go both ways over IPv4 and IPv6, without offloads and with them; what tcpdump sees on one side is compared with the other's.
+# Needs root. What it makes has names of its own, and goes away in the end, whatever that is.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/sbin:/usr/sbin
+for tool in ip ss ping nc iperf3 tcpdump cmp awk; do
+  command -v $tool >/dev/null || { echo "$0: needs $tool (Debian: iproute2 iputils-ping netcat-openbsd iperf3 tcpdump)" >&2; exit 2; }
+done
+[ "$(id -u)" = 0 ] && [ -e /dev/net/tun ] || { echo "$0: needs root, and TAP (modprobe tun)" >&2; exit 2; }
+wholebar=${1-}
+if [ -z "$wholebar" ]; then
+  cargo build -q --release --bin wholebar
+  wholebar=${CARGO_TARGET_DIR:-target}/release/wholebar
+fi
+cargo build -q -p wholebar-tests --example same_packets
+same_packets=${CARGO_TARGET_DIR:-target}/debug/examples/same_packets
+
+work=$(mktemp -d)
+sides="a b"
+declare -A net tap mac
+for side in $sides; do net[$side]=wb-$side-$$; tap[$side]=wb$side$$; mac[$side]=02:00:00:00:00:0$side; done
+jobs=()
+forwarder=
+
+cleanup() {
+  for job in "${jobs[@]}" $forwarder; do kill "$job" 2>/dev/null || true; done
+  wait
+  for side in $sides; do ip netns del "${net[$side]}" 2>/dev/null || true; done
+  rm -rf "$work"
+}
+trap cleanup EXIT
+fail() { echo "FAILED: $*" >&2; exit 1; }
+wait_for() { # what, command
+  local what=$1; shift
+  for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.05; done
+  fail "$what did not come"
+}
+on() { local side=$1; shift; ip netns exec "${net[$side]}" "$@"; }
+
+start() { # arguments of net fwd
+  "$wholebar" net fwd "sim:virtio-net,wire=tap:${tap[a]}" "sim:virtio-net,wire=tap:${tap[b]}" --stats 0 "$@" >"$work/fwd" 2>"$work/fwd.err" &
+  forwarder=$!
+  local number=1
+  for side in $sides; do
+    wait_for "interface ${tap[$side]}" ip link show "${tap[$side]}"
+    # The model's end stays where it is.
+    ip link set "${tap[$side]}" netns "${net[$side]}"
+    # No packets of the kernel's own accord before there are addresses.
+    on $side ip link set "${tap[$side]}" addrgenmode none
+    on $side ip link set "${tap[$side]}" address "${mac[$side]}" up
+    on $side ip addr add 10.77.0.$number/24 dev "${tap[$side]}"
+    on $side ip addr add fd77::$number/64 dev "${tap[$side]}" nodad
+    number=$((number + 1))
+  done
+}
+stop() {
+  kill -INT $forwarder
+  local code=0
+  wait $forwarder || code=$?
+  forwarder=
+  cat "$work/fwd.err" >&2
+  [ $code = 0 ] || { cat "$work/fwd"; fail "net fwd ended with $code"; }
+  sed -n '/^port  received/,$p' "$work/fwd"
+  grep -q '^received .* = ' "$work/fwd" || fail "packets are not accounted for"
+}
+
+pings() { # from, to: without loss
+  on "$1" ping -q -c 200 -i 0.002 -W 5 "$2" >"$work/ping" || { cat "$work/ping"; fail "ping from $1 to $2"; }
+  grep -q '200 received, 0% packet loss' "$work/ping" || { cat "$work/ping"; fail "ping from $1 to $2 lost packets"; }
+}
+# The first and the last packets that are compared.
+mark() { on a ping -q -c 1 -W 5 -p 77686f6c65626172 10.77.0.2 >/dev/null || fail "a marked ping was lost"; }
+
+capture() {
+  for side in $sides; do
+    ip netns exec "${net[$side]}" tcpdump -i "${tap[$side]}" -B 65536 -U -w "$work/$side.pcap" 2>"$work/$side.tcpdump" &
+    jobs+=($!)
+    wait_for "tcpdump in $side" grep -q 'listening on' "$work/$side.tcpdump"
+  done
+}
+captured() { # arguments of same_packets
+  # They write as they capture, a second late at most.
+  sleep 1.2
+  for job in "${jobs[@]}"; do kill "$job"; done
+  for job in "${jobs[@]}"; do wait "$job" || true; done
+  jobs=()
+  for side in $sides; do
+    grep -q '^0 packets dropped by kernel' "$work/$side.tcpdump" || { cat "$work/$side.tcpdump"; fail "tcpdump was too slow"; }
+  done
+  "$same_packets" "$work/a.pcap" "${mac[a]}" "$work/b.pcap" "${mac[b]}" "$@" || fail "what one side sent is not what the other received"
+}
+
+file() { # from, to, address of that, whole file
+  on "$2" timeout 30 nc -l -N "$3" 7777 >"$work/came" &
+  local receiver=$!
+  wait_for "nc" sh -c "ip netns exec ${net[$2]} ss -ltn | grep -q :7777"
+  on "$1" timeout 30 nc -N "$3" 7777 <"$4" || fail "nc from $1 to $2"
+  wait $receiver || fail "nc in $2"
+  cmp "$4" "$work/came" || fail "the file from $1 to $2 is not what was sent"
+}
+
+speed() { # address, what, arguments of iperf3
+  local address=$1 what=$2; shift 2
+  on b iperf3 -s -1 >/dev/null 2>&1 &
+  local server=$!
+  wait_for "iperf3" sh -c "ip netns exec ${net[b]} ss -ltn | grep -q :5201"
+  on a iperf3 -c "$address" -t 1 -f m "$@" >"$work/iperf3" 2>&1 || { cat "$work/iperf3"; fail "iperf3 $what"; }
+  wait $server || fail "iperf3 in b"
+  printf '  iperf3 %-12s %s\n' "$what" "$(awk '/receiver/ { print $7, $8 }' "$work/iperf3")"
+}
+
+for side in $sides; do ip netns add "${net[$side]}"; done
+head -c $((4 << 20)) /dev/urandom >"$work/file"
+
+run() { # what, how captures are compared, arguments of net fwd
+  local what=$1 how=$2; shift 2
+  echo "=== $what"
+  start "$@"
+  pings a 10.77.0.2; pings b 10.77.0.1; pings a fd77::2
+  echo "  200 pings each of a, of b, and over IPv6: none lost"
+  capture
+  mark
+  file a b 10.77.0.2 "$work/file"
+  file b a fd77::1 "$work/file"
+  pings b fd77::1
+  mark
+  captured $how
+  echo "  4 MiB by TCP each way, IPv4 and IPv6: the same bytes"
+  speed 10.77.0.2 "a to b"
+  speed 10.77.0.2 "b to a" -R
+  speed fd77::2 "IPv6 a to b"
+  stop
+}
+run "without offloads: the models complete checksums and cut segments" cut
+run "with checksum and TCP segmentation offloads: packets pass as they are" same --offloads tso
+echo "all packets came through"
