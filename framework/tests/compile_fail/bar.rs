@@ -1,17 +1,11 @@
 //! A BAR shows no mapping, no pointer, and nothing unguarded.
 
-use wholebar::bar::{Bar, Window};
+use wholebar::bar::Bar;
 
-fn mapping(bar: &Bar) {
-    &bar.shared;
+pub fn mapping(bar: &Bar) {
+    let _ = &bar.shared; //~ E0616: field `shared` of struct `Bar` is private
 }
 
-fn unguarded(bar: &Bar) {
-    let _: u32 = bar.load(0x2000).unwrap();
+pub fn unguarded(bar: &Bar) {
+    let _: u32 = bar.load(0x2000).unwrap(); //~ E0624: method `load` is private
 }
-
-fn window(bar: Bar) -> Window {
-    Window { bar, range: 0x2000..0x3000 }
-}
-
-fn main() {}

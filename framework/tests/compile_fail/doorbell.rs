@@ -4,16 +4,14 @@ use wholebar::bar::{Bar, Doorbell};
 
 fn copy<T: Clone>(_: T) {}
 
-fn copies(doorbell: Doorbell<u32>) {
-    copy(doorbell);
+pub fn copies(doorbell: Doorbell<u32>) {
+    copy(doorbell); //~ E0277: the trait bound `Doorbell<u32>: Clone` is not satisfied
 }
 
-fn unchecked(bar: Bar) -> Doorbell<u32> {
-    Doorbell::new(bar, 0x2000)
+pub fn unchecked(bar: Bar) -> Doorbell<u32> {
+    Doorbell::new(bar, 0x2000) //~ E0624: associated function `new` is private
 }
 
-fn shared(doorbell: &Doorbell<u32>) {
-    doorbell.ring(1);
+pub fn shared(doorbell: &Doorbell<u32>) {
+    doorbell.ring(1); //~ E0596: cannot borrow `*doorbell` as mutable, as it is behind a `&` reference
 }
-
-fn main() {}

@@ -2,12 +2,10 @@
 
 use wholebar::bar::MsixTable;
 
-fn write(table: &mut MsixTable) {
-    table.write(0, 0u32);
+pub fn write(table: &mut MsixTable) {
+    table.write(0, 0u32); //~ E0599: no method named `write` found for mutable reference `&mut MsixTable` in the current scope
 }
 
-fn bar(table: &MsixTable) {
-    &table.table;
+pub fn bar(table: &MsixTable) {
+    let _ = &table.table; //~ E0616: field `table` of struct `MsixTable` is private
 }
-
-fn main() {}

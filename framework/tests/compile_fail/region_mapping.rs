@@ -2,20 +2,18 @@
 
 use wholebar::pci::RegionMapping;
 
-fn word(page: &RegionMapping) {
-    page.u32(0);
+pub fn word(page: &RegionMapping) {
+    page.u32(0); //~ E0599: no method named `u32` found for reference `&RegionMapping` in the current scope
 }
 
-fn bytes(page: &RegionMapping) {
-    page.write(0, &[0; 16]);
+pub fn bytes(page: &RegionMapping) {
+    page.write(0, &[0; 16]); //~ E0599: no method named `write` found for reference `&RegionMapping` in the current scope
 }
 
-fn pointer(page: &RegionMapping) {
-    page.base();
+pub fn pointer(page: &RegionMapping) {
+    page.base(); //~ E0624: method `base` is private
 }
 
-fn inside(page: RegionMapping) {
-    page.memory;
+pub fn inside(page: RegionMapping) {
+    page.memory; //~ E0616: field `memory` of struct `RegionMapping` is private
 }
-
-fn main() {}

@@ -53,6 +53,8 @@ pub struct State {
     pub commands: Vec<Vec<u8>>,
     /// What commands are answered with.
     pub answer: u8,
+    /// What the used ring says of the next command, where that is not the truth: identifier, length, how far the index moves.
+    pub lie: Option<(u32, u32, u16)>,
     pub notified: Vec<u16>,
     pub generation: u8,
     select: [u32; 2],
@@ -72,10 +74,18 @@ pub struct Rig {
     pub device: Arc<InProcess>,
     state: Arc<Mutex<State>>,
     scripts: mpsc::Sender<Script>,
-    _thread: ModelThread,
+    thread: Option<ModelThread>,
 }
 
+/// On a thread of its own.
 pub fn rig(spec: Spec) -> Rig {
+    let mut rig = by_hand(spec);
+    rig.thread = Some(rig.device.spawn(|| {}));
+    rig
+}
+
+/// Does something only in [`Rig::run`].
+pub fn by_hand(spec: Spec) -> Rig {
     let (scripts, receive) = mpsc::channel();
     let state = Arc::new(Mutex::new(State {
         status: 0,
@@ -84,6 +94,7 @@ pub fn rig(spec: Spec) -> Rig {
         queues: vec![Queue::default(); spec.queues],
         commands: vec![],
         answer: 0,
+        lie: None,
         notified: vec![],
         generation: 0,
         select: [0; 2],
@@ -92,8 +103,7 @@ pub fn rig(spec: Spec) -> Rig {
         spec,
     }));
     let device = InProcess::new(Scripted { state: state.clone(), scripts: receive }).unwrap();
-    let thread = device.spawn(|| {});
-    Rig { device, state, scripts, _thread: thread }
+    Rig { device, state, scripts, thread: None }
 }
 
 impl Rig {
@@ -105,6 +115,9 @@ impl Rig {
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce(&mut State, &mut Host<'_>) -> T + Send + 'static) -> T {
         let (send, receive) = mpsc::channel();
         self.scripts.send(Box::new(move |state, host| send.send(f(state, host)).unwrap())).unwrap();
+        if self.thread.is_none() {
+            self.device.step();
+        }
         receive.recv().unwrap()
     }
 
@@ -241,7 +254,8 @@ impl Model for Scripted {
             state.commands.push(command);
             let (address, _, _) = pieces[pieces.len() - 1];
             host.dma(Iova(address), 1).unwrap().write(0, &[state.answer]);
-            state.use_buffer(host, control, head.into(), 1, 1);
+            let (id, len, by) = state.lie.take().unwrap_or((head.into(), 1, 1));
+            state.use_buffer(host, control, id, len, by);
         }
         match self.scripts.try_recv() {
             Ok(script) => {

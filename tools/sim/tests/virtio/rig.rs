@@ -51,7 +51,11 @@ impl Rig {
     }
 
     pub fn of(device: Arc<InProcess>, handle: Option<Arc<NetHandle>>) -> Self {
-        let arena = Arena::new(if cfg!(miri) { 1 << 19 } else { 8 << 20 }, ArenaOptions::default()).unwrap();
+        Self::with_memory(device, handle, if cfg!(miri) { 1 << 19 } else { 8 << 20 })
+    }
+
+    pub fn with_memory(device: Arc<InProcess>, handle: Option<Arc<NetHandle>>, memory: u64) -> Self {
+        let arena = Arena::new(memory, ArenaOptions::default()).unwrap();
         let dma = device.dma().attach(&arena).unwrap();
         device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
         Self { device, handle, arena, dma, features: 0 }
