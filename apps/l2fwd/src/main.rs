@@ -1,0 +1,164 @@
+//! `l2fwd [PORT PORT]`: the program to copy for packets. What one port receives, the other sends, from its own address to 02:00:00:00:00:NN,
+//! NN being the port; on one core, until Ctrl-C.
+//!
+//! ```sh
+//! cargo run --release -p l2fwd                                     # no device, no root
+//! l2fwd 0000:01:00.0 0000:02:00.0                                  # two that `wholebar bind` gave to vfio-pci
+//! l2fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1      # two TAP interfaces, by two models of a card
+//! ```
+//!
+//! Without ports it takes two models of a virtio network card, each with a plug that sends back what it is sent, and puts 32 packets between
+//! them, which then go round for two seconds. A port is a virtio network device or an Intel 82576, by the name of any target.
+//!
+//! Everything is here: devices, drivers, memory, queues, the loop. `wholebar net fwd` is the same with several queues and cores, rates, JSON.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use wholebar::cores;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::net::{Burst, Event, Port, PortConfig, RxQueue, TxQueue};
+use wholebar::pci::{Config, PciDevice};
+use wholebar_sim::{OpenOptions, Target};
+
+/// Packets that are moved at once.
+const BURST: usize = 32;
+/// Buffers, for both ports: enough to fill all their queues. Each holds a packet and the room in front of it.
+const BUFFERS: u32 = 4096;
+const BUFFER: u32 = 2048 + 128;
+/// How long packets go round without ports.
+const DEMONSTRATION: Duration = Duration::from_secs(2);
+
+/// A port and its one pair of queues. Fields are dropped in this order: queues before their port.
+struct End {
+    rx: Box<dyn RxQueue>,
+    tx: Box<dyn TxQueue>,
+    port: Box<dyn Port>,
+}
+
+fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
+    // The first Ctrl-C ends the loop, so that devices are given back in order.
+    let stop = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
+
+    // PCI functions, whatever stands behind their names. They come first, so that they are dropped last: a model stops then. This thread gets
+    // a core to itself, and models another.
+    let (core, others) = cores::allowed().split_first().context("this process may use no core")?;
+    let options = OpenOptions { core: others.first().copied() };
+    let opened = [wholebar_sim::open(&targets[0], options)?, wholebar_sim::open(&targets[1], options)?];
+    cores::pin(*core)?;
+
+    // Memory: one arena that both devices are let into, so that a buffer one received into, the other can send from. A `Buf` is an owned
+    // handle of eight bytes, and goes home to its pool when it is dropped.
+    let arena = Arena::new(u64::from(BUFFERS) * u64::from(BUFFER), ArenaOptions::default())?;
+    let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
+    let mut ends = [end(0, &opened[0].device, &pool)?, end(1, &opened[1].device, &pool)?];
+    let headers = [header(0, &ends[0]), header(1, &ends[1])];
+    // What one end received, and the other has not sent yet.
+    let mut bursts = [Burst::new(BURST), Burst::new(BURST)];
+    if time.is_some() {
+        ensure!(bursts[0].fill(&mut pool.cache(BURST as u32), BURST), "the pool is empty");
+        for packet in bursts[0].iter_mut() {
+            packet.reserve(128);
+            packet.copy_from(&[&headers[1][..], &[0x08, 0x00], &[0; 50]].concat());
+        }
+    }
+
+    // The loop: nothing in it locks, allocates or calls the kernel, but for a look at clock and events now and then.
+    let (began, mut turns) = (Instant::now(), 0u64);
+    while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| turns % 1024 > 0 || began.elapsed() < time) {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let burst = &mut bursts[from];
+            let held = burst.len();
+            ends[from].rx.rx(burst);
+            for packet in &mut burst[held..] {
+                if let Some(addresses) = packet.bytes_mut().first_chunk_mut() {
+                    *addresses = headers[to];
+                }
+            }
+            // What there is no room for stays in the burst, in front. Who has nothing to send looks after what was sent.
+            match burst.is_empty() {
+                true => ends[to].tx.reclaim(),
+                false => _ = ends[to].tx.tx(burst),
+            }
+        }
+        turns += 1;
+        if turns.is_multiple_of(1024) {
+            look(&ends)?;
+        }
+    }
+
+    let seconds = began.elapsed().as_secs_f64();
+    for (number, End { port, .. }) in ends.iter().enumerate() {
+        println!("port {number}, in {seconds:.1} s:");
+        for counter in port.statistics().iter().filter(|counter| counter.value > 0) {
+            println!("  {:4} {:24} {:>12}", counter.queue, counter.name, counter.value);
+        }
+    }
+    // Every buffer is home once nobody holds any: bursts, queues, devices.
+    drop((bursts, ends));
+    ensure!(pool.available() == BUFFERS, "{} of {BUFFERS} buffers are home", pool.available());
+    Ok(())
+}
+
+/// A port by the driver that its PCI ids ask for, let into the pool's arena, and its queues.
+fn end(number: usize, device: &Arc<dyn PciDevice>, pool: &Pool) -> Result<End> {
+    let config = PortConfig { headroom: 128, ..PortConfig::default() };
+    let ids = Config::of(device.as_ref())?;
+    let ids = (ids.vendor(), ids.device());
+    let port: Box<dyn Port> = if wholebar_virtio::NET_IDS.contains(&ids) {
+        Box::new(wholebar_virtio::Net::open(device.clone(), &config, wholebar_virtio::Options::default())?)
+    } else if wholebar_igb::IDS.contains(&ids) {
+        Box::new(wholebar_igb::Igb::open(device.clone(), config, wholebar_igb::Options::default())?)
+    } else {
+        bail!("{} is {:04x}:{:04x}, and there is no network driver for that", device.name(), ids.0, ids.1)
+    };
+    port.attach(pool.arena()).map_err(|e| anyhow!(e))?;
+    port.set_promiscuous(true).map_err(|e| anyhow!(e))?;
+    println!("port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link());
+    let (rx, tx) = (port.rx_queue(0, pool).map_err(|e| anyhow!(e))?, port.tx_queue(0).map_err(|e| anyhow!(e))?);
+    Ok(End { rx, tx, port })
+}
+
+/// The Ethernet addresses of what a port sends: destination, source.
+fn header(number: u8, end: &End) -> [u8; 12] {
+    let mut header = [0x02, 0, 0, 0, 0, number, 0, 0, 0, 0, 0, 0];
+    header[6..].copy_from_slice(&end.port.mac().0);
+    header
+}
+
+/// The slow path: what happened to the ports.
+fn look(ends: &[End]) -> Result<()> {
+    for (number, End { port, .. }) in ends.iter().enumerate() {
+        for event in port.events().try_iter() {
+            match event {
+                Event::Ended { why } => bail!("port {number} ended: {why}"),
+                Event::UnbindRequest => bail!("port {number}: the kernel wants the device back"),
+                event => eprintln!("port {number}: {event:?}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (names, time) = match &args[..] {
+        [] => (["sim:virtio-net", "sim:virtio-net"], Some(DEMONSTRATION)),
+        [one, other] => ([one.as_str(), other.as_str()], None),
+        _ => {
+            eprintln!("usage: l2fwd [PORT PORT]");
+            return ExitCode::from(2);
+        }
+    };
+    let forwarded = (|| run([Target::parse(names[0])?, Target::parse(names[1])?], time))();
+    match forwarded {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("l2fwd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
