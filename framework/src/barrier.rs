@@ -3,7 +3,7 @@
 //! A doorbell must not overtake the stores to the descriptor it announces, and nothing read from memory that a device wrote
 //! may be older than the status word that said it is complete. Between two threads a Release/Acquire pair does that; between
 //! cacheable memory and a device register it does not on every CPU (powerpc's `lwsync`, which a Release fence becomes, does
-//! not order cacheable stores against cache-inhibited ones). Hence inline assembly, in this file and nowhere else. Neither
+//! not order cacheable stores against cache-inhibited ones). Hence inline assembly, in this file and (for hints) in `prefetch.rs`. Neither
 //! emulators nor Miri show a mistake here, so CI looks at the instructions of each target.
 //!
 //! Under Miri the device is a thread, and these are nothing: what it then checks is that each caller's own Release store or Acquire load

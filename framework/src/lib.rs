@@ -30,6 +30,7 @@ pub mod model;
 pub mod net;
 mod page;
 pub mod pci;
+mod prefetch;
 pub mod reactor;
 pub mod reset;
 pub mod ring;

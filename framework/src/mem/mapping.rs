@@ -6,7 +6,7 @@
 use super::Shared;
 use crate::cell::Width;
 use crate::pci::Prot;
-use crate::{Error, Result};
+use crate::{Error, Result, prefetch};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -213,7 +213,15 @@ impl Mapping {
             .then(|| unsafe { std::slice::from_raw_parts(at.cast().as_ptr(), count) })
     }
 
+    /// A hint that `len` bytes at `offset` will be read, or written.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, offset: u64, len: u64, write: bool) {
+        let at = self.base.as_ptr().wrapping_add(offset as usize);
+        if write { prefetch::write(at, len as usize) } else { prefetch::read(at, len as usize) }
+    }
+
     /// Copies `bytes` to `offset` by atomic words. Returns false, having done nothing, where that isn't inside.
+    #[inline]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         if self.device || self.prot == Prot::Read || !self.holds(offset, bytes.len()) {
             return false;
@@ -224,6 +232,7 @@ impl Mapping {
     }
 
     /// Copies `out.len()` bytes from `offset` by atomic words. Returns false, having done nothing, where that isn't inside.
+    #[inline]
     pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
         if self.device || !self.holds(offset, out.len()) {
             return false;
@@ -280,55 +289,82 @@ impl Mapping {
 ///
 /// # Safety
 /// `to..to + from.len()` is writable memory that is only accessed atomically while this runs.
+#[inline]
 pub(crate) unsafe fn copy_in(to: NonNull<u8>, from: &[u8]) {
-    let (head, rest) = from.split_at(from.len().min(to.as_ptr().align_offset(8)));
-    let (words, tail) = rest.as_chunks::<8>();
-    let mut at = to;
-    for b in head {
-        // SAFETY: inside the range the caller vouches for; so at each step below.
-        unsafe { at.cast::<AtomicU8>().as_ref().store(*b, Ordering::Relaxed) };
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(1) };
+    macro_rules! store {
+        ($at:expr, $int:ty, $atomic:ty) => {{
+            // SAFETY: `words` gives words inside of `from.len()` bytes, aligned where `to` is added to their offset: the caller vouches for
+            // those of `to`, and those of `from` are a slice's.
+            unsafe {
+                let word = from.as_ptr().add($at).cast::<$int>().read_unaligned();
+                to.add($at).cast::<$atomic>().as_ref().store(word, Ordering::Relaxed);
+            }
+        }};
     }
-    for w in words {
-        // SAFETY: inside the range, and aligned to 8 after the head.
-        unsafe { at.cast::<AtomicU64>().as_ref().store(u64::from_ne_bytes(*w), Ordering::Relaxed) };
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(8) };
-    }
-    for b in tail {
-        // SAFETY: inside the range.
-        unsafe { at.cast::<AtomicU8>().as_ref().store(*b, Ordering::Relaxed) };
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(1) };
-    }
+    words(to.as_ptr().addr(), from.len(), |at, bytes| match bytes {
+        8 => store!(at, u64, AtomicU64),
+        4 => store!(at, u32, AtomicU32),
+        2 => store!(at, u16, AtomicU16),
+        _ => store!(at, u8, AtomicU8),
+    });
 }
 
 /// Copies out of shared memory by atomic words; the counterpart of [`copy_in`].
 ///
 /// # Safety
 /// `from..from + to.len()` is readable memory that is only accessed atomically while this runs.
+#[inline]
 pub(crate) unsafe fn copy_out(from: NonNull<u8>, to: &mut [u8]) {
-    let (head, rest) = to.split_at_mut(to.len().min(from.as_ptr().align_offset(8)));
-    let (words, tail) = rest.as_chunks_mut::<8>();
-    let mut at = from;
-    for b in head {
-        // SAFETY: inside the range the caller vouches for; so at each step below.
-        *b = unsafe { at.cast::<AtomicU8>().as_ref().load(Ordering::Relaxed) };
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(1) };
+    let out = to.as_mut_ptr();
+    macro_rules! load {
+        ($at:expr, $int:ty, $atomic:ty) => {{
+            // SAFETY: as in `copy_in`, the other way round.
+            unsafe {
+                let word = from.add($at).cast::<$atomic>().as_ref().load(Ordering::Relaxed);
+                out.add($at).cast::<$int>().write_unaligned(word);
+            }
+        }};
     }
-    for w in words {
-        // SAFETY: inside the range, and aligned to 8 after the head.
-        *w = unsafe { at.cast::<AtomicU64>().as_ref().load(Ordering::Relaxed) }.to_ne_bytes();
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(8) };
+    words(from.as_ptr().addr(), to.len(), |at, bytes| match bytes {
+        8 => load!(at, u64, AtomicU64),
+        4 => load!(at, u32, AtomicU32),
+        2 => load!(at, u16, AtomicU16),
+        _ => load!(at, u8, AtomicU8),
+    });
+}
+
+/// Splits `len` bytes at `address` into aligned words: of rising width up to a multiple of 8, of 8 bytes, and of falling width. Each is given by its
+/// offset and its bytes.
+#[inline(always)]
+fn words(address: usize, len: usize, mut each: impl FnMut(usize, usize)) {
+    let mut at = 0;
+    if !address.is_multiple_of(8) {
+        for bytes in [1, 2, 4] {
+            if (address + at) & bytes != 0 && len - at >= bytes {
+                each(at, bytes);
+                at += bytes;
+            }
+        }
     }
-    for b in tail {
-        // SAFETY: inside the range.
-        *b = unsafe { at.cast::<AtomicU8>().as_ref().load(Ordering::Relaxed) };
-        // SAFETY: at most one past the end.
-        at = unsafe { at.add(1) };
+    // Where the end came before a multiple of 8, fewer than 8 bytes are left, and no word of more than the address is a multiple of.
+    while len - at >= 32 {
+        for word in 0..4 {
+            each(at + 8 * word, 8);
+        }
+        at += 32;
+    }
+    while len - at >= 8 {
+        each(at, 8);
+        at += 8;
+    }
+    if at == len {
+        return;
+    }
+    for bytes in [4, 2, 1] {
+        if len - at >= bytes {
+            each(at, bytes);
+            at += bytes;
+        }
     }
 }
 
@@ -359,5 +395,48 @@ pub(crate) fn memfd(
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(failed("F_ADD_SEALS"))?;
         let mapping = Mapping::of_fd(fd.as_fd(), 0, len as usize, Prot::ReadWrite)?;
         Ok((mapping, Some(std::sync::Arc::new(fd))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_aligned_and_cover_everything_once() {
+        for address in 0..16 {
+            for len in 0..64 {
+                let mut end = 0;
+                words(address, len, |at, bytes| {
+                    assert!(at == end && (address + at).is_multiple_of(bytes), "{address} {len}: {at} {bytes}");
+                    end += bytes;
+                });
+                assert_eq!(end, len);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_copied_in_is_copied_out_and_nothing_else() {
+        let mut memory = [0u64; 8];
+        let base = NonNull::from(&mut memory).cast::<u8>();
+        let bytes: Vec<_> = (1..=40).collect();
+        for at in 0..16 {
+            for len in 0..bytes.len() {
+                let mut out = [0; 64];
+                // SAFETY: 64 bytes that nobody else looks at.
+                unsafe {
+                    copy_in(base, &[0; 64]);
+                    copy_in(base.add(at), &bytes[..len]);
+                    copy_out(base, &mut out);
+                }
+                assert!(out[..at].iter().chain(&out[at + len..]).all(|b| *b == 0));
+                assert_eq!(out[at..at + len], bytes[..len]);
+                let mut out = vec![0; len];
+                // SAFETY: as above.
+                unsafe { copy_out(base.add(at), &mut out) };
+                assert_eq!(out, bytes[..len]);
+            }
+        }
     }
 }

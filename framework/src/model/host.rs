@@ -21,9 +21,16 @@ impl<'a> Host<'a> {
     }
 
     /// The memory at `iova`; `None` where not all of it is inside one map.
-    #[inline]
+    #[inline(always)]
     pub fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'a>> {
         self.dma.find(iova, len)
+    }
+
+    /// A hint that the memory at `iova` will be read soon, or written: its beginning is on its way to this core's cache from here on. Nothing
+    /// is said of whether there is such memory.
+    #[inline(always)]
+    pub fn prefetch(&self, iova: Iova, len: u64, write: bool) {
+        self.dma.prefetch(iova, len, write);
     }
 
     /// Signals MSI-X vector `vector`; nothing happens where nobody listens.
@@ -91,11 +98,13 @@ impl<'a> Dma<'a> {
     }
 
     /// Copies `bytes` to `offset`; false where that isn't inside, or may not be written.
+    #[inline(always)]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         self.writable && self.at(offset, bytes.len() as u64).is_some_and(|at| self.memory.write(at, bytes))
     }
 
     /// Copies out from `offset`; false where that isn't inside.
+    #[inline(always)]
     pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
         self.at(offset, out.len() as u64).is_some_and(|at| self.memory.read(at, out))
     }
@@ -184,7 +193,17 @@ impl DmaTable {
         self.maps.iter().map(|m| (Iova(m.iova), m.len))
     }
 
-    #[inline]
+    /// In the map that was found last: most look-ups are there.
+    #[inline(always)]
+    fn prefetch(&self, iova: Iova, len: u64, write: bool) {
+        if let Some(map) = self.maps.get(self.last.get())
+            && let Some(memory) = &map.memory
+        {
+            memory.prefetch(map.at.wrapping_add(iova.0.wrapping_sub(map.iova)), len, write);
+        }
+    }
+
+    #[inline(always)]
     fn find(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
         let inside =
             |m: &Map| iova.0.checked_sub(m.iova).filter(|o| o.checked_add(len).is_some_and(|end| end <= m.len));
@@ -192,13 +211,21 @@ impl DmaTable {
         let offset = match inside(map) {
             Some(offset) => offset,
             None => {
-                let place = self.maps.partition_point(|m| m.iova <= iova.0).checked_sub(1)?;
-                map = &self.maps[place];
-                self.last.set(place);
+                map = self.search(iova)?;
                 inside(map)?
             }
         };
         Some(Dma { memory: map.memory.as_ref()?, start: map.at + offset, len, writable: map.writable })
+    }
+}
+
+impl DmaTable {
+    /// The map in which `iova` is, or would be.
+    #[cold]
+    fn search(&self, iova: Iova) -> Option<&Map> {
+        let place = self.maps.partition_point(|m| m.iova <= iova.0).checked_sub(1)?;
+        self.last.set(place);
+        self.maps.get(place)
     }
 }
 

@@ -94,7 +94,7 @@ impl<R: Ring> Sender<R> {
             && (LEAST..=self.allowed.len).contains(&len.into())
             && let Some(room) = packet.prepend(header)
         {
-            room.fill(0);
+            clear(room);
             let Some(iova) = self.life.iova(&packet) else { return Verdict::Arena };
             let id = self.ring.post_one(Segment { iova, len: len + u32::from(header) }, false);
             self.keep(id, packet);
@@ -206,6 +206,20 @@ impl<R: Ring> Sender<R> {
         self.counters.dropped_reset.add(self.in_flight as u64);
         self.in_flight = 0;
         self.life.quarantine(self.bufs.iter_mut().filter_map(Option::take));
+    }
+}
+
+/// Zeroes a header; the usual one without a call.
+#[inline(always)]
+fn clear(header: &mut [u8]) {
+    match header.split_first_chunk_mut::<{ header::LEN as usize }>() {
+        Some((usual, more)) => {
+            *usual = [0; _];
+            if !more.is_empty() {
+                more.fill(0);
+            }
+        }
+        None => header.fill(0),
     }
 }
 

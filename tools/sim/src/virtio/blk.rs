@@ -402,9 +402,9 @@ impl Device for Blk {
         let mut work = Work::Idle;
         let used = if self.has(blk::F_MQ) { queues.len() } else { 1 };
         for queue in queues[..used].iter_mut().flatten() {
-            turn!(queue, host, woes, |turn, parts| {
+            turn!(queue, host, woes, |turn, ahead| {
                 for _ in 0..BURST {
-                    let Some(chain) = turn.next(host, parts)? else { break };
+                    let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
                     work = Work::Busy;
                     let len = self.request(host, parts)?;
                     turn.used(chain, len);

@@ -1,5 +1,7 @@
 //! A packet on its way between models: its bytes, and the virtio header that says what was left undone to it.
 
+use std::ops::{Deref, DerefMut};
+
 /// Room before the packet: a virtio header, of 12 bytes or of 20.
 pub(crate) const HEAD: usize = 20;
 /// The usual header (VIRTIO 1.2, 5.1.6): what stands in the room's end.
@@ -19,8 +21,10 @@ pub(crate) const GSO_TCPV4: u8 = 1;
 pub(crate) const GSO_TCPV6: u8 = 4;
 pub(crate) const GSO_ECN: u8 = 0x80;
 
-/// A packet and its header.
-pub(crate) struct Frame {
+/// A packet and its header: one pointer, which is cheap to move about.
+pub(crate) struct Frame(Box<Inner>);
+
+pub(crate) struct Inner {
     /// [`HEAD`] bytes, then the packet.
     bytes: Box<[u8]>,
     len: u32,
@@ -30,6 +34,22 @@ pub(crate) struct Frame {
     pub(crate) queue: u16,
     /// Its hash, and the type of that as reports have it; 0 for none.
     pub(crate) hash: (u32, u16),
+}
+
+impl Deref for Frame {
+    type Target = Inner;
+
+    #[inline(always)]
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl DerefMut for Frame {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Inner {
+        &mut self.0
+    }
 }
 
 /// A virtio header's fields, but for the number of buffers.
@@ -45,7 +65,7 @@ pub(crate) struct Offload {
 
 impl Frame {
     pub(super) fn new(owner: u8) -> Self {
-        Self { bytes: vec![0; HEAD + USUAL].into(), len: 0, owner, queue: 0, hash: (0, 0) }
+        Self(Box::new(Inner { bytes: vec![0; HEAD + USUAL].into(), len: 0, owner, queue: 0, hash: (0, 0) }))
     }
 
     /// Makes it a packet of `len` bytes, whose contents are whatever they were.
@@ -77,21 +97,34 @@ impl Frame {
 
     #[inline]
     pub(crate) fn packet_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[HEAD..HEAD + self.len as usize]
+        {
+            let end = HEAD + self.len as usize;
+            &mut self.0.bytes[HEAD..end]
+        }
     }
 
     /// The packet behind a header of `header` bytes, which is at most [`HEAD`].
     #[inline]
     pub(crate) fn with_header(&mut self, header: usize) -> &mut [u8] {
-        &mut self.bytes[HEAD - header..HEAD + self.len as usize]
+        {
+            let end = HEAD + self.len as usize;
+            &mut self.0.bytes[HEAD - header..end]
+        }
     }
 
     /// The usual header.
     #[inline]
     pub(crate) fn header(&mut self) -> &mut [u8; HEADER] {
-        let (head, _) = self.bytes.split_at_mut(HEAD);
-        // HEAD is longer than HEADER.
-        head.last_chunk_mut().expect("room for a header")
+        let head = self.bytes.get_mut(HEAD - HEADER..).and_then(|head| head.first_chunk_mut());
+        // As long as HEAD at least.
+        head.expect("room for a header")
+    }
+
+    /// Whether nothing was left undone to it: its header says so.
+    #[inline]
+    pub(crate) fn is_complete(&self) -> bool {
+        // NEEDS_CSUM, and anything but GSO_NONE.
+        self.bytes[HEAD - HEADER] & NEEDS_CSUM == 0 && self.bytes[HEAD - HEADER + 1] == GSO_NONE
     }
 
     #[inline]

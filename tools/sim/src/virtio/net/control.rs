@@ -69,10 +69,10 @@ impl Net {
     /// A turn of the control queue.
     #[inline]
     pub(super) fn control(&mut self, host: &mut Host<'_>, queue: &mut Queue, woes: &mut Woes) -> Result<Work, Broken> {
-        turn!(queue, host, woes, |turn, parts| {
+        turn!(queue, host, woes, |turn, ahead| {
             let mut work = Work::Idle;
             for _ in 0..COMMANDS {
-                let Some(chain) = turn.next(host, parts)? else { break };
+                let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
                 work = Work::Busy;
                 let (readable, writable) = lengths(parts);
                 if !(2..=LONGEST).contains(&readable) || writable < 1 {

@@ -155,25 +155,29 @@ impl Net {
         woes: &mut Woes,
     ) -> Result<usize, Broken> {
         let budget = self.port.room().min(BURST);
-        if budget == 0 {
+        if budget == 0 || queue.is_idle(host) {
             return Ok(0);
         }
-        Ok(turn!(queue, host, woes, |turn, parts| {
+        Ok(turn!(queue, host, woes, |turn, ahead| {
+            ahead.look(&mut turn, host, budget);
             let mut n = 0;
             while n < budget {
-                let Some(chain) = turn.next(host, parts)? else { break };
-                n += 1;
+                let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
                 self.pick_up(host, parts, index)?;
                 turn.used_unwritten(chain);
+                n += 1;
             }
             n
         }))
     }
 
     /// Copies one packet off its buffers.
-    #[inline]
+    #[inline(always)]
     fn pick_up(&mut self, host: &Host<'_>, parts: &[Part], index: u16) -> Result<(), Broken> {
-        let total: usize = parts.iter().map(|p| p.len as usize).sum();
+        let total: usize = match parts {
+            [part] => part.len as usize,
+            parts => parts.iter().map(|p| p.len as usize).sum(),
+        };
         // Readable buffers come before writable ones.
         if parts.last().is_none_or(|p| p.writable) {
             return Err("a packet to send is in a buffer to be written");
@@ -201,7 +205,9 @@ impl Net {
         if self.header == HEAD {
             frame.forget_hash();
         }
-        if !self.sendable(&mut frame) {
+        if frame.is_complete() && len <= usize::from(self.params.mtu) + ETHERNET + TAGS {
+            *frame.header() = [0; HEADER];
+        } else if !self.sendable(&mut frame) {
             self.counts.tx_malformed += 1;
             self.done.push(frame);
             return Ok(());
@@ -216,23 +222,21 @@ impl Net {
     }
 
     /// Whether a packet is what the driver may send, with its header put in order: what it leaves undone is what was negotiated (5.1.6.2).
-    #[inline]
+    #[inline(never)]
     fn sendable(&self, frame: &mut Frame) -> bool {
         let mut o = frame.offload();
         o.flags &= NEEDS_CSUM;
-        if o.flags == 0 && o.gso_type == GSO_NONE {
-            frame.header().fill(0);
-            return frame.len() <= usize::from(self.params.mtu) + ETHERNET + TAGS;
-        }
         let negotiated = match o.gso_type & !GSO_ECN {
             GSO_NONE => frame.len() <= usize::from(self.params.mtu) + ETHERNET + TAGS,
             GSO_TCPV4 => self.has(net::HOST_TSO4),
             GSO_TCPV6 => self.has(net::HOST_TSO6),
             _ => false,
         };
-        let negotiated = negotiated && self.has(net::CSUM) && (o.gso_type & GSO_ECN == 0 || self.has(net::HOST_ECN));
+        let complete = o.flags == 0 && o.gso_type == GSO_NONE;
+        let negotiated =
+            negotiated && (complete || self.has(net::CSUM)) && (o.gso_type & GSO_ECN == 0 || self.has(net::HOST_ECN));
         frame.set_offload(&o);
-        negotiated && check(&o, frame.len()).is_ok()
+        negotiated && (complete || check(&o, frame.len()).is_ok())
     }
 
     /// What was counted this turn, for all to see.

@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Broken, Chain, Part, Queue, Turn, Woes, scatter, turn};
+use crate::virtio::queue::{Ahead, Broken, Chain, Part, Queue, Turn, Woes, scatter, turn};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
 use wholebar::Work;
 use wholebar::model::Host;
@@ -54,7 +54,7 @@ impl Net {
                 }
             }
         }
-        if self.params.wait {
+        if self.params.wait && self.ready.iter().any(|f| f.queue != DONE) {
             self.done.extend(self.ready.extract_if(.., |f| f.queue == DONE));
         } else {
             self.done.append(&mut self.ready);
@@ -76,6 +76,10 @@ impl Net {
             if !self.filter.passes(frame.packet()) {
                 self.counts.rx_filtered += 1;
                 self.done.push(frame);
+                continue;
+            }
+            if frame.is_complete() {
+                self.steer(frame);
                 continue;
             }
             match fit(&mut frame, self.accepts) {
@@ -118,12 +122,18 @@ impl Net {
     fn steer(&mut self, mut frame: Frame) {
         (frame.queue, frame.hash) = (0, (0, 0));
         if !self.steering.single() || self.hash.is_some() {
-            let flow = Flow::of(frame.packet());
-            let hash = self.hash.as_ref().zip(flow.as_ref()).and_then(|(hash, flow)| hash.of(flow));
-            frame.hash = hash.unwrap_or_default();
-            frame.queue = self.steering.queue(flow.as_ref(), hash.map(|(hash, _)| hash));
+            self.choose(&mut frame);
         }
         self.ready.push(frame);
+    }
+
+    /// The same where there is a choice, or a hash to report.
+    #[inline(never)]
+    fn choose(&self, frame: &mut Frame) {
+        let flow = Flow::of(frame.packet());
+        let hash = self.hash.as_ref().zip(flow.as_ref()).and_then(|(hash, flow)| hash.of(flow));
+        frame.hash = hash.unwrap_or_default();
+        frame.queue = self.steering.queue(flow.as_ref(), hash.map(|(hash, _)| hash));
     }
 
     /// Puts what goes to a queue into its buffers.
@@ -143,7 +153,8 @@ impl Net {
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        turn!(queue, host, woes, |turn, parts| {
+        turn!(queue, host, woes, |turn, ahead| {
+            ahead.look(&mut turn, host, ready.len());
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).
                 frame.header()[10..12].copy_from_slice(&1u16.to_le_bytes());
@@ -152,7 +163,7 @@ impl Net {
                 }
                 let bytes = frame.with_header(*header);
                 let len = bytes.len() - *header;
-                match put(&mut turn, host, parts, merge, bytes, *header, mergeable)? {
+                match put(&mut turn, host, ahead, merge, bytes, *header, mergeable)? {
                     Put::Done => {
                         counts.rx_packets += 1;
                         counts.rx_bytes += len as u64;
@@ -168,24 +179,26 @@ impl Net {
                 }
                 frame.queue = DONE;
             }
+            ahead.put_back(&mut turn);
         });
         Ok(())
     }
 }
 
 /// Puts one packet with its header into the next buffer, or into as many as it takes.
-#[inline]
+#[inline(always)]
 fn put<T: Turn>(
     turn: &mut T,
     host: &Host<'_>,
-    parts: &mut Vec<Part>,
+    ahead: &mut Ahead,
     merge: &mut Merge,
     bytes: &mut [u8],
     header: usize,
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    let Some(chain) = turn.next(host, parts)? else { return Ok(Put::NoBuffer) };
-    if let [part] = parts.as_slice()
+    let place = ahead.place();
+    let Some((chain, parts)) = ahead.next(turn, host)? else { return Ok(Put::NoBuffer) };
+    if let [part] = parts
         && part.writable
         && part.len as usize >= bytes.len()
     {
@@ -195,25 +208,47 @@ fn put<T: Turn>(
         turn.used(chain, bytes.len() as u32);
         return Ok(Put::Done);
     }
-    let mut room = size(parts)?;
-    if room < header {
+    if size(parts)? < header {
         return Err("a receive buffer is shorter than the header");
     }
-    merge.parts.clone_from(parts);
-    merge.chains.clear();
-    merge.sizes.clear();
-    merge.chains.push(chain);
-    merge.sizes.push(room);
-    while room < bytes.len() {
-        let next = if mergeable { turn.next(host, parts)? } else { None };
-        let Some(chain) = next else {
-            turn.put_back(&merge.chains);
+    merge.start(chain, parts)?;
+    put_merged(turn, host, ahead, place, merge, bytes, mergeable)
+}
+
+impl Merge {
+    fn start(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
+        self.parts.clear();
+        self.chains.clear();
+        self.sizes.clear();
+        self.add(chain, parts)
+    }
+
+    fn add(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
+        self.parts.extend_from_slice(parts);
+        self.chains.push(chain);
+        self.sizes.push(size(parts)?);
+        Ok(())
+    }
+}
+
+/// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
+#[inline(never)]
+fn put_merged<T: Turn>(
+    turn: &mut T,
+    host: &Host<'_>,
+    ahead: &mut Ahead,
+    place: usize,
+    merge: &mut Merge,
+    bytes: &mut [u8],
+    mergeable: bool,
+) -> Result<Put, Broken> {
+    while merge.sizes.iter().sum::<usize>() < bytes.len() {
+        let next = if mergeable { ahead.next(turn, host)? } else { None };
+        let Some((chain, parts)) = next else {
+            ahead.back(turn, place, &merge.chains);
             return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
         };
-        merge.parts.extend_from_slice(parts);
-        merge.chains.push(chain);
-        merge.sizes.push(size(parts)?);
-        room += merge.sizes[merge.sizes.len() - 1];
+        merge.add(chain, parts)?;
     }
     bytes[10..12].copy_from_slice(&(merge.chains.len() as u16).to_le_bytes());
     scatter(host, &merge.parts, 0, bytes)?;

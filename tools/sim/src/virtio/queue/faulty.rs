@@ -27,11 +27,21 @@ impl<T: Turn> Turn for Faulty<'_, T> {
         if self.end.is_some() { Ok(None) } else { self.turn.next(host, parts) }
     }
 
-    fn put_back(&mut self, chains: &[Chain]) {
+    fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
+        if self.end.is_none() {
+            self.turn.singles(most, out);
+        }
+    }
+
+    fn put_back(&mut self, chains: impl DoubleEndedIterator<Item = Chain>) {
         self.turn.put_back(chains);
     }
 
     fn used(&mut self, chain: Chain, len: u32) {
+        // What was taken ahead of the end.
+        if self.end.is_some() {
+            return;
+        }
         let fault = self.faults.strike(false);
         let chance = self.faults.random();
         match fault {

@@ -6,6 +6,7 @@
 //! **Order**: the Acquire load of the available index (split) or of a descriptor's flags (packed) pairs with the driver's Release store of it: what it
 //! wrote before is seen after. The used index, or a used descriptor's flags, are stored with Release, and pair with the driver's Acquire load.
 
+mod ahead;
 mod faulty;
 mod packed;
 mod split;
@@ -16,6 +17,7 @@ use std::sync::atomic::AtomicU64;
 use wholebar::mem::Iova;
 use wholebar::model::{Dma, Host};
 
+pub(super) use ahead::Ahead;
 pub(super) use faulty::{Faulty, KINDS};
 
 /// What the specification forbids, or memory that is not there.
@@ -64,8 +66,8 @@ impl Rules {
 pub(super) struct Queue {
     pub(super) vector: Option<u16>,
     pub(super) ring: Ring,
-    /// Scratch: the descriptors of the chain at hand.
-    pub(super) parts: Vec<Part>,
+    /// Scratch: the chain at hand, and those taken ahead.
+    pub(super) ahead: Ahead,
 }
 
 /// One of the two layouts.
@@ -97,7 +99,16 @@ impl Queue {
             }
             Ring::Split(split::Split::new(setup, rules))
         };
-        Ok(Self { vector: setup.vector, ring, parts: Vec::with_capacity(64) })
+        Ok(Self { vector: setup.vector, ring, ahead: Ahead::default() })
+    }
+
+    /// Whether nothing is available. Where that can't be seen, a turn will tell why.
+    #[inline]
+    pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.is_idle(host),
+            Ring::Packed(ring) => ring.is_idle(host),
+        }
     }
 }
 
@@ -110,8 +121,9 @@ pub(super) struct Woes {
 
 /// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that.
 macro_rules! turn {
-    ($queue:expr, $host:expr, $woes:expr, |$turn:ident, $parts:ident| $body:expr) => {{
-        let $crate::virtio::queue::Queue { vector, ring, parts: $parts } = $queue;
+    ($queue:expr, $host:expr, $woes:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
+        let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead } = $queue;
+        $ahead.clear();
         macro_rules! with {
             ($made:expr) => {{
                 let mut $turn = $made;
@@ -143,8 +155,11 @@ pub(super) trait Turn {
     /// Takes the next available chain, whose descriptors replace `parts`.
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken>;
 
-    /// Gives back the last `count` chains that were taken and not used: they stay available.
-    fn put_back(&mut self, chains: &[Chain]);
+    /// Takes available chains that are one descriptor each, as long as they come, `most` at the most.
+    fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>);
+
+    /// Gives back the last chains that were taken and not used: they stay available.
+    fn put_back(&mut self, chains: impl DoubleEndedIterator<Item = Chain>);
 
     /// Marks a chain as used, with `len` bytes written to it. The driver sees none of these before [`finish`](Self::finish).
     fn used(&mut self, chain: Chain, len: u32);
@@ -175,7 +190,7 @@ pub(super) struct Part {
 
 impl Part {
     /// The memory it names.
-    #[inline]
+    #[inline(always)]
     pub(super) fn memory<'h>(&self, host: &Host<'h>) -> Result<Dma<'h>, Broken> {
         let memory =
             host.dma(Iova(self.address), self.len.into()).ok_or("a buffer is not in memory the device may use")?;

@@ -20,7 +20,7 @@ struct Place {
 }
 
 impl Place {
-    #[inline]
+    #[inline(always)]
     fn forward(&mut self, entries: u16, size: u16) {
         // Both are at most 32768: their sum may need 17 bits.
         let at = u32::from(self.at) + u32::from(entries);
@@ -49,6 +49,8 @@ pub(in super::super) struct Packed {
     next: Place,
     used: Place,
     told: bool,
+    /// Where the driver was told to notify.
+    event: Option<Place>,
 }
 
 /// One look at it.
@@ -68,7 +70,17 @@ pub(in super::super) struct PackedTurn<'q, 'h> {
 impl Packed {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
         let start = Place { at: 0, wrap: true };
-        Self { setup: *setup, rules, next: start, used: start, told: false }
+        Self { setup: *setup, rules, next: start, used: start, told: false, event: None }
+    }
+
+    /// Whether nothing is available, and the driver knows when to notify.
+    #[inline]
+    pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        let flags =
+            host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u16(2 * FLAGS as u64));
+        // Relaxed: a turn looks again.
+        let free = |flags: &AtomicU16| !PackedTurn::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
+        self.told && flags.is_some_and(free)
     }
 
     /// Looks at what is available.
@@ -133,7 +145,7 @@ impl PackedTurn<'_, '_> {
     }
 
     /// Writes a used descriptor, which stands for `entries` of the ring.
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, id: u16, entries: u16, len: u32) {
         let place = self.queue.used;
         let words = &self.words[usize::from(place.at)];
@@ -151,6 +163,7 @@ impl PackedTurn<'_, '_> {
         self.queue.used.forward(entries, self.queue.setup.size);
     }
 
+    #[inline(always)]
     fn close(&mut self) {
         if let Some((entries, last)) = self.batch.take() {
             self.write(last.id, entries, 0);
@@ -178,19 +191,34 @@ impl Turn for PackedTurn<'_, '_> {
         Ok(Some(chain))
     }
 
-    fn put_back(&mut self, chains: &[Chain]) {
-        for chain in chains.iter().rev() {
+    #[inline]
+    fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
+        for _ in 0..most {
+            let place = self.queue.next;
+            let at = usize::from(place.at);
+            let flags = u16::from_le(self.words[at][FLAGS].load(Ordering::Acquire));
+            if !Self::available(flags, place) || flags & (desc::NEXT | desc::INDIRECT) != 0 {
+                return;
+            }
+            let (address, len, id, _) = words(&self.ring[at]);
+            out.push((Chain { id, entries: 1 }, Part { address, len, writable: flags & desc::WRITE != 0 }));
+            self.queue.next.forward(1, self.queue.setup.size);
+        }
+    }
+
+    fn put_back(&mut self, chains: impl DoubleEndedIterator<Item = Chain>) {
+        for chain in chains.rev() {
             self.queue.next.back(chain.entries, self.queue.setup.size);
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn used(&mut self, chain: Chain, len: u32) {
         self.close();
         self.write(chain.id, chain.entries, len);
     }
 
-    #[inline]
+    #[inline(always)]
     fn used_unwritten(&mut self, chain: Chain) {
         if self.queue.rules.in_order {
             self.batch = Some((self.batch.map_or(0, |(n, _)| n) + chain.entries, chain));
@@ -203,8 +231,9 @@ impl Turn for PackedTurn<'_, '_> {
     fn finish(mut self, asked: bool) -> bool {
         self.close();
         let Packed { setup, rules, next, used, .. } = *self.queue;
-        if rules.event_idx && rules.notify {
+        if rules.event_idx && rules.notify && self.queue.event != Some(next) {
             self.device[0].store(next.bits().to_le(), Ordering::Relaxed);
+            self.queue.event = Some(next);
         }
         let Some(first) = self.first else { return false };
         self.words[usize::from(self.start.at)][FLAGS].store(first.to_le(), Ordering::Release);

@@ -24,8 +24,8 @@ pub(in super::super) struct Split {
     next: u16,
     /// The next entry of the used ring to write; runs freely.
     used: u16,
-    /// Whether the used ring's flags were set.
-    told: bool,
+    /// What the driver was told of when to notify: the used ring's flags once, and the event index.
+    told: Option<u16>,
 }
 
 /// One look at it.
@@ -50,7 +50,15 @@ struct UsedRing<'h> {
 
 impl Split {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
-        Self { setup: *setup, rules, next: 0, used: 0, told: false }
+        Self { setup: *setup, rules, next: 0, used: 0, told: None }
+    }
+
+    /// Whether nothing is available, and the driver knows when to notify.
+    #[inline]
+    pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.u16(2 * AVAIL_IDX as u64));
+        // Relaxed: a turn looks again.
+        self.told.is_some() && avail.is_some_and(|index| u16::from_le(index.load(Ordering::Relaxed)) == self.next)
     }
 
     /// Looks at what is available.
@@ -68,8 +76,7 @@ impl Split {
         let used = used.ok_or("the used ring is not in memory the device may write")?;
         let table = host.dma(Iova(desc), 16 * n as u64).and_then(|m| m.slice::<Desc>(0, n));
         let table = table.ok_or("the descriptor table is not in memory the device may use")?;
-        if !self.told {
-            self.told = true;
+        if self.told.is_none() {
             let flags = if self.rules.notify { 0 } else { SUPPRESS };
             used.head[USED_FLAGS].store(flags.to_le(), Ordering::Relaxed);
         }
@@ -113,7 +120,7 @@ impl Split {
 }
 
 impl SplitTurn<'_, '_> {
-    #[inline]
+    #[inline(always)]
     fn write(&mut self, chain: Chain, len: u32) {
         let [id, length] = &self.used.elements[usize::from(self.queue.used & (self.queue.setup.size - 1))];
         id.store(u32::from(chain.id).to_le(), Ordering::Relaxed);
@@ -121,6 +128,7 @@ impl SplitTurn<'_, '_> {
     }
 
     /// Writes the one entry of a batch, and skips the rest.
+    #[inline(always)]
     fn close(&mut self) {
         if let Some((count, last)) = self.batch.take() {
             self.write(last, 0);
@@ -152,18 +160,34 @@ impl Turn for SplitTurn<'_, '_> {
         Ok(Some(Chain { id, entries: 1 }))
     }
 
-    fn put_back(&mut self, chains: &[Chain]) {
-        self.queue.next = self.queue.next.wrapping_sub(chains.len() as u16);
+    #[inline]
+    fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
+        let most = most.min(usize::from(self.end.wrapping_sub(self.queue.next)));
+        let (ring, mask) = (&self.avail[AVAIL_RING..], usize::from(self.queue.setup.size - 1));
+        for _ in 0..most {
+            // Orders as in `next`.
+            let id = u16::from_le(ring[usize::from(self.queue.next) & mask].load(Ordering::Relaxed));
+            let Some((address, len, flags, _)) = self.table.get(usize::from(id)).map(words) else { return };
+            if flags & (desc::NEXT | desc::INDIRECT) != 0 {
+                return;
+            }
+            out.push((Chain { id, entries: 1 }, Part { address, len, writable: flags & desc::WRITE != 0 }));
+            self.queue.next = self.queue.next.wrapping_add(1);
+        }
     }
 
-    #[inline]
+    fn put_back(&mut self, chains: impl DoubleEndedIterator<Item = Chain>) {
+        self.queue.next = self.queue.next.wrapping_sub(chains.count() as u16);
+    }
+
+    #[inline(always)]
     fn used(&mut self, chain: Chain, len: u32) {
         self.close();
         self.write(chain, len);
         self.queue.used = self.queue.used.wrapping_add(1);
     }
 
-    #[inline]
+    #[inline(always)]
     fn used_unwritten(&mut self, chain: Chain) {
         if self.queue.rules.in_order {
             self.batch = Some((self.batch.map_or(0, |(n, _)| n) + 1, chain));
@@ -179,8 +203,13 @@ impl Turn for SplitTurn<'_, '_> {
         if rules.event_idx {
             // 2.7.10: the driver notifies as it passes this index. One just behind is never passed.
             let event = if rules.notify { next } else { next.wrapping_sub(1) };
-            self.used.avail_event.store(event.to_le(), Ordering::Relaxed);
+            // Not when it is there already: the driver has it in its cache.
+            if self.queue.told != Some(event) {
+                self.used.avail_event.store(event.to_le(), Ordering::Relaxed);
+            }
+            self.queue.told = Some(event);
         }
+        self.queue.told.get_or_insert(next);
         if used == self.start {
             return false;
         }
