@@ -23,6 +23,7 @@ pub mod barrier;
 pub mod block;
 mod cell;
 pub mod cores;
+mod door;
 mod error;
 pub mod irq;
 pub mod mem;

@@ -5,6 +5,7 @@
 //! *not* look into packets.
 //!
 //! Around any queue, and around each other, go [`Captured`] (a tap into a file), [`Faulty`] (what wires and devices do wrong) and [`Traced`].
+//! What all of that counts, [`statistics`] shows to other processes.
 
 mod burst;
 mod captured;
@@ -13,6 +14,7 @@ mod counters;
 mod faulty;
 mod pcapng;
 mod port;
+pub mod statistics;
 #[cfg(test)]
 mod testing;
 mod traced;

@@ -5,14 +5,12 @@
 
 use super::session::Session;
 use super::socket::wait_for;
+use crate::door::Door;
 use crate::model::{Card, Model};
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
-use std::fs;
-use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,14 +23,6 @@ pub struct Server<M: Model> {
     session: Option<Session>,
     pace: Pace,
     spin: bool,
-}
-
-/// Where clients come in.
-struct Door {
-    listener: UnixListener,
-    path: PathBuf,
-    /// Which file `path` was when we made it: another one isn't ours to remove.
-    file: (u64, u64),
 }
 
 /// How long nothing has to happen before [`Server::run`] sleeps between turns.
@@ -130,7 +120,7 @@ impl<M: Model> Server<M> {
                 (Work::Busy, ..) => idle = 0,
                 (Work::Idle, None, None) => return Ok(()),
                 (Work::Idle, None, Some(door)) => {
-                    wait_for(&door.listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                    wait_for(door, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
                     self.pace.hurry();
                 }
                 (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
@@ -147,48 +137,6 @@ impl<M: Model> Server<M> {
             }
         }
         Ok(())
-    }
-}
-
-impl Door {
-    fn open(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                if !fs::symlink_metadata(path)?.file_type().is_socket() {
-                    return Err(io::Error::new(e.kind(), "something that is not a socket is there"));
-                }
-                match UnixStream::connect(path) {
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-                    Err(e) => return Err(e),
-                    Ok(_) => return Err(io::Error::new(e.kind(), "another server listens there")),
-                }
-                UnixListener::bind(path)?
-            }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
-        let file = fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
-    }
-
-    /// The next client, if one waits.
-    fn accept(&self) -> Option<UnixStream> {
-        match self.listener.accept() {
-            Ok((stream, _)) => Some(stream),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => {
-                tracing::warn!(%error, "a client could not be let in");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|f| (f.dev(), f.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 

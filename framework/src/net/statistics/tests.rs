@@ -1,0 +1,282 @@
+//! A port that is none, served and read: by this crate's client, by hand, and by a parser of OpenMetrics.
+
+use super::super::{
+    Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxCounters, TxQueue, testing,
+};
+use super::*;
+use crate::mem::Arena;
+use crossbeam::channel::{Receiver, unbounded};
+use openmetrics_parser::openmetrics::parse_openmetrics;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Counts, and can nothing else.
+struct Fake {
+    events: Receiver<Event>,
+    tx: Arc<TxCounters>,
+}
+
+impl Port for Fake {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn limits(&self) -> &Limits {
+        const NONE: Limits =
+            Limits { rx_queues: 0, tx_queues: 0, descriptors: 0, mtu: 0, offloads: Offloads::NONE, rss_table: 0 };
+        &NONE
+    }
+
+    fn granted(&self) -> Offloads {
+        Offloads::NONE
+    }
+
+    fn queues(&self) -> (u16, u16) {
+        (0, 1)
+    }
+
+    fn mtu(&self) -> u16 {
+        1500
+    }
+
+    fn mac(&self) -> Mac {
+        Mac([2, 0, 0, 0, 0, 1])
+    }
+
+    fn set_mac(&self, _: Mac) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn set_promiscuous(&self, _: bool) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn set_all_multicast(&self, _: bool) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn set_filters(&self, _: &[Mac]) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn set_vlan(&self, _: u16, _: bool) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn set_rss(&self, _: &Rss) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn link(&self) -> Link {
+        Link { up: true, speed: Some(1000), full_duplex: None }
+    }
+
+    fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        let of = |queue: &'static str| {
+            move |(name, value): (&'static str, u64)| Statistic { queue: queue.into(), name: name.into(), value }
+        };
+        self.tx.all().map(of("tx0")).chain([("resets", 3), ("odd name-", 4)].map(of(""))).collect()
+    }
+
+    fn attach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
+        Ok(())
+    }
+
+    fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
+        Err("none".into())
+    }
+
+    fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, PortError> {
+        Err("none".into())
+    }
+
+    fn reset(&self) -> Result<(), PortError> {
+        Ok(())
+    }
+}
+
+const SECONDS: Duration = Duration::from_secs(20);
+
+/// Two ports of the same awkward name, and a pool with a buffer out.
+fn figures(tx: &Arc<TxCounters>, pool: &Pool) -> Figures {
+    let port = || Arc::new(Fake { events: unbounded().1, tx: tx.clone() });
+    let dropped = || vec![Statistic { queue: "tx0".into(), name: "dropped_faults".into(), value: 9 }];
+    Figures::new("a test").port("x\"\\\n", port()).also(dropped).port("x\"\\\n", port()).pool("p", pool)
+}
+
+struct Served {
+    dir: tempfile::TempDir,
+    server: Option<StatisticsServer>,
+    tx: Arc<TxCounters>,
+}
+
+impl Served {
+    fn new() -> Self {
+        let (dir, tx) = (tempfile::tempdir().unwrap(), Arc::new(TxCounters::default()));
+        let pool = testing::pool(4);
+        let server = figures(&tx, &pool).serve(&dir.path().join("s")).unwrap();
+        Self { dir, server: Some(server), tx }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.path()).unwrap();
+        stream.set_read_timeout(Some(SECONDS)).unwrap();
+        stream
+    }
+
+    fn ask(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        // It may have answered, and gone, before all is written.
+        let _ = stream.write_all(request);
+        // What was left of the request may end it with an error, behind the answer.
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+#[test]
+fn a_snapshot_is_what_was_counted() {
+    let served = Served::new();
+    served.tx.packets.add(7);
+    served.tx.dropped_arena.add(2);
+    let snapshot = Snapshot::read(&served.path(), SECONDS).unwrap();
+    assert_eq!((snapshot.program.as_str(), snapshot.process), ("a test", std::process::id()));
+    let [first, second] = &snapshot.ports[..] else { panic!("{snapshot:?}") };
+    assert_eq!((first.name.as_str(), second.name.as_str()), ("x\"\\\n", "x\"\\\n#1"));
+    assert_eq!((first.link_up, first.link_mbps, first.mtu), (true, Some(1000), 1500));
+    assert_eq!(first.queues.iter().map(|q| q.queue.as_str()).collect::<Vec<_>>(), ["tx0", ""]);
+    let tx = &first.queues[0].counters;
+    assert_eq!((tx["packets"], tx["dropped_arena"], tx["dropped_faults"]), (7, 2, 9));
+    assert!(!second.queues[0].counters.contains_key("dropped_faults"));
+    assert_eq!(first.queues[1].counters["resets"], 3);
+    assert_eq!(snapshot.pools, [PoolSnapshot { name: "p".to_owned(), capacity: 4, available: 4 }]);
+    served.tx.packets.add(1);
+    let again = Snapshot::read(&served.path(), SECONDS).unwrap();
+    assert!(again.nanoseconds > snapshot.nanoseconds && again.ports[0].queues[0].counters["packets"] == 8);
+}
+
+#[test]
+fn a_parser_of_openmetrics_understands_it() {
+    let served = Served::new();
+    served.tx.packets.add(7);
+    served.tx.dropped_arena.add(2);
+    let answer = served.ask(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text; version=1.0.0"));
+    assert!(text.ends_with("\n# EOF\n") && text.contains("wholebar_tx_packets_total{"));
+    let parsed = parse_openmetrics(text).unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+    let value = |family: &str, labels: &[(&str, &str)]| {
+        let family = parsed.families.get(family).unwrap_or_else(|| panic!("no {family} in\n{text}"));
+        let wanted = family.get_label_names().iter().map(|name| labels.iter().find(|l| l.0 == name).unwrap().1);
+        let wanted: Vec<_> = wanted.map(str::to_owned).collect();
+        let sample =
+            family.get_sample_by_label_values(&wanted).unwrap_or_else(|| panic!("none of {wanted:?}\n{family:?}"));
+        format!("{:?}", sample.value)
+    };
+    let port = ("port", "x\"\\\n");
+    let seven = value("wholebar_tx_packets", &[port, ("queue", "tx0")]);
+    assert!(seven.contains('7'), "{seven}");
+    for (cause, count) in [("arena", "2"), ("faults", "9"), ("reset", "0")] {
+        let dropped = value("wholebar_tx_dropped_packets", &[port, ("queue", "tx0"), ("cause", cause)]);
+        assert!(dropped.contains(count), "{cause}: {dropped}");
+    }
+    assert!(value("wholebar_port_odd_name_", &[port]).contains('4'));
+    assert!(value("wholebar_pool_available_buffers", &[("pool", "p")]).contains('4'));
+    assert_eq!(parsed.families["wholebar_tx_bytes"].unit, "bytes");
+    assert_eq!(parsed.families["wholebar_tx_dropped_packets"].unit, "packets");
+}
+
+#[test]
+fn bad_requests_are_answered_and_slow_clients_keep_nobody_waiting() {
+    let served = Served::new();
+    // More than there is room for, of three kinds: silent, half done, and done without taking the answer.
+    let mut idle: Vec<_> = (0..40).map(|_| served.connect()).collect();
+    idle[1].write_all(b"GET /js").unwrap();
+    idle[39].write_all(b"GET /json HTTP/1.1\r\n\r\n").unwrap();
+    for (request, status) in [
+        (&b"GET /json HTTP/1.0\r\n\r\n"[..], "200 OK"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK"),
+        (b"GET /json?pretty HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK"),
+        (b"GET /other HTTP/1.1\r\n\r\n", "404 Not Found"),
+        (b"POST /json HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405 Method Not Allowed"),
+        (b"\0\xff\r\n\r\n", "400 Bad Request"),
+        (b"hello\r\n\r\n", "400 Bad Request"),
+        (&b"GET /json HTTP/1.1\r\n".iter().copied().chain([b'a'; 9000]).collect::<Vec<_>>(), "431 Request"),
+    ] {
+        let answer = served.ask(request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    let head = served.ask(b"HEAD /json HTTP/1.1\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"));
+    // Those that were there first had to go; others are let go when their time is over.
+    let mut rest = String::new();
+    assert_eq!(idle[0].read_to_string(&mut rest).unwrap_or(0), 0);
+    assert_eq!(idle[38].read_to_string(&mut rest).unwrap_or(0), 0);
+    assert!(Snapshot::read(&served.path(), SECONDS).is_ok());
+}
+
+#[test]
+fn sockets_are_taken_over_from_the_dead_only_and_removed_in_the_end() {
+    let mut served = Served::new();
+    let (tx, pool) = (Arc::default(), testing::pool(1));
+    let serve = |path: &Path| figures(&tx, &pool).serve(path).map(drop).map_err(|error| error.to_string());
+    let error = serve(&served.path()).unwrap_err();
+    assert!(error.contains("another server listens there"), "{error}");
+    served.server = None;
+    assert!(!served.path().exists());
+    drop(UnixListener::bind(served.path()).unwrap());
+    assert!(served.path().exists());
+    serve(&served.path()).unwrap();
+    std::fs::write(served.path(), "mine").unwrap();
+    let error = serve(&served.path()).unwrap_err();
+    assert!(error.contains("not a socket") && served.path().exists(), "{error}");
+    let error = serve(&served.dir.path().join("x".repeat(200))).unwrap_err();
+    assert!(error.contains("serving statistics on") && error.contains("SUN_LEN"), "{error}");
+    assert!(serve(Path::new("/no/such/folder/s")).is_err());
+}
+
+#[test]
+fn answers_that_make_no_sense_are_said_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let read = |patience| Snapshot::read(&path, patience).unwrap_err().to_string();
+    let error = read(SECONDS);
+    assert!(error.contains("there is no such socket") && error.contains(path.to_str().unwrap()), "{error}");
+    let listener = UnixListener::bind(&path).unwrap();
+    for (answer, why) in [
+        (&b""[..], "cut off, or is none"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "answers 404 Not Found"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{}", "cut off"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "makes no sense"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{\"format\":\"wholebar.statistics/9\",\"program\":\"\",\"process\":1,\"nanoseconds\":1,\"ports\":[],\"pools\":[]}", "statistics/9"),
+    ] {
+        let client = std::thread::scope(|scope| {
+            let client = scope.spawn(|| read(SECONDS));
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 16];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(answer).unwrap();
+            drop(stream);
+            client.join().unwrap()
+        });
+        assert!(client.contains(why), "{client}");
+    }
+    // Nobody answers: the backlog takes it in.
+    let error = read(Duration::from_millis(50));
+    assert!(error.contains("no answer came in 0.05 s"), "{error}");
+    drop(listener);
+    let error = read(SECONDS);
+    assert!(error.contains("nobody listens there"), "{error}");
+}
