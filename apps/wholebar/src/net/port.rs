@@ -139,8 +139,7 @@ impl PortArgs {
             mtu: self.mtu,
             offloads: self.offloads(),
             rss: self.rss.then(|| Rss::evenly(self.queues, 128)),
-            // Once it is open: what nobody asked for may be missing.
-            promiscuous: false,
+            promiscuous: self.promiscuous != Some(false),
             headroom: HEADROOM,
             rx_interrupts,
         }
@@ -186,7 +185,13 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         .iter()
         .map(|name| {
             let device = target::open(name, cores, None)?;
-            let (driver, port) = drive(&device, &config, args).with_context(|| format!("{name} cannot be opened"))?;
+            // What nobody asked for may be missing.
+            let modest = PortConfig { promiscuous: false, ..config.clone() };
+            let opened = match drive(&device, &config, args) {
+                Err(_) if args.promiscuous.is_none() => drive(&device, &modest, args),
+                opened => opened,
+            };
+            let (driver, port) = opened.with_context(|| format!("{name} cannot be opened"))?;
             Ok((name, device, driver, port))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -203,11 +208,6 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
     let arena = Arena::new(all.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
     let ports = opened.into_iter().enumerate().map(|(number, (name, device, driver, port))| {
         port.attach(&arena).map_err(failed)?;
-        match (args.promiscuous, port.set_promiscuous(args.promiscuous != Some(false))) {
-            (Some(true), Err(error)) => return Err(failed(error)),
-            (_, Err(error)) => tracing::debug!(%error, "not promiscuous"),
-            (_, Ok(())) => {}
-        }
         let missing = config.offloads.without(port.granted());
         if missing != Offloads::NONE {
             output::note(format!("port {number}: {name} has no {missing}"));

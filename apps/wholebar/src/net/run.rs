@@ -93,7 +93,7 @@ pub struct Happened {
 pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Result<Vec<(usize, Vec<L>)>> {
     if lanes.len() < cores.len() {
         bail!(Usage(format!(
-            "{} cores have {} queues to poll: name fewer --cores, or ask for more --queues",
+            "{} cores are more than the {} that there is work for: name fewer --cores, or ask for more --queues",
             cores.len(),
             lanes.len()
         )));

@@ -19,6 +19,8 @@ pub(super) struct Capture {
     to: Option<PcapNg>,
     /// Something is not in the file yet.
     dirty: bool,
+    /// A driver is there. What nobody would receive stays in the file.
+    running: bool,
     /// Scratch: a segment.
     segment: Vec<u8>,
 }
@@ -40,7 +42,7 @@ impl Capture {
             Ok(file)
         };
         let to = to.map(make);
-        Ok(Self { from: from.transpose()?, to: to.transpose()?, dirty: false, segment: Vec::new() })
+        Ok(Self { from: from.transpose()?, to: to.transpose()?, dirty: false, running: false, segment: Vec::new() })
     }
 
     /// Writes packets; returns how many were lost.
@@ -79,8 +81,15 @@ impl Capture {
         }
     }
 
-    /// The next packet of the file, into `frame`.
+    pub(super) fn run(&mut self, on: bool) {
+        self.running = on;
+    }
+
+    /// The next packet of the file, into `frame`; none while no driver is there.
     pub(super) fn receive(&mut self, frame: &mut Frame) -> bool {
+        if !self.running {
+            return false;
+        }
         let Some(source) = &mut self.from else { return false };
         match source.next(|packet| {
             frame.resize(packet.len());

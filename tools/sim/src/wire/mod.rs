@@ -202,8 +202,10 @@ impl Port {
 
     /// Tells the other end whether a driver is here.
     pub(crate) fn run(&mut self, on: bool) {
-        if let Medium::Pair(end) = &self.medium {
-            end.run(on);
+        match &mut self.medium {
+            Medium::Pair(end) => end.run(on),
+            Medium::Capture(capture) => capture.run(on),
+            _ => {}
         }
     }
 

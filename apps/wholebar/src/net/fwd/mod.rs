@@ -41,15 +41,18 @@ pub struct Args {
     /// What becomes of packets
     #[arg(long, value_enum, default_value = "io")]
     mode: Mode,
-    /// Where ports send to, with --mode l2fwd and txonly, in the order of ports [default: 02:00:00:00:00:NN, NN being the port]
+    /// Where ports send to, with --mode l2fwd and txonly, a port each [default: 02:00:00:00:00:NN, NN being the port]
     #[arg(long, value_name = "MAC")]
     peer: Vec<Mac>,
-    /// Bytes of a packet that --mode txonly makes, without frame checksum
-    #[arg(long, value_name = "BYTES", default_value = "64", value_parser = clap::value_parser!(u16).range(60..))]
-    size: u16,
+    /// Bytes of a packet that --mode txonly makes, without frame checksum [default: 64]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(60..))]
+    size: Option<u16>,
     /// IPv4 addresses that --mode icmpecho answers for [default: all]
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Ipv4Addr>,
+    /// End once so many packets, or more, were received or made
+    #[arg(long, value_name = "N")]
+    packets: Option<u64>,
     /// Packets that are moved at once
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     burst: u16,
@@ -87,7 +90,7 @@ impl Mode {
 
 pub fn run(args: Args) -> Result<()> {
     let host = host::Host::now();
-    port::check_targets(&args.targets)?;
+    args.check()?;
     let cores = args.run.cores()?;
     let ports = port::open(&args.targets, &args.ports, args.run.idle, &cores)?;
     let (mut lanes, mut counts) = (Vec::new(), Vec::new());
@@ -105,7 +108,14 @@ pub fn run(args: Args) -> Result<()> {
     port::wait_for_links(&ports, &interrupted);
     let show = show(args.json);
     show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    let outcome = run::run(&ports, lanes, &args.run, &interrupted, || false, show)?;
+    let enough = || {
+        let moved = || {
+            let received: u64 = ports.iter().map(|port| port.totals().rx_packets).sum();
+            received + counts.iter().map(|lane| lane.made.get()).sum::<u64>()
+        };
+        args.packets.is_some_and(|packets| moved() >= packets)
+    };
+    let outcome = run::run(&ports, lanes, &args.run, &interrupted, enough, show)?;
 
     let ran = Ran::new(host, args.burst, cores, ports, outcome);
     let accounting = account(&ran.ports, &counts);
@@ -119,6 +129,25 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
+    /// Whether what was asked for goes together.
+    fn check(&self) -> Result<()> {
+        port::check_targets(&self.targets)?;
+        for (given, option, modes) in [
+            (!self.peer.is_empty(), "--peer", &[Mode::L2fwd, Mode::Txonly][..]),
+            (self.size.is_some(), "--size", &[Mode::Txonly]),
+            (!self.address.is_empty(), "--address", &[Mode::Icmpecho]),
+        ] {
+            if given && !modes.contains(&self.mode) {
+                let modes: Vec<_> = modes.iter().map(|mode| mode.name()).collect();
+                bail!(Usage(format!("{option} goes with --mode {}", modes.join(" and "))));
+            }
+        }
+        if self.peer.len() > self.targets.len() {
+            bail!(Usage(format!("{} peers are named for {} ports", self.peer.len(), self.targets.len())));
+        }
+        Ok(())
+    }
+
     /// The port that sends what `from` receives.
     fn other<'a>(&self, from: &'a OpenPort, ports: &'a [OpenPort]) -> &'a OpenPort {
         match self.mode {
@@ -140,14 +169,15 @@ impl Args {
             Mode::Rxonly => Job::Read,
             Mode::Icmpecho => Job::Answer(Host { mac: own, addresses: self.address.clone() }),
             Mode::Txonly => {
-                let packet = packet(own, peer, queue, self.size)?;
+                let size = self.size.unwrap_or(SIZE);
                 let most = (u32::from(to.port.mtu()) + ETHERNET).min(to.pool.size().saturating_sub(HEADROOM.into()));
-                if u32::from(self.size) > most {
-                    let (size, port) = (self.size, to.number);
+                if u32::from(size) > most {
+                    let port = to.number;
                     bail!(Usage(format!(
                         "--size {size} is above what port {port} sends in one buffer, which is {most}"
                     )));
                 }
+                let packet = packet(own, peer, queue, size)?;
                 let (cache, burst) = (to.pool.cache(32), Burst::new(self.burst.into()));
                 Job::Make(Maker { packet, headroom: HEADROOM, cache, burst })
             }
@@ -157,6 +187,8 @@ impl Args {
 
 /// Bytes of an Ethernet header.
 const ETHERNET: u32 = 14;
+/// Bytes of a packet where nobody says: the smallest there is, checksum included, as testpmd has it.
+const SIZE: u16 = 64;
 
 /// A packet to send: between addresses that are set aside for measuring (RFC 2544, C.2.2), by the discard port, a flow for each queue.
 fn packet(source: Mac, destination: Mac, queue: u16, size: u16) -> Result<Vec<u8>> {
