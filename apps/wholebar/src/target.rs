@@ -39,8 +39,8 @@ impl Target {
     }
 
     /// The link and the counters of a network model in this process.
-    pub fn net(&self) -> Option<&NetHandle> {
-        self.opened.net.as_deref()
+    pub fn net(&self) -> Option<&Arc<NetHandle>> {
+        self.opened.net.as_ref()
     }
 
     /// The CPU time of a model in this process, from now on.

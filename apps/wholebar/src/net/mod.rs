@@ -1,6 +1,7 @@
 //! `wholebar net`: packets between ports. What all its commands share is in `port` (ports by their targets' names, and their counters), in
-//! `run` (pinned threads that move packets for a while, and what is shown meanwhile), and in `report` (what is told of ports in the end).
+//! `run` (pinned threads that move packets for a while, and what is shown meanwhile), and in `report` (what is told of ports in the end), and in `around` (what goes around their queues, and who may read what they count).
 
+mod around;
 mod capture;
 mod fwd;
 mod generate;
@@ -9,15 +10,17 @@ mod port;
 mod report;
 mod run;
 mod sink;
+mod stat;
 
 use anyhow::Result;
 
-/// Forward, generate and receive packets on network devices
+/// Forward, generate, receive and count packets on network devices
 #[derive(clap::Subcommand)]
 pub enum Command {
     Fwd(fwd::Args),
     Gen(generate::Args),
     Sink(sink::Args),
+    Stat(stat::Args),
 }
 
 pub fn run(command: Command) -> Result<()> {
@@ -25,5 +28,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Fwd(args) => fwd::run(args),
         Command::Gen(args) => generate::run(args),
         Command::Sink(args) => sink::run(args),
+        Command::Stat(args) => stat::run(args),
     }
 }

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
@@ -171,7 +171,31 @@ pub struct OpenPort {
     pub driver: &'static str,
     /// What it is made of.
     pub origin: Origin,
+    /// What others count of it.
+    pub more: More,
     device: Target,
+}
+
+/// What is counted of a port besides by itself: by its model, and by queues around its own.
+#[derive(Clone, Default)]
+pub struct More(Arc<Mutex<Vec<Counted>>>);
+type Counted = Box<dyn Fn() -> Vec<Statistic> + Send>;
+
+impl More {
+    /// One more that counts.
+    pub fn add(&self, counted: impl Fn() -> Vec<Statistic> + Send + 'static) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(Box::new(counted));
+    }
+
+    /// What all of them have come to.
+    pub fn statistics(&self) -> Vec<Statistic> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).iter().flat_map(|counted| counted()).collect()
+    }
+}
+
+/// Counters by their names, of a queue.
+pub fn named(queue: &str, counters: impl Iterator<Item = (&'static str, u64)>) -> Vec<Statistic> {
+    counters.map(|(name, value)| Statistic { queue: queue.to_owned().into(), name: name.into(), value }).collect()
 }
 
 /// Opens ports: all of them can send buffers of each other's pools. Models get a core that is none of `cores`, if there is one.
@@ -214,7 +238,11 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         }
         let pool = Pool::new(&arena, count, size, 64)?;
         let origin = Origin::of(device.device.as_ref()).0;
-        Ok(OpenPort { port, pool, number, target: name.clone(), driver, origin, device })
+        let more = More::default();
+        if let Some(model) = device.net().cloned() {
+            more.add(move || named("model", model.stats().all()));
+        }
+        Ok(OpenPort { port, pool, number, target: name.clone(), driver, origin, more, device })
     });
     ports.collect()
 }
@@ -266,13 +294,10 @@ impl OpenPort {
         self.port.tx_queue(queue).map_err(failed)
     }
 
-    /// Everything that is counted: for each queue, for the device, and, where that is a model, by the model.
+    /// Everything that is counted: for each queue, for the device, by its model where it is one, and by queues around its own.
     pub fn statistics(&self) -> Vec<Statistic> {
         let mut all = self.port.statistics();
-        if let Some(model) = self.device.net() {
-            let of = |(name, value): (&'static str, u64)| Statistic { queue: "model".into(), name: name.into(), value };
-            all.extend(model.stats().all().map(of));
-        }
+        all.append(&mut self.more.statistics());
         all
     }
 
@@ -348,6 +373,8 @@ pub struct Totals {
     pub tx_bytes: u64,
     /// Packets that queues took and never gave to the device.
     pub tx_refused: u64,
+    /// Copies that queues sent of packets, where they were asked to.
+    pub duplicated: u64,
     /// Packets dropped, by cause, wherever that was: causes that are not 0.
     pub drops: BTreeMap<String, u64>,
 }
@@ -366,6 +393,8 @@ const LOST: [&str; 11] = [
     "alignment_errors",
     "rx_length_errors",
 ];
+/// Copies that faults made.
+pub const DUPLICATED: &str = "faults_duplicated";
 /// What a queue that sends drops after it was given to the device.
 const TOO_LATE: &str = "dropped_reset";
 
@@ -379,6 +408,7 @@ impl Totals {
                 ("rx", "bytes") => totals.rx_bytes += value,
                 ("tx", "packets") => totals.tx_packets += value,
                 ("tx", "bytes") => totals.tx_bytes += value,
+                ("tx", DUPLICATED) => totals.duplicated += value,
                 _ => {}
             }
             let cause = match name.strip_prefix("dropped_") {

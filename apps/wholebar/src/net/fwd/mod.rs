@@ -4,6 +4,7 @@ mod echo;
 mod lane;
 mod report;
 
+use super::around::AroundArgs;
 use super::port::{self, HEADROOM, OpenPort, PortArgs, Totals};
 use super::report::{Port, Ran, show};
 use super::run::{self, RunArgs};
@@ -33,7 +34,9 @@ Examples:
   wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1
   wholebar net fwd 0000:01:00.0 0000:02:00.0 --cores 0,1 --queues 2
   wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --address 10.0.0.2
-  wholebar net fwd sim:virtio-net --mode txonly --time 2 --json")]
+  wholebar net fwd sim:virtio-net --mode txonly --time 2 --json
+  wholebar net fwd 0000:01:00.0 0000:02:00.0 --stats-socket /run/fwd.sock --capture all.pcapng
+  wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1 --faults drop=0.01,reorder=0.05,seed=7")]
 pub struct Args {
     /// Devices: each a port
     #[arg(required = true, value_name = "TARGET")]
@@ -60,6 +63,8 @@ pub struct Args {
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    around: AroundArgs,
     /// Write JSON at the end; lines for people go to standard error
     #[arg(long)]
     json: bool,
@@ -93,12 +98,19 @@ pub fn run(args: Args) -> Result<()> {
     args.check()?;
     let cores = args.run.cores()?;
     let ports = port::open(&args.targets, &args.ports, args.run.idle, &cores)?;
+    let mut around = args.around.begin(&ports)?;
     let (mut lanes, mut counts) = (Vec::new(), Vec::new());
     for queue in 0..args.ports.queues {
         for from in &ports {
             let to = args.other(from, &ports);
             let (own, job) = (Arc::new(Counts::default()), args.job(queue, to)?);
-            lanes.push(Forward::new(from.rx(queue)?, to.tx(queue)?, job, args.burst.into(), own.clone()));
+            lanes.push(Forward::new(
+                around.rx(from, queue)?,
+                around.tx(to, queue)?,
+                job,
+                args.burst.into(),
+                own.clone(),
+            ));
             counts.push(own);
         }
     }
@@ -117,6 +129,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, enough, show)?;
 
+    let around = around.finish();
     let ran = Ran::new(host, args.burst, cores, ports, outcome);
     let accounting = account(&ran.ports, &counts);
     let report = Report::new(args.mode, ran, accounting);
@@ -125,6 +138,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         output::print(report.text())?;
     }
+    around?;
     report.trouble().map_or(Ok(()), |trouble| bail!(trouble))
 }
 
@@ -208,6 +222,7 @@ fn account(ports: &[Port], lanes: &[Arc<Counts>]) -> Accounting {
     Accounting {
         received: ports(|port| port.rx_packets),
         made: lanes(|lane| lane.made.get()),
+        duplicated: ports(|port| port.duplicated),
         sent: ports(|port| port.tx_packets),
         kept: lanes(|lane| lane.kept.get()),
         refused: ports(|port| port.tx_refused),

@@ -22,6 +22,8 @@ pub struct Accounting {
     pub received: u64,
     /// Made here.
     pub made: u64,
+    /// Copies of others, where --faults made some.
+    pub duplicated: u64,
     /// Given to devices to be sent.
     pub sent: u64,
     /// Not to be sent on: read, or not understood.
@@ -35,15 +37,17 @@ pub struct Accounting {
 impl Accounting {
     /// Whether no packet was lost without being counted.
     pub fn holds(&self) -> bool {
-        self.received + self.made == self.sent + self.kept + self.refused + self.left
+        self.received + self.made + self.duplicated == self.sent + self.kept + self.refused + self.left
     }
 
     fn line(&self) -> String {
         let n = output::count;
-        let made = if self.made > 0 { format!(" + made {}", n(self.made)) } else { String::new() };
+        let more = |what, count| if count > 0 { format!(" + {what} {}", n(count)) } else { String::new() };
         format!(
-            "received {}{made} {} sent {} + kept {} + refused {} + left over {}\n",
+            "received {}{}{} {} sent {} + kept {} + refused {} + left over {}\n",
             n(self.received),
+            more("made", self.made),
+            more("duplicated", self.duplicated),
             if self.holds() { "=" } else { "IS NOT" },
             n(self.sent),
             n(self.kept),
