@@ -13,8 +13,10 @@ use wholebar::pci::PciDevice;
 use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{Server, VfioUser};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
+use wholebar_sim::virtio::net::{self, NetHandle, NetParams};
 use wholebar_sim::{OpenOptions, Target};
 
+pub mod accounting;
 pub mod guest;
 pub mod igb;
 pub mod nvme;
@@ -27,13 +29,15 @@ pub struct Rig {
     pub device: Arc<dyn PciDevice>,
     /// What kind of rig it is, for messages.
     pub name: &'static str,
+    /// What its model counts, where it is a network model.
+    pub net: Option<Arc<NetHandle>>,
     _keep: Vec<Box<dyn Any>>,
 }
 
 impl Rig {
     /// A device of the kernel's.
     pub fn over(device: Arc<Vfio>) -> Self {
-        Self { device, name: "kernel VFIO", _keep: vec![] }
+        Self { device, name: "kernel VFIO", net: None, _keep: vec![] }
     }
 }
 
@@ -59,7 +63,7 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
 /// What its parameters or the system say.
 pub fn on_thread(target: &str) -> Result<Rig> {
     let opened = wholebar_sim::open(&Target::parse(target)?, OpenOptions::default())?;
-    Ok(Rig { device: opened.device, name: "in process", _keep: vec![Box::new(opened.thread)] })
+    Ok(Rig { device: opened.device, name: "in process", net: opened.net, _keep: vec![Box::new(opened.thread)] })
 }
 
 /// A model behind a vfio-user socket, served by a thread, reached by the client.
@@ -75,7 +79,16 @@ pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
     let thread = std::thread::spawn(move || drop(server.run(&seen)));
     let served = Served { stop, thread: Some(thread) };
     let device = VfioUser::connect(&path, Default::default()).context("connecting to our own server")?;
-    Ok(Rig { device, name: "vfio-user", _keep: vec![Box::new(served), Box::new(dir)] })
+    Ok(Rig { device, name: "vfio-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
+}
+
+/// A network model behind a vfio-user socket.
+///
+/// # Errors
+/// What its parameters or the system say.
+pub fn net_behind_socket(params: &str) -> Result<Rig> {
+    let (model, port) = net::model(NetParams::parse(params)?)?;
+    Ok(Rig { net: Some(port.handle), ..behind_socket(model)? })
 }
 
 /// One rig of each kind, over the same model.

@@ -262,7 +262,15 @@ impl Pair {
     /// # Errors
     /// As [`End::open`].
     pub fn open(rigs: &[Rig; 2], config: &PortConfig, options: &Options) -> Result<Self> {
-        let open = |rig| End::open(rig, config, options.clone(), 768);
+        Self::open_with(rigs, config, options, 768)
+    }
+
+    /// The same with pools of `buffers`.
+    ///
+    /// # Errors
+    /// As [`End::open`].
+    pub fn open_with(rigs: &[Rig; 2], config: &PortConfig, options: &Options, buffers: u32) -> Result<Self> {
+        let open = |rig| End::open(rig, config, options.clone(), buffers);
         Self::linked(open(&rigs[0])?, open(&rigs[1])?)
     }
 

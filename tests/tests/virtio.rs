@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar_sim::virtio::blk::{self, BlkParams};
-use wholebar_sim::virtio::net::{self, NetParams};
-use wholebar_tests::{Rig, behind_socket, on_thread, virtio};
+use wholebar_tests::{Rig, behind_socket, net_behind_socket, on_thread, virtio};
 use wholebar_virtio::Options;
 
 /// Whole on packed rings and on split ones, in order and not; carved for a page that holds notifications and the table, and trapped.
@@ -46,7 +45,7 @@ fn on_wires(params: &str, body: impl Fn(&[Rig; 2], Options) -> Result<()>) -> Re
             let params = format!("wire=pair:test-{wire},full=wait,{params}");
             let rig = || match socket {
                 false => on_thread(&format!("sim:virtio-net,{params}")),
-                true => behind_socket(net::model(NetParams::parse(&params)?)?.0),
+                true => net_behind_socket(&params),
             };
             let rigs = [rig()?, rig()?];
             let what = format!("{} {params} {options:?}", rigs[0].name);

@@ -162,3 +162,24 @@ fn servers() {
     }
     assert!(dir.path().join("taken").exists() && dir.path().join("file").exists());
 }
+
+#[test]
+fn statistics_and_what_goes_around_queues() {
+    let dir = tempfile::tempdir().unwrap();
+    let _listener = UnixListener::bind(dir.path().join("taken")).unwrap();
+    drop(UnixListener::bind(dir.path().join("dead")).unwrap());
+    fs::write(dir.path().join("file"), "").unwrap();
+    for (line, code, says) in [
+        ("net stat", WRONG_USAGE, &["PATH"][..]),
+        ("net stat DIR/none", WORK_FAILED, &["none", "no such socket"]),
+        ("net stat DIR/dead", WORK_FAILED, &["dead", "nobody listens there"]),
+        ("net stat DIR/file", WORK_FAILED, &["file", "nobody listens there"]),
+        ("net stat DIR/none --watch 0", WRONG_USAGE, &["--watch", "0.01"]),
+        ("net fwd sim:virtio-net --time 0 --stats-socket DIR/taken", WORK_FAILED, &["taken", "another server"]),
+        ("net fwd sim:virtio-net --time 0 --stats-socket DIR/file", WORK_FAILED, &["file", "not a socket"]),
+        ("net fwd sim:virtio-net --time 0 --capture DIR/no/file", WORK_FAILED, &["no/file cannot be written"]),
+        ("net fwd sim:virtio-net --time 0 --faults drop=2", WRONG_USAGE, &["drop=2", "from 0 to 1"]),
+    ] {
+        fails(dir.path(), line, code, says);
+    }
+}
