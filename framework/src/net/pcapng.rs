@@ -32,16 +32,19 @@ impl PcapNg {
     /// # Errors
     /// [`Error::Io`] where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).and_then(|file| PcapNgWriter::new(BufWriter::new(file)).map_err(io_error));
         let what = || format!("{} cannot be written", path.display());
-        let writer = file.map_err(|source| Error::Io { what: what(), source })?;
-        Ok(Self { writer, interfaces: 0 })
+        File::create(path).and_then(Self::to).map_err(|source| Error::Io { what: what(), source })
     }
 
-    /// One more Ethernet interface; returns its number, counted from 0. Before its first packet.
+    /// Writes to a file, or a pipe, that is open.
     ///
     /// # Errors
     /// What the system says; so below.
+    pub fn to(file: File) -> io::Result<Self> {
+        Ok(Self { writer: PcapNgWriter::new(BufWriter::new(file)).map_err(io_error)?, interfaces: 0 })
+    }
+
+    /// One more Ethernet interface; returns its number, counted from 0. Before its first packet.
     pub fn interface(&mut self, name: Option<&str>) -> io::Result<u32> {
         let mut options = vec![InterfaceDescriptionOption::IfTsResol(9)];
         options.extend(name.map(|name| InterfaceDescriptionOption::IfName(name.into())));
@@ -59,12 +62,24 @@ impl PcapNg {
         direction: Option<Direction>,
         bytes: &[u8],
     ) -> io::Result<()> {
+        self.cut_packet(interface, time, direction, bytes, bytes.len() as u32)
+    }
+
+    /// The same of the first bytes of a packet of `whole` bytes.
+    pub fn cut_packet(
+        &mut self,
+        interface: u32,
+        time: Duration,
+        direction: Option<Direction>,
+        bytes: &[u8],
+        whole: u32,
+    ) -> io::Result<()> {
         // The lowest two bits of epb_flags (draft-ietf-opsawg-pcapng, 4.3.1).
         let flags = direction.map(|d| EnhancedPacketOption::Flags(if d == Direction::In { 1 } else { 2 }));
         let block = EnhancedPacketBlock {
             interface_id: interface,
             timestamp: time,
-            original_len: bytes.len() as u32,
+            original_len: whole,
             data: bytes.into(),
             options: flags.into_iter().collect(),
         };

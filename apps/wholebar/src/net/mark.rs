@@ -86,8 +86,8 @@ impl Mark {
     #[inline]
     pub fn age(self, now: u64) -> Option<u64> {
         let age = now.wrapping_sub(self.sent) & (TIME - 1);
-        // Two threads' clocks may be that far apart, not more.
-        const CLOSE: u64 = 1000;
+        // Clocks of two threads may be that far apart, not more.
+        const CLOSE: u64 = 20_000;
         match TIME - age {
             ahead if ahead <= CLOSE => Some(0),
             ahead if ahead < TIME / 2 => None,
@@ -151,34 +151,55 @@ impl Pattern {
 }
 
 /// The time in nanoseconds of the machine's monotonic clock, which all its processes share, read often: by the CPU's counter, which is set
-/// by the system's clock every few milliseconds.
+/// by the system's clock every millisecond.
 pub struct Clock {
     counter: Counter,
     /// The counter and the time when it was set.
     set: (u64, u64),
+    /// It doesn't go back where it is set.
+    last: u64,
 }
 
 impl Clock {
-    /// How long the counter is trusted.
-    const TRUST: u64 = 10_000_000;
+    /// How long the counter is trusted, in nanoseconds: not for long, since how fast it goes was found out on a machine that may have been busy.
+    const TRUST: u64 = 1_000_000;
+    /// The system's clock was read in so many nanoseconds, if nothing came between; else it is tried again, some times.
+    const TIGHT: u64 = 500;
+    const TRIES: u32 = 8;
 
-    /// A clock; `counter` is the same for all that are compared.
+    /// A clock; `counter` is the same for all of a process.
     pub fn new(counter: &Counter) -> Self {
-        let set = (counter.raw(), monotonic());
-        Self { counter: counter.clone(), set }
+        let mut this = Self { counter: counter.clone(), set: (0, 0), last: 0 };
+        this.set();
+        this
     }
 
     /// Now.
     #[inline]
     pub fn now(&mut self) -> u64 {
-        let since = self.counter.delta_as_nanos(self.set.0, self.counter.raw());
-        if since < Self::TRUST { self.set.1 + since } else { self.set() }
+        let mut since = self.counter.delta_as_nanos(self.set.0, self.counter.raw());
+        if since >= Self::TRUST {
+            self.set();
+            since = 0;
+        }
+        self.last = self.last.max(self.set.1 + since);
+        self.last
     }
 
     #[cold]
-    fn set(&mut self) -> u64 {
-        self.set = (self.counter.raw(), monotonic());
-        self.set.1
+    fn set(&mut self) {
+        let mut tightest = u64::MAX;
+        for _ in 0..Self::TRIES {
+            let (before, now, after) = (self.counter.raw(), monotonic(), self.counter.raw());
+            let took = self.counter.delta_as_nanos(before, after);
+            if took < tightest {
+                tightest = took;
+                self.set = (before + (after - before) / 2, now);
+            }
+            if took <= Self::TIGHT {
+                break;
+            }
+        }
     }
 }
 
@@ -213,7 +234,7 @@ mod tests {
         assert_eq!(MARK.age(TIME - 3), Some(0));
         assert_eq!(MARK.age(7), Some(10));
         assert_eq!(MARK.age(TIME - 503), Some(0), "threads are that far apart");
-        assert_eq!(MARK.age(TIME - 5000), None, "it comes from the future");
+        assert_eq!(MARK.age(TIME - 50_000), None, "it comes from the future");
     }
 
     #[test]
@@ -228,12 +249,20 @@ mod tests {
         assert_ne!(pattern.of(MARK, 64), pattern.of(Mark { number: MARK.number + 1, ..MARK }, 64));
     }
 
+    /// Two clocks, each set at times of its own, show the system's time, and never go back.
     #[test]
-    fn a_clock_goes_on() {
-        let mut clock = Clock::new(&Counter::new());
-        let (first, began) = (clock.now(), monotonic());
-        while monotonic() - began < 2 * Clock::TRUST {}
-        let (last, now) = (clock.now(), monotonic());
-        assert!(last - first >= 2 * Clock::TRUST && now - last < 1_000_000_000, "{first} {last} {now}");
+    fn clocks_show_the_systems_time() {
+        let counter = Counter::new();
+        let mut clocks = [Clock::new(&counter), Clock::new(&counter)];
+        let (began, mut last) = (monotonic(), [0; 2]);
+        while monotonic() - began < 10 * Clock::TRUST {
+            for (clock, last) in clocks.iter_mut().zip(&mut last) {
+                let (before, now) = (monotonic(), clock.now());
+                let after = monotonic();
+                let slack = 50_000;
+                assert!(now >= *last && now + slack >= before && now <= after + slack, "{before} {now} {after}");
+                *last = now;
+            }
+        }
     }
 }

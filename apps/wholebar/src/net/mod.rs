@@ -1,8 +1,10 @@
 //! `wholebar net`: packets between ports. What all its commands share is in `port` (ports by their targets' names, and their counters), in
-//! `run` (pinned threads that move packets for a while, and what is shown meanwhile), and in `report` (what is told of ports in the end), and in `around` (what goes around their queues, and who may read what they count).
+//! `run` (pinned threads that move packets for a while, and what is shown meanwhile), in `report` (what is told of ports in the end), and in
+//! `around` (what goes around their queues, and who may read what they count).
 
 mod around;
 mod capture;
+mod dump;
 mod fwd;
 mod generate;
 mod mark;
@@ -11,15 +13,17 @@ mod report;
 mod run;
 mod sink;
 mod stat;
+mod tap;
 
 use anyhow::Result;
 
-/// Forward, generate, receive and count packets on network devices
+/// Forward, generate, receive, capture and count packets on network devices
 #[derive(clap::Subcommand)]
 pub enum Command {
     Fwd(fwd::Args),
     Gen(generate::Args),
     Sink(sink::Args),
+    Dump(dump::Args),
     Stat(stat::Args),
 }
 
@@ -28,6 +32,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Fwd(args) => fwd::run(args),
         Command::Gen(args) => generate::run(args),
         Command::Sink(args) => sink::run(args),
+        Command::Dump(args) => dump::run(args),
         Command::Stat(args) => stat::run(args),
     }
 }

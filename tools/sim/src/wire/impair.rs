@@ -46,12 +46,34 @@ impl Share {
 /// How long a packet waits to be overtaken, where no others come.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// What a wire did to packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Toll {
+    /// Packets that it lost.
+    pub(crate) lost: u64,
+    /// Packets that others overtook.
+    pub(crate) reordered: u64,
+}
+
+/// A packet that is to be overtaken.
+struct Late {
+    /// By how many more.
+    left: u32,
+    /// When it goes on although there weren't as many.
+    latest: Instant,
+    /// How many packets had passed when it came.
+    passed: u64,
+    frame: Frame,
+}
+
 /// Impairments at work.
 pub(super) struct Impair {
     what: Impairments,
     chance: Chance,
-    /// Packets that are to be overtaken: by how many, or at the latest when.
-    late: Vec<(u32, Instant, Frame)>,
+    /// Packets that are to be overtaken.
+    late: Vec<Late>,
+    /// How many packets have passed that were not.
+    passed: u64,
     /// Packets on their way, and when they arrive.
     way: VecDeque<(Instant, Frame)>,
     passing: Vec<Frame>,
@@ -60,37 +82,49 @@ pub(super) struct Impair {
 impl Impair {
     pub(super) fn new(what: &Impairments) -> Self {
         let chance = Chance::new(what.seed);
-        Self { what: what.clone(), chance, late: Vec::new(), way: VecDeque::new(), passing: Vec::new() }
+        Self { what: what.clone(), chance, late: Vec::new(), passed: 0, way: VecDeque::new(), passing: Vec::new() }
     }
 
-    /// Replaces what goes in by what comes out now. What is lost goes to `spare`; returns how many those were.
-    pub(super) fn pass(&mut self, frames: &mut Vec<Frame>, spare: &mut Vec<Frame>) -> u64 {
-        let (before, now) = (spare.len(), Instant::now());
+    /// Replaces what goes in by what comes out now. What is lost goes to `spare`.
+    pub(super) fn pass(&mut self, frames: &mut Vec<Frame>, spare: &mut Vec<Frame>) -> Toll {
+        let (mut toll, now) = (Toll::default(), Instant::now());
         for frame in frames.drain(..) {
             if self.chance.strikes(self.what.loss) {
                 spare.push(frame);
+                toll.lost += 1;
                 continue;
             }
-            self.late.iter_mut().for_each(|(left, ..)| *left = left.saturating_sub(1));
+            self.late.iter_mut().for_each(|late| late.left = late.left.saturating_sub(1));
             if self.chance.strikes(self.what.reorder) {
                 // What is overtaken by this one and the next is overtaken by two at most: never by itself.
-                self.late.push((1 + self.chance.below(8), now + PATIENCE, frame));
+                let (left, latest) = (1 + self.chance.below(8), now + PATIENCE);
+                self.late.push(Late { left, latest, passed: self.passed, frame });
                 continue;
             }
             self.passing.push(frame);
-            self.passing.extend(self.late.extract_if(.., |(left, ..)| *left == 0).map(|(.., frame)| frame));
+            self.passed += 1;
+            toll.reordered += self.release(|late| late.left == 0);
         }
-        self.passing.extend(self.late.extract_if(.., |(_, latest, _)| *latest <= now).map(|(.., frame)| frame));
-        let lost = (spare.len() - before) as u64;
+        toll.reordered += self.release(|late| late.latest <= now);
         if self.what.delay.is_zero() {
             frames.append(&mut self.passing);
-            return lost;
+            return toll;
         }
         let due = now + self.what.delay;
         self.way.extend(self.passing.drain(..).map(|frame| (due, frame)));
         while self.way.front().is_some_and(|(due, _)| *due <= now) {
             frames.extend(self.way.pop_front().map(|(_, frame)| frame));
         }
-        lost
+        toll
+    }
+
+    /// Lets those packets go on of which `which` says so; returns how many of them were overtaken.
+    fn release(&mut self, which: impl Fn(&Late) -> bool) -> u64 {
+        let mut reordered = 0;
+        for late in self.late.extract_if(.., |late| which(late)) {
+            reordered += u64::from(self.passed > late.passed);
+            self.passing.push(late.frame);
+        }
+        reordered
     }
 }

@@ -14,6 +14,7 @@ mod tap;
 pub(crate) use frame::{
     DATA_VALID, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, NEEDS_CSUM, Offload,
 };
+pub(crate) use impair::Toll;
 pub use impair::{Impairments, Share};
 pub(crate) use offload::{Accepts, Fit, check, cut, fit};
 
@@ -131,29 +132,29 @@ impl Port {
         self.outgoing.push(frame);
     }
 
-    /// Puts on the wire what was sent; says how many frames that lost.
+    /// Puts on the wire what was sent; says what became of that.
     #[inline]
-    pub(crate) fn flush(&mut self) -> u64 {
-        let mut lost = match &mut self.impair {
-            None => 0,
+    pub(crate) fn flush(&mut self) -> Toll {
+        let mut toll = match &mut self.impair {
+            None => Toll::default(),
             Some(impair) => impair.pass(&mut self.outgoing, &mut self.spare),
         };
         if self.outgoing.is_empty() {
             if let Medium::Capture(capture) = &mut self.medium {
                 capture.idle();
             }
-            return lost;
+            return toll;
         }
         match &mut self.medium {
             Medium::Loop(queue) => queue.extend(self.outgoing.drain(..)),
             Medium::Pair(end) => end.send(&mut self.outgoing),
             #[cfg(not(miri))]
-            Medium::Tap(tap) => lost += tap.send(&mut self.outgoing),
-            Medium::Capture(capture) => lost += capture.send(&mut self.outgoing),
+            Medium::Tap(tap) => toll.lost += tap.send(&mut self.outgoing),
+            Medium::Capture(capture) => toll.lost += capture.send(&mut self.outgoing),
         }
         // Nobody else keeps them.
         self.spare.append(&mut self.outgoing);
-        lost
+        toll
     }
 
     /// Takes up to `max` frames off the wire.

@@ -48,6 +48,8 @@ fn through(params: &str, count: u16) -> Vec<u16> {
     let stats = card.rig.handle.as_ref().unwrap().stats();
     assert_eq!(stats.tx_packets, u64::from(count));
     assert_eq!(stats.rx_packets + stats.wire_lost, u64::from(count));
+    let late = (1..came.len()).filter(|i| came[..*i].iter().any(|before| *before > came[*i]));
+    assert_eq!(stats.wire_reordered, late.count() as u64);
     came
 }
 

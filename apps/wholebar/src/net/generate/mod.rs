@@ -85,11 +85,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     replay: Option<String>,
     /// With --replay, instead of --rate: as fast as they were captured (original), so many times as fast (2x), or max [default: original]
-    #[arg(long, value_name = "SPEED", requires = "replay", conflicts_with = "rate")]
+    #[arg(long, value_name = "SPEED", conflicts_with = "rate")]
     speed: Option<Speed>,
-    /// With --replay: how often; 0 for until the time is over
-    #[arg(long, value_name = "N", default_value = "1", requires = "replay")]
-    loops: u64,
+    /// With --replay: how often; 0 for until the time is over [default: 1]
+    #[arg(long, value_name = "N")]
+    loops: Option<u64>,
     /// With --to: end with exit code 0 although packets were lost or corrupt
     #[arg(long, requires = "to")]
     tolerate: bool,
@@ -143,11 +143,6 @@ pub fn run(args: Args) -> Result<()> {
     let cores = args.run.cores()?;
     let ports = port::open(&targets, &args.ports, args.run.idle, &cores)?;
     args.check_lengths(&what, &ports)?;
-    if let (What::Replay(_), Some(to)) = (&what, ports.get(1))
-        && let Err(error) = to.port.set_promiscuous(true)
-    {
-        output::note(format!("port 1 receives only what is for its own address: {error}"));
-    }
     let (counter, run) = (quanta::Clock::new(), fastrand::u8(..));
     let made: Vec<_> = (0..args.ports.queues).map(|_| Arc::new(Made::default())).collect();
     let seen = Arc::new(Seen::default());
@@ -176,7 +171,8 @@ pub fn run(args: Args) -> Result<()> {
         None => None,
         Some(to) => {
             let found = seen.take().context("the receiving thread left nothing")?;
-            Some(Received::new(&found, Some(sent.packets), Some(causes(&ports[0], to))))
+            let received = Received::new(&found, Some(sent.packets), Some(causes(&ports[0], to)));
+            Some(Received { wire_reordered: statistic(&ports[0], "wire_reordered"), ..received })
         }
     };
     let ran = Ran::new(host, args.burst, cores, ports, outcome);
@@ -192,12 +188,17 @@ pub fn run(args: Args) -> Result<()> {
 /// Where packets were lost on the way from one port to another.
 fn causes(from: &OpenPort, to: &OpenPort) -> BTreeMap<String, u64> {
     let (from, mut to_drops) = (from.totals().drops, to.totals().drops);
-    let filtered: u64 = to.statistics().iter().filter(|s| s.name == "rx_filtered").map(|s| s.value).sum();
+    let filtered = statistic(to, "rx_filtered");
     if filtered > 0 {
         to_drops.insert("rx_filtered".to_owned(), filtered);
     }
     let sending = from.into_iter().filter(|(cause, _)| !cause.starts_with("rx_"));
     sending.chain(to_drops.into_iter().filter(|(cause, _)| cause.starts_with("rx_"))).collect()
+}
+
+/// What one of a port's counters has come to.
+fn statistic(port: &OpenPort, name: &str) -> u64 {
+    port.statistics().iter().filter(|statistic| statistic.name == name).map(|statistic| statistic.value).sum()
 }
 
 impl Args {
@@ -208,6 +209,9 @@ impl Args {
                 bail!(Usage("--replay keeps packets in their order: it takes one queue".to_owned()));
             }
             return Ok(What::Replay(Arc::new(Capture::read(file)?)));
+        }
+        if self.speed.is_some() || self.loops.is_some() {
+            bail!(Usage("--speed and --loops go with --replay".to_owned()));
         }
         if self.ip == 5 {
             bail!(Usage("--ip is 4 or 6".to_owned()));
@@ -316,8 +320,11 @@ impl Args {
         let share = |count: u64| count / lanes as u64 + u64::from((lane as u64) < count % lanes as u64);
         let count = self.count.map_or(u64::MAX, share);
         match what {
-            What::Replay(capture) if self.loops > 0 => count.min(self.loops.saturating_mul(capture.count() as u64)),
-            _ => count,
+            What::Flows(_) => count,
+            What::Replay(capture) => match self.loops.unwrap_or(1) {
+                0 => count,
+                loops => count.min(loops.saturating_mul(capture.count() as u64)),
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use crate::net::capture::Capture;
 use crate::net::generate::Made;
 use crate::net::mark::{Clock, Mark, Pattern};
 use crate::net::run::Lane;
+use crate::net::tap::Tap;
 use crate::work;
 use hdrhistogram::Histogram;
 use std::sync::{Arc, Mutex};
@@ -70,6 +71,7 @@ pub struct Receiver {
     burst: Burst,
     checks: Checks,
     clock: Clock,
+    tap: Option<Tap>,
     /// Who sends, where that is this process.
     senders: Vec<Arc<Made>>,
     seen: Arc<Seen>,
@@ -88,7 +90,14 @@ impl Receiver {
         seen: Arc<Seen>,
     ) -> Self {
         let (burst, checks) = (Burst::new(burst), Checks::new(expected));
-        Self { rx, cache, burst, checks, clock, senders: Vec::new(), seen, last: 0, settling: false }
+        Self { rx, cache, burst, checks, clock, tap: None, senders: Vec::new(), seen, last: 0, settling: false }
+    }
+
+    /// Has it write what comes to a file.
+    #[must_use]
+    pub fn tapped(mut self, tap: Option<Tap>) -> Self {
+        self.tap = tap;
+        self
     }
 
     /// Has it wait, in the end, for what these sent.
@@ -108,6 +117,9 @@ impl Receiver {
             }
             came += n;
             self.last = self.clock.now();
+            if let Some(tap) = &mut self.tap {
+                tap.write(&self.burst);
+            }
             let before = self.checks.found.tally.received;
             for packet in self.burst.iter() {
                 self.checks.look(packet, self.last);
@@ -115,6 +127,11 @@ impl Receiver {
             self.seen.packets.add(n as u64);
             self.seen.received.add(self.checks.found.tally.received - before);
             self.burst.give_back_to(&mut self.cache);
+        }
+        if came == 0
+            && let Some(tap) = &mut self.tap
+        {
+            tap.idle();
         }
         came
     }

@@ -9,7 +9,8 @@ use super::mark::Clock;
 use super::port::{self, PortArgs};
 use super::report::{Ran, show};
 use super::run::{self, RunArgs};
-use crate::args;
+use super::tap::{Tap, Written, is_output};
+use crate::args::{self, Usage};
 use crate::host::Host;
 use crate::output;
 use crate::signal;
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 Examples:
   wholebar net sink sim:virtio-net,wire=tap:t1 --quiet 2
   wholebar net sink vfio-user:/run/b.sock --expect 1000000 --time 60
-  wholebar net sink 0000:02:00.0 --json >received.json")]
+  wholebar net sink 0000:02:00.0 --write received.pcapng --json >received.json")]
 pub struct Args {
     /// The port that receives
     target: String,
@@ -48,6 +49,9 @@ pub struct Args {
     /// End with exit code 0 although packets were lost or corrupt
     #[arg(long)]
     tolerate: bool,
+    /// Write all packets to a capture file as well: pcapng, with times in nanoseconds
+    #[arg(long, value_name = "FILE")]
+    write: Option<String>,
     /// Packets that are taken at once
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     burst: u16,
@@ -73,6 +77,9 @@ struct Report {
 
 pub fn run(args: Args) -> Result<()> {
     let host = Host::now();
+    if args.write.as_deref().is_some_and(is_output) {
+        bail!(Usage("the report goes to standard output: --write takes a file (see `wholebar net dump`)".to_owned()));
+    }
     let cores = args.run.cores()?;
     let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
     let port = &ports[0];
@@ -81,14 +88,19 @@ pub fn run(args: Args) -> Result<()> {
     let clock = Clock::new(&quanta::Clock::new());
     let burst = usize::from(args.burst);
     let lane = Receiver::new(rx, port.pool.cache(CACHE), burst, Expected::Marks(None), clock, seen.clone());
-    let lanes = run::deal(&cores, vec![lane])?;
+    let written = Arc::new(Written::default());
+    let tap = args.write.as_ref().map(|file| Tap::create(file, &args.target, None, written.clone()));
+    let lanes = run::deal(&cores, vec![lane.tapped(tap.transpose()?)])?;
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);
     let show = show(args.json);
     show(&format!("{}\nfor gen: --dst-mac {}\n", port.line(), port.port.mac()))?;
     let mut quiet = Quiet::new(args.quiet);
-    let over = || seen.received.get() >= args.expect.unwrap_or(u64::MAX) || quiet.is_over(seen.packets.get());
+    let over = || {
+        let enough = seen.received.get() >= args.expect.unwrap_or(u64::MAX);
+        enough || quiet.is_over(seen.packets.get()) || written.is_broken()
+    };
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
 
     let found = seen.take().context("the receiving thread left nothing")?;
@@ -100,6 +112,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         output::print(report.text())?;
     }
+    args.write.as_deref().map_or(Ok(()), |file| written.check(file))?;
     let lost = || report.received.trouble().filter(|_| !args.tolerate);
     report.ran.trouble().or_else(lost).map_or(Ok(()), |trouble| bail!(trouble))
 }

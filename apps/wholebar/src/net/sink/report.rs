@@ -29,6 +29,9 @@ pub struct Received {
     pub reordered: u64,
     /// By how many numbers at most.
     pub reordered_by: u64,
+    /// Packets that others overtook on a model's wire, by its own count, whatever their flows.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub wire_reordered: u64,
     /// Packets that had come before.
     pub duplicate: u64,
     /// Packets so late that they may have come before; they count as lost.
@@ -65,6 +68,7 @@ impl Received {
             uncounted: counted.map(|counted: u64| lost.saturating_sub(counted)),
             reordered: tally.reordered,
             reordered_by: tally.furthest,
+            wire_reordered: 0,
             duplicate: tally.duplicate,
             too_late: tally.too_late,
             corrupt: found.corrupt,
@@ -85,10 +89,14 @@ impl Received {
         causes.extend(self.uncounted.filter(|count| *count > 0).map(|count| format!("counted by nobody {}", n(count))));
         let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
         let by = if self.reordered > 0 { format!(", by {} at most", n(self.reordered_by)) } else { String::new() };
+        let wire = match self.wire_reordered {
+            0 => String::new(),
+            count => format!(" (wire_reordered {})", n(count)),
+        };
         let mut rows = vec![
             ("received", format!("{} packets{flows}, {rate} a second", n(self.packets))),
             ("lost", n(self.lost) + &causes),
-            ("reordered", n(self.reordered) + &by),
+            ("reordered", n(self.reordered) + &by + &wire),
             ("duplicate", n(self.duplicate)),
             ("corrupt", n(self.corrupt)),
         ];
@@ -120,4 +128,8 @@ impl Received {
             (lost, corrupt) => Some(format!("{} packets were lost, and {} came corrupt", n(lost), n(corrupt))),
         }
     }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }

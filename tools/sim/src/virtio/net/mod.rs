@@ -239,6 +239,14 @@ impl Net {
         negotiated && (complete || check(&o, frame.len()).is_ok())
     }
 
+    /// Puts on the wire what was sent.
+    #[inline]
+    fn flush(&mut self) {
+        let toll = self.port.flush();
+        self.counts.wire_lost += toll.lost;
+        self.counts.wire_reordered += toll.reordered;
+    }
+
     /// What was counted this turn, for all to see.
     #[inline]
     fn publish(&mut self) {
@@ -361,7 +369,7 @@ impl Device for Net {
                 work = Work::Busy;
             }
         }
-        self.counts.wire_lost += self.port.flush();
+        self.flush();
         if self.receive(host, queues, woes)? == Work::Busy {
             work = Work::Busy;
         }
@@ -375,7 +383,7 @@ impl Device for Net {
                 work = Work::Busy;
             }
         }
-        if work == Work::Busy || self.counts.wire_lost > 0 {
+        if work == Work::Busy || self.counts.wire_lost + self.counts.wire_reordered > 0 {
             self.publish();
         }
         Ok(work)
@@ -383,7 +391,7 @@ impl Device for Net {
 
     fn rest(&mut self) -> Work {
         self.watch_link();
-        self.counts.wire_lost += self.port.flush();
+        self.flush();
         self.port.receive(&mut self.arrived, BURST);
         if self.arrived.is_empty() {
             return Work::Idle;

@@ -53,6 +53,8 @@ counters! {
     tx_no_carrier,
     /// Packets that the wire lost: since it was asked to, or since its interface or file took no more.
     wire_lost,
+    /// Packets that others overtook on the wire.
+    wire_reordered,
     /// Packets the driver received.
     rx_packets,
     /// Their bytes, without headers of virtio.
