@@ -1,4 +1,4 @@
-//! `wholebar bench`: what mapping whole BARs is worth, on any machine: the NVMe driver against the NVMe model of this process.
+//! `wholebar bench`: what mapping whole BARs is worth, on any machine: the NVMe driver and the virtio-net driver against their models in this process.
 //!
 //! The cases are run in rounds, one after the other, so that what else the machine does meets all of them alike. Shown is the run of each
 //! case with the median rate.
@@ -11,32 +11,37 @@ use crate::mapped::Bar;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
 use crate::output;
-use crate::report::{self, Report, Run};
+use crate::packets::{self, Size, Way};
+use crate::report::{self, PacketRun, Packets, Report, Run};
 use crate::rounds::{Case, Load, Plan, Rounds};
 use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 
-/// Benchmark the NVMe driver on the NVMe model of this process: whole, carved and trapped BARs
+/// Benchmark the drivers on models in this process: storage and packets, with whole, carved and trapped BARs
 ///
-/// Takes about 30 seconds on two cores, and needs no hardware, no root and no hugepages. Shows what of the model's BARs is mapped on hosts
+/// Takes about 40 seconds on two cores, and needs no hardware, no root and no hugepages. Shows what of the NVMe model's BARs is mapped on hosts
 /// with 4, 16 and 64 KiB pages, then measures 4 KiB random reads under three plans: all of the BAR mapped (whole), the host page
-/// with the MSI-X table left out as a host with 64 KiB pages would (carved), and nothing mapped (trapped).
+/// with the MSI-X table left out as a host with 64 KiB pages would (carved), and nothing mapped (trapped). Then 64-byte packets from
+/// one virtio-net model to another, on split and packed rings, in bursts of 1, 8 and 32, whole and trapped.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   wholebar bench
+  wholebar bench --only packets
   wholebar bench --seconds 60 --cores 2,3 --json report.json --html report.html
 
 The JSON has schema (wholebar.bench/1), version, device (model, emulated or hardware), target, host (kernel, arch, page_size, cpu, \
 cores, hugepages, load) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
 queues_per_core, seconds, iops, bytes_per_second, reads, writes, latency_ns (mean, min, p50, p90, p99, p99.9, p99.99, max), \
-doorbells (direct, trapped), errors, cpu (driver, model) and rounds (iops and cpu of each, and whether it counts).")]
+doorbells (direct, trapped), errors, cpu (driver, model) and rounds (iops and cpu of each, and whether it counts). And packets: device, \
+target, size in bytes and runs, with ring, policy, page_size, burst, core, seconds, packets, pps, ns_per_packet, cycles_per_packet (of the \
+time stamp counter, or null), doorbells, cpu and rounds.")]
 pub struct Args {
     /// Write the results as JSON to this file; - is standard output
     #[arg(long, value_name = "FILE")]
@@ -45,14 +50,25 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     html: Option<String>,
     /// About how long to measure
-    #[arg(long, value_name = "SECONDS", default_value = "27", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "34", value_parser = args::seconds)]
     seconds: Duration,
+    /// Measure one of the two halves alone
+    #[arg(long, value_enum)]
+    only: Option<Half>,
     /// The core of the driver's thread, and that of the model's [default: the first two]
     #[arg(long, value_name = "A,B")]
     cores: Option<Cores>,
     /// What the model keeps its blocks in
     #[arg(long, value_enum, default_value = "null")]
     backing: Backing,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Half {
+    /// 4 KiB random reads of an NVMe controller
+    Storage,
+    /// 64-byte packets from one virtio-net port to another
+    Packets,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -72,46 +88,82 @@ static PLANS: [Plan; 3] = [
     Plan { policy: MapPolicy::Trapped, page: None },
 ];
 
+/// Sizes of bursts, and what of the time is theirs where both halves are measured.
+const BURSTS: [Size; 3] = [Size(1), Size(8), Size(32)];
+const PACKETS: f64 = 0.4;
+static WAYS: [Way; 4] = {
+    let (whole, trapped) = (PLANS[0], PLANS[2]);
+    [
+        Way { packed: false, plan: whole },
+        Way { packed: false, plan: trapped },
+        Way { packed: true, plan: whole },
+        Way { packed: true, plan: trapped },
+    ]
+};
+
 pub fn run(args: Args) -> Result<()> {
     let host = Host::now();
-    let (driver_core, model_core) = reads::cores(args.cores.as_ref())?;
+    let cores = reads::cores(args.cores.as_ref())?;
     let name = match args.backing {
+        _ if args.only == Some(Half::Packets) => packets::TARGET,
         Backing::Null => "sim:nvme,size=64M,block=4096,backing=null",
         Backing::Ram => "sim:nvme,size=64M,block=4096,backing=ram",
     };
-    let target = target::open(name, &[driver_core], model_core)?;
-    if args.json.as_deref() != Some("-") {
-        output::print(intro(&host, &target, driver_core, model_core)?)?;
+    let target = target::open(name, &[cores.0], cores.1)?;
+    let (shared, device, quiet) =
+        (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
+    if !quiet {
+        output::print(intro(&host, &target, cores.0, cores.1)?)?;
     }
+    let bars = Bar::all(target.device.as_ref(), &PLANS, &[])?;
     let interrupted = signal::interrupted()?;
-    let loads = DEPTHS.map(|depth| Load { depth, batch: BATCH.min(depth) });
-    let rounds = Rounds { plans: &PLANS, loads: &loads, rounds: ROUNDS, time: args.seconds };
-    let cases = Reads { target: &target, nsid: 1, core: driver_core }.measure(&rounds, &interrupted)?;
-    let stopped = interrupted.load(Ordering::Relaxed);
-    let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
-    runs.sort_by_key(|run| run.queue_depth);
-    let report = Report {
-        schema: "wholebar.bench/1",
-        version: env!("CARGO_PKG_VERSION"),
-        device: Origin::of(target.device.as_ref()).0,
-        target: name.to_owned(),
-        host,
-        runs,
-    };
-    if args.json.as_deref() != Some("-") {
-        output::print(results(&report.runs, &target, stopped))?;
+    let mut runs = Vec::new();
+    if args.only != Some(Half::Packets) {
+        let time = if args.only.is_none() { args.seconds.mul_f64(1.0 - PACKETS) } else { args.seconds };
+        runs = storage(&target, cores.0, time, &interrupted)?;
+        if !quiet {
+            output::print(storage_results(&runs, shared))?;
+        }
     }
+    // Its model does not run beside the others.
+    drop(target);
+    let mut packets = None;
+    if args.only != Some(Half::Storage) && !interrupted.load(Ordering::Relaxed) {
+        let time = if args.only.is_none() { args.seconds.mul_f64(PACKETS) } else { args.seconds };
+        let rounds = Rounds { plans: &WAYS, loads: &BURSTS, rounds: ROUNDS, time };
+        let cases = packets::measure(&rounds, cores, &interrupted)?;
+        let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
+        runs.sort_by_key(|run| (run.ring == "packed", run.burst));
+        if !quiet {
+            output::print(packet_results(&runs, shared))?;
+        }
+        packets = Some(Packets { device, target: packets::TARGET.to_owned(), size: packets::SIZE, runs });
+    }
+    if interrupted.load(Ordering::Relaxed) && !quiet {
+        output::print("It was interrupted: this is what was measured until then.\n")?;
+    }
+    let (schema, version) = ("wholebar.bench/1", env!("CARGO_PKG_VERSION"));
+    let report = Report { schema, version, device, target: name.to_owned(), host, runs, packets };
     if let Some(path) = &args.json {
         output::write_json(path, &report)?;
     }
     if let Some(path) = &args.html {
-        let bars = Bar::all(target.device.as_ref(), &PLANS, &[])?;
-        output::write(path, &html::bench(&report, &bars, target.shares_cores())?)?;
+        output::write(path, &html::bench(&report, &bars, shared)?)?;
     }
     match report.runs.iter().map(|run| run.errors).sum() {
         0u64 => Ok(()),
         errors => bail!("{errors} commands failed"),
     }
+}
+
+/// The first half.
+fn storage(target: &Target, core: usize, time: Duration, interrupted: &AtomicBool) -> Result<Vec<Run>> {
+    let loads = DEPTHS.map(|depth| Load { depth, batch: BATCH.min(depth) });
+    let rounds = Rounds { plans: &PLANS, loads: &loads, rounds: ROUNDS, time };
+    let cases = Reads { target, nsid: 1, core }.measure(&rounds, interrupted)?;
+    let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
+    runs.sort_by_key(|run| run.queue_depth);
+    Ok(runs)
 }
 
 /// What is going to be measured, on what.
@@ -134,7 +186,7 @@ fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> R
 }
 
 /// The table, and what it says.
-fn results(runs: &[Run], target: &Target, stopped: bool) -> String {
+fn storage_results(runs: &[Run], shared: bool) -> String {
     let whole = |depth| runs.iter().find(|run| run.queue_depth == depth && run.policy == "whole");
     let rows = runs.iter().map(|run| {
         let ratio = whole(run.queue_depth).map_or("-".to_owned(), |whole| run.ratio(whole));
@@ -163,9 +215,22 @@ fn results(runs: &[Run], target: &Target, stopped: bool) -> String {
         "The device is a model in this process: these are figures of emulation, not of hardware. A trapped doorbell of it is a \
          real system call (pwrite), and nothing else: the floor of what trapping costs anywhere.",
     );
-    text += &report::cores(runs, target.shares_cores());
-    if stopped {
-        text += "It was interrupted: this is what was measured until then.\n";
-    }
-    text
+    text + &report::cores(runs.iter().flat_map(Run::cpus), shared) + "\n"
+}
+
+/// The packets' table, and what it says.
+fn packet_results(runs: &[PacketRun], shared: bool) -> String {
+    let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
+    let mut text = format!("{}-byte packets, one way, one queue; the median of {rounds} rounds\n\n", packets::SIZE);
+    text += &output::table(report::PACKET_COLUMNS, report::packet_rows(runs));
+    text.push('\n');
+    text += &output::paragraph(
+        "ratio: to whole with the same ring and burst. cycles: of the time stamp counter, for each packet, which one core sends and receives. \
+         direct, trapped: doorbells rung, at both ends.",
+    );
+    text += &output::paragraph(
+        "Both ports are models in this process, on a core of their own: figures of emulation, not of hardware. A trapped doorbell is a real \
+         system call (pwrite).",
+    );
+    text + &report::cores(runs.iter().flat_map(PacketRun::cpus), shared)
 }

@@ -18,6 +18,7 @@ mod net;
 mod nvme;
 mod origin;
 mod output;
+mod packets;
 mod pages;
 mod report;
 mod rounds;

@@ -60,7 +60,7 @@ impl Bar {
                     let (Range { start, end }, kind) = (run.range.clone(), run.kind.name().to_owned());
                     Run { start, end, kind }
                 };
-                Ok(Mapped { plan: plan.name(), runs: runs.iter().map(run).collect() })
+                Ok(Mapped { plan: plan.to_string(), runs: runs.iter().map(run).collect() })
             };
             let plans = plans.iter().map(mapped).collect::<Result<_>>()?;
             Ok(Self { bar: layout.bar, size: layout.size, table: layout.table, pba: layout.pba, plans })

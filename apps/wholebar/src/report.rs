@@ -4,6 +4,7 @@ use crate::args::policy_name;
 use crate::host::Host;
 use crate::origin::Origin;
 use crate::output;
+use crate::rounds::Measured;
 use crate::work::{Direction, Job, Order, Outcome, Percentiles, Workload};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,96 @@ pub struct Report {
     pub host: Host,
     /// What was measured, in order.
     pub runs: Vec<Run>,
+    /// The packets, where they were measured too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<Packets>,
+}
+
+/// Packets from one port to another.
+#[derive(Debug, Serialize)]
+pub struct Packets {
+    /// What stands behind the figures.
+    pub device: Origin,
+    /// The target's name, of both ports.
+    pub target: String,
+    /// Bytes of a packet, without its frame checksum.
+    pub size: u32,
+    /// What was measured, in order.
+    pub runs: Vec<PacketRun>,
+}
+
+/// One measurement of packets.
+#[derive(Debug, Clone, Serialize)]
+pub struct PacketRun {
+    /// `split` or `packed`.
+    pub ring: &'static str,
+    /// How BARs were mapped: `whole`, `carved` or `trapped`.
+    pub policy: &'static str,
+    /// The page size that was planned for, in bytes.
+    pub page_size: u64,
+    /// Packets that are sent, and received, by one call at most.
+    pub burst: usize,
+    /// The core of the driver's thread, which has both ends.
+    pub core: usize,
+    /// What was measured, in seconds.
+    pub seconds: f64,
+    /// Packets that came.
+    pub packets: u64,
+    /// The same, a second.
+    pub pps: f64,
+    /// Of the time, in nanoseconds.
+    pub ns_per_packet: f64,
+    /// Of the CPU's time stamp counter, where it has one that runs steadily.
+    pub cycles_per_packet: Option<f64>,
+    /// How often the devices were told of packets and buffers.
+    pub doorbells: Doorbells,
+    /// How much of a CPU each thread had: 1 is all of it.
+    pub cpu: Cpu,
+    /// The rounds, of which this is the one with the median rate.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<PacketRound>,
+}
+
+/// One of several runs of the same kind.
+#[derive(Debug, Clone, Serialize)]
+pub struct PacketRound {
+    /// Packets a second.
+    pub pps: f64,
+    /// CPU shares of its threads.
+    pub cpu: Cpu,
+    /// Whether it counts: its threads had their cores to themselves, or no round's had.
+    pub counts: bool,
+}
+
+impl Measured for PacketRun {
+    fn rate(&self) -> f64 {
+        self.pps
+    }
+
+    fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
+        let round = |(run, counts): &(&Self, bool)| PacketRound { pps: run.pps, cpu: run.cpu.clone(), counts: *counts };
+        Self { rounds: all.iter().map(round).collect(), ..self.clone() }
+    }
+}
+
+impl Measured for Run {
+    fn rate(&self) -> f64 {
+        self.iops
+    }
+
+    fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
+        let round = |(run, counts): &(&Self, bool)| Round { iops: run.iops, cpu: run.cpu.clone(), counts: *counts };
+        let errors = all.iter().map(|(run, _)| run.errors).sum();
+        Self { rounds: all.iter().map(round).collect(), errors, ..self.clone() }
+    }
 }
 
 /// One measurement.
@@ -159,11 +250,36 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// What the threads of all rounds had of their cores, and what follows from that: a few sentences.
-pub fn cores(runs: &[Run], shared: bool) -> String {
-    let rounds: Vec<_> = runs.iter().flat_map(|run| &run.rounds).collect();
+/// What a table of packets has.
+pub const PACKET_COLUMNS: [&str; 10] =
+    ["ring", ">burst", "BARs", ">Mpps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets each"];
+
+/// Its rows.
+pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
+    let whole =
+        |of: &PacketRun| runs.iter().find(|run| run.policy == "whole" && (run.ring, run.burst) == (of.ring, of.burst));
+    let row = |run: &PacketRun| {
+        vec![
+            run.ring.to_owned(),
+            run.burst.to_string(),
+            run.policy.to_owned(),
+            format!("{:.2}", run.pps / 1e6),
+            format!("{:.1}", run.ns_per_packet),
+            run.cycles_per_packet.map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
+            whole(run).map_or("-".to_owned(), |whole| run.ratio(whole)),
+            output::rate(run.doorbells.direct as f64),
+            output::rate(run.doorbells.trapped as f64),
+            format!("{:.1}", run.packets_a_doorbell()),
+        ]
+    };
+    runs.iter().map(row).collect()
+}
+
+/// What the threads of all rounds had of their cores, and what follows from that: a few sentences. Of each round is said whether it counts.
+pub fn cores<'r>(rounds: impl Iterator<Item = (&'r Cpu, bool)>, shared: bool) -> String {
+    let rounds: Vec<_> = rounds.collect();
     let range = |share: &dyn Fn(&Cpu) -> Option<f64>| {
-        let all: Vec<_> = rounds.iter().filter_map(|round| share(&round.cpu)).map(|s| s * 100.0).collect();
+        let all: Vec<_> = rounds.iter().filter_map(|(cpu, _)| share(cpu)).map(|s| s * 100.0).collect();
         let (low, high) = (all.iter().copied().fold(f64::MAX, f64::min), all.iter().copied().fold(0.0, f64::max));
         match (format!("{low:.0}"), format!("{high:.0}")) {
             _ if all.is_empty() => None,
@@ -174,7 +290,7 @@ pub fn cores(runs: &[Run], shared: bool) -> String {
     let Some(driver) = range(&|cpu| cpu.driver.first().copied()) else { return String::new() };
     let model = range(&|cpu| cpu.model).map_or(String::new(), |model| format!(", the model's {model}"));
     let mut text = format!("CPU: the driver's thread had {driver} of its core{model}. ");
-    let dropped: usize = runs.iter().map(Run::dropped).sum();
+    let dropped = rounds.iter().filter(|(_, counts)| !counts).count();
     if shared {
         text += "Driver and model shared one core and took turns on it: THE FIGURES MEAN LITTLE.";
         return output::paragraph(&text);
@@ -184,7 +300,7 @@ pub fn cores(runs: &[Run], shared: bool) -> String {
         text +=
             &format!("{dropped} of {all} runs lost more than a tenth of a core to something else: they don't count. ");
     }
-    if runs.iter().any(Run::disturbed) {
+    if rounds.iter().any(|(cpu, counts)| *counts && !cpu.undisturbed()) {
         text += "Where all runs of a case did, all of them count: run it again on a quiet machine.";
     }
     output::paragraph(&text)
@@ -245,6 +361,11 @@ impl Run {
         }
     }
 
+    /// What the threads of its rounds had, and whether each counts.
+    pub fn cpus(&self) -> impl Iterator<Item = (&Cpu, bool)> {
+        self.rounds.iter().map(|round| (&round.cpu, round.counts))
+    }
+
     /// The lowest and the highest rate of the rounds that count.
     pub fn spread(&self) -> (f64, f64) {
         let counting = self.rounds.iter().filter(|round| round.counts).map(|round| round.iops);
@@ -269,6 +390,29 @@ impl Run {
     /// Commands for each doorbell that was rung.
     pub fn commands_a_doorbell(&self) -> f64 {
         (self.reads + self.writes) as f64 / (self.doorbells.direct + self.doorbells.trapped).max(1) as f64
+    }
+}
+
+impl PacketRun {
+    /// What the threads of its rounds had, and whether each counts.
+    pub fn cpus(&self) -> impl Iterator<Item = (&Cpu, bool)> {
+        self.rounds.iter().map(|round| (&round.cpu, round.counts))
+    }
+
+    /// The lowest and the highest rate of the rounds that count.
+    pub fn spread(&self) -> (f64, f64) {
+        let counting = self.rounds.iter().filter(|round| round.counts).map(|round| round.pps);
+        counting.fold((self.pps, self.pps), |(low, high), pps| (low.min(pps), high.max(pps)))
+    }
+
+    /// Its rate against another's: `0.43`; `-` where that one did nothing.
+    pub fn ratio(&self, whole: &Self) -> String {
+        if whole.pps > 0.0 { format!("{:.2}", self.pps / whole.pps) } else { "-".to_owned() }
+    }
+
+    /// Packets for each doorbell that was rung: at both ends.
+    pub fn packets_a_doorbell(&self) -> f64 {
+        self.packets as f64 / (self.doorbells.direct + self.doorbells.trapped).max(1) as f64
     }
 }
 

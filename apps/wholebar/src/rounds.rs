@@ -4,8 +4,9 @@
 //! It does *not* know what is measured: whoever calls brings two closures, one that opens the device under a plan and one that runs a load.
 
 use crate::output::Progress;
-use crate::report::{Round, Run};
+use crate::report::Cpu;
 use anyhow::Result;
+use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
@@ -29,21 +30,31 @@ pub struct Load {
     pub batch: usize,
 }
 
+/// What a run measured.
+pub trait Measured: Clone {
+    /// A second.
+    fn rate(&self) -> f64;
+    /// What its threads had of their cores.
+    fn cpu(&self) -> &Cpu;
+    /// This one, which stands for all of these; of each is said whether it counts.
+    fn stand_for(&self, all: &[(&Self, bool)]) -> Self;
+}
+
 /// A plan under a load, and its runs.
-pub struct Case {
+pub struct Case<P, L, R> {
     /// The plan.
-    pub plan: Plan,
+    pub plan: P,
     /// The load.
-    pub load: Load,
-    runs: Vec<Run>,
+    pub load: L,
+    runs: Vec<R>,
 }
 
 /// How much there is to do.
-pub struct Rounds<'a> {
+pub struct Rounds<'a, P = Plan, L = Load> {
     /// The plans, in the order they are shown.
-    pub plans: &'a [Plan],
+    pub plans: &'a [P],
     /// The loads.
-    pub loads: &'a [Load],
+    pub loads: &'a [L],
     /// How often.
     pub rounds: usize,
     /// In which time, about.
@@ -53,19 +64,19 @@ pub struct Rounds<'a> {
 /// A run is not shorter than this, whatever the time.
 const LEAST: Duration = Duration::from_millis(20);
 
-impl Rounds<'_> {
+impl<P: Copy + Display, L: Copy + Display> Rounds<'_, P, L> {
     /// Runs them. An interruption ends it early, with the runs that were complete by then.
     ///
     /// # Errors
     /// What the closures say.
-    pub fn measure<S>(
+    pub fn measure<S, R>(
         &self,
         interrupted: &AtomicBool,
-        open: impl Fn(Plan) -> Result<S>,
-        run: impl Fn(&S, Load, Duration) -> Result<Run>,
-    ) -> Result<Vec<Case>> {
+        open: impl Fn(P) -> Result<S>,
+        run: impl Fn(&S, L, Duration) -> Result<R>,
+    ) -> Result<Vec<Case<P, L, R>>> {
         let loads = self.loads;
-        let case = |plan: &Plan, load: &Load| Case { plan: *plan, load: *load, runs: Vec::new() };
+        let case = |plan: &P, load: &L| Case { plan: *plan, load: *load, runs: Vec::new() };
         let mut cases: Vec<_> =
             self.plans.iter().flat_map(|plan| loads.iter().map(move |load| case(plan, load))).collect();
         let stopped = || interrupted.load(Ordering::Relaxed);
@@ -85,14 +96,8 @@ impl Rounds<'_> {
                 opens -= 1;
                 for case in &mut cases[plan * loads.len()..][..loads.len()] {
                     let left = self.time.saturating_sub(began.elapsed() + opened * opens as u32);
-                    progress.set_what(format!(
-                        "round {} of {}: {}, depth {}, batches of {}",
-                        round + 1,
-                        self.rounds,
-                        case.plan.name(),
-                        case.load.depth,
-                        case.load.batch
-                    ));
+                    let (plan, load) = (case.plan, case.load);
+                    progress.set_what(format!("round {} of {}: {plan}, {load}", round + 1, self.rounds));
                     progress.at(began.elapsed().as_millis() as u64, String::new);
                     let result = run(&session, case.load, (left / runs as u32).max(LEAST))?;
                     if stopped() {
@@ -108,32 +113,35 @@ impl Rounds<'_> {
     }
 }
 
-impl Plan {
-    /// As people say it, before it is carried out: afterwards [`Run::plan`] knows the page size too.
-    pub fn name(&self) -> String {
-        let policy = crate::args::policy_name(self.policy);
-        self.page.map_or(policy.to_owned(), |page| format!("{policy}, {page}"))
+impl Display for Plan {
+    /// As people say it, before it is carried out: afterwards [`Run::plan`](crate::report::Run::plan) knows the page size too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(crate::args::policy_name(self.policy))?;
+        self.page.map_or(Ok(()), |page| write!(f, ", {page}"))
     }
 }
 
-impl Case {
+impl Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "depth {}, batches of {}", self.depth, self.batch)
+    }
+}
+
+impl<P, L, R: Measured> Case<P, L, R> {
     /// The run with the median rate of those that count, with all rounds told; `None` where there is none.
-    pub fn result(&self) -> Option<Run> {
-        let any = self.runs.iter().any(|run| run.cpu.undisturbed());
-        let counts = |run: &Run| run.cpu.undisturbed() || !any;
-        let mut counting: Vec<_> = self.runs.iter().filter(|run| counts(run)).collect();
-        counting.sort_by(|a, b| a.iops.total_cmp(&b.iops));
-        let median = counting.get(counting.len() / 2)?;
-        let round = |run: &Run| Round { iops: run.iops, cpu: run.cpu.clone(), counts: counts(run) };
-        let errors = self.runs.iter().map(|run| run.errors).sum();
-        Some(Run { rounds: self.runs.iter().map(round).collect(), errors, ..(*median).clone() })
+    pub fn result(&self) -> Option<R> {
+        let any = self.runs.iter().any(|run| run.cpu().undisturbed());
+        let all: Vec<_> = self.runs.iter().map(|run| (run, run.cpu().undisturbed() || !any)).collect();
+        let mut counting: Vec<_> = all.iter().filter(|(_, counts)| *counts).map(|(run, _)| *run).collect();
+        counting.sort_by(|a, b| a.rate().total_cmp(&b.rate()));
+        Some(counting.get(counting.len() / 2)?.stand_for(&all))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Cpu;
+    use crate::report::Run;
     use std::cell::RefCell;
 
     fn run_of(iops: f64, share: f64) -> Run {

@@ -57,6 +57,11 @@ impl CpuShare {
         Self(thread.and_then(|thread| Some((thread, thread.cpu_time()?, Instant::now()))))
     }
 
+    /// Of the calling thread.
+    pub fn current() -> Self {
+        Self::of(Some(Thread::current()))
+    }
+
     /// The share: 1 is all of a CPU. `None` where there is no such thread.
     pub fn share(self) -> Option<f64> {
         let (thread, before, since) = self.0?;

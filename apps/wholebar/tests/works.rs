@@ -319,6 +319,33 @@ fn bench_reports_every_case_and_stays_small() {
         assert_eq!(run["policy"] != "whole", direct == 0 && trapped > 0, "{run}");
         assert!(run["iops"].as_f64().unwrap() > 0.0 && run["errors"] == 0, "{run}");
     }
+    let packets = &report["packets"];
+    assert_eq!((&packets["device"], &packets["size"]), (&"model".into(), &64.into()));
+    let runs = packets["runs"].as_array().unwrap();
+    // Two rings, three sizes of bursts, whole and trapped.
+    assert_eq!(runs.len(), 12);
+    for run in runs {
+        let (direct, trapped) =
+            (run["doorbells"]["direct"].as_u64().unwrap(), run["doorbells"]["trapped"].as_u64().unwrap());
+        assert_eq!((run["policy"] == "whole", run["policy"] == "trapped"), (direct > 0, trapped > 0), "{run}");
+        let (pps, ns) = (run["pps"].as_f64().unwrap(), run["ns_per_packet"].as_f64().unwrap());
+        assert!(
+            pps > 0.0 && (pps * ns / 1e9 - 1.0).abs() < 0.01 && run["rounds"].as_array().unwrap().len() == 5,
+            "{run}"
+        );
+    }
+    assert!(html.contains("packets of a burst") && text.contains("64-byte packets"), "{text}");
+}
+
+#[test]
+fn bench_measures_one_half_alone() {
+    let of = |half: &str| json(&format!("bench --seconds 1 --only {half} --json -"));
+    let (storage, packets) = (of("storage"), of("packets"));
+    assert_eq!((storage["runs"].as_array().map(Vec::len), storage.get("packets")), (Some(9), None));
+    assert_eq!(
+        (packets["runs"].as_array().map(Vec::len), packets["packets"]["runs"].as_array().map(Vec::len)),
+        (Some(0), Some(12))
+    );
 }
 
 #[test]

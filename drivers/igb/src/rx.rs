@@ -167,6 +167,7 @@ impl Rx {
         }
         if self.ring.free() != before {
             self.bell.ring(self.ring.tail());
+            self.counters.doorbells.add(1);
         }
     }
 

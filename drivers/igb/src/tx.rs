@@ -107,6 +107,7 @@ impl Tx {
         if sent > 0 {
             self.ring.mark();
             self.bell.ring(self.ring.tail());
+            self.counters.doorbells.add(1);
             self.counters.packets.add(sent);
             self.counters.bytes.add(bytes);
             self.counters.bursts.add(1);

@@ -53,6 +53,8 @@ counters! {
         bursts,
         /// How often the pool had fewer buffers than the queue wanted: then the device may drop packets.
         no_buffers,
+        /// How often the device was told of buffers: doorbells rung.
+        doorbells,
         /// Packets dropped: what the device said of them made no sense.
         dropped_malformed,
         /// Packets dropped: they came in parts that are more than a packet may be.
@@ -73,6 +75,8 @@ counters! {
         bursts,
         /// How often there was no room for all of a burst.
         full,
+        /// How often the device was told of packets: doorbells rung.
+        doorbells,
         /// Packets dropped: empty, or longer than the device takes.
         dropped_length,
         /// Packets dropped: in more buffers than the device takes.

@@ -1,26 +1,36 @@
 //! The page of `wholebar bench`.
 
-use super::{facts, figure, host_facts, origin, page, rates_by_depth, runs_table, strips};
+use super::{Look, distinct, facts, figure, host_facts, origin, page, plot, rates_by_depth, runs_table, strips, table};
 use crate::mapped::Bar;
-use crate::report::{self, Report};
+use crate::report::{self, PacketRun, Packets, Report, Run};
 use anyhow::Result;
-use maud::html;
+use maud::{Markup, html};
+use plot::{Line, Lines};
 
 /// A report of `wholebar bench` as a page, of a device with these BARs.
 ///
 /// # Errors
 /// A plot that cannot be drawn.
 pub fn bench(report: &Report, bars: &[Bar], shared_cores: bool) -> Result<String> {
-    let title = format!("What mapping whole BARs is worth: {}", report.target);
-    let plot = rates_by_depth("4 KiB random reads, one queue", &report.runs, None)?;
-    let batch = report.runs.iter().map(|run| run.batch).max().unwrap_or(0);
+    let title = "What mapping whole BARs is worth";
     let body = html! {
         h1 { (title) }
         (origin(report.device, None))
         h2 { "Host" }
         (facts(&host_facts(&report.host)))
-        h2 { "Device" }
+        h2 { "Device: " (report.target) }
         (strips(bars))
+        @if !report.runs.is_empty() { (reads(report, shared_cores)?) }
+        @if let Some(packets) = &report.packets { (packets_of(packets, shared_cores)?) }
+        footer { "wholebar " (report.version) ", " (report.schema) }
+    };
+    Ok(page(title, &body))
+}
+
+fn reads(report: &Report, shared_cores: bool) -> Result<Markup> {
+    let plot = rates_by_depth("4 KiB random reads, one queue", &report.runs, None)?;
+    let batch = report.runs.iter().map(|run| run.batch).max().unwrap_or(0);
+    Ok(html! {
         h2 { "Reads" }
         div class="plots" {
             (figure(&plot, &format!(
@@ -28,8 +38,47 @@ pub fn bench(report: &Report, bars: &[Bar], shared_cores: bool) -> Result<String
             )))
         }
         (runs_table("ratio: to whole at the same depth; direct, trapped: doorbells rung in the measured time", &report.runs))
-        p { (report::cores(&report.runs, shared_cores)) }
-        footer { "wholebar " (report.version) ", " (report.schema) }
-    };
-    Ok(page(&title, &body))
+        p { (report::cores(report.runs.iter().flat_map(Run::cpus), shared_cores)) }
+    })
+}
+
+fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
+    let bursts = distinct(packets.runs.iter().map(|run| run.burst));
+    let mut lines: Vec<Line> = Vec::new();
+    for run in &packets.runs {
+        let Some(at) = bursts.iter().position(|burst| *burst == run.burst) else { continue };
+        let name = format!("{}, {}", run.ring, run.policy);
+        let look = match (run.ring, run.policy) {
+            ("split", "whole") => Look(0),
+            ("split", _) => Look(4),
+            (_, "whole") => Look(1),
+            _ => Look(3),
+        };
+        let (low, high) = run.spread();
+        let point = (at, run.pps / 1e6, low / 1e6, high / 1e6);
+        match lines.iter_mut().find(|line| line.name == name) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line { name, look, points: vec![point] }),
+        }
+    }
+    let plot = plot::lines(&[Lines {
+        title: format!("{}-byte packets, one way, one queue", packets.size),
+        x: "packets of a burst",
+        categories: bursts.iter().map(usize::to_string).collect(),
+        y: "million packets/s".to_owned(),
+        top: plot::top(&lines),
+        lines,
+        level: None,
+    }])?;
+    let caption = "ratio: to whole with the same ring and burst; cycles: of the time stamp counter, for each packet, which one core sends and receives; \
+         direct, trapped: doorbells rung at both ends in the measured time";
+    Ok(html! {
+        h2 { "Packets: " (packets.target) }
+        (origin(packets.device, None))
+        div class="plots" {
+            (figure(&plot, "The median of the rounds that count; error bars from the lowest to the highest of them."))
+        }
+        (table(caption, &report::PACKET_COLUMNS, &report::packet_rows(&packets.runs)))
+        p { (report::cores(packets.runs.iter().flat_map(PacketRun::cpus), shared_cores)) }
+    })
 }

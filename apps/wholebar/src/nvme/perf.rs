@@ -213,6 +213,7 @@ pub fn run(args: Args) -> Result<()> {
             target: args.target.clone(),
             host,
             runs: vec![run],
+            packets: None,
         })?;
     } else {
         let mut text = heading(&target, &controller, &job, &args, &cores);

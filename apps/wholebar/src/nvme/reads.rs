@@ -4,7 +4,7 @@ use super::{Controller, status_name};
 use crate::args::{Cores, Usage};
 use crate::output;
 use crate::report::Run;
-use crate::rounds::{Case, Load, Rounds};
+use crate::rounds::{Case, Load, Plan, Rounds};
 use crate::target::Target;
 use crate::work::{self, Direction, Job, Order, Trouble, Workload};
 use anyhow::{Result, bail};
@@ -30,7 +30,7 @@ impl Reads<'_> {
     ///
     /// # Errors
     /// What the controller says, and a run that ended early by itself.
-    pub fn measure(&self, rounds: &Rounds, interrupted: &AtomicBool) -> Result<Vec<Case>> {
+    pub fn measure(&self, rounds: &Rounds, interrupted: &AtomicBool) -> Result<Vec<Case<Plan, Load, Run>>> {
         rounds.measure(
             interrupted,
             |plan| {

@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn plans_are_those_that_can_be_carried_out() {
-        let names = |page| plans(page).iter().map(Plan::name).collect::<Vec<_>>().join("; ");
+        let names = |page| plans(page).iter().map(Plan::to_string).collect::<Vec<_>>().join("; ");
         assert_eq!(names(PageSize::K4), "whole; carved, 4 KiB; carved, 16 KiB; carved, 64 KiB; trapped");
         assert_eq!(names(PageSize::K16), "whole; carved, 16 KiB; carved, 64 KiB; trapped");
         assert_eq!(names(PageSize::K64), "whole; carved, 64 KiB; trapped");

@@ -235,7 +235,7 @@ impl Pages {
         if let Some(why) = &self.virtual_machine {
             text += &output::paragraph(&format!("The host is a virtual machine ({why}): its times are a guest's."));
         }
-        text += &report::cores(&self.runs, self.shared_cores);
+        text += &report::cores(self.runs.iter().flat_map(Run::cpus), self.shared_cores);
         if self.interrupted {
             text += "It was interrupted: this is what was measured until then.\n";
         }

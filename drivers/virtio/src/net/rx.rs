@@ -131,6 +131,7 @@ impl<R: Ring> Receiver<R> {
         }
         if self.ring.publish() {
             self.bell.ring(self.life.index());
+            self.counters.doorbells.add(1);
         }
     }
 

@@ -177,6 +177,7 @@ impl<R: Ring> Sender<R> {
         self.fruitless = self.fruitless.wrapping_add(1);
         if self.fruitless >= FRUITLESS && self.fruitless.is_power_of_two() {
             self.bell.ring(self.life.index());
+            self.counters.doorbells.add(1);
         }
     }
 
@@ -270,6 +271,7 @@ impl<R: Ring> TxQueue for Sender<R> {
             self.counters.bursts.add(1);
             if self.ring.publish() {
                 self.bell.ring(self.life.index());
+                self.counters.doorbells.add(1);
             }
         }
         if full {
