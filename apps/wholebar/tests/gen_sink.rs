@@ -137,6 +137,38 @@ fn what_the_wire_did_is_what_the_sink_says() {
     }
 }
 
+/// What was done to packets on purpose is what the sink says, each for itself.
+#[test]
+fn what_faults_did_is_what_the_sink_says() {
+    let n = |value: &Value| value.as_u64().unwrap_or(0);
+    for (i, faults) in [
+        "drop=0.02,seed=3",
+        "duplicate=0.03,seed=4",
+        "reorder=0.05,by=5,seed=5",
+        "drop=0.01,duplicate=0.02,reorder=0.02",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("faults{i}");
+        let (report, _) = json(&format!("{} --count 5000 --rate 30k --faults {faults} --json", pair(&name, "")));
+        let (received, port) = (&report["received"], &report["ports"][0]);
+        let (dropped, doubled) = (n(&port["drops"]["tx_faults"]), n(&port["duplicated"]));
+        assert_eq!((n(&received["lost"]), n(&received["uncounted"])), (dropped, 0), "{faults}\n{report:#}");
+        assert_eq!(n(&received["duplicate"]), doubled, "{faults}\n{report:#}");
+        assert_eq!(n(&received["packets"]) + dropped, 5000, "{faults}");
+        for (fault, count) in [("drop", dropped), ("duplicate", doubled), ("reorder", n(&received["reordered"]))] {
+            assert_eq!(faults.contains(fault), count > 0, "{faults}: {fault} {count}");
+        }
+    }
+    // What a wrong bit does depends on where it is: all but the Ethernet header is protected, and without that a packet may be foreign.
+    let (report, code) = json(&format!("{} --count 3000 --faults corrupt=0.1,truncate=0.1 --json", pair("faulty", "")));
+    let (received, drops) = (&report["received"], &report["ports"][0]["drops"]);
+    let (good, corrupt, foreign) = (n(&received["packets"]), n(&received["corrupt"]), n(&received["foreign"]));
+    assert_eq!(good + corrupt + foreign + n(&drops["tx_length"]), 3000, "{report:#}");
+    assert!(corrupt > 100 && good > 2000 && code == Some(1), "{report:#}");
+}
+
 /// gen and sink in processes of their own, through models in a third one.
 #[test]
 fn a_sink_elsewhere_finds_the_same() {

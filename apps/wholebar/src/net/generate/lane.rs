@@ -283,3 +283,66 @@ fn fill(mut first: Buf, cache: &mut PoolCache, bytes: &[u8]) -> Option<Buf> {
     }
     Some(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::generate::rate::Rate;
+    use crate::net::generate::template::Headers;
+    use crate::net::port::{self, PortArgs};
+    use crate::net::sink::lane::{Expected, Receiver, Seen};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        ports: PortArgs,
+    }
+
+    /// Packets from a lane to one that looks at them: once both run, nothing is allocated, of whatever size packets are.
+    #[test]
+    fn lanes_allocate_nothing() {
+        let end = "sim:virtio-net,wire=pair:lanes,full=wait,mtu=9000".to_owned();
+        for flags in ["--mtu 9000", "--mtu 9000 --buffer 1024 --offloads scatter,checksum"] {
+            let args = Cli::parse_from(["test"].into_iter().chain(flags.split(' '))).ports;
+            let ports = port::open(&[end.clone(), end.clone()], &args, false, &[]).unwrap();
+            port::wait_for_links(&ports, &AtomicBool::new(false));
+            let [from, to] = [&ports[0], &ports[1]];
+            let headers = Headers { from: from.port.mac(), to: to.port.mac(), vlan: None, v6: false };
+            let source = Source::Flows(Flows {
+                template: Arc::new(Template::new(&headers, 3, 1).unwrap()),
+                sizes: Sizes::Range(64, 9018),
+                pace: Pace::new(Rate::Max, 1),
+                run: 9,
+                flows: vec![(0, 0), (1, 0), (2, 0)],
+                turn: 0,
+                chance: fastrand::Rng::with_seed(1),
+                mix: 0,
+                scratch: vec![0; 9018],
+            });
+            let counter = quanta::Clock::new();
+            let (made, seen) = (Arc::new(Made::default()), Arc::new(Seen::default()));
+            let (cache, clock) = (from.pool.cache(32), Clock::new(&counter));
+            let mut sender = Sender::new(from.tx(0).unwrap(), cache, 32, source, 20_000, clock, made.clone());
+            let rx = vec![to.rx(0).unwrap()];
+            let expected = Expected::Marks(Some(9));
+            let mut receiver = Receiver::new(rx, to.pool.cache(32), 32, expected, Clock::new(&counter), seen.clone());
+            let mut go = |until: u64| {
+                let began = std::time::Instant::now();
+                while seen.packets.get() < until && began.elapsed().as_secs() < 60 {
+                    sender.turn();
+                    if receiver.turn() == Work::Idle {
+                        std::thread::yield_now();
+                    }
+                }
+            };
+            go(1000);
+            let allocated = allocation_counter::measure(|| go(20_000));
+            assert_eq!((seen.packets.get(), made.packets.get(), allocated.count_total), (20_000, 20_000, 0), "{flags}");
+            drop((sender, receiver));
+            let found = seen.take().unwrap();
+            assert_eq!((found.tally.received, found.missing, found.corrupt, found.flows), (20_000, 0, 0, 3), "{flags}");
+            assert!(port::close(ports).iter().all(|pool| pool.made == pool.home));
+        }
+    }
+}

@@ -8,6 +8,7 @@ pub mod template;
 
 pub use lane::Made;
 
+use super::around::{Around, AroundArgs};
 use super::capture::Capture;
 use super::mark::{self, Clock};
 use super::port::{self, OpenPort, PortArgs};
@@ -49,6 +50,7 @@ Examples:
   wholebar net gen sim:virtio-net,wire=pair:a --to sim:virtio-net,wire=pair:a --rate 1M --time 2
   wholebar net gen 0000:01:00.0 --dst-mac 52:54:00:12:34:56 --rate 1Gbps --size imix --flows 64
   wholebar net gen sim:virtio-net,wire=tap:t0 --replay mixed.pcapng --speed original --loops 3
+  wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --faults drop=0.01,duplicate=0.001,seed=7 --tolerate --time 10
   wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --rate max --size 64 --queues 2 --cores 0-2 --time 10 --json")]
 pub struct Args {
     /// The port that sends
@@ -96,6 +98,8 @@ pub struct Args {
     /// Packets that are given to the device at once, at most
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     burst: u16,
+    #[command(flatten)]
+    around: AroundArgs,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
@@ -146,9 +150,10 @@ pub fn run(args: Args) -> Result<()> {
     let (counter, run) = (quanta::Clock::new(), fastrand::u8(..));
     let made: Vec<_> = (0..args.ports.queues).map(|_| Arc::new(Made::default())).collect();
     let seen = Arc::new(Seen::default());
-    let mut lanes = args.senders(&what, &ports, &made, &counter, run)?;
+    let mut around = args.around.begin(&ports)?;
+    let mut lanes = args.senders(&what, &ports, &mut around, &made, &counter, run)?;
     if let Some(to) = ports.get(1) {
-        let rx = (0..args.ports.queues).map(|queue| to.rx(queue)).collect::<Result<_>>()?;
+        let rx = (0..args.ports.queues).map(|queue| around.rx(to, queue)).collect::<Result<_>>()?;
         let expected = match &what {
             What::Replay(capture) => Expected::Replay(capture.clone()),
             What::Flows(_) => Expected::Marks(Some(run)),
@@ -166,6 +171,7 @@ pub fn run(args: Args) -> Result<()> {
     let over = || made.iter().all(|made| made.is_done());
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
 
+    let around = around.finish();
     let sent = Sent::new(&made, outcome.time);
     let received = match ports.get(1) {
         None => None,
@@ -182,6 +188,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         output::print(report.text())?;
     }
+    around?;
     report.trouble(args.tolerate).map_or(Ok(()), |trouble| bail!(trouble))
 }
 
@@ -262,6 +269,7 @@ impl Args {
         &self,
         what: &What,
         ports: &[OpenPort],
+        around: &mut Around,
         made: &[Arc<Made>],
         counter: &quanta::Clock,
         run: u8,
@@ -307,7 +315,7 @@ impl Args {
                 (What::Flows(_), None) => bail!("packets have no headers"),
             };
             let cache = from.pool.cache(CACHE);
-            let tx = from.tx(lane as u16)?;
+            let tx = around.tx(from, lane as u16)?;
             let (burst, clock) = (usize::from(self.burst), Clock::new(counter));
             let sender = Sender::new(tx, cache, burst, source, self.quota(what, lane, share), clock, made.clone());
             Ok(Either::Send(Box::new(sender)))
