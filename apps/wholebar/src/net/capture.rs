@@ -41,10 +41,13 @@ impl Capture {
     /// # Errors
     /// Where it cannot be read, is no capture of an Ethernet, is cut off, or has packets that were.
     pub fn read(name: &str) -> Result<Self> {
-        let mut input: Box<dyn Read> = match name {
-            "-" => Box::new(io::stdin().lock()),
-            name => Box::new(File::open(name).with_context(|| format!("cannot open {name}"))?),
-        };
+        match name {
+            "-" => Self::from(name, io::stdin().lock()),
+            name => Self::from(name, File::open(name).with_context(|| format!("cannot open {name}"))?),
+        }
+    }
+
+    fn from(name: &str, mut input: impl Read) -> Result<Self> {
         let mut magic = Vec::new();
         input.by_ref().take(4).read_to_end(&mut magic).with_context(|| format!("cannot read {name}"))?;
         if magic.is_empty() {
@@ -219,15 +222,9 @@ fn nanos(interface: &InterfaceDescriptionBlock<'_>, units: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn read(bytes: &[u8]) -> Result<Capture, String> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(bytes).unwrap();
-        Capture::read(file.path().to_str().unwrap()).map_err(|e| {
-            let text = e.to_string();
-            text.replace(file.path().to_str().unwrap(), "FILE")
-        })
+        Capture::from("FILE", bytes).map_err(|e| e.to_string())
     }
 
     fn error(bytes: &[u8]) -> String {
@@ -307,6 +304,36 @@ mod tests {
         let at: Vec<_> = (0..4).map(|i| (capture.packet(i).0, capture.packet(i).1.len())).collect();
         assert_eq!(at, [(0, 61), (5, 60), (976_562, 62), (976_562, 63)]);
         assert_eq!(capture.packet(3).1, [4; 63]);
+    }
+
+    /// Whatever bytes are changed or missing: what is read is what the file has room for, or there is an error.
+    #[test]
+    fn damaged_files_are_errors_at_worst() {
+        let packets = [(1, 2, 60, &[1; 60][..]), (3, 4, 1514, &[2; 1514]), (5, 6, 14, &[3; 14])];
+        let ng = [
+            section(),
+            interface(1, Some(9)),
+            enhanced(0, 7, 60, &[1; 60]),
+            section(),
+            interface(1, None),
+            block(2, &[&[0, 0, 0, 0], &[0; 8][..], &60u32.to_le_bytes(), &60u32.to_le_bytes(), &[5; 60]].concat()),
+            block(3, &[&63u32.to_le_bytes()[..], &[4; 63]].concat()),
+        ];
+        let mut chance = fastrand::Rng::with_seed(5);
+        for good in [pcap(MICRO, 1, &packets), pcap(NANO, 1, &packets), ng.concat()] {
+            for _ in 0..400 {
+                let mut bad = good.clone();
+                for _ in 0..chance.usize(1..4) {
+                    let at = chance.usize(..bad.len());
+                    bad[at] = [0, 0xff, bad[at] ^ 1 << chance.u8(..8), chance.u8(..)][chance.usize(..4)];
+                }
+                bad.truncate(if chance.bool() { bad.len() } else { chance.usize(..bad.len()) });
+                if let Ok(capture) = read(&bad) {
+                    let all: usize = (0..capture.count()).map(|i| capture.packet(i).1.len()).sum();
+                    assert!(all <= bad.len());
+                }
+            }
+        }
     }
 
     #[test]
