@@ -60,6 +60,11 @@ pub trait Lane: Send {
 
     /// Queues that wake it; none where it always has something to do.
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>];
+
+    /// It has packets in hand, so that its core does not sleep: no interrupt comes when there is room for them.
+    fn holds(&self) -> bool {
+        false
+    }
 }
 
 /// How a run ended.
@@ -275,12 +280,9 @@ impl<L: Lane> Poller for Station<L> {
     }
 
     fn arm(&mut self) -> Armed {
+        let can = self.sleeps && !self.lanes.iter().any(Lane::holds);
         let mut queues = self.lanes.iter_mut().flat_map(Lane::receivers);
-        if self.sleeps && queues.all(|queue| queue.arm() != Armed::No) {
-            Armed::Until(Instant::now() + NAP)
-        } else {
-            Armed::No
-        }
+        if can && queues.all(|queue| queue.arm() != Armed::No) { Armed::Until(Instant::now() + NAP) } else { Armed::No }
     }
 
     fn disarm(&mut self) {

@@ -35,6 +35,9 @@ pub struct Maker {
     pub burst: Burst,
 }
 
+/// Buffers that are taken at once.
+pub const BATCH: usize = 32;
+
 /// What a lane counts, besides what its queues do.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -105,12 +108,15 @@ fn each(packets: &mut [Buf], change: impl Fn(&mut [u8; 12])) {
 }
 
 impl Maker {
-    /// Fills the burst; says how many packets that made. None, where the pool has too few buffers.
+    /// Fills the burst as far as there are buffers; says how many packets that made.
     #[inline]
     fn make(&mut self) -> usize {
         let before = self.burst.len();
-        if !self.burst.fill(&mut self.cache, self.burst.room()) {
-            return 0;
+        while self.burst.room() > 0 {
+            let n = self.burst.room().min(BATCH);
+            if !self.burst.fill(&mut self.cache, n) && !self.burst.fill(&mut self.cache, 1) {
+                break;
+            }
         }
         for packet in &mut self.burst[before..] {
             packet.reserve(self.headroom);
@@ -163,6 +169,10 @@ impl Lane for Forward {
             Job::Make(_) => &mut [],
             _ => &mut self.rx,
         }
+    }
+
+    fn holds(&self) -> bool {
+        !self.burst.is_empty()
     }
 }
 

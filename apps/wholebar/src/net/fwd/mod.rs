@@ -192,7 +192,7 @@ impl Args {
                     )));
                 }
                 let packet = packet(own, peer, queue, size)?;
-                let (cache, burst) = (to.pool.cache(32), Burst::new(self.burst.into()));
+                let (cache, burst) = (to.pool.cache(lane::BATCH as u32), Burst::new(self.burst.into()));
                 Job::Make(Maker { packet, headroom: HEADROOM, cache, burst })
             }
         })
