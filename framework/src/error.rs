@@ -1,6 +1,7 @@
 //! The framework's errors: each a sentence with its facts: what was tried, what came back, what a person can do.
 
 use std::io;
+use std::time::Duration;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +149,26 @@ pub enum Error {
         device: String,
         /// How that was seen.
         why: String,
+    },
+    /// The device failed for good, or was shut down; every later call says so.
+    #[error("{device} can no longer be used: {why}")]
+    Ended {
+        /// The device.
+        device: String,
+        /// Why.
+        why: String,
+    },
+    /// Queues whose owners did not poll while the device was to be reset.
+    #[error(
+        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
+    )]
+    Unresponsive {
+        /// The device.
+        device: String,
+        /// The queues.
+        queues: Vec<u32>,
+        /// How long they were given.
+        waited: Duration,
     },
     /// The system refused a mapping.
     #[error("mapping {len} bytes at offset {offset:#x} failed: {source}")]

@@ -14,6 +14,7 @@
 //! | [`block`] | the queue trait of storage drivers |
 //! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
+//! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
 //! | [`model`] | the device side of the seam: software devices, in this process |
@@ -26,6 +27,7 @@ pub mod cores;
 mod door;
 mod error;
 pub mod irq;
+pub mod keeper;
 pub mod mem;
 pub mod model;
 pub mod net;

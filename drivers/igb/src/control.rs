@@ -1,20 +1,16 @@
 //! The control plane: what is under the one lock. Sets the device up, makes and removes queues, follows the link, counts, resets.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hardware::Hardware;
-use crate::options::Options;
 use crate::regs::{self, queue};
 use crate::settings::Settings;
-use crossbeam::channel::Sender;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, DmaMapping, DmaRing};
 use wholebar::net::{Event, Link};
-use wholebar::pci::function;
-use wholebar::reset::{Domain, End, Phase};
+use wholebar::reset::Domain;
 
 /// A queue's number: by it the reset protocol knows it. Receive queues are even, transmit queues odd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,19 +53,9 @@ pub(crate) struct Control {
     pub queues: BTreeMap<QueueId, Record>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
-    /// A reset that waits for queues to take their hands off.
-    pub stopping: Option<Stopping>,
-    /// The queues that the last reset waited for in vain.
-    pub lost: Vec<u32>,
-    pub events: Sender<Event>,
     /// How the link was when it was last looked at.
     pub link: Link,
     pub totals: Totals,
-}
-
-pub(crate) struct Stopping {
-    pub why: String,
-    since: Instant,
 }
 
 /// What the device's own counters have come to.
@@ -141,7 +127,7 @@ impl Control {
     }
 
     /// Looks at the link, and tells of a change; `vectors` says that changes raise interrupts.
-    pub fn follow_link(&mut self, hw: &Hardware, vectors: bool) -> Result<()> {
+    pub fn follow_link(&mut self, hw: &Hardware, vectors: bool, tell: &mut dyn FnMut(Event)) -> Result<()> {
         // Reading ICR clears it, so that the next change raises an interrupt again. A link that went away and came back in between shows here.
         let changed = hw.read(regs::ICR)? & regs::CAUSE_LINK != 0;
         if vectors {
@@ -151,69 +137,11 @@ impl Control {
         let link = hw.link()?;
         if link != self.link {
             self.link = link;
-            self.tell(Event::Link(link));
+            tell(Event::Link(link));
         } else if changed {
             tracing::debug!(device = hw.name(), %link, "the link changed and is as it was");
         }
         Ok(())
-    }
-
-    /// Passes an event on; the oldest stay where nobody takes them.
-    pub fn tell(&self, event: Event) {
-        let _ = self.events.try_send(event);
-    }
-
-    /// Begins a reset; it goes on in [`advance`](Self::advance).
-    pub fn begin_reset(&mut self, domain: &Domain, why: String) {
-        if self.stopping.is_none() && domain.phase() == Phase::Running {
-            tracing::warn!(why, "resetting the device");
-            domain.stop();
-            self.stopping = Some(Stopping { why, since: Instant::now() });
-        }
-    }
-
-    /// Goes on with a reset, if one is under way and does not wait for queues.
-    pub fn advance(
-        &mut self,
-        hw: &Hardware,
-        domain: &Domain,
-        options: &Options,
-        restart: impl Fn(&mut Self) -> Result<()>,
-    ) {
-        let Some(stopping) = &self.stopping else { return };
-        if !domain.waiting().is_empty() && stopping.since.elapsed() < options.stop_timeout {
-            return;
-        }
-        self.lost = domain.expel();
-        let why = self.stopping.take().map(|s| s.why).unwrap_or_default();
-        match self.reset(hw, domain, restart) {
-            Ok(()) => {
-                domain.resume();
-                self.tell(Event::Reset { why, lost: self.lost.clone() });
-            }
-            Err(error) => self.end(hw, domain, &error, &why),
-        }
-    }
-
-    /// Resets the device; where that doesn't work, the function. Queues have their hands off.
-    fn reset(&mut self, hw: &Hardware, domain: &Domain, restart: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
-        if let Err(error) = self.count(hw).and_then(|()| hw.bus_master(false)) {
-            tracing::debug!(%error, "before a reset");
-        }
-        let device = hw.reset().and_then(|()| {
-            domain.quiet();
-            restart(self)
-        });
-        match device {
-            Err(error) if hw.device.info().resettable => {
-                tracing::warn!(%error, "resetting the function");
-                function::reset(hw.device.as_ref())?;
-                hw.reset()?;
-                domain.quiet();
-                restart(self)
-            }
-            done => done,
-        }
     }
 
     /// Makes every queue that takes part known again, with zeroed rings.
@@ -230,21 +158,6 @@ impl Control {
         }
         self.queues = queues;
         done
-    }
-
-    /// The device cannot be used any more.
-    pub fn end(&mut self, hw: &Hardware, domain: &Domain, error: &Error, during: &str) {
-        self.stopping = None;
-        let gone = matches!(error, Error::Gone { .. });
-        let _ = hw.bus_master(false);
-        // Nobody on the bus writes nothing; a device that was reset doesn't either.
-        let absent = function::is_absent(hw.device.as_ref()).unwrap_or(false);
-        let harmless = absent || (!gone && hw.reset().is_ok());
-        let why =
-            if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
-        tracing::error!(why, harmless, "the device has ended");
-        domain.end(End { gone, harmless, why: why.clone() });
-        self.tell(Event::Ended { why });
     }
 }
 

@@ -160,10 +160,12 @@ pub enum Error {
 }
 
 impl From<wholebar::Error> for Error {
-    /// A device that is gone is that to those above too.
+    /// What became of a device is the same to those above.
     fn from(error: wholebar::Error) -> Self {
         match error {
             wholebar::Error::Gone { device, why } => Self::Gone { device, why },
+            wholebar::Error::Ended { device, why } => Self::Ended { device, why },
+            wholebar::Error::Unresponsive { device, queues, waited } => Self::Unresponsive { device, queues, waited },
             other => Self::Core(other),
         }
     }

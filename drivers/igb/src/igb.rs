@@ -10,28 +10,24 @@ use crate::rx_ring::RxRing;
 use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
 use crate::tx::{Tx, TxParts};
 use crate::tx_ring::TxRing;
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use wholebar::bar::Bar;
 use wholebar::irq::{EventFd, Interrupts};
+use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
-use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IRQ_REQ, PciDevice};
-use wholebar::reset::{Domain, End};
+use wholebar::pci::{IRQ_MSIX, PciDevice};
+use wholebar::reset::Domain;
 
 /// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
 pub struct Igb(pub(crate) Arc<Handle>);
 
-/// What keeps a device open, and its slow path's thread running: held by [`Igb`] and by its queues.
-pub(crate) struct Handle {
-    inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
-}
+/// What keeps a device open: held by [`Igb`] and by its queues.
+pub(crate) struct Handle(Keeper<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -42,26 +38,11 @@ pub(crate) struct Inner {
     pub max_packet: u32,
     pub domain: Domain,
     name: String,
-    troubles: Mutex<Vec<(u64, u16, Fault)>>,
-    /// Arenas whose buffers its queues can use.
-    arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    control: Mutex<Control>,
-    events: Receiver<Event>,
     interrupts: Option<Interrupts>,
-    /// Signalled by the link's vector, and by queues in trouble.
-    wake: Arc<EventFd>,
-    /// What the kernel has to say of the function.
-    notices: Vec<(Event, Interrupts, Arc<EventFd>)>,
-    /// The slow path's thread has to end.
-    closing: AtomicBool,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
 }
 
-/// How many events wait where nobody takes them.
-const EVENTS: usize = 256;
-/// How often the slow path's thread looks after a device's health, and its counters.
-const TICK: Duration = Duration::from_millis(200);
 /// Descriptors of a queue.
 const MIN_DESCRIPTORS: u16 = 8;
 const MAX_DESCRIPTORS: u16 = 4096;
@@ -104,7 +85,6 @@ impl Igb {
         // Whoever had it before may have left it running.
         hw.bus_master(false)?;
         hw.reset()?;
-        let (send, events) = bounded(EVENTS);
         let granted = config.offloads.and(LIMITS.offloads);
         let settings = Settings {
             mac: hw.address()?,
@@ -123,9 +103,6 @@ impl Igb {
             settings,
             queues: BTreeMap::new(),
             memory: Vec::new(),
-            stopping: None,
-            lost: Vec::new(),
-            events: send,
             link: Link::default(),
             totals: Totals::default(),
         };
@@ -135,8 +112,8 @@ impl Igb {
             let _ = hw.bus_master(false);
             return Err(error);
         }
-        let notices = notices(&hw.device)?;
-        let inner = Arc::new(Inner {
+        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let inner = Inner {
             name: hw.name(),
             hw,
             options,
@@ -144,25 +121,16 @@ impl Igb {
             granted,
             max_packet,
             domain: Domain::new(),
-            troubles: Mutex::default(),
-            arenas: Mutex::default(),
-            control: Mutex::new(control),
-            events,
             interrupts,
-            wake,
-            notices,
-            closing: AtomicBool::new(false),
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
-        });
-        let mut handle = Handle { inner: inner.clone(), thread: None };
-        if inner.options.service == Service::Thread {
-            let thread = std::thread::Builder::new().name("igb".to_owned()).spawn(move || look_after(&inner));
-            let failed = |source| wholebar::Error::Io { what: "starting the slow path's thread".to_owned(), source };
-            handle.thread = Some(thread.map_err(failed)?);
+        };
+        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        if service == Service::Thread {
+            keeper.spawn()?;
         }
-        Ok(Self(Arc::new(handle)))
+        Ok(Self(Arc::new(Handle(keeper))))
     }
 
     /// BAR0, as it was mapped.
@@ -185,7 +153,7 @@ impl Igb {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        self.0.attach(arena).map(drop)
+        Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
     /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
@@ -196,7 +164,7 @@ impl Igb {
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
         let split = inner.buffers(pool)?;
-        let mapping = inner.attach(pool.arena())?;
+        let mapping = inner.ties().attach(pool.arena())?;
         let parts = inner.with(|control| inner.make_rx(control, index, pool, split, mapping))?;
         Ok(Rx::new(inner.clone(), parts))
     }
@@ -213,7 +181,7 @@ impl Igb {
 
     /// What happens to the device. While 256 events wait here, further ones are dropped.
     pub fn events(&self) -> &Receiver<Event> {
-        &self.0.events
+        self.0.events()
     }
 
     /// Resets the device, and waits until its queues can go on. Packets in flight may have been sent or not.
@@ -224,27 +192,12 @@ impl Igb {
     /// # Errors
     /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
     pub fn reset(&self) -> Result<()> {
-        self.request_reset();
-        loop {
-            let mut control = self.0.control();
-            self.0.advance(&mut control);
-            if control.stopping.is_none() {
-                self.0.check()?;
-                if control.lost.is_empty() {
-                    return Ok(());
-                }
-                let (queues, waited) = (control.lost.clone(), self.0.options.stop_timeout);
-                return Err(Error::Unresponsive { device: self.0.hw.name(), queues, waited });
-            }
-            drop(control);
-            std::thread::yield_now();
-        }
+        Ok(self.0.reset()?)
     }
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
     pub fn request_reset(&self) {
-        self.0.control().begin_reset(&self.0.domain, "it was asked for".to_owned());
-        self.0.wake.signal();
+        self.0.request_reset();
     }
 
     /// Does what there is to do on the slow path: the link, counters, resets. Returns whether it wants to be called again soon. For those who
@@ -253,12 +206,12 @@ impl Igb {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
     pub fn service(&self) -> Result<bool> {
-        self.0.service()
+        Ok(self.0.service()?)
     }
 
     /// What is signalled when there is something for [`service`](Self::service) to do at once.
     pub fn wakeup(&self) -> &Arc<EventFd> {
-        &self.0.wake
+        self.0.ties().wake()
     }
 
     /// Whether the device can be used.
@@ -266,7 +219,7 @@ impl Igb {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`] where it can't.
     pub fn check(&self) -> Result<()> {
-        self.0.check()
+        Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
@@ -279,7 +232,7 @@ impl Igb {
     /// # Errors
     /// What the device says, or doesn't.
     pub fn close(self) -> Result<()> {
-        self.0.close()
+        self.0.shut_down()
     }
 }
 
@@ -329,143 +282,9 @@ fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
     if config.rx_interrupts { config.rx_queues.min(vectors as u16) } else { 0 }
 }
 
-fn notices(device: &Arc<dyn PciDevice>) -> Result<Vec<(Event, Interrupts, Arc<EventFd>)>> {
-    let mut notices = Vec::new();
-    for (index, event) in [(IRQ_ERR, Event::FunctionError), (IRQ_REQ, Event::UnbindRequest)] {
-        if device.irq_info(index).is_ok_and(|info| info.count > 0) {
-            let interrupts = Interrupts::new(device.clone(), index, 1)?;
-            let fd = interrupts.vector(0)?;
-            notices.push((event, interrupts, fd));
-        }
-    }
-    Ok(notices)
-}
-
-/// The slow path's thread.
-fn look_after(inner: &Inner) {
-    // Pairs with the Release store when the handle is dropped; the wake-up that follows it brings us here.
-    while !inner.closing.load(Ordering::Acquire) {
-        let wait = match inner.service() {
-            Ok(true) => Duration::from_millis(1),
-            Ok(false) => TICK,
-            Err(_) => return,
-        };
-        if let Err(error) = inner.wake.wait(Some(wait)) {
-            return tracing::error!(%error, "the slow path ended");
-        }
-    }
-}
-
 impl Inner {
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    pub fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    /// Whether the device can be used.
-    pub fn check(&self) -> Result<()> {
-        match self.domain.ended() {
-            None => Ok(()),
-            Some(End { gone: true, why, .. }) => Err(Error::Gone { device: self.hw.name(), why }),
-            Some(End { why, .. }) => Err(Error::Ended { device: self.hw.name(), why }),
-        }
-    }
-
-    /// Does something under the lock, once no reset is under way. What the error says of the device is acted upon.
-    pub fn with<T>(&self, f: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
-        let mut control = loop {
-            let mut control = self.control();
-            self.check()?;
-            if control.stopping.is_none() {
-                break control;
-            }
-            self.advance(&mut control);
-            drop(control);
-            std::thread::yield_now();
-        };
-        f(&mut control).inspect_err(|error| self.settle(&mut control, error))
-    }
-
-    /// Acts upon what an error says of the device.
-    fn settle(&self, control: &mut Control, error: &Error) {
-        match error {
-            Error::Gone { .. } => control.end(&self.hw, &self.domain, error, ""),
-            Error::NotReady { .. } => {
-                control.begin_reset(&self.domain, error.to_string());
-                self.wake.signal();
-            }
-            _ => {}
-        }
-    }
-
-    fn advance(&self, control: &mut Control) {
-        control.advance(&self.hw, &self.domain, &self.options, |control| {
-            if let Some(interrupts) = &self.interrupts {
-                // A function level reset took them away.
-                interrupts.restore()?;
-            }
-            self.hw.bus_master(true)?;
-            let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
-            control.set_up(&self.hw, self.interrupts.as_ref(), vectors)?;
-            control.recreate(&self.hw, &self.domain)
-        })
-    }
-
-    fn service(&self) -> Result<bool> {
-        let mut control = self.control();
-        self.check()?;
-        for (event, _, fd) in &self.notices {
-            if fd.take() > 0 {
-                control.tell(event.clone());
-                if *event == Event::FunctionError {
-                    control.begin_reset(&self.domain, "the kernel reports an error of the function".to_owned());
-                }
-            }
-        }
-        let troubles = std::mem::take(&mut *self.troubles.lock().unwrap_or_else(|e| e.into_inner()));
-        for (epoch, queue, fault) in troubles {
-            // Else it was of a ring that a reset ended.
-            if epoch == self.domain.epoch() {
-                let why = Error::Broken { device: self.hw.name(), queue, fault };
-                control.begin_reset(&self.domain, why.to_string());
-            }
-        }
-        if control.stopping.is_none() {
-            let healthy = self.hw.healthy();
-            let looked = healthy
-                .and_then(|()| control.follow_link(&self.hw, self.interrupts.is_some()))
-                .and_then(|()| control.count(&self.hw));
-            if let Err(error) = looked {
-                self.settle(&mut control, &error);
-            }
-        }
-        self.advance(&mut control);
-        self.check()?;
-        Ok(control.stopping.is_some())
-    }
-
-    /// A queue's call for help, in the epoch it is in step with.
-    pub fn trouble(&self, epoch: u64, queue: u16, fault: Fault) {
-        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, queue, fault));
-        self.wake.signal();
-    }
-
-    fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
-        let mapping = self.hw.device.dma().attach(arena)?;
-        let mut arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
-        if arenas.iter().all(|m| m.arena().id() != arena.id()) {
-            arenas.push(mapping.clone());
-        }
-        Ok(mapping)
-    }
-
-    /// Where arena `id` is, as the device sees it.
-    pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
-        let arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
-        arenas.iter().find(|m| m.arena().id() == id).cloned()
     }
 
     /// How much of a pool's buffers the device may write, as SRRCTL has it: in units of 1024 bytes (7.1.3.1).
@@ -570,7 +389,75 @@ impl Inner {
         self.record(control, id, ring.words(), mapping, None)?;
         Ok(TxParts { index, gate: self.domain.join(id.0), ring, bell })
     }
+}
 
+impl Driver for Inner {
+    const NAME: &'static str = "igb";
+    type State = Control;
+    type Event = Event;
+    type Trouble = (u16, Fault);
+    type Error = Error;
+
+    fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.hw.device
+    }
+
+    fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    fn event(happened: Happened) -> Event {
+        happened.into()
+    }
+
+    fn remedy(error: &Error) -> Remedy {
+        match error {
+            Error::Gone { .. } => Remedy::Gone,
+            Error::NotReady { .. } => Remedy::Reset,
+            _ => Remedy::Nothing,
+        }
+    }
+
+    fn stop(&self, control: &mut Control) -> Result<()> {
+        // A reset clears its counters.
+        if let Err(error) = control.count(&self.hw) {
+            tracing::debug!(%error, "before a reset");
+        }
+        self.hw.reset()
+    }
+
+    fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
+        if let Some(interrupts) = &self.interrupts {
+            // A function level reset took them away.
+            interrupts.restore()?;
+        }
+        self.hw.bus_master(true)?;
+        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
+        control.set_up(&self.hw, self.interrupts.as_ref(), vectors)?;
+        control.recreate(&self.hw, &self.domain)
+    }
+
+    /// A queue that nobody has is none.
+    fn turn(&self, _: &mut Control) {}
+
+    fn help(&self, _: &mut Control, (queue, fault): (u16, Fault)) -> Result<Option<String>> {
+        Ok(Some(Error::Broken { device: self.hw.name(), queue, fault }.to_string()))
+    }
+
+    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+        self.hw.healthy()?;
+        control.follow_link(&self.hw, self.interrupts.is_some(), tell)?;
+        control.count(&self.hw)
+    }
+
+    fn put_away(&self, _: &mut Control) -> Result<()> {
+        Ok(())
+    }
+
+    fn release(&self, _: &mut Control) {}
+}
+
+impl Handle {
     /// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
     pub fn delete_queue(&self, id: QueueId) -> bool {
         let deleted = self.with(|control| {
@@ -605,45 +492,14 @@ impl Inner {
     }
 
     pub fn mac(&self) -> Mac {
-        self.control().settings.mac
-    }
-
-    fn close(&self) -> Result<()> {
-        let mut control = self.control();
-        self.check()?;
-        let _ = self.hw.bus_master(false);
-        let done = self.hw.reset();
-        match &done {
-            Ok(()) => {
-                control.stopping = None;
-                self.domain.end(End { gone: false, harmless: true, why: "it was closed".to_owned() });
-            }
-            Err(error) => control.end(&self.hw, &self.domain, error, ""),
-        }
-        done
+        self.peek(|control| control.settings.mac)
     }
 }
 
 impl Deref for Handle {
-    type Target = Inner;
+    type Target = Keeper<Inner>;
 
-    fn deref(&self) -> &Inner {
-        &self.inner
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // Pairs with the Acquire load in the thread.
-        self.closing.store(true, Ordering::Release);
-        self.wake.signal();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        if self.domain.ended().is_none()
-            && let Err(error) = self.close()
-        {
-            tracing::warn!(%error, "the device was not reset");
-        }
+    fn deref(&self) -> &Keeper<Inner> {
+        &self.0
     }
 }

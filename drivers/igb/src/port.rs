@@ -27,7 +27,7 @@ impl Port for Igb {
     }
 
     fn mtu(&self) -> u16 {
-        self.0.control().settings.mtu
+        self.0.peek(|control| control.settings.mtu)
     }
 
     fn mac(&self) -> Mac {
@@ -82,23 +82,25 @@ impl Port for Igb {
     }
 
     fn statistics(&self) -> Vec<Statistic> {
-        let mut control = self.0.control();
-        if self.0.check().is_ok()
-            && let Err(error) = control.count(&self.0.hw)
-        {
-            tracing::debug!(%error, "the device's counters could not be read");
-        }
+        let (counters, dropped) = self.0.peek(|control| {
+            if self.0.check().is_ok()
+                && let Err(error) = control.count(&self.0.hw)
+            {
+                tracing::debug!(%error, "the device's counters could not be read");
+            }
+            (control.totals.counters, control.totals.dropped)
+        });
         let of = |queue: &str, name: &'static str, value| Statistic {
             queue: queue.to_owned().into(),
             name: name.into(),
             value,
         };
         let names = regs::COUNTERS.iter().chain(regs::COUNTERS_64).map(|(_, name)| *name);
-        let mut all: Vec<_> = names.zip(control.totals.counters).map(|(name, value)| of("", name, value)).collect();
+        let mut all: Vec<_> = names.zip(counters).map(|(name, value)| of("", name, value)).collect();
         for (i, counters) in self.0.rx_counters.iter().enumerate() {
             let queue = format!("rx{i}");
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
-            all.push(of(&queue, "dropped_no_descriptors", control.totals.dropped[i]));
+            all.push(of(&queue, "dropped_no_descriptors", dropped[i]));
         }
         for (i, counters) in self.0.tx_counters.iter().enumerate() {
             let queue = format!("tx{i}");

@@ -176,7 +176,7 @@ impl Rx {
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
-            self.inner.trouble(epoch, self.index, fault);
+            self.inner.ties().trouble(epoch, (self.index, fault));
         }
     }
 

@@ -186,7 +186,7 @@ impl Tx {
         let mapping = match known {
             Some(mapping) => mapping,
             None => {
-                let mapping = self.inner.arena(id).ok_or(Unfit::Arena)?;
+                let mapping = self.inner.ties().arena(id).ok_or(Unfit::Arena)?;
                 self.arenas.push(mapping.clone());
                 mapping
             }

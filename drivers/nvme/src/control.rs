@@ -9,14 +9,11 @@ use crate::hardware::Hardware;
 use crate::identify::Controller;
 use crate::options::Options;
 use crate::ring::Rings;
-use crossbeam::channel::Sender;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar::pci::function;
-use wholebar::reset::{Domain, End, Phase};
+use wholebar::reset::Domain;
 
 /// What a queue tells the control plane.
 #[derive(Debug)]
@@ -51,16 +48,6 @@ pub(crate) struct Control {
     pub shadows: Option<(Arc<Shadows>, (u64, u64))>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
-    /// A reset that waits for queues to take their hands off.
-    pub stopping: Option<Stopping>,
-    /// The queues that the last reset waited for in vain.
-    pub lost: Vec<u32>,
-    pub events: Sender<Event>,
-}
-
-pub(crate) struct Stopping {
-    pub why: String,
-    since: Instant,
 }
 
 /// Bytes of an arena for rings, at least.
@@ -139,7 +126,7 @@ impl Control {
     }
 
     /// Takes the controller's events, reads the log page that each wants read, and passes them on.
-    pub fn take_events(&mut self, hw: &Hardware) -> Result<()> {
+    pub fn take_events(&mut self, hw: &Hardware, tell: &mut dyn FnMut(Event)) -> Result<()> {
         for event in self.admin.events(hw)?.into_iter().map(AsyncEvent) {
             if event.log_page() != 0 {
                 let bytes = event.log_bytes().min(hw.page as u32);
@@ -152,67 +139,9 @@ impl Control {
                     Err(error) => return Err(error),
                 }
             }
-            self.tell(Event::Controller(event));
+            tell(Event::Controller(event));
         }
         Ok(())
-    }
-
-    /// Passes an event on; the oldest stay where nobody takes them.
-    pub fn tell(&self, event: Event) {
-        let _ = self.events.try_send(event);
-    }
-
-    /// Begins a reset; it goes on in [`advance`](Self::advance).
-    pub fn begin_reset(&mut self, domain: &Domain, why: String) {
-        if self.stopping.is_none() && domain.phase() == Phase::Running {
-            tracing::warn!(why, "resetting the controller");
-            domain.stop();
-            self.stopping = Some(Stopping { why, since: Instant::now() });
-        }
-    }
-
-    /// Goes on with a reset, if one is under way and does not wait for queues.
-    pub fn advance(
-        &mut self,
-        hw: &Hardware,
-        domain: &Domain,
-        options: &Options,
-        restart: impl Fn(&mut Self) -> Result<()>,
-    ) {
-        let Some(stopping) = &self.stopping else { return };
-        if !domain.waiting().is_empty() && stopping.since.elapsed() < options.stop_timeout {
-            return;
-        }
-        self.lost = domain.expel();
-        let why = self.stopping.take().map(|s| s.why).unwrap_or_default();
-        match self.reset(hw, domain, restart) {
-            Ok(()) => {
-                domain.resume();
-                self.tell(Event::Reset { why, lost: self.lost.clone() });
-            }
-            Err(error) => self.end(hw, domain, &error, &why),
-        }
-    }
-
-    /// Resets the controller; where that doesn't work, the function. Queues have their hands off.
-    fn reset(&mut self, hw: &Hardware, domain: &Domain, restart: impl Fn(&mut Self) -> Result<()>) -> Result<()> {
-        if let Err(error) = hw.bus_master(false) {
-            tracing::debug!(%error, "bus mastering could not be turned off");
-        }
-        let controller = hw.disable().and_then(|()| {
-            domain.quiet();
-            restart(self)
-        });
-        match controller {
-            Err(error) if hw.device.info().resettable => {
-                tracing::warn!(%error, "resetting the function");
-                function::reset(hw.device.as_ref())?;
-                hw.disable()?;
-                domain.quiet();
-                restart(self)
-            }
-            done => done,
-        }
     }
 
     /// Makes every queue that takes part known again, with zeroed rings.
@@ -229,21 +158,6 @@ impl Control {
         }
         self.queues = queues;
         done
-    }
-
-    /// The controller cannot be used any more.
-    pub fn end(&mut self, hw: &Hardware, domain: &Domain, error: &Error, during: &str) {
-        self.stopping = None;
-        let gone = matches!(error, Error::Gone { .. });
-        let _ = hw.bus_master(false);
-        // Nobody on the bus writes nothing; a controller that stopped doesn't either.
-        let absent = function::is_absent(hw.device.as_ref()).unwrap_or(false);
-        let harmless = absent || (!gone && hw.disable().is_ok());
-        let why =
-            if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
-        tracing::error!(why, harmless, "the controller has ended");
-        domain.end(End { gone, harmless, why: why.clone() });
-        self.tell(Event::Ended { why });
     }
 
     /// The controller is disabled: its memory may be given back.

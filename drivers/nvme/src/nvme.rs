@@ -12,27 +12,23 @@ use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::options::{Options, QueueOptions, Service};
 use crate::queue::{Parts, Queue};
 use crate::ring::QueuePair;
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use wholebar::bar::Bar;
 use wholebar::irq::{EventFd, Interrupts};
-use wholebar::mem::{Arena, DmaMapping, DmaRing};
-use wholebar::pci::{IRQ_ERR, IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_REQ, PciDevice};
-use wholebar::reset::{Domain, End};
+use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar::mem::{Arena, DmaRing};
+use wholebar::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, PciDevice};
+use wholebar::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
 pub struct Nvme(Arc<Handle>);
 
-/// What keeps a controller open, and its slow path's thread running: held by [`Nvme`] and by its queues.
-pub(crate) struct Handle {
-    inner: Arc<Inner>,
-    thread: Option<JoinHandle<()>>,
-}
+/// What keeps a controller open: held by [`Nvme`] and by its queues.
+pub(crate) struct Handle(Keeper<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -40,24 +36,9 @@ pub(crate) struct Inner {
     pub controller: Controller,
     pub namespaces: Vec<Namespace>,
     pub domain: Domain,
-    troubles: Mutex<Vec<(u64, Trouble)>>,
-    /// Arenas whose buffers its queues can use.
-    arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    control: Mutex<Control>,
-    events: Receiver<Event>,
     interrupts: Option<Interrupts>,
-    /// Signalled by the admin queue's vector, and by queues in trouble.
-    wake: Arc<EventFd>,
-    /// What the kernel has to say of the function.
-    notices: Vec<(Event, Interrupts, Arc<EventFd>)>,
-    /// The slow path's thread has to end.
-    closing: AtomicBool,
 }
 
-/// How many events wait where nobody takes them.
-const EVENTS: usize = 256;
-/// How often the slow path's thread looks after a controller's health.
-const TICK: Duration = Duration::from_millis(200);
 /// How many namespaces are looked at.
 const MAX_NAMESPACES: usize = 1024;
 
@@ -75,17 +56,7 @@ impl Nvme {
         let (interrupts, wake) = wake(&hw, &options)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
-        let (send, events) = bounded(EVENTS);
-        let mut control = Control {
-            admin,
-            queues: BTreeMap::new(),
-            granted: 0,
-            shadows: None,
-            memory: vec![memory],
-            stopping: None,
-            lost: Vec::new(),
-            events: send,
-        };
+        let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
             Ok(identity) => identity,
             Err(error) => {
@@ -96,29 +67,13 @@ impl Nvme {
                 return Err(error);
             }
         };
-        let notices = notices(&hw.device)?;
-        let inner = Arc::new(Inner {
-            hw,
-            options,
-            controller,
-            namespaces,
-            domain: Domain::new(),
-            troubles: Mutex::default(),
-            arenas: Mutex::default(),
-            control: Mutex::new(control),
-            events,
-            interrupts,
-            wake,
-            notices,
-            closing: AtomicBool::new(false),
-        });
-        let mut handle = Handle { inner: inner.clone(), thread: None };
-        if inner.options.service == Service::Thread {
-            let thread = std::thread::Builder::new().name("nvme".to_owned()).spawn(move || look_after(&inner));
-            let failed = |source| wholebar::Error::Io { what: "starting the slow path's thread".to_owned(), source };
-            handle.thread = Some(thread.map_err(failed)?);
+        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let inner = Inner { hw, options, controller, namespaces, domain: Domain::new(), interrupts };
+        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        if service == Service::Thread {
+            keeper.spawn()?;
         }
-        Ok(Self(Arc::new(handle)))
+        Ok(Self(Arc::new(Handle(keeper))))
     }
 
     /// What the controller says of itself.
@@ -148,7 +103,7 @@ impl Nvme {
 
     /// How many I/O queues it grants.
     pub fn io_queues(&self) -> u16 {
-        self.0.control().granted
+        self.0.peek(|control| control.granted)
     }
 
     /// BAR0, as it was mapped.
@@ -171,12 +126,7 @@ impl Nvme {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        let mapping = self.0.hw.device.dma().attach(arena)?;
-        let mut arenas = self.0.arenas.lock().unwrap_or_else(|e| e.into_inner());
-        if arenas.iter().all(|m| m.arena().id() != arena.id()) {
-            arenas.push(mapping);
-        }
-        Ok(())
+        Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
     /// A queue pair, to be owned by one core.
@@ -236,7 +186,7 @@ impl Nvme {
 
     /// What happens to the controller. While 256 events wait here, further ones are dropped.
     pub fn events(&self) -> &Receiver<Event> {
-        &self.0.events
+        self.0.events()
     }
 
     /// Resets the controller, and waits until its queues can go on: what was in flight completes as aborted.
@@ -247,27 +197,12 @@ impl Nvme {
     /// # Errors
     /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
     pub fn reset(&self) -> Result<()> {
-        self.request_reset();
-        loop {
-            let mut control = self.0.control();
-            self.0.advance(&mut control);
-            if control.stopping.is_none() {
-                self.0.check()?;
-                if control.lost.is_empty() {
-                    return Ok(());
-                }
-                let (queues, waited) = (control.lost.clone(), self.0.options.stop_timeout);
-                return Err(Error::Unresponsive { device: self.0.hw.name(), queues, waited });
-            }
-            drop(control);
-            std::thread::yield_now();
-        }
+        Ok(self.0.reset()?)
     }
 
     /// Begins to reset the controller. [`service`](Self::service) goes on with it.
     pub fn request_reset(&self) {
-        self.0.control().begin_reset(&self.0.domain, "it was asked for".to_owned());
-        self.0.wake.signal();
+        self.0.request_reset();
     }
 
     /// Does what there is to do on the slow path: events, aborts, resets. Returns whether it wants to be called again soon. For those who
@@ -276,7 +211,7 @@ impl Nvme {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
     pub fn service(&self) -> Result<bool> {
-        self.0.service()
+        Ok(self.0.service()?)
     }
 
     /// Whether the controller can be used.
@@ -284,7 +219,7 @@ impl Nvme {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`] where it can't.
     pub fn check(&self) -> Result<()> {
-        self.0.check()
+        Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the controller may still write them.
@@ -312,18 +247,6 @@ fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<Eve
     let interrupts = Interrupts::new(hw.device.clone(), kind, 1 + u32::from(queues))?;
     let wake = interrupts.vector(0)?;
     Ok((Some(interrupts), wake))
-}
-
-fn notices(device: &Arc<dyn PciDevice>) -> Result<Vec<(Event, Interrupts, Arc<EventFd>)>> {
-    let mut notices = Vec::new();
-    for (index, event) in [(IRQ_ERR, Event::FunctionError), (IRQ_REQ, Event::UnbindRequest)] {
-        if device.irq_info(index).is_ok_and(|info| info.count > 0) {
-            let interrupts = Interrupts::new(device.clone(), index, 1)?;
-            let fd = interrupts.vector(0)?;
-            notices.push((event, interrupts, fd));
-        }
-    }
-    Ok(notices)
 }
 
 /// Enables the controller for the first time and asks it what it is.
@@ -404,26 +327,7 @@ fn identify_namespaces(hw: &Hardware, control: &mut Control, controller: &Contro
     Ok(namespaces)
 }
 
-/// The slow path's thread.
-fn look_after(inner: &Inner) {
-    // Pairs with the Release store when the handle is dropped; the wake-up that follows it brings us here.
-    while !inner.closing.load(Ordering::Acquire) {
-        let wait = match inner.service() {
-            Ok(true) => Duration::from_millis(1),
-            Ok(false) => TICK,
-            Err(_) => return,
-        };
-        if let Err(error) = inner.wake.wait(Some(wait)) {
-            return tracing::error!(%error, "the slow path ended");
-        }
-    }
-}
-
 impl Inner {
-    pub fn control(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
     pub fn max_entries(&self) -> u32 {
         // The largest power of two.
         1 << self.hw.cap.max_entries().ilog2()
@@ -435,122 +339,6 @@ impl Inner {
         let device = self.controller.max_transfer.unwrap_or(u64::MAX);
         let limit = u64::from(self.options.max_transfer).min(list).min(device).max(self.hw.cap.min_page());
         limit.min(1 << 30) as u32
-    }
-
-    /// Whether the controller can be used.
-    pub fn check(&self) -> Result<()> {
-        match self.domain.ended() {
-            None => Ok(()),
-            Some(End { gone: true, why, .. }) => Err(Error::Gone { device: self.hw.name(), why }),
-            Some(End { why, .. }) => Err(Error::Ended { device: self.hw.name(), why }),
-        }
-    }
-
-    /// Does something under the lock, once no reset is under way. What the error says of the controller is acted upon.
-    fn with<T>(&self, f: impl FnOnce(&mut Control) -> Result<T>) -> Result<T> {
-        let mut control = loop {
-            let mut control = self.control();
-            self.check()?;
-            if control.stopping.is_none() {
-                break control;
-            }
-            self.advance(&mut control);
-            drop(control);
-            std::thread::yield_now();
-        };
-        f(&mut control).inspect_err(|error| self.settle(&mut control, error))
-    }
-
-    /// Acts upon what an error says of the controller.
-    fn settle(&self, control: &mut Control, error: &Error) {
-        match error {
-            Error::Gone { .. } => control.end(&self.hw, &self.domain, error, ""),
-            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => {
-                control.begin_reset(&self.domain, error.to_string());
-                self.wake.signal();
-            }
-            _ => {}
-        }
-    }
-
-    fn advance(&self, control: &mut Control) {
-        control.advance(&self.hw, &self.domain, &self.options, |control| {
-            if let Some(interrupts) = &self.interrupts {
-                // A function level reset took them away.
-                interrupts.restore()?;
-            }
-            self.hw.bus_master(true)?;
-            control.admin.start(&self.hw)?;
-            control.set_up(&self.hw, &self.controller, &self.options)?;
-            control.recreate(&self.hw, &self.domain)
-        })
-    }
-
-    pub fn service(&self) -> Result<bool> {
-        let mut control = self.control();
-        self.check()?;
-        for (event, _, fd) in &self.notices {
-            if fd.take() > 0 {
-                control.tell(event.clone());
-                if *event == Event::FunctionError {
-                    control.begin_reset(&self.domain, "the kernel reports an error of the function".to_owned());
-                }
-            }
-        }
-        let troubles = std::mem::take(&mut *self.troubles.lock().unwrap_or_else(|e| e.into_inner()));
-        for (epoch, trouble) in troubles {
-            let done = match trouble {
-                // It was of commands that a reset ended.
-                _ if epoch != self.domain.epoch() => Ok(()),
-                Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid),
-                Trouble::Stuck { qid, cid } => {
-                    let why = format!("command {cid} of queue {qid} was neither completed nor aborted in time");
-                    control.begin_reset(&self.domain, why);
-                    Ok(())
-                }
-                Trouble::Broken(fault) => {
-                    control.begin_reset(&self.domain, fault.to_string());
-                    Ok(())
-                }
-            };
-            if let Err(error) = done {
-                self.settle(&mut control, &error);
-            }
-        }
-        if control.stopping.is_none() {
-            let healthy = self.hw.healthy("while it was running");
-            if let Err(error) = healthy.and_then(|()| control.take_events(&self.hw)) {
-                self.settle(&mut control, &error);
-            }
-        }
-        self.advance(&mut control);
-        self.check()?;
-        if let Some(interrupts) = &self.interrupts {
-            // What raised them was taken above.
-            if let Err(error) = interrupts.rearm() {
-                self.settle(&mut control, &error.into());
-            }
-        }
-        Ok(control.stopping.is_some())
-    }
-
-    /// A queue's call for help, in the epoch it is in step with.
-    pub fn trouble(&self, epoch: u64, trouble: Trouble) {
-        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, trouble));
-        self.wake.signal();
-    }
-
-    /// Where arena `id` is, as the controller sees it.
-    pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
-        let arenas = self.arenas.lock().unwrap_or_else(|e| e.into_inner());
-        arenas.iter().find(|m| m.arena().id() == id).cloned()
-    }
-
-    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
-        self.with(|c| {
-            let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
-            c.admin.fetch(&self.hw, read, len)
-        })
     }
 
     /// Everything a queue needs; the controller knows of it then.
@@ -612,6 +400,92 @@ impl Inner {
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
         Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, aborts })
     }
+}
+
+impl Driver for Inner {
+    const NAME: &'static str = "nvme";
+    type State = Control;
+    type Event = Event;
+    type Trouble = Trouble;
+    type Error = Error;
+
+    fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.hw.device
+    }
+
+    fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    fn event(happened: Happened) -> Event {
+        match happened {
+            Happened::FunctionError => Event::FunctionError,
+            Happened::UnbindRequest => Event::UnbindRequest,
+            Happened::Reset { why, lost } => Event::Reset { why, lost },
+            Happened::Ended { why } => Event::Ended { why },
+        }
+    }
+
+    fn remedy(error: &Error) -> Remedy {
+        match error {
+            Error::Gone { .. } => Remedy::Gone,
+            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
+            _ => Remedy::Nothing,
+        }
+    }
+
+    fn stop(&self, _: &mut Control) -> Result<()> {
+        self.hw.disable()
+    }
+
+    fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
+        if let Some(interrupts) = &self.interrupts {
+            // A function level reset took them away.
+            interrupts.restore()?;
+        }
+        self.hw.bus_master(true)?;
+        control.admin.start(&self.hw)?;
+        control.set_up(&self.hw, &self.controller, &self.options)?;
+        control.recreate(&self.hw, &self.domain)
+    }
+
+    /// A queue that nobody has is none.
+    fn turn(&self, _: &mut Control) {}
+
+    fn help(&self, control: &mut Control, trouble: Trouble) -> Result<Option<String>> {
+        match trouble {
+            Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
+            Trouble::Stuck { qid, cid } => {
+                Ok(Some(format!("command {cid} of queue {qid} was neither completed nor aborted in time")))
+            }
+            Trouble::Broken(fault) => Ok(Some(fault.to_string())),
+        }
+    }
+
+    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+        let healthy = self.hw.healthy("while it was running");
+        let attended = healthy.and_then(|()| control.take_events(&self.hw, tell));
+        // What raised them was taken above.
+        let rearmed = self.interrupts.as_ref().map_or(Ok(()), Interrupts::rearm);
+        attended.and(rearmed.map_err(Error::from))
+    }
+
+    fn put_away(&self, _: &mut Control) -> Result<()> {
+        self.hw.shut_down()
+    }
+
+    fn release(&self, control: &mut Control) {
+        control.release();
+    }
+}
+
+impl Handle {
+    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
+        self.with(|c| {
+            let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
+            c.admin.fetch(&self.hw, read, len)
+        })
+    }
 
     /// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
     pub fn delete_queue(&self, qid: u16) -> bool {
@@ -633,47 +507,12 @@ impl Inner {
             }
         }
     }
-
-    fn shut_down(&self) -> Result<()> {
-        let mut control = self.control();
-        self.check()?;
-        let done = self.hw.shut_down();
-        let disabled = self.hw.disable();
-        let _ = self.hw.bus_master(false);
-        if disabled.is_ok() {
-            control.stopping = None;
-            self.domain.end(End { gone: false, harmless: true, why: "it was shut down".to_owned() });
-        } else if let Err(error) = &disabled {
-            control.end(&self.hw, &self.domain, error, "");
-        }
-        done.and(disabled)
-    }
 }
 
 impl Deref for Handle {
-    type Target = Inner;
+    type Target = Keeper<Inner>;
 
-    fn deref(&self) -> &Inner {
-        &self.inner
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // Pairs with the Acquire load in the thread.
-        self.closing.store(true, Ordering::Release);
-        self.wake.signal();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-        if self.domain.ended().is_none()
-            && let Err(error) = self.shut_down()
-        {
-            tracing::warn!(%error, "the controller was not shut down");
-        }
-        // Its memory is unmapped and freed after this, the memory that it may still write only unmapped.
-        if self.domain.ended().is_some_and(|end| end.harmless) {
-            self.control().release();
-        }
+    fn deref(&self) -> &Keeper<Inner> {
+        &self.0
     }
 }

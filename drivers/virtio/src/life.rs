@@ -67,7 +67,7 @@ impl Life {
     #[cold]
     fn look_up(&mut self, id: u32) -> Option<()> {
         if self.arenas.iter().all(|m| m.arena().id() != id) {
-            self.arenas.push(self.shared.arena(id)?);
+            self.arenas.push(self.shared.ties.arena(id)?);
         }
         let mapping = self.arenas.iter().find(|m| m.arena().id() == id)?;
         (self.arena, self.base) = (id, mapping.iova().0);
@@ -87,7 +87,7 @@ impl Life {
     #[cold]
     pub fn trouble(&self, error: Error) {
         if let Some(epoch) = self.gate.epoch() {
-            self.shared.trouble(epoch, error);
+            self.shared.ties.trouble(epoch, error);
         }
     }
 

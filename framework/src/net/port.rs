@@ -1,6 +1,7 @@
 //! A port: the control plane of a network device, the same for every driver.
 
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
+use crate::keeper::Happened;
 use crate::mem::{Arena, Pool};
 use crossbeam::channel::Receiver;
 use std::borrow::Cow;
@@ -139,6 +140,17 @@ pub enum Event {
         /// Why.
         why: String,
     },
+}
+
+impl From<Happened> for Event {
+    fn from(happened: Happened) -> Self {
+        match happened {
+            Happened::FunctionError => Self::FunctionError,
+            Happened::UnbindRequest => Self::UnbindRequest,
+            Happened::Reset { why, lost } => Self::Reset { why, lost },
+            Happened::Ended { why } => Self::Ended { why },
+        }
+    }
 }
 
 /// One counter, and what it has come to.

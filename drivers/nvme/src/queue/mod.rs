@@ -300,7 +300,7 @@ impl Queue {
         tracing::error!(%fault, "a queue is broken");
         self.fault = Some(fault);
         if let Some(epoch) = self.gate.epoch() {
-            self.inner.trouble(epoch, Trouble::Broken(fault));
+            self.inner.ties().trouble(epoch, Trouble::Broken(fault));
         }
         self.gate.close();
     }

@@ -89,10 +89,10 @@ impl Queue {
                 }
                 (slot.aborting, slot.seen) = (true, time);
                 self.aborts_asked += 1;
-                self.inner.trouble(epoch, Trouble::Overdue { qid: self.qid, cid });
+                self.inner.ties().trouble(epoch, Trouble::Overdue { qid: self.qid, cid });
             } else if slot.aborting && age >= millis(grace) {
                 slot.seen = time;
-                self.inner.trouble(epoch, Trouble::Stuck { qid: self.qid, cid });
+                self.inner.ties().trouble(epoch, Trouble::Stuck { qid: self.qid, cid });
             }
         }
         for cid in free {

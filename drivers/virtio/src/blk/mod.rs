@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::feature;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Shared};
+use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use crossbeam::channel::Receiver;
@@ -20,6 +20,7 @@ use std::time::Instant;
 use wholebar::bar::{Bar, DoorbellCounts};
 use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request};
 use wholebar::irq::EventFd;
+use wholebar::keeper::Happened;
 use wholebar::mem::Arena;
 use wholebar::pci::PciDevice;
 use wholebar::reactor::Armed;
@@ -166,7 +167,7 @@ impl Blk {
         }
         let personality = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
         let parts = Parts { shared, personality, interrupts, records, queues, state: () };
-        Ok(Self(Arc::new(Handle::start(parts)?)))
+        Ok(Self(Arc::new(machine::start(parts)?)))
     }
 
     /// What it is.
@@ -199,7 +200,7 @@ impl Blk {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        self.0.shared.attach(arena)
+        Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
     /// A queue, to be owned by one core. It can be had again once it was dropped.
@@ -208,7 +209,7 @@ impl Blk {
     /// [`Error::NoQueue`] where all are in use.
     pub fn queue(&self) -> Result<Queue> {
         let count = self.queues();
-        let found = (0..count).find_map(|index| Some((index, self.0.take(index)?)));
+        let found = (0..count).find_map(|index| Some((index, self.0.peek(|control| control.take(index))?)));
         let (index, core) = found.ok_or_else(|| Error::NoQueue {
             device: self.0.shared.hw.name(),
             what: "request",
@@ -220,7 +221,7 @@ impl Blk {
 
     /// What happens to the device. While 256 events wait here, further ones are dropped.
     pub fn events(&self) -> &Receiver<BlkEvent> {
-        &self.0.events
+        self.0.events()
     }
 
     /// Resets the device, and waits until its queues can go on: what was in flight completes as aborted. They have to be polled
@@ -229,7 +230,7 @@ impl Blk {
     /// # Errors
     /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
     pub fn reset(&self) -> Result<()> {
-        self.0.reset()
+        Ok(self.0.reset()?)
     }
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
@@ -243,7 +244,7 @@ impl Blk {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
     pub fn service(&self) -> Result<bool> {
-        self.0.service()
+        Ok(self.0.service()?)
     }
 
     /// Whether the device can be used.
@@ -251,7 +252,7 @@ impl Blk {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`] where it can't.
     pub fn check(&self) -> Result<()> {
-        self.0.shared.check()
+        Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
@@ -268,19 +269,21 @@ impl Blk {
     }
 }
 
+impl From<Happened> for BlkEvent {
+    fn from(happened: Happened) -> Self {
+        match happened {
+            Happened::FunctionError => Self::FunctionError,
+            Happened::UnbindRequest => Self::UnbindRequest,
+            Happened::Reset { why, lost } => Self::Reset { why, lost },
+            Happened::Ended { why } => Self::Ended { why },
+        }
+    }
+}
+
 impl Personality for Storage {
     type Event = BlkEvent;
     type Queue = Core;
     type State = ();
-
-    fn event(happening: Happening) -> BlkEvent {
-        match happening {
-            Happening::FunctionError => BlkEvent::FunctionError,
-            Happening::UnbindRequest => BlkEvent::UnbindRequest,
-            Happening::Reset { why, lost } => BlkEvent::Reset { why, lost },
-            Happening::Ended { why } => BlkEvent::Ended { why },
-        }
-    }
 
     fn started(&self, _: &Shared, (): &mut ()) -> Result<()> {
         Ok(())
@@ -404,7 +407,7 @@ impl Drop for Queue {
     fn drop(&mut self) {
         if let Some(mut core) = self.core.take() {
             on!(&mut core, queue => queue.disown());
-            self.home.park(self.index, core);
+            self.home.peek(|control| control.park(self.index, core));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Happening, Parked, Parts, Personality, Shared};
+use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use config::Facts;
@@ -173,7 +173,7 @@ impl Net {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
     pub fn service(&self) -> Result<bool> {
-        self.0.service()
+        Ok(self.0.service()?)
     }
 
     /// Whether the device can be used.
@@ -181,7 +181,7 @@ impl Net {
     /// # Errors
     /// [`Error::Gone`] or [`Error::Ended`] where it can't.
     pub fn check(&self) -> Result<()> {
-        self.0.shared.check()
+        Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
@@ -203,11 +203,11 @@ impl Net {
         if !shared.has(feature) {
             return Err(shared.hw.unavailable(format!("it has no {what}")));
         }
-        self.0.with(|own, shared, state| {
-            let changed = change(&mut state.wanted);
-            let State { control, wanted, .. } = state;
+        self.0.with(|kept| {
+            let State { control, wanted, .. } = &mut kept.state;
+            let changed = change(wanted);
             if let Some(control) = control {
-                tell(own, shared, control, wanted)?;
+                tell(&self.0.personality, shared, control, wanted)?;
             }
             Ok(changed)
         })
@@ -259,7 +259,7 @@ impl Opening<'_> {
         }
         hw.reset()?;
         let shared = Shared::new(hw, options, features, wake);
-        shared.attach(memory.arena())?;
+        shared.ties.attach(memory.arena())?;
         let (mut records, mut queues, mut counters, mut reminders) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
@@ -306,7 +306,7 @@ impl Opening<'_> {
         };
         let state = State { control, wanted, reminders };
         let parts = Parts { shared, personality, interrupts, records, queues, state };
-        Ok(Net(Arc::new(Handle::start(parts)?)))
+        Ok(Net(Arc::new(machine::start(parts)?)))
     }
 }
 
@@ -357,15 +357,6 @@ impl Personality for Ethernet {
     type Event = Event;
     type Queue = Queue;
     type State = State;
-
-    fn event(happening: Happening) -> Event {
-        match happening {
-            Happening::FunctionError => Event::FunctionError,
-            Happening::UnbindRequest => Event::UnbindRequest,
-            Happening::Reset { why, lost } => Event::Reset { why, lost },
-            Happening::Ended { why } => Event::Ended { why },
-        }
-    }
 
     fn started(&self, shared: &Shared, state: &mut State) -> Result<()> {
         let State { control: Some(control), wanted, .. } = state else { return Ok(()) };
@@ -423,7 +414,7 @@ impl Port for Net {
     }
 
     fn mac(&self) -> Mac {
-        let set = self.0.control().state.wanted.mac;
+        let set = self.0.peek(|control| control.state.wanted.mac);
         set.or(self.0.personality.facts.mac).unwrap_or_default()
     }
 
@@ -470,7 +461,7 @@ impl Port for Net {
     }
 
     fn events(&self) -> &Channel<Event> {
-        &self.0.events
+        self.0.events()
     }
 
     fn statistics(&self) -> Vec<Statistic> {
@@ -493,12 +484,12 @@ impl Port for Net {
     }
 
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
-        Ok(self.0.shared.attach(arena)?)
+        Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
         let (shared, own) = (&self.0.shared, &self.0.personality);
-        if shared.arena(pool.arena().id()).is_none() {
+        if shared.ties.arena(pool.arena().id()).is_none() {
             return Err(shared
                 .hw
                 .unavailable("it was not let into the pool's arena: see `Port::attach`".to_owned())
@@ -540,7 +531,7 @@ impl Port for Net {
 
 impl Net {
     fn take(&self, index: u16, virtqueue: u32) -> Option<Queue> {
-        (index < self.0.personality.pairs).then(|| self.0.take(virtqueue as u16)).flatten()
+        (index < self.0.personality.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
     }
 
     fn none(&self, what: &'static str, index: u16) -> PortError {
@@ -590,7 +581,7 @@ impl RxQueue for Rx {
 impl Drop for Rx {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
-            self.home.park(self.index, Queue::Rx(queue));
+            self.home.peek(|control| control.park(self.index, Queue::Rx(queue)));
         }
     }
 }
@@ -619,7 +610,7 @@ impl TxQueue for Tx {
 impl Drop for Tx {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
-            self.home.park(self.index, Queue::Tx(queue));
+            self.home.peek(|control| control.park(self.index, Queue::Tx(queue)));
         }
     }
 }
