@@ -7,7 +7,7 @@ use super::Shared;
 use crate::cell::Width;
 use crate::pci::Prot;
 use crate::{Error, Result, prefetch};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -385,6 +385,7 @@ pub(crate) fn memfd(
     #[cfg(not(miri))]
     {
         use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        use std::os::fd::AsFd;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // The page's size as a power of two, in the upper bits (memfd_create(2), MFD_HUGE_SHIFT).
         let size = |page: crate::PageSize| MemfdFlags::from_bits_retain(page.bytes().trailing_zeros() << 26);
