@@ -82,3 +82,26 @@ fn a_run_is_watched_captured_and_made_worse_and_every_packet_is_accounted_for() 
     assert_eq!(packets.iter().sum::<u64>() + missed, of("received") + of("sent"));
     assert!(!socket.exists() && !stat(path).status.success());
 }
+
+/// What was done to packets on their way is what the receiver finds.
+#[test]
+fn faults_are_found_by_who_receives() {
+    let port = "sim:virtio-net,wire=pair:f,full=wait";
+    let line = format!("net gen {port} --to {port} --rate 20k --count 5000 --tolerate --json");
+    let mut command = Command::new(WHOLEBAR);
+    command.args(line.split(' ')).args(["--faults", "drop=0.02,duplicate=0.05,reorder=0.02,by=4,seed=11"]);
+    let output = command.timeout(Duration::from_secs(120)).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let received = &report["received"];
+    let of = |name: &str| received[name].as_u64().unwrap();
+    let ports = report["ports"].as_array().unwrap();
+    let duplicated = ports[0]["duplicated"].as_u64().unwrap();
+    assert_eq!(
+        (of("lost"), of("uncounted")),
+        (received["lost_by_cause"]["tx_faults"].as_u64().unwrap(), 0),
+        "{report}"
+    );
+    assert_eq!((of("packets") + of("lost"), of("duplicate"), of("corrupt")), (5000, duplicated, 0), "{report}");
+    assert!(of("lost") > 50 && duplicated > 125 && of("reordered") > 0, "{report}");
+}

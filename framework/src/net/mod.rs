@@ -5,7 +5,24 @@
 //! *not* look into packets.
 //!
 //! Around any queue, and around each other, go [`Captured`] (a tap into a file), [`Faulty`] (what wires and devices do wrong) and [`Traced`].
-//! What all of that counts, [`statistics`] shows to other processes.
+//! What all of that counts, [`statistics`] shows to other processes:
+//!
+//! ```no_run
+//! # use std::{path::Path, sync::Arc};
+//! # use wholebar::net::{Port, PortError, statistics::Figures, Capture, Direction, Faults, Faulty, Traced};
+//! # use wholebar::mem::Pool;
+//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> Result<(), PortError> {
+//! let capture = Capture::create(Path::new("all.pcapng"), 8192)?;
+//! let rx = capture.tap(port.rx_queue(0, pool)?, "rx0", Direction::In)?;
+//! let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
+//! let tx = Faulty::new(Traced::new(port.tx_queue(0)?, "tx0"), faults, pool.cache(8));
+//!
+//! let _server = Figures::new("my program").port("0", port).pool("0", pool).serve(Path::new("/run/my.sock"))?;
+//! // ... `rx` and `tx` are used as any queue, on their cores; then they are dropped, and the capture is finished:
+//! # drop((rx, tx));
+//! println!("{} packets are in the file", capture.finish()?);
+//! # Ok(()) }
+//! ```
 
 mod burst;
 mod captured;

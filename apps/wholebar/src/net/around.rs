@@ -8,13 +8,21 @@ use std::sync::Arc;
 use wholebar::net::statistics::{Figures, StatisticsServer};
 use wholebar::net::{Capture, CaptureCounters, Direction, Faults, Faulty, RxQueue, TxQueue};
 
-/// Arguments of commands whose queues can be watched, and made worse.
+/// How a command can be watched.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Watching")]
-pub struct AroundArgs {
+pub struct WatchArgs {
     /// Serve statistics on a Unix socket: for `wholebar net stat PATH`, and for curl and Prometheus (/json, /metrics)
     #[arg(long, value_name = "PATH")]
     stats_socket: Option<PathBuf>,
+}
+
+/// The same, where packets can be watched, too, and made worse.
+#[derive(clap::Args, Debug, Clone)]
+#[command(next_help_heading = "Watching")]
+pub struct AroundArgs {
+    #[command(flatten)]
+    watch: WatchArgs,
     /// Write what is received and sent to a file, as pcapng with nanoseconds; what it is too slow for is counted
     #[arg(long, value_name = "FILE")]
     capture: Option<PathBuf>,
@@ -36,15 +44,13 @@ const WAITING: u32 = 8192;
 /// Buffers that copies of packets are taken from the pool by.
 const COPIES: u32 = 8;
 
-impl AroundArgs {
-    /// Makes the file and the socket.
+impl WatchArgs {
+    /// Makes the socket, which serves until it is dropped: before the ports are closed.
     ///
     /// # Errors
-    /// What of them cannot be made.
-    pub fn begin(&self, ports: &[OpenPort]) -> Result<Around> {
-        let capture = self.capture.as_ref().map(|path| anyhow::Ok((path.clone(), Capture::create(path, WAITING)?)));
-        let capture = capture.transpose()?;
-        let server = self.stats_socket.as_ref().map(|path| {
+    /// Where it cannot be made.
+    pub fn serve(&self, ports: &[OpenPort]) -> Result<Option<StatisticsServer>> {
+        let serve = |path: &PathBuf| {
             let mut figures = Figures::new("wholebar net");
             for port in ports {
                 let more = port.more.clone();
@@ -52,8 +58,20 @@ impl AroundArgs {
                 figures = figures.pool(&port.target, &port.pool);
             }
             figures.serve(path)
-        });
-        Ok(Around { server: server.transpose()?, capture, taps: Vec::new(), faults: self.faults })
+        };
+        Ok(self.stats_socket.as_ref().map(serve).transpose()?)
+    }
+}
+
+impl AroundArgs {
+    /// Makes the file and the socket.
+    ///
+    /// # Errors
+    /// Which of them cannot be made.
+    pub fn begin(&self, ports: &[OpenPort]) -> Result<Around> {
+        let capture = self.capture.as_ref().map(|path| anyhow::Ok((path.clone(), Capture::create(path, WAITING)?)));
+        let (capture, server) = (capture.transpose()?, self.watch.serve(ports)?);
+        Ok(Around { server, capture, taps: Vec::new(), faults: self.faults })
     }
 }
 

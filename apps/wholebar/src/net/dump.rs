@@ -1,5 +1,6 @@
 //! `wholebar net dump`: what a port receives, into a capture file.
 
+use super::around::WatchArgs;
 use super::port::{self, PortArgs};
 use super::report::{Ran, show};
 use super::run::{self, Lane, RunArgs};
@@ -43,6 +44,8 @@ pub struct Args {
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
     /// Write JSON at the end; lines for people go to standard error
     #[arg(long)]
     json: bool,
@@ -66,7 +69,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let cores = args.run.cores()?;
     let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
-    let port = &ports[0];
+    let (port, server) = (&ports[0], args.watch.serve(&ports)?);
     let written = Arc::new(Written::default());
     let lane = Dump {
         rx: (0..args.ports.queues).map(|queue| port.rx(queue)).collect::<Result<_>>()?,
@@ -83,6 +86,7 @@ pub fn run(args: Args) -> Result<()> {
     show(&format!("{}\n", port.line()))?;
     let over = || written.packets.get() >= args.count.unwrap_or(u64::MAX) || written.is_broken();
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, &show)?;
+    drop(server);
 
     let ran = Ran::new(host, args.burst, cores, ports, outcome);
     let report = Report { schema: "wholebar.dump/1", file: args.file.clone(), written: written.packets.get(), ran };

@@ -5,6 +5,7 @@ pub mod lane;
 pub mod packet;
 pub mod report;
 
+use super::around::WatchArgs;
 use super::mark::Clock;
 use super::port::{self, PortArgs};
 use super::report::{Ran, show};
@@ -59,6 +60,8 @@ pub struct Args {
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
     /// Write JSON at the end; lines for people go to standard error
     #[arg(long)]
     json: bool,
@@ -82,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let cores = args.run.cores()?;
     let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
-    let port = &ports[0];
+    let (port, server) = (&ports[0], args.watch.serve(&ports)?);
     let seen = Arc::new(Seen::default());
     let rx = (0..args.ports.queues).map(|queue| port.rx(queue)).collect::<Result<_>>()?;
     let clock = Clock::new(&quanta::Clock::new());
@@ -102,6 +105,7 @@ pub fn run(args: Args) -> Result<()> {
         enough || quiet.is_over(seen.packets.get()) || written.is_broken()
     };
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
+    drop(server);
 
     let found = seen.take().context("the receiving thread left nothing")?;
     let received = Received::new(&found, args.expect, None);
