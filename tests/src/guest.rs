@@ -30,6 +30,16 @@ pub fn nics() -> Result<Vec<Address>> {
     named("WHOLEBAR_NIC")
 }
 
+/// Those of one vendor, each with QEMU's name of it.
+///
+/// # Errors
+/// As [`functions`]; that one isn't there.
+pub fn nics_of(vendor: u16) -> Result<Vec<(Address, String)>> {
+    let all = nics()?.into_iter().enumerate().map(|(i, address)| Ok((function(address)?, format!("nic{i}"))));
+    let all = all.collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().filter(|(f, _)| f.vendor() == Some(vendor)).map(|(f, name)| (f.address(), name)).collect())
+}
+
 /// The virtio block devices of a guest.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! virtio devices of QEMU through the kernel's VFIO, in a guest: the bodies that our models pass, against devices that nobody here wrote.
 //! `cargo xtask vm test GUEST kernel_virtio` runs them.
 // guests: x86_64 x86_64-iommufd ppc64le-64k
-// machine: --nic virtio-net,packed=on,in_order=on,host_mtu=9000,hash=on --nic virtio-net,packed=on,in_order=on,host_mtu=9000,hash=on --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
+// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -12,9 +12,12 @@ use wholebar::net::{Burst, Event, Port, PortConfig};
 use wholebar::reactor::Armed;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_tests::Rig;
-use wholebar_tests::guest::{SOON, disks, nics};
+use wholebar_tests::guest::{SOON, disks, nics_of};
 use wholebar_tests::virtio::{self, End};
 use wholebar_virtio::Options;
+
+/// Its vendor.
+const VIRTIO: u16 = 0x1af4;
 
 /// Both kinds of ring, in order and not.
 fn rings() -> Vec<Options> {
@@ -37,10 +40,11 @@ fn rig(address: wholebar::pci::Address) -> Result<Rig> {
 
 /// Runs a body on two ports of one hub.
 fn on_a_hub(ways: &[Options], body: impl Fn(&[Rig; 2], Options) -> Result<()>) -> Result<()> {
-    let nics = nics()?;
+    let nics = nics_of(VIRTIO)?;
+    ensure!(nics.len() == 2, "the guest has {nics:?}");
     for options in ways {
         let began = Instant::now();
-        body(&[rig(nics[0])?, rig(nics[1])?], options.clone()).with_context(|| format!("{options:?}"))?;
+        body(&[rig(nics[0].0)?, rig(nics[1].0)?], options.clone()).with_context(|| format!("{options:?}"))?;
         println!(
             "{:?}: packed {}, in order {}, {:?}",
             began.elapsed(),
@@ -151,11 +155,12 @@ fn the_link_goes_and_comes_back() -> Result<()> {
         let packed = options.packed;
         let mut a = End::open(&rigs[0], &PortConfig::default(), options.clone(), 768)?;
         let mut b = End::open(&rigs[1], &PortConfig::default(), options, 768)?;
-        let (address, to) = (nics()?[0].to_string(), b.port.mac());
+        let (address, name) = nics_of(VIRTIO)?.swap_remove(0);
+        let (address, to) = (address.to_string(), b.port.mac());
         let (mut out, mut got, mut number) = (Burst::new(8), Burst::new(32), 0);
         for up in [false, true, false, true] {
             let before = interrupts(&address)?;
-            fs::write("/dev/monitor", format!("set_link nic0 {}\n", if up { "on" } else { "off" }))?;
+            fs::write("/dev/monitor", format!("set_link {name} {}\n", if up { "on" } else { "off" }))?;
             let (began, mut told, mut came) = (Instant::now(), false, 0);
             while !told || (up && came < 100) {
                 while out.room() > 0
@@ -180,7 +185,10 @@ fn the_link_goes_and_comes_back() -> Result<()> {
                 ensure!(began.elapsed() < SOON, "told of link {up}: {told}; {came} packets, {}", a.port.link());
             }
             ensure!(a.port.link().up == up && b.port.link().up);
-            ensure!(interrupts(&address)? > before, "it was seen, but not by interrupt");
+            // The slow path looks by itself now and then, and may have been sooner.
+            while interrupts(&address)? == before {
+                ensure!(began.elapsed() < SOON, "it was seen, and no interrupt came");
+            }
         }
         ensure!(packed || a.count("resets") == 0, "it was reset");
         out.give_back();

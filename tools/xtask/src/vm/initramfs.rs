@@ -18,7 +18,7 @@ const INIT: &[u8] = include_bytes!("../../../vm/init");
 const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
 
 /// Where the kernel has them, for the command to load: the devices' own drivers, and a file system.
-const AT_HAND: &[&str] = &["nvme", "virtio_net", "igb", "e1000e", "vmxnet3", "ext4", "crc32c_generic", "loop"];
+const AT_HAND: &[&str] = &["nvme", "virtio_net", "igb", "e1000e", "vmxnet3", "tun", "ext4", "crc32c_generic", "loop"];
 
 /// What the guest does before the command, and what it holds.
 #[derive(Debug, Clone, Args)]
