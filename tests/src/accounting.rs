@@ -78,8 +78,13 @@ pub fn account(rigs: &[Rig; 2], options: &Options, faults: Option<Faults>, count
         rx,
     };
     while run.account.sent < count {
+        let before = (run.account.sent, run.account.received);
         run.send(count);
         run.receive()?;
+        if before == (run.account.sent, run.account.received) {
+            // With fewer cores than threads, the models must get to run.
+            std::thread::yield_now();
+        }
     }
     let told = |account: &mut Account| {
         account.duplicated = copied.iter().map(|c| c.duplicated.get()).sum();

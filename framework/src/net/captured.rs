@@ -82,7 +82,7 @@ impl Capture {
     /// Taps a queue. Its packets are the file's interface `name`.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be written any more.
+    /// Those of [`spsc`].
     pub fn tap<Q>(&self, queue: Q, name: impl Into<String>, direction: Direction) -> Result<Captured<Q>> {
         let (out, packets) = spsc((self.pool.capacity() as usize).next_power_of_two())?;
         let tap = Tap { name: name.into(), direction, packets };
@@ -95,9 +95,11 @@ impl Capture {
     /// Writes what is there, closes the file, and says how many packets are in it. What goes through a tap afterwards is missed.
     ///
     /// # Errors
-    /// [`Error::Io`] where not all could be written.
+    /// [`Error::Io`] where not all could be written; [`Error::Panicked`].
     pub fn finish(mut self) -> Result<u64> {
-        let (written, failed) = self.end().unwrap_or_default();
+        let panicked =
+            || Error::Panicked { what: "capture's thread".to_owned(), said: "see standard error".to_owned() };
+        let (written, failed) = self.end().ok_or_else(panicked)?;
         let Some((source, lost)) = failed else { return Ok(written) };
         let what = format!("{}: {written} packets are written, {lost} are lost", self.path);
         Err(Error::Io { what, source })
