@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     for packed in [false, true] {
         let rig = || on_thread(&format!("sim:virtio-net,wire=pair:accounting-{packed}"));
         let (rigs, began) = ([rig()?, rig()?], Instant::now());
-        let account = account(&rigs, &Options { packed, ..Options::default() }, faults, count)?;
+        let account = account(&rigs, &Options { packed, ..Options::default() }, faults, count, 0)?;
         let seconds = began.elapsed().as_secs_f64();
         println!("{} rings, {seconds:.1} s, models: {account:?}", if packed { "packed" } else { "split" });
     }

@@ -50,11 +50,12 @@ const LOST: [&str; 8] = [
 ];
 
 /// Sends `count` packets of 64 bytes from one port to the other, which is wired to it, and tells where they went. With faults, those are done to
-/// what is sent and, by other chances, to what is received. Without, packets have to come in their order.
+/// what is sent and, by other chances, to what is received. Without, packets have to come in their order. The receiver looks once `pause` packets
+/// were sent since it last did: at 0 always; above what its ring holds, on a wire that doesn't wait, it is sure to be too late for some.
 ///
 /// # Errors
 /// Where that doesn't balance, a packet is not what was sent, or a buffer is missing in the end.
-pub fn account(rigs: &[Rig; 2], options: &Options, faults: Option<Faults>, count: u64) -> Result<Account> {
+pub fn account(rigs: &[Rig; 2], options: &Options, faults: Option<Faults>, count: u64, pause: u64) -> Result<Account> {
     let Pair { mut a, mut b } = Pair::open_with(rigs, &PortConfig::default(), options, BUFFERS)?;
     let (mut tx, mut rx) = (a.tx.remove(0), b.rx.remove(0));
     let (mut faulty, mut copied): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
@@ -77,10 +78,14 @@ pub fn account(rigs: &[Rig; 2], options: &Options, faults: Option<Faults>, count
         tx,
         rx,
     };
+    let mut looked = 0;
     while run.account.sent < count {
         let before = (run.account.sent, run.account.received);
         run.send(count);
-        run.receive()?;
+        if run.account.sent - looked >= pause {
+            looked = run.account.sent;
+            run.receive()?;
+        }
         if before == (run.account.sent, run.account.received) {
             // With fewer cores than threads, the models must get to run.
             std::thread::yield_now();
