@@ -41,8 +41,9 @@ fn model_side(devices: &[Arc<InProcess>; 2]) {
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let (packed, size) = match &arguments[..] {
+        [] => (false, 32),
         [ring, burst] if matches!(ring.as_str(), "split" | "packed") => (ring == "packed", burst.parse()?),
-        _ => return Err("two arguments are wanted: split or packed, and the packets of a burst".into()),
+        _ => return Err("split or packed is wanted, and the packets of a burst; or nothing, for split and 32".into()),
     };
     let open = || -> Result<_, Box<dyn Error + Send + Sync>> {
         let (model, _) = model(NetParams::parse("wire=pair:instructions,full=wait")?)?;
