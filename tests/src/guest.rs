@@ -30,14 +30,14 @@ pub fn nics() -> Result<Vec<Address>> {
     named("WHOLEBAR_NIC")
 }
 
-/// Those of one vendor, each with QEMU's name of it.
+/// Those of one vendor that are still there, each with QEMU's name of it.
 ///
 /// # Errors
-/// As [`functions`]; that one isn't there.
+/// That this is no guest of `cargo xtask vm`.
 pub fn nics_of(vendor: u16) -> Result<Vec<(Address, String)>> {
-    let all = nics()?.into_iter().enumerate().map(|(i, address)| Ok((function(address)?, format!("nic{i}"))));
-    let all = all.collect::<Result<Vec<_>>>()?;
-    Ok(all.into_iter().filter(|(f, _)| f.vendor() == Some(vendor)).map(|(f, name)| (f.address(), name)).collect())
+    let found = nics()?.into_iter().enumerate().filter_map(|(i, address)| Some((i, function(address).ok()?)));
+    let found = found.filter(|(_, function)| function.vendor() == Some(vendor));
+    Ok(found.map(|(i, function)| (function.address(), format!("nic{i}"))).collect())
 }
 
 /// The virtio block devices of a guest.

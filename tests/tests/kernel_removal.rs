@@ -1,6 +1,6 @@
 //! A device whose machine's owner asks for it back, in the midst of reads: in a guest, which loses an NVMe device. `cargo xtask vm test GUEST` runs it.
 // guests: x86_64
-// machine: --nvme 64M --nvme 64M --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+// machine: --nvme 64M --nvme 64M --nic igb --nic igb --nic virtio-net,hub=1 --nic virtio-net,hub=1 --bind all --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs;

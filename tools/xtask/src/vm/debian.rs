@@ -1,6 +1,6 @@
-//! Debian's packages: unpacked into a cache outside the tree (kernels, busybox), or installed (QEMU).
+//! Debian's packages: unpacked into a cache outside the tree (kernels, busybox, programs for guests), or installed (QEMU).
 //!
-//! Kernels and busybox come from trixie whatever this machine runs, through an apt state of our own: its package lists, keys and status know
+//! What guests have comes from trixie whatever this machine runs, through an apt state of our own: its package lists, keys and status know
 //! nothing of the system's.
 
 use std::fs;
@@ -48,6 +48,36 @@ pub fn unpacked(name: &str) -> Result<PathBuf> {
     run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
     fs::rename(&root, &place)?;
     Ok(place)
+}
+
+/// Programs for guests, and the packages that they and their libraries are in.
+const PROGRAMS: &[(&str, &[&str])] =
+    &[("iperf3", &["iperf3", "libiperf0", "libsctp1", "libssl3t64", "libzstd1", "zlib1g", "libgcc-s1", "libc6"])];
+
+/// A program of trixie's, and the libraries of its packages: each file's name, and where it lies.
+pub fn program(name: &str, architecture: &str) -> Result<Vec<(String, PathBuf)>> {
+    let Some((_, packages)) = PROGRAMS.iter().find(|(program, _)| *program == name) else {
+        let known: Vec<_> = PROGRAMS.iter().map(|(program, _)| *program).collect();
+        bail!("{name} is not among the programs that guests can have: {}", known.join(", "));
+    };
+    let mut files = Vec::new();
+    for package in *packages {
+        let root = unpacked(&format!("{package}:{architecture}"))?;
+        let program = root.join("usr/bin").join(name);
+        if program.is_file() {
+            files.push((name.to_owned(), program));
+        }
+        // One folder, named for the CPU.
+        for folder in fs::read_dir(root.join("usr/lib")).into_iter().flatten().flatten() {
+            for entry in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.contains(".so.") && entry.path().is_file() {
+                    files.push((name, entry.path()));
+                }
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// An apt state in a folder, with trixie as its only source.

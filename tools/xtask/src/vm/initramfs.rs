@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::cpio::Archive;
+use super::debian;
 use super::guest::Guest;
 use super::modules::{Modules, canonical, modules_dep};
 
@@ -19,6 +20,10 @@ const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
 
 /// Where the kernel has them, for the command to load: the devices' own drivers, and a file system.
 const AT_HAND: &[&str] = &["nvme", "virtio_net", "igb", "e1000e", "vmxnet3", "tun", "ext4", "crc32c_generic", "loop"];
+
+/// Runs a program with its own libraries, wherever they lie.
+const DYNAMIC: &str =
+    "#!/bin/sh\nhere=/wholebar/debian\nexec $here/ld[-6]*.so.* --library-path $here $here/${0##*/} \"$@\"\n";
 
 /// What the guest does before the command, and what it holds.
 #[derive(Debug, Clone, Args)]
@@ -32,6 +37,9 @@ pub struct Inside {
     /// Huge pages of the default size to reserve
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub hugepages: u32,
+    /// A program of Debian's to have in the PATH: iperf3
+    #[arg(long, value_name = "NAME")]
+    pub debian: Vec<String>,
     /// A file to put into the guest, at /root/NAME or at the place named
     #[arg(long, value_name = "PATH[=PLACE]")]
     pub file: Vec<String>,
@@ -87,6 +95,13 @@ pub fn archive(contents: &Contents) -> Result<Vec<u8>> {
     for (place, path) in payload.iter().chain(&files) {
         let mode = fs::metadata(path).map(|file| file.permissions().mode() & 0o777).unwrap_or(0o644);
         tree.file(place, mode, &read(path)?);
+    }
+
+    for name in &inside.debian {
+        for (name, path) in debian::program(name, guest.cpu().debian)? {
+            tree.file(&format!("wholebar/debian/{name}"), 0o755, &read(&path)?);
+        }
+        tree.file(&format!("wholebar/bin/{name}"), 0o755, DYNAMIC.as_bytes());
     }
 
     let mut load = [NEEDED, &[guest.cpu().iommu_module], &load].concat();
