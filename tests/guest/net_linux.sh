@@ -1,5 +1,5 @@
 # Linux's own driver at one end of the wire, in a network namespace of its own; at the other end wholebar, which forwards to a TAP of Linux's: ping, and TCP.
-# guests: x86_64
+# guests: x86_64 ppc64le-64k
 # machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
 fail() { echo "FAIL: $*"; cat /tmp/fwd* 2>/dev/null; kill -9 $fwd $there; wait $fwd; give $theirs vfio-pci; exit 1; }
 soon() { # a command that is to work within 20 s
@@ -60,7 +60,7 @@ try() { # what, our function, Linux's function and driver, options
 	echo "$what: done"
 }
 set -- $(echo $WHOLEBAR_NIC | tr , ' ')
-try igb $1 $2 igb
+[ $GUEST = ppc64le-64k ] || try igb $1 $2 igb
 try "virtio-net, packed" $3 $4 virtio-pci
 try "virtio-net, split" $4 $3 virtio-pci --split
 kill $there
