@@ -88,10 +88,17 @@ fn pair(vendor: u16) -> Result<[(Node, Address, String); 2]> {
     Ok([(a, *one, one_name.clone()), (b, *two, two_name.clone())])
 }
 
-/// Packets go on as soon as the link is there again.
+/// How often a port's link changed, by its own count.
+fn link_changes(port: &dyn Port) -> Result<u64> {
+    let all = port.statistics();
+    Ok(all.iter().find(|s| s.queue.is_empty() && s.name == "link_changes").context("it counts them")?.value)
+}
+
+/// Each change is told and counted, and packets go on as soon as the link is there again.
 fn the_wire_is_unplugged_and_plugged_in_again(vendor: u16) -> Result<()> {
     let [(mut a, _, name), (mut b, ..)] = pair(vendor)?;
-    for up in [false, true, false, true] {
+    let mut first = None;
+    for (number, up) in (0..).zip([false, true, false, true]) {
         fs::write("/dev/monitor", format!("set_link {name} {}\n", if up { "on" } else { "off" }))?;
         let (mut told, mut before) = (false, 0);
         traffic(&mut a, &mut b, |came, event| {
@@ -103,6 +110,9 @@ fn the_wire_is_unplugged_and_plugged_in_again(vendor: u16) -> Result<()> {
             Ok(told && (!up || came > before + 200))
         })
         .with_context(|| format!("link {up}"))?;
+        let changes = link_changes(&*a.port)?;
+        let first = *first.get_or_insert(changes);
+        ensure!(first > 0 && changes == first + number, "{changes} changes are counted after {number} and {first}");
     }
     a.close()?;
     b.close()

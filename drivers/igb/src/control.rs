@@ -55,6 +55,8 @@ pub(crate) struct Control {
     pub memory: Vec<Arc<DmaMapping>>,
     /// How the link was when it was last looked at.
     pub link: Link,
+    /// How often a change of it was told.
+    pub link_changes: u64,
     pub totals: Totals,
 }
 
@@ -137,6 +139,7 @@ impl Control {
         let link = hw.link()?;
         if link != self.link {
             self.link = link;
+            self.link_changes += 1;
             tell(Event::Link(link));
         } else if changed {
             tracing::debug!(device = hw.name(), %link, "the link changed and is as it was");

@@ -104,6 +104,7 @@ impl Igb {
             queues: BTreeMap::new(),
             memory: Vec::new(),
             link: Link::default(),
+            link_changes: 0,
             totals: Totals::default(),
         };
         let vectors = rx_vectors(&config, interrupts.as_ref());

@@ -82,13 +82,13 @@ impl Port for Igb {
     }
 
     fn statistics(&self) -> Vec<Statistic> {
-        let (counters, dropped) = self.0.peek(|control| {
+        let (counters, dropped, link_changes) = self.0.peek(|control| {
             if self.0.check().is_ok()
                 && let Err(error) = control.count(&self.0.hw)
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            (control.totals.counters, control.totals.dropped)
+            (control.totals.counters, control.totals.dropped, control.link_changes)
         });
         let of = |queue: &str, name: &'static str, value| Statistic {
             queue: queue.to_owned().into(),
@@ -106,6 +106,10 @@ impl Port for Igb {
             let queue = format!("tx{i}");
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
         }
+        let domain = &self.0.domain;
+        let own =
+            [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined()), ("link_changes", link_changes)];
+        all.extend(own.map(|(name, value)| of("", name, value)));
         all
     }
 

@@ -271,6 +271,9 @@ fn the_link_is_told_and_what_is_counted_adds_up() {
     rig.hand.set(STATUS, 0x80);
     rig.igb.service().unwrap();
     assert!(matches!(rig.igb.events().try_recv(), Ok(Event::Link(link)) if !link.up));
+    assert_eq!((statistic(&rig.igb, "", "link_changes"), statistic(&rig.igb, "", "resets")), (2, 0));
+    rig.igb.reset().unwrap();
+    assert_eq!(statistic(&rig.igb, "", "resets"), 1);
 }
 
 #[test]

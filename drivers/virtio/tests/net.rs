@@ -402,6 +402,7 @@ fn links_go_down_and_up() {
     };
     told(&bench, false);
     told(&bench, true);
+    assert_eq!(bench.count("", "link_changes"), 2);
     // An announcement is asked for, told, and acknowledged.
     bench.rig.state().spec.config[6] = 3;
     assert_eq!(bench.port.events().recv_timeout(Duration::from_secs(20)).unwrap(), Event::Announce);

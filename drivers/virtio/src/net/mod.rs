@@ -18,6 +18,7 @@ use control::{Command, ControlQueue};
 use crossbeam::channel::Receiver as Channel;
 use rx::{AnyReceiver, Layout, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use wholebar::bar::{Bar, Doorbell};
@@ -58,6 +59,8 @@ pub(crate) struct Ethernet {
     counters: Vec<(Arc<RxCounters>, Arc<TxCounters>)>,
     /// As it was when it was last looked at.
     link: Mutex<Link>,
+    /// How often a change of it was told. Relaxed on both sides: a count, by which nothing else is read.
+    link_changes: AtomicU64,
 }
 
 /// What of it is under the lock.
@@ -303,6 +306,7 @@ impl Opening<'_> {
             layout,
             counters,
             link: Mutex::new(link),
+            link_changes: AtomicU64::new(0),
         };
         let state = State { control, wanted, reminders };
         let parts = Parts { shared, personality, interrupts, records, queues, state };
@@ -379,6 +383,7 @@ impl Personality for Ethernet {
         let (link, announce) = config::link(&shared.hw, shared.features)?;
         let before = std::mem::replace(&mut *self.link.lock().unwrap_or_else(|e| e.into_inner()), link);
         if before != link {
+            self.link_changes.fetch_add(1, Ordering::Relaxed);
             tell(Event::Link(link));
         }
         if link.up {
@@ -478,7 +483,9 @@ impl Port for Net {
             all.extend(tx.all().map(of(format!("tx{i}"))));
         }
         let domain = &self.0.shared.domain;
-        let own = [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined())];
+        let link_changes = self.0.personality.link_changes.load(Ordering::Relaxed);
+        let own =
+            [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined()), ("link_changes", link_changes)];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
         all
     }
