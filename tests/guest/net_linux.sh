@@ -3,7 +3,8 @@
 # machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
 fail() { echo "FAIL: $*"; cat /tmp/fwd* 2>/dev/null; kill -9 $fwd $there; wait $fwd; give $theirs vfio-pci; exit 1; }
 soon() { # a command that is to work within 20 s
-	for try in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+	end=$(($(date +%s) + 20))
+	while [ $(date +%s) -lt $end ]; do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
 	fail "in 20 s this did not work: $*"
 }
 give() { # function, driver
