@@ -339,7 +339,9 @@ pub fn packets_cross(rigs: &[Rig; 2], options: Options, count: u64) -> Result<()
                 came[i] += 1;
             }
         }
-        ensure!(began.elapsed() < PATIENCE, "{came:?} of {count} packets came");
+        let flying = || [&a, &b].map(|end| end.tx[0].in_flight());
+        let told = || format!("{:?} in flight, {:?} and {:?}", flying(), a.counted(), b.counted());
+        ensure!(began.elapsed() < PATIENCE, "{came:?} of {count} packets came, {sent:?} were sent, {}", told());
         // With fewer cores than threads, the models must get to run.
         std::thread::yield_now();
     }

@@ -79,9 +79,10 @@ impl Split {
 impl Ring for Split {
     fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
         let n = u64::from(size);
-        // 2.7: alignments of 16, 2 and 4; each area has cache lines of its own.
+        // 2.7: alignments of 16, 2 and 4; each area has cache lines of its own. What was used begins 4 bytes later, so that none of its entries of
+        // 8 bytes is in two lines, or in two pages, which a device may find far apart.
         let driver = (16 * n).next_multiple_of(128);
-        let device = driver + (6 + 2 * n).next_multiple_of(128);
+        let device = driver + (6 + 2 * n).next_multiple_of(128) + 4;
         let chunk = arena.alloc(device + 6 + 8 * n, 128)?;
         let table = DmaRing::within(&chunk, 0, size.into())?;
         let avail_head = DmaRing::within(&chunk, driver, 2)?;
