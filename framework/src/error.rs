@@ -68,11 +68,11 @@ pub enum Error {
         region: u32,
     },
     /// The device has no such interrupt.
-    #[error("{device} has no interrupt {vector} of kind {index} (it has {count})")]
+    #[error("{device} has no {} interrupt {vector} (it has {count})", irq_kind(*index))]
     NoSuchIrq {
         /// The device.
         device: String,
-        /// The interrupt kind.
+        /// The interrupt kind, an `IRQ_` constant of [`pci`](crate::pci).
         index: u32,
         /// The vector asked for.
         vector: u32,
@@ -340,3 +340,9 @@ pub enum Error {
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a person calls this kind of interrupt.
+fn irq_kind(index: u32) -> String {
+    let names = ["INTx", "MSI", "MSI-X", "error", "unbind-request"];
+    names.get(index as usize).map_or_else(|| format!("kind {index}"), |name| (*name).to_owned())
+}

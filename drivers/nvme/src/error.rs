@@ -102,6 +102,16 @@ pub enum Error {
         /// How many it was opened with.
         granted: u16,
     },
+    /// A queue cannot raise this interrupt.
+    #[error("{device}: a queue cannot raise interrupt {vector}: it has {count}, of which 0 is the admin queue's")]
+    Vector {
+        /// The device.
+        device: String,
+        /// The vector asked for.
+        vector: u16,
+        /// How many there are.
+        count: u32,
+    },
     /// A queue of a size that cannot be had.
     #[error("{device}: a queue of {asked} entries cannot be had: it must be a power of two from 2 to {max}")]
     Entries {

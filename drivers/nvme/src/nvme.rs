@@ -346,13 +346,9 @@ impl Inner {
         let granted = control.granted;
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
-        if let (Some(vector), interrupts) = (vector, &self.interrupts) {
-            let count = interrupts.as_ref().map_or(0, Interrupts::count);
-            if vector == 0 || u32::from(vector) >= count {
-                let index = interrupts.as_ref().map_or(IRQ_MSIX, |interrupts| interrupts.info().0);
-                let (device, vector) = (self.hw.name(), vector.into());
-                return Err(wholebar::Error::NoSuchIrq { device, index, vector, count }.into());
-            }
+        let count = self.interrupts.as_ref().map_or(0, Interrupts::count);
+        if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
+            return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
         let page = self.hw.page;
         let list_words = Queue::list_words(self.max_transfer(), page);
