@@ -42,12 +42,16 @@ impl Capture {
     /// Where it cannot be read, is no capture of an Ethernet, is cut off, or has packets that were.
     pub fn read(name: &str) -> Result<Self> {
         match name {
-            "-" => Self::from(name, io::stdin().lock()),
-            name => Self::from(name, File::open(name).with_context(|| format!("cannot open {name}"))?),
+            "-" => Self::read_from(name, io::stdin().lock()),
+            name => Self::read_from(name, File::open(name).with_context(|| format!("cannot open {name}"))?),
         }
     }
 
-    fn from(name: &str, mut input: impl Read) -> Result<Self> {
+    /// The same of what is open already; `name` is for messages.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn read_from(name: &str, mut input: impl Read) -> Result<Self> {
         let mut magic = Vec::new();
         input.by_ref().take(4).read_to_end(&mut magic).with_context(|| format!("cannot read {name}"))?;
         if magic.is_empty() {
@@ -93,23 +97,23 @@ impl Capture {
                     (p.interface_id, Some(p.timestamp.as_nanos() as u64), p.original_len, p.data)
                 }
                 Block::Packet(p) => (p.interface_id.into(), Some(p.timestamp), p.original_len, p.data),
-                // It has no time, and is padded.
+                // It has no time, and is padded; its interface says how much of it was kept (draft-ietf-opsawg-pcapng, 4.4).
                 Block::SimplePacket(p) => (0, None, p.original_len, p.data),
                 _ => continue,
             };
-            let data = match time {
-                None => data[..data.len().min(whole as usize)].to_vec(),
-                Some(_) => data.into_owned(),
-            };
+            let data = data.into_owned();
             let Some(interface) = reader.interfaces().get(interface as usize) else {
                 bail!("{}: packet {} is of an interface that there isn't", self.name, self.number());
             };
             self.check_link(interface.linktype)?;
-            let at = match time {
-                Some(units) => nanos(interface, units),
-                None => self.entries.last().map_or(0, |entry| entry.at),
-            };
-            self.add(at, whole, &data)?;
+            match time {
+                Some(units) => self.add(nanos(interface, units), whole, &data)?,
+                None => {
+                    let most = if interface.snaplen == 0 { whole } else { whole.min(interface.snaplen) };
+                    let at = self.entries.last().map_or(0, |entry| entry.at);
+                    self.add(at, whole, &data[..data.len().min(most as usize)])?;
+                }
+            }
         }
     }
 
@@ -224,7 +228,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8]) -> Result<Capture, String> {
-        Capture::from("FILE", bytes).map_err(|e| e.to_string())
+        Capture::read_from("FILE", bytes).map_err(|e| e.to_string())
     }
 
     fn error(bytes: &[u8]) -> String {
@@ -355,6 +359,12 @@ mod tests {
             ),
             (pcap(MICRO, 1, &[(0, 0, 13, &[1; 13])]), "FILE: packet 1 has 13 bytes, fewer than an Ethernet header"),
             ([section(), interface(1, None)].concat(), "FILE has no packets"),
+            (
+                // Of a simple packet, what fills its block up is no part.
+                [section(), block(1, &[1, 0, 0, 0, 62, 0, 0, 0]), block(3, &[&[63, 0, 0, 0][..], &[4; 62]].concat())]
+                    .concat(),
+                "FILE: packet 1 was cut to 62 of its 63 bytes when it was captured (its snaplen), and cannot be sent as it was",
+            ),
             ([section(), enhanced(0, 0, 60, &[1; 60])].concat(), "FILE: packet 1 is of an interface that there isn't"),
             (
                 [section(), interface(1, None), enhanced(0, 0, 60, &[1; 60])[..40].to_vec()].concat(),

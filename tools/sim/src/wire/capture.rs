@@ -3,10 +3,8 @@
 
 use super::Frame;
 use super::offload::{Accepts, Fit, cut, fit};
+use super::source::Source;
 use crate::{Error, Result};
-use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::{Block, PcapNgReader};
-use pcap_file::{DataLink, PcapError};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
@@ -15,7 +13,7 @@ use wholebar::net::PcapNg;
 
 /// Files that stand for the rest of the world.
 pub(super) struct Capture {
-    from: Option<Source>,
+    from: Option<Source<BufReader<File>>>,
     to: Option<PcapNg>,
     /// Something is not in the file yet.
     dirty: bool,
@@ -25,16 +23,10 @@ pub(super) struct Capture {
     segment: Vec<u8>,
 }
 
-/// A file that is read.
-enum Source {
-    Pcap(PcapReader<BufReader<File>>),
-    Ng(PcapNgReader<BufReader<File>>),
-}
-
 impl Capture {
     /// Opens `from`, which is read to its end once to see that all of it makes sense, and makes `to`.
     pub(super) fn open(from: Option<&Path>, to: Option<&Path>) -> Result<Self> {
-        let from = from.map(|path| Source::open(path).map_err(|why| Error::Capture { path: path.to_owned(), why }));
+        let from = from.map(|path| open(path).map_err(|why| Error::Capture { path: path.to_owned(), why }));
         let make = |path: &Path| -> Result<PcapNg> {
             let mut file = PcapNg::create(path)?;
             let failed = |source| wholebar::Error::Io { what: format!("{} cannot be written", path.display()), source };
@@ -108,59 +100,16 @@ impl Capture {
     }
 }
 
-impl Source {
-    fn open(path: &Path) -> Result<Self, String> {
-        let failed = |e: std::io::Error| format!("it cannot be read: {e}");
-        let mut file = File::open(path).map_err(failed)?;
-        let mut magic = [0; 4];
-        file.read_exact(&mut magic).map_err(|_| "it is empty, or cut off".to_owned())?;
-        let mut again = || {
-            file.rewind().map_err(failed)?;
-            Self::start(BufReader::new(file.try_clone().map_err(failed)?), magic)
-        };
-        let (mut check, mut count) = (again()?, 0u64);
-        if let Self::Pcap(reader) = &check
-            && reader.header().datalink != DataLink::ETHERNET
-        {
-            return Err("its packets are not Ethernet's".to_owned());
-        }
-        while let Some(length) = check.next(<[u8]>::len) {
-            let length =
-                length.map_err(|e| format!("behind its packet {count} it is cut off, or makes no sense: {e}"))?;
-            if length > super::LONGEST {
-                return Err(format!("its packet {} has {length} bytes", count + 1));
-            }
-            count += 1;
-        }
-        again()
-    }
-
-    fn start(reader: BufReader<File>, magic: [u8; 4]) -> Result<Self, String> {
-        let failed = |e: PcapError| format!("it is neither pcap nor pcapng: {e}");
-        // The block type of a pcapng section header reads the same both ways.
-        if magic == [0x0a, 0x0d, 0x0d, 0x0a] {
-            PcapNgReader::new(reader).map(Self::Ng).map_err(failed)
-        } else {
-            PcapReader::new(reader).map(Self::Pcap).map_err(failed)
-        }
-    }
-
-    /// Does something with the next packet.
-    fn next<R>(&mut self, each: impl FnOnce(&[u8]) -> R) -> Option<Result<R, PcapError>> {
-        match self {
-            Self::Pcap(reader) => Some(reader.next_packet()?.map(|packet| each(&packet.data))),
-            Self::Ng(reader) => loop {
-                match reader.next_block()? {
-                    Ok(Block::EnhancedPacket(packet)) => return Some(Ok(each(&packet.data))),
-                    Ok(Block::SimplePacket(packet)) => return Some(Ok(each(&packet.data))),
-                    Ok(Block::Packet(packet)) => return Some(Ok(each(&packet.data))),
-                    Ok(Block::InterfaceDescription(i)) if i.linktype != DataLink::ETHERNET => {
-                        return Some(Err(PcapError::InvalidField("an interface that is not Ethernet")));
-                    }
-                    Ok(_) => {}
-                    Err(error) => return Some(Err(error)),
-                }
-            },
-        }
-    }
+/// Opens a file, after reading it to its end once to see that all of it makes sense.
+fn open(path: &Path) -> Result<Source<BufReader<File>>, String> {
+    let failed = |e: std::io::Error| format!("it cannot be read: {e}");
+    let mut file = File::open(path).map_err(failed)?;
+    let mut magic = [0; 4];
+    file.read_exact(&mut magic).map_err(|_| "it is empty, or cut off".to_owned())?;
+    let mut again = || {
+        file.rewind().map_err(failed)?;
+        Source::start(BufReader::new(file.try_clone().map_err(failed)?), magic)
+    };
+    again()?.check(super::LONGEST)?;
+    again()
 }

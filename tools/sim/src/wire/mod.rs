@@ -8,6 +8,7 @@ mod frame;
 mod impair;
 mod offload;
 mod pair;
+mod source;
 #[cfg(not(miri))]
 mod tap;
 

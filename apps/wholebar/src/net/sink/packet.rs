@@ -39,14 +39,13 @@ fn look_at(packet: &Buf, head: &[u8], pattern: &Pattern) -> Looks {
     let total = packet.packet_len() as usize;
     let Some(udp) = Udp::find(head) else { return Looks::Foreign };
     let at = udp.start + 8;
-    // A packet that was cut off has another length than its mark was made with.
-    let len = if at + udp.len <= total { udp.len } else { usize::MAX };
-    let found = match Mark::find(head.get(at..).unwrap_or_default(), len) {
-        Found::Mark(mark) => mark,
-        Found::Damaged => return Looks::Corrupt,
+    let found = match Mark::find(head.get(at..).unwrap_or_default(), udp.len) {
+        Found::Mark(mark) if at + udp.len <= total => mark,
+        // It may be right, and the packet cut off.
+        Found::Mark(_) | Found::Damaged => return Looks::Corrupt,
         Found::Foreign => return Looks::Foreign,
     };
-    let rest = len - mark::LEN;
+    let rest = udp.len - mark::LEN;
     let left_undone = packet.offload().is_some_and(|offload| offload.l4.is_some());
     let whole = is_pattern(packet, at + mark::LEN, pattern.of(found, rest))
         && udp.ip_is_right(head)
@@ -212,6 +211,21 @@ mod tests {
             for cut in 1..=90 {
                 assert_eq!(look(&packet(&pool, &good[..good.len() - cut], 64), &pattern), Looks::Corrupt);
             }
+        }
+    }
+
+    /// Their checks are right, their lengths are not: whoever sends them knows how checks are made.
+    #[test]
+    fn marks_for_lengths_that_cannot_be_are_corrupt() {
+        let (pool, pattern, at) = (pool(), Pattern::new(), 14 + 20 + 8);
+        for (len, cut) in [(0, 0), (17, 0), (108, 1), (usize::MAX, 1)] {
+            let mut bytes = bytes(None, false, 90);
+            bytes[at..at + mark::LEN].copy_from_slice(&MARK.bytes(len));
+            if cut == 0 {
+                bytes[at - 4..at - 2].copy_from_slice(&(len as u16 + 8).to_be_bytes());
+            }
+            bytes.truncate(bytes.len() - cut);
+            assert_eq!(look(&packet(&pool, &bytes, 2048), &pattern), Looks::Corrupt, "{len}");
         }
     }
 
