@@ -30,6 +30,9 @@ mod work;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Userspace, polled-mode PCI drivers: benchmarks, NVMe tools, BAR maps, device models
 ///
@@ -60,7 +63,8 @@ Try first:
   wholebar nvme identify sim:nvme
   wholebar barmap sim:nvme
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_COLOR is set.";
+Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_COLOR is set. RUST_LOG (wholebar=debug)
+says in place of -v what is logged.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -80,14 +84,34 @@ enum Command {
     Msix(msix::Args),
 }
 
+/// The target of what queues tell that are traced.
+const TRACED: &str = "wholebar::net::traced";
+
+/// Has standard error get what is logged: from a level on, or what `RUST_LOG` says (TARGET=LEVEL, separated by commas).
+fn log(level: Level, traced: bool) {
+    let mut what = Targets::new().with_default(level);
+    if let Ok(text) = std::env::var("RUST_LOG") {
+        match text.parse() {
+            Ok(asked) => what = asked,
+            Err(error) => output::note(format!("RUST_LOG={text:?} makes no sense: {error}")),
+        }
+    }
+    if traced {
+        what = what.with_target(TRACED, Level::TRACE);
+    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let lines = lines.without_time().with_target(false).log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(what)).init();
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let serves = matches!(cli.command, Command::Sim(_));
     // A server tells of its clients; others only of what goes wrong.
     let level =
         [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE][usize::from(cli.verbose.min(2)) + usize::from(serves)];
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
-    log.without_time().with_target(false).with_ansi(false).log_internal_errors(false).init();
+    let traced = matches!(&cli.command, Command::Net(command) if command.is_traced());
+    log(level, traced);
     let done = match cli.command {
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -42,7 +42,7 @@ fn report(line: &str) -> Value {
         assert_eq!(port["buffers"]["home"], port["buffers"]["made"], "{line}: {port}");
     }
     let n = |name: &str| report["accounting"][name].as_u64().unwrap();
-    assert_eq!(n("received") + n("made"), n("sent") + n("kept") + n("refused") + n("left"), "{line}");
+    assert_eq!(n("received") + n("made") + n("duplicated"), n("sent") + n("kept") + n("refused") + n("left"), "{line}");
     report
 }
 
@@ -159,6 +159,38 @@ fn packets_are_made() {
     // More at once than the pool has.
     report("sim:virtio-net --mode txonly --burst 4096 --packets 3000");
     report("sim:virtio-net --mode txonly --burst 500 --pool 300 --packets 3000 --rx-descriptors 4 --tx-descriptors 4");
+    // The smallest pool: the queue that receives holds all but what caches and one packet need.
+    report("sim:virtio-net --mode txonly --pool 401 --packets 3000 --rx-descriptors 256 --faults duplicate=0.5");
+}
+
+/// What a port was not to receive is among its drops: here, all packets but the last.
+#[test]
+fn filtered_packets_are_among_the_drops() {
+    let (dir, mut packets) = (tempfile::tempdir().unwrap(), mixed());
+    let others = packets.len();
+    packets.push([&OWN[..], &STATION, &[0x88, 0xb5], &[0; 46]].concat());
+    let from = dir.path().join("in.pcap");
+    write(&from, &packets);
+    let port = format!("sim:virtio-net,mac=02:00:00:00:00:11,wire=pcap,replay={},full=wait", from.display());
+    let (code, out, error) = fwd(&format!("{port} --mode rxonly --promiscuous off --packets 1 --stats 0"));
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains(&format!("rx_filtered {others}")), "{out}");
+    let report = report(&format!("{port} --mode rxonly --promiscuous off --packets 1"));
+    assert_eq!(report["ports"][0]["drops"]["rx_filtered"], others, "{report}");
+}
+
+#[test]
+fn bursts_are_told_where_that_was_asked_for() {
+    let line = "sim:virtio-net,wire=loop --mode txonly --packets 64 --burst 16 --stats 0";
+    let (code, _, error) = fwd(&format!("{line} --trace"));
+    assert_eq!(code, Some(0), "{error}");
+    for says in
+        ["TRACE sent queue=\"port 0 tx0\" packets=16 bytes=1024 left=0", "TRACE received queue=\"port 0 rx0\" packets="]
+    {
+        assert!(error.contains(says), "{error}\ndoes not say {says:?}");
+    }
+    let (_, _, error) = fwd(line);
+    assert!(!error.contains("TRACE"), "{error}");
 }
 
 /// What two ports on one wire send to each other comes, by two queues and two cores, and nothing else does.
@@ -320,6 +352,8 @@ fn what_makes_no_sense_is_refused() {
         ("NET --burst 0", WRONG_USAGE, &["--burst"]),
         ("NET --buffer 64", WORK_FAILED, &["64 bytes are too small"]),
         ("NET --pool 4000000000", WORK_FAILED, &["4000000000", "memory"]),
+        ("NET --pool 656", WRONG_USAGE, &["--pool 656", "657 buffers are the least", "--rx-descriptors"]),
+        ("NET --pool 401 --rx-descriptors 256 --queues 2", WRONG_USAGE, &["--pool 401", "802 buffers"]),
         ("NET --promiscuous perhaps", WRONG_USAGE, &["perhaps", "on or off"]),
         ("NET,control=0 --promiscuous on", WORK_FAILED, &["no promiscuous mode"]),
         ("NET --peer 1:2:3", WRONG_USAGE, &["1:2:3", "52:54:00:12:34:56"]),

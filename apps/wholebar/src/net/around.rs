@@ -1,4 +1,4 @@
-//! What goes around the queues of ports, and who may read what they count: a tap into a file, faults, a socket.
+//! What goes around the queues of ports, and who may read what they count: a trace, a tap into a file, faults, a socket.
 
 use super::port::{DUPLICATED, OpenPort, named};
 use crate::output;
@@ -6,7 +6,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
 use wholebar::net::statistics::{Figures, StatisticsServer};
-use wholebar::net::{Capture, CaptureCounters, Direction, Faults, Faulty, RxQueue, TxQueue};
+use wholebar::net::{Capture, CaptureCounters, Direction, Faults, Faulty, RxQueue, Traced, TxQueue};
 
 /// How a command can be watched.
 #[derive(clap::Args, Debug, Clone)]
@@ -15,6 +15,9 @@ pub struct WatchArgs {
     /// Serve statistics on a Unix socket: for `wholebar net stat PATH`, and for curl and Prometheus (/json, /metrics)
     #[arg(long, value_name = "PATH")]
     stats_socket: Option<PathBuf>,
+    /// Tell of each burst that a queue moves, and of its changes of state, on standard error
+    #[arg(long)]
+    trace: bool,
 }
 
 /// The same, where packets can be watched, too, and made worse.
@@ -33,6 +36,7 @@ pub struct AroundArgs {
 
 /// All of that, at work.
 pub struct Around {
+    watch: WatchArgs,
     server: Option<StatisticsServer>,
     capture: Option<(PathBuf, Capture)>,
     taps: Vec<Arc<CaptureCounters>>,
@@ -61,6 +65,29 @@ impl WatchArgs {
         };
         Ok(self.stats_socket.as_ref().map(serve).transpose()?)
     }
+
+    /// Whether queues are to tell of what they do.
+    pub fn is_traced(&self) -> bool {
+        self.trace
+    }
+
+    /// A queue of `port` that receives, traced where that was asked for.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn rx(&self, port: &OpenPort, queue: u16) -> Result<Box<dyn RxQueue>> {
+        let rx = port.rx(queue)?;
+        Ok(if self.trace { Box::new(Traced::new(rx, format!("port {} rx{queue}", port.number))) } else { rx })
+    }
+
+    /// The same of one that sends.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn tx(&self, port: &OpenPort, queue: u16) -> Result<Box<dyn TxQueue>> {
+        let tx = port.tx(queue)?;
+        Ok(if self.trace { Box::new(Traced::new(tx, format!("port {} tx{queue}", port.number))) } else { tx })
+    }
 }
 
 impl AroundArgs {
@@ -71,7 +98,12 @@ impl AroundArgs {
     pub fn begin(&self, ports: &[OpenPort]) -> Result<Around> {
         let capture = self.capture.as_ref().map(|path| anyhow::Ok((path.clone(), Capture::create(path, WAITING)?)));
         let (capture, server) = (capture.transpose()?, self.watch.serve(ports)?);
-        Ok(Around { server, capture, taps: Vec::new(), faults: self.faults })
+        Ok(Around { watch: self.watch.clone(), server, capture, taps: Vec::new(), faults: self.faults })
+    }
+
+    /// Whether queues are to tell of what they do.
+    pub fn is_traced(&self) -> bool {
+        self.watch.is_traced()
     }
 }
 
@@ -81,7 +113,7 @@ impl Around {
     /// # Errors
     /// What the driver says.
     pub fn rx(&mut self, port: &OpenPort, queue: u16) -> Result<Box<dyn RxQueue>> {
-        let rx = port.rx(queue)?;
+        let rx = self.watch.rx(port, queue)?;
         let Some((_, capture)) = &self.capture else { return Ok(rx) };
         let name = format!("rx{queue}");
         let tapped = capture.tap(rx, format!("port {} {name}", port.number), Direction::In)?;
@@ -94,7 +126,7 @@ impl Around {
     /// # Errors
     /// What the driver says.
     pub fn tx(&mut self, port: &OpenPort, queue: u16) -> Result<Box<dyn TxQueue>> {
-        let mut tx = port.tx(queue)?;
+        let mut tx = self.watch.tx(port, queue)?;
         let name = format!("tx{queue}");
         if let Some((_, capture)) = &self.capture {
             let tapped = capture.tap(tx, format!("port {} {name}", port.number), Direction::Out)?;

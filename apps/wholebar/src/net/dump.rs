@@ -1,9 +1,9 @@
 //! `wholebar net dump`: what a port receives, into a capture file.
 
-use super::around::WatchArgs;
-use super::port::{self, PortArgs};
+use super::port;
+use super::receive::ReceiveArgs;
 use super::report::{Ran, show};
-use super::run::{self, Lane, RunArgs};
+use super::run::{self, Lane};
 use super::sink::CACHE;
 use super::tap::{Tap, Written, is_output};
 use crate::args::Usage;
@@ -27,8 +27,8 @@ Examples:
   wholebar net dump 0000:01:00.0 - --count 100 | tcpdump -nr -
   wholebar net dump vfio-user:/run/b.sock headers.pcapng --snaplen 96")]
 pub struct Args {
-    /// The port
-    target: String,
+    #[command(flatten)]
+    pub(super) receive: ReceiveArgs,
     /// The file; - is standard output
     file: String,
     /// End after so many packets
@@ -37,18 +37,6 @@ pub struct Args {
     /// Bytes to keep of each packet [default: all]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(14..))]
     snaplen: Option<u32>,
-    /// Packets that are taken at once
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    burst: u16,
-    #[command(flatten)]
-    ports: PortArgs,
-    #[command(flatten)]
-    run: RunArgs,
-    #[command(flatten)]
-    watch: WatchArgs,
-    /// Write JSON at the end; lines for people go to standard error
-    #[arg(long)]
-    json: bool,
 }
 
 /// A run, as `--json` writes it.
@@ -64,33 +52,34 @@ struct Report {
 
 pub fn run(args: Args) -> Result<()> {
     let host = Host::now();
-    if args.json && is_output(&args.file) {
+    let ReceiveArgs { target, run, watch, json, .. } = &args.receive;
+    if *json && is_output(&args.file) {
         bail!(Usage("--json and packets cannot both go to standard output".to_owned()));
     }
-    let cores = args.run.cores()?;
-    let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
-    let (port, server) = (&ports[0], args.watch.serve(&ports)?);
+    let cores = run.cores()?;
+    let ports = args.receive.open(&cores)?;
+    let (port, server) = (&ports[0], watch.serve(&ports)?);
     let written = Arc::new(Written::default());
     let lane = Dump {
-        rx: (0..args.ports.queues).map(|queue| port.rx(queue)).collect::<Result<_>>()?,
+        rx: args.receive.queues(port)?,
         cache: port.pool.cache(CACHE),
-        burst: Burst::new(args.burst.into()),
-        tap: Tap::create(&args.file, &args.target, args.snaplen, written.clone())?,
+        burst: Burst::new(run.burst.into()),
+        tap: Tap::create(&args.file, target, args.snaplen, written.clone())?,
         left: args.count.unwrap_or(u64::MAX),
     };
     let lanes = run::deal(&cores, vec![lane])?;
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);
-    let show = show(args.json || is_output(&args.file));
+    let show = show(*json || is_output(&args.file));
     show(&format!("{}\n", port.line()))?;
     let over = || written.packets.get() >= args.count.unwrap_or(u64::MAX) || written.is_broken();
-    let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, &show)?;
+    let outcome = run::run(&ports, lanes, run, &interrupted, over, &show)?;
     drop(server);
 
-    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let ran = Ran::new(host, run.burst, cores, ports, outcome);
     let report = Report { schema: "wholebar.dump/1", file: args.file.clone(), written: written.packets.get(), ran };
-    if args.json {
+    if *json {
         output::print_json(&report)?;
     } else {
         show(&report.text())?;

@@ -9,6 +9,7 @@ mod fwd;
 mod generate;
 mod mark;
 mod port;
+mod receive;
 mod report;
 mod run;
 mod sink;
@@ -26,6 +27,19 @@ pub enum Command {
     Sink(sink::Args),
     Dump(dump::Args),
     Stat(stat::Args),
+}
+
+impl Command {
+    /// Whether queues are to tell of each burst.
+    pub fn is_traced(&self) -> bool {
+        match self {
+            Self::Fwd(args) => args.around.is_traced(),
+            Self::Gen(args) => args.around.is_traced(),
+            Self::Sink(args) => args.receive.watch.is_traced(),
+            Self::Dump(args) => args.receive.watch.is_traced(),
+            Self::Stat(_) => false,
+        }
+    }
 }
 
 pub fn run(command: Command) -> Result<()> {

@@ -106,6 +106,9 @@ const MTU: u16 = 1500;
 const DESCRIPTORS: u32 = 512;
 /// What a lane may hold besides: bursts, caches.
 const IN_HAND: u32 = 512;
+/// What caches of a queue and its lane may keep to themselves, two batches each: the driver's and the lane's of 32, and that of faults of 8; and a
+/// packet to move.
+const IN_CACHES: u64 = 2 * 32 + 2 * 32 + 2 * 8 + 1;
 
 impl PortArgs {
     fn offloads(&self) -> Offloads {
@@ -142,6 +145,24 @@ impl PortArgs {
             promiscuous: self.promiscuous != Some(false),
             headroom: HEADROOM,
             rx_interrupts,
+        }
+    }
+
+    /// Whether the pool has a buffer to move packets in where queues that receive and caches have all that they may have: else nobody would.
+    ///
+    /// # Errors
+    /// [`Usage`], with what is needed.
+    fn check_pool(&self) -> Result<()> {
+        let (queues, ring) = (u64::from(self.queues), self.rx_descriptors.map_or(DESCRIPTORS, u32::from));
+        let least = queues * (u64::from(ring) + IN_CACHES);
+        match self.pool {
+            Some(pool) if u64::from(pool) < least => bail!(Usage(format!(
+                "--pool {pool} is too small: {least} buffers are the least here, for each of {queues} queue{} that receive{} may hold {ring}, and \
+                 caches {IN_CACHES} more; with fewer --rx-descriptors, fewer will do",
+                if queues == 1 { "" } else { "s" },
+                if queues == 1 { "s" } else { "" },
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -201,8 +222,9 @@ pub fn named(queue: &str, counters: impl Iterator<Item = (&'static str, u64)>) -
 /// Opens ports: all of them can send buffers of each other's pools. Models get a core that is none of `cores`, if there is one.
 ///
 /// # Errors
-/// [`Usage`] for a name that makes no sense; what drivers say.
+/// [`Usage`] for a name that makes no sense, and a pool that is too small; what drivers say.
 pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[usize]) -> Result<Vec<OpenPort>> {
+    args.check_pool()?;
     let config = args.config(rx_interrupts);
     let (count, size) = args.buffers();
     let opened = targets
@@ -380,11 +402,12 @@ pub struct Totals {
 }
 
 /// What devices and models count as lost. What queues dropped has names that say so.
-const LOST: [&str; 11] = [
+const LOST: [&str; 12] = [
     "wire_lost",
     "tx_malformed",
     "tx_no_carrier",
     "rx_no_buffer",
+    "rx_filtered",
     "rx_too_long",
     "rx_malformed",
     "rx_no_driver",

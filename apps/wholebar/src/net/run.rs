@@ -17,7 +17,7 @@ use wholebar::net::{Event, RxQueue};
 use wholebar::reactor::{Armed, Idle, Poller, Reactor};
 use wholebar::{Work, cores};
 
-/// Where and how long: arguments that commands which move packets have.
+/// Where, how long, and how many packets at once: arguments that commands which move packets have.
 #[derive(clap::Args, Debug, Clone)]
 #[command(next_help_heading = "Running")]
 pub struct RunArgs {
@@ -33,6 +33,9 @@ pub struct RunArgs {
     /// Let a core that finds nothing to do sleep until a packet comes: by interrupts of queues that receive
     #[arg(long)]
     pub idle: bool,
+    /// Packets that are moved at once, at most
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub burst: u16,
 }
 
 impl RunArgs {
@@ -374,7 +377,8 @@ mod tests {
 
     #[test]
     fn a_run_is_over_once_it_is_settled() {
-        let args = RunArgs { cores: None, time: Some(Duration::from_secs(600)), stats: Duration::ZERO, idle: true };
+        let args =
+            RunArgs { cores: None, time: Some(Duration::from_secs(600)), stats: Duration::ZERO, idle: true, burst: 1 };
         let lanes =
             deal(&cores::allowed()[..1], vec![Counts { turns: 0, settles: 3 }, Counts { turns: 0, settles: 1 }]);
         let mut looks = 0;

@@ -36,7 +36,8 @@ Examples:
   wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --address 10.0.0.2
   wholebar net fwd sim:virtio-net --mode txonly --time 2 --json
   wholebar net fwd 0000:01:00.0 0000:02:00.0 --stats-socket /run/fwd.sock --capture all.pcapng
-  wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1 --faults drop=0.01,reorder=0.05,seed=7")]
+  wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1 --faults drop=0.01,reorder=0.05,seed=7
+  wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --trace --time 5 2>trace.txt")]
 pub struct Args {
     /// Devices: each a port
     #[arg(required = true, value_name = "TARGET")]
@@ -56,15 +57,12 @@ pub struct Args {
     /// End once so many packets, or more, were received or made
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
-    /// Packets that are moved at once
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    burst: u16,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
-    around: AroundArgs,
+    pub(super) around: AroundArgs,
     /// Write JSON at the end; lines for people go to standard error
     #[arg(long)]
     json: bool,
@@ -108,7 +106,7 @@ pub fn run(args: Args) -> Result<()> {
                 around.rx(from, queue)?,
                 around.tx(to, queue)?,
                 job,
-                args.burst.into(),
+                args.run.burst.into(),
                 own.clone(),
             ));
             counts.push(own);
@@ -130,7 +128,7 @@ pub fn run(args: Args) -> Result<()> {
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, enough, show)?;
 
     let around = around.finish();
-    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let ran = Ran::new(host, args.run.burst, cores, ports, outcome);
     let accounting = account(&ran.ports, &counts);
     let report = Report::new(args.mode, ran, accounting);
     if args.json {
@@ -192,7 +190,7 @@ impl Args {
                     )));
                 }
                 let packet = packet(own, peer, queue, size)?;
-                let (cache, burst) = (to.pool.cache(lane::BATCH as u32), Burst::new(self.burst.into()));
+                let (cache, burst) = (to.pool.cache(lane::BATCH as u32), Burst::new(self.run.burst.into()));
                 Job::Make(Maker { packet, headroom: HEADROOM, cache, burst })
             }
         })

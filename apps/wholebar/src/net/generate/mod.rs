@@ -95,11 +95,8 @@ pub struct Args {
     /// With --to: end with exit code 0 although packets were lost or corrupt
     #[arg(long, requires = "to")]
     tolerate: bool,
-    /// Packets that are given to the device at once, at most
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    burst: u16,
     #[command(flatten)]
-    around: AroundArgs,
+    pub(super) around: AroundArgs,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
@@ -158,7 +155,7 @@ pub fn run(args: Args) -> Result<()> {
             What::Replay(capture) => Expected::Replay(capture.clone()),
             What::Flows(_) => Expected::Marks(Some(run)),
         };
-        let (cache, burst) = (to.pool.cache(CACHE), usize::from(args.burst));
+        let (cache, burst) = (to.pool.cache(CACHE), usize::from(args.run.burst));
         let receiver = Receiver::new(rx, cache, burst, expected, Clock::new(&counter), seen.clone());
         lanes.push(Either::Receive(Box::new(receiver.after(made.clone()))));
     }
@@ -181,7 +178,7 @@ pub fn run(args: Args) -> Result<()> {
             Some(Received { wire_reordered: statistic(&ports[0], "wire_reordered"), ..received })
         }
     };
-    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let ran = Ran::new(host, args.run.burst, cores, ports, outcome);
     let report = Report::new(args.asked(&what), sent, received, ran);
     if args.json {
         output::print_json(&report)?;
@@ -194,13 +191,9 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Where packets were lost on the way from one port to another.
 fn causes(from: &OpenPort, to: &OpenPort) -> BTreeMap<String, u64> {
-    let (from, mut to_drops) = (from.totals().drops, to.totals().drops);
-    let filtered = statistic(to, "rx_filtered");
-    if filtered > 0 {
-        to_drops.insert("rx_filtered".to_owned(), filtered);
-    }
+    let (from, to) = (from.totals().drops, to.totals().drops);
     let sending = from.into_iter().filter(|(cause, _)| !cause.starts_with("rx_"));
-    sending.chain(to_drops.into_iter().filter(|(cause, _)| cause.starts_with("rx_"))).collect()
+    sending.chain(to.into_iter().filter(|(cause, _)| cause.starts_with("rx_"))).collect()
 }
 
 /// What one of a port's counters has come to.
@@ -316,7 +309,7 @@ impl Args {
             };
             let cache = from.pool.cache(CACHE);
             let tx = around.tx(from, lane as u16)?;
-            let (burst, clock) = (usize::from(self.burst), Clock::new(counter));
+            let (burst, clock) = (usize::from(self.run.burst), Clock::new(counter));
             let sender = Sender::new(tx, cache, burst, source, self.quota(what, lane, share), clock, made.clone());
             Ok(Either::Send(Box::new(sender)))
         };

@@ -5,11 +5,11 @@ pub mod lane;
 pub mod packet;
 pub mod report;
 
-use super::around::WatchArgs;
 use super::mark::Clock;
-use super::port::{self, PortArgs};
+use super::port;
+use super::receive::ReceiveArgs;
 use super::report::{Ran, show};
-use super::run::{self, RunArgs};
+use super::run::{self};
 use super::tap::{Tap, Written, is_output};
 use crate::args::{self, Usage};
 use crate::host::Host;
@@ -39,8 +39,8 @@ Examples:
   wholebar net sink vfio-user:/run/b.sock --expect 1000000 --time 60
   wholebar net sink 0000:02:00.0 --write received.pcapng --json >received.json")]
 pub struct Args {
-    /// The port that receives
-    target: String,
+    #[command(flatten)]
+    pub(super) receive: ReceiveArgs,
     /// How many packets there should be: ends when as many have come; lost are those of them that haven't
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     expect: Option<u64>,
@@ -53,18 +53,6 @@ pub struct Args {
     /// Write all packets to a capture file as well: pcapng, with times in nanoseconds
     #[arg(long, value_name = "FILE")]
     write: Option<String>,
-    /// Packets that are taken at once
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
-    burst: u16,
-    #[command(flatten)]
-    ports: PortArgs,
-    #[command(flatten)]
-    run: RunArgs,
-    #[command(flatten)]
-    watch: WatchArgs,
-    /// Write JSON at the end; lines for people go to standard error
-    #[arg(long)]
-    json: bool,
 }
 
 /// A run, as `--json` writes it.
@@ -83,35 +71,35 @@ pub fn run(args: Args) -> Result<()> {
     if args.write.as_deref().is_some_and(is_output) {
         bail!(Usage("the report goes to standard output: --write takes a file (see `wholebar net dump`)".to_owned()));
     }
-    let cores = args.run.cores()?;
-    let ports = port::open(std::slice::from_ref(&args.target), &args.ports, args.run.idle, &cores)?;
-    let (port, server) = (&ports[0], args.watch.serve(&ports)?);
+    let ReceiveArgs { target, run, watch, json, .. } = &args.receive;
+    let cores = run.cores()?;
+    let ports = args.receive.open(&cores)?;
+    let (port, server) = (&ports[0], watch.serve(&ports)?);
     let seen = Arc::new(Seen::default());
-    let rx = (0..args.ports.queues).map(|queue| port.rx(queue)).collect::<Result<_>>()?;
+    let (rx, burst) = (args.receive.queues(port)?, usize::from(run.burst));
     let clock = Clock::new(&quanta::Clock::new());
-    let burst = usize::from(args.burst);
     let lane = Receiver::new(rx, port.pool.cache(CACHE), burst, Expected::Marks(None), clock, seen.clone());
     let written = Arc::new(Written::default());
-    let tap = args.write.as_ref().map(|file| Tap::create(file, &args.target, None, written.clone()));
+    let tap = args.write.as_ref().map(|file| Tap::create(file, target, None, written.clone()));
     let lanes = run::deal(&cores, vec![lane.tapped(tap.transpose()?)])?;
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);
-    let show = show(args.json);
+    let show = show(*json);
     show(&format!("{}\nfor gen: --dst-mac {}\n", port.line(), port.port.mac()))?;
     let mut quiet = Quiet::new(args.quiet);
     let over = || {
         let enough = seen.received.get() >= args.expect.unwrap_or(u64::MAX);
         enough || quiet.is_over(seen.packets.get()) || written.is_broken()
     };
-    let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
+    let outcome = run::run(&ports, lanes, run, &interrupted, over, show)?;
     drop(server);
 
     let found = seen.take().context("the receiving thread left nothing")?;
     let received = Received::new(&found, args.expect, None);
-    let ran = Ran::new(host, args.burst, cores, ports, outcome);
+    let ran = Ran::new(host, run.burst, cores, ports, outcome);
     let report = Report { schema: "wholebar.sink/1", expected: args.expect, received, ran };
-    if args.json {
+    if *json {
         output::print_json(&report)?;
     } else {
         output::print(report.text())?;
