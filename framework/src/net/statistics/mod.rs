@@ -166,5 +166,7 @@ pub struct PoolSnapshot {
     pub available: u32,
 }
 
+#[cfg(test)]
+mod strict;
 #[cfg(all(test, not(miri)))]
 mod tests;

@@ -1,5 +1,5 @@
-//! A snapshot as OpenMetrics text (OpenMetrics 1.0.0). The format is a few lines and one escape; that they are right, a parser says in the
-//! tests.
+//! A snapshot as OpenMetrics text (OpenMetrics 1.0.0). The format is a few lines and one escape; that they are right, a strict reader
+//! says in the tests.
 
 use super::Snapshot;
 use std::collections::BTreeMap;
