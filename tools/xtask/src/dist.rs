@@ -11,12 +11,13 @@ use flate2::{Compression, GzBuilder};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
+use crate::notices::notices;
 use crate::vm::build::{cargo, root, run};
 
 /// Makes an archive for each CPU, and SHA256SUMS, in target/dist
 ///
-/// Each holds a static `wholebar`, which is started as a check (under qemu-user where it is another CPU's), README and licences. Times are the
-/// commit's, or those of SOURCE_DATE_EPOCH.
+/// Each holds a static `wholebar`, which is started as a check (under qemu-user where it is another CPU's), README and licences: its own, and
+/// THIRD-PARTY, those of what is linked into it. Times are the commit's, or those of SOURCE_DATE_EPOCH.
 #[derive(clap::Args)]
 pub struct Args {
     /// The CPUs: x86_64, aarch64, powerpc64le
@@ -47,7 +48,8 @@ fn dist(cpus: &[String]) -> Result<()> {
     for cpu in cpus {
         let program = program(cpu)?;
         let name = format!("wholebar-{}-{cpu}-linux", env!("CARGO_PKG_VERSION"));
-        let mut files = vec![("wholebar", 0o755, program)];
+        let notices = notices(cpu, &cargo_home()?)?;
+        let mut files = vec![("wholebar", 0o755, program), ("THIRD-PARTY", 0o644, notices.into_bytes())];
         for document in DOCUMENTS {
             let path = root().join(document);
             files.push((document, 0o644, fs::read(&path).with_context(|| format!("reading {}", path.display()))?));
@@ -91,14 +93,19 @@ fn with_options(cpu: &str, command: &str) -> Result<Command> {
     let mut cargo = cargo(cpu, command);
     cargo.args(["--locked", "--profile", "static", "--package", "wholebar-cli", "--bin", "wholebar"]);
     // Where it was built is of no matter to those who run it.
-    let home = match env::var_os("CARGO_HOME") {
-        Some(home) => PathBuf::from(home),
-        None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
-    };
+    let home = cargo_home()?;
     let remap = |from: &Path, to: &str| format!("\"--remap-path-prefix={}={to}\"", from.display());
     let (home, here) = (remap(&home, "/cargo"), remap(root(), "/wholebar"));
     cargo.arg("--config").arg(format!("target.{cpu}-unknown-linux-gnu.rustflags=[{home}, {here}]"));
     Ok(cargo)
+}
+
+/// Where cargo has its registries.
+pub fn cargo_home() -> Result<PathBuf> {
+    Ok(match env::var_os("CARGO_HOME") {
+        Some(home) => PathBuf::from(home),
+        None => PathBuf::from(env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
+    })
 }
 
 /// Seconds since 1970: of the commit, unless SOURCE_DATE_EPOCH says otherwise.

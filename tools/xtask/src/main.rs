@@ -1,6 +1,7 @@
 //! `cargo xtask`: chores of this repository that need a program, not a line of shell.
 
 mod dist;
+mod notices;
 mod vm;
 
 use std::process::ExitCode;
