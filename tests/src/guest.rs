@@ -2,7 +2,7 @@
 
 use crate::Rig;
 use crate::nvme::Bench;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject};
@@ -10,9 +10,12 @@ use wholebar::pci::Address;
 use wholebar::vfio::sysfs::{Function, Sysfs};
 use wholebar::vfio::{IommuType, Route, Vfio, VfioOptions};
 use wholebar_nvme::{Event, QueueOptions};
+use wholebar_virtio::Options;
 
 /// How long a test waits for what must come.
 pub const SOON: Duration = Duration::from_secs(60);
+/// Virtio's vendor.
+pub const VIRTIO: u16 = 0x1af4;
 
 /// The NVMe devices of a guest.
 ///
@@ -76,6 +79,36 @@ pub fn kernel_ways() -> Vec<VfioOptions> {
         ways.push(VfioOptions { route: Route::Node, ..VfioOptions::default() });
     }
     ways
+}
+
+/// Runs a body on two virtio-net ports that are wired to each other, in each of some ways.
+///
+/// # Errors
+/// What the body says; that the guest does not have two.
+pub fn on_a_wire(ways: &[Options], body: impl Fn(&[Rig; 2], Options) -> Result<()>) -> Result<()> {
+    let nics = nics_of(VIRTIO)?;
+    let [(one, _), (two, _)] = nics[..] else { bail!("the guest has {nics:?}") };
+    for options in ways {
+        let began = Instant::now();
+        body(&[over(one)?, over(two)?], options.clone()).with_context(|| format!("{options:?}"))?;
+        let Options { packed, in_order, policy, .. } = options;
+        println!("{:?}: packed {packed}, in order {in_order}, {policy:?}", began.elapsed());
+    }
+    Ok(())
+}
+
+/// Both kinds of virtio's rings, in order and not.
+pub fn rings() -> Vec<Options> {
+    let ring = |packed, in_order| Options { packed, in_order, ..Options::default() };
+    vec![ring(true, true), ring(true, false), ring(false, true), ring(false, false)]
+}
+
+/// A device, opened as a program does that chooses nothing.
+///
+/// # Errors
+/// What the kernel says.
+pub fn over(address: Address) -> Result<Rig> {
+    Ok(Rig::over(Vfio::open(address, &VfioOptions::default())?))
 }
 
 /// The first NVMe device, opened as a program does that chooses nothing.

@@ -12,12 +12,11 @@ use wholebar::pci::Address;
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_igb::Igb;
-use wholebar_tests::guest::{SOON, nics_of, open_files_and_maps};
+use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
 use wholebar_tests::igb::numbered;
 use wholebar_virtio::Net;
 
 const INTEL: u16 = 0x8086;
-const VIRTIO: u16 = 0x1af4;
 const BUFFERS: u32 = 1024;
 
 /// A port with its first queues.

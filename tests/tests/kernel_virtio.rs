@@ -10,22 +10,12 @@ use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::net::{Burst, Event, Port, PortConfig};
 use wholebar::reactor::Armed;
-use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_tests::Rig;
-use wholebar_tests::guest::{SOON, disks, nics_of};
+use wholebar_tests::guest::{SOON, VIRTIO, disks, nics_of, on_a_wire, over, rings};
 use wholebar_tests::virtio::{self, End};
 use wholebar_virtio::Options;
 
-/// Its vendor.
-const VIRTIO: u16 = 0x1af4;
-
-/// Both kinds of ring, in order and not.
-fn rings() -> Vec<Options> {
-    let ring = |packed, in_order| Options { packed, in_order, ..Options::default() };
-    vec![ring(true, true), ring(true, false), ring(false, true), ring(false, false)]
-}
-
-/// Those, and every way of mapping; the least that is left.
+/// Every kind of ring, and every way of mapping; the least that is left.
 fn ways() -> Vec<Options> {
     let policy = |policy, page| Options { policy, page, ..Options::default() };
     let mut ways = rings();
@@ -34,31 +24,9 @@ fn ways() -> Vec<Options> {
     ways
 }
 
-fn rig(address: wholebar::pci::Address) -> Result<Rig> {
-    Ok(Rig::over(Vfio::open(address, &VfioOptions::default())?))
-}
-
-/// Runs a body on two ports of one hub.
-fn on_a_hub(ways: &[Options], body: impl Fn(&[Rig; 2], Options) -> Result<()>) -> Result<()> {
-    let nics = nics_of(VIRTIO)?;
-    ensure!(nics.len() == 2, "the guest has {nics:?}");
-    for options in ways {
-        let began = Instant::now();
-        body(&[rig(nics[0].0)?, rig(nics[1].0)?], options.clone()).with_context(|| format!("{options:?}"))?;
-        println!(
-            "{:?}: packed {}, in order {}, {:?}",
-            began.elapsed(),
-            options.packed,
-            options.in_order,
-            options.policy
-        );
-    }
-    Ok(())
-}
-
 fn on_a_disk(ways: &[Options], body: impl Fn(&Rig, Options) -> Result<()>) -> Result<()> {
     for options in ways {
-        body(&rig(disks()?[0])?, options.clone()).with_context(|| format!("{options:?}"))?;
+        body(&over(disks()?[0])?, options.clone()).with_context(|| format!("{options:?}"))?;
     }
     Ok(())
 }
@@ -66,25 +34,25 @@ fn on_a_disk(ways: &[Options], body: impl Fn(&Rig, Options) -> Result<()>) -> Re
 #[test]
 #[ignore = "wants a guest"]
 fn packets_cross() -> Result<()> {
-    on_a_hub(&ways(), |rigs, options| virtio::packets_cross(rigs, options, 500))
+    on_a_wire(&ways(), |rigs, options| virtio::packets_cross(rigs, options, 500))
 }
 
 #[test]
 #[ignore = "wants a guest"]
 fn jumbo_frames_cross() -> Result<()> {
-    on_a_hub(&rings(), virtio::jumbo_frames_cross)
+    on_a_wire(&rings(), virtio::jumbo_frames_cross)
 }
 
 #[test]
 #[ignore = "wants a guest"]
 fn filters_filter() -> Result<()> {
-    on_a_hub(&rings()[..1], virtio::filters_filter)
+    on_a_wire(&rings()[..1], virtio::filters_filter)
 }
 
 #[test]
 #[ignore = "wants a guest"]
 fn packets_go_on_after_resets() -> Result<()> {
-    on_a_hub(&rings(), |rigs, options| virtio::packets_go_on_after_resets(rigs, options, 4))
+    on_a_wire(&rings(), |rigs, options| virtio::packets_go_on_after_resets(rigs, options, 4))
 }
 
 #[test]
@@ -110,7 +78,7 @@ fn requests_survive_resets() -> Result<()> {
 #[ignore = "wants a guest"]
 fn an_idle_core_is_woken() -> Result<()> {
     let sleeper = PortConfig { rx_interrupts: true, ..PortConfig::default() };
-    on_a_hub(&rings(), |rigs, options| {
+    on_a_wire(&rings(), |rigs, options| {
         let mut a = End::open(&rigs[0], &PortConfig::default(), options.clone(), 768)?;
         let mut b = End::open(&rigs[1], &sleeper, options, 768)?;
         let wakeup = b.rx[0].wakeup().context("it has an interrupt")?;
@@ -151,7 +119,7 @@ fn interrupts(function: &str) -> Result<u64> {
 #[ignore = "wants a guest"]
 fn the_link_goes_and_comes_back() -> Result<()> {
     let out_of_order: Vec<_> = rings().into_iter().filter(|options| !options.in_order).collect();
-    on_a_hub(&out_of_order, |rigs, options| {
+    on_a_wire(&out_of_order, |rigs, options| {
         let packed = options.packed;
         let mut a = End::open(&rigs[0], &PortConfig::default(), options.clone(), 768)?;
         let mut b = End::open(&rigs[1], &PortConfig::default(), options, 768)?;

@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::guest::Cpu;
 use super::stream::{Decoder, Mark};
+use super::wires::Wires;
 
 /// Kept of the console, for error messages.
 const CONSOLE_BYTES: usize = 64 << 10;
@@ -26,6 +27,7 @@ const CONSOLE_BYTES: usize = 64 << 10;
 /// A machine ready to be booted.
 pub struct Boot<'a> {
     pub cpu: &'static Cpu,
+    pub wires: Wires,
     /// All but the channels to the outside.
     pub arguments: Vec<String>,
     pub kernel: String,
@@ -135,6 +137,7 @@ impl Boot<'_> {
         // A session of its own: without one the scheduler's autogroups can starve QEMU on a busy machine, and the guest's timers fail. The signal at our
         // death reaches QEMU because each wrapper replaces itself by the next.
         let mut command = Command::new("setsid");
+        self.wires.around(&mut command);
         command.args(["setpriv", "--pdeathsig", "KILL", self.cpu.qemu]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none", "-vga", "none", "-no-reboot"]);
         command.args(&self.arguments);

@@ -161,7 +161,8 @@ pub struct Machine {
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub nvme: Vec<Disk>,
     /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has, and its properties: virtio-net,packed=on. Repeat for more. All are on
-    /// one Ethernet hub, but for those with another's number: igb,hub=1
+    /// one Ethernet hub, but for those with another's number (igb,hub=1), and those with a TAP interface each on a bridge of this machine
+    /// (virtio-net,wire=tap), which can do what no hub can: two pairs of queues, RSS, checksums and TCP segments
     #[arg(long, value_name = "MODEL[,PROPERTY=VALUE]", value_parser = nic)]
     pub nic: Vec<Nic>,
     /// A virtio block device with a disk of this size, and QEMU's properties for it: 64M,packed=on
@@ -205,26 +206,47 @@ impl Default for Disk {
 pub struct Nic {
     /// As QEMU has it, with its properties.
     model: String,
-    hub: u32,
+    wire: Wire,
 }
+
+/// What a network device is wired to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    /// A hub of QEMU's, by its number.
+    Hub(u32),
+    /// A TAP interface of the machine that QEMU runs on, on a bridge with the others.
+    Tap,
+}
+
+/// Pairs of queues of a TAP interface; a device uses as many as it is told to (`mq=on`).
+const TAP_QUEUES: u32 = 2;
 
 /// Of a virtio device: behind the IOMMU, as hardware is, and without the port I/O of old.
 const MODERN: &str = "disable-legacy=on,iommu_platform=on";
 
 fn nic(text: &str) -> std::result::Result<Nic, String> {
-    let mut hub = 0;
+    let mut wire = Wire::Hub(0);
     let mut words = Vec::new();
     for word in text.split(',') {
-        match word.strip_prefix("hub=") {
-            Some(number) => hub = number.parse().map_err(|_| format!("{number:?} is no hub: they have numbers"))?,
-            None => words.push(word),
+        match word.split_once('=') {
+            Some(("hub", number)) => {
+                wire = Wire::Hub(number.parse().map_err(|_| format!("{number:?} is no hub: they have numbers"))?);
+            }
+            Some(("wire", "tap")) => wire = Wire::Tap,
+            Some(("wire", other)) => return Err(format!("{other:?} is no wire: there is tap, and hub=NUMBER")),
+            _ => words.push(word),
         }
     }
     let modern = format!("virtio-net-pci,{MODERN}");
     if let [model @ "virtio-net", ..] = &mut words[..] {
         *model = &modern;
     }
-    Ok(Nic { model: words.join(","), hub })
+    Ok(Nic { model: words.join(","), wire })
+}
+
+/// The name of the TAP interface of a network device.
+fn tap(index: usize) -> String {
+    format!("tap{index}")
 }
 
 fn disk(text: &str) -> std::result::Result<Disk, String> {
@@ -261,6 +283,12 @@ impl Machine {
     /// The disks of all devices: of the NVMe devices, then of the virtio block devices.
     pub fn disks(&self) -> impl Iterator<Item = Disk> {
         self.nvme().into_iter().chain(self.blk.iter().cloned())
+    }
+
+    /// The TAP interfaces that its network devices are wired to, by name.
+    pub fn taps(&self) -> Vec<String> {
+        let wired = self.nic.iter().enumerate().filter(|(_, nic)| nic.wire == Wire::Tap);
+        wired.map(|(index, _)| tap(index)).collect()
     }
 
     /// QEMU's arguments, less kernel, initial file system and the channels to the outside. `files` are the names of the [`disks`](Self::disks).
@@ -302,10 +330,18 @@ impl Machine {
             add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
             add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
         }
-        for (index, Nic { model, hub }) in self.nic.iter().enumerate() {
+        for (index, Nic { model, wire }) in self.nic.iter().enumerate() {
             let Slot { bridge, place } = slot();
             add("-device", bridge);
-            add("-netdev", format!("hubport,id=net{index},hubid={hub}"));
+            let wire = match wire {
+                Wire::Hub(number) => format!("hubport,id=net{index},hubid={number}"),
+                // QEMU itself has the offloads, as a device has them; the kernel's vhost would be another device.
+                Wire::Tap => {
+                    let tap = tap(index);
+                    format!("tap,id=net{index},ifname={tap},script=no,downscript=no,queues={TAP_QUEUES},vhost=off")
+                }
+            };
+            add("-netdev", wire);
             add("-device", format!("{model},id=nic{index},netdev=net{index},romfile=,{place}"));
         }
         arguments.extend(self.qemu.iter().cloned());
@@ -377,6 +413,22 @@ mod tests {
             assert!(line.contains(part), "{part} in {line}");
         }
         assert!(nic("igb,hub=one").is_err());
+    }
+
+    #[test]
+    fn a_device_can_have_a_wire_outside() {
+        let line = "vm x86_64 --nic virtio-net,wire=tap,mq=on --nic igb --nic virtio-net,wire=tap";
+        let Line { machine, .. } = Line::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(machine.taps(), ["tap0", "tap2"]);
+        let line = arguments(line);
+        for part in [
+            "tap,id=net0,ifname=tap0,script=no,downscript=no,queues=2,vhost=off -device virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,id=nic0,",
+            "hubport,id=net1,hubid=0 -device igb,",
+            "tap,id=net2,ifname=tap2,",
+        ] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+        assert!(nic("igb,wire=string").is_err());
     }
 
     #[test]

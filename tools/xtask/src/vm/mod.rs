@@ -11,6 +11,7 @@ mod modules;
 mod pages;
 mod stream;
 mod test;
+mod wires;
 
 use std::fs::File;
 use std::io::Write;
@@ -25,6 +26,7 @@ use boot::{Boot, Limits, Outcome, inherited_name, unnamed_file};
 use build::Built;
 use guest::{Guest, Machine};
 use initramfs::{Contents, Inside, Payload, Task};
+use wires::Wires;
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -159,6 +161,7 @@ fn shell(options: &Options, payload: &[(String, PathBuf)]) -> Result<u8> {
 
 /// What a boot needs, as files.
 struct Parts {
+    wires: Wires,
     kernel: PathBuf,
     initramfs: File,
     disks: Vec<File>,
@@ -170,6 +173,10 @@ impl Parts {
         machine.check(*guest)?;
         let cpu = guest.cpu();
         debian::provide(&[(cpu.qemu, cpu.qemu_package), ("xz", "xz-utils")])?;
+        let wires = Wires::of(machine)?;
+        if let Some(why) = wires.missing()? {
+            bail!("no TAP interfaces are to be had here, for --nic MODEL,wire=tap: {why}");
+        }
         let kernel = kernel::kernel(*guest)?;
         let busybox = debian::unpacked(&format!("busybox-static:{}", cpu.debian))?.join("usr/bin/busybox");
 
@@ -189,7 +196,7 @@ impl Parts {
             file.set_len(disk.size).with_context(|| format!("making a disk of {} bytes", disk.size))?;
             disks.push(file);
         }
-        Ok(Parts { kernel: kernel.image, initramfs, disks })
+        Ok(Parts { wires, kernel: kernel.image, initramfs, disks })
     }
 
     fn boot(&self, options: &Options) -> Result<Boot<'_>> {
@@ -197,6 +204,7 @@ impl Parts {
         let disks: Vec<String> = self.disks.iter().map(inherited_name).collect::<Result<_>>()?;
         Ok(Boot {
             cpu: guest.cpu(),
+            wires: self.wires.clone(),
             arguments: machine.arguments(*guest, &disks),
             kernel: self.kernel.display().to_string(),
             command_line: machine.kernel_command_line(*guest),

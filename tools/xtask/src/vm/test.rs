@@ -14,6 +14,7 @@ use clap::Parser;
 use super::boot::Limits;
 use super::build::root;
 use super::initramfs::Payload;
+use super::wires::Wires;
 use super::{NOT_RUN, Options, TIME_IS_UP, programs, run};
 
 const RUNNER: &str = include_str!("../../../vm/test");
@@ -75,6 +76,11 @@ pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> 
             own = parse(&format!("{} {machine}", options.guest))?;
             &own
         };
+        if let Some(why) = Wires::of(&options.machine)?.missing()? {
+            let names: Vec<_> = tests.iter().filter_map(|(place, _)| place.strip_prefix("wholebar/tests/")).collect();
+            println!("=== {}: skipped, for no TAP interfaces are to be had here: {why}", names.join(", "));
+            continue;
+        }
         let payload = [&programs[..], &tests].concat();
         let code = run(options, &payload, &["sh".into(), "-c".into(), RUNNER.into()], limits)?;
         worst = worst.max(if matches!(code, TIME_IS_UP | NOT_RUN) { 2 } else { code });
