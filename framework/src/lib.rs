@@ -39,6 +39,7 @@ pub mod reset;
 pub mod ring;
 mod sigbus;
 pub mod slow_path;
+mod table;
 #[cfg(not(miri))]
 pub mod tap;
 pub mod vfio;
@@ -46,6 +47,7 @@ pub mod vfio_user;
 
 pub use error::{Error, Result};
 pub use page::PageSize;
+pub use table::Table;
 
 /// What one turn of a poll loop found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

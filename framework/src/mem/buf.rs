@@ -5,6 +5,7 @@
 
 use super::mapping::{copy_in, copy_out};
 use super::pool::Inner;
+use crate::prefetch;
 use crate::ring::Ring;
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -190,6 +191,13 @@ impl Buf {
     fn data(&self) -> NonNull<u8> {
         // SAFETY: `head` is at most the capacity: inside the buffer, or at its end.
         unsafe { self.meta().data.add(self.state().head.into()) }
+    }
+
+    /// A hint that its beginning, headroom included, will be read or written soon.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        let meta = self.meta();
+        prefetch::write(meta.data.as_ptr(), meta.capacity as usize);
     }
 
     /// Whether it is of this pool, and nothing follows it.

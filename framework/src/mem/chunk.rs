@@ -4,7 +4,7 @@
 //! a mask: no access can miss. Head, tail, phase and doorbells are the driver's; this file has none.
 
 use super::{Arena, mapping::Mapping};
-use crate::{Error, Result};
+use crate::{Error, Result, prefetch};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -198,6 +198,12 @@ impl<T: Shared> DmaRing<T> {
     pub fn at(&self, i: u32) -> &T {
         // SAFETY: the mask keeps the index inside the chunk, which `self` holds; `within` saw that it is aligned for `T`.
         unsafe { self.base.add((i & self.mask) as usize).as_ref() }
+    }
+
+    /// A hint that entry `i` will be read soon.
+    #[inline(always)]
+    pub fn prefetch(&self, i: u32) {
+        prefetch::read(std::ptr::from_ref(self.at(i)).cast(), 1);
     }
 
     /// `i` modulo the ring: what goes into a doorbell.

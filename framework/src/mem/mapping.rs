@@ -338,7 +338,11 @@ pub(crate) unsafe fn copy_out(from: NonNull<u8>, to: &mut [u8]) {
 #[inline(always)]
 fn words(address: usize, len: usize, mut each: impl FnMut(usize, usize)) {
     let mut at = 0;
-    if !address.is_multiple_of(8) {
+    if address % 8 == 4 && len >= 4 {
+        // A packet behind a virtio header of 12 bytes.
+        each(0, 4);
+        at = 4;
+    } else if !address.is_multiple_of(8) {
         for bytes in [1, 2, 4] {
             if (address + at) & bytes != 0 && len - at >= bytes {
                 each(at, bytes);
@@ -347,11 +351,11 @@ fn words(address: usize, len: usize, mut each: impl FnMut(usize, usize)) {
         }
     }
     // Where the end came before a multiple of 8, fewer than 8 bytes are left, and no word of more than the address is a multiple of.
-    while len - at >= 32 {
-        for word in 0..4 {
+    while len - at >= 64 {
+        for word in 0..8 {
             each(at + 8 * word, 8);
         }
-        at += 32;
+        at += 64;
     }
     while len - at >= 8 {
         each(at, 8);

@@ -64,9 +64,16 @@ impl Burst {
     }
 
     /// Fills the burst with `n` empty buffers more, or with none; says which. None where there is no room for as many.
+    ///
+    /// They are about to be written, and were last in another core's cache, a device's or a receiver's: what they begin with is asked for.
     #[inline]
     pub fn fill(&mut self, cache: &mut PoolCache, n: usize) -> bool {
-        n <= self.room() && cache.get_bulk(&mut self.bufs, n)
+        let before = self.bufs.len();
+        let done = n <= self.room() && cache.get_bulk(&mut self.bufs, n);
+        if let Some(new) = self.bufs.get(before..) {
+            new.iter().for_each(Buf::prefetch);
+        }
+        done
     }
 
     /// Gives all buffers back to the pool that `cache` is of; those of other pools go there.

@@ -283,6 +283,6 @@ fn data_may_lie_across_maps() {
     chunks[1].read(0, &mut back[1000..]).unwrap();
     assert_eq!(back, pattern(4096));
     // Past the end of the second there is nothing.
-    let end = high + (64 << 10);
+    let end = high + size;
     assert_eq!(c.read(8, |cmd| cmd.sgl(sgl(DATA, end - 512, 4096))), 0x04);
 }

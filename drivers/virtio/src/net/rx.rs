@@ -9,6 +9,7 @@ use crate::life::Life;
 use crate::machine::Parked;
 use crate::ring::{Ring, Segment, Used};
 use std::sync::Arc;
+use wholebar::Table;
 use wholebar::bar::Doorbell;
 use wholebar::irq::EventFd;
 use wholebar::mem::{Buf, Pool, PoolCache};
@@ -37,7 +38,7 @@ pub(super) struct Receiver<R> {
     ring: R,
     layout: Layout,
     /// By the ring's identifiers.
-    bufs: Box<[Option<Buf>]>,
+    bufs: Table<Option<Buf>>,
     cache: Option<PoolCache>,
     /// Room to take buffers from the pool, kept between calls.
     fresh: Vec<Buf>,
@@ -61,15 +62,14 @@ impl<R: Ring> Receiver<R> {
         counters: Arc<RxCounters>,
         vector: Option<Arc<EventFd>>,
     ) -> Self {
-        let bufs = (0..ring.size()).map(|_| None).collect();
+        let bufs = Table::new(ring.size(), |_| None);
         Self { life, ring, layout, bufs, cache: None, fresh: Vec::with_capacity(BATCH.into()), bell, counters, vector }
     }
 
     /// The buffer that the device used, with the bytes that it wrote.
     #[inline(always)]
     fn claim(&mut self, used: Used) -> Result<Buf, Fault> {
-        let buf = self.bufs.get_mut(usize::from(used.id)).and_then(Option::take);
-        let mut buf = buf.ok_or(Fault::NotInFlight { id: used.id.into() })?;
+        let mut buf = self.bufs.at_mut(used.id).take().ok_or(Fault::NotInFlight { id: used.id.into() })?;
         buf.set_len(used.len);
         Ok(buf)
     }
@@ -120,10 +120,8 @@ impl<R: Ring> Receiver<R> {
                 // `set_pool` saw that there is room, and the device let in.
                 let Some(iova) = buf.reserve(before).then(|| self.life.iova(&buf)).flatten() else { break 'full };
                 let id = self.ring.post_one(Segment { iova, len: buf.capacity() - u32::from(before) }, true);
-                if let Some(slot) = self.bufs.get_mut(usize::from(id)) {
-                    // Its last buffer was taken, so there is nothing to drop.
-                    std::mem::forget(slot.replace(buf));
-                }
+                // Its last buffer was taken, so there is nothing to drop.
+                std::mem::forget(self.bufs.at_mut(id).replace(buf));
             }
             if !enough {
                 break;
@@ -164,7 +162,7 @@ impl<R: Ring> RxQueue for Receiver<R> {
             return 0;
         }
         let (mut packets, mut bytes, mut dropped) = (0, 0, 0);
-        while out.room() > 0 {
+        for _ in 0..out.room() {
             let next = match self.ring.take() {
                 Ok(None) => break,
                 Ok(Some(used)) => self.claim(used).and_then(|buf| self.packet(buf)),
@@ -172,6 +170,8 @@ impl<R: Ring> RxQueue for Receiver<R> {
             };
             match next {
                 Ok(Some(packet)) => {
+                    // Who receives it will look at it.
+                    packet.prefetch();
                     packets += 1;
                     bytes += packet.packet_len();
                     // There is room.

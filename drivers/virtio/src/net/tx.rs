@@ -8,6 +8,7 @@ use crate::life::Life;
 use crate::machine::Parked;
 use crate::ring::{Ring, Segment};
 use std::sync::Arc;
+use wholebar::Table;
 use wholebar::bar::Doorbell;
 use wholebar::mem::{Buf, PoolCache, give_back};
 use wholebar::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
@@ -38,7 +39,7 @@ pub(super) struct Sender<R> {
     ring: R,
     allowed: Allowed,
     /// By the ring's identifiers: packets in flight.
-    bufs: Box<[Option<Buf>]>,
+    bufs: Table<Option<Buf>>,
     in_flight: usize,
     /// Calls since there was room.
     fruitless: u32,
@@ -72,7 +73,7 @@ impl<R: Ring> Sender<R> {
         headers: PoolCache,
         counters: Arc<TxCounters>,
     ) -> Self {
-        let bufs = (0..ring.size()).map(|_| None).collect();
+        let bufs = Table::new(ring.size(), |_| None);
         let sent = Vec::with_capacity(ring.size().into());
         Self { life, ring, allowed, bufs, in_flight: 0, fruitless: 0, headers, sent, bell, counters }
     }
@@ -145,10 +146,8 @@ impl<R: Ring> Sender<R> {
 
     #[inline(always)]
     fn keep(&mut self, id: u16, packet: Buf) {
-        if let Some(slot) = self.bufs.get_mut(usize::from(id)) {
-            // Its last packet was taken, so there is nothing to drop.
-            std::mem::forget(slot.replace(packet));
-        }
+        // Its last packet was taken, so there is nothing to drop.
+        std::mem::forget(self.bufs.at_mut(id).replace(packet));
         self.in_flight += 1;
     }
 
@@ -159,7 +158,9 @@ impl<R: Ring> Sender<R> {
                 Ok(None) => break,
                 Ok(Some(used)) => {
                     self.in_flight -= 1;
-                    self.sent.extend(self.bufs.get_mut(usize::from(used.id)).and_then(Option::take));
+                    if let Some(packet) = self.bufs.at_mut(used.id).take() {
+                        self.sent.push(packet);
+                    }
                 }
                 Err(fault) => {
                     self.life.break_down(fault);
@@ -238,6 +239,8 @@ impl<R: Ring> TxQueue for Sender<R> {
         }
         let (most, mut free, mut fit) =
             (usize::from(self.ring.size()).min(MAX_PIECES), usize::from(self.ring.free()), 0);
+        // Whether some packet takes more descriptors than there can be.
+        let mut too_many = false;
         for packet in packets.iter() {
             let needed = self.descriptors(packet);
             // One that can never be sent needs none.
@@ -246,14 +249,18 @@ impl<R: Ring> TxQueue for Sender<R> {
                     break;
                 }
                 free -= needed;
+            } else {
+                too_many = true;
             }
             fit += 1;
         }
         let full = fit < packets.len();
+        self.ring.publish_soon();
         let (mut sent, mut bytes) = (0, 0);
         for packet in packets.take(fit) {
             let len = packet.packet_len();
-            let verdict = if self.descriptors(&packet) > most { Verdict::Segments } else { self.send(packet) };
+            let never = too_many && self.descriptors(&packet) > most;
+            let verdict = if never { Verdict::Segments } else { self.send(packet) };
             match verdict {
                 Verdict::Sent => {
                     sent += 1;

@@ -2,6 +2,7 @@
 
 use super::Used;
 use crate::error::Fault;
+use wholebar::Table;
 
 /// A buffer in flight, or nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -17,14 +18,14 @@ pub(super) struct Slot {
 /// Identifiers `0..size`, first in, first out: a device that uses buffers in order finds descriptors in order (2.7.5.1, 2.7.9).
 #[derive(Debug)]
 pub(super) struct Ids {
-    free: Box<[u16]>,
+    free: Table<u16>,
     mask: u16,
     /// Free-running: identifiers are taken at `head`, and come back at `tail`.
     head: u16,
     tail: u16,
-    pub slots: Box<[Slot]>,
+    pub slots: Table<Slot>,
     /// What was posted, in its order: free-running, `end` is the next.
-    launched: Box<[u16]>,
+    launched: Table<u16>,
     end: u16,
     /// How many of those the device was not told of yet.
     unpublished: u16,
@@ -45,14 +46,13 @@ struct Order {
 impl Ids {
     /// `size` free identifiers, a power of two from 2 to 32,768.
     pub fn new(size: u16, in_order: bool) -> Self {
-        let none = || vec![0; size.into()].into_boxed_slice();
         let mut ids = Self {
-            free: none(),
+            free: Table::new(size, |id| id),
             mask: size - 1,
             head: 0,
             tail: 0,
-            slots: vec![Slot::default(); size.into()].into_boxed_slice(),
-            launched: none(),
+            slots: Table::new(size, |_| Slot::default()),
+            launched: Table::new(size, |_| 0),
             end: 0,
             unpublished: 0,
             flying: 0,
@@ -92,7 +92,7 @@ impl Ids {
     #[inline(always)]
     pub fn claim(&mut self) -> u16 {
         debug_assert!(self.free() > 0, "no identifier is free");
-        let id = self.free[usize::from(self.head & self.mask)];
+        let id = *self.free.at(self.head);
         self.head = self.head.wrapping_add(1);
         id
     }
@@ -100,16 +100,16 @@ impl Ids {
     /// Gives one back.
     #[inline(always)]
     pub fn give_back(&mut self, id: u16) {
-        self.free[usize::from(self.tail & self.mask)] = id;
+        *self.free.at_mut(self.tail) = id;
         self.tail = self.tail.wrapping_add(1);
     }
 
     /// The buffer `id` of `count` descriptors, into which the device may write so much, is in flight.
     #[inline(always)]
     pub fn launch(&mut self, id: u16, count: u16, writable: u32) {
-        let slot = &mut self.slots[usize::from(id)];
+        let slot = self.slots.at_mut(id);
         (slot.count, slot.writable) = (count, writable);
-        self.launched[usize::from(self.end & self.mask)] = id;
+        *self.launched.at_mut(self.end) = id;
         self.end = self.end.wrapping_add(1);
         self.unpublished += 1;
     }
@@ -123,14 +123,13 @@ impl Ids {
     /// Whether the device cannot know of a buffer in flight.
     #[cold]
     fn is_unpublished(&self, id: u32) -> bool {
-        let place = |back: u16| self.launched[usize::from(self.end.wrapping_sub(back) & self.mask)];
-        (1..=self.unpublished).any(|back| u32::from(place(back)) == id)
+        (1..=self.unpublished).any(|back| u32::from(*self.launched.at(self.end.wrapping_sub(back))) == id)
     }
 
-    /// The rest of a batch whose last was told, where one is being taken.
+    /// Whether a batch is being taken: [`land_next`](Self::land_next) has more.
     #[inline(always)]
-    pub fn in_batch(&self) -> Option<Used> {
-        self.order.as_ref().and_then(|order| order.batch)
+    pub fn in_batch(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.batch.is_some())
     }
 
     /// What the device said that it used, checked: the buffer to be taken now, and its slot as it was. In order, that is the oldest in flight;
@@ -144,21 +143,42 @@ impl Ids {
         if len > named.writable {
             return Err(Fault::Length { id, len, most: named.writable });
         }
-        let mut used = Used { id: id as u16, len };
-        if let Some(order) = &mut self.order {
-            let oldest = self.launched[usize::from(order.first & self.mask)];
-            order.first = order.first.wrapping_add(1);
-            if oldest == used.id {
-                order.batch = None;
-            } else {
+        let used = Used { id: id as u16, len };
+        Ok(match &mut self.order {
+            None => self.lift(used),
+            Some(order) => {
                 order.batch = Some(used);
-                used = Used { id: oldest, len: self.slots[usize::from(oldest)].writable };
+                self.lift_oldest(used)
             }
+        })
+    }
+
+    /// The next of a batch, where one is being taken: nothing of it is the device's to say any more.
+    #[inline(always)]
+    pub fn land_next(&mut self) -> Option<(Used, Slot)> {
+        let last = self.order.as_ref()?.batch?;
+        Some(self.lift_oldest(last))
+    }
+
+    /// Takes the oldest in flight, of a batch that ends with `last`, which is in flight.
+    #[inline(always)]
+    fn lift_oldest(&mut self, last: Used) -> (Used, Slot) {
+        let Some(order) = &mut self.order else { return self.lift(last) };
+        let oldest = *self.launched.at(order.first);
+        order.first = order.first.wrapping_add(1);
+        if oldest == last.id {
+            order.batch = None;
+            return self.lift(last);
         }
+        let len = self.slots.at(oldest).writable;
+        self.lift(Used { id: oldest, len })
+    }
+
+    /// It is not in flight any more.
+    #[inline(always)]
+    fn lift(&mut self, used: Used) -> (Used, Slot) {
         self.flying -= 1;
-        let slot = &mut self.slots[usize::from(used.id)];
-        let was = *slot;
-        slot.count = 0;
-        Ok((used, was))
+        let slot = self.slots.at_mut(used.id);
+        (used, std::mem::replace(slot, Slot { count: 0, ..*slot }))
     }
 }

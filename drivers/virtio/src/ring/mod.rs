@@ -100,6 +100,9 @@ pub(crate) trait Ring: Send + Sized + 'static {
     /// many descriptors are free.
     fn post(&mut self, segments: &[Segment], readable: usize) -> u16;
 
+    /// A hint that [`publish`](Self::publish) comes soon: what it reads of the device's is on its way from here on.
+    fn publish_soon(&self);
+
     /// Makes known what was posted: one store. Whether the device wants to be notified.
     fn publish(&mut self) -> bool;
 

@@ -175,6 +175,11 @@ impl Ring for Packed {
     }
 
     #[inline(always)]
+    fn publish_soon(&self) {
+        self.device_event.prefetch(0);
+    }
+
+    #[inline(always)]
     fn publish(&mut self) -> bool {
         let Some((at, flags)) = self.first.take() else { return false };
         let batch = std::mem::take(&mut self.batch);
@@ -202,8 +207,8 @@ impl Ring for Packed {
 
     #[inline(always)]
     fn take(&mut self) -> Result<Option<Used>, Fault> {
-        let (id, len) = match self.ids.in_batch() {
-            Some(last) => (last.id.into(), last.len),
+        let (used, slot) = match self.ids.land_next() {
+            Some(next) => next,
             None => {
                 let words = self.words.at(self.take.at.into());
                 // Acquire pairs with the Release by which the device (or its model) sets the flags after it wrote the descriptor's other fields and
@@ -215,10 +220,9 @@ impl Ring for Packed {
                 }
                 barrier::after_status();
                 let len = u32::from_le(self.lengths.at(self.take.at.into())[2].load(Ordering::Relaxed));
-                (u16::from_le(words[6].load(Ordering::Relaxed)).into(), len)
+                self.ids.land(u16::from_le(words[6].load(Ordering::Relaxed)).into(), len)?
             }
         };
-        let (used, slot) = self.ids.land(id, len)?;
         self.ids.give_back(used.id);
         self.take.forward(slot.count, self.ids.size());
         self.free += slot.count;

@@ -157,7 +157,7 @@ impl Ring for Split {
                 let next = self.ids.claim();
                 self.describe(id, *segment, flags | NEXT, next);
                 // The table is the device's too: what it says there is not believed later.
-                self.ids.slots[usize::from(id)].next = next;
+                self.ids.slots.at_mut(id).next = next;
                 id = next;
             } else {
                 self.describe(id, *segment, flags, 0);
@@ -166,6 +166,11 @@ impl Ring for Split {
         self.ids.launch(head, segments.len() as u16, writable);
         self.offer(head);
         head
+    }
+
+    #[inline(always)]
+    fn publish_soon(&self) {
+        if self.options.event_idx { self.avail_event.prefetch(0) } else { self.used_head.prefetch(0) }
     }
 
     #[inline(always)]
@@ -191,26 +196,24 @@ impl Ring for Split {
 
     #[inline(always)]
     fn take(&mut self) -> Result<Option<Used>, Fault> {
-        let batch = self.ids.in_batch();
         if self.taken == self.used && !self.look()? {
             // A batch is as many entries as its buffers, and the index says so (2.7.9).
-            return if batch.is_some() { Err(Fault::Batch) } else { Ok(None) };
+            return if self.ids.in_batch() { Err(Fault::Batch) } else { Ok(None) };
         }
-        let (id, len) = match batch {
-            Some(last) => (last.id.into(), last.len),
+        let (used, slot) = match self.ids.land_next() {
+            Some(next) => next,
             None => {
                 let entry = self.used_ring.at(self.taken.into());
                 let [id, len] = [0, 1].map(|i| u32::from_le(entry[i].load(Ordering::Relaxed)));
-                (id, len)
+                self.ids.land(id, len)?
             }
         };
-        let (used, slot) = self.ids.land(id, len)?;
         self.taken = self.taken.wrapping_add(1);
         let mut id = used.id;
         for left in (0..slot.count).rev() {
             self.ids.give_back(id);
             if left > 0 {
-                id = self.ids.slots[usize::from(id)].next;
+                id = self.ids.slots.at(id).next;
             }
         }
         Ok(Some(used))

@@ -56,12 +56,12 @@ impl Filter {
 
     fn addressed(&self, packet: &[u8]) -> bool {
         let Some(&to) = packet.first_chunk::<6>() else { return false };
-        if to == [0xff; 6] {
+        if to[0] & 1 == 0 {
+            !self.no_unicast && (to == self.mac || self.all_unicast || self.unicast.contains(&to))
+        } else if to == [0xff; 6] {
             !self.no_broadcast
-        } else if to[0] & 1 != 0 {
-            !self.no_multicast && (self.all_multicast || self.multicast.contains(&to))
         } else {
-            !self.no_unicast && (self.all_unicast || to == self.mac || self.unicast.contains(&to))
+            !self.no_multicast && (self.all_multicast || self.multicast.contains(&to))
         }
     }
 }

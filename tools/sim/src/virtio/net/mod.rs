@@ -37,6 +37,8 @@ use wholebar::model::Host;
 
 /// An Ethernet header.
 const ETHERNET: usize = 14;
+/// While there are packets to pass on, every how many turns commands are looked for.
+const COMMANDS_EVERY: u8 = 8;
 /// What tags may add to a packet beside the MTU.
 const TAGS: usize = 8;
 
@@ -59,6 +61,7 @@ struct Net {
     pairs: u16,
     link: bool,
     changed: bool,
+    turns: u8,
     /// Frames off the wire; those that go to the driver; those that are done with.
     arrived: Vec<Frame>,
     ready: Vec<Frame>,
@@ -119,6 +122,7 @@ impl Net {
             pairs: 1,
             link: false,
             changed: false,
+            turns: 0,
             arrived: frames(),
             ready: frames(),
             done: frames(),
@@ -158,12 +162,13 @@ impl Net {
         if budget == 0 || queue.is_idle(host) {
             return Ok(0);
         }
+        let flow_of = (!self.steering.single()).then_some(index);
         Ok(turn!(queue, host, woes, |turn, ahead| {
             ahead.look(&mut turn, host, budget);
             let mut n = 0;
             while n < budget {
                 let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
-                self.pick_up(host, parts, index)?;
+                self.pick_up(host, parts, flow_of)?;
                 turn.used_unwritten(chain);
                 n += 1;
             }
@@ -171,9 +176,9 @@ impl Net {
         }))
     }
 
-    /// Copies one packet off its buffers.
+    /// Copies one packet off its buffers; `flow_of` is the queue to which its flow belongs from now on, where there is a choice.
     #[inline(always)]
-    fn pick_up(&mut self, host: &Host<'_>, parts: &[Part], index: u16) -> Result<(), Broken> {
+    fn pick_up(&mut self, host: &Host<'_>, parts: &[Part], flow_of: Option<u16>) -> Result<(), Broken> {
         let total: usize = match parts {
             [part] => part.len as usize,
             parts => parts.iter().map(|p| p.len as usize).sum(),
@@ -212,7 +217,7 @@ impl Net {
             self.done.push(frame);
             return Ok(());
         }
-        if !self.steering.single() {
+        if let Some(index) = flow_of {
             self.steering.learn(frame.packet(), index);
         }
         self.counts.tx_packets += 1;
@@ -374,10 +379,12 @@ impl Device for Net {
             work = Work::Busy;
         }
         self.port.give_back(&mut self.done);
-        if self.has(net::CTRL_VQ) {
+        self.turns = self.turns.wrapping_add(1);
+        if self.has(net::CTRL_VQ) && (work == Work::Idle || self.turns.is_multiple_of(COMMANDS_EVERY)) {
             // 5.1.2: it is the last of those there are; without multiqueue there is one pair.
             let pairs = if self.has(net::MQ | net::RSS) { self.params.pairs } else { 1 };
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pairs))
+                && !queue.is_idle(host)
                 && self.control(host, queue, &mut Woes::default())? == Work::Busy
             {
                 work = Work::Busy;
