@@ -41,8 +41,8 @@ impl Origin {
     /// What is said beside the figures of a device that is software; `None` where it may be hardware.
     pub fn caveat(self) -> Option<&'static str> {
         match self {
-            Self::Model => Some("a model in this process: figures of emulation, not a drive's"),
-            Self::Emulated => Some("software, not hardware: figures of emulation, not a drive's"),
+            Self::Model => Some("a model in this process: figures of emulation, not of hardware"),
+            Self::Emulated => Some("figures of emulation, not of hardware"),
             Self::Hardware => None,
         }
     }

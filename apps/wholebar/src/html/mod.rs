@@ -43,8 +43,9 @@ fn origin(origin: Origin, why: Option<&str>) -> Markup {
     html! {
         p class=(class) {
             strong { (origin.name()) }
-            @if let Some(caveat) = origin.caveat() { ": " (caveat) "." }
+            @if let Some(caveat) = origin.caveat() { ": " (caveat) }
             @if let Some(why) = why { " (" (why) ")" }
+            "."
         }
     }
 }
