@@ -21,6 +21,8 @@ pub struct Options {
     pub timeout: Duration,
     /// How long a control command may take.
     pub admin_timeout: Duration,
+    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar::net::Event::Stalled)).
+    pub stall_timeout: Duration,
     /// How long a queue's owner may take to poll it while the device is to be reset.
     pub stop_timeout: Duration,
     /// Who does the slow path's work.
@@ -37,6 +39,7 @@ impl Default for Options {
             in_order: true,
             timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(5),
             service: Service::Thread,
         }

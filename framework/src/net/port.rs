@@ -7,6 +7,7 @@ use crossbeam::channel::Receiver;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a driver's own error becomes where a program does not know which driver it has.
 pub type PortError = Box<dyn std::error::Error + Send + Sync>;
@@ -122,6 +123,14 @@ impl fmt::Display for Link {
 pub enum Event {
     /// Its link changed.
     Link(Link),
+    /// A queue that sends is stuck: for some time it has had no room, though the link is up, and nothing that it sent was given back. The other end may take
+    /// nothing; or the device has lost what it had, and only a reset ([`Port::reset`]) gets it going. Told once, until packets go again.
+    Stalled {
+        /// The queue.
+        queue: u16,
+        /// How long nothing moved.
+        waited: Duration,
+    },
     /// The device asks that its address be announced (a gratuitous ARP or its like), after it was moved.
     Announce,
     /// The kernel reports an error of the function (AER).

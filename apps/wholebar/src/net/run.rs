@@ -198,6 +198,12 @@ fn in_words(event: Event) -> String {
     match event {
         Event::Link(link) => format!("the link is {link}"),
         Event::Announce => "the device asks that its address be announced".to_owned(),
+        Event::Stalled { queue, waited } => {
+            format!(
+                "sending queue {queue} is stuck: the device has given nothing back for {} s, and the link is up",
+                waited.as_secs()
+            )
+        }
         Event::FunctionError => "the kernel reports an error of the function".to_owned(),
         Event::UnbindRequest => "the kernel wants the device back".to_owned(),
         Event::Reset { why, lost } if lost.is_empty() => format!("it was reset: {why}"),

@@ -5,6 +5,7 @@ mod control;
 mod header;
 mod rx;
 mod tx;
+mod watch;
 
 use crate::error::{Error, Result};
 use crate::feature::net as bit;
@@ -21,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
-use wholebar::bar::{Bar, Doorbell};
+use watch::Watch;
+use wholebar::bar::Bar;
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, Pool};
 use wholebar::net::{
@@ -61,32 +63,16 @@ pub(crate) struct Ethernet {
     link: Mutex<Link>,
     /// How often a change of it was told. Relaxed on both sides: a count, by which nothing else is read.
     link_changes: AtomicU64,
+    /// How often a queue that sends was told to be stuck. Relaxed, too.
+    stalls: AtomicU64,
 }
 
 /// What of it is under the lock.
 pub(crate) struct State {
     control: Option<ControlQueue>,
     wanted: Wanted,
-    reminders: Vec<Reminder>,
-}
-
-/// Tells the device now and then that a queue has something to send: one that dropped packets while its link was down may wait for that without
-/// having said so (QEMU 10.0, packed rings). A queue that finds itself full does so too, and sooner.
-struct Reminder {
-    index: u16,
-    bell: Doorbell<u16>,
-    counters: Arc<TxCounters>,
-    /// Packets of which the device was told.
-    told: u64,
-}
-
-impl Reminder {
-    fn look(&mut self) {
-        let packets = self.counters.packets.get();
-        if std::mem::replace(&mut self.told, packets) != packets {
-            self.bell.ring(self.index);
-        }
-    }
+    /// One a pair of queues.
+    watches: Vec<Watch>,
 }
 
 /// What the device is told, again after each reset.
@@ -263,7 +249,7 @@ impl Opening<'_> {
         hw.reset()?;
         let shared = Shared::new(hw, options, features, wake);
         shared.ties.attach(memory.arena())?;
-        let (mut records, mut queues, mut counters, mut reminders) =
+        let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
         for pair in 0..pairs {
@@ -280,7 +266,7 @@ impl Opening<'_> {
             let receiver = Receiver::new(Life::new(rx, &shared), rx_ring, layout, rx_bell, own.0.clone(), vector);
             let headers = Pool::new(memory.arena(), headers, 64, 64)?.cache(HEADER_BATCH);
             let sender = Sender::new(Life::new(tx, &shared), tx_ring, allowed, tx_bell, headers, own.1.clone());
-            reminders.push(Reminder { index: tx, bell: shared.hw.bell(tx)?, counters: own.1.clone(), told: 0 });
+            watches.push(Watch::new(tx, shared.hw.bell(tx)?, own.1.clone(), shared.options.stall_timeout));
             queues.insert(rx, Queue::Rx(Box::new(receiver)));
             queues.insert(tx, Queue::Tx(Box::new(sender)));
             counters.push(own);
@@ -307,8 +293,9 @@ impl Opening<'_> {
             counters,
             link: Mutex::new(link),
             link_changes: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
         };
-        let state = State { control, wanted, reminders };
+        let state = State { control, wanted, watches };
         let parts = Parts { shared, personality, interrupts, records, queues, state };
         Ok(Net(Arc::new(machine::start(parts)?)))
     }
@@ -386,8 +373,11 @@ impl Personality for Ethernet {
             self.link_changes.fetch_add(1, Ordering::Relaxed);
             tell(Event::Link(link));
         }
-        if link.up {
-            state.reminders.iter_mut().for_each(Reminder::look);
+        for (queue, watch) in (0..).zip(&mut state.watches) {
+            if let Some(waited) = watch.look(link.up) {
+                self.stalls.fetch_add(1, Ordering::Relaxed);
+                tell(Event::Stalled { queue, waited });
+            }
         }
         if announce && let Some(control) = &mut state.control {
             tell(Event::Announce);
@@ -483,9 +473,13 @@ impl Port for Net {
             all.extend(tx.all().map(of(format!("tx{i}"))));
         }
         let domain = &self.0.shared.domain;
-        let link_changes = self.0.personality.link_changes.load(Ordering::Relaxed);
-        let own =
-            [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined()), ("link_changes", link_changes)];
+        let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
+        let own = [
+            ("resets", domain.epoch()),
+            ("quarantined_buffers", domain.quarantined()),
+            ("link_changes", count(&self.0.personality.link_changes)),
+            ("tx_stalls", count(&self.0.personality.stalls)),
+        ];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
         all
     }
