@@ -27,9 +27,8 @@ Examples:
   wholebar net dump 0000:01:00.0 - --count 100 | tcpdump -nr -
   wholebar net dump vfio-user:/run/b.sock headers.pcapng --snaplen 96")]
 pub struct Args {
-    #[command(flatten)]
-    pub(super) receive: ReceiveArgs,
     /// The file; - is standard output
+    #[arg(index = 2)]
     file: String,
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -37,6 +36,8 @@ pub struct Args {
     /// Bytes to keep of each packet [default: all]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(14..))]
     snaplen: Option<u32>,
+    #[command(flatten)]
+    pub(super) receive: ReceiveArgs,
 }
 
 /// A run, as `--json` writes it.

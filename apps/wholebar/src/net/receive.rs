@@ -6,20 +6,21 @@ use super::run::RunArgs;
 use anyhow::Result;
 use wholebar::net::RxQueue;
 
-/// Their arguments.
+/// Their arguments. To be flattened behind a command's own, or these are shown under the last heading here.
 #[derive(clap::Args, Debug, Clone)]
 pub struct ReceiveArgs {
     /// The port that receives
+    #[arg(index = 1)]
     pub target: String,
+    /// Write JSON at the end; lines for people go to standard error
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
     pub run: RunArgs,
     #[command(flatten)]
     pub watch: WatchArgs,
-    /// Write JSON at the end; lines for people go to standard error
-    #[arg(long)]
-    pub json: bool,
 }
 
 impl ReceiveArgs {

@@ -57,15 +57,15 @@ pub struct Args {
     /// End once so many packets, or more, were received or made
     #[arg(long, value_name = "N")]
     packets: Option<u64>,
+    /// Write JSON at the end; lines for people go to standard error
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
     #[command(flatten)]
     pub(super) around: AroundArgs,
-    /// Write JSON at the end; lines for people go to standard error
-    #[arg(long)]
-    json: bool,
 }
 
 /// What becomes of packets.

@@ -95,15 +95,15 @@ pub struct Args {
     /// With --to: end with exit code 0 although packets were lost or corrupt
     #[arg(long, requires = "to")]
     tolerate: bool,
+    /// Write JSON at the end; lines for people go to standard error
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     pub(super) around: AroundArgs,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
     run: RunArgs,
-    /// Write JSON at the end; lines for people go to standard error
-    #[arg(long)]
-    json: bool,
 }
 
 /// How fast a capture is sent.

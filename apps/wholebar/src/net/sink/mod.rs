@@ -39,8 +39,6 @@ Examples:
   wholebar net sink vfio-user:/run/b.sock --expect 1000000 --time 60
   wholebar net sink 0000:02:00.0 --write received.pcapng --json >received.json")]
 pub struct Args {
-    #[command(flatten)]
-    pub(super) receive: ReceiveArgs,
     /// How many packets there should be: ends when as many have come; lost are those of them that haven't
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     expect: Option<u64>,
@@ -53,6 +51,8 @@ pub struct Args {
     /// Write all packets to a capture file as well: pcapng, with times in nanoseconds
     #[arg(long, value_name = "FILE")]
     write: Option<String>,
+    #[command(flatten)]
+    pub(super) receive: ReceiveArgs,
 }
 
 /// A run, as `--json` writes it.
