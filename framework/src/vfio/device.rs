@@ -22,6 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vfio_bindings::bindings::vfio::*;
 
 /// A PCI function that is open through the kernel's VFIO; closed on drop.
+///
+/// Closing one that has vanished takes the kernel more than a minute, where no hotplug driver has been told that it is gone: it resets a function that is
+/// closed, and waits for it to answer (`pci_dev_wait`, called by `vfio_pci_core_disable`; 77 s on Linux 6.12).
 pub struct Vfio {
     /// Closed before what it is attached to.
     device: OwnedFd,
