@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <rte_bus_vdev.h>
 #include <rte_cycles.h>
@@ -21,6 +22,7 @@
 #define REPS 1000
 #define LIMIT_NS 2000000000ull
 static const unsigned bursts[] = {1, 8, 32};
+static const char *only = ""; /* rows with this in their names */
 
 static struct rte_ring *ring;    /* of the row that is measured */
 static struct rte_mempool *pool; /* cache of 256 */
@@ -51,6 +53,8 @@ static int ascending(const void *a, const void *b)
 static void row(const char *name, uint64_t (*work)(void))
 {
 	static double cycles[REPS];
+	if (!strstr(name, only))
+		return;
 	unsigned clean = 0, tried = 0;
 	uint64_t began = nanoseconds(CLOCK_MONOTONIC), gone = 0;
 	while (clean < REPS && (gone < LIMIT_NS || (clean < 20 && gone < 4 * LIMIT_NS))) {
@@ -81,12 +85,13 @@ static int run_side(void *side)
 {
 	pthread_getcpuclockid(pthread_self(), &helper_clock);
 	atomic_store(&started, 1);
-	while (!atomic_load_explicit(&stop, memory_order_relaxed))
-		((void (*)(void))side)();
+	((void (*)(void))side)();
 	return 0;
 }
 
-/* Measures `work` while `side` runs again and again on the second core. */
+static inline int stopped(void) { return atomic_load_explicit(&stop, memory_order_relaxed); }
+
+/* Measures `work` while `side`, which goes on until it is stopped, runs on the second core. */
 static void row_beside(const char *name, void (*side)(void), uint64_t (*work)(void))
 {
 	atomic_store(&stop, 0);
@@ -103,93 +108,101 @@ static void row_beside(const char *name, void (*side)(void), uint64_t (*work)(vo
 		;
 }
 
+/* What a loop below reads in each turn is in a variable of its own: the ring's barriers make the compiler read globals again. */
 static unsigned times(void) { return 20000 / (burst * (burst < 8 ? 4 : 2)) + 50; }
 static uint64_t wanted(void) { return burst == 1 ? 8192 : 32768; }
 
-static uint64_t single(void)
-{
-	for (unsigned i = 0; i < times(); i++) {
-		if (burst == 1) {
-			rte_ring_sp_enqueue(ring, items[0]);
-			rte_ring_sc_dequeue(ring, &items[0]);
-		} else {
-			rte_ring_sp_enqueue_burst(ring, items, burst, NULL);
-			rte_ring_sc_dequeue_burst(ring, items, burst, NULL);
-		}
+/* What goes in next is what came out. */
+#define IN_ONE_THREAD(name, put, take)                                  \
+	static uint64_t name(void)                                      \
+	{                                                               \
+		struct rte_ring *r = ring;                              \
+		unsigned n = burst, turns = times();                    \
+		if (n == 1) {                                           \
+			void *item = items[0];                          \
+			for (unsigned i = 0; i < turns; i++) {          \
+				put(r, item);                           \
+				take(r, &item);                         \
+			}                                               \
+			items[0] = item;                                \
+		} else {                                                \
+			void **all = items;                             \
+			for (unsigned i = 0; i < turns; i++) {          \
+				put##_burst(r, all, n, NULL);           \
+				take##_burst(r, all, n, NULL);          \
+			}                                               \
+		}                                                       \
+		return (uint64_t)turns * n;                             \
 	}
-	return (uint64_t)times() * burst;
-}
 
-static uint64_t shared(void)
-{
-	for (unsigned i = 0; i < times(); i++) {
-		if (burst == 1) {
-			rte_ring_mp_enqueue(ring, items[0]);
-			rte_ring_mc_dequeue(ring, &items[0]);
-		} else {
-			rte_ring_mp_enqueue_burst(ring, items, burst, NULL);
-			rte_ring_mc_dequeue_burst(ring, items, burst, NULL);
-		}
+IN_ONE_THREAD(single, rte_ring_sp_enqueue, rte_ring_sc_dequeue)
+IN_ONE_THREAD(shared, rte_ring_mp_enqueue, rte_ring_mc_dequeue)
+
+/* Each item is written before it is put. */
+#define PRODUCE(name, put)                                              \
+	static uint64_t name(void)                                      \
+	{                                                               \
+		struct rte_ring *r = ring;                              \
+		void *some[64];                                         \
+		uint64_t done = 0, all = wanted();                      \
+		unsigned most = burst;                                  \
+		while (done < all) {                                    \
+			for (unsigned i = 0; i < most; i++)             \
+				some[i] = (void *)(uintptr_t)done;      \
+			unsigned n = put(r, some, most, NULL);          \
+			if (!n)                                         \
+				rte_pause();                            \
+			done += n;                                      \
+		}                                                       \
+		return done;                                            \
 	}
-	return (uint64_t)times() * burst;
-}
 
-static uint64_t produce(void)
-{
-	uint64_t done = 0;
-	while (done < wanted()) {
-		unsigned n = rte_ring_sp_enqueue_burst(ring, items, burst, NULL);
-		if (!n)
-			rte_pause();
-		done += n;
+#define CONSUME(name, take)                                             \
+	static void name(void)                                          \
+	{                                                               \
+		struct rte_ring *r = ring;                              \
+		void *out[64];                                          \
+		unsigned most = burst;                                  \
+		while (!stopped())                                      \
+			if (!take(r, out, most, NULL))                  \
+				rte_pause();                            \
 	}
-	return done;
+
+PRODUCE(produce, rte_ring_sp_enqueue_burst)
+CONSUME(consume, rte_ring_sc_dequeue_burst)
+PRODUCE(produce_shared, rte_ring_mp_enqueue_burst)
+CONSUME(consume_shared, rte_ring_mc_dequeue_burst)
+
+static inline void contend(struct rte_ring *r, void **some, unsigned n)
+{
+	if (rte_ring_mp_enqueue_burst(r, some, n, NULL))
+		rte_ring_mc_dequeue_burst(r, some, n, NULL);
 }
 
-static uint64_t produce_shared(void)
+static void contend_on(void)
 {
-	uint64_t done = 0;
-	while (done < wanted()) {
-		unsigned n = rte_ring_mp_enqueue_burst(ring, items, burst, NULL);
-		if (!n)
-			rte_pause();
-		done += n;
-	}
-	return done;
-}
-
-static void consume(void)
-{
-	void *out[64];
-	if (!rte_ring_sc_dequeue_burst(ring, out, burst, NULL))
-		rte_pause();
-}
-
-static void consume_shared(void)
-{
-	void *out[64];
-	if (!rte_ring_mc_dequeue_burst(ring, out, burst, NULL))
-		rte_pause();
-}
-
-static void contend(void)
-{
+	struct rte_ring *r = ring;
 	void *some[64] = {0};
-	if (rte_ring_mp_enqueue_burst(ring, some, burst, NULL))
-		rte_ring_mc_dequeue_burst(ring, some, burst, NULL);
+	unsigned n = burst;
+	while (!stopped())
+		contend(r, some, n);
 }
 
 static uint64_t contended(void)
 {
+	struct rte_ring *r = ring;
+	void *some[64] = {0};
+	unsigned n = burst;
 	for (unsigned i = 0; i < 1000; i++)
-		contend();
-	return 1000ull * burst;
+		contend(r, some, n);
+	return 1000ull * n;
 }
 
 static uint64_t free_bulk(void)
 {
+	struct rte_mempool *p = pool;
 	for (unsigned i = 0; i < 500; i++) {
-		if (rte_pktmbuf_alloc_bulk(pool, bufs, 32))
+		if (rte_pktmbuf_alloc_bulk(p, bufs, 32))
 			abort();
 		rte_pktmbuf_free_bulk(bufs, 32);
 	}
@@ -198,8 +211,9 @@ static uint64_t free_bulk(void)
 
 static uint64_t free_each(void)
 {
+	struct rte_mempool *p = pool;
 	for (unsigned i = 0; i < 500; i++) {
-		if (rte_pktmbuf_alloc_bulk(pool, bufs, 32))
+		if (rte_pktmbuf_alloc_bulk(p, bufs, 32))
 			abort();
 		for (unsigned j = 0; j < 32; j++)
 			rte_pktmbuf_free(bufs[j]);
@@ -209,26 +223,30 @@ static uint64_t free_each(void)
 
 static uint64_t get_put(void)
 {
+	struct rte_mempool *p = pool;
+	unsigned n = burst;
 	for (unsigned i = 0; i < 1000; i++) {
-		if (rte_mempool_get_bulk(pool, (void **)bufs, burst))
+		if (rte_mempool_get_bulk(p, (void **)bufs, n))
 			abort();
-		rte_mempool_put_bulk(pool, (void **)bufs, burst);
+		rte_mempool_put_bulk(p, (void **)bufs, n);
 	}
-	return 1000ull * burst;
+	return 1000ull * n;
 }
 
 static uint64_t pipe_in(void)
 {
+	struct rte_ring *r = ring;
+	struct rte_mempool *p = pool;
 	uint64_t done = 0;
 	while (done < 8192) {
-		if (rte_pktmbuf_alloc_bulk(pool, bufs, 32)) {
+		if (rte_pktmbuf_alloc_bulk(p, bufs, 32)) {
 			rte_pause();
 			continue;
 		}
 		for (unsigned i = 0; i < 32; i++)
 			bufs[i]->data_len = bufs[i]->pkt_len = 60;
 		for (unsigned sent = 0; sent < 32;) {
-			unsigned n = rte_ring_sp_enqueue_burst(ring, (void **)bufs + sent, 32 - sent, NULL);
+			unsigned n = rte_ring_sp_enqueue_burst(r, (void **)bufs + sent, 32 - sent, NULL);
 			if (!n)
 				rte_pause();
 			sent += n;
@@ -240,12 +258,15 @@ static uint64_t pipe_in(void)
 
 static void pipe_out(void)
 {
+	struct rte_ring *r = ring;
 	struct rte_mbuf *out[32];
-	unsigned n = rte_ring_sc_dequeue_burst(ring, (void **)out, 32, NULL);
-	if (n)
-		rte_pktmbuf_free_bulk(out, n);
-	else
-		rte_pause();
+	while (!stopped()) {
+		unsigned n = rte_ring_sc_dequeue_burst(r, (void **)out, 32, NULL);
+		if (n)
+			rte_pktmbuf_free_bulk(out, n);
+		else
+			rte_pause();
+	}
 }
 
 static uint16_t ports[2];
@@ -295,8 +316,11 @@ static void rows(const char *format, void (*side)(void), uint64_t (*work)(void))
 
 int main(int argc, char **argv)
 {
-	if (rte_eal_init(argc, argv) < 0)
+	int used = rte_eal_init(argc, argv);
+	if (used < 0)
 		return 1;
+	if (used + 1 < argc)
+		only = argv[used + 1];
 	struct rte_ring *sp = rte_ring_create("sp", 1024, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ);
 	struct rte_ring *mp = rte_ring_create("mp", 1024, SOCKET_ID_ANY, 0);
 	pool = rte_pktmbuf_pool_create("pool", 8191, 256, 0, 2048 + 128, SOCKET_ID_ANY);
@@ -316,7 +340,7 @@ int main(int argc, char **argv)
 		rows("ring 2T SP/SC prod->cons burst %u", consume, produce);
 		ring = mp;
 		rows("ring 2T MP/MC prod->cons burst %u", consume_shared, produce_shared);
-		rows("ring 2T MP/MC contended, per thread, burst %u", contend, contended);
+		rows("ring 2T MP/MC contended, per thread, burst %u", contend_on, contended);
 	}
 	row("mbuf alloc_bulk+free_bulk 32 cache256 (MP/MC)", free_bulk);
 	row("mbuf alloc_bulk+32x free cache256 (MP/MC)", free_each);

@@ -1,13 +1,15 @@
 //! The inner loops of packet work, in TSC cycles an element: the same work, in the same rows, as `peers/dpdk.c` does on DPDK.
 //!
 //! `peers/compare` runs both in turn and prints the ratios. No device is in it: the ports hand out buffers and take them back.
-//! Bursts of one use the calls for one item, on both sides. A repetition is short, and dropped when one of its threads lost its core meanwhile.
+//! Bursts of one in one thread use the calls for one item, on both sides. A repetition is short, and dropped when one of its threads had less
+//! than 97 % of its core. Given a text, it measures the rows that have it in their names.
 
+use nix::time::ClockId;
 use quanta::Clock;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use std::{fmt, fs, hint, io, process, thread};
+use std::{env, fmt, hint, io, process, thread};
 use wholebar::cores;
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool, PoolCache};
 use wholebar::net::{Burst, Mac, QueueState, RxCounters, RxQueue, TxCounters, TxQueue};
@@ -29,7 +31,12 @@ fn main() {
 fn run() -> wholebar::Result<()> {
     let two = cores::allowed().len() > 1;
     cores::pin(cores::allowed().first().copied().unwrap_or(0))?;
-    let bench = Bench { clock: Clock::new(), reps: 1000, limit: Duration::from_secs(2) };
+    let bench = Bench {
+        clock: Clock::new(),
+        reps: 1000,
+        limit: Duration::from_secs(2),
+        only: env::args().nth(1).unwrap_or_default(),
+    };
     for burst in BURSTS {
         ring_in_one_thread(&bench, burst)?;
     }
@@ -59,22 +66,31 @@ struct Bench {
     clock: Clock,
     reps: usize,
     limit: Duration,
+    /// Rows with this in their names.
+    only: String,
 }
 
 impl Bench {
     /// Measures `work`, which returns how many elements it moved, and prints the row. `helper` is the other thread's id.
-    fn row(&self, name: &str, helper: Option<u32>, mut work: impl FnMut() -> u64) {
+    /// The work is a function of its own, as it is on DPDK's side: not a part of this one, with few registers left.
+    fn row(&self, name: &str, helper: Option<u32>, work: &mut dyn FnMut() -> u64) {
+        if !name.contains(&self.only) {
+            return;
+        }
+        let own = this_thread();
         let mut cycles = Vec::with_capacity(self.reps);
         let (began, mut tried) = (Instant::now(), 0);
         while cycles.len() < self.reps
             && (began.elapsed() < self.limit || (cycles.len() < 20 && began.elapsed() < 4 * self.limit))
         {
-            let before = (turns("/proc/thread-self"), helper.and_then(turns_of));
+            let (theirs, ours, wall) = (helper.map(cpu_time), cpu_time(own), Instant::now());
             let start = self.clock.raw();
             let elements = work();
             let spent = self.clock.raw().wrapping_sub(start);
+            let enough = wall.elapsed().mul_f64(0.97);
+            let had_core = |thread, since| cpu_time(thread).saturating_sub(since) >= enough;
             tried += 1;
-            if before == (turns("/proc/thread-self"), helper.and_then(turns_of)) {
+            if had_core(own, ours) && helper.zip(theirs).is_none_or(|(thread, since)| had_core(thread, since)) {
                 cycles.push(spent as f64 / elements.max(1) as f64);
             }
         }
@@ -98,34 +114,47 @@ fn say(line: fmt::Arguments<'_>) {
     }
 }
 
-/// How often a thread was given a core: it lost its core meanwhile when this has changed.
-fn turns(task: &str) -> Option<u64> {
-    fs::read_to_string(format!("{task}/schedstat")).ok()?.split_whitespace().nth(2)?.parse().ok()
+fn this_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
 }
 
-fn turns_of(thread: u32) -> Option<u64> {
-    turns(&format!("/proc/self/task/{thread}"))
+/// How long a thread has run.
+fn cpu_time(thread: u32) -> Duration {
+    // The number that Linux gives to that clock: the thread's complement, "of a thread" (4), "as the scheduler counts" (2).
+    ClockId::from_raw((!(thread as i32) << 3) | 6).now().map_or(Duration::ZERO, Duration::from)
 }
 
-/// Runs `side` again and again on the second core while `main` measures, which is told the thread's id.
-fn beside(mut side: impl FnMut() + Send, main: impl FnOnce(u32)) {
-    let (stop, id) = (AtomicBool::new(false), AtomicU32::new(0));
+/// Whether the other thread shall end; alone in its cache line, as it is read in every turn.
+#[derive(Default)]
+#[repr(align(128))]
+struct Stop(AtomicBool);
+
+impl Stop {
+    #[inline(always)]
+    fn asked(&self) -> bool {
+        // Carries nothing but itself, as the thread's id below.
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs `side`, which goes on until it is asked to stop, on the second core while `main` measures, which is told the thread's id.
+/// What `side` works on is its own, away from what the first core writes.
+fn beside(side: impl FnOnce(&Stop) + Send, main: impl FnOnce(u32)) {
+    let (stop, id) = (Stop::default(), AtomicU32::new(0));
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let (stop, id) = (&stop, &id);
+        scope.spawn(move || {
             if let Some(&core) = cores::allowed().get(1) {
                 let _ = cores::pin(core);
             }
-            // Both flags carry nothing but themselves.
-            id.store(rustix::thread::gettid().as_raw_nonzero().get() as u32, Ordering::Relaxed);
-            while !stop.load(Ordering::Relaxed) {
-                side();
-            }
+            id.store(this_thread(), Ordering::Relaxed);
+            side(stop);
         });
         while id.load(Ordering::Relaxed) == 0 {
             hint::spin_loop();
         }
         main(id.load(Ordering::Relaxed));
-        stop.store(true, Ordering::Relaxed);
+        stop.0.store(true, Ordering::Relaxed);
     });
 }
 
@@ -133,19 +162,25 @@ fn times(burst: usize) -> usize {
     20_000 / (burst * if burst < 8 { 4 } else { 2 }) + 50
 }
 
+/// What goes in next is what came out.
 fn ring_in_one_thread(bench: &Bench, burst: usize) -> wholebar::Result<()> {
-    let (mut producer, mut consumer) = ring::spsc::<usize>(RING)?;
+    // The loop has the ends as variables of its own, as DPDK's has its pointer.
+    let mut ends = Some(ring::spsc::<usize>(RING)?);
     let mut items: Vec<usize> = (0..burst).collect();
-    bench.row(&format!("ring 1T SP/SC enq+deq burst {burst}"), None, || {
-        for _ in 0..times(burst) {
-            if burst == 1 {
-                let _ = producer.push(7);
-                hint::black_box(consumer.pop());
-            } else {
+    bench.row(&format!("ring 1T SP/SC enq+deq burst {burst}"), None, &mut || {
+        let Some((mut producer, mut consumer)) = ends.take() else { return 0 };
+        if let [item] = &mut items[..] {
+            *item = (0..times(1)).fold(*item, |item, _| {
+                let _ = producer.push(item);
+                consumer.pop().unwrap_or(item)
+            });
+        } else {
+            for _ in 0..times(burst) {
                 producer.push_burst(&mut items);
                 consumer.pop_burst(&mut items, burst);
             }
         }
+        ends = Some((producer, consumer));
         (times(burst) * burst) as u64
     });
     Ok(())
@@ -154,12 +189,14 @@ fn ring_in_one_thread(bench: &Bench, burst: usize) -> wholebar::Result<()> {
 fn shared_ring_in_one_thread(bench: &Bench, burst: usize) -> wholebar::Result<()> {
     let ring = Ring::<usize>::new(RING)?;
     let mut items: Vec<usize> = (0..burst).collect();
-    bench.row(&format!("ring 1T MP/MC enq+deq burst {burst}"), None, || {
-        for _ in 0..times(burst) {
-            if burst == 1 {
-                let _ = ring.push(7);
-                hint::black_box(ring.pop());
-            } else {
+    bench.row(&format!("ring 1T MP/MC enq+deq burst {burst}"), None, &mut || {
+        if let [item] = &mut items[..] {
+            *item = (0..times(1)).fold(*item, |item, _| {
+                let _ = ring.push(item);
+                ring.pop().unwrap_or(item)
+            });
+        } else {
+            for _ in 0..times(burst) {
                 ring.push_burst(&mut items);
                 ring.pop_burst(&mut items, burst);
             }
@@ -174,11 +211,11 @@ fn wanted(burst: usize) -> usize {
     if burst == 1 { 8192 } else { 32768 }
 }
 
-/// Puts until `wanted` are in, with `put`, which takes from the front.
+/// Writes items and puts them, with `put`, which takes from the front, until `wanted` are in.
 fn produce(burst: usize, mut put: impl FnMut(&mut Vec<usize>) -> usize) -> u64 {
     let (mut items, mut done) = (Vec::with_capacity(burst), 0);
     while done < wanted(burst) {
-        items.resize(burst, 0);
+        items.resize(burst, done);
         match put(&mut items) {
             0 => hint::spin_loop(),
             n => done += n,
@@ -187,55 +224,61 @@ fn produce(burst: usize, mut put: impl FnMut(&mut Vec<usize>) -> usize) -> u64 {
     done as u64
 }
 
-fn ring_across_threads(bench: &Bench, burst: usize) -> wholebar::Result<()> {
-    let (mut producer, mut consumer) = ring::spsc::<usize>(RING)?;
+/// Takes with `take`, which appends, until it is asked to stop.
+fn consume(burst: usize, stop: &Stop, mut take: impl FnMut(&mut Vec<usize>) -> usize) {
     let mut out = Vec::with_capacity(burst);
-    let side = move || {
+    while !stop.asked() {
         out.clear();
-        if consumer.pop_burst(&mut out, burst) == 0 {
+        if take(&mut out) == 0 {
             hint::spin_loop();
         }
-    };
-    beside(side, |helper| {
-        bench.row(&format!("ring 2T SP/SC prod->cons burst {burst}"), Some(helper), || {
-            produce(burst, |items| producer.push_burst(items))
-        });
-    });
+    }
+}
+
+fn ring_across_threads(bench: &Bench, burst: usize) -> wholebar::Result<()> {
+    let (mut producer, mut consumer) = ring::spsc::<usize>(RING)?;
+    beside(
+        move |stop| consume(burst, stop, |out| consumer.pop_burst(out, burst)),
+        |helper| {
+            bench.row(&format!("ring 2T SP/SC prod->cons burst {burst}"), Some(helper), &mut || {
+                produce(burst, |items| producer.push_burst(items))
+            });
+        },
+    );
     Ok(())
 }
 
 fn shared_ring_across_threads(bench: &Bench, burst: usize) -> wholebar::Result<()> {
-    let ring = Ring::<usize>::new(RING)?;
-    let mut out = Vec::with_capacity(burst);
-    let side = || {
-        out.clear();
-        if ring.pop_burst(&mut out, burst) == 0 {
-            hint::spin_loop();
-        }
-    };
-    beside(side, |helper| {
-        bench.row(&format!("ring 2T MP/MC prod->cons burst {burst}"), Some(helper), || {
-            produce(burst, |items| ring.push_burst(items))
-        });
-    });
+    let ring = &Ring::<usize>::new(RING)?;
+    beside(
+        move |stop| consume(burst, stop, |out| ring.pop_burst(out, burst)),
+        |helper| {
+            bench.row(&format!("ring 2T MP/MC prod->cons burst {burst}"), Some(helper), &mut || {
+                produce(burst, |items| ring.push_burst(items))
+            });
+        },
+    );
     Ok(())
 }
 
 fn contended_ring(bench: &Bench, burst: usize) -> wholebar::Result<()> {
-    let ring = Ring::<usize>::new(RING)?;
-    let turn = |items: &mut Vec<usize>| {
-        items.resize(burst, 0);
+    let ring = &Ring::<usize>::new(RING)?;
+    let turn = move |items: &mut Vec<usize>| {
         if ring.push_burst(items) > 0 {
             ring.pop_burst(items, burst);
         }
     };
-    let mut theirs = Vec::with_capacity(2 * burst);
-    let mut ours = Vec::with_capacity(2 * burst);
     beside(
-        || turn(&mut theirs),
+        move |stop| {
+            let mut items = vec![0; burst];
+            while !stop.asked() {
+                turn(&mut items);
+            }
+        },
         |helper| {
-            bench.row(&format!("ring 2T MP/MC contended, per thread, burst {burst}"), Some(helper), || {
-                (0..1000).for_each(|_| turn(&mut ours));
+            let mut items = vec![0; burst];
+            bench.row(&format!("ring 2T MP/MC contended, per thread, burst {burst}"), Some(helper), &mut || {
+                (0..1000).for_each(|_| turn(&mut items));
                 1000 * burst as u64
             });
         },
@@ -252,14 +295,14 @@ fn pools(bench: &Bench) -> wholebar::Result<()> {
     let pool = packet_pool()?;
     let mut cache = pool.cache(CACHE);
     let mut bufs = Vec::with_capacity(32);
-    bench.row("mbuf alloc_bulk+free_bulk 32 cache256 (MP/MC)", None, || {
+    bench.row("mbuf alloc_bulk+free_bulk 32 cache256 (MP/MC)", None, &mut || {
         for _ in 0..500 {
             cache.get_bulk(&mut bufs, 32);
             cache.put_bulk(&mut bufs);
         }
         500 * 32
     });
-    bench.row("mbuf alloc_bulk+32x free cache256 (MP/MC)", None, || {
+    bench.row("mbuf alloc_bulk+32x free cache256 (MP/MC)", None, &mut || {
         for _ in 0..500 {
             cache.get_bulk(&mut bufs, 32);
             bufs.drain(..).for_each(|buf| cache.put(buf));
@@ -271,7 +314,7 @@ fn pools(bench: &Bench) -> wholebar::Result<()> {
     let mut stash = Stash::new(CACHE as usize);
     for burst in [32, 8, 1] {
         let mut items = Vec::with_capacity(burst);
-        bench.row(&format!("mempool get_bulk+put_bulk {burst} cache256"), None, || {
+        bench.row(&format!("mempool get_bulk+put_bulk {burst} cache256"), None, &mut || {
             for _ in 0..1000 {
                 if burst == 1 {
                     stash.pop(&ring).into_iter().for_each(|item| stash.push(item, &ring));
@@ -291,15 +334,18 @@ fn pipe(bench: &Bench) -> wholebar::Result<()> {
     let pool = packet_pool()?;
     let (mut producer, mut consumer) = ring::spsc::<Buf>(RING)?;
     let (mut cache, mut theirs) = (pool.cache(CACHE), pool.cache(CACHE));
-    let (mut bufs, mut out) = (Vec::with_capacity(32), Vec::with_capacity(32));
-    let side = move || {
-        if consumer.pop_burst(&mut out, 32) == 0 {
-            hint::spin_loop();
+    let mut bufs = Vec::with_capacity(32);
+    let side = move |stop: &Stop| {
+        let mut out = Vec::with_capacity(32);
+        while !stop.asked() {
+            if consumer.pop_burst(&mut out, 32) == 0 {
+                hint::spin_loop();
+            }
+            theirs.put_bulk(&mut out);
         }
-        theirs.put_bulk(&mut out);
     };
     beside(side, |helper| {
-        bench.row("pipe 2T alloc->SP/SC ring->free, 32", Some(helper), || {
+        bench.row("pipe 2T alloc->SP/SC ring->free, 32", Some(helper), &mut || {
             let mut done = 0;
             while done < 8192 {
                 if !cache.get_bulk(&mut bufs, 32) {
@@ -408,7 +454,7 @@ fn forwarding(bench: &Bench) -> wholebar::Result<()> {
             tx.tx(&mut burst);
             n as u64
         };
-        bench.row(&format!("fwd net_null {name} burst {most}"), None, || {
+        bench.row(&format!("fwd net_null {name} burst {most}"), None, &mut || {
             (0..200).map(|_| turn(&mut *first.0, &mut *second.1) + turn(&mut *second.0, &mut *first.1)).sum()
         });
     }

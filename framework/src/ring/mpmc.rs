@@ -14,8 +14,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A ring for any number of producers and consumers.
 pub struct Ring<T> {
     slots: Slots<T>,
-    put: CachePadded<Side>,
+    put: CachePadded<Producers>,
     take: CachePadded<Side>,
+}
+
+/// Producers keep what they saw of the consumers' tail: they look again only where that says full, so that the consumers' cache line
+/// stays where it is. (Consumers look each time: a ring that is nearly empty, as most are, would have them look anyway.)
+#[derive(Default)]
+struct Producers {
+    side: Side,
+    /// A tail that the consumers had, not always the last that was seen.
+    seen: AtomicUsize,
 }
 
 /// Indexes run freely; cells `take.tail..put.tail` hold items that nobody is moving, or consumers are.
@@ -45,16 +54,15 @@ impl Want {
 }
 
 impl Side {
-    /// Reserves cells for a move: `other` is the side that makes them available, `lead` how far its tail is ahead when nothing is
-    /// available. Returns the first and how many.
+    /// Reserves cells for a move: `end` says, for a head, before which cell they are available, and is not behind that head. Returns the
+    /// first and how many.
     #[inline(always)]
-    fn reserve(&self, other: &Self, lead: usize, want: Want) -> (usize, usize) {
+    fn reserve(&self, want: Want, end: impl Fn(usize) -> usize) -> (usize, usize) {
         // Pairs with the Release of the swap below. Whoever moved `head` to what we read had seen a `tail` of the other side that
-        // allowed it; we must not see an older one, or the difference below would wrap.
+        // allowed it; `end` must not see an older one, or the difference below would wrap.
         let mut head = self.head.load(Ordering::Acquire);
         loop {
-            // Pairs with the Release store in `done` on the other side: what it did to these cells, it has done.
-            let there = lead.wrapping_add(other.tail.load(Ordering::Acquire)).wrapping_sub(head);
+            let there = end(head).wrapping_sub(head);
             let n = match want {
                 Want::All(n) if n <= there => n,
                 Want::All(_) => 0,
@@ -73,8 +81,17 @@ impl Side {
     /// Waits for those who reserved before `start`.
     #[inline(always)]
     fn wait(&self, start: usize) {
-        let mut spins = 0u32;
         // Pairs with the Release store in `done` of the one before: what it did happens before what our own store releases.
+        if self.tail.load(Ordering::Acquire) != start {
+            self.wait_longer(start);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_longer(&self, start: usize) {
+        let mut spins = 0u32;
+        // As in `wait`.
         while self.tail.load(Ordering::Acquire) != start {
             spins += 1;
             // Whoever it is may have been preempted: let it run.
@@ -85,7 +102,7 @@ impl Side {
     /// Says that cells before `end` are done with.
     #[inline(always)]
     fn done(tail: &AtomicUsize, end: usize) {
-        // Pairs with the Acquire loads in `reserve` of the other side and in `wait` of this one.
+        // Pairs with the Acquire loads in `room` or `ready`, of the other side, and in `wait`, of this one.
         tail.store(end, Ordering::Release);
     }
 }
@@ -119,14 +136,14 @@ impl<T: Send> Ring<T> {
         let tail = {
             // SAFETY: the ring lives while this item isn't in it.
             let ring = unsafe { &*this };
-            let (start, n) = ring.put.reserve(&ring.take, ring.slots.capacity(), Want::All(1));
+            let (start, n) = ring.room(Want::All(1));
             if n == 0 {
                 return Err(item);
             }
-            // SAFETY: the cell is reserved for us, and its last item was taken: seen by the Acquire load in `reserve`.
+            // SAFETY: the cell is reserved for us, and its last item was taken: seen by the Acquire loads in `room`.
             unsafe { ring.slots.write(start, item) };
-            ring.put.wait(start);
-            (&raw const ring.put.tail, start.wrapping_add(1))
+            ring.put.side.wait(start);
+            (&raw const ring.put.side.tail, start.wrapping_add(1))
         };
         // SAFETY: alive until this very store; an atomic is all that is borrowed for it.
         Side::done(unsafe { &*tail.0 }, tail.1);
@@ -171,7 +188,7 @@ impl<T: Send> Ring<T> {
         let (tail, end, n) = {
             // SAFETY: the ring lives while these items aren't in it.
             let ring = unsafe { &*this };
-            let (start, n) = ring.put.reserve(&ring.take, ring.slots.capacity(), want.at_most(items.len()));
+            let (start, n) = ring.room(want.at_most(items.len()));
             if n == 0 {
                 return 0;
             }
@@ -180,8 +197,8 @@ impl<T: Send> Ring<T> {
                 ring.slots.fill(start, items.as_ptr(), n);
                 forget_first(items, n);
             }
-            ring.put.wait(start);
-            (&raw const ring.put.tail, start.wrapping_add(n), n)
+            ring.put.side.wait(start);
+            (&raw const ring.put.side.tail, start.wrapping_add(n), n)
         };
         // SAFETY: alive until this very store; an atomic is all that is borrowed for it.
         Side::done(unsafe { &*tail }, end);
@@ -191,11 +208,11 @@ impl<T: Send> Ring<T> {
     /// Takes one item.
     #[inline]
     pub fn pop(&self) -> Option<T> {
-        let (start, n) = self.take.reserve(&self.put, 0, Want::All(1));
+        let (start, n) = self.ready(Want::All(1));
         if n == 0 {
             return None;
         }
-        // SAFETY: the cell is reserved for us, and its item was put there: seen by the Acquire load in `reserve`.
+        // SAFETY: the cell is reserved for us, and its item was put there: seen by the Acquire load in `ready`.
         let item = unsafe { self.slots.read(start) };
         self.take.wait(start);
         Side::done(&self.take.tail, start.wrapping_add(1));
@@ -219,7 +236,7 @@ impl<T: Send> Ring<T> {
         // Before cells are reserved: an allocation can fail, and others would then wait for us for ever.
         let (Want::All(most) | Want::UpTo(most)) = want;
         out.reserve(most.min(self.slots.capacity()));
-        let (start, n) = self.take.reserve(&self.put, 0, want);
+        let (start, n) = self.ready(want);
         if n > 0 {
             // SAFETY: as in `pop`, for `n` cells; `n` is at most what was wanted and the capacity, for which `out` has room.
             unsafe { self.slots.drain(start, out, n) };
@@ -228,13 +245,42 @@ impl<T: Send> Ring<T> {
         }
         n
     }
+
+    /// Reserves free cells for a producer.
+    #[inline(always)]
+    fn room(&self, want: Want) -> (usize, usize) {
+        let (Want::All(wanted) | Want::UpTo(wanted)) = want;
+        self.put.side.reserve(want, |head| {
+            // Pairs with the Release store below, of whoever looked: what the consumers did before that tail happens before what we do.
+            let seen = self.put.seen.load(Ordering::Acquire);
+            let end = seen.wrapping_add(self.slots.capacity());
+            // Signed: what was kept may be older than the tail by which `head` was moved.
+            if end.wrapping_sub(head) as isize >= wanted as isize {
+                return end;
+            }
+            // Pairs with the Release store in `done` of the consumers: the items are out of their cells before we write there.
+            let tail = self.take.tail.load(Ordering::Acquire);
+            if tail != seen {
+                // Pairs with the Acquire load above.
+                self.put.seen.store(tail, Ordering::Release);
+            }
+            tail.wrapping_add(self.slots.capacity())
+        })
+    }
+
+    /// Reserves items for a consumer.
+    #[inline(always)]
+    fn ready(&self, want: Want) -> (usize, usize) {
+        // Pairs with the Release store in `done` of the producers: the items are there when the index says so.
+        self.take.reserve(want, |_| self.put.side.tail.load(Ordering::Acquire))
+    }
 }
 
 impl<T> Ring<T> {
     /// How many items it holds; while others use it, how many it held a moment ago.
     pub fn len(&self) -> usize {
         let taken = self.take.tail.load(Ordering::Acquire);
-        let put = self.put.tail.load(Ordering::Acquire);
+        let put = self.put.side.tail.load(Ordering::Acquire);
         // `taken` was loaded first, so `put` is not behind it; items may have come and gone between the loads.
         put.wrapping_sub(taken).min(self.slots.capacity())
     }
@@ -252,7 +298,7 @@ impl<T> Ring<T> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        let (mut at, end) = (*self.take.tail.get_mut(), *self.put.tail.get_mut());
+        let (mut at, end) = (*self.take.tail.get_mut(), *self.put.side.tail.get_mut());
         while at != end {
             // SAFETY: nobody else is left, and no move is under way; cells between the tails hold items.
             drop(unsafe { self.slots.read(at) });

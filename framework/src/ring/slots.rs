@@ -4,13 +4,19 @@
 
 use crate::{Error, Result};
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-/// A power of two of cells, found by free-running indexes.
+/// A power of two of cells, found by free-running indexes. They start with a cache line, so that a burst touches no more lines than it must.
 pub(super) struct Slots<T> {
-    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    lines: Box<[Line]>,
     mask: usize,
+    items: PhantomData<T>,
 }
+
+/// Room for cells: what a core takes from another at a time, or two of that.
+#[repr(align(128))]
+struct Line(#[allow(dead_code, reason = "reached as cells")] UnsafeCell<[MaybeUninit<u8>; 128]>);
 
 // SAFETY: cells are only reached through the functions below, whose callers answer for each cell being one thread's at a time; items
 // move between threads by that, hence `T: Send`.
@@ -21,15 +27,16 @@ impl<T> Slots<T> {
         if !capacity.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "ring entries", value: capacity as u64 });
         }
-        let mut cells = Vec::new();
-        cells.try_reserve_exact(capacity).map_err(|_| Error::Memory {
-            bytes: (capacity as u64).saturating_mul(size_of::<T>() as u64),
+        const { assert!(align_of::<T>() <= align_of::<Line>()) };
+        let bytes = capacity.saturating_mul(size_of::<T>());
+        let (mut lines, count) = (Vec::new(), bytes.div_ceil(size_of::<Line>()));
+        lines.try_reserve_exact(count).map_err(|_| Error::Memory {
+            bytes: bytes as u64,
             step: "allocating a ring",
             source: std::io::ErrorKind::OutOfMemory.into(),
         })?;
-        cells.resize_with(capacity, || UnsafeCell::new(MaybeUninit::uninit()));
-        let cells = cells.into_boxed_slice();
-        Ok(Self { cells, mask: capacity - 1 })
+        lines.resize_with(count, || Line(UnsafeCell::new([MaybeUninit::uninit(); 128])));
+        Ok(Self { lines: lines.into_boxed_slice(), mask: capacity - 1, items: PhantomData })
     }
 
     #[inline(always)]
@@ -39,8 +46,9 @@ impl<T> Slots<T> {
 
     #[inline(always)]
     fn cell(&self, at: usize) -> *mut T {
-        // SAFETY: the mask keeps the index inside the cells. A `MaybeUninit` has its item's layout.
-        unsafe { UnsafeCell::raw_get(self.cells.as_ptr().add(at & self.mask)).cast() }
+        // SAFETY: the mask keeps the index below the capacity, and the lines are at least as many bytes as so many items; they are
+        // aligned for an item, as `new` makes sure.
+        unsafe { UnsafeCell::raw_get(self.lines.as_ptr().cast::<UnsafeCell<T>>().add(at & self.mask)) }
     }
 
     /// Moves one item into cell `at`.
@@ -74,7 +82,9 @@ impl<T> Slots<T> {
         // SAFETY: two runs, up to the last cell and from the first; the rest is the caller's.
         unsafe {
             move_items(from, self.cell(at), first);
-            move_items(from.add(first), self.cell(0), n - first);
+            if first < n {
+                self.cell(0).copy_from_nonoverlapping(from.add(first), n - first);
+            }
         }
     }
 
@@ -89,7 +99,9 @@ impl<T> Slots<T> {
         unsafe {
             let end = to.as_mut_ptr().add(to.len());
             move_items(self.cell(at), end, first);
-            move_items(self.cell(0), end.add(first), n - first);
+            if first < n {
+                end.add(first).copy_from_nonoverlapping(self.cell(0), n - first);
+            }
             to.set_len(to.len() + n);
         }
     }
@@ -132,20 +144,30 @@ pub(super) fn move_last<T>(from: &mut Vec<T>, to: &mut Vec<T>, n: usize) {
 #[inline(always)]
 unsafe fn move_items<T>(from: *const T, to: *mut T, n: usize) {
     const FEW: usize = 16;
-    type Four<T> = [MaybeUninit<T>; 4];
-    // SAFETY: the caller's; each step moves items `at..` of the `n`.
+    // SAFETY: the caller's; each step moves items inside the `n`, some of them a second time to the same place.
     unsafe {
         if n > FEW {
-            return to.copy_from_nonoverlapping(from, n);
-        }
-        let mut at = 0;
-        while at + 4 <= n {
-            to.add(at).cast::<Four<T>>().write(from.add(at).cast::<Four<T>>().read());
-            at += 4;
-        }
-        while at < n {
-            to.add(at).write(from.add(at).read());
-            at += 1;
+            to.copy_from_nonoverlapping(from, n);
+        } else if n >= 4 {
+            let mut at = 0;
+            while at + 4 < n {
+                move_some::<T, 4>(from.add(at), to.add(at));
+                at += 4;
+            }
+            move_some::<T, 4>(from.add(n - 4), to.add(n - 4));
+        } else if n >= 2 {
+            move_some::<T, 2>(from, to);
+            move_some::<T, 2>(from.add(n - 2), to.add(n - 2));
+        } else if n == 1 {
+            move_some::<T, 1>(from, to);
         }
     }
+}
+
+/// # Safety
+/// As for `move_items`, of `N` items; an item may be moved more than once, as long as it counts in one place in the end.
+#[inline(always)]
+unsafe fn move_some<T, const N: usize>(from: *const T, to: *mut T) {
+    // SAFETY: the caller's. As `MaybeUninit` the items are bytes.
+    unsafe { to.cast::<[MaybeUninit<T>; N]>().write(from.cast::<[MaybeUninit<T>; N]>().read()) }
 }
