@@ -1,7 +1,14 @@
 # Linux's own driver at one end of the wire, in a network namespace of its own; at the other end wholebar, which forwards to a TAP of Linux's: ping, and TCP.
 # guests: x86_64 ppc64le-64k
 # machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
-fail() { echo "FAIL: $*"; cat /tmp/fwd* 2>/dev/null; kill -9 $fwd $there; wait $fwd; give $theirs vfio-pci; exit 1; }
+fail() {
+	echo "FAIL: $*"
+	# What it counted, if it still can tell.
+	kill -INT $fwd; sleep 3; kill -9 $fwd $there; wait $fwd
+	cat /tmp/fwd* 2>/dev/null
+	give $theirs vfio-pci
+	exit 1
+}
 soon() { # a command that is to work within 20 s
 	end=$(($(date +%s) + 20))
 	while [ $(date +%s) -lt $end ]; do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
