@@ -37,12 +37,15 @@ pub struct Boot<'a> {
 
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Seconds until a guest is stopped, from its start [default: 300; 1200 for tests]
+    /// Seconds until a guest is stopped, from its start [default: 300; 1500 for tests]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<u64>,
     /// Show the guest's console
     #[arg(long)]
     pub console: bool,
+    /// How long a command that lives is silent at most, where that is known.
+    #[arg(skip)]
+    pub silence: Option<Duration>,
 }
 
 impl Limits {
@@ -58,6 +61,8 @@ pub enum Outcome {
     Exit(u8),
     /// The wall-clock limit passed.
     Timeout { began: bool, console: String },
+    /// Nothing came for longer than the command is ever silent.
+    Silent { console: String },
     /// QEMU ended before the command did.
     Died { began: bool, status: ExitStatus, console: String },
 }
@@ -101,14 +106,16 @@ impl Boot<'_> {
         let mut console = Console { tail: VecDeque::new(), show: limits.console };
         let mut began = false;
         let mut exits = Vec::new();
+        let mut silent_at = deadline;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = silent_at.min(deadline).saturating_duration_since(Instant::now());
             let (source, bytes) = match pieces.recv_timeout(left) {
                 Ok(piece) if !left.is_zero() => piece,
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = qemu.0.wait().context("waiting for QEMU")?;
                     return Ok(Outcome::Died { began, status, console: console.text() });
                 }
+                _ if silent_at < deadline => return Ok(Outcome::Silent { console: console.text() }),
                 _ => return Ok(Outcome::Timeout { began, console: console.text() }),
             };
             let marks = match source {
@@ -119,6 +126,9 @@ impl Boot<'_> {
                     continue;
                 }
             };
+            if let Some(silence) = limits.silence {
+                silent_at = Instant::now() + silence;
+            }
             for mark in marks {
                 match mark {
                     Mark::Begin => began = true,

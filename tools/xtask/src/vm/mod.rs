@@ -125,7 +125,8 @@ fn programs(built: Vec<PathBuf>) -> Result<Payload> {
 
 /// Runs a command in a guest; its exit code.
 fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], limits: &Limits) -> Result<u8> {
-    // QEMU itself aborts now and then, and a guest may panic where a busy machine starves its timers: both are tried once more.
+    // QEMU itself aborts now and then (10.0, TCG with two CPUs), or one of its CPUs sleeps through the interrupt that another waits for; and a guest may
+    // panic where a busy machine starves its timers. All of these are tried once more.
     let mut tries_left = 1;
     loop {
         let token = stream::new_token();
@@ -137,6 +138,15 @@ fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], lim
                 let what = if began { "the command did not end" } else { "the guest did not come up" };
                 eprintln!("vm: {what} within {} s (--limit)", limits.time().as_secs());
                 return Ok(TIME_IS_UP);
+            }
+            Outcome::Silent { console } => {
+                print_console(&console);
+                eprintln!("vm: nothing came from the guest in the time of the longest test: it hangs");
+                if tries_left == 0 {
+                    return Ok(TIME_IS_UP);
+                }
+                tries_left -= 1;
+                eprintln!("vm: trying once more");
             }
             Outcome::Died { began, status, console } => {
                 print_console(&console);
