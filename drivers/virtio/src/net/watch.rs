@@ -1,22 +1,25 @@
-//! What the slow path sees of a queue that sends, by its counters alone: packets that the device may have forgotten, and a device that gives none back.
+//! What the slow path sees of a pair of queues, by their counters alone: packets that the device may have forgotten, and a device that gives none back.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::bar::Doorbell;
-use wholebar::net::TxCounters;
+use wholebar::net::{RxCounters, TxCounters};
 
-/// Looks after a queue that sends, several times a second.
+/// Looks after a pair of queues, several times a second.
 ///
-/// It tells the device now and then that there is something to send: one that dropped packets while its link was down may wait for that without having
-/// said so (QEMU 10.0, packed rings). A queue that finds itself full does so too, and sooner.
+/// A device may wait for a notification that it never asked for: QEMU's 10.0 does, on packed rings, for what is to be sent where it dropped packets while its
+/// link was down; and for buffers to receive into where it spreads packets over queues, and had one for a queue without buffers. So it gets one now and then.
 pub(super) struct Watch {
-    /// The virtqueue.
+    rx: (Reminder, Arc<RxCounters>),
+    tx: (Reminder, Arc<TxCounters>),
+    stall: Stall,
+}
+
+/// A virtqueue's doorbell, and how many packets it had moved at the last look.
+pub(super) struct Reminder {
     index: u16,
     bell: Doorbell<u16>,
-    counters: Arc<TxCounters>,
-    /// Packets of which the device was told.
-    told: u64,
-    stall: Stall,
+    packets: u64,
 }
 
 /// Whether a queue is stuck: who has tried to send for long has found no room each time.
@@ -31,18 +34,38 @@ struct Stall {
     told: bool,
 }
 
-impl Watch {
-    pub fn new(index: u16, bell: Doorbell<u16>, counters: Arc<TxCounters>, patience: Duration) -> Self {
-        Self { index, bell, counters, told: 0, stall: Stall::new(patience) }
+impl Reminder {
+    pub fn new(index: u16, bell: Doorbell<u16>) -> Self {
+        Self { index, bell, packets: 0 }
     }
 
-    /// Looks at the queue while the link is up or not; how long it has been stuck, told once each time.
+    /// Whether it moved some since the last look.
+    fn moved(&mut self, packets: u64) -> bool {
+        std::mem::replace(&mut self.packets, packets) != packets
+    }
+
+    fn remind(&mut self) {
+        self.bell.ring(self.index);
+    }
+}
+
+impl Watch {
+    pub fn new(rx: (Reminder, Arc<RxCounters>), tx: (Reminder, Arc<TxCounters>), patience: Duration) -> Self {
+        Self { rx, tx, stall: Stall::new(patience) }
+    }
+
+    /// Looks at the queues while the link is up or not; how long the one that sends has been stuck, told once each time.
     pub fn look(&mut self, link: bool) -> Option<Duration> {
-        let (packets, full, now) = (self.counters.packets.get(), self.counters.full.get(), Instant::now());
-        if link && std::mem::replace(&mut self.told, packets) != packets {
-            self.bell.ring(self.index);
+        let ((rx, received), (tx, sent)) = (&mut self.rx, &mut self.tx);
+        let (packets, full) = (sent.packets.get(), sent.full.get());
+        // Of packets there is something new to be told; buffers may be overlooked as long as none comes back. A queue that finds itself full tells it sooner.
+        if link && tx.moved(packets) {
+            tx.remind();
         }
-        self.stall.look(link, packets, full, now)
+        if link && !rx.moved(received.packets.get()) {
+            rx.remind();
+        }
+        self.stall.look(link, packets, full, Instant::now())
     }
 }
 
