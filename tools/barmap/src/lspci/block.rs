@@ -86,7 +86,8 @@ impl Block {
     /// One line; `cut`: its end may be missing.
     pub(super) fn line(&mut self, line: &str, cut: bool) {
         if line.is_empty() {
-            self.blank = true;
+            // What was cut off may have begun with its indentation.
+            self.blank |= !cut;
             return;
         }
         if line.contains(':') {

@@ -216,6 +216,7 @@ fn what_is_not_there_is_not_claimed() {
         "01:00.0 Class: x\n\tStatus: Cap+\n\tCapabilities: &lt;access denied&gt;\n\n",
         "01:00.0 Class: x\n\tStatus: Cap+\n\tCapabilities: [40] Power Management version 3\n",
         "01:00.0 Class: x\n\tStatus: Cap+",
+        "01:00.0 Class: x\n\tStatus: Cap+\n\tCapabilities: [40] Power Management version 3\n\t\t",
         "01:00.0 Class: x\n\n\tStatus: Cap+\n\n\tCapabilities: [40] Power Management version 3\n\n",
         "01:00.0 Class: x\n\tCapabilities: [b0] MSI-X: Enable+ Count=33 Masked-\n\n",
         "01:00.0 Class: x\n\tCapabilities: [b0] MSI-X: Enable+ Count=33 Masked-\n\t\tVector table: BAR=0 offset=00003000\n\n",
