@@ -1,7 +1,7 @@
 //! One producer, one consumer.
 //!
-//! Each side stores its index and keeps what its last look at the other's allowed: it looks again only where that says full, or empty. So
-//! a cache line crosses between the cores about once a lap, not once an item.
+//! Each side owns its index and keeps its last look at the other's: it looks again only where that look says full, or empty. So a
+//! cache line crosses between the cores about once a lap, not once an item.
 
 use super::slots::{Slots, forget_first};
 use crate::Result;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub fn spsc<T: Send>(capacity: usize) -> Result<(Producer<T>, Consumer<T>)> {
     let (tail, head) = Default::default();
     let shared = Arc::new(Shared { slots: Slots::new(capacity)?, tail, head });
-    Ok((Producer { shared: shared.clone(), end: capacity }, Consumer { shared, end: 0 }))
+    Ok((Producer { shared: shared.clone(), tail: 0, head: 0 }, Consumer { shared, head: 0, tail: 0 }))
 }
 
 /// Indexes run freely; cells `head..tail` hold items.
@@ -32,15 +32,17 @@ struct Shared<T> {
 /// The end of a ring that items are put into.
 pub struct Producer<T> {
     shared: Arc<Shared<T>>,
-    /// Cells before it are free, as last seen.
-    end: usize,
+    tail: usize,
+    /// As last seen.
+    head: usize,
 }
 
 /// The end of a ring that items are taken from.
 pub struct Consumer<T> {
     shared: Arc<Shared<T>>,
-    /// Cells before it hold items, as last seen.
-    end: usize,
+    head: usize,
+    /// As last seen.
+    tail: usize,
 }
 
 impl<T: Send> Producer<T> {
@@ -50,14 +52,12 @@ impl<T: Send> Producer<T> {
     /// The item.
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), T> {
-        let shared = &*self.shared;
-        let (tail, room) = shared.room(&mut self.end, 1);
-        if room == 0 {
+        if self.room(1) == 0 {
             return Err(item);
         }
         // SAFETY: there is room, so the cell's item was taken: seen by the Acquire load in `room`. No one else puts.
-        unsafe { shared.slots.write(tail, item) };
-        shared.publish(tail.wrapping_add(1));
+        unsafe { self.shared.slots.write(self.tail, item) };
+        self.publish(1);
         Ok(())
     }
 
@@ -65,38 +65,56 @@ impl<T: Send> Producer<T> {
     #[inline]
     pub fn push_bulk(&mut self, items: &mut Vec<T>) -> bool {
         let n = items.len();
-        let (tail, room) = self.shared.room(&mut self.end, n);
-        if room >= n {
-            self.push_first(items, tail, n);
+        let fits = self.room(n) >= n;
+        if fits {
+            self.push_first(items, n);
         }
-        room >= n
+        fits
     }
 
     /// Puts as many items as there is room for, from the front; returns how many. The rest stays.
     #[inline]
     pub fn push_burst(&mut self, items: &mut Vec<T>) -> usize {
-        let (tail, room) = self.shared.room(&mut self.end, items.len());
-        let n = items.len().min(room);
-        self.push_first(items, tail, n);
+        let n = items.len().min(self.room(items.len()));
+        self.push_first(items, n);
         n
     }
 
     /// How many items there is room for at least.
     #[inline]
     pub fn free(&mut self) -> usize {
-        self.shared.room(&mut self.end, usize::MAX).1
+        self.room(usize::MAX)
     }
 
-    /// `n` is at most the room from `tail` on.
+    /// `n` is at most the room.
     #[inline(always)]
-    fn push_first(&mut self, items: &mut Vec<T>, tail: usize, n: usize) {
-        let shared = &*self.shared;
+    fn push_first(&mut self, items: &mut Vec<T>, n: usize) {
         // SAFETY: as in `push`, for `n` cells; those items are forgotten in `items`.
         unsafe {
-            shared.slots.fill(tail, items.as_ptr(), n);
+            self.shared.slots.fill(self.tail, items.as_ptr(), n);
             forget_first(items, n);
         }
-        shared.publish(tail.wrapping_add(n));
+        self.publish(n);
+    }
+
+    /// How many items there is room for; looks at the consumer's index only where that would be fewer than `wanted`.
+    #[inline(always)]
+    fn room(&mut self, wanted: usize) -> usize {
+        let capacity = self.shared.slots.capacity();
+        let room = capacity - self.tail.wrapping_sub(self.head);
+        if room >= wanted {
+            return room;
+        }
+        // Pairs with the Release store in `Consumer::release`: what it took is out of its cells before we write there.
+        self.head = self.shared.head.load(Ordering::Acquire);
+        capacity - self.tail.wrapping_sub(self.head)
+    }
+
+    #[inline(always)]
+    fn publish(&mut self, n: usize) {
+        self.tail = self.tail.wrapping_add(n);
+        // Pairs with the Acquire load in `Consumer::ready`: whoever sees the index sees the items.
+        self.shared.tail.store(self.tail, Ordering::Release);
     }
 }
 
@@ -104,98 +122,65 @@ impl<T: Send> Consumer<T> {
     /// Takes one item.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
-        let shared = &*self.shared;
-        let (head, ready) = shared.ready(&mut self.end, 1);
-        if ready == 0 {
+        if self.ready(1) == 0 {
             return None;
         }
         // SAFETY: the cell's item was put there: seen by the Acquire load in `ready`. No one else takes.
-        let item = unsafe { shared.slots.read(head) };
-        shared.release(head.wrapping_add(1));
+        let item = unsafe { self.shared.slots.read(self.head) };
+        self.release(1);
         Some(item)
     }
 
     /// Takes `n` items, or none; says whether it did.
     #[inline]
     pub fn pop_bulk(&mut self, out: &mut Vec<T>, n: usize) -> bool {
-        let (head, ready) = self.shared.ready(&mut self.end, n);
-        if ready >= n {
-            self.pop_first(out, head, n);
+        let there = self.ready(n) >= n;
+        if there {
+            self.pop_first(out, n);
         }
-        ready >= n
+        there
     }
 
     /// Takes as many items as there are, at most `max`; returns how many.
     #[inline]
     pub fn pop_burst(&mut self, out: &mut Vec<T>, max: usize) -> usize {
-        let (head, ready) = self.shared.ready(&mut self.end, max);
-        let n = max.min(ready);
-        self.pop_first(out, head, n);
+        let n = max.min(self.ready(max));
+        self.pop_first(out, n);
         n
     }
 
     /// How many items there are at least.
     #[inline]
     pub fn available(&mut self) -> usize {
-        self.shared.ready(&mut self.end, usize::MAX).1
+        self.ready(usize::MAX)
     }
 
-    /// `n` is at most what is ready from `head` on.
+    /// `n` is at most what is ready.
     #[inline(always)]
-    fn pop_first(&mut self, out: &mut Vec<T>, head: usize, n: usize) {
+    fn pop_first(&mut self, out: &mut Vec<T>, n: usize) {
         out.reserve(n);
-        let shared = &*self.shared;
         // SAFETY: as in `pop`, for `n` cells; `out` has room for them.
-        unsafe { shared.slots.drain(head, out, n) };
-        shared.release(head.wrapping_add(n));
-    }
-}
-
-impl<T> Shared<T> {
-    /// For the producer: where it puts next, and how many items there is room for; looks at the consumer's index only where what it saw
-    /// last, `end`, is fewer than `wanted`.
-    #[inline(always)]
-    fn room(&self, end: &mut usize, wanted: usize) -> (usize, usize) {
-        // The producer's own store.
-        let tail = self.tail.load(Ordering::Relaxed);
-        let room = end.wrapping_sub(tail);
-        if room >= wanted {
-            return (tail, room);
-        }
-        // Pairs with the Release store in `release`: what the consumer took is out of its cells before we write there.
-        let now = self.head.load(Ordering::Acquire).wrapping_add(self.slots.capacity());
-        *end = now;
-        (tail, now.wrapping_sub(tail))
+        unsafe { self.shared.slots.drain(self.head, out, n) };
+        self.release(n);
     }
 
-    /// For the producer: cells before `tail` hold items.
+    /// How many items there are; looks at the producer's index only where that would be fewer than `wanted`.
     #[inline(always)]
-    fn publish(&self, tail: usize) {
-        // Pairs with the Acquire load in `ready`: whoever sees the index sees the items.
-        self.tail.store(tail, Ordering::Release);
-    }
-
-    /// For the consumer: where it takes next, and how many items there are; looks at the producer's index only where what it saw last,
-    /// `end`, is fewer than `wanted`.
-    #[inline(always)]
-    fn ready(&self, end: &mut usize, wanted: usize) -> (usize, usize) {
-        // The consumer's own store.
-        let head = self.head.load(Ordering::Relaxed);
-        let ready = end.wrapping_sub(head);
+    fn ready(&mut self, wanted: usize) -> usize {
+        let ready = self.tail.wrapping_sub(self.head);
         if ready >= wanted {
-            return (head, ready);
+            return ready;
         }
-        // Pairs with the Release store in `publish`: the items are there when the index says so.
-        let now = self.tail.load(Ordering::Acquire);
-        *end = now;
-        (head, now.wrapping_sub(head))
+        // Pairs with the Release store in `Producer::publish`: the items are there when the index says so.
+        self.tail = self.shared.tail.load(Ordering::Acquire);
+        self.tail.wrapping_sub(self.head)
     }
 
-    /// For the consumer: cells before `head` are free.
     #[inline(always)]
-    fn release(&self, head: usize) {
-        // Pairs with the Acquire load in `room`: the items are out of their cells before the producer writes there.
-        self.head.store(head, Ordering::Release);
+    fn release(&mut self, n: usize) {
+        self.head = self.head.wrapping_add(n);
+        // Pairs with the Acquire load in `Producer::room`: the items are out of their cells before it writes there.
+        self.shared.head.store(self.head, Ordering::Release);
     }
 }
 
@@ -212,12 +197,12 @@ impl<T> Drop for Shared<T> {
 
 impl<T> fmt::Debug for Producer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Producer({} put)", self.shared.tail.load(Ordering::Relaxed))
+        write!(f, "Producer({} put)", self.tail)
     }
 }
 
 impl<T> fmt::Debug for Consumer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Consumer({} taken)", self.shared.head.load(Ordering::Relaxed))
+        write!(f, "Consumer({} taken)", self.head)
     }
 }
