@@ -109,6 +109,7 @@ impl Side {
 
 impl<T: Send> Ring<T> {
     /// A ring of `capacity` items (a power of two).
+    /// Items that must be aligned to more than 128 bytes don't compile.
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`](crate::Error::NotPowerOfTwo).

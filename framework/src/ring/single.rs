@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A ring of `capacity` items (a power of two), as its two ends.
+/// Items that must be aligned to more than 128 bytes don't compile.
 ///
 /// # Errors
 /// [`Error::NotPowerOfTwo`](crate::Error::NotPowerOfTwo).
