@@ -9,9 +9,27 @@ use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, QueueState, Reject, Status};
 use wholebar_nvme::{Error, Event, Options, QueueOptions, Service};
 
+/// What the workers are told.
+#[derive(Default)]
+struct Orders {
+    stop: AtomicBool,
+    /// Post, announce nothing, and say so here: the next reset certainly finds commands in flight.
+    hold: AtomicBool,
+    holding: AtomicU64,
+}
+
+/// Ends the workers however their test ends, which waits for them.
+struct StopAtEnd<'a>(&'a Orders);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
 /// One core's work: writes blocks of its own with a new pattern each time, reads them back, and remembers what was certainly written. A write that was
 /// aborted may have happened or not; everything else must be there.
-fn worker(rig: &Rig, core: u64, stop: &AtomicBool, progress: &AtomicU64) -> (u64, u64) {
+fn worker(rig: &Rig, core: u64, orders: &Orders, progress: &AtomicU64) -> (u64, u64) {
     const BLOCKS: u64 = 64;
     let mut queue = rig.nvme.queue(QueueOptions { entries: Some(64), ..QueueOptions::default() }).unwrap();
     // What each 4 KiB piece may hold: patterns by their seed.
@@ -19,7 +37,7 @@ fn worker(rig: &Rig, core: u64, stop: &AtomicBool, progress: &AtomicU64) -> (u64
     let (mut verified, mut aborted, mut seed) = (0, 0, core << 32);
     let lba = |piece: u64| (core * BLOCKS + piece) * 8;
     let mut round = 0u64;
-    while !stop.load(Ordering::Relaxed) {
+    while !orders.stop.load(Ordering::Relaxed) {
         round += 1;
         let writing = round % 2 == 1;
         let (mut posted, mut done) = (0, 0);
@@ -46,6 +64,12 @@ fn worker(rig: &Rig, core: u64, stop: &AtomicBool, progress: &AtomicU64) -> (u64
                         assert_eq!(rejected.why, Reject::Resetting);
                         break;
                     }
+                }
+            }
+            if posted > done && orders.hold.load(Ordering::Relaxed) && queue.state() == QueueState::Running {
+                orders.holding.fetch_add(1, Ordering::Relaxed);
+                while queue.state() == QueueState::Running && !orders.stop.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
                 }
             }
             queue.ring();
@@ -83,26 +107,38 @@ fn data_is_what_was_written_across_resets_with_two_cores_submitting() {
     for target in ["sim:nvme,size=4M", "sim:nvme,size=4M,shadow=1,sgl=1,mdts=0"] {
         let options = Options { stop_timeout: Duration::from_secs(30), shadow_doorbells: true, ..Options::default() };
         let rig = rig_with(target, options);
-        let (stop, progress) = (AtomicBool::new(false), [const { AtomicU64::new(0) }; 2]);
+        let (orders, progress) = (Orders::default(), [const { AtomicU64::new(0) }; 2]);
         std::thread::scope(|scope| {
+            let at_end = StopAtEnd(&orders);
             let workers = [0, 1].map(|core| {
                 scope.spawn({
-                    let (rig, stop, progress) = (&rig, &stop, &progress[core]);
-                    move || worker(rig, core as u64, stop, progress)
+                    let (rig, orders, progress) = (&rig, &orders, &progress[core]);
+                    move || worker(rig, core as u64, orders, progress)
                 })
             });
-            for _ in 0..25 {
+            let until = |what: &str, happened: &dyn Fn() -> bool| {
+                let start = Instant::now();
+                while !happened() {
+                    assert!(start.elapsed() < Duration::from_secs(120), "{what} in vain");
+                    std::thread::yield_now();
+                }
+            };
+            for reset in 0..25 {
+                // Every other one comes when both have commands in flight, the rest whenever it comes.
+                if reset % 2 == 0 {
+                    orders.hold.store(true, Ordering::Relaxed);
+                    until("waited for both to hold", &|| orders.holding.load(Ordering::Relaxed) == 2);
+                    orders.hold.store(false, Ordering::Relaxed);
+                    orders.holding.store(0, Ordering::Relaxed);
+                }
                 rig.nvme.reset().unwrap();
                 // Both get something done before the next one.
                 let before = progress.each_ref().map(|p| p.load(Ordering::Relaxed));
-                let start = Instant::now();
-                while progress.iter().zip(before).any(|(p, before)| p.load(Ordering::Relaxed) < before + 20)
-                    && start.elapsed() < Duration::from_secs(20)
-                {
-                    std::thread::yield_now();
-                }
+                until("waited for both to read", &|| {
+                    progress.iter().zip(before).all(|(p, before)| p.load(Ordering::Relaxed) >= before + 20)
+                });
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(at_end);
             let totals = workers.map(|w| w.join().unwrap());
             assert!(totals.iter().all(|(verified, aborted)| *verified >= 500 && *aborted > 0), "{totals:?}");
         });
