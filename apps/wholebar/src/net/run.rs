@@ -115,8 +115,8 @@ pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Result<Vec<(usize, Vec<L>)>> {
 
 /// How often the ports' events and the time are looked at.
 const LOOK: Duration = Duration::from_millis(10);
-/// How long packets that were taken may take to be sent, in the end.
-const SETTLING: Duration = Duration::from_secs(2);
+/// How many milliseconds packets that were taken may take to be sent, in the end, each of them slept: on a busy machine it takes longer for everybody.
+const SETTLING: u32 = 2000;
 
 /// Runs lanes on their cores until `args` say, somebody interrupts, `over` says so, or a port ends. `show` gets what is to be seen, in lines.
 ///
@@ -161,10 +161,11 @@ pub fn run<L: Lane + 'static>(
 
     // Relaxed: it orders nothing, and is seen within a turn.
     ending.asked.store(true, Ordering::Relaxed);
-    let since = Instant::now();
     let settled = || ending.settled.load(Ordering::Relaxed) == stations;
-    while !settled() && since.elapsed() < SETTLING && reactors.iter().all(|reactor| reactor.is_running()) {
+    let mut left = SETTLING;
+    while !settled() && left > 0 && reactors.iter().all(|reactor| reactor.is_running()) {
         std::thread::sleep(Duration::from_millis(1));
+        left -= 1;
     }
     let settled = settled();
     // What was sent last comes to who reads to the end.

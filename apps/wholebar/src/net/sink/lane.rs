@@ -75,9 +75,11 @@ pub struct Receiver {
     /// Who sends, where that is this process.
     senders: Vec<Arc<Made>>,
     seen: Arc<Seen>,
-    /// When a packet came last.
+    /// When a packet came last, and, in the end, when one was looked for.
     last: u64,
     settling: bool,
+    /// How long, in the end, none has come.
+    waited: u64,
 }
 
 impl Receiver {
@@ -90,7 +92,19 @@ impl Receiver {
         seen: Arc<Seen>,
     ) -> Self {
         let (burst, checks) = (Burst::new(burst), Checks::new(expected));
-        Self { rx, cache, burst, checks, clock, tap: None, senders: Vec::new(), seen, last: 0, settling: false }
+        Self {
+            rx,
+            cache,
+            burst,
+            checks,
+            clock,
+            tap: None,
+            senders: Vec::new(),
+            seen,
+            last: 0,
+            settling: false,
+            waited: 0,
+        }
     }
 
     /// Has it write what comes to a file.
@@ -140,6 +154,8 @@ impl Receiver {
 /// How long packets that were sent are waited for, after the last that came, in nanoseconds; and how long for more than there should be.
 const PATIENCE: u64 = 500_000_000;
 const MORE: u64 = 2_000_000;
+/// What counts of the time from one look to the next: where this thread had no core for longer, the device had none either, maybe.
+const LULL: u64 = 1_000_000;
 
 impl Lane for Receiver {
     fn turn(&mut self) -> Work {
@@ -148,6 +164,7 @@ impl Lane for Receiver {
 
     fn settle(&mut self) -> bool {
         if self.receive() > 0 {
+            self.waited = 0;
             return false;
         }
         if self.senders.is_empty() {
@@ -155,12 +172,13 @@ impl Lane for Receiver {
         }
         let sent: u64 = self.senders.iter().map(|made| made.packets.get()).sum();
         let now = self.clock.now();
+        let since = now.saturating_sub(std::mem::replace(&mut self.last, now));
         if !std::mem::replace(&mut self.settling, true) || !self.senders.iter().all(|made| made.is_settled()) {
             // They may still send.
-            self.last = now;
             return false;
         }
-        now.saturating_sub(self.last) >= if self.seen.received.get() >= sent { MORE } else { PATIENCE }
+        self.waited += since.min(LULL);
+        self.waited >= if self.seen.received.get() >= sent { MORE } else { PATIENCE }
     }
 
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {
