@@ -1,5 +1,6 @@
 //! The protocol by hand, from its specification and not from the framework's code: for peers that lie.
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -76,7 +77,8 @@ pub fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> bool {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let sent = rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    let sent =
+        retry_on_intr(|| rustix::net::sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL));
     sent == Ok(bytes.len())
 }
 
@@ -97,7 +99,8 @@ fn fill(stream: &UnixStream, mut to: &mut [u8], fds: &mut Vec<OwnedFd>) -> Optio
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let got = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(to)], &mut control, flags).ok()?;
+        let got =
+            retry_on_intr(|| rustix::net::recvmsg(stream, &mut [IoSliceMut::new(to)], &mut control, flags)).ok()?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
                 fds.extend(rights);
