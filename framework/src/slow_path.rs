@@ -151,7 +151,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(60);
 
     fn wires() -> (Arc<Wires>, Interrupts) {
         let device = Wires::new(4, true, 1);

@@ -10,7 +10,7 @@ use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_igb::{Igb, Options, Rx, Tx};
 
 /// How long a test waits for what must come.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 /// Buffers of a station.
 pub const BUFFERS: u32 = 3000;
 /// For experiments (IEEE 802), so that nobody else answers.

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use wholebar::model::Model;
 use wholebar::pci::PciDevice;
 use wholebar::vfio::Vfio;
-use wholebar::vfio_user::{Server, VfioUser};
+use wholebar::vfio_user::{self, Server, VfioUser};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::virtio::net::{self, NetHandle, NetParams};
 use wholebar_sim::{OpenOptions, Target};
@@ -78,7 +78,8 @@ pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
     let seen = stop.clone();
     let thread = std::thread::spawn(move || drop(server.run(&seen)));
     let served = Served { stop, thread: Some(thread) };
-    let device = VfioUser::connect(&path, Default::default()).context("connecting to our own server")?;
+    let patient = vfio_user::Options { timeout: storage::PATIENCE };
+    let device = VfioUser::connect(&path, patient).context("connecting to our own server")?;
     Ok(Rig { device, name: "vfio-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
 }
 

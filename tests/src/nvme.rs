@@ -3,8 +3,8 @@
 //! They write to the device.
 
 use crate::Rig;
+use crate::storage::{PATIENCE, ok, round_trips};
 pub use crate::storage::{fill, holds, request, run};
-use crate::storage::{ok, round_trips};
 use anyhow::{Context, Result, bail, ensure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,8 +13,10 @@ use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions};
 
-/// How long a body waits for anything before it fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Options of who is in no hurry: nothing is late on a machine that is merely busy.
+pub fn patient() -> Options {
+    Options { timeout: PATIENCE, admin_timeout: PATIENCE, stop_timeout: PATIENCE, ..Options::default() }
+}
 
 /// A controller, its first usable namespace, and buffers for it.
 pub struct Bench {

@@ -8,7 +8,7 @@ use wholebar::block::{BlockQueue, Completion, Data, Op, Request, Status};
 use wholebar::mem::{Buf, Pool};
 
 /// How long a body waits for anything before it fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// A request without a deadline of its own.
 pub fn request(nsid: u32, op: Op, data: Data) -> Request {

@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use wholebar_tests::accounting::{Account, account};
+use wholebar_tests::virtio::patient;
 use wholebar_tests::{net_behind_socket, on_thread};
 use wholebar_virtio::Options;
 
@@ -22,7 +23,7 @@ fn everywhere(
             false => on_thread(&format!("sim:virtio-net,{params}")),
             true => net_behind_socket(&params),
         };
-        let options = Options { packed, ..Options::default() };
+        let options = Options { packed, ..patient() };
         let account = account(&[rig()?, rig()?], &options, faults, count, pause).with_context(|| params.clone())?;
         ensure!(account.sent == count, "{params}: {account:?}");
         check(&account).with_context(|| format!("{params}, packed: {packed}: {account:?}"))?;

@@ -6,19 +6,15 @@ use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject, Status};
 use wholebar::mem::Buf;
 use wholebar_nvme::{Nvme, Options, QueueOptions};
-use wholebar_tests::nvme::{Bench, holds};
+use wholebar_tests::nvme::{Bench, holds, patient};
 use wholebar_tests::{in_process, vfio_user};
 
 const DEPTH: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
+/// For controllers that lose commands. One that merely got no core for a while loses some, too: then the command was late.
 fn hasty() -> Options {
-    Options {
-        timeout: Duration::from_millis(20),
-        admin_timeout: Duration::from_millis(500),
-        stop_timeout: Duration::from_secs(5),
-        ..Options::default()
-    }
+    Options { timeout: Duration::from_millis(20), ..patient() }
 }
 
 /// How many commands ended how.
@@ -99,7 +95,7 @@ fn pattern(path: &std::path::Path) -> Result<String> {
     std::fs::File::options().write(true).open(path)?.set_len(8 << 20)?;
     let file = format!("file={}", path.display());
     let rig = in_process(&file)?;
-    let bench = Bench::open(&rig, Options::default(), 4, 4096)?;
+    let bench = Bench::open(&rig, patient(), 4, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
     for i in 0..1024 {
         let done = wholebar_tests::nvme::run(&mut queue, bench.write(i * 8, 4096, 77)?)?;
@@ -156,7 +152,7 @@ fn each_kind_of_fault_alone_and_over_a_socket() -> Result<()> {
 #[test]
 fn a_controller_that_vanishes_is_gone() -> Result<()> {
     for rig in [in_process("size=16M,faults=vanish:@1000")?, vfio_user("size=16M,faults=vanish:@1000")?] {
-        let bench = Bench::open(&rig, hasty(), 2 * DEPTH as u32, 4096)?;
+        let bench = Bench::open(&rig, patient(), 2 * DEPTH as u32, 4096)?;
         let mut queue = bench.nvme.queue(QueueOptions { entries: Some(64), ..QueueOptions::default() })?;
         let (began, mut open, mut submitted, mut gone) = (Instant::now(), 0u64, 0u64, 0u64);
         let refused = loop {
@@ -195,24 +191,23 @@ fn a_controller_that_vanishes_is_gone() -> Result<()> {
 /// A controller that does not come out of a reset is an error within CAP.TO; or, where a reset of the function helps, it works again.
 #[test]
 fn a_controller_that_hangs_in_reset_is_an_error() -> Result<()> {
-    let began = Instant::now();
     let rig = in_process("size=16M,to=1,faults=hang:@1")?;
-    match Nvme::open(rig.device.clone(), hasty()) {
+    match Nvme::open(rig.device.clone(), patient()) {
         Err(error) => println!("{error}"),
         Ok(_) => bail!("a controller that hangs was opened"),
     }
-    let rig = in_process("size=16M,to=1,faults=hang:@2")?;
-    let bench = Bench::open(&rig, hasty(), 2, 4096)?;
+    // In ten seconds those that don't hang are over.
+    let rig = in_process("size=16M,to=20,faults=hang:@2")?;
+    let (began, bench) = (Instant::now(), Bench::open(&rig, patient(), 2, 4096)?);
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
     bench.nvme.request_reset();
     while bench.nvme.check().is_ok() && queue.state() != QueueState::Running {
         queue.poll(1, &mut |_| ());
-        ensure!(began.elapsed() < Duration::from_secs(20), "neither an error nor a recovery");
+        ensure!(began.elapsed() < PATIENCE, "neither an error nor a recovery");
         std::thread::yield_now();
     }
     bench.nvme.check()?;
     let done = wholebar_tests::nvme::run(&mut queue, bench.read(0, 4096)?)?;
     ensure!(done.status == Status::Ok, "after the recovery: {:?}", done.status);
-    ensure!(began.elapsed() < Duration::from_secs(20), "it took {:?}", began.elapsed());
     Ok(())
 }

@@ -6,7 +6,7 @@ use wholebar::block::Request;
 use wholebar::mem::PoolCache;
 use wholebar::net::{Burst, Capture, Direction, Faulty, PortConfig, RxQueue, TxQueue};
 use wholebar_nvme::{Options, Queue, QueueOptions};
-use wholebar_tests::nvme::Bench;
+use wholebar_tests::nvme::{Bench, patient};
 use wholebar_tests::virtio::End;
 use wholebar_tests::{Rig, in_process, on_thread};
 
@@ -40,7 +40,7 @@ fn go_round(queue: &mut Queue, requests: &mut Vec<Request>, commands: usize) -> 
 
 fn bench(policy: MapPolicy) -> Result<(Rig, Bench, Queue, Vec<Request>)> {
     let rig = in_process("size=16M,backing=null")?;
-    let bench = Bench::open(&rig, Options { policy, ..Options::default() }, DEPTH as u32, 4096)?;
+    let bench = Bench::open(&rig, Options { policy, ..patient() }, DEPTH as u32, 4096)?;
     let queue = bench.nvme.queue(QueueOptions::default())?;
     let requests = (0..DEPTH).map(|_| bench.read(8, 4096)).collect::<Result<_>>()?;
     Ok((rig, bench, queue, requests))
@@ -84,7 +84,9 @@ impl Lane {
                     packet.bytes_mut()[..12].fill(0xff);
                 }
             }
-            sent += usize::from(self.tx.tx(&mut self.out) > 0);
+            // A burst is sent once all of it is, in however many parts.
+            let taken = self.tx.tx(&mut self.out);
+            sent += usize::from(taken > 0 && self.out.is_empty());
             came += self.rx.rx(&mut self.got);
             self.got.give_back_to(&mut self.cache);
         }
@@ -95,7 +97,7 @@ impl Lane {
 /// A virtio network device whose wire leads back to it; what is put around its queues stays with it.
 fn lane(policy: MapPolicy, packed: bool, faults: Option<&str>, capture: Option<&Capture>) -> Result<(Rig, End, Lane)> {
     let rig = on_thread("sim:virtio-net,wire=loop,control=0,full=wait")?;
-    let options = wholebar_virtio::Options { policy, packed, ..Default::default() };
+    let options = wholebar_virtio::Options { policy, packed, ..wholebar_tests::virtio::patient() };
     let mut end = End::open(&rig, &PortConfig::default(), options, 1024)?;
     let (mut rx, mut tx) = (end.rx.remove(0), end.tx.remove(0));
     if let Some(faults) = faults.map(str::parse).transpose()? {

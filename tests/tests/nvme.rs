@@ -8,7 +8,7 @@ use wholebar_tests::{Rig, nvme, rigs};
 
 /// Whole and trapped for the device's page, and carved for a page that holds the doorbells too.
 fn policies() -> [Options; 3] {
-    let policy = |policy, page| Options { policy, page, ..Options::default() };
+    let policy = |policy, page| Options { policy, page, ..nvme::patient() };
     [
         policy(MapPolicy::Whole, None),
         policy(MapPolicy::Carved, Some(PageSize::K64.max(PageSize::host()))),

@@ -20,6 +20,8 @@ use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
 use wholebar::vfio_user::{Options, Server, VfioUser};
 use wholebar::{Error, PageSize};
 
+/// How long anything is waited for that comes.
+const LONG: Duration = Duration::from_secs(120);
 /// Where the other server's card has registers, in BAR0: what is written to `ADD` is the address of 64 bytes to add one to.
 const ADD: u64 = 0x10;
 const REFUSED: u64 = 0x20;
@@ -125,7 +127,7 @@ fn our_client_with_their_server() {
         assert!(backend.memory.is_empty(), "what was mapped is unmapped");
     });
 
-    let device = VfioUser::connect(&path, Options::default()).unwrap();
+    let device = VfioUser::connect(&path, Options { timeout: LONG }).unwrap();
     let info = device.info();
     assert_eq!((info.regions, info.irqs, info.resettable), (9, 5, true));
     let bar0 = device.region(0).unwrap();
@@ -166,7 +168,7 @@ fn our_client_with_their_server() {
     let buffer = arena.alloc(64, 64).unwrap();
     buffer.write(0, &[5; 64]).unwrap();
     device.write(0, ADD, &mapping.iova().offset(buffer.offset()).0.to_le_bytes()).unwrap();
-    assert_eq!(event.wait(Some(Duration::from_secs(5))).unwrap(), 1);
+    assert_eq!(event.wait(Some(LONG)).unwrap(), 1);
     let mut bytes = [0; 64];
     buffer.read(0, &mut bytes).unwrap();
     assert_eq!(bytes, [6; 64]);
@@ -232,14 +234,14 @@ fn talk(client: &mut Client, page: u64) {
     client.region_write(0, RING, &0x10000u64.to_le_bytes()).unwrap();
     // The doorbell, by the page that it shares.
     bells.file().write_all_at(&1u32.to_le_bytes(), bells.start() + doorbell()).unwrap();
-    assert!(event.wait(Some(Duration::from_secs(5))).unwrap() > 0);
+    assert!(event.wait(Some(LONG)).unwrap() > 0);
     let mut bytes = [0; 32];
     memory.read_exact_at(&mut bytes, 0x3000).unwrap();
     assert_eq!(bytes, [10; 32]);
     // And by message.
     memory.write_all_at(&entry, 0x1010).unwrap();
     client.region_write(0, doorbell(), &2u32.to_le_bytes()).unwrap();
-    assert!(event.wait(Some(Duration::from_secs(5))).unwrap() > 0);
+    assert!(event.wait(Some(LONG)).unwrap() > 0);
     memory.read_exact_at(&mut bytes, 0x3000).unwrap();
     assert_eq!(bytes, [11; 32]);
     let mut done = [0; 8];

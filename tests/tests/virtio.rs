@@ -10,7 +10,7 @@ use wholebar_virtio::Options;
 
 /// Whole on packed rings and on split ones, in order and not; carved for a page that holds notifications and the table, and trapped.
 fn ways() -> Vec<Options> {
-    let policy = |policy, page, packed| Options { policy, page, packed, ..Options::default() };
+    let policy = |policy, page, packed| Options { policy, page, packed, ..virtio::patient() };
     let whole = |packed| policy(MapPolicy::Whole, None, packed);
     vec![
         whole(true),

@@ -109,6 +109,8 @@ impl Hardware {
     fn wait(&self, what: &'static str, register: u64, waited: Duration, is: impl Fn(u32) -> bool) -> Result<u32> {
         let start = Instant::now();
         loop {
+            // The clock first: what is read once the time is over is what counts.
+            let over = start.elapsed() >= waited;
             let value = self.read(register)?;
             if is(value) {
                 return Ok(value);
@@ -116,7 +118,7 @@ impl Hardware {
             if value == regs::GONE {
                 return Err(self.gone("a register reads as all ones"));
             }
-            if start.elapsed() >= waited {
+            if over {
                 return Err(Error::NotReady { device: self.name(), what, waited, register, value });
             }
             std::thread::sleep(Duration::from_micros(50));
@@ -188,6 +190,7 @@ impl Hardware {
     fn with<T>(&self, shared: Shared, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
         loop {
+            let over = start.elapsed() >= PATIENCE;
             self.semaphore()?;
             let users = self.read(regs::SW_FW_SYNC)?;
             let free = users & (shared.0 | shared.0 << 16) == 0;
@@ -198,7 +201,7 @@ impl Hardware {
             if free {
                 break;
             }
-            if start.elapsed() >= PATIENCE {
+            if over {
                 let what = "give up the EEPROM or the PHY to us";
                 let (waited, register) = (PATIENCE, regs::SW_FW_SYNC);
                 return Err(Error::NotReady { device: self.name(), what, waited, register, value: users });
@@ -225,12 +228,13 @@ impl Hardware {
         }
         let start = Instant::now();
         loop {
+            let over = start.elapsed() >= PATIENCE;
             self.change(regs::SWSM, regs::SWSM_SWESMBI, 0)?;
             let value = self.read(regs::SWSM)?;
             if value & regs::SWSM_SWESMBI != 0 {
                 return Ok(());
             }
-            if start.elapsed() >= PATIENCE {
+            if over {
                 let what = "give up its firmware's semaphore";
                 let (waited, register) = (PATIENCE, regs::SWSM);
                 return Err(Error::NotReady { device: self.name(), what, waited, register, value });

@@ -103,11 +103,12 @@ impl AdminQueue {
         let start = Instant::now();
         let mut look = start + LOOK;
         loop {
+            // The clock first: an answer that is there once the time is over is one.
+            let now = Instant::now();
             if let Some(done) = self.poll(hw)? {
                 self.waiting = None;
                 return Ok(done);
             }
-            let now = Instant::now();
             if now >= look {
                 // One that is gone or has failed will not answer.
                 hw.healthy("while an admin command was waited for")?;

@@ -106,11 +106,13 @@ impl Hardware {
         let start = Instant::now();
         let mut tries = 0u32;
         loop {
+            // The clock first: what is read once the time is over is what counts.
+            let over = start.elapsed() >= waited;
             let csts = self.csts()?;
             if is(csts) {
                 return Ok(());
             }
-            if start.elapsed() >= waited {
+            if over {
                 return Err(Error::NotReady { device: self.name(), what, waited, csts: csts.0 });
             }
             tries += 1;

@@ -33,7 +33,7 @@ fn what_is_written_is_read() {
         "sim:nvme,size=64M,shadow=1",
     ] {
         for policy in [MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped] {
-            let options = Options { policy, shadow_doorbells: true, ..Options::default() };
+            let options = Options { policy, shadow_doorbells: true, ..patient() };
             let rig = rig_with(target, options);
             let mut queue = rig.queue();
             for (i, len) in [4096, 8192, 12288, 65536].into_iter().enumerate() {
@@ -209,7 +209,7 @@ fn an_interrupt_wakes_who_waits() {
     let fd = rig.nvme.interrupts().unwrap().vector(1).unwrap();
     queue.submit(request(1, Op::Read { lba: 0 }, Data::One(rig.buf(512)))).unwrap();
     queue.ring();
-    assert!(fd.wait(Some(std::time::Duration::from_secs(20))).unwrap() > 0);
+    assert!(fd.wait(Some(LONG)).unwrap() > 0);
     assert_eq!(wait(&mut queue, 1).len(), 1);
 }
 
@@ -225,6 +225,6 @@ fn a_controller_that_was_shut_down_says_so() {
     assert!(matches!(queue.state(), QueueState::Failed(why) if why == "it was shut down"));
     drop(queue);
     // And can be opened again.
-    let nvme = Nvme::open(device, Options::default()).unwrap();
+    let nvme = Nvme::open(device, patient()).unwrap();
     assert_eq!(nvme.namespaces().len(), 1);
 }

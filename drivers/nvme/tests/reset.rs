@@ -150,7 +150,7 @@ fn data_is_what_was_written_across_resets_with_two_cores_submitting() {
 
 #[test]
 fn an_owner_that_does_not_poll_loses_its_queue() {
-    let options = Options { stop_timeout: Duration::from_millis(50), ..Options::default() };
+    let options = Options { stop_timeout: Duration::from_millis(50), ..patient() };
     let rig = rig_with("sim:nvme,size=4M,faults=drop:1/1", options);
     let mut asleep = rig.queue();
     for tag in 0..3 {
@@ -173,7 +173,7 @@ fn an_owner_that_does_not_poll_loses_its_queue() {
 
 #[test]
 fn one_thread_can_poll_and_service() {
-    let options = Options { service: Service::Manual, ..Options::default() };
+    let options = Options { service: Service::Manual, ..patient() };
     let rig = rig_with("sim:nvme,size=4M", options);
     let mut queue = rig.queue();
     ok(&mut queue, Op::Write { lba: 0 }, Data::One(rig.pattern(4096, 1)));
@@ -185,7 +185,7 @@ fn one_thread_can_poll_and_service() {
     while queue.state() != QueueState::Running {
         queue.poll_each(8, |c| done.push(c.status));
         rig.nvme.service().unwrap();
-        assert!(start.elapsed() < Duration::from_secs(30));
+        assert!(start.elapsed() < LONG);
     }
     assert_eq!(done, [Status::Aborted]);
     let read = one(ok(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(4096))));
@@ -195,7 +195,7 @@ fn one_thread_can_poll_and_service() {
 
 #[test]
 fn a_queue_can_be_dropped_while_the_controller_waits_for_it() {
-    let options = Options { service: Service::Manual, stop_timeout: Duration::from_secs(30), ..Options::default() };
+    let options = Options { service: Service::Manual, ..patient() };
     let rig = rig_with("sim:nvme,size=4M,faults=drop:1/1", options);
     let mut queue = rig.queue();
     queue.submit(request(1, Op::Read { lba: 0 }, Data::One(rig.buf(4096)))).unwrap();
@@ -203,7 +203,7 @@ fn a_queue_can_be_dropped_while_the_controller_waits_for_it() {
     rig.nvme.request_reset();
     let start = Instant::now();
     drop(queue);
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < LONG, "nobody waits for it");
     assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
     rig.nvme.check().unwrap();
     assert_eq!(rig.queue().id(), 1);

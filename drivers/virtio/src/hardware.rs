@@ -162,11 +162,13 @@ impl Hardware {
         self.write(common::DEVICE_STATUS, 0u8)?;
         let start = Instant::now();
         loop {
+            // The clock first: what is read once the time is over is what counts.
+            let over = start.elapsed() >= PATIENCE;
             let status = self.status()?;
             if status == 0 {
                 return Ok(());
             }
-            if start.elapsed() >= PATIENCE {
+            if over {
                 return Err(Error::NotReady { device: self.name(), what: "reset itself", waited: PATIENCE, status });
             }
             std::thread::yield_now();

@@ -44,7 +44,7 @@ impl Served {
     }
 
     pub(crate) fn connect(&self) -> Arc<VfioUser> {
-        VfioUser::connect(&self.path, Options::default()).unwrap()
+        VfioUser::connect(&self.path, patient()).unwrap()
     }
 }
 
@@ -53,6 +53,14 @@ impl Drop for Served {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
     }
+}
+
+/// How long anything is waited for that comes: a machine may be busy.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// What a client gives its server that is alive.
+pub(crate) fn patient() -> Options {
+    Options { timeout: LONG }
 }
 
 pub(crate) fn read<const N: usize>(device: &VfioUser, region: u32, offset: u64) -> Result<[u8; N], Error> {
@@ -131,7 +139,7 @@ fn add_one(device: &VfioUser, ring_doorbell: impl FnOnce(u32)) {
     ring.at(0)[1].store(4096, Ordering::Relaxed);
     device.write(0, RING, &at(ring.chunk().offset()).to_le_bytes()).unwrap();
     ring_doorbell(1);
-    assert!(event.wait(Some(Duration::from_secs(5))).unwrap() > 0, "no interrupt");
+    assert!(event.wait(Some(LONG)).unwrap() > 0, "no interrupt");
     // Acquire pairs with the card's Release.
     assert_eq!(ring.at(ENTRIES as u32)[0].load(Ordering::Acquire), 1);
     let mut bytes = [0; 4096];
@@ -289,7 +297,7 @@ fn a_server_can_be_polled_by_its_owner() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut server = Server::from_stream(theirs, Adder::new().0);
     let client = std::thread::spawn(move || {
-        let device = VfioUser::from_stream(ours, "vfio-user:pair", Options::default()).unwrap();
+        let device = VfioUser::from_stream(ours, "vfio-user:pair", patient()).unwrap();
         read::<4>(&device, 0, ID).unwrap()
     });
     assert!(server.is_connected());

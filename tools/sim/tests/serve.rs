@@ -70,7 +70,7 @@ fn the_two_ends_of_a_pair_are_served_side_by_side() {
     let link = |bar: &Bar, up: u16| {
         let start = std::time::Instant::now();
         while bar.read::<u16>(0x2006).unwrap() != up {
-            assert!(start.elapsed().as_secs() < 20, "the link is never {up}");
+            assert!(start.elapsed().as_secs() < 600, "the link is never {up}");
             std::thread::yield_now();
         }
     };

@@ -256,7 +256,7 @@ pub struct Rig {
 pub const BUFFERS: u32 = 64;
 
 pub fn manual() -> Options {
-    Options { service: Service::Manual, stop_timeout: Duration::from_millis(100), ..Options::default() }
+    Options { service: Service::Manual, stop_timeout: Duration::from_secs(600), ..Options::default() }
 }
 
 pub fn small() -> PortConfig {

@@ -8,6 +8,9 @@ use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_nvme::{Nvme, Options, Queue, QueueOptions};
 use wholebar_sim::{OpenOptions, Opened, Target};
 
+/// How long anything is waited for that comes.
+pub const LONG: Duration = Duration::from_secs(600);
+
 pub struct Rig {
     pub nvme: Nvme,
     pub pool: Pool,
@@ -29,8 +32,13 @@ pub fn rig_with(target: &str, options: Options) -> Rig {
     Rig { nvme, pool, arena, opened }
 }
 
+/// Options of who is in no hurry: nothing is late on a machine that is merely busy.
+pub fn patient() -> Options {
+    Options { timeout: LONG, admin_timeout: LONG, stop_timeout: LONG, ..Options::default() }
+}
+
 pub fn rig(target: &str) -> Rig {
-    rig_with(target, Options::default())
+    rig_with(target, patient())
 }
 
 impl Rig {
@@ -75,7 +83,7 @@ pub fn wait(queue: &mut Queue, count: usize) -> Vec<Completion> {
         if queue.poll_each(count - done.len(), |c| done.push(c)) == 0 {
             std::thread::yield_now();
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "{} of {count} completed", done.len());
+        assert!(start.elapsed() < LONG, "{} of {count} completed", done.len());
     }
     done
 }

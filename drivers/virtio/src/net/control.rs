@@ -97,10 +97,12 @@ impl ControlQueue {
         }
         let (device, began, waited) = (shared.hw.name(), Instant::now(), shared.options.admin_timeout);
         loop {
+            // The clock first: an answer that is there once the time is over is one.
+            let over = began.elapsed() >= waited;
             match self.ring.end() {
                 Ok(Some(_)) => break,
-                Ok(None) if began.elapsed() < waited => std::thread::yield_now(),
-                Ok(None) => return Err(Error::Unanswered { device, what, waited }),
+                Ok(None) if over => return Err(Error::Unanswered { device, what, waited }),
+                Ok(None) => std::thread::yield_now(),
                 Err(fault) => return Err(Error::Broken { device, queue: self.index, fault }),
             }
         }

@@ -4,10 +4,20 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 use wholebar::mem::Iova;
 use wholebar::model::{Host, InProcess, Model, ModelRegion, ModelThread, Refused, Shape};
 use wholebar::pci::IrqInfo;
 use wholebar::{PageSize, Work};
+use wholebar_virtio::Options;
+
+/// How long anything is waited for that comes.
+pub const LONG: Duration = Duration::from_secs(600);
+
+/// Options of who is in no hurry: nothing is late on a machine that is merely busy.
+pub fn patient() -> Options {
+    Options { timeout: LONG, admin_timeout: LONG, stop_timeout: LONG, stall_timeout: LONG, ..Options::default() }
+}
 
 /// What the device is made of.
 #[derive(Clone)]
@@ -125,7 +135,7 @@ impl Rig {
     pub fn until(&self, what: &str, is: impl Fn(&State) -> bool) {
         let began = std::time::Instant::now();
         while !is(&self.state()) {
-            assert!(began.elapsed().as_secs() < 20, "{what}");
+            assert!(began.elapsed() < LONG, "{what}");
             std::thread::yield_now();
         }
     }

@@ -33,10 +33,15 @@ impl Figures {
     /// # Errors
     /// [`Error::Io`] where somebody listens there, where something else is there, or what the system says.
     pub fn serve(self, socket: &Path) -> Result<StatisticsServer> {
+        self.serve_with(socket, PATIENCE)
+    }
+
+    /// The same, with so long for each client.
+    pub(super) fn serve_with(self, socket: &Path, patience: Duration) -> Result<StatisticsServer> {
         let failed = |source| Error::Io { what: format!("serving statistics on {}", socket.display()), source };
         let door = Door::open(socket).map_err(failed)?;
         let stop = Arc::new(EventFd::new()?);
-        let mut server = Server { figures: self, door, stop: stop.clone(), clients: Vec::new() };
+        let mut server = Server { figures: self, door, stop: stop.clone(), patience, clients: Vec::new() };
         let thread = std::thread::Builder::new().name("statistics".to_owned()).spawn(move || server.run());
         Ok(StatisticsServer { stop, thread: Some(thread.map_err(failed)?) })
     }
@@ -56,6 +61,7 @@ struct Server {
     figures: Figures,
     door: Door,
     stop: Arc<EventFd>,
+    patience: Duration,
     /// The oldest first.
     clients: Vec<Client>,
 }
@@ -116,7 +122,7 @@ impl Server {
         if self.clients.len() == CLIENTS {
             self.clients.remove(0);
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.patience;
         self.clients.push(Client { stream, request: Vec::new(), answer: None, sent: 0, until });
     }
 }

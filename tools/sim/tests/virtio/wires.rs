@@ -35,16 +35,10 @@ fn through(params: &str, count: u16) -> Vec<u16> {
         card.tx.take().expect("it was sent");
         take(&mut card, &mut came);
     }
-    // What is late arrives in a while: until nothing did for as long as anything may take.
-    let mut last = Instant::now();
-    while last.elapsed() < Duration::from_millis(50) {
-        let before = came.len();
-        card.rig.step();
-        take(&mut card, &mut came);
-        if came.len() > before {
-            last = Instant::now();
-        }
-    }
+    // What is late arrives in a while, and whatever is still on its way has been for longer than it may then.
+    std::thread::sleep(Duration::from_millis(50));
+    card.rig.settle();
+    take(&mut card, &mut came);
     let stats = card.rig.handle.as_ref().unwrap().stats();
     assert_eq!(stats.tx_packets, u64::from(count));
     assert_eq!(stats.rx_packets + stats.wire_lost, u64::from(count));
@@ -84,7 +78,7 @@ fn a_wire_takes_its_time() {
     let kept = card.send(&[0; 12], &packet(60, 1));
     while card.rx.take().is_none() {
         card.rig.step();
-        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(start.elapsed() < Duration::from_secs(600));
     }
     assert!(start.elapsed() >= Duration::from_millis(20));
     assert_eq!(bytes(&buffer, 72)[12..], packet(60, 1));
@@ -104,7 +98,7 @@ fn packets(path: &Path) -> Vec<Vec<u8>> {
             Block::EnhancedPacket(p) => {
                 assert_eq!(p.original_len as usize, p.data.len());
                 let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-                assert!(now.abs_diff(p.timestamp) < Duration::from_secs(60));
+                assert!(now.abs_diff(p.timestamp) < Duration::from_secs(3600));
                 packets.push(p.data.to_vec());
             }
             _ => {}
@@ -221,14 +215,14 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     let wait = |card: &mut Card, what: &str, is: &dyn Fn(&SlicedPacket<'_>) -> bool| -> Vec<u8> {
         let start = Instant::now();
         loop {
-            assert!(start.elapsed() < Duration::from_secs(20), "no {what}");
+            assert!(start.elapsed() < Duration::from_secs(600), "no {what}");
             let buffer = card.buffer(2048);
             let (_, len) = loop {
                 card.rig.step();
                 if let Some(used) = card.rx.take() {
                     break used;
                 }
-                assert!(start.elapsed() < Duration::from_secs(20), "no {what}");
+                assert!(start.elapsed() < Duration::from_secs(600), "no {what}");
             };
             let got = bytes(&buffer, len as usize);
             // Nothing was agreed on for receiving: all that comes is complete.
