@@ -50,6 +50,13 @@ impl Background {
         this
     }
 
+    /// Asks it to end.
+    fn interrupt(self) -> Self {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        self
+    }
+
     /// Its exit code and standard output, once it ended.
     fn finish(mut self) -> (Option<i32>, String) {
         let began = Instant::now();
@@ -151,7 +158,7 @@ fn what_faults_did_is_what_the_sink_says() {
     .enumerate()
     {
         let name = format!("faults{i}");
-        let (report, _) = json(&format!("{} --count 5000 --rate 30k --faults {faults} --json", pair(&name, "")));
+        let (report, _) = json(&format!("{} --count 5000 --rate max --faults {faults} --json", pair(&name, "")));
         let (received, port) = (&report["received"], &report["ports"][0]);
         let (dropped, doubled) = (n(&port["drops"]["tx_faults"]), n(&port["duplicated"]));
         assert_eq!((n(&received["lost"]), n(&received["uncounted"])), (dropped, 0), "{faults}\n{report:#}");
@@ -176,7 +183,7 @@ fn a_sink_elsewhere_finds_the_same() {
     let (a, b, file) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out.pcapng"));
     let _pair = Background::pair([&a, &b], "full=wait loss=1/10 seed=6");
     let sink = |more: &str| {
-        let line = format!("net sink vfio-user:{} --time 60 --json --write {} {more}", b.display(), file.display());
+        let line = format!("net sink vfio-user:{} --json --write {} {more}", b.display(), file.display());
         let _ = fs::remove_file(&file);
         let sink = Background::start(&line);
         wait_for(&file);
@@ -188,7 +195,7 @@ fn a_sink_elsewhere_finds_the_same() {
             "net gen vfio-user:{a} --dst-mac ff:ff:ff:ff:ff:ff --count 2000 --rate 10k --flows 3 --json {more}"
         ))
     };
-    let waiting = sink("--quiet 2 --expect 2000");
+    let waiting = sink("--quiet 5 --expect 2000");
     let (sent, code) = generate("");
     assert_eq!((&sent["sent"]["packets"], code), (&2000.into(), Some(0)), "{sent:#}");
     let (code, text) = waiting.finish();
@@ -203,19 +210,34 @@ fn a_sink_elsewhere_finds_the_same() {
     // A second run of gen is not the first one's: numbers begin again. What gen did not send is foreign.
     let mixed = dir.path().join("mixed.pcap");
     write(&mixed, &traffic(1500));
-    let waiting = sink("--quiet 4 --tolerate");
+    let stats = dir.path().join("stats");
+    let waiting = sink(&format!("--tolerate --stats-socket {}", stats.display()));
     generate("");
     let (replayed, code) =
         json(&format!("net gen vfio-user:{} --replay {} --speed max --json", a.display(), mixed.display()));
     assert_eq!(code, Some(0), "{replayed:#}");
     generate("");
-    let (code, text) = waiting.finish();
+    // Two runs of 2000 packets, of which a tenth is lost, and the capture's.
+    let began = Instant::now();
+    while arrived(&stats) < 3500 {
+        assert!(began.elapsed() < PATIENCE, "{} packets came", arrived(&stats));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (code, text) = waiting.interrupt().finish();
     let report: Value = serde_json::from_str(&text).unwrap();
     let received = &report["received"];
     let n = |name: &str| received[name].as_u64().unwrap();
     assert_eq!((code, n("reordered"), n("duplicate"), n("corrupt")), (Some(0), 0, 0, 0), "{report:#}");
     assert!(n("packets") > 1500 && n("other_runs") > 1500, "{report:#}");
     assert!(n("foreign") > 0 && n("foreign") <= traffic(1500).len() as u64, "{report:#}");
+}
+
+/// How many packets came to the program that serves this socket.
+fn arrived(stats: &Path) -> u64 {
+    let (snapshot, code) = json(&format!("net stat {} --json", stats.display()));
+    assert_eq!(code, Some(0));
+    let queues = snapshot["ports"][0]["queues"].as_array().unwrap();
+    queues.iter().find(|queue| queue["queue"] == "rx0").unwrap()["counters"]["packets"].as_u64().unwrap()
 }
 
 fn wait_for(file: &Path) {
@@ -391,7 +413,8 @@ fn mixed_traffic_passes_byte_for_byte() {
         assert_same(&packets, &read(&out), &format!("sent {more}"));
         let receiving =
             format!("net dump sim:virtio-net,wire=pcap,replay={file},mtu=9000,full=wait,control=0 {}", out.display());
-        let (report, code) = json(&format!("{receiving} --mtu 9000 --count {} --time 20 --json {more}", packets.len()));
+        let (report, code) =
+            json(&format!("{receiving} --mtu 9000 --count {} --time 100 --json {more}", packets.len()));
         assert_eq!((code, &report["schema"]), (Some(0), &"wholebar.dump/1".into()), "{report:#}");
         assert_same(&packets, &read(&out), &format!("received {more}"));
     }
@@ -407,7 +430,7 @@ fn mixed_traffic_passes_over_vfio_user() {
         let out = dir.path().join(format!("out{rings}.pcapng"));
         let count = packets.len();
         let dump = Background::start(&format!(
-            "net dump vfio-user:{} {} --mtu 9000 --count {count} --time 30 {rings}",
+            "net dump vfio-user:{} {} --mtu 9000 --count {count} --time 100 {rings}",
             b.display(),
             out.display()
         ));
@@ -431,9 +454,15 @@ fn a_capture_is_sent_as_fast_as_it_was() {
         writer.write_packet(&PcapPacket::new(Duration::from_millis(millis), 60, &[2; 60])).unwrap();
     }
     drop(writer);
+    // An hour, for which nobody would wait here.
+    let hour = dir.path().join("hour.pcap");
+    let mut writer = PcapWriter::new(File::create(&hour).unwrap()).unwrap();
+    for seconds in [0, 1, 3600] {
+        writer.write_packet(&PcapPacket::new(Duration::from_secs(seconds), 60, &[2; 60])).unwrap();
+    }
+    drop(writer);
     let out = dir.path().join("out.pcapng");
-    // Threads start a little before the time is taken.
-    for (speed, least, most) in [("original", 350, 10_000), ("2x", 150, 10_000), ("max", 0, 350)] {
+    for (file, speed, least) in [(&file, "original", 399), (&file, "2x", 199), (&hour, "max", 0)] {
         let (report, code) = json(&format!(
             "net gen sim:virtio-net,wire=pcap:{} --replay {} --speed {speed} --json",
             out.display(),
@@ -441,7 +470,7 @@ fn a_capture_is_sent_as_fast_as_it_was() {
         ));
         assert_eq!((code, &report["sent"]["packets"]), (Some(0), &3.into()), "{report:#}");
         let millis = (report["seconds"].as_f64().unwrap() * 1000.0) as u64;
-        assert!((least..most).contains(&millis), "{speed}: {millis} ms");
+        assert!(millis >= least, "{speed}: {millis} ms");
     }
 }
 
@@ -453,7 +482,7 @@ fn dumps_go_to_pipes_and_keep_what_they_are_told_to() {
         "net dump sim:virtio-net,wire=pcap,replay={},mtu=9000,full=wait,control=0 - --mtu 9000 --snaplen 96",
         file.display()
     );
-    let output = wholebar(&format!("{line} --count 10 --time 20")).output().unwrap();
+    let output = wholebar(&format!("{line} --count 10 --time 100")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut reader = PcapNgReader::new(&output.stdout[..]).unwrap();
     let mut came = Vec::new();
@@ -466,11 +495,11 @@ fn dumps_go_to_pipes_and_keep_what_they_are_told_to() {
     assert_eq!(came, expected);
     assert!(String::from_utf8_lossy(&output.stderr).contains("10 packets in -"));
     // A reader that goes away ends it quietly.
-    let mut child = Background::start(&format!("{line} --time 20"));
+    let mut child = Background::start(&format!("{line} --time 600"));
     drop(child.0.stdout.take());
     let began = Instant::now();
     while child.0.try_wait().unwrap().is_none() {
-        assert!(began.elapsed() < Duration::from_secs(15), "it goes on for nobody");
+        assert!(began.elapsed() < PATIENCE, "it goes on for nobody");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -540,7 +569,7 @@ fn what_makes_no_sense_is_refused() {
         ("net dump sim:virtio-net DIR/x --snaplen 3".to_owned(), 2, "3 is not in"),
         ("net dump sim:virtio-net - --json".to_owned(), 2, "standard output"),
         (
-            "net dump sim:virtio-net,wire=pcap,replay=DIR/mixed.pcap,control=0 /dev/full --time 5".to_owned(),
+            "net dump sim:virtio-net,wire=pcap,replay=DIR/mixed.pcap,control=0 /dev/full --time 100".to_owned(),
             1,
             "cannot write /dev/full",
         ),

@@ -67,16 +67,11 @@ fn reports_of_4_and_64_kib_pages_and_their_comparison() {
             assert_eq!(count(if direct { "direct" } else { "trapped" }), rung, "{run}");
             assert_eq!((run["rounds"].as_array().unwrap().len(), &run["errors"]), (3, &json!(0)), "{run}");
         }
-        let idle = runs.iter().filter(|run| run["iops"] == 0.0).count();
-        assert!(
-            idle < runs.len() / 2,
-            "on a very busy machine a short run may do nothing, but not most of them: {idle}"
-        );
+        assert!(runs.iter().all(|run| run["iops"].as_f64().unwrap() > 0.0), "{runs:?}");
         let costs = report["registers"]["accesses"].as_array().unwrap();
         let p50 = |i: usize| costs[i]["ns"]["p50"].as_f64().unwrap();
         assert!(costs.len() == 4 && p50(0) < p50(1) && p50(2) < p50(3), "{costs:?}");
     }
-    // Each is there but where a run did nothing.
     for crossover in small["crossovers"].as_array().unwrap() {
         let plan = crossover["plan"].as_str().unwrap();
         assert!(["carved, 16 KiB", "carved, 64 KiB", "trapped"].contains(&plan), "{crossover}");

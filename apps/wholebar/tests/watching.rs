@@ -4,10 +4,12 @@ use assert_cmd::Command;
 use pcap_file::pcapng::{Block, PcapNgReader};
 use serde_json::Value;
 use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn stat(line: &str) -> Output {
     let mut command = Command::new(WHOLEBAR);
@@ -24,10 +26,7 @@ fn a_run_is_watched_captured_and_made_worse_and_every_packet_is_accounted_for() 
     let dir = tempfile::tempdir().unwrap();
     let (socket, file) = (dir.path().join("s"), dir.path().join("all.pcapng"));
     let mut run = std::process::Command::new(WHOLEBAR)
-        .args(
-            "net fwd sim:virtio-net --mode txonly --time 4 --json --faults drop=0.1,duplicate=0.1,reorder=0.1"
-                .split(' '),
-        )
+        .args("net fwd sim:virtio-net --mode txonly --json --faults drop=0.1,duplicate=0.1,reorder=0.1".split(' '))
         .args(["--stats-socket".as_ref(), socket.as_os_str(), "--capture".as_ref(), file.as_os_str()])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -36,8 +35,9 @@ fn a_run_is_watched_captured_and_made_worse_and_every_packet_is_accounted_for() 
     let began = Instant::now();
     let path = socket.to_str().unwrap();
     let mut snapshot = Value::Null;
-    while snapshot["ports"].is_null() || counter(&snapshot, "rx0", "packets") == 0 {
-        assert!(began.elapsed() < Duration::from_secs(30), "no packets are seen: {snapshot}");
+    let all = [("rx0", "packets"), ("tx0", "dropped_faults"), ("tx0", "faults_duplicated")];
+    while snapshot["ports"].is_null() || all.iter().any(|(queue, name)| counter(&snapshot, queue, name) == 0) {
+        assert!(began.elapsed() < PATIENCE, "no packets are seen: {snapshot}");
         assert!(run.try_wait().unwrap().is_none(), "it ended early");
         let output = stat(&format!("{path} --json"));
         if output.status.success() {
@@ -45,17 +45,26 @@ fn a_run_is_watched_captured_and_made_worse_and_every_packet_is_accounted_for() 
         }
     }
     assert_eq!(snapshot["process"], run.id());
-    assert!(counter(&snapshot, "tx0", "dropped_faults") > 0);
 
     let table = String::from_utf8(stat(path).stdout).unwrap();
     assert!(table.contains("rx0") && table.contains("dropped faults") && table.contains("pool"), "{table}");
     // It watches until there is nothing to watch any more.
-    let watched = stat(&format!("{path} --watch 0.2 --json"));
-    assert!(watched.status.success() || String::from_utf8_lossy(&watched.stderr).contains("no such socket"));
-    let lines: Vec<Value> =
-        String::from_utf8(watched.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let sent: Vec<_> = lines.iter().map(|line| counter(line, "tx0", "packets")).collect();
-    assert!(sent.len() > 2 && sent.is_sorted() && sent[0] < sent[sent.len() - 1], "{sent:?}");
+    let mut watching = std::process::Command::new(WHOLEBAR);
+    watching.args(["net", "stat", path, "--watch", "0.05", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = watching.spawn().unwrap();
+    let lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let mut sent = lines.map(|line| counter(&serde_json::from_str(&line.unwrap()).unwrap(), "tx0", "packets"));
+    let mut counts = vec![sent.next().unwrap()];
+    while counts.len() < 3 || counts.last() == counts.first() {
+        counts.push(sent.next().unwrap());
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::INT).unwrap();
+    counts.extend(sent);
+    assert!(counts.is_sorted(), "{counts:?}");
+    let watched = watching.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&watched.stderr);
+    // Where it looks just then, it finds nobody there.
+    assert!(watched.status.success() || said.contains("no such socket") || said.contains(path), "{said}");
 
     let output = run.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -87,7 +96,7 @@ fn a_run_is_watched_captured_and_made_worse_and_every_packet_is_accounted_for() 
 #[test]
 fn faults_are_found_by_who_receives() {
     let port = "sim:virtio-net,wire=pair:f,full=wait";
-    let line = format!("net gen {port} --to {port} --rate 20k --count 5000 --tolerate --json");
+    let line = format!("net gen {port} --to {port} --rate max --count 5000 --tolerate --json");
     let mut command = Command::new(WHOLEBAR);
     command.args(line.split(' ')).args(["--faults", "drop=0.02,duplicate=0.05,reorder=0.02,by=4,seed=11"]);
     let output = command.timeout(Duration::from_secs(120)).output().unwrap();

@@ -64,8 +64,36 @@ impl Drop for Served {
 }
 
 fn interrupt(child: &Child) {
-    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT);
+}
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until a child says of its process that it is so far.
+fn wait_until(child: &mut Child, what: &str, is_so: impl Fn(u32) -> bool) {
+    let began = Instant::now();
+    while !is_so(child.id()) {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before {what}");
+        assert!(began.elapsed() < PATIENCE, "not {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process catches SIGINT: what it interrupts ends in order then.
+fn catches_interrupts(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map_or("0", str::trim);
+    u64::from_str_radix(caught, 16).unwrap() & 1 << (rustix::process::Signal::INT.as_raw() - 1) != 0
+}
+
+/// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED).
+fn connections(socket: &Path) -> usize {
+    let all = fs::read_to_string("/proc/net/unix").unwrap();
+    let is = |line: &&str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words.get(5) == Some(&"03") && words.get(7) == socket.to_str().as_ref()
+    };
+    all.lines().filter(is).count()
 }
 
 fn content(bytes: usize) -> Vec<u8> {
@@ -248,24 +276,40 @@ fn perf_finds_data_that_are_not_what_they_were() {
     let dir = tempfile::tempdir().unwrap();
     let disk = dir.path().join("disk");
     fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    let perf = format!("nvme perf sim:nvme,file={} --verify --span 64k --time 0.3 --warmup 0 --qd 4", disk.display());
-    let fails = |line: &str, says: &str| {
-        let output = wholebar(line).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{error}");
+    // All of its 16 blocks, many times, however long that takes on a busy machine.
+    let perf = |more: &str| {
+        let line = format!("nvme perf sim:nvme,file={} --verify --span 64k --warmup 0 --qd 4 --json", disk.display());
+        for time in ["0.3", "2", "10", "60"] {
+            let output = wholebar(&format!("{line} {more} --time {time}")).output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {error}"));
+            let run = &report["runs"][0];
+            if run["reads"].as_u64().unwrap() + run["writes"].as_u64().unwrap() > 1000 {
+                return (output.status.code(), error);
+            }
+        }
+        panic!("it does next to nothing");
+    };
+    let fails = |says: &str| {
+        let (code, error) = perf("");
+        assert_eq!(code, Some(1), "{error}");
         assert!(error.contains(says), "{error}");
     };
-    fails(&perf, "no pattern");
-    stdout(&format!("{perf} --rw write"));
-    stdout(&perf);
+    let works = |more: &str| {
+        let (code, error) = perf(more);
+        assert_eq!(code, Some(0), "{error}");
+    };
+    fails("no pattern");
+    works("--rw write");
+    works("");
     let mut bytes = fs::read(&disk).unwrap();
     bytes[50_000] ^= 4;
     fs::write(&disk, &bytes).unwrap();
-    fails(&perf, "CRC");
+    fails("CRC");
     bytes[50_000] ^= 4;
     bytes.copy_within(0..512, 512);
     fs::write(&disk, &bytes).unwrap();
-    fails(&perf, "another LBA");
+    fails("another LBA");
 }
 
 #[test]
@@ -299,7 +343,7 @@ fn bench_reports_every_case_and_stays_small() {
         if let Some(status) = child.try_wait().unwrap() {
             break status.code();
         }
-        assert!(began.elapsed() < Duration::from_secs(100));
+        assert!(began.elapsed() < Duration::from_secs(600));
         std::thread::sleep(Duration::from_millis(20));
     };
     let text = std::io::read_to_string(child.stdout.take().unwrap()).unwrap();
@@ -325,16 +369,16 @@ fn bench_reports_every_case_and_stays_small() {
     // Two rings, three sizes of bursts, whole and trapped.
     assert_eq!(runs.len(), 12);
     assert!(runs.iter().all(|run| run["rounds"].as_array().unwrap().len() == 5), "{runs:?}");
-    // A round is 20 ms here: on a busy machine its model may have had no core in that time.
-    let moved: Vec<_> = runs.iter().filter(|run| run["pps"].as_f64().unwrap() > 0.0).collect();
-    assert!(moved.len() > 6, "{runs:?}");
-    for run in moved {
-        let (direct, trapped) =
-            (run["doorbells"]["direct"].as_u64().unwrap(), run["doorbells"]["trapped"].as_u64().unwrap());
-        assert_eq!((run["policy"] == "whole", run["policy"] == "trapped"), (direct > 0, trapped > 0), "{run}");
+    for run in runs {
+        assert!(run["pps"].as_f64().unwrap() > 0.0, "{run}");
+        let other = if run["policy"] == "whole" { "trapped" } else { "direct" };
+        assert_eq!(run["doorbells"][other], 0, "{run}");
         let (pps, ns) = (run["pps"].as_f64().unwrap(), run["ns_per_packet"].as_f64().unwrap());
         assert!((pps * ns / 1e9 - 1.0).abs() < 0.01, "{run}");
     }
+    // A device that looks anyway wants no doorbell: not each of them rang one.
+    let rung = |how: &str| runs.iter().map(|run| run["doorbells"][how].as_u64().unwrap()).sum::<u64>();
+    assert!(rung("direct") > 0 && rung("trapped") > 0, "{runs:?}");
     assert!(html.contains("packets of a burst") && text.contains("64-byte packets"), "{text}");
 }
 
@@ -351,18 +395,25 @@ fn bench_measures_one_half_alone() {
 
 #[test]
 fn an_interrupt_ends_a_run_with_what_was_measured() {
-    let mut child = std::process::Command::new(WHOLEBAR)
-        .args("nvme perf sim:nvme,size=16M --time 600 --warmup 0 --json".split_whitespace())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(1500));
-    interrupt(&child);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    let report: Value = serde_json::from_reader(child.stdout.take().unwrap()).unwrap();
-    assert_eq!(report["runs"][0]["cut_short"], "interrupted");
-    assert!(report["runs"][0]["reads"].as_u64().unwrap() > 0);
+    // On a busy machine nothing may have been measured until then: it gets more time.
+    for seconds in [0, 1, 4, 16, 60] {
+        let mut child = std::process::Command::new(WHOLEBAR)
+            .args("nvme perf sim:nvme,size=16M --time 600 --warmup 0 --json".split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until(&mut child, "it can be interrupted", catches_interrupts);
+        std::thread::sleep(Duration::from_secs(seconds));
+        interrupt(&child);
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let report: Value = serde_json::from_reader(child.stdout.take().unwrap()).unwrap();
+        assert_eq!(report["runs"][0]["cut_short"], "interrupted");
+        if report["runs"][0]["reads"].as_u64().unwrap() > 0 {
+            return;
+        }
+    }
+    panic!("it never measures anything");
 }
 
 #[test]
@@ -389,7 +440,8 @@ fn a_served_model_is_read_and_written_by_others() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let socket = dir.path().join("s");
+    wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
     client.kill().unwrap();
     client.wait().unwrap();
     assert_eq!(json(&format!("nvme identify {target} --json"))["namespaces"][0]["blocks"], 1024);
@@ -406,7 +458,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
     for socket in [&a, &b] {
         let start = std::time::Instant::now();
         while !socket.exists() {
-            assert!(start.elapsed().as_secs() < 20, "{} is never there", socket.display());
+            assert!(start.elapsed() < PATIENCE, "{} is never there", socket.display());
             std::thread::yield_now();
         }
         let bars = json(&format!("barmap vfio-user:{} --json", socket.display()));
@@ -429,15 +481,15 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
             .spawn()
             .unwrap()
     };
-    let client = spawn("perf --time 600 --qd 8");
-    std::thread::sleep(Duration::from_millis(1500));
+    let mut client = spawn("perf --time 600 --qd 8");
+    wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
     drop(server);
     let killed = Instant::now();
     let output = client.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("error: ") && error.contains("closed"), "{error}");
-    assert!(killed.elapsed() < Duration::from_secs(60), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < PATIENCE, "{:?}", killed.elapsed());
     let _server = Served::nvme(&socket, "");
     stdout(&format!("nvme identify vfio-user:{}", socket.display()));
 }

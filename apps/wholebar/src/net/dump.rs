@@ -57,7 +57,7 @@ pub fn run(args: Args) -> Result<()> {
     if *json && is_output(&args.file) {
         bail!(Usage("--json and packets cannot both go to standard output".to_owned()));
     }
-    let cores = run.cores()?;
+    let cores = run.cores(1)?;
     let ports = args.receive.open(&cores)?;
     let (port, server) = (&ports[0], watch.serve(&ports)?);
     let written = Arc::new(Written::default());
@@ -68,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
         tap: Tap::create(&args.file, target, args.snaplen, written.clone())?,
         left: args.count.unwrap_or(u64::MAX),
     };
-    let lanes = run::deal(&cores, vec![lane])?;
+    let lanes = run::deal(&cores, vec![lane]);
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);

@@ -12,7 +12,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Offloads, Port, PortConfig, PortError, Rss, RxQueue, Statistic, TxQueue};
@@ -328,6 +328,16 @@ impl OpenPort {
         Totals::of(&self.statistics())
     }
 
+    /// Tells [`totals`](Self::totals) elsewhere. It holds the port.
+    pub fn teller(&self) -> impl Fn() -> Totals + Send + use<> {
+        let (port, more) = (self.port.clone(), self.more.clone());
+        move || {
+            let mut all = port.statistics();
+            all.append(&mut more.statistics());
+            Totals::of(&all)
+        }
+    }
+
     /// What it is, for reports.
     pub fn facts(&self) -> Facts {
         let port = &self.port;
@@ -461,15 +471,18 @@ impl Totals {
     }
 }
 
-/// How long links may take to come up.
-const LINKS: Duration = Duration::from_secs(5);
+/// How often it is looked whether links have come up, and the time in between: five seconds, not counting any in which this process stands still.
+const LOOKS: u32 = 2500;
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Waits until all links are up, for a while. Those that are not then are told, and waited for no longer.
 pub fn wait_for_links(ports: &[OpenPort], interrupted: &AtomicBool) {
-    let began = Instant::now();
     let down = || ports.iter().filter(|port| !port.port.link().up);
-    while down().next().is_some() && began.elapsed() < LINKS && !interrupted.load(Ordering::Relaxed) {
-        std::thread::sleep(Duration::from_millis(2));
+    for _ in 0..LOOKS {
+        if down().next().is_none() || interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        std::thread::sleep(LOOK);
     }
     for port in down() {
         output::note(format!("port {}: the link is down", port.number));

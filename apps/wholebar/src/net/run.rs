@@ -39,15 +39,21 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The cores, all of which this process may use.
+    /// The cores, all of which this process may use, for so many lanes.
     ///
     /// # Errors
-    /// A core that it may not.
-    pub fn cores(&self) -> Result<Vec<usize>> {
+    /// A core that it may not; [`Usage`] where there are fewer lanes than cores.
+    pub fn cores(&self, lanes: usize) -> Result<Vec<usize>> {
         let cores = match &self.cores {
             Some(Cores(cores)) => cores.clone(),
             None => cores::allowed().iter().copied().take(1).collect(),
         };
+        if lanes < cores.len() {
+            bail!(Usage(format!(
+                "{} cores are more than the {lanes} that there is work for: name fewer --cores, or ask for more --queues",
+                cores.len(),
+            )));
+        }
         cores.iter().try_for_each(|core| cores::check(*core))?;
         Ok(cores)
     }
@@ -94,29 +100,21 @@ pub struct Happened {
     event: String,
 }
 
-/// Deals lanes to cores.
-///
-/// # Errors
-/// [`Usage`] where there are fewer lanes than cores.
-pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Result<Vec<(usize, Vec<L>)>> {
-    if lanes.len() < cores.len() {
-        bail!(Usage(format!(
-            "{} cores are more than the {} that there is work for: name fewer --cores, or ask for more --queues",
-            cores.len(),
-            lanes.len()
-        )));
-    }
+/// Deals lanes to cores, in turn.
+pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Vec<(usize, Vec<L>)> {
     let mut dealt: Vec<_> = cores.iter().map(|core| (*core, Vec::new())).collect();
     for (i, lane) in lanes.into_iter().enumerate() {
         dealt[i % cores.len()].1.push(lane);
     }
-    Ok(dealt)
+    dealt
 }
 
-/// How often the ports' events and the time are looked at.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often the ports' events and the time are looked at, at most.
+pub const LOOK: Duration = Duration::from_millis(10);
 /// How many milliseconds packets that were taken may take to be sent, in the end, each of them slept: on a busy machine it takes longer for everybody.
-const SETTLING: u32 = 2000;
+const SETTLING: u32 = 20_000;
+/// The same where a port has ended: what it has of them comes back no more.
+const ENDED: u32 = 2000;
 
 /// Runs lanes on their cores until `args` say, somebody interrupts, `over` says so, or a port ends. `show` gets what is to be seen, in lines.
 ///
@@ -138,9 +136,10 @@ pub fn run<L: Lane + 'static>(
         let station = Station::new(lanes, ending.clone(), polite);
         Ok(Reactor::on_core(core)?.idle(idle).with(station).spawn()?)
     });
+    // Before the first of them moves a packet.
+    let began = Instant::now();
     let reactors = reactors.collect::<Result<Vec<_>>>()?;
 
-    let began = Instant::now();
     let mut events = Vec::new();
     let mut meter = Meter::new(ports);
     let mut next = began + args.stats;
@@ -162,7 +161,7 @@ pub fn run<L: Lane + 'static>(
     // Relaxed: it orders nothing, and is seen within a turn.
     ending.asked.store(true, Ordering::Relaxed);
     let settled = || ending.settled.load(Ordering::Relaxed) == stations;
-    let mut left = SETTLING;
+    let mut left = if ended.is_some() { ENDED } else { SETTLING };
     while !settled() && left > 0 && reactors.iter().all(|reactor| reactor.is_running()) {
         std::thread::sleep(Duration::from_millis(1));
         left -= 1;
@@ -355,9 +354,18 @@ mod tests {
 
     #[test]
     fn lanes_are_dealt_in_turn() {
-        let dealt = deal(&[3, 5], vec!['a', 'b', 'c']).unwrap();
-        assert_eq!(dealt, [(3, vec!['a', 'c']), (5, vec!['b'])]);
-        assert!(deal(&[0, 1], vec!['a']).unwrap_err().is::<Usage>());
+        assert_eq!(deal(&[3, 5], vec!['a', 'b', 'c']), [(3, vec!['a', 'c']), (5, vec!['b'])]);
+    }
+
+    #[test]
+    fn cores_have_work_and_are_there() {
+        let args =
+            |cores| RunArgs { cores: Some(Cores(cores)), time: None, stats: Duration::ZERO, idle: false, burst: 1 };
+        // Wrong usage, whatever cores there are.
+        assert!(args(vec![0, 4000]).cores(1).unwrap_err().is::<Usage>());
+        assert!(!args(vec![4000]).cores(1).unwrap_err().is::<Usage>());
+        let first = cores::allowed()[0];
+        assert_eq!(args(vec![first]).cores(1).unwrap(), [first]);
     }
 
     /// A lane that works for so many turns, and needs some more to settle.
@@ -393,7 +401,7 @@ mod tests {
             looks += 1;
             looks == 3
         };
-        let outcome = run(&[], lanes.unwrap(), &args, &AtomicBool::new(false), over, |_| Ok(())).unwrap();
+        let outcome = run(&[], lanes, &args, &AtomicBool::new(false), over, |_| Ok(())).unwrap();
         assert!(outcome.settled && outcome.ended.is_none() && outcome.events.is_empty(), "{outcome:?}");
         assert_eq!(outcome.slept, 0, "nothing could wake it");
         assert!(outcome.time < Duration::from_secs(60));

@@ -41,7 +41,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 /// How long a program has to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn run(args: Args) -> Result<()> {
     let mut last = Snapshot::read(&args.socket, PATIENCE)?;

@@ -76,7 +76,13 @@ impl<Q: Pair> Worker<'_, Q> {
         self.lanes.iter_mut().try_for_each(Lane::start)?;
         self.turns(|worker| worker.phase() > Phase::Warmup)?;
         self.open(window);
-        self.turns(|worker| worker.phase() > Phase::Measure)?;
+        let before = self.ended();
+        // A thread that got no CPU all that time has measured nothing: its window is open until something ended in it, or the run is stopped.
+        self.turns(|worker| match worker.phase() {
+            Phase::Warmup | Phase::Measure => false,
+            Phase::Verify => worker.ended() > before,
+            Phase::Stop => true,
+        })?;
         self.close(window);
         Ok(())
     }
@@ -124,7 +130,7 @@ impl<Q: Pair> Worker<'_, Q> {
 
     /// Polls until it is over.
     fn turns(&mut self, mut over: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
-        let (mut ended, mut idle) = (self.shared.ended[self.index].load(Ordering::Relaxed), 0);
+        let (mut ended, mut idle) = (self.ended(), 0);
         while !over(self) {
             let n = self.turns_once(&mut idle)?;
             if n > 0 {
@@ -157,6 +163,11 @@ impl<Q: Pair> Worker<'_, Q> {
         }
         std::hint::spin_loop();
         Ok(0)
+    }
+
+    /// Commands of this thread that ended.
+    fn ended(&self) -> u64 {
+        self.shared.ended[self.index].load(Ordering::Relaxed)
     }
 
     fn phase(&self) -> Phase {

@@ -93,7 +93,8 @@ impl Server {
             }
             let now = Instant::now();
             let figures = &self.figures;
-            self.clients.retain_mut(|client| client.until > now && client.turn(figures));
+            // Its turn comes first: it is not to blame where this thread was late.
+            self.clients.retain_mut(|client| client.turn(figures) && client.until > now);
         }
     }
 

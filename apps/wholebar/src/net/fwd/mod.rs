@@ -94,7 +94,7 @@ impl Mode {
 pub fn run(args: Args) -> Result<()> {
     let host = host::Host::now();
     args.check()?;
-    let cores = args.run.cores()?;
+    let cores = args.run.cores(args.targets.len() * usize::from(args.ports.queues))?;
     let ports = port::open(&args.targets, &args.ports, args.run.idle, &cores)?;
     let mut around = args.around.begin(&ports)?;
     let (mut lanes, mut counts) = (Vec::new(), Vec::new());
@@ -112,7 +112,7 @@ pub fn run(args: Args) -> Result<()> {
             counts.push(own);
         }
     }
-    let lanes = run::deal(&cores, lanes)?;
+    let lanes = run::deal(&cores, lanes);
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);

@@ -11,7 +11,7 @@ pub use lane::Made;
 use super::around::{Around, AroundArgs};
 use super::capture::Capture;
 use super::mark::{self, Clock};
-use super::port::{self, OpenPort, PortArgs};
+use super::port::{self, OpenPort, PortArgs, Totals};
 use super::report::{Ran, show};
 use super::run::{self, Lane, RunArgs};
 use super::sink::CACHE;
@@ -141,7 +141,7 @@ pub fn run(args: Args) -> Result<()> {
     let what = args.what()?;
     let targets: Vec<_> = std::iter::once(args.target.clone()).chain(args.to.clone()).collect();
     port::check_targets(&targets)?;
-    let cores = args.run.cores()?;
+    let cores = args.run.cores(usize::from(args.ports.queues) + usize::from(args.to.is_some()))?;
     let ports = port::open(&targets, &args.ports, args.run.idle, &cores)?;
     args.check_lengths(&what, &ports)?;
     let (counter, run) = (quanta::Clock::new(), fastrand::u8(..));
@@ -157,9 +157,11 @@ pub fn run(args: Args) -> Result<()> {
         };
         let (cache, burst) = (to.pool.cache(CACHE), usize::from(args.run.burst));
         let receiver = Receiver::new(rx, cache, burst, expected, Clock::new(&counter), seen.clone());
-        lanes.push(Either::Receive(Box::new(receiver.after(made.clone()))));
+        let (ours, theirs) = (ports[0].teller(), to.teller());
+        let lost = move || causes(ours(), theirs()).values().sum();
+        lanes.push(Either::Receive(Box::new(receiver.after(made.clone(), lost))));
     }
-    let lanes = run::deal(&cores, lanes)?;
+    let lanes = run::deal(&cores, lanes);
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);
@@ -174,7 +176,7 @@ pub fn run(args: Args) -> Result<()> {
         None => None,
         Some(to) => {
             let found = seen.take().context("the receiving thread left nothing")?;
-            let received = Received::new(&found, Some(sent.packets), Some(causes(&ports[0], to)));
+            let received = Received::new(&found, Some(sent.packets), Some(causes(ports[0].totals(), to.totals())));
             Some(Received { wire_reordered: statistic(&ports[0], "wire_reordered"), ..received })
         }
     };
@@ -190,10 +192,9 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// Where packets were lost on the way from one port to another.
-fn causes(from: &OpenPort, to: &OpenPort) -> BTreeMap<String, u64> {
-    let (from, to) = (from.totals().drops, to.totals().drops);
-    let sending = from.into_iter().filter(|(cause, _)| !cause.starts_with("rx_"));
-    sending.chain(to.into_iter().filter(|(cause, _)| cause.starts_with("rx_"))).collect()
+fn causes(from: Totals, to: Totals) -> BTreeMap<String, u64> {
+    let sending = from.drops.into_iter().filter(|(cause, _)| !cause.starts_with("rx_"));
+    sending.chain(to.drops.into_iter().filter(|(cause, _)| cause.starts_with("rx_"))).collect()
 }
 
 /// What one of a port's counters has come to.

@@ -74,6 +74,8 @@ pub struct Receiver {
     tap: Option<Tap>,
     /// Who sends, where that is this process.
     senders: Vec<Arc<Made>>,
+    /// How many packets others have counted as lost.
+    lost: Lost,
     seen: Arc<Seen>,
     /// When a packet came last, and, in the end, when one was looked for.
     last: u64,
@@ -100,6 +102,7 @@ impl Receiver {
             clock,
             tap: None,
             senders: Vec::new(),
+            lost: Box::new(|| 0),
             seen,
             last: 0,
             settling: false,
@@ -114,10 +117,10 @@ impl Receiver {
         self
     }
 
-    /// Has it wait, in the end, for what these sent.
+    /// Has it wait, in the end, for what these sent, but for what `lost` says was.
     #[must_use]
-    pub fn after(mut self, senders: Vec<Arc<Made>>) -> Self {
-        self.senders = senders;
+    pub fn after(mut self, senders: Vec<Arc<Made>>, lost: impl Fn() -> u64 + Send + 'static) -> Self {
+        (self.senders, self.lost) = (senders, Box::new(lost));
         self
     }
 
@@ -151,8 +154,13 @@ impl Receiver {
     }
 }
 
-/// How long packets that were sent are waited for, after the last that came, in nanoseconds; and how long for more than there should be.
-const PATIENCE: u64 = 500_000_000;
+/// How many packets were counted as lost.
+type Lost = Box<dyn Fn() -> u64 + Send>;
+
+/// How long packets that were sent are waited for, after the last that came, in nanoseconds: where nobody knows what became of them, where all that don't
+/// come were counted as lost, and where all have come, for more than there should be. Who has them may be kept from its core for long.
+const PATIENCE: u64 = 5_000_000_000;
+const COUNTED: u64 = 500_000_000;
 const MORE: u64 = 2_000_000;
 /// What counts of the time from one look to the next: where this thread had no core for longer, the device had none either, maybe.
 const LULL: u64 = 1_000_000;
@@ -178,7 +186,15 @@ impl Lane for Receiver {
             return false;
         }
         self.waited += since.min(LULL);
-        self.waited >= if self.seen.received.get() >= sent { MORE } else { PATIENCE }
+        let came = self.seen.received.get();
+        match self.waited {
+            0..MORE => false,
+            _ if came >= sent => true,
+            MORE..COUNTED => false,
+            // Looking at counters takes time, but nothing else is to be done any more.
+            COUNTED..PATIENCE => came + self.checks.found.corrupt + (self.lost)() >= sent,
+            _ => true,
+        }
     }
 
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {

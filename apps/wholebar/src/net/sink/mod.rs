@@ -20,7 +20,7 @@ use lane::{Expected, Receiver, Seen};
 use report::Received;
 use serde::Serialize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Receive what `wholebar net gen` sends, here or elsewhere: loss, order, damage, latency
 ///
@@ -72,7 +72,7 @@ pub fn run(args: Args) -> Result<()> {
         bail!(Usage("the report goes to standard output: --write takes a file (see `wholebar net dump`)".to_owned()));
     }
     let ReceiveArgs { target, run, watch, json, .. } = &args.receive;
-    let cores = run.cores()?;
+    let cores = run.cores(1)?;
     let ports = args.receive.open(&cores)?;
     let (port, server) = (&ports[0], watch.serve(&ports)?);
     let seen = Arc::new(Seen::default());
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
     let lane = Receiver::new(rx, port.pool.cache(CACHE), burst, Expected::Marks(None), clock, seen.clone());
     let written = Arc::new(Written::default());
     let tap = args.write.as_ref().map(|file| Tap::create(file, target, None, written.clone()));
-    let lanes = run::deal(&cores, vec![lane.tapped(tap.transpose()?)])?;
+    let lanes = run::deal(&cores, vec![lane.tapped(tap.transpose()?)]);
 
     let interrupted = signal::interrupted()?;
     port::wait_for_links(&ports, &interrupted);
@@ -120,22 +120,38 @@ impl Report {
     }
 }
 
-/// Whether nothing came for so long.
+/// Whether nothing came for so long: told in looks, so that a time in which this process stands still is none in which nothing came.
 struct Quiet {
     patience: Option<Duration>,
     packets: u64,
-    since: Instant,
+    looks: u32,
 }
 
 impl Quiet {
     fn new(patience: Option<Duration>) -> Self {
-        Self { patience, packets: 0, since: Instant::now() }
+        Self { patience, packets: 0, looks: 0 }
     }
 
+    /// To be called once a look.
     fn is_over(&mut self, packets: u64) -> bool {
+        self.looks += 1;
         if packets != self.packets {
-            (self.packets, self.since) = (packets, Instant::now());
+            (self.packets, self.looks) = (packets, 0);
         }
-        packets > 0 && self.patience.is_some_and(|patience| self.since.elapsed() >= patience)
+        packets > 0 && self.patience.is_some_and(|patience| run::LOOK.saturating_mul(self.looks) >= patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_quiet_after_so_many_looks_once_something_came() {
+        let mut quiet = Quiet::new(Some(run::LOOK * 3));
+        assert!((0..10).all(|_| !quiet.is_over(0)), "nothing has come yet");
+        let over: Vec<_> = [1, 1, 1, 2, 2, 2, 2].into_iter().map(|packets| quiet.is_over(packets)).collect();
+        assert_eq!(over, [false, false, false, false, false, false, true]);
+        assert!((0..1000).all(|_| !Quiet::new(None).is_over(1)));
     }
 }
