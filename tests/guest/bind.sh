@@ -17,14 +17,14 @@ driver() { basename "$(readlink /sys/bus/pci/devices/$1/driver)"; }
 has() { [ "$(driver $2)" = $1 ] || fail "$2 is with $(driver $2), not with $1"; }
 # The disk of a controller, which with native multipath is its subsystem's: nvme1n1 for nvme1c0n1.
 disk() {
-	for try in $(seq 100); do
+	for try in $(seq 1000); do
 		name=$(ls /sys/bus/pci/devices/$1/nvme/*/ 2>/dev/null | grep -m 1 '^nvme.*n1$' | sed 's/c[0-9]*n/n/')
 		[ "$name" ] && [ -b /dev/$name ] && echo $name && return
 		sleep 0.1
 	done
 }
 interface() {
-	for try in $(seq 100); do
+	for try in $(seq 1000); do
 		ls /sys/bus/pci/devices/$1/net /sys/bus/pci/devices/$1/virtio*/net 2>/dev/null | grep -m 1 eth && return
 		sleep 0.1
 	done
@@ -48,8 +48,9 @@ swapoff /dev/$one_disk
 refused wholebar bind $one $two -- "$two: $two_disk is mounted"
 has nvme $one
 # Another process's mount: seen by the kernel alone.
-unshare -m sh -c 'umount /mnt; mount -t ext4 /dev/'$two_disk' /tmp && sleep 1000' & holder=$!
-sleep 1; umount /mnt
+unshare -m sh -c 'umount /mnt; mount -t ext4 /dev/'$two_disk' /tmp && >/run/mounted && exec sleep 1000' & holder=$!
+for try in $(seq 1000); do [ -e /run/mounted ] && break; sleep 0.1; done
+umount /mnt
 refused wholebar bind $two -- "somebody has $two_disk or a part of it for itself alone"
 kill $holder; wait $holder 2>/dev/null
 
@@ -64,8 +65,8 @@ works wholebar devices --driver vfio-pci
 [ "$(grep -c ' yes ' /tmp/out)" = 1 ] || fail "one function opens"
 
 # A process has it open.
-wholebar nvme perf $one --time 60 >/dev/null 2>&1 & user=$!
-for try in $(seq 100); do ls -l /proc/$user/fd 2>/dev/null | grep -q /dev/vfio/ && break; sleep 0.1; done
+wholebar nvme perf $one --time 1000 >/dev/null 2>&1 & user=$!
+for try in $(seq 1000); do ls -l /proc/$user/fd 2>/dev/null | grep -q /dev/vfio/ && break; sleep 0.1; done
 refused wholebar unbind $one -- "process $user (wholebar)"
 refused wholebar doctor $one -- "process $user (wholebar) has it" "kill $user" "in use in the way"
 has vfio-pci $one

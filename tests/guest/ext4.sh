@@ -13,7 +13,7 @@ give() { # driver
 }
 # The block device, once the kernel has made it.
 disk() {
-	for try in $(seq 200); do
+	for try in $(seq 1000); do
 		ls /dev/nvme*n1 2>/dev/null && return
 		sleep 0.1
 	done

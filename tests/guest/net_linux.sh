@@ -9,10 +9,10 @@ fail() {
 	give $theirs vfio-pci
 	exit 1
 }
-soon() { # a command that is to work within 20 s
-	end=$(($(date +%s) + 20))
+soon() { # a command that is to work within 100 s
+	end=$(($(date +%s) + 100))
 	while [ $(date +%s) -lt $end ]; do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
-	fail "in 20 s this did not work: $*"
+	fail "in 100 s this did not work: $*"
 }
 give() { # function, driver
 	echo $1 >/sys/bus/pci/devices/$1/driver/unbind
@@ -29,23 +29,25 @@ echo 32 >/proc/sys/vm/nr_hugepages
 mkfifo /tmp/never
 head -c 1048576 /dev/urandom >/tmp/sent
 unshare -n sleep 1000 & there=$!
+is_apart() { [ "$(readlink /proc/$there/ns/net)" != "$(readlink /proc/self/ns/net)" ]; }
+# As soon as it is in a namespace of its own: before, it is in ours.
+soon is_apart
 try() { # what, our function, Linux's function and driver, options
 	what=$1 ours=$2 theirs=$3
 	give $theirs $4
 	shift 4
 	soon interface $theirs
 	eth=$(interface $theirs)
-	soon apart true
 	ip link set $eth netns $there || fail "$eth stays where it is"
 	apart ip addr add 10.9.0.2/24 dev $eth
 	apart ip link set $eth up
 	wholebar net fwd $ours sim:virtio-net,wire=tap:t0 --stats 0 --json "$@" >/tmp/fwd.json 2>/tmp/fwd.log & fwd=$!
 	soon ip addr add 10.9.0.1/24 dev t0
 	ip link set t0 up
-	soon ping -c 1 -W 1 10.9.0.2
+	soon ping -c 1 -W 5 10.9.0.2
 	# One by one: busybox's ping waits for the last of several for two of the round trips before only.
 	for number in $(seq 20); do
-		ping -q -c 1 -W 10 -s 1400 10.9.0.2 >/tmp/ping || fail "$what: ping $number: $(cat /tmp/ping)"
+		ping -q -c 1 -W 60 -s 1400 10.9.0.2 >/tmp/ping || fail "$what: ping $number: $(cat /tmp/ping)"
 	done
 	# It ends when the file has come: with input that has ended it would say so, and the sender go.
 	apart nc -l -p 9 <>/tmp/never >/tmp/came & nc=$!

@@ -11,10 +11,12 @@ grep -q '"interrupted": false' /tmp/report
 [ "$(config)" = "$before" ]
 # At the registers first, then at the reads, and before anything.
 for seconds in 0 1 6; do
-	wholebar pages $device --runtime 30 --json /tmp/report &
+	wholebar pages $device --runtime 300 --json /tmp/report & pages=$!
+	# Not before it would know: until then a script's child ignores it.
+	until grep -qi '^SigCgt:.*[2367abef]$' /proc/$pages/status; do sleep 0.1; done
 	sleep $seconds.3
-	kill -INT $!
-	wait $!
+	kill -INT $pages
+	wait $pages
 	[ "$(config)" = "$before" ]
 	wholebar nvme identify $device >/dev/null
 done

@@ -14,7 +14,8 @@ use wholebar_virtio::{Blk, Net, Options};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {
-    Options { timeout: PATIENCE, admin_timeout: PATIENCE, stop_timeout: PATIENCE, ..Options::default() }
+    let product = Options::default();
+    Options { timeout: PATIENCE, admin_timeout: PATIENCE, stall_timeout: PATIENCE, stop_timeout: PATIENCE, ..product }
 }
 
 fn disk(rig: &Rig, options: Options, queues: u16) -> Result<(Blk, Pool)> {

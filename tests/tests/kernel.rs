@@ -12,7 +12,7 @@ use wholebar_tests::nvme::{self, Bench};
 fn policy(policy: MapPolicy) -> Options {
     // A page that holds table and doorbells, whatever the guest's.
     let page = (policy == MapPolicy::Carved).then(|| PageSize::K64.max(PageSize::host()));
-    Options { policy, page, ..Options::default() }
+    Options { policy, page, ..nvme::patient() }
 }
 
 /// In every way, under every policy. A device has one user at a time, so they take turns.
@@ -65,7 +65,7 @@ fn events_come() -> Result<()> {
 #[ignore = "wants a guest"]
 fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
     const NOBODYS_DOORBELL: u64 = 0x1000 + 2 * 60 * 4;
-    let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..Options::default() };
+    let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..nvme::patient() };
     let nvme = Nvme::open(kernel(&kernel_ways()[0])?.device, options)?;
     let line = nvme.interrupts().context("QEMU's NVMe has a line")?.vector(0)?;
     // What opening it raised.

@@ -23,7 +23,7 @@ use wholebar_tests::{Rig, nvme};
 #[ignore = "wants a guest"]
 fn the_table_is_seen_through_the_mapping_alone() -> Result<()> {
     let rig = first()?;
-    let nvme = Nvme::open(rig.device.clone(), Options { policy: MapPolicy::Whole, ..Options::default() })?;
+    let nvme = Nvme::open(rig.device.clone(), Options { policy: MapPolicy::Whole, ..nvme::patient() })?;
     let table = MsixTable::of(&rig.device)?.context("QEMU's NVMe has MSI-X")?;
     let entry = table.entry(0)?;
     ensure!(entry.mapped && !entry.is_masked() && entry.address != 0, "vector 0 is enabled: {entry:x?}");
@@ -40,7 +40,7 @@ fn the_table_is_seen_through_the_mapping_alone() -> Result<()> {
 #[test]
 #[ignore = "wants a guest"]
 fn vectors_wake_a_sleeping_core() -> Result<()> {
-    let bench = Bench::open(&first()?, Options::default(), 4, 4096)?;
+    let bench = Bench::open(&first()?, nvme::patient(), 4, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions { interrupt: Some(1), ..QueueOptions::default() })?;
     let wake = bench.nvme.interrupts().context("QEMU's NVMe has MSI-X")?.vector(1)?;
     for i in 0..3 {
@@ -89,7 +89,7 @@ fn poll_while(bench: &Bench, what: impl FnOnce(&dyn PciDevice) -> wholebar::Resu
 fn memory_switched_off_behind_the_driver_ends_in_an_error() -> Result<()> {
     for policy in [MapPolicy::Whole, MapPolicy::Trapped] {
         let rig = first()?;
-        let options = Options { policy, timeout: Duration::from_secs(1), ..Options::default() };
+        let options = Options { policy, ..nvme::patient() };
         let bench = Bench::open(&rig, options, 16, 4096)?;
         let end =
             poll_while(&bench, |device| config::enable_memory(device, false)).with_context(|| format!("{policy:?}"))?;
@@ -107,14 +107,14 @@ fn memory_switched_off_behind_the_driver_ends_in_an_error() -> Result<()> {
         }
     }
     // And the next one who opens it finds it as it should be.
-    nvme::data_comes_back(&first()?, Options::default())
+    nvme::data_comes_back(&first()?, nvme::patient())
 }
 
 #[test]
 #[ignore = "wants a guest"]
 fn an_unbind_request_comes_while_polling() -> Result<()> {
     let name = functions()?.remove(0);
-    let bench = Bench::open(&first()?, Options::default(), 16, 4096)?;
+    let bench = Bench::open(&first()?, nvme::patient(), 16, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
     let function = function(name)?;
     // Unbinding waits until the device is given back.
@@ -137,7 +137,7 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
     let error = first().err().context("nobody has it")?.to_string();
     function.bind("vfio-pci")?;
     ensure!(error.contains("no driver has it") && error.contains("bind"), "{error}");
-    nvme::data_comes_back(&first()?, Options::default())
+    nvme::data_comes_back(&first()?, nvme::patient())
 }
 
 /// What the kernel tells of an AER report, raised in software.
@@ -146,12 +146,12 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
 fn an_error_of_the_function_resets_it() -> Result<()> {
     let rig = first()?;
     ensure!(rig.device.irq_info(IRQ_ERR)?.count == 1, "the kernel offers to tell of errors");
-    let bench = Bench::open(&rig, Options::default(), 16, 4096)?;
+    let bench = Bench::open(&rig, nvme::patient(), 16, 4096)?;
     let end = poll_while(&bench, |device| device.set_irqs(IRQ_ERR, 0, IrqAction::Trigger(1)))?;
     ensure!(end.starts_with("reset: the kernel reports an error"), "{end}");
     bench.nvme.smart()?;
     drop(bench);
-    nvme::data_comes_back(&rig, Options::default())
+    nvme::data_comes_back(&rig, nvme::patient())
 }
 
 /// Someone else resets the function while commands are in flight: they time out, and the driver brings it up again.
@@ -159,15 +159,16 @@ fn an_error_of_the_function_resets_it() -> Result<()> {
 #[ignore = "wants a guest"]
 fn a_reset_behind_the_driver_is_recovered_from() -> Result<()> {
     let rig = first()?;
-    let second = Duration::from_secs(1);
-    let options = Options { timeout: second, admin_timeout: second, ..Options::default() };
+    // A guest may stand still for some of it: a command that is late is aborted, which is answered; it takes two such times in a row to reset it.
+    let options =
+        Options { timeout: Duration::from_secs(5), admin_timeout: Duration::from_secs(10), ..nvme::patient() };
     let bench = Bench::open(&rig, options, 16, 4096)?;
     let end = poll_while(&bench, |device| device.reset())?;
     println!("{end}");
     ensure!(end.starts_with("reset: "), "{end}");
     bench.nvme.smart()?;
     drop(bench);
-    nvme::data_comes_back(&rig, Options::default())
+    nvme::data_comes_back(&rig, nvme::patient())
 }
 
 /// The application lets go of its arena while the controller writes to it: it stays mapped until the queue is done with it.
@@ -176,7 +177,7 @@ fn a_reset_behind_the_driver_is_recovered_from() -> Result<()> {
 fn memory_in_use_stays_mapped() -> Result<()> {
     let rig = first()?;
     let space = rig.device.dma();
-    let bench = Bench::open(&rig, Options::default(), 4, 4096)?;
+    let bench = Bench::open(&rig, nvme::patient(), 4, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
     let block = bench.ns.block_size;
     ensure!(run(&mut queue, bench.write(40, 4096, 7)?)?.status == Status::Ok, "written");
@@ -274,13 +275,13 @@ fn descriptors_can_be_handed_in() -> Result<()> {
     let descriptors =
         Descriptors::Group { container: open("/dev/vfio/vfio")?, group: open(&format!("/dev/vfio/{group}"))? };
     let device = Vfio::over(name, descriptors, &VfioOptions::default())?;
-    nvme::data_comes_back(&Rig::over(device), Options::default())?;
+    nvme::data_comes_back(&Rig::over(device), nvme::patient())?;
     if let Some(node) = function(name)?.vfio_device()
         && let Ok(device) = open(&format!("/dev/vfio/devices/{node}"))
     {
         let descriptors = Descriptors::Node { iommufd: open("/dev/iommu")?, device };
         let device = Vfio::over(name, descriptors, &VfioOptions::default())?;
-        nvme::data_comes_back(&Rig::over(device), Options::default())?;
+        nvme::data_comes_back(&Rig::over(device), nvme::patient())?;
     }
     let wrong = Descriptors::Group { container: open("/dev/null")?, group: open("/dev/null")? };
     let error = Vfio::over(name, wrong, &VfioOptions::default()).err().context("not VFIO's")?.to_string();
@@ -295,7 +296,7 @@ fn a_hundred_rounds_leave_nothing_behind() -> Result<()> {
         let rig = kernel(way)?;
         let arena = Arena::new(1 << 20, ArenaOptions::default())?;
         let mapping = rig.device.dma().attach(&arena)?;
-        let nvme = Nvme::open(rig.device.clone(), Options::default())?;
+        let nvme = Nvme::open(rig.device.clone(), nvme::patient())?;
         ensure!(nvme.queue(QueueOptions::default())?.in_flight() == 0, "a new queue is empty");
         drop((mapping, nvme));
         Ok(())
@@ -355,7 +356,7 @@ fn body_in_another_process() -> Result<()> {
             std::thread::sleep(SOON);
         }
         Ok("load") => {
-            let bench = Bench::open(&first()?, Options::default(), 64, 4096)?;
+            let bench = Bench::open(&first()?, nvme::patient(), 64, 4096)?;
             println!("\nready");
             poll_until_it_ends(&bench)?;
         }
@@ -380,7 +381,7 @@ fn another_process_has_it_until_it_is_killed() -> Result<()> {
         drop(other);
         first().context("it can be opened at once")?;
     }
-    nvme::data_comes_back(&first()?, Options::default())
+    nvme::data_comes_back(&first()?, nvme::patient())
 }
 
 #[test]

@@ -15,7 +15,7 @@ use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::pci::{Address, Config, IRQ_MSI, IRQ_MSIX, PciDevice, config};
 use wholebar::vfio::{Route, Vfio, VfioOptions};
-use wholebar_nvme::{Nvme, Options, QueueOptions};
+use wholebar_nvme::{Nvme, QueueOptions};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, first, function, functions, kernel_ways};
 use wholebar_tests::nvme::{self, holds, run};
@@ -33,7 +33,7 @@ fn one_and_two() -> Result<[Address; 3]> {
 fn copy(from: Arc<Vfio>, to: Arc<Vfio>) -> Result<()> {
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     let before = from.dma().mapped();
-    let (from, to) = (Nvme::open(from, Options::default())?, Nvme::open(to, Options::default())?);
+    let (from, to) = (Nvme::open(from, nvme::patient())?, Nvme::open(to, nvme::patient())?);
     from.attach(&arena)?;
     let mapped = from.device().dma().mapped();
     to.attach(&arena)?;
@@ -80,7 +80,7 @@ fn devices_of_one_group_share_an_address_space() -> Result<()> {
         ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "they cannot be told apart");
         copy(first.clone(), second.clone()).with_context(|| format!("{:?}", way.route))?;
         // One goes and comes again while the other one works on.
-        let nvme = Nvme::open(second.clone(), Options::default())?;
+        let nvme = Nvme::open(second.clone(), nvme::patient())?;
         drop(first);
         nvme.smart()?;
         let first = Vfio::open(two, &way)?;
@@ -143,7 +143,7 @@ fn where_a_function_cannot_be_reset_its_slot_is() -> Result<()> {
                 config::enable_memory(device.as_ref(), true)?;
                 ensure!(masked(device)? == 0, "{device:?} was not reset");
             }
-            nvme::data_comes_back(&Rig::over(devices[0].clone()), Options::default())?;
+            nvme::data_comes_back(&Rig::over(devices[0].clone()), nvme::patient())?;
         }
     }
     Ok(())

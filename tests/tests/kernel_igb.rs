@@ -12,8 +12,9 @@ use wholebar::mem::{Buf, Checked, L4, Offload};
 use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, Rss};
 use wholebar::reactor::Armed;
 use wholebar_igb::{Options, Service};
+use wholebar_tests::guest::SOON;
 use wholebar_tests::igb::{
-    BUFFERS, SOON, Station, number as number_of, numbered, pair, receive, send, silence, stream,
+    BUFFERS, CHAFF, Station, number as number_of, numbered, pair, patient, receive, send, silence, stream,
 };
 
 fn offloads(offloads: Offloads) -> PortConfig {
@@ -31,7 +32,7 @@ fn both_directions_in_order_and_counted() -> Result<()> {
     for policy in [MapPolicy::Auto, MapPolicy::Carved, MapPolicy::Trapped] {
         let count = if policy == MapPolicy::Trapped { 300 } else { 3000 };
         let page = (policy == MapPolicy::Carved).then(|| PageSize::K64.max(PageSize::host()));
-        let options = Options { policy, page, ..Options::default() };
+        let options = Options { policy, page, ..patient() };
         let (a, b) = pair(PortConfig::default(), PortConfig::default(), &options)?;
         {
             let ((mut rx_a, mut tx_a), (mut rx_b, mut tx_b)) = (a.queues()?, b.queues()?);
@@ -60,7 +61,7 @@ fn both_directions_in_order_and_counted() -> Result<()> {
 #[test]
 #[ignore = "wants a guest"]
 fn its_table_is_in_bar3_and_its_registers_are_direct_under_every_plan() -> Result<()> {
-    let a = Station::open(0, PortConfig::default(), Options::default())?;
+    let a = Station::open(0, PortConfig::default(), patient())?;
     for policy in [MapPolicy::Auto, MapPolicy::Whole, MapPolicy::Carved] {
         let registers = plan_of(a.igb.device().as_ref(), 0, BarOptions { policy, ..BarOptions::default() })?;
         ensure!(registers.spans.iter().all(|span| span.access == Access::Direct), "{registers:?}");
@@ -86,7 +87,7 @@ fn udp(station: &Station, to: Mac, ports: (u16, u16), payload: &[u8]) -> Result<
 fn flows_are_spread_over_two_queues_by_their_hash() -> Result<()> {
     let wanted = Offloads { rss_hash: true, ..Offloads::NONE };
     let two = PortConfig { rx_queues: 2, ..offloads(wanted) };
-    let (a, b) = pair(PortConfig::default(), two, &Options::default())?;
+    let (a, b) = pair(PortConfig::default(), two, &patient())?;
     let (mut queues, mut tx) = ([b.igb.rx(0, &b.pool)?, b.igb.rx(1, &b.pool)?], a.igb.tx(0)?);
     // Evenly, and then all of it to the second.
     for rss in [Rss::evenly(2, 128), Rss { table: vec![1], ..Rss::evenly(2, 1) }] {
@@ -114,7 +115,7 @@ fn vlan_tags_are_put_in_taken_off_and_filtered() -> Result<()> {
     let strip = Offloads { vlan_strip: true, vlan_filter: true, ..Offloads::NONE };
     for stripped in [true, false] {
         let b = if stripped { strip } else { Offloads { vlan_strip: false, ..strip } };
-        let (a, b) = pair(offloads(insert), offloads(b), &Options::default())?;
+        let (a, b) = pair(offloads(insert), offloads(b), &patient())?;
         let ((mut tx, mut rx), to) = ((a.igb.tx(0)?, b.igb.rx(0, &b.pool)?), b.igb.mac());
         let tagged = |number, tag| {
             let mut buf = a.pool.get().context("a buffer")?;
@@ -158,7 +159,7 @@ fn vlan_tags_are_put_in_taken_off_and_filtered() -> Result<()> {
 fn checksums_are_filled_in_and_checked() -> Result<()> {
     let fill = Offloads { tx_l3_checksum: true, tx_l4_checksum: true, ..Offloads::NONE };
     let check = Offloads { rx_checksum: true, ..Offloads::NONE };
-    let (a, b) = pair(offloads(fill), offloads(check), &Options::default())?;
+    let (a, b) = pair(offloads(fill), offloads(check), &patient())?;
     let ((mut tx, mut rx), to) = ((a.igb.tx(0)?, b.igb.rx(0, &b.pool)?), b.igb.mac());
     for l4 in [L4::Udp, L4::Tcp] {
         for ipv6 in [false, true] {
@@ -215,7 +216,7 @@ fn checksums_are_filled_in_and_checked() -> Result<()> {
 fn jumbo_frames_come_in_parts() -> Result<()> {
     let wanted = Offloads { scatter: true, gather: true, ..Offloads::NONE };
     let jumbo = PortConfig { mtu: Some(9000), ..offloads(wanted) };
-    let (a, b) = pair(jumbo.clone(), jumbo, &Options::default())?;
+    let (a, b) = pair(jumbo.clone(), jumbo, &patient())?;
     let ((mut tx, mut rx), to) = ((a.igb.tx(0)?, b.igb.rx(0, &b.pool)?), b.igb.mac());
     let whole = |number, len| {
         let big = wholebar::mem::Pool::new(a.pool.arena(), 1, 16384, 64)?;
@@ -259,7 +260,7 @@ fn jumbo_frames_come_in_parts() -> Result<()> {
 #[test]
 #[ignore = "wants a guest"]
 fn frames_for_others_are_not_received_unless_asked_for() -> Result<()> {
-    let (a, b) = pair(PortConfig::default(), PortConfig::default(), &Options::default())?;
+    let (a, b) = pair(PortConfig::default(), PortConfig::default(), &patient())?;
     let (mut tx, mut rx) = (a.igb.tx(0)?, b.igb.rx(0, &b.pool)?);
     let mut next = 0;
     let mut hears = |to: Mac, comes: bool| {
@@ -314,7 +315,7 @@ fn frames_for_others_are_not_received_unless_asked_for() -> Result<()> {
 #[ignore = "wants a guest"]
 fn resets_under_traffic() -> Result<()> {
     let wanted = Offloads { vlan_strip: true, vlan_insert: true, ..Offloads::NONE };
-    let (a, b) = pair(offloads(wanted), offloads(wanted), &Options::default())?;
+    let (a, b) = pair(offloads(wanted), offloads(wanted), &patient())?;
     let own = Mac([2, 0, 0, 0, 0, 0xb]);
     b.igb.set_mac(own).map_err(anyhow::Error::msg)?;
     let ((mut rx_a, mut tx), (mut rx, mut tx_b)) = (a.queues()?, b.queues()?);
@@ -324,9 +325,9 @@ fn resets_under_traffic() -> Result<()> {
         reset.igb.request_reset();
         let (mut out, mut came, began, mut done) = (Burst::new(8), Burst::new(8), Instant::now(), [false; 2]);
         while done != [true; 2] {
-            for n in 0..out.room() {
+            for _ in 0..out.room() {
                 let Some(mut buf) = a.pool.get() else { break };
-                numbered(&mut buf, own, a.igb.mac(), n as u64, 60);
+                numbered(&mut buf, own, a.igb.mac(), CHAFF, 60);
                 let _ = out.push(buf);
             }
             tx.tx(&mut out);
@@ -368,7 +369,7 @@ fn resets_under_traffic() -> Result<()> {
 #[ignore = "wants a guest"]
 fn an_idle_core_is_woken() -> Result<()> {
     let sleeper = PortConfig { rx_interrupts: true, ..PortConfig::default() };
-    let (a, b) = pair(PortConfig::default(), sleeper, &Options::default())?;
+    let (a, b) = pair(PortConfig::default(), sleeper, &patient())?;
     let (mut tx, mut rx) = (a.igb.tx(0)?, b.igb.rx(0, &b.pool)?);
     let wakeup = rx.wakeup().context("it has an interrupt")?;
     let (mut burst, mut slept) = (Burst::new(4), 0);
@@ -395,7 +396,7 @@ fn an_idle_core_is_woken() -> Result<()> {
 #[test]
 #[ignore = "wants a guest"]
 fn the_link_goes_and_comes_back_by_interrupt() -> Result<()> {
-    let manual = Options { service: Service::Manual, ..Options::default() };
+    let manual = Options { service: Service::Manual, ..patient() };
     let a = Station::open(0, PortConfig::default(), manual)?;
     let until = |up: bool| {
         let began = Instant::now();
@@ -433,10 +434,10 @@ fn what_cannot_be_had_is_refused() -> Result<()> {
         (PortConfig { mtu: Some(9707), ..plain() }, "from 68 to 9706 bytes"),
         (PortConfig { rss: Some(Rss { table: vec![0, 1], ..Rss::evenly(2, 2) }), ..plain() }, "queue 1 of 1"),
     ] {
-        let error = Station::open(0, config, Options::default()).err().context("it was not refused")?;
+        let error = Station::open(0, config, patient()).err().context("it was not refused")?;
         ensure!(error.to_string().contains(why), "{error}");
     }
-    let a = Station::open(0, PortConfig { mtu: Some(9000), ..plain() }, Options::default())?;
+    let a = Station::open(0, PortConfig { mtu: Some(9000), ..plain() }, patient())?;
     let error = a.igb.rx(0, &a.pool).err().context("buffers are too small")?;
     ensure!(error.to_string().contains("9344") && error.to_string().contains("scattering"), "{error}");
     let tx = a.igb.tx(0)?;

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::Instant;
 use wholebar::mem::{Buf, Checked};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig};
-use wholebar_igb::{Options, Rx, Tx};
-use wholebar_tests::guest::{function, nics};
-use wholebar_tests::igb::{BUFFERS, SOON, Station};
+use wholebar_igb::{Rx, Tx};
+use wholebar_tests::guest::{SOON, function, nics};
+use wholebar_tests::igb::{BUFFERS, Station, patient};
 
 const LINUX: [u8; 4] = [10, 77, 0, 1];
 const OURS: [u8; 4] = [10, 77, 0, 2];
@@ -104,7 +104,7 @@ fn answer_while(mut command: Command, station: &Station, rx: &mut Rx, tx: &mut T
 
 fn ping(size: &str) -> Command {
     let mut ping = Command::new("ping");
-    ping.args(["-q", "-c", "3", "-W", "10", "-s", size, "10.77.0.2"]);
+    ping.args(["-q", "-c", "3", "-W", "60", "-s", size, "10.77.0.2"]);
     ping
 }
 
@@ -114,7 +114,7 @@ fn linux_is_answered_and_answers() -> Result<()> {
     let interface = Interface::take()?;
     let offloads = Offloads { rx_checksum: true, scatter: true, gather: true, ..Offloads::NONE };
     let config = PortConfig { mtu: Some(9000), offloads, ..PortConfig::default() };
-    let station = Station::open(0, config, Options::default())?;
+    let station = Station::open(0, config, patient())?;
     station.wait_link(true)?;
     let (mut rx, mut tx) = station.queues()?;
     interface.ready()?;

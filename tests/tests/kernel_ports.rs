@@ -13,7 +13,8 @@ use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_igb::Igb;
 use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
-use wholebar_tests::igb::numbered;
+use wholebar_tests::igb::{self, numbered};
+use wholebar_tests::virtio;
 use wholebar_virtio::Net;
 
 const INTEL: u16 = 0x8086;
@@ -32,8 +33,8 @@ impl Node {
         let device = Vfio::open(address, &VfioOptions::default())?;
         let config = PortConfig::default();
         let port: Box<dyn Port> = match vendor {
-            INTEL => Box::new(Igb::open(device, config, Default::default())?),
-            _ => Box::new(Net::open(device, &config, Default::default())?),
+            INTEL => Box::new(Igb::open(device, config, igb::patient())?),
+            _ => Box::new(Net::open(device, &config, virtio::patient())?),
         };
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;
         port.attach(&arena).map_err(Error::msg)?;
@@ -135,6 +136,8 @@ fn a_port_is_asked_for(vendor: u16) -> Result<()> {
     traffic(&mut a, &mut b, |came, event| {
         match event {
             Some(Event::UnbindRequest) => asked = asked.or(Some(came)),
+            // That it is up may be told only when packets have crossed.
+            Some(Event::Link(link)) if link.up => {}
             None => {}
             other => bail!("{other:?}"),
         }

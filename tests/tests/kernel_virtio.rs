@@ -17,7 +17,7 @@ use wholebar_virtio::Options;
 
 /// Every kind of ring, and every way of mapping; the least that is left.
 fn ways() -> Vec<Options> {
-    let policy = |policy, page| Options { policy, page, ..Options::default() };
+    let policy = |policy, page| Options { policy, page, ..virtio::patient() };
     let mut ways = rings();
     ways.push(policy(MapPolicy::Carved, Some(PageSize::K64.max(PageSize::host()))));
     ways.push(Options { event_idx: false, packed: false, in_order: false, ..policy(MapPolicy::Trapped, None) });

@@ -37,13 +37,13 @@ pub struct Boot<'a> {
 
 #[derive(Debug, Clone, Args)]
 pub struct Limits {
-    /// Seconds until a guest is stopped, from its start [default: 300; 1500 for tests]
+    /// Seconds until a guest is stopped, from its start [default: 300; 3600 for tests]
     #[arg(long, value_name = "SECONDS")]
     pub limit: Option<u64>,
     /// Show the guest's console
     #[arg(long)]
     pub console: bool,
-    /// How long a command that lives is silent at most, where that is known.
+    /// How long a command that lives is silent at most, and a boot lasts, where that is known.
     #[arg(skip)]
     pub silence: Option<Duration>,
 }
@@ -61,8 +61,8 @@ pub enum Outcome {
     Exit(u8),
     /// The wall-clock limit passed.
     Timeout { began: bool, console: String },
-    /// Nothing came for longer than the command is ever silent.
-    Silent { console: String },
+    /// Nothing came for longer than the command is ever silent, or a boot lasts.
+    Silent { began: bool, console: String },
     /// QEMU ended before the command did.
     Died { began: bool, status: ExitStatus, console: String },
 }
@@ -99,14 +99,15 @@ impl Boot<'_> {
 
     /// Runs the command in the guest; its output goes to ours.
     pub fn run(&self, token: &str, limits: &Limits) -> Result<Outcome> {
-        let deadline = Instant::now() + limits.time();
+        let start = Instant::now();
+        let deadline = start + limits.time();
         let (mut qemu, pieces) = self.spawn()?;
         let mut stdout = Decoder::new(token);
         let mut stderr = Decoder::new(token);
         let mut console = Console { tail: VecDeque::new(), show: limits.console };
         let mut began = false;
         let mut exits = Vec::new();
-        let mut silent_at = deadline;
+        let mut silent_at = limits.silence.map_or(deadline, |silence| start + silence);
         loop {
             let left = silent_at.min(deadline).saturating_duration_since(Instant::now());
             let (source, bytes) = match pieces.recv_timeout(left) {
@@ -115,7 +116,7 @@ impl Boot<'_> {
                     let status = qemu.0.wait().context("waiting for QEMU")?;
                     return Ok(Outcome::Died { began, status, console: console.text() });
                 }
-                _ if silent_at < deadline => return Ok(Outcome::Silent { console: console.text() }),
+                _ if silent_at < deadline => return Ok(Outcome::Silent { began, console: console.text() }),
                 _ => return Ok(Outcome::Timeout { began, console: console.text() }),
             };
             let marks = match source {

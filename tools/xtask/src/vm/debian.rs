@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -119,12 +120,13 @@ APT::Architecture "amd64";
 APT::Architectures {{ "amd64"; "arm64"; "ppc64el"; }};
 APT::Sandbox::User "root";
 Acquire::Retries "3";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 "#
         );
         let draft = directory.join("apt.conf.draft");
         fs::write(&draft, text)?;
-        run(Command::new("apt-get").env("APT_CONFIG", &draft).args(["-qq", "update"]))?;
+        patiently(|| run(Command::new("apt-get").env("APT_CONFIG", &draft).args(["-qq", "update"])))?;
         fs::rename(&draft, &self.configuration)?;
         Ok(())
     }
@@ -156,7 +158,7 @@ Acquire::Languages "none";
             // Lists fetched long ago name versions that the archive no longer has.
             let directory = self.configuration.parent().context("apt.conf has no folder")?;
             self.update(directory)?;
-            fetch()?;
+            patiently(fetch)?;
         }
         Ok(())
     }
@@ -193,11 +195,23 @@ pub fn provide(needs: &[(&str, &str)]) -> Result<()> {
         for (option, place) in [("Dir::Etc::sourcelist", &sources), ("Dir::State::lists", &work.path().join("lists"))] {
             command.arg("-o").arg(format!("{option}={}", place.display()));
         }
-        run(command.args(["-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3", "-qqy"]).args(arguments))
+        run(command
+            .args([
+                "-o",
+                "APT::Sandbox::User=root",
+                "-o",
+                "Acquire::Retries=3",
+                "-o",
+                "DPkg::Lock::Timeout=300",
+                "-qqy",
+            ])
+            .args(arguments))
     };
-    apt(&["update"])?;
     let release: &[&str] = if backports { &["-t", "bookworm-backports"] } else { &[] };
-    apt(&[&["install", "--no-install-recommends"], release, &packages].concat())?;
+    patiently(|| {
+        apt(&["update"])?;
+        apt(&[&["install", "--no-install-recommends"], release, &packages].concat())
+    })?;
     let missing = missing();
     if !missing.is_empty() {
         bail!("{} is installed, yet missing or too old (QEMU 10 is needed)", missing.join(" "));
@@ -221,6 +235,18 @@ fn qemu_is_new(program: &str) -> bool {
 /// 10 in "QEMU emulator version 10.0.2 (Debian ...)".
 fn major_version(text: &str) -> Option<u32> {
     text.split("version ").nth(1)?.split('.').next()?.parse().ok()
+}
+
+/// Does what needs the network, and does it again after a while, and after a longer one, where it fails.
+fn patiently<T>(f: impl Fn() -> Result<T>) -> Result<T> {
+    for pause in [5, 20, 60].map(Duration::from_secs) {
+        match f() {
+            Ok(done) => return Ok(done),
+            Err(error) => eprintln!("vm: {error:#}\nvm: trying again in {pause:?}"),
+        }
+        std::thread::sleep(pause);
+    }
+    f()
 }
 
 /// Runs a command to its end; its standard output. An error holds what it said.

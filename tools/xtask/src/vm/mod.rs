@@ -126,8 +126,8 @@ fn programs(built: Vec<PathBuf>) -> Result<Payload> {
 /// Runs a command in a guest; its exit code.
 fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], limits: &Limits) -> Result<u8> {
     // QEMU itself aborts now and then (10.0, TCG with two CPUs), or one of its CPUs sleeps through the interrupt that another waits for; and a guest may
-    // panic where a busy machine starves its timers. All of these are tried once more.
-    let mut tries_left = 1;
+    // panic where a busy machine starves its timers. All of these are tried again.
+    let mut tries_left = 2;
     loop {
         let token = stream::new_token();
         let parts = Parts::gather(options, payload, &Task::Command { words: command, token: &token })?;
@@ -139,14 +139,15 @@ fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], lim
                 eprintln!("vm: {what} within {} s (--limit)", limits.time().as_secs());
                 return Ok(TIME_IS_UP);
             }
-            Outcome::Silent { console } => {
+            Outcome::Silent { began, console } => {
                 print_console(&console);
-                eprintln!("vm: nothing came from the guest in the time of the longest test: it hangs");
+                let what = if began { "the time of the longest test" } else { "a long time, not even that it is up" };
+                eprintln!("vm: nothing came from the guest in {what}: it hangs");
                 if tries_left == 0 {
                     return Ok(TIME_IS_UP);
                 }
                 tries_left -= 1;
-                eprintln!("vm: trying once more");
+                eprintln!("vm: trying again");
             }
             Outcome::Died { began, status, console } => {
                 print_console(&console);
@@ -157,7 +158,7 @@ fn run(options: &Options, payload: &[(String, PathBuf)], command: &[String], lim
                     bail!("the guest ended {what} (QEMU: {status})");
                 }
                 tries_left -= 1;
-                eprintln!("vm: the guest ended {what} (QEMU: {status}); trying once more");
+                eprintln!("vm: the guest ended {what} (QEMU: {status}); trying again");
             }
         }
     }
