@@ -22,8 +22,8 @@ pub struct StatisticsServer {
 
 /// Clients at once.
 const CLIENTS: usize = 32;
-/// How long a client has, to ask and to take its answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a client has, to ask and to take its answer: it may get no core for seconds, and where it is in others' way it has to go sooner.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a request, at most.
 const REQUEST: usize = 8 << 10;
 
