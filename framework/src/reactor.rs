@@ -432,7 +432,7 @@ mod tests {
         let reactor = Reactor::on_core(cores::allowed()[0]).unwrap();
         let running = reactor.idle(Idle::Sleep { after: 1 }).with(echo).spawn().unwrap();
         for i in 0..count {
-            // Most find it as they find it; some certainly asleep.
+            // Now and then it certainly sleeps; else it does what it does.
             while i % 1000 == 0 && sleeps.load(Ordering::Relaxed) <= i / 1000 {
                 std::thread::yield_now();
             }

@@ -600,7 +600,7 @@ pub fn packets_go_on_after_resets(rigs: &[Rig; 2], options: Options, resets: u64
     let to = b.port.mac();
     let (mut out, mut got, mut number) = (Burst::new(16), Burst::new(16), 0);
     let mut reset = 0;
-    // And further ones, until one found a packet under way: the last ones sent are in any case, unless all of them have come already.
+    // And further ones, until there is a packet that was sent and did not come.
     while reset < resets || (a.count("packets") == b.count("packets") && reset < 100 * resets) {
         reset += 1;
         let (end, began) = (if reset % 2 == 0 { &a } else { &b }, Instant::now());
