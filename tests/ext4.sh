@@ -16,7 +16,7 @@ serve() { # image
   rm -f "$work/nvme.sock"
   "$wholebar" sim serve nvme --socket "$work/nvme.sock" --backing "$1" &
   server=$!
-  for _ in $(seq 100); do [ -S "$work/nvme.sock" ] && return; sleep 0.1; done
+  for _ in $(seq 600); do [ -S "$work/nvme.sock" ] && return; sleep 0.1; done
   echo "the server did not come up" >&2; exit 1
 }
 stop() { kill $server; wait $server || true; server=; }

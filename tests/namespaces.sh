@@ -31,15 +31,20 @@ cleanup() {
   rm -rf "$work"
 }
 trap cleanup EXIT
-fail() { echo "FAILED: $*" >&2; exit 1; }
+fail() { # why; with what the forwarder counted
+  echo "FAILED: $*" >&2
+  if [ -n "$forwarder" ]; then kill -INT $forwarder; wait $forwarder || true; forwarder=; cat "$work/fwd" "$work/fwd.err" >&2; fi
+  exit 1
+}
 wait_for() { # what, command
   local what=$1; shift
-  for _ in $(seq 300); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.05; done
+  for _ in $(seq 1200); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.05; done
   fail "$what did not come"
 }
 on() { local side=$1; shift; ip netns exec "${net[$side]}" "$@"; }
 
-# However late the forwarder gets its core, nothing is to be lost: models wait for buffers, and interfaces have long queues.
+# However late the forwarder gets its core, nothing is to be lost: models wait for buffers, interfaces have long queues, and who asks for an address
+# asks for a minute.
 start() { # arguments of net fwd
   "$wholebar" net fwd "sim:virtio-net,wire=tap:${tap[a]},full=wait" "sim:virtio-net,wire=tap:${tap[b]},full=wait" --stats 0 "$@" >"$work/fwd" 2>"$work/fwd.err" &
   forwarder=$!
@@ -51,6 +56,9 @@ start() { # arguments of net fwd
     # No packets of the kernel's own accord before there are addresses.
     on $side ip link set "${tap[$side]}" addrgenmode none
     on $side ip link set "${tap[$side]}" address "${mac[$side]}" txqueuelen 20000 up
+    for ip in ipv4 ipv6; do
+      on $side sh -c "cd /proc/sys/net/$ip/neigh/${tap[$side]} && echo 60 | tee mcast_solicit ucast_solicit && echo 16777216 >unres_qlen_bytes" >/dev/null
+    done
     on $side ip addr add 10.77.0.$number/24 dev "${tap[$side]}"
     on $side ip addr add fd77::$number/64 dev "${tap[$side]}" nodad
     number=$((number + 1))
@@ -76,13 +84,19 @@ mark() { on a ping -q -c 1 -W 30 -p 77686f6c65626172 10.77.0.2 >/dev/null || fai
 
 capture() {
   for side in $sides; do
+    # The last run's says that it listens, too.
+    rm -f "$work/$side.pcap" "$work/$side.tcpdump"
     ip netns exec "${net[$side]}" tcpdump -i "${tap[$side]}" -B 65536 -U -w "$work/$side.pcap" 2>"$work/$side.tcpdump" &
     jobs+=($!)
     wait_for "tcpdump in $side" grep -q 'listening on' "$work/$side.tcpdump"
   done
 }
+marks() { # side, packets: whether as many packets of marks are in its file, each with the pattern twice and again
+  [ "$(LC_ALL=C grep -ao wholebarwholebar "$work/$1.pcap" | wc -l)" -ge $((2 * $2)) ]
+}
 captured() { # arguments of same_packets
-  # They write as they capture, a second late at most.
+  # They write as they capture, a second late at most, or later where they get no core: both marks and their answers should be there by then.
+  for side in $sides; do for _ in $(seq 200); do if marks $side 4; then break; fi; sleep 0.1; done; done
   sleep 1.2
   for job in "${jobs[@]}"; do kill "$job"; done
   for job in "${jobs[@]}"; do wait "$job" || true; done
@@ -94,10 +108,10 @@ captured() { # arguments of same_packets
 }
 
 file() { # from, to, address of that, whole file
-  on "$2" timeout 100 nc -l -N "$3" 7777 >"$work/came" &
+  on "$2" timeout 300 nc -l -N "$3" 7777 >"$work/came" &
   local receiver=$!
   wait_for "nc" sh -c "ip netns exec ${net[$2]} ss -ltn | grep -q :7777"
-  on "$1" timeout 100 nc -N "$3" 7777 <"$4" || fail "nc from $1 to $2"
+  on "$1" timeout 300 nc -N "$3" 7777 <"$4" || fail "nc from $1 to $2"
   wait $receiver || fail "nc in $2"
   cmp "$4" "$work/came" || fail "the file from $1 to $2 is not what was sent"
 }

@@ -4,7 +4,9 @@
 fail() {
 	echo "FAIL: $*"
 	# What it counted, if it still can tell.
-	kill -INT $fwd; sleep 3; kill -9 $fwd $there; wait $fwd
+	kill -INT $fwd
+	for second in $(seq 40); do kill -0 $fwd 2>/dev/null || break; sleep 1; done
+	kill -9 $fwd $there; wait $fwd
 	cat /tmp/fwd* 2>/dev/null
 	give $theirs vfio-pci
 	exit 1

@@ -19,7 +19,7 @@ const TAIL: u64 = 0x3040;
 /// How many descriptors the ring has.
 pub const ENTRIES: u32 = 64;
 /// How long the device is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The copy engine. Buffers belong to it while it works on them.
 pub struct CopyEngine {

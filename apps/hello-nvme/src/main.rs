@@ -62,7 +62,7 @@ fn run(target: &Target) -> Result<()> {
 fn execute(queue: &mut Queue, nsid: u32, op: Op, buf: Buf) -> Result<Buf> {
     // The buffer moves into the command: while it is in flight, nobody can touch or free it. A refused request comes back, with the reason.
     let request =
-        Request { tag: 0, nsid, op, data: Data::One(buf), deadline: Some(Instant::now() + Duration::from_secs(5)) };
+        Request { tag: 0, nsid, op, data: Data::One(buf), deadline: Some(Instant::now() + Duration::from_secs(30)) };
     queue.submit(request).map_err(|rejected| anyhow!("{op:?} was not taken: {}", rejected.why))?;
     // One doorbell tells the controller of all that was submitted.
     queue.ring();

@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 
 /// A flag that is set when somebody wants the program to end.
 pub fn interrupted() -> Result<Arc<AtomicBool>> {
-    let asked = Arc::new(AtomicBool::new(false));
+    let (asked, again) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     for signal in [SIGINT, SIGTERM] {
-        // In this order: the first one finds the flag unset, and sets it.
-        flag::register_conditional_default(signal, asked.clone())
-            .and_then(|_| flag::register(signal, asked.clone()))
+        // In this order: none is lost from the first line on, and the first one finds `again` unset.
+        flag::register(signal, asked.clone())
+            .and_then(|_| flag::register_conditional_default(signal, again.clone()))
+            .and_then(|_| flag::register(signal, again.clone()))
             .context("cannot handle signals")?;
     }
     Ok(asked)

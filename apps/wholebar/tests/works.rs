@@ -1,6 +1,9 @@
 //! The commands as people use them, on models in their own process and served by another one.
 
+mod common;
+
 use assert_cmd::Command;
+use common::{PATIENCE, catches_interrupts, interrupt, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -61,29 +64,6 @@ impl Drop for Served {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn interrupt(child: &Child) {
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::INT);
-}
-
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Waits until a child says of its process that it is so far.
-fn wait_until(child: &mut Child, what: &str, is_so: impl Fn(u32) -> bool) {
-    let began = Instant::now();
-    while !is_so(child.id()) {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before {what}");
-        assert!(began.elapsed() < PATIENCE, "not {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Whether a process catches SIGINT: what it interrupts ends in order then.
-fn catches_interrupts(process: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map_or("0", str::trim);
-    u64::from_str_radix(caught, 16).unwrap() & 1 << (rustix::process::Signal::INT.as_raw() - 1) != 0
 }
 
 /// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED).

@@ -18,7 +18,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const BURSTS: [usize; 3] = [1, 8, 32];
 const TIME: Duration = Duration::from_millis(500);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
     let given: Vec<_> = std::env::args().skip(1).collect();
@@ -63,7 +63,8 @@ fn pass(from: &Net, to: &Net, arena: &Arc<Arena>, size: usize) -> Result<f64> {
     let (mut out, mut got, mut cache) = (Burst::new(size), Burst::new(size), pool.cache(32));
     let destination = to.mac();
     let (mut came, began) = (0, Instant::now());
-    while began.elapsed() < TIME {
+    // On a busy machine models may have no core in that time.
+    while began.elapsed() < TIME || came == 0 && began.elapsed() < PATIENCE {
         for _ in 0..64 {
             if out.is_empty() && out.fill(&mut cache, size) {
                 for packet in out.iter_mut() {
@@ -84,5 +85,5 @@ fn pass(from: &Net, to: &Net, arena: &Arc<Arena>, size: usize) -> Result<f64> {
         rx.rx(&mut got);
         got.give_back_to(&mut cache);
     }
-    if came == 0 { Err(format!("no packet came in {TIME:?}").into()) } else { Ok(rate) }
+    if came == 0 { Err(format!("no packet came in {PATIENCE:?}").into()) } else { Ok(rate) }
 }
