@@ -24,7 +24,7 @@ use vfio_bindings::bindings::vfio::*;
 /// A PCI function that is open through the kernel's VFIO; closed on drop.
 ///
 /// Closing one that has vanished takes the kernel more than a minute, where no hotplug driver has been told that it is gone: it resets a function that is
-/// closed, and waits for it to answer (`pci_dev_wait`, called by `vfio_pci_core_disable`; 77 s on Linux 6.12).
+/// closed, and waits for it to answer (`pci_dev_wait`, called by `vfio_pci_core_disable`; 77 s on Linux 6.12). It isn't so where the device is back by then.
 pub struct Vfio {
     /// Closed before what it is attached to.
     device: OwnedFd,
