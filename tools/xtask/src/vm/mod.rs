@@ -45,6 +45,7 @@ pub enum Command {
         options: Options,
         #[command(flatten)]
         limits: Limits,
+        /// Parts of the names of tests, of their scripts' or binaries' [default: all]
         names: Vec<String>,
     },
     /// Measures what pages cost (`wholebar pages`) on ppc64le with 4 and with 64 KiB pages, and writes figure and table of the README
