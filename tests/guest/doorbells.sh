@@ -1,5 +1,6 @@
 # Where doorbells share their page with the MSI-X table, as with 16 and 64 KiB pages: whole rings them by stores alone, carved by system calls alone. With
 # 4 KiB pages the table has a page of its own, and nobody needs to trap a doorbell.
+# core: x86_64 ppc64le-4k ppc64le-64k
 name=${WHOLEBAR_NVME%%,*}
 perf() { # policy, what its doorbells must look like
 	wholebar nvme perf $name --policy $1 --rw mixed --verify --span 16M --time 2 --warmup 0 >/tmp/perf || exit 1

@@ -1,5 +1,6 @@
 # Whether interrupts are isolated, where the platform remaps them: the kernel's word for it, then the interrupt chip's, then nobody's.
 # guests: x86_64 x86_64-iommufd
+# core: x86_64
 device=$WHOLEBAR_NVME
 case $GUEST in *-iommufd) routes="group node" ;; *) routes=group ;; esac
 says() { # what it prints in this route

@@ -1,4 +1,5 @@
 # What the other tests take for granted: devices that VFIO has, each in a group of its own, and pages of the size in the guest's name.
+# core: x86_64 ppc64le-4k ppc64le-64k
 names=$(echo "$WHOLEBAR_NVME,$WHOLEBAR_NIC" | tr , ' ')
 [ "$(echo $names | wc -w)" -ge 1 ] || { echo "no devices"; exit 1; }
 for name in $names; do

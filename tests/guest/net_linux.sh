@@ -1,6 +1,7 @@
 # Linux's own driver at one end of the wire, in a network namespace of its own; at the other end wholebar, which forwards to a TAP of Linux's: ping, and TCP.
 # guests: x86_64 ppc64le-64k
-# machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
+# machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
+# programs: iperf3
 fail() {
 	echo "FAIL: $*"
 	# What it counted, if it still can tell.
@@ -58,6 +59,7 @@ try() { # what, our function, Linux's function and driver, options
 	wait $nc
 	cmp /tmp/sent /tmp/came || fail "$what: bytes came changed"
 	for way in "" -R; do
+		command -v iperf3 >/dev/null || { echo "$what: no iperf3 here"; break; }
 		apart iperf3 -s -1 >/tmp/server 2>&1 & server=$!
 		soon listens 1451
 		iperf3 -c 10.9.0.2 -n 1M $way >/tmp/client 2>&1 || { cat /tmp/client /tmp/server; fail "$what: iperf3 $way"; }

@@ -1,4 +1,5 @@
 # Where table and PBA have pages of their own, these are mapped read-only: who writes there dies, and the device can be opened again at once.
+# core: x86_64 ppc64le-4k ppc64le-64k
 name=${WHOLEBAR_NVME%%,*}
 vfio_scribble $name
 code=$?

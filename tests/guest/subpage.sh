@@ -1,6 +1,7 @@
 # Two BARs of 16 KiB in one page of 64: the kernel lets neither be mapped. The device opens even so and works by trapped accesses, and it is said why.
 # guests: ppc64le-64k
 # machine: --nvme 64M --nvme 64M,bus=pci.1.0,addr=2
+# core: ppc64le-64k
 fail() { echo "$*"; exit 1; }
 names=$(echo $WHOLEBAR_NVME | tr , ' ')
 # 0x0000200080004000 is in page 0x000020008000.

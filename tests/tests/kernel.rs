@@ -1,4 +1,5 @@
 //! NVMe through the kernel's VFIO, in a guest: the bodies that models pass, on a controller that nobody here wrote. `cargo xtask vm test GUEST` runs them.
+// core: x86_64 ppc64le-4k ppc64le-64k
 
 use anyhow::{Context, Result, ensure};
 use wholebar::PageSize;

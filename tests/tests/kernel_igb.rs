@@ -1,6 +1,7 @@
 //! Two 82576 on one wire through the kernel's VFIO, in a guest: QEMU's device was written by nobody here. `cargo xtask vm test x86_64 kernel_igb` runs them.
 // guests: x86_64 x86_64-iommufd
-// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
+// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
+// core: x86_64
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};

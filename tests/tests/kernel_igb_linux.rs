@@ -1,6 +1,6 @@
 //! An 82576 by wholebar, and the same by Linux's own driver at the other end of the wire, in a guest. `cargo xtask vm test x86_64 kernel_igb_linux` runs them.
 // guests: x86_64 x86_64-iommufd
-// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
+// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};

@@ -1,7 +1,8 @@
 //! virtio devices of QEMU through the kernel's VFIO, in a guest: the bodies that our models pass, against devices that nobody here wrote.
 //! `cargo xtask vm test GUEST kernel_virtio` runs them.
 // guests: x86_64 x86_64-iommufd ppc64le-64k
-// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --debian iperf3 --bind nic --bind blk
+// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
+// core: x86_64 ppc64le-64k
 
 use anyhow::{Context, Result, ensure};
 use std::fs;

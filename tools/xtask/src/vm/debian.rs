@@ -1,8 +1,10 @@
 //! Debian's packages: unpacked into a cache outside the tree (kernels, busybox, programs for guests), or installed (QEMU).
 //!
 //! What guests have comes from trixie whatever this machine runs, through an apt state of our own: its package lists, keys and status know
-//! nothing of the system's.
+//! nothing of the system's. The mirror is the system's. A mirror's index may list packages that its pool does not have (yet, or any more): then
+//! the newest kernel that can be fetched is taken, and what cannot be had at all is an error of its own, [`Unavailable`].
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// A package that the mirror does not have, whatever its index says.
+#[derive(Debug)]
+pub struct Unavailable {
+    package: String,
+    /// Each that was tried, and what came back.
+    tried: Vec<String>,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Unavailable { package, tried } = self;
+        match &tried[..] {
+            [] => write!(f, "trixie's index has no {package}"),
+            tried => write!(f, "Debian's mirror has no {package}: {}", tried.join("; ")),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// `$XDG_CACHE_HOME/wholebar`, or `~/.cache/wholebar`.
 pub fn cache() -> Result<PathBuf> {
@@ -26,8 +47,8 @@ pub fn cache() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Where trixie's package `name` ("busybox-static:ppc64el") lies unpacked. A package that only depends on the one meant, as
-/// "linux-image-arm64" does on the newest kernel's, stands for that one. Fetched once; delete the folder to have it anew.
+/// Where trixie's package `name` ("busybox-static:ppc64el") lies unpacked. A package that only depends on the newest kernel of a kind, as
+/// "linux-image-arm64" does, stands for the newest of that kind that can be fetched. Fetched once; delete the folder to have it anew.
 pub fn unpacked(name: &str) -> Result<PathBuf> {
     let packages = cache()?.join("packages");
     fs::create_dir_all(&packages)?;
@@ -39,12 +60,10 @@ pub fn unpacked(name: &str) -> Result<PathBuf> {
         return Ok(place);
     }
     let apt = Apt::open(&packages.join("apt"))?;
-    let exact = apt.kernel_behind(name)?;
-    eprintln!("vm: fetching Debian's {exact}");
     let work = tempfile::tempdir_in(&packages)?;
-    apt.download(&exact, work.path())?;
+    apt.download(name, work.path())?;
     let package = fs::read_dir(work.path())?.filter_map(|entry| entry.ok()).map(|entry| entry.path()).next();
-    let package = package.with_context(|| format!("apt-get download {exact} left no file"))?;
+    let package = package.with_context(|| format!("apt-get download {name} left no file"))?;
     let root = work.path().join("root");
     run(Command::new("dpkg").arg("-x").arg(&package).arg(&root))?;
     fs::rename(&root, &place)?;
@@ -101,7 +120,6 @@ impl Apt {
             fs::create_dir_all(directory.join(part))?;
         }
         fs::write(directory.join("status"), "")?;
-        fs::write(directory.join("sources.list"), format!("deb [signed-by={KEYRING}] {MIRROR} trixie main\n"))?;
         apt.update(directory)?;
         Ok(apt)
     }
@@ -126,42 +144,112 @@ Acquire::Languages "none";
         );
         let draft = directory.join("apt.conf.draft");
         fs::write(&draft, text)?;
+        let mirror = mirror()?;
+        fs::write(
+            directory.join("sources.list"),
+            format!("deb [signed-by={KEYRING} target=Packages] {mirror} trixie main\n"),
+        )?;
         patiently(|| run(Command::new("apt-get").env("APT_CONFIG", &draft).args(["-qq", "update"])))?;
         fs::rename(&draft, &self.configuration)?;
         Ok(())
     }
 
-    /// The package that `name` depends on, where both are kernels; else `name`.
-    fn kernel_behind(&self, name: &str) -> Result<String> {
-        if !name.starts_with("linux-image-") {
-            return Ok(name.to_string());
-        }
-        let output = run(Command::new("apt-cache").env("APT_CONFIG", &self.configuration).args(["depends", name]))?;
-        let architecture = name.rsplit(':').next().unwrap_or_default();
-        let kernel = output
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|package| package.starts_with("linux-image-"));
-        let kernel = kernel.with_context(|| format!("trixie's {name} depends on no kernel"))?;
-        let kernel = kernel.split(':').next().unwrap_or_default();
-        Ok(format!("{kernel}:{architecture}"))
+    /// The packages that `name` may stand for, the best first.
+    fn candidates(&self, name: &str) -> Result<Vec<String>> {
+        let list =
+            |arguments: &[&str]| run(Command::new("apt-cache").env("APT_CONFIG", &self.configuration).args(arguments));
+        let (package, architecture) = name.split_once(':').unwrap_or((name, "amd64"));
+        let names = match package.strip_prefix("linux-image-") {
+            Some(flavour) => kernels(&list(&["pkgnames", "linux-image-"])?, flavour),
+            None => vec![package.to_owned()],
+        };
+        Ok(names.into_iter().map(|name| format!("{name}:{architecture}")).collect())
     }
 
+    /// Fetches the best of what `name` may stand for that the mirror has.
     fn download(&self, name: &str, into: &Path) -> Result<()> {
-        let fetch = || {
-            run(Command::new("apt-get")
-                .env("APT_CONFIG", &self.configuration)
-                .args(["-qq", "download", name])
-                .current_dir(into))
-        };
-        if fetch().is_err() {
-            // Lists fetched long ago name versions that the archive no longer has.
-            let directory = self.configuration.parent().context("apt.conf has no folder")?;
-            self.update(directory)?;
-            patiently(fetch)?;
+        let mut tried = Vec::new();
+        // Lists fetched long ago name versions that the archive no longer has.
+        for fresh in [false, true] {
+            if fresh {
+                let directory = self.configuration.parent().context("apt.conf has no folder")?;
+                self.update(directory)?;
+            }
+            tried.clear();
+            for package in self.candidates(name)? {
+                eprintln!("vm: fetching Debian's {package}");
+                let fetched = patiently(|| self.fetch(&package, into))?;
+                let Err(absent) = fetched else { return Ok(()) };
+                eprintln!("vm: {package} can't be fetched: {absent}");
+                tried.push(absent);
+            }
         }
-        Ok(())
+        Err(Unavailable { package: name.to_owned(), tried }.into())
     }
+
+    /// Fetches this one package. What apt says of a package that its mirror lacks is no error but an answer.
+    fn fetch(&self, package: &str, into: &Path) -> Result<Result<(), String>> {
+        let mut command = Command::new("apt-get");
+        command.env("APT_CONFIG", &self.configuration).args(["-qq", "download", package]).current_dir(into);
+        match run(&mut command) {
+            Ok(_) => Ok(Ok(())),
+            Err(error) => match absence(&error.to_string()) {
+                Some(absence) => Ok(Err(absence)),
+                None => Err(error),
+            },
+        }
+    }
+}
+
+/// The kernels of a flavour ("powerpc64le-64k") among packages, the newest first.
+fn kernels(packages: &str, flavour: &str) -> Vec<String> {
+    let version = |name: &str| -> Option<Vec<u64>> {
+        let version = name.strip_prefix("linux-image-")?.strip_suffix(flavour)?.strip_suffix('-')?;
+        // "6.12.107+deb13"; another hyphen begins another flavour, as in "6.12.107+deb13-rt-amd64".
+        if version.contains('-') || !version.starts_with(|c: char| c.is_ascii_digit()) {
+            return None;
+        }
+        Some(version.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect())
+    };
+    let mut kernels: Vec<_> = packages.lines().filter_map(|name| Some((version(name)?, name))).collect();
+    kernels.sort();
+    kernels.into_iter().rev().map(|(_, name)| name.to_owned()).collect()
+}
+
+/// The line of apt's messages that says that the mirror has no such file, or its index no such package.
+fn absence(messages: &str) -> Option<String> {
+    let absent = ["  404  Not Found", "File not found", "Unable to locate package", "Can't find a source to download"];
+    let line = messages.lines().find(|line| absent.iter().any(|words| line.contains(words)))?;
+    Some(line.trim_start_matches("E: ").to_owned())
+}
+
+/// Debian's mirror, as the system's apt is set up with it.
+fn mirror() -> Result<String> {
+    let targets = || {
+        run(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(LABEL) $(REPO_URI)",
+            "Created-By: Packages",
+        ]))
+    };
+    if let Some(mirror) = main_archive(&targets()?) {
+        return Ok(mirror);
+    }
+    // Whose archive a source is, is known when its lists have been fetched once.
+    if rustix::process::geteuid().is_root() {
+        patiently(|| run(Command::new("apt-get").args(["-qq", "update"])))?;
+    }
+    main_archive(&targets()?).context(
+        "guests are made of Debian's packages, and this system's apt has no source of Debian's main archive, or has \
+         not fetched its lists (apt-get update); `apt-get indextargets` shows what it has",
+    )
+}
+
+/// The address of Debian's main archive, in lines of origin, label and address.
+fn main_archive(targets: &str) -> Option<String> {
+    let mut lines = targets.lines();
+    lines.find_map(|line| line.strip_prefix("Debian Debian ").map(|mirror| mirror.trim_end_matches('/').to_owned()))
 }
 
 /// Makes programs available, each with the package that has it; a name with a slash is a file. Nothing to do if they are there; else, as root, installs them.
@@ -185,7 +273,7 @@ pub fn provide(needs: &[(&str, &str)]) -> Result<()> {
     let sources = work.path().join("sources.list");
     let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
     if backports {
-        text += &format!("\ndeb [signed-by={KEYRING}] {MIRROR} bookworm-backports main\n");
+        text += &format!("\ndeb [signed-by={KEYRING}] {} bookworm-backports main\n", mirror()?);
     }
     fs::write(&sources, text)?;
     fs::create_dir_all(work.path().join("lists/partial"))?;
@@ -268,6 +356,30 @@ mod tests {
         assert_eq!(major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright"), Some(10));
         assert_eq!(major_version("QEMU emulator version 7.2.15\n"), Some(7));
         assert_eq!(major_version("what?"), None);
+    }
+
+    #[test]
+    fn the_newest_kernel_of_a_flavour_comes_first() {
+        let packages = "linux-image-6.12.9+deb13-amd64\nlinux-image-amd64\nlinux-image-6.12.107+deb13-rt-amd64\n\
+            linux-image-6.12.107+deb13-amd64\nlinux-image-6.12.107+deb13-amd64-dbg\nlinux-image-6.2+deb13-arm64-16k\n";
+        assert_eq!(kernels(packages, "amd64"), ["linux-image-6.12.107+deb13-amd64", "linux-image-6.12.9+deb13-amd64"]);
+        assert_eq!(kernels(packages, "arm64-16k"), ["linux-image-6.2+deb13-arm64-16k"]);
+        assert!(kernels(packages, "arm64").is_empty());
+    }
+
+    #[test]
+    fn a_mirror_that_lacks_a_package_is_told_from_one_out_of_reach() {
+        let lacks = "\"apt-get\" failed (exit status: 100):\nE: Failed to fetch http://mirror/a.deb  404  Not Found [IP: 192.0.2.1 80]";
+        assert_eq!(absence(lacks).unwrap(), "Failed to fetch http://mirror/a.deb  404  Not Found [IP: 192.0.2.1 80]");
+        assert!(absence("E: Failed to fetch http://mirror/a.deb  Could not connect to mirror:80").is_none());
+    }
+
+    #[test]
+    fn the_mirror_is_of_the_main_archive() {
+        let targets = "Someone Else http://a.example/x/\nDebian Debian-Security http://b.example/security/\n\
+            Debian Debian http://c.example/debian/\nDebian Debian http://d.example/debian/\n";
+        assert_eq!(main_archive(targets).unwrap(), "http://c.example/debian");
+        assert_eq!(main_archive("$(ORIGIN) $(LABEL) http://a.example/debian/\n"), None);
     }
 
     #[test]

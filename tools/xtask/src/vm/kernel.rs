@@ -18,6 +18,13 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
+impl Kernel {
+    /// As `uname -r` says in the guest.
+    pub fn release(&self) -> String {
+        self.modules.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+}
+
 /// Where a guest's kernel comes from.
 pub enum Source {
     /// Debian's package that depends on the newest kernel of this kind.

@@ -14,14 +14,16 @@ use clap::Parser;
 
 use super::boot::Limits;
 use super::build::root;
+use super::debian::{self, Unavailable};
 use super::initramfs::Payload;
+use super::kernel;
 use super::wires::Wires;
-use super::{NOT_RUN, Options, TIME_IS_UP, programs, run};
+use super::{LEFT_OUT, NOT_RUN, Options, TIME_IS_UP, programs, run};
 
 const RUNNER: &str = include_str!("../../../vm/test");
 
 /// What the head of a test asks for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Head {
     /// Empty for all.
     guests: Vec<String>,
@@ -29,27 +31,61 @@ struct Head {
     machine: String,
     /// Test binaries that it wants in its PATH.
     runs: Vec<String>,
+    /// Programs of Debian's that it can use.
+    programs: Vec<String>,
+    /// The guests in whose core set it is.
+    core: Vec<String>,
 }
 
-/// Runs the tests whose names contain one of `names`, or all: 0 if they pass, 1 if one fails, 2 if something else was in the way.
-pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> {
+/// Tests that share a boot.
+#[derive(Default)]
+struct Suite {
+    files: Payload,
+    /// Programs of Debian's, each with the tests that can use it.
+    programs: BTreeMap<String, Vec<String>>,
+}
+
+impl Suite {
+    fn add(&mut self, name: &str, path: PathBuf, head: &Head) {
+        self.files.push((format!("wholebar/tests/{name}"), path));
+        for program in &head.programs {
+            self.programs.entry(program.clone()).or_default().push(name.to_owned());
+        }
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.files.iter().filter_map(|(place, _)| place.strip_prefix("wholebar/tests/")).collect();
+        names.join(", ")
+    }
+}
+
+/// Runs the tests whose names contain one of `names`, or all, of the core set if `core`: 0 if they pass, 1 if one fails, 2 if something else was in the
+/// way.
+pub fn test(options: &Options, names: &[String], core: bool, limits: &Limits) -> Result<u8> {
     // Tests say something when they begin and end, scripts at each step: none of these takes as long, or its own limits end it before.
     let silence = Some(Duration::from_secs(300));
     let limits = &Limits { limit: limits.limit.or(Some(3600)), silence, ..limits.clone() };
     let wanted = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
     let guest = options.guest.to_string();
-    let here = |name: &str, head: &Head| wanted(name) && (head.guests.is_empty() || head.guests.contains(&guest));
+    let here = |name: &str, head: &Head| {
+        wanted(name)
+            && (head.guests.is_empty() || head.guests.contains(&guest))
+            && (!core || head.core.contains(&guest))
+    };
+    // Before anything is built: a guest may not be had.
+    let kernel = kernel::kernel(options.guest)?;
+    eprintln!("vm: {}, Linux {}", options.guest, kernel.release());
     let built = options.build(&["--package", "wholebar-tests", "--test", "kernel*"])?;
     let mut binaries = BTreeMap::new();
     for path in built.tests {
         let name = file_name(&path)?;
         binaries.insert(name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name).to_owned(), path);
     }
-    let mut boots: BTreeMap<String, Payload> = BTreeMap::new();
+    let mut boots: BTreeMap<String, Suite> = BTreeMap::new();
     for (name, path) in &binaries {
         let head = read_head(&root().join("tests/tests").join(name).with_extension("rs"))?;
         if here(name, &head) {
-            boots.entry(head.machine).or_default().push((format!("wholebar/tests/{name}"), path.clone()));
+            boots.entry(head.machine.clone()).or_default().add(name, path.clone(), &head);
         }
     }
     for path in scripts(&root().join("tests/guest"))? {
@@ -57,34 +93,37 @@ pub fn test(options: &Options, names: &[String], limits: &Limits) -> Result<u8> 
         if !here(&name, &head) {
             continue;
         }
-        let boot = boots.entry(head.machine).or_default();
+        let suite = boots.entry(head.machine.clone()).or_default();
         for test in &head.runs {
             let binary = binaries.get(test).with_context(|| format!("{name} runs {test}, which is no test binary"))?;
-            boot.push((format!("wholebar/bin/{test}"), binary.clone()));
+            suite.files.push((format!("wholebar/bin/{test}"), binary.clone()));
         }
-        boot.push((format!("wholebar/tests/{name}"), path));
+        suite.add(&name, path, &head);
     }
     if boots.is_empty() {
         bail!("no test for {} has such a name", options.guest);
     }
     let programs = programs(built.programs)?;
     let mut worst = 0;
-    for (machine, tests) in boots {
+    for (machine, suite) in boots {
         eprintln!("vm: {} {machine}", options.guest);
-        let own;
-        let options = if machine.is_empty() {
-            options
-        } else {
-            own = parse(&format!("{} {machine}", options.guest))?;
-            &own
-        };
+        let mut options =
+            if machine.is_empty() { options.clone() } else { parse(&format!("{} {machine}", options.guest))? };
         if let Some(why) = Wires::of(&options.machine)?.missing()? {
-            let names: Vec<_> = tests.iter().filter_map(|(place, _)| place.strip_prefix("wholebar/tests/")).collect();
-            println!("=== {}: skipped, for no TAP interfaces are to be had here: {why}", names.join(", "));
+            println!("{LEFT_OUT}: {guest}: {}, for no TAP interfaces are to be had here: {why}", suite.names());
             continue;
         }
-        let payload = [&programs[..], &tests].concat();
-        let code = run(options, &payload, &["sh".into(), "-c".into(), RUNNER.into()], limits)?;
+        for (program, tests) in &suite.programs {
+            match debian::program(program, options.guest.cpu().debian) {
+                Ok(_) => options.inside.debian.push(program.clone()),
+                Err(error) if error.is::<Unavailable>() => {
+                    println!("{LEFT_OUT}: {guest}: what {} does with {program}: {error:#}", tests.join(", "));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let payload = [&programs[..], &suite.files].concat();
+        let code = run(&options, &payload, &["sh".into(), "-c".into(), RUNNER.into()], limits)?;
         worst = worst.max(if matches!(code, TIME_IS_UP | NOT_RUN) { 2 } else { code });
     }
     Ok(worst)
@@ -124,7 +163,13 @@ fn head(text: &str) -> Head {
         comments.find_map(|line| line.trim_start().strip_prefix(key)).unwrap_or_default().trim().to_string()
     };
     let words = |key| line(key).split_whitespace().map(String::from).collect();
-    Head { guests: words("guests:"), machine: line("machine:"), runs: words("runs:") }
+    Head {
+        guests: words("guests:"),
+        machine: line("machine:"),
+        runs: words("runs:"),
+        programs: words("programs:"),
+        core: words("core:"),
+    }
 }
 
 fn file_name(path: &Path) -> Result<String> {
@@ -138,15 +183,17 @@ mod tests {
 
     #[test]
     fn a_head_says_where_a_test_runs() {
-        let script = "# What it shows.\n# guests: x86_64 ppc64le-64k\n# machine: --nvme 64M --append a=b\n# runs: kernel\n\nexit 0\n# guests: none\n";
+        let script = "# What it shows.\n# guests: x86_64 ppc64le-64k\n# machine: --nvme 64M --append a=b\n# runs: kernel\n# programs: iperf3\n# core: x86_64 ppc64le-64k\n\nexit 0\n# guests: none\n";
         let expected = Head {
             guests: vec!["x86_64".into(), "ppc64le-64k".into()],
             machine: "--nvme 64M --append a=b".into(),
             runs: vec!["kernel".into()],
+            programs: vec!["iperf3".into()],
+            core: vec!["x86_64".into(), "ppc64le-64k".into()],
         };
         assert_eq!(head(script), expected);
         let binary = "//! What it shows.\n// machine: --nvme 64M\n\nuse std::fs;\n// guests: none\n";
-        assert_eq!(head(binary), Head { guests: vec![], machine: "--nvme 64M".into(), runs: vec![] });
+        assert_eq!(head(binary), Head { machine: "--nvme 64M".into(), ..Head::default() });
         assert_eq!(head("exit 0\n# machine: --x\n").machine, "");
     }
 
@@ -162,7 +209,12 @@ mod tests {
         }
         for test in tests {
             let head = read_head(&test).unwrap();
-            for guest in head.guests.iter().map(String::as_str).chain(["x86_64"]) {
+            assert!(
+                head.core.iter().all(|guest| head.guests.is_empty() || head.guests.contains(guest)),
+                "{}",
+                test.display()
+            );
+            for guest in head.guests.iter().chain(&head.core).map(String::as_str).chain(["x86_64"]) {
                 let options = parse(&format!("{guest} {}", head.machine)).unwrap();
                 assert_eq!(options.guest.to_string(), guest);
             }
