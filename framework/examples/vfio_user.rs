@@ -50,13 +50,12 @@ impl Model for Squarer {
     }
 
     fn reset(&mut self) {
-        self.page.memory().fill(0, 16, 0);
+        [NUMBER, SQUARE].iter().filter_map(|at| self.page.u64(*at)).for_each(|r| r.store(0, Ordering::Release));
         self.seen = 0;
     }
 
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
-        let registers = self.page.memory();
-        let (Some(number), Some(square)) = (registers.u64(NUMBER), registers.u64(SQUARE)) else { return Work::Idle };
+        let (Some(number), Some(square)) = (self.page.u64(NUMBER), self.page.u64(SQUARE)) else { return Work::Idle };
         // Acquire pairs with the driver's doorbell.
         let asked = u64::from_le(number.load(Ordering::Acquire));
         if asked == self.seen {

@@ -9,6 +9,8 @@
 //! Under Miri the device is a thread, and these are nothing: what it then checks is that each caller's own Release store or Acquire load
 //! carries its side. A fence here would hide one that is too weak.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 #[cfg(not(any(miri, target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64")))]
 use std::sync::atomic::{Ordering, fence};
 

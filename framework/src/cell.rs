@@ -4,6 +4,8 @@
 //! happens once, in its width, in program order. Memory that another thread or process polls (a model, a vfio-user server) is
 //! *atomic*, as is everything under Miri. Nowhere else in this workspace is anything volatile.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 mod sealed {

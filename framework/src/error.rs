@@ -41,6 +41,16 @@ pub enum Error {
         /// Bytes.
         width: u64,
     },
+    /// A word of shared memory that would have two widths: it is part of another word already.
+    #[error(
+        "a {width}-byte word at {offset:#x} overlaps one of another width: a word has one width, for all that look at it"
+    )]
+    WordWidth {
+        /// Where, in bytes.
+        offset: u64,
+        /// Bytes.
+        width: u64,
+    },
     /// A device's configuration space makes no sense.
     #[error("{device}: bad configuration space: {why}")]
     Config {

@@ -3,6 +3,8 @@
 //! A poll loop knows what it will touch a few packets from now, and what is in another core's cache takes longer to come than a packet
 //! does to be worked on. Under Miri, and on CPUs that are not named here, these are nothing.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 /// What comes in one piece on the CPUs named here, or at least.
 const LINE: usize = 64;
 

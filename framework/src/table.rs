@@ -2,6 +2,8 @@
 //!
 //! An index from a device is input all the same: whether there is such an entry, `get` says, as that of any slice.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -16,7 +18,7 @@ pub struct Table<T> {
 impl<T> Table<T> {
     /// The smallest power of two of entries that is at least `size` and at most 32,768; each as `entry` makes it of its index.
     pub fn new(size: u16, entry: impl FnMut(u16) -> T) -> Self {
-        let mask = (size.clamp(1, 1 << 15)).next_power_of_two() - 1;
+        let mask = size.clamp(1, 1 << 15).next_power_of_two().wrapping_sub(1);
         Self { entries: (0..=mask).map(entry).collect(), mask }
     }
 

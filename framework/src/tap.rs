@@ -3,6 +3,8 @@
 //! Packets have the virtio header of 12 bytes before them, so that checksums and segmentation can be left to either side. This file does
 //! *not* set addresses, or the link up: that is for `ip`, or whoever made the interface.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use std::ffi::{CStr, c_int, c_uint};
 use std::fs::File;
 use std::io;

@@ -1,5 +1,7 @@
 //! A hot register: one store, or, where its page may not be mapped, one system call or message; counted either way.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::{Bar, Width};
 use crate::barrier;
 use std::marker::PhantomData;
@@ -33,21 +35,18 @@ pub struct DoorbellCounts {
 
 impl std::ops::AddAssign for DoorbellCounts {
     fn add_assign(&mut self, other: Self) {
-        self.direct += other.direct;
-        self.trapped += other.trapped;
+        self.direct = self.direct.saturating_add(other.direct);
+        self.trapped = self.trapped.saturating_add(other.trapped);
     }
 }
 
 impl<T: Width> Doorbell<T> {
     /// `offset` was checked: inside the BAR, aligned, and outside of table and PBA.
     pub(super) fn new(bar: Bar, offset: u64) -> Self {
-        let (at, volatile) = match bar.shared.mapped(offset, T::BYTES, true) {
-            Some((mapping, at)) => {
-                // SAFETY: `mapped` says that the register lies inside.
-                (Some(unsafe { mapping.base().add(at as usize) }), mapping.is_device())
-            }
-            None => (None, false),
-        };
+        let mapped = bar.shared.mapped(offset, T::BYTES, true);
+        // Where its word has another width, it is trapped, and written by words of that width.
+        let (at, volatile) =
+            mapped.map_or((None, false), |(mapping, at)| (mapping.register::<T>(at), mapping.is_device()));
         Self { at, volatile, rung: 0, offset, bar, width: PhantomData }
     }
 
@@ -57,7 +56,7 @@ impl<T: Width> Doorbell<T> {
     #[inline(always)]
     pub fn ring(&mut self, value: T) {
         barrier::before_doorbell();
-        self.rung += 1;
+        self.rung = self.rung.wrapping_add(1);
         match self.at {
             // SAFETY: aligned, inside a writable mapping that `self.bar` keeps.
             Some(at) => unsafe { value.store(at.as_ptr(), self.volatile) },

@@ -4,6 +4,8 @@
 //! their span; hot ones through a [`Doorbell`], made once. No window and no register access touches the MSI-X table or the PBA: only
 //! [`MsixTable`] sees them, and only to read.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 mod doorbell;
 mod layout;
 mod msix;
@@ -144,11 +146,11 @@ impl Bar {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
             // As `writel` before `readl`: a read does not overtake an earlier write of another register.
             barrier::before_doorbell();
-            // SAFETY: `mapped` says that the register lies inside, and is aligned.
-            let value = unsafe { mapping.load(at) };
-            barrier::after_register();
-            // All ones is what a page that was taken away reads; it may also be the register's value.
-            return if value == T::ONES && mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
+            if let Some(value) = mapping.load(at) {
+                barrier::after_register();
+                // All ones is what a page that was taken away reads; it may also be the register's value.
+                return if value == T::ONES && mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
+            }
         }
         let mut bytes = T::Bytes::default();
         self.shared.device.read(self.shared.region(), offset, bytes.as_mut())?;
@@ -162,9 +164,9 @@ impl Bar {
     pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
         self.shared.check(offset, T::BYTES)?;
         barrier::before_doorbell();
-        if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, true) {
-            // SAFETY: as in `load`, and the mapping is writable.
-            unsafe { mapping.store(at, value) };
+        if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, true)
+            && mapping.store(at, value)
+        {
             return if mapping.is_gone() { Err(self.shared.gone()) } else { Ok(()) };
         }
         self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
@@ -224,6 +226,13 @@ impl Shared {
                 return Err(Error::Guarded { bar: layout.bar, offset, len, what });
             }
         }
+        // What the mapping itself knows, whatever was said of the device.
+        for (range, mapping) in &self.maps {
+            let part = offset.max(range.start).saturating_sub(range.start)..end.saturating_sub(range.start);
+            if let Some(what) = mapping.msix(part) {
+                return Err(Error::Guarded { bar: layout.bar, offset, len, what });
+            }
+        }
         Ok(())
     }
 
@@ -232,7 +241,7 @@ impl Shared {
         let end = offset.checked_add(width).filter(|_| offset.is_multiple_of(width))?;
         let (range, mapping) = self.maps.iter().find(|(r, _)| r.start <= offset && end <= r.end)?;
         // `Bar::map` saw to it that spans and mappings begin on multiples of 8, so the register is as aligned as its offset.
-        (!write || mapping.prot() == Prot::ReadWrite).then(|| (mapping, offset - range.start))
+        (!write || mapping.prot() == Prot::ReadWrite).then(|| (mapping, offset.wrapping_sub(range.start)))
     }
 }
 
@@ -254,7 +263,7 @@ impl Window {
     /// Bytes.
     #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
     pub fn len(&self) -> u64 {
-        self.range.end - self.range.start
+        self.range.end.saturating_sub(self.range.start)
     }
 
     /// Reads a register at `offset` in the window.
@@ -283,7 +292,7 @@ impl Window {
 
     fn at<T: Width>(&self, offset: u64) -> Result<u64> {
         match offset.checked_add(T::BYTES) {
-            Some(end) if end <= self.len() => Ok(self.range.start + offset),
+            Some(end) if end <= self.len() => Ok(self.range.start.saturating_add(offset)),
             _ => Err(Error::OutOfRange { what: "window", offset, len: T::BYTES, size: self.len() }),
         }
     }

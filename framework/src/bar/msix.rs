@@ -66,7 +66,7 @@ impl MsixTable {
     /// # Errors
     /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, what the backend says.
     pub fn entry(&self, vector: u32) -> Result<MsixEntry> {
-        let at = self.msix.table().start + 16 * u64::from(self.check(vector)?);
+        let at = self.msix.table().start.saturating_add(u64::from(self.check(vector)?).saturating_mul(16));
         let (mut words, mut mapped) = ([0u32; 4], true);
         for (at, word) in (at..).step_by(4).zip(&mut words) {
             *word = self.table.load(at)?;
@@ -82,7 +82,7 @@ impl MsixTable {
     /// As [`entry`](Self::entry).
     pub fn is_pending(&self, vector: u32) -> Result<bool> {
         let bits = u64::from(self.check(vector)?);
-        let word: u32 = self.pba.load(self.msix.pba().start + bits / 32 * 4)?;
+        let word: u32 = self.pba.load(self.msix.pba().start.saturating_add((bits / 32).saturating_mul(4)))?;
         Ok(word >> (bits % 32) & 1 != 0)
     }
 
@@ -94,7 +94,7 @@ impl MsixTable {
                 what: "MSI-X table",
                 offset: 16 * u64::from(vector),
                 len: 16,
-                size: table.end - table.start,
+                size: table.end.saturating_sub(table.start),
             }),
         }
     }

@@ -90,7 +90,11 @@ impl BarPlan {
 
     /// Bytes that are mapped, for stores or not.
     pub fn mapped_bytes(&self) -> u64 {
-        self.spans.iter().filter(|s| s.access != Access::Trapped).map(|s| s.range.end - s.range.start).sum()
+        self.spans
+            .iter()
+            .filter(|s| s.access != Access::Trapped)
+            .map(|s| s.range.end.saturating_sub(s.range.start))
+            .sum()
     }
 }
 

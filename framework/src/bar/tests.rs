@@ -91,7 +91,7 @@ impl Model for Board {
     fn reset(&mut self) {}
 
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
-        let memory = self.pages.memory();
+        let memory = &self.pages;
         // Pairs with the doorbell: what the driver stored before it rang must be seen by the relaxed load below.
         let rung = memory.u32(BELL).unwrap().load(Ordering::Acquire);
         let iova = Iova(u32::from_le(rung).into());
@@ -304,7 +304,7 @@ fn the_table_is_shown_as_the_device_has_it() {
             // What kernels say, too.
             false => assert_eq!((entry.address, entry.data, entry.control), (u64::MAX, u32::MAX, u32::MAX)),
         }
-        pages.memory().u32(0x2008).unwrap().store((1u32 << 5).to_le(), Ordering::Release);
+        pages.u32(0x2008).unwrap().store((1u32 << 5).to_le(), Ordering::Release);
         let pending: Vec<_> = (0..VECTORS).filter(|v| table.is_pending(*v).unwrap()).collect();
         assert_eq!(pending, [69]);
         assert!(matches!(table.entry(VECTORS), Err(Error::OutOfRange { .. })));
@@ -422,4 +422,116 @@ fn a_backend_that_maps_less_than_it_was_asked_for_is_caught() {
         Arc::new(Frail { device: Board::new().start(), lost: AtomicBool::new(false), short: true });
     let whole = BarOptions { policy: MapPolicy::Whole, page: Some(PageSize::K64), registers: &[] };
     assert!(matches!(Bar::of(&device, 0, whole).err(), Some(Error::Plan { .. })));
+}
+
+/// Stands in front of a device, and says of it what it likes: that it has no capabilities, and that its BARs are others.
+struct Liar {
+    device: Arc<dyn PciDevice>,
+    /// BAR 0 is shown as BAR 2.
+    moved: bool,
+}
+
+impl PciDevice for Liar {
+    fn name(&self) -> &str {
+        "liar"
+    }
+    fn kind(&self) -> DeviceKind {
+        self.device.kind()
+    }
+    fn info(&self) -> DeviceInfo {
+        self.device.info()
+    }
+    fn page_size(&self) -> PageSize {
+        self.device.page_size()
+    }
+    fn isolation(&self) -> Isolation {
+        Isolation::by_construction()
+    }
+    fn region(&self, index: u32) -> Result<RegionInfo> {
+        self.device.region(if self.moved && index == 2 { 0 } else { index })
+    }
+    fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.device.read(region, offset, buf)?;
+        // STATUS bit 4: there are capabilities.
+        if region == CONFIG && !self.moved && (offset..offset + buf.len() as u64).contains(&6) {
+            buf[(6 - offset) as usize] = 0;
+        }
+        Ok(())
+    }
+    fn write(&self, region: u32, offset: u64, buf: &[u8]) -> Result<()> {
+        self.device.write(if self.moved && region == 2 { 0 } else { region }, offset, buf)
+    }
+    fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
+        self.device.map(if self.moved && region == 2 { 0 } else { region }, range, prot)
+    }
+    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
+        self.device.irq_info(index)
+    }
+    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
+        self.device.set_irqs(index, first, action)
+    }
+    fn dma(&self) -> Arc<DmaSpace> {
+        self.device.dma()
+    }
+    fn reset(&self) -> Result<()> {
+        self.device.reset()
+    }
+}
+
+/// The table is out of reach whoever stands between the BAR and the device, since the mapping itself knows where it is.
+#[test]
+fn a_device_that_hides_its_table_is_guarded_all_the_same() {
+    for (moved, number) in [(false, 0), (true, 2)] {
+        let board = Board::new();
+        let pages = board.pages.clone();
+        let device: Arc<dyn PciDevice> = Arc::new(Liar { device: board.start(), moved });
+        for policy in POLICIES {
+            let bar = Bar::of(&device, number, BarOptions { policy, ..BarOptions::default() }).unwrap();
+            assert_eq!((&bar.plan().layout.table, &bar.plan().layout.pba), (&None, &None), "it lies");
+            for at in [TABLE, TABLE + 16 * u64::from(VECTORS) - 8, 0x2000, 0x2008] {
+                if policy == MapPolicy::Trapped {
+                    // No mapping: the device itself, as kernels do, takes no write there.
+                    bar.write(at, u64::MAX).unwrap();
+                } else {
+                    let refused = |e: Option<Error>| matches!(e, Some(Error::Guarded { .. }));
+                    assert!(refused(bar.write(at, u64::MAX).err()) && refused(bar.write(at + 4, 1u8).err()), "{at:#x}");
+                    assert!(refused(bar.doorbell::<u32>(at).err()) && refused(bar.window(at - 8..at + 1).err()));
+                }
+                assert_eq!(pages.u32(at).unwrap().load(Ordering::Relaxed), 0);
+            }
+            bar.write(TABLE - 8, 5u64).unwrap();
+            bar.write(CLEAR, 6u64).unwrap();
+        }
+    }
+}
+
+/// One register, in two widths, by two threads: Miri says that atomics of two widths there are a race.
+#[test]
+fn a_register_of_memory_has_one_width_whoever_looks() {
+    const ROUNDS: u64 = if cfg!(miri) { 20 } else { 1000 };
+    let device = Board::new().start();
+    let bars = every_plan(&device);
+    for (one, other) in bars.iter().zip(bars.iter().rev()) {
+        // Its word has 8 bytes, or 4, as it happens: so has each at 0x18, and those at 0x20 are 2.
+        let mut bell = one.doorbell::<u16>(0x22).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in 0..ROUNDS {
+                    one.write(0x18, n).unwrap();
+                    bell.ring(n as u16);
+                    one.read::<u8>(0x19).unwrap();
+                }
+            });
+            for n in 0..ROUNDS as u32 {
+                other.write(0x1c, n).unwrap();
+                other.write(0x20, n).unwrap();
+                other.read::<u64>(0x18).unwrap();
+                other.read::<u64>(0x20).unwrap();
+            }
+        });
+        other.write(0x18, 0x0807_0605_0403_0201u64).unwrap();
+        other.write(0x1b, 0x44u8).unwrap();
+        other.write(0x1e, 0x7788u16).unwrap();
+        assert_eq!(one.read::<u64>(0x18).unwrap(), 0x7788_0605_4403_0201);
+    }
 }

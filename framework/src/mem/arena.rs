@@ -4,6 +4,8 @@
 //! from forks; or private anonymous hugepages; or memory that the application brings. It does *not* know any device address: it
 //! joins any number of [`DmaSpace`](super::DmaSpace)s, at an address of each one's own.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::chunk::{Chunk, Shared};
 use super::mapping::{Mapping, memfd};
 use super::system;
@@ -105,8 +107,9 @@ impl Arena {
                 drop(unsafe { Box::from_raw(self.0.as_ptr()) });
             }
         }
+        let len = size_of_val(&*memory);
         let given = NonNull::from(Box::leak(memory));
-        let (base, len) = (given.cast(), size_of::<T>() * given.len());
+        let base = given.cast();
         // SAFETY: it is kept as long as the arena, is made of atomics, and nobody else has it any more.
         unsafe { Self::adopt_raw(base, len, Arc::new(Given(given))) }
     }
@@ -148,8 +151,9 @@ impl Arena {
 
     fn huge_file(bytes: u64, node: Option<u32>) -> Result<Arc<Self>> {
         // The size that wastes least; of those, the largest.
-        let enough =
-            system::hugepages(node).into_iter().filter(|h| h.page.ceil(bytes.max(1)) / h.page.bytes() <= h.free);
+        let enough = system::hugepages(node)
+            .into_iter()
+            .filter(|h| h.page.ceil(bytes.max(1)) >> h.page.bytes().trailing_zeros() <= h.free);
         let best = enough.min_by_key(|h| (h.page.ceil(bytes.max(1)), std::cmp::Reverse(h.page)));
         let page = best.ok_or_else(|| no_hugepages(bytes, node))?.page;
         let (mapping, fd) = memfd("wholebar-arena", page.ceil(bytes.max(1)), Some(page))?;
@@ -196,12 +200,14 @@ impl Arena {
             // SAFETY: inside the mapping, and nobody else was given this range.
             unsafe { self.mapping.base().add(range.start() as usize).write_bytes(0, len as usize) };
         }
-        Ok(Chunk::new(self.clone(), range.start()..range.start() + len))
+        Ok(Chunk::new(self.clone(), range.start()..range.start().saturating_add(len)))
     }
 
     pub(super) fn free(&self, range: Range<u64>) {
         let mut free = self.free.lock().unwrap_or_else(|e| e.into_inner());
-        if let Ok(range) = vm_allocator::RangeInclusive::new(range.start, range.end.next_multiple_of(GRAIN) - 1) {
+        if let Ok(range) =
+            vm_allocator::RangeInclusive::new(range.start, range.end.next_multiple_of(GRAIN).saturating_sub(1))
+        {
             let _ = free.free(&range);
         }
     }
@@ -237,8 +243,13 @@ impl Arena {
         self.source
     }
 
-    /// Its memory file, if it has one that another process can map.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+    /// Its memory file, if it has one that another process can map: for a backend that sends it to its peer.
+    ///
+    /// # Safety
+    /// Whoever has the descriptor, or a copy of it, does with the memory what a device may that was let into it, and no more: it writes nothing
+    /// while this process has it as plain bytes ([`Buf::bytes`](super::Buf::bytes)). So it is sent to devices alone, and neither mapped
+    /// nor written here.
+    pub unsafe fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(|fd| fd.as_fd())
     }
 
@@ -279,6 +290,10 @@ pub struct Frame(pub [AtomicU64; 8192]);
 
 // SAFETY: an array of atomics as long as its alignment: no padding.
 unsafe impl Shared for Frame {
+    fn words(each: &mut dyn FnMut(u64, u8)) {
+        <[AtomicU64; 8192]>::words(each);
+    }
+
     fn clear(&self) {
         self.0.clear();
     }
@@ -305,7 +320,7 @@ mod tests {
     fn an_arena_is_whole_pages_of_zeroes() {
         let arena = Arena::new(1, ArenaOptions { hugepages: Some(false), numa_node: Some(0) }).unwrap();
         assert_eq!((arena.len(), arena.page(), arena.source()), (arena.page().bytes(), PageSize::host(), Source::File));
-        assert_eq!(arena.fd().is_some(), !cfg!(miri));
+        assert_eq!(arena.fd.is_some(), !cfg!(miri));
         let all = arena.alloc(arena.len(), arena.page().bytes()).unwrap();
         let mut bytes = vec![1; arena.len() as usize];
         all.read(0, &mut bytes).unwrap();
@@ -318,7 +333,7 @@ mod tests {
     fn a_memory_file_is_sealed_and_not_inherited() {
         use rustix::fs::{SealFlags, fcntl_get_seals, ftruncate};
         let arena = small();
-        let fd = arena.fd().unwrap();
+        let fd = arena.fd.as_ref().unwrap();
         assert!(fcntl_get_seals(fd).unwrap().contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));
         assert!(ftruncate(fd, 0).is_err());
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
@@ -360,7 +375,7 @@ mod tests {
         assert_eq!(Arena::new(1, ArenaOptions::default()).unwrap().source(), Source::HugeFile);
         if system::default_hugepage() == Some(most.page) {
             let arena = Arena::anonymous(1, Some(0)).unwrap();
-            assert_eq!((arena.source(), arena.page(), arena.fd().is_none()), (Source::HugeAnonymous, most.page, true));
+            assert_eq!((arena.source(), arena.page(), arena.fd.is_none()), (Source::HugeAnonymous, most.page, true));
             arena.alloc(arena.len(), 1).unwrap().write(arena.len() - 1, &[1]).unwrap();
         }
     }
@@ -370,7 +385,7 @@ mod tests {
         let frames = Frame::zeroed(2);
         frames[1].0[3].store(0x1234, Ordering::Relaxed);
         let arena = Arena::adopt(frames).unwrap();
-        assert_eq!((arena.len(), arena.source(), arena.fd().is_none()), (128 << 10, Source::Adopted, true));
+        assert_eq!((arena.len(), arena.source(), arena.fd.is_none()), (128 << 10, Source::Adopted, true));
         let all = arena.alloc(128 << 10, 4096).unwrap();
         let mut word = [0; 8];
         all.read((64 << 10) + 24, &mut word).unwrap();

@@ -2,6 +2,10 @@
 //!
 //! What is known of a packet (its hash, its VLAN tag, what was checked, what remains to be done) is in the metadata of its first
 //! buffer; a packet larger than a buffer goes on in the [next](Buf::next) one, which the first owns. Pools are next door.
+//!
+//! Headroom plus length is never more than the capacity, so that sums and differences of the three don't wrap.
+
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::mapping::{copy_in, copy_out};
 use super::pool::Inner;
@@ -104,7 +108,7 @@ impl Offload {
     /// Where the transport layer's header begins, in bytes.
     #[inline]
     pub fn l4_start(self) -> u32 {
-        u32::from(self.l2_len) + u32::from(self.l3_len)
+        u32::from(self.l2_len).saturating_add(self.l3_len.into())
     }
 
     fn pack(self) -> u64 {
@@ -222,7 +226,7 @@ impl Buf {
     /// Puts bytes behind those in use, as far as they fit; returns how many that were.
     pub(super) fn extend(&mut self, bytes: &[u8]) -> usize {
         let (len, n) = (self.len(), bytes.len().min(self.tailroom() as usize));
-        self.set_len(len + n as u32);
+        self.set_len(len.wrapping_add(n as u32));
         self.bytes_mut()[len as usize..].copy_from_slice(&bytes[..n]);
         n
     }
@@ -260,7 +264,7 @@ impl Buf {
     /// Says how many bytes are in use; more than it can hold becomes all that it can hold.
     #[inline]
     pub fn set_len(&mut self, len: u32) {
-        let most = self.capacity() - u32::from(self.state().head);
+        let most = self.capacity().wrapping_sub(self.state().head.into());
         self.state_mut().len = len.min(most);
     }
 
@@ -280,7 +284,7 @@ impl Buf {
     /// Bytes behind the data.
     #[inline]
     pub fn tailroom(&self) -> u32 {
-        self.capacity() - self.headroom() - self.len()
+        self.capacity().wrapping_sub(self.headroom()).wrapping_sub(self.len())
     }
 
     /// Leaves `bytes` in front of the data, which there is none of any more; says whether the buffer is large enough for that.
@@ -299,7 +303,7 @@ impl Buf {
     pub fn prepend(&mut self, bytes: u16) -> Option<&mut [u8]> {
         let state = self.state_mut();
         state.head = state.head.checked_sub(bytes)?;
-        state.len += u32::from(bytes);
+        state.len = state.len.wrapping_add(bytes.into());
         Some(&mut self.bytes_mut()[..bytes.into()])
     }
 
@@ -323,10 +327,13 @@ impl Buf {
     /// Where in its arena the data starts, in bytes.
     #[inline(always)]
     pub fn arena_offset(&self) -> u64 {
-        self.meta().offset + u64::from(self.state().head)
+        self.meta().offset.wrapping_add(self.state().head.into())
     }
 
     /// The bytes in use.
+    ///
+    /// They are plain bytes: that no device writes them now rests on what the [module](super#the-boundary) calls the boundary (a device which was
+    /// told of them has said that it is done). Of a device that is not trusted so far, [`copy_to`](Self::copy_to) takes a copy.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: inside the pool's chunk, initialised (arena memory starts zeroed), and borrowed with the only handle; a device was told
@@ -334,7 +341,7 @@ impl Buf {
         unsafe { std::slice::from_raw_parts(self.data().as_ptr(), self.len() as usize) }
     }
 
-    /// The bytes in use, to write.
+    /// The bytes in use, to write; as [`bytes`](Self::bytes).
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and the handle is borrowed exclusively.
@@ -343,14 +350,14 @@ impl Buf {
 
     /// Sets the content, as far as it fits; returns how much that was.
     pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min((self.capacity() - self.headroom()) as usize);
+        let n = bytes.len().min(self.capacity().wrapping_sub(self.headroom()) as usize);
         // SAFETY: inside the buffer, whose only handle is borrowed exclusively.
         unsafe { copy_in(self.data(), &bytes[..n]) };
         self.set_len(n as u32);
         n
     }
 
-    /// Copies out as much as both have; returns how much that was.
+    /// Copies out as much as both have, by atomic words, so that it does not matter what a device writes meanwhile; returns how much that was.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let n = out.len().min(self.len() as usize);
         // SAFETY: inside the buffer.
@@ -509,7 +516,7 @@ impl Drop for Buf {
 impl fmt::Debug for Buf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buf({} of {} bytes", self.len(), self.capacity())?;
-        let more = self.segments().count() - 1;
+        let more = self.segments().count().saturating_sub(1);
         if more > 0 { write!(f, ", {more} more)") } else { f.write_str(")") }
     }
 }

@@ -6,8 +6,10 @@
 //!
 //! Buffers that are home lie in a [`Ring`]; a core's [`PoolCache`] in front of it makes most takes and puts its own affair.
 //!
-//! The boundary: a device that writes to a buffer after it said that it was done breaks what hardware promises; the IOMMU
-//! confines it to memory that was mapped for it, and no further.
+//! The boundary (more of it in `mod.rs`): a device that writes to a buffer after it said that it was done breaks what hardware promises; the
+//! IOMMU confines it to memory that was mapped for it, and no further.
+
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::Arena;
 use super::buf::{Buf, Meta};
@@ -66,7 +68,7 @@ impl Pool {
         let inner = NonNull::from(Box::leak(Box::new(Inner { free, meta: Box::default(), chunk })));
         let meta = (0..u64::from(count))
             .map(|index| {
-                let offset = start + index * stride;
+                let offset = start.saturating_add(index.saturating_mul(stride));
                 // SAFETY: the chunk holds `count` strides from `start` on.
                 let data = unsafe { arena.mapping().base().add(offset as usize) };
                 Meta::new(data, offset, inner, arena_id, size)
@@ -140,9 +142,9 @@ impl Drop for Handle {
         while let Some(buf) = inner.free.pop() {
             // Its drop would give it back.
             std::mem::forget(buf);
-            home += 1;
+            home = usize::saturating_add(home, 1);
         }
-        let out = inner.meta.len() - home;
+        let out = inner.meta.len().saturating_sub(home);
         if out == 0 {
             // SAFETY: made by Box::leak in `new`. No handle is left, and no buffer: each was taken from the ring just now. Who put it
             // there does not touch the pool any more, as `push_at` says, and what it did before is seen by us, who took it.

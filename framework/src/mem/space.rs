@@ -3,6 +3,8 @@
 //! One object a container, IOAS or vfio-user peer. What is mapped is only ever an [`Arena`], so that no safe code can let a device into
 //! memory that may be freed. How a map is made is the backend's ([`DmaBackend`]).
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::ledger::Ledger;
 use super::{Arena, Iova};
 use crate::{Error, PageSize, Result};

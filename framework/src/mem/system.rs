@@ -1,5 +1,7 @@
 //! What the system offers of memory, and what it can be asked to do with a mapping: hugepages, NUMA nodes, prefaulting.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::Mapping;
 use crate::{Error, PageSize, Result};
 use rustix::io::Errno;
@@ -96,10 +98,10 @@ pub(super) fn bind(mapping: &Mapping, node: u32) -> Result<()> {
         // All memory is there. (The system call may be missing, or forbidden in a container.)
         return Ok(());
     }
-    let mut mask = vec![0u64; node as usize / 64 + 1];
+    let mut mask = vec![0u64; (node as usize / 64).saturating_add(1)];
     mask[node as usize / 64] = 1 << (node % 64);
     // The kernel looks at one bit fewer than it is told of.
-    let bits = mask.len() * 64 + 1;
+    let bits = mask.len().saturating_mul(64).saturating_add(1);
     let (base, len) = (mapping.base().as_ptr(), mapping.len() as usize);
     // SAFETY: the range is mapped, the mask has as many bits as said, and a policy changes no memory.
     let done = unsafe { libc::syscall(libc::SYS_mbind, base, len, libc::MPOL_BIND, mask.as_ptr(), bits, 0) };

@@ -1,71 +1,13 @@
 //! A model in its slot: what answers for it, whoever asks: the in-process backend and the vfio-user server alike.
 
 use super::host::{DmaTable, Host, Irqs};
+use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Iova, Mapping};
-use crate::pci::{IRQ_MSIX, IrqInfo, Prot, RegionCap, RegionInfo};
+use crate::pci::{IRQ_MSIX, IrqInfo, RegionCap, RegionInfo};
 use crate::{Result, Work};
-use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-
-/// The memory of a region that can be mapped: a memory file and its mapping here.
-///
-/// The file is twice as long as the mapping: the second half is where trapped accesses of this process go by system call
-/// (see [`InProcess`](super::InProcess)).
-pub struct Pages {
-    mapping: Mapping,
-    fd: Option<Arc<OwnedFd>>,
-}
-
-impl Pages {
-    /// `len` zeroed bytes, rounded up to the host's page.
-    ///
-    /// # Errors
-    /// [`Error::Memory`](crate::Error::Memory).
-    pub fn new(len: u64) -> Result<Arc<Self>> {
-        let len = crate::PageSize::host().ceil(len.max(1));
-        let (whole, fd) = crate::mem::memfd("wholebar-bar", 2 * len, None)?;
-        let mapping = match &fd {
-            Some(fd) => Mapping::of_fd(fd.as_fd(), 0, len as usize, Prot::ReadWrite)?,
-            None => whole,
-        };
-        Ok(Arc::new(Self { mapping, fd }))
-    }
-
-    /// One system call on the file, of the shape of a trapped access, that changes nothing a device can see.
-    pub(super) fn trap(&self, offset: u64, access: Trap<'_>) {
-        let Some(fd) = &self.fd else { return };
-        let at = self.mapping.len() + offset;
-        let _ = match access {
-            Trap::Read(buf) => rustix::io::pread(fd, buf, at),
-            Trap::Write(buf) => rustix::io::pwrite(fd, buf, at),
-        };
-    }
-
-    /// A part of the memory itself, clipped to it, for where there is no file to map.
-    pub(super) fn share(self: &Arc<Self>, range: Range<u64>, prot: Prot) -> Mapping {
-        let end = range.end.min(self.mapping.len());
-        let start = range.start.min(end);
-        // SAFETY: `start` is at most the mapping's length, and its end too; the mapping lives as long as these pages, which the part
-        // keeps, and is only accessed atomically.
-        unsafe {
-            let base = self.mapping.base().add(start as usize);
-            Mapping::kept(base, (end - start) as usize, self.clone()).limited_to(prot)
-        }
-    }
-
-    /// The memory.
-    #[inline]
-    pub fn memory(&self) -> &Mapping {
-        &self.mapping
-    }
-
-    /// Its file, where there is one.
-    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.fd.as_ref().map(|fd| fd.as_fd())
-    }
-}
 
 /// A model, the memory it may reach and the eventfds it may signal.
 pub struct Card<M: ?Sized> {
@@ -129,7 +71,7 @@ impl<M: Model + ?Sized> Card<M> {
     /// [`Refused`]: `EINVAL` outside of the region, or what the model says.
     pub fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match self.place(region, offset, buf.len() as u64)? {
-            Some(pages) => access(pages.memory(), offset, Trap::Read(buf)),
+            Some(pages) => pages.access(offset, Trap::Read(buf)),
             None => self.model.read(region, offset, buf),
         }
     }
@@ -144,7 +86,7 @@ impl<M: Model + ?Sized> Card<M> {
             return Ok(());
         }
         match place {
-            Some(pages) => access(pages.memory(), offset, Trap::Write(buf)),
+            Some(pages) => pages.access(offset, Trap::Write(buf)),
             None => self.model.write(region, offset, buf),
         }
     }
@@ -209,8 +151,8 @@ impl<M: Model + ?Sized> Card<M> {
             None => (0, 0, 1),
         };
         for (i, word) in [address, 0, data, control].into_iter().enumerate() {
-            let at = msix.table_offset + u64::from(vector) * 16 + 4 * i as u64;
-            if let Some(cell) = pages.memory().u32(at) {
+            let at = msix.table_offset.saturating_add(u64::from(vector) * 16 + 4 * i as u64);
+            if let Some(cell) = pages.u32(at) {
                 cell.store(word.to_le(), std::sync::atomic::Ordering::Release);
             }
         }
@@ -287,52 +229,4 @@ impl<M: Model + ?Sized> Card<M> {
     pub fn poll(&mut self) -> Work {
         self.model.poll(&mut Host::new(&self.dma, &self.irqs))
     }
-}
-
-/// A region access: what is read into, or what is written.
-pub(super) enum Trap<'a> {
-    Read(&'a mut [u8]),
-    Write(&'a [u8]),
-}
-
-/// A register access is one atomic access of its width; anything else is copied.
-pub(super) fn access(memory: &Mapping, offset: u64, access: Trap<'_>) -> Result<(), Refused> {
-    use std::sync::atomic::Ordering::{Acquire, Release};
-    macro_rules! read {
-        ($word:ident, $buf:expr) => {
-            memory.$word(offset).map(|w| $buf.copy_from_slice(&w.load(Acquire).to_ne_bytes())).is_some()
-        };
-    }
-    macro_rules! write {
-        ($word:ident, $buf:expr) => {
-            match (memory.$word(offset), $buf.try_into()) {
-                (Some(w), Ok(bytes)) => {
-                    w.store($word::from_ne_bytes(bytes), Release);
-                    true
-                }
-                _ => false,
-            }
-        };
-    }
-    let done = match access {
-        Trap::Read(buf) => {
-            let one = match buf.len() {
-                2 => read!(u16, buf),
-                4 => read!(u32, buf),
-                8 => read!(u64, buf),
-                _ => false,
-            };
-            one || memory.read(offset, buf)
-        }
-        Trap::Write(buf) => {
-            let one = match buf.len() {
-                2 => write!(u16, buf),
-                4 => write!(u32, buf),
-                8 => write!(u64, buf),
-                _ => false,
-            };
-            one || memory.write(offset, buf)
-        }
-    };
-    if done { Ok(()) } else { Err(Refused(libc::EINVAL)) }
 }

@@ -5,9 +5,9 @@
 //! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
 //! elsewhere are calls into the model.
 
-use super::card::{Trap, access};
+use super::pages::{Pages, Trap};
 use super::thread::{Beside, ModelThread, Slot};
-use super::{Card, Model, Pages, Refused, Shape};
+use super::{Card, Model, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow, Mapping};
 use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
@@ -63,7 +63,7 @@ impl InProcess {
     fn direct(&self, region: u32, offset: u64, len: u64) -> Option<&Arc<Pages>> {
         let r = self.shape.regions.get(region as usize)?;
         let end = offset.checked_add(len)?;
-        let pages = r.pages.as_ref().filter(|p| end <= p.memory().len())?;
+        let pages = r.pages.as_ref().filter(|p| end <= p.len())?;
         r.direct.iter().any(|d| d.start <= offset && end <= d.end).then_some(pages)
     }
 
@@ -106,7 +106,7 @@ impl PciDevice for InProcess {
         let done = match self.direct(region, offset, len as u64) {
             Some(pages) => {
                 pages.trap(offset, Trap::Read(buf));
-                access(pages.memory(), offset, Trap::Read(buf))
+                pages.access(offset, Trap::Read(buf))
             }
             None => self.card.lock().read(region, offset, buf),
         };
@@ -118,7 +118,7 @@ impl PciDevice for InProcess {
         let done = match self.direct(region, offset, len).filter(|_| !self.guarded(region, offset, len)) {
             Some(pages) => {
                 pages.trap(offset, Trap::Write(buf));
-                access(pages.memory(), offset, Trap::Write(buf))
+                pages.access(offset, Trap::Write(buf))
             }
             None => self.card.lock().write(region, offset, buf),
         };
@@ -133,10 +133,7 @@ impl PciDevice for InProcess {
             return Err(refuse("not whole pages"));
         }
         let pages = self.direct(region, range.start, len).ok_or_else(|| refuse("the model does not offer it"))?;
-        match pages.fd() {
-            Some(fd) => Ok(Mapping::of_fd(fd, range.start, len as usize, prot)?.into()),
-            None => Ok(pages.share(range, prot).into()),
-        }
+        RegionMapping::new(pages.map(range.clone(), prot)?, self, region, range.start)
     }
 
     fn irq_info(&self, index: u32) -> Result<IrqInfo> {

@@ -9,11 +9,13 @@
 mod card;
 mod host;
 mod in_process;
+mod pages;
 mod thread;
 
-pub use card::{Card, Pages};
+pub use card::Card;
 pub use host::{Dma, Host};
 pub use in_process::InProcess;
+pub use pages::{Pages, Registers};
 pub use thread::{Beside, ModelThread};
 
 use crate::pci::{DeviceInfo, IrqInfo};
@@ -111,12 +113,12 @@ pub struct MsixPlace {
 impl MsixPlace {
     /// The table, as a range of its BAR.
     pub fn table(&self) -> Range<u64> {
-        self.table_offset..self.table_offset + u64::from(self.vectors) * 16
+        self.table_offset..self.table_offset.saturating_add(u64::from(self.vectors) * 16)
     }
 
     /// The PBA, as a range of its BAR: a bit a vector, in 64-bit words.
     pub fn pba(&self) -> Range<u64> {
-        self.pba_offset..self.pba_offset + u64::from(self.vectors).div_ceil(64) * 8
+        self.pba_offset..self.pba_offset.saturating_add(u64::from(self.vectors).div_ceil(64) * 8)
     }
 
     /// Whether an access to BAR `region` touches table or PBA.

@@ -1,13 +1,17 @@
 //! A mapped part of a region: what [`PciDevice::map`](super::PciDevice::map) returns.
 //!
 //! It has no public access to the memory. What can be reached of a mapped page is [`crate::bar`]'s to decide: the MSI-X table
-//! may lie in it.
+//! may lie in it. Where, the mapping itself knows, from the backend that made it: whoever stands in front of that backend, and shows another
+//! configuration space, or hands the mapping out as another BAR's, changes nothing about it.
 
-use super::Prot;
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
+use super::{CONFIG, Config, PciDevice, Prot};
 use crate::cell::Width;
-use crate::mem::Mapping;
+use crate::mem::{Mapping, Words};
 use crate::sigbus::Guard;
 use crate::{Error, PageSize, Result};
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -18,30 +22,58 @@ pub struct RegionMapping {
     /// Ends before the memory is unmapped.
     guard: Option<Guard>,
     memory: Mapping,
-}
-
-impl From<Mapping> for RegionMapping {
-    /// Gives the memory up: only the framework reaches it from here on.
-    fn from(memory: Mapping) -> Self {
-        Self { guard: None, memory }
-    }
+    /// Where the MSI-X table and the PBA are in it, in bytes from its start.
+    msix: Vec<(Range<u64>, &'static str)>,
 }
 
 impl RegionMapping {
-    /// Memory whose pages may be taken away at any time: then it reads all ones, and `gone` is raised.
-    pub(crate) fn guarded(memory: Mapping, gone: Arc<AtomicBool>) -> Result<Self> {
-        let (page, writable) = (PageSize::host(), memory.prot() == Prot::ReadWrite);
-        let guard = Guard::new(memory.base(), memory.len() as usize, page, writable, gone);
-        match guard {
-            Ok(guard) => Ok(Self { guard: Some(guard), memory }),
-            Err(source) => Err(Error::Io { what: "guarding a mapping".to_owned(), source }),
-        }
+    /// Gives the memory up, which is region `region` of `backend` from `start` on: only the framework reaches it from here on. The MSI-X
+    /// table and the PBA, where `backend` itself has them in it, are out of reach.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the MSI-X capability makes no sense; what the backend says of its configuration space.
+    pub fn new(memory: Mapping, backend: &dyn PciDevice, region: u32, start: u64) -> Result<Self> {
+        let msix = match backend.region(CONFIG) {
+            Ok(config) if config.size > 0 => Config::of(backend)?.msix()?,
+            // What has no configuration space has no capability there.
+            _ => None,
+        };
+        let inside = |range: Range<u64>| range.start.saturating_sub(start)..range.end.saturating_sub(start);
+        let parts = msix.map(|m| [(m.table_bar, m.table(), "table"), (m.pba_bar, m.pba(), "PBA")]);
+        let ours = parts.into_iter().flatten().filter(|(bar, ..)| u32::from(*bar) == region);
+        let msix = ours.map(|(_, range, what)| (inside(range), what)).filter(|(r, _)| !r.is_empty()).collect();
+        let memory = match memory.has_words() {
+            true => memory,
+            false => {
+                let lacking = || Error::Memory {
+                    bytes: memory.len(),
+                    step: "remembering its words",
+                    source: std::io::ErrorKind::OutOfMemory.into(),
+                };
+                let words = Words::new(memory.len()).ok_or_else(lacking)?;
+                memory.with_words(Arc::new(words), 0)
+            }
+        };
+        Ok(Self { guard: None, memory, msix })
+    }
+
+    /// Its pages may be taken away at any time: then they read all ones, and `gone` is raised.
+    pub(crate) fn guarded(mut self, gone: Arc<AtomicBool>) -> Result<Self> {
+        let (page, writable) = (PageSize::host(), self.memory.prot() == Prot::ReadWrite);
+        let guard = Guard::new(self.memory.base(), self.memory.len() as usize, page, writable, gone);
+        self.guard = Some(guard.map_err(|source| Error::Io { what: "guarding a mapping".to_owned(), source })?);
+        Ok(self)
     }
 
     /// Whether a page of it was taken away; what is read is all ones from then on.
     #[inline]
     pub(crate) fn is_gone(&self) -> bool {
         self.guard.as_ref().is_some_and(Guard::is_gone)
+    }
+
+    /// Whether a part of it touches the MSI-X table or the PBA, and which.
+    pub(crate) fn msix(&self, part: Range<u64>) -> Option<&'static str> {
+        self.msix.iter().find(|(r, _)| part.start < r.end && r.start < part.end).map(|(_, what)| *what)
     }
 
     /// Bytes.
@@ -64,21 +96,18 @@ impl RegionMapping {
         self.memory.is_device()
     }
 
-    /// Loads a register.
-    ///
-    /// # Safety
-    /// As [`Mapping::load`]: aligned to the width, and inside.
-    pub(crate) unsafe fn load<T: Width>(&self, offset: u64) -> T {
-        // SAFETY: passed on.
-        unsafe { self.memory.load(offset) }
+    /// The register at `offset`, to be stored to from now on: as [`Mapping::register`].
+    pub(crate) fn register<T: Width>(&self, offset: u64) -> Option<NonNull<u8>> {
+        self.memory.register::<T>(offset)
     }
 
-    /// Stores to a register.
-    ///
-    /// # Safety
-    /// As [`Mapping::store`]: aligned to the width, inside, and writable.
-    pub(crate) unsafe fn store<T: Width>(&self, offset: u64, value: T) {
-        // SAFETY: passed on.
-        unsafe { self.memory.store(offset, value) }
+    /// Loads a register: as [`Mapping::load`].
+    pub(crate) fn load<T: Width>(&self, offset: u64) -> Option<T> {
+        self.memory.load(offset)
+    }
+
+    /// Stores to a register: as [`Mapping::store`].
+    pub(crate) fn store<T: Width>(&self, offset: u64, value: T) -> bool {
+        self.memory.store(offset, value)
     }
 }

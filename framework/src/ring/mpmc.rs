@@ -5,6 +5,8 @@
 //! producers' `tail`: from then on consumers may take. Consumers mirror that. So the ring is fast, fair and in order; it is not
 //! lock-free: a core preempted in the middle of a move delays its own side, which is why cores that poll are pinned.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::slots::{Slots, forget_first};
 use crate::Result;
 use crossbeam::utils::CachePadded;
@@ -93,7 +95,7 @@ impl Side {
         let mut spins = 0u32;
         // As in `wait`.
         while self.tail.load(Ordering::Acquire) != start {
-            spins += 1;
+            spins = spins.wrapping_add(1);
             // Whoever it is may have been preempted: let it run.
             if spins.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
         }

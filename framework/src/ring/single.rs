@@ -3,6 +3,8 @@
 //! Each side owns its index and keeps its last look at the other's: it looks again only where that look says full, or empty. So a
 //! cache line crosses between the cores about once a lap, not once an item.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::slots::{Slots, forget_first};
 use crate::Result;
 use crossbeam::utils::CachePadded;
@@ -102,13 +104,13 @@ impl<T: Send> Producer<T> {
     #[inline(always)]
     fn room(&mut self, wanted: usize) -> usize {
         let capacity = self.shared.slots.capacity();
-        let room = capacity - self.tail.wrapping_sub(self.head);
+        let room = capacity.wrapping_sub(self.tail.wrapping_sub(self.head));
         if room >= wanted {
             return room;
         }
         // Pairs with the Release store in `Consumer::release`: what it took is out of its cells before we write there.
         self.head = self.shared.head.load(Ordering::Acquire);
-        capacity - self.tail.wrapping_sub(self.head)
+        capacity.wrapping_sub(self.tail.wrapping_sub(self.head))
     }
 
     #[inline(always)]

@@ -2,6 +2,8 @@
 //!
 //! Which cells hold an item is known to the ring's indexes alone; each function says what its caller must know.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use crate::{Error, Result};
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
@@ -36,12 +38,12 @@ impl<T> Slots<T> {
             source: std::io::ErrorKind::OutOfMemory.into(),
         })?;
         lines.resize_with(count, || Line(UnsafeCell::new([MaybeUninit::uninit(); 128])));
-        Ok(Self { lines: lines.into_boxed_slice(), mask: capacity - 1, items: PhantomData })
+        Ok(Self { lines: lines.into_boxed_slice(), mask: capacity.wrapping_sub(1), items: PhantomData })
     }
 
     #[inline(always)]
     pub(super) fn capacity(&self) -> usize {
-        self.mask + 1
+        self.mask.wrapping_add(1)
     }
 
     #[inline(always)]
@@ -78,12 +80,12 @@ impl<T> Slots<T> {
     /// caller forgets.
     #[inline(always)]
     pub(super) unsafe fn fill(&self, at: usize, from: *const T, n: usize) {
-        let first = n.min(self.capacity() - (at & self.mask));
+        let first = n.min(self.capacity().wrapping_sub(at & self.mask));
         // SAFETY: two runs, up to the last cell and from the first; the rest is the caller's.
         unsafe {
             move_items(from, self.cell(at), first);
             if first < n {
-                self.cell(0).copy_from_nonoverlapping(from.add(first), n - first);
+                self.cell(0).copy_from_nonoverlapping(from.add(first), n.wrapping_sub(first));
             }
         }
     }
@@ -94,15 +96,15 @@ impl<T> Slots<T> {
     /// `n` is at most the capacity and at most the spare capacity of `to`; those cells hold items and are this thread's to take.
     #[inline(always)]
     pub(super) unsafe fn drain(&self, at: usize, to: &mut Vec<T>, n: usize) {
-        let first = n.min(self.capacity() - (at & self.mask));
+        let first = n.min(self.capacity().wrapping_sub(at & self.mask));
         // SAFETY: two runs, up to the last cell and from the first; `to` has room for both; the rest is the caller's.
         unsafe {
             let end = to.as_mut_ptr().add(to.len());
             move_items(self.cell(at), end, first);
             if first < n {
-                end.add(first).copy_from_nonoverlapping(self.cell(0), n - first);
+                end.add(first).copy_from_nonoverlapping(self.cell(0), n.wrapping_sub(first));
             }
-            to.set_len(to.len() + n);
+            to.set_len(to.len().wrapping_add(n));
         }
     }
 }
@@ -113,7 +115,7 @@ impl<T> Slots<T> {
 /// `n <= items.len()`, and those items are owned elsewhere now.
 #[inline(always)]
 pub(super) unsafe fn forget_first<T>(items: &mut Vec<T>, n: usize) {
-    let rest = items.len() - n;
+    let rest = items.len().wrapping_sub(n);
     // SAFETY: the last `rest` items move down; the rest is the caller's.
     unsafe {
         let base = items.as_mut_ptr();
@@ -133,7 +135,7 @@ pub(super) fn move_last<T>(from: &mut Vec<T>, to: &mut Vec<T>, n: usize) {
     unsafe {
         from.set_len(rest);
         move_items(from.as_ptr().add(rest), to.as_mut_ptr().add(to.len()), n);
-        to.set_len(to.len() + n);
+        to.set_len(to.len().wrapping_add(n));
     }
 }
 
@@ -141,6 +143,7 @@ pub(super) fn move_last<T>(from: &mut Vec<T>, to: &mut Vec<T>, n: usize) {
 ///
 /// # Safety
 /// `from` points at `n` items, which the caller forgets, and `to` at room for as many, elsewhere.
+#[allow(clippy::arithmetic_side_effects, reason = "all of it is at most `n`, which is few")]
 #[inline(always)]
 unsafe fn move_items<T>(from: *const T, to: *mut T, n: usize) {
     const FEW: usize = 16;

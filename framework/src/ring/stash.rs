@@ -1,5 +1,7 @@
 //! One core's own stack in front of a shared ring.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::mpmc::{Ring, Want};
 use super::slots::move_last;
 use std::fmt;
@@ -17,8 +19,9 @@ pub struct Stash<T> {
 impl<T: Send> Stash<T> {
     /// An empty stash that trades with its ring by `batch` items (at least one).
     pub fn new(batch: usize) -> Self {
-        let batch = batch.max(1);
-        Self { items: Vec::with_capacity(2 * batch), batch }
+        // Two batches are a number of items that can be.
+        let batch = batch.clamp(1, usize::MAX / 2);
+        Self { items: Vec::with_capacity(batch.saturating_mul(2)), batch }
     }
 
     /// Takes one item: the one that was put last, which is the likeliest to be in this core's cache.
@@ -33,7 +36,7 @@ impl<T: Send> Stash<T> {
     /// Puts one item.
     #[inline]
     pub fn push(&mut self, item: T, home: &Ring<T>) {
-        if self.items.len() >= 2 * self.batch {
+        if self.items.len() >= self.most() {
             self.spill(home, self.batch);
         }
         self.items.push(item);
@@ -43,7 +46,7 @@ impl<T: Send> Stash<T> {
     #[inline]
     pub fn pop_bulk(&mut self, out: &mut Vec<T>, n: usize, home: &Ring<T>) -> bool {
         if self.items.len() < n {
-            self.refill(home, n - self.items.len() + self.batch);
+            self.refill(home, (n.wrapping_sub(self.items.len())).saturating_add(self.batch));
             if self.items.len() < n {
                 return false;
             }
@@ -55,7 +58,7 @@ impl<T: Send> Stash<T> {
     /// Puts all items.
     #[inline]
     pub fn push_bulk(&mut self, items: &mut Vec<T>, home: &Ring<T>) {
-        if self.items.len() + items.len() > 2 * self.batch {
+        if self.items.len().saturating_add(items.len()) > self.most() {
             self.make_room(items, home);
         }
         let n = items.len();
@@ -77,6 +80,11 @@ impl<T: Send> Stash<T> {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    #[inline(always)]
+    fn most(&self) -> usize {
+        self.batch.wrapping_mul(2)
     }
 
     #[cold]
@@ -105,6 +113,6 @@ impl<T: Send> Stash<T> {
 
 impl<T> fmt::Debug for Stash<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Stash({} of {})", self.items.len(), 2 * self.batch)
+        write!(f, "Stash({} of {})", self.items.len(), self.batch.saturating_mul(2))
     }
 }

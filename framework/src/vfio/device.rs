@@ -258,7 +258,7 @@ impl PciDevice for Vfio {
             return Err(refused("not whole pages of it"));
         }
         let mapping = Mapping::of_fd(self.device.as_fd(), known.offset + range.start, len as usize, prot)?;
-        RegionMapping::guarded(mapping.of_device(), self.gone.clone())
+        RegionMapping::new(mapping.of_device(), self, region, range.start)?.guarded(self.gone.clone())
     }
 
     fn irq_info(&self, index: u32) -> Result<IrqInfo> {

@@ -4,6 +4,8 @@
 //! `_IOC_NONE` is 1): rustix composes them for the CPU, which `vmm-sys-util`, under `vfio-ioctls`, does not. This file does
 //! *not* know in which order they work, nor what to say when one fails.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use crate::mem::{Arena, Iova};
 use rustix::ioctl::{Opcode, opcode};
 use std::ffi::CStr;
@@ -15,7 +17,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use vfio_bindings::bindings::vfio::*;
 
 const fn number(n: u8) -> Opcode {
-    opcode::none(VFIO_TYPE, VFIO_BASE as u8 + n)
+    opcode::none(VFIO_TYPE, (VFIO_BASE as u8).wrapping_add(n))
 }
 
 /// A structure of the kernel's interface that begins with its own size, `argsz`.
@@ -229,7 +231,7 @@ pub(super) fn set_irq_action(
 
 fn set_irqs(device: BorrowedFd<'_>, flags: u32, index: u32, first: u32, count: u32, data: &[i32]) -> io::Result<()> {
     // struct vfio_irq_set: argsz, flags, index, start, count, data.
-    let argsz = offset_of!(vfio_irq_set, data) + size_of_val(data);
+    let argsz = offset_of!(vfio_irq_set, data).saturating_add(size_of_val(data));
     let mut set = vec![argsz as u32, flags, index, first, count];
     set.extend(data.iter().map(|fd| *fd as u32));
     // SAFETY: the kernel reads `argsz` bytes, which is all of the vector.
@@ -256,7 +258,7 @@ pub(super) fn hot_reset_info(device: BorrowedFd<'_>) -> io::Result<(Vec<Dependen
     const HEAD: usize = offset_of!(vfio_pci_hot_reset_info, devices) / 4;
     let mut room = 64;
     loop {
-        let mut words = vec![0u32; HEAD + 2 * room];
+        let mut words = vec![0u32; HEAD.saturating_add(usize::saturating_mul(room, 2))];
         words[0] = size_of_val(&words[..]) as u32;
         // SAFETY: the kernel writes at most `argsz` bytes, which is all of the vector.
         match unsafe { call(device, number(12), words.as_mut_ptr()) } {
@@ -281,7 +283,7 @@ pub(super) fn hot_reset_info(device: BorrowedFd<'_>) -> io::Result<(Vec<Dependen
 /// Resets the slot or bus; `groups` are those of all that is on it (none for a device opened by its own node).
 pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> io::Result<()> {
     // struct vfio_pci_hot_reset: argsz, flags, count, descriptors.
-    let argsz = offset_of!(vfio_pci_hot_reset, group_fds) + 4 * groups.len();
+    let argsz = offset_of!(vfio_pci_hot_reset, group_fds).saturating_add(groups.len().saturating_mul(4));
     let mut words = vec![argsz as u32, 0, groups.len() as u32];
     words.extend(groups.iter().map(|g| g.as_raw_fd() as u32));
     // SAFETY: the kernel reads `argsz` bytes, which is all of the vector.

@@ -3,6 +3,8 @@
 //! Linux 6.6 has it, for x86-64 and arm64. `vfio-ioctls` opens the node, makes the IOAS and maps into it. What it doesn't have is
 //! ours: VF tokens, the ranges that can be mapped, and everything about the device once it is open.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::iommu::{Attachment, Iommu, Target, dma_error};
 use super::isolation::Attached;
 use super::{caps, ioctl};

@@ -184,7 +184,7 @@ impl PciDevice for VfioUser {
     }
 
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
-        self.known(region)?.map(&self.peer, region, range, prot)
+        self.known(region)?.map(&self.peer, self, region, range, prot)
     }
 
     fn irq_info(&self, index: u32) -> Result<IrqInfo> {
@@ -266,7 +266,9 @@ impl DmaBackend for Dma {
     fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
         let len = arena.len();
         let what = format!("mapping {len} bytes of memory at {iova:#x} for it", iova = iova.0);
-        let fd = arena.fd().map(|fd| fd.try_clone_to_owned()).transpose().map_err(|e| self.0.refused(&what, e))?;
+        // SAFETY: it goes to the device that is let into the arena, which is the server; see the boundary in `mem`.
+        let fd = unsafe { arena.fd() };
+        let fd = fd.map(|fd| fd.try_clone_to_owned()).transpose().map_err(|e| self.0.refused(&what, e))?;
         let Some(fd) = fd else {
             let why = "this memory has no file, so no other process can map it: use hugepage or plain memory files";
             return Err(self.0.refused(&what, io::Error::new(io::ErrorKind::Unsupported, why)));

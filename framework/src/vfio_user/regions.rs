@@ -4,7 +4,7 @@ use super::files::can_shrink;
 use super::peer::{Expect, Failed, Peer};
 use super::wire::{self, Command};
 use crate::mem::Mapping;
-use crate::pci::{Prot, RegionCap, RegionInfo, RegionMapping};
+use crate::pci::{PciDevice, Prot, RegionCap, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
@@ -117,7 +117,14 @@ fn read_caps(payload: &[u8], info: &wire::RegionInfo) -> Result<Vec<RegionCap>, 
 
 impl Region {
     /// Maps a part of it that the server offers.
-    pub fn map(&self, peer: &Peer, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
+    pub fn map(
+        &self,
+        peer: &Peer,
+        device: &dyn PciDevice,
+        region: u32,
+        range: Range<u64>,
+        prot: Prot,
+    ) -> Result<RegionMapping> {
         let (offset, len) = (range.start, range.end.saturating_sub(range.start));
         let refuse = |why| Error::NotMappable { device: peer.name.clone(), region, offset, len, why };
         let Some(file) = &self.file else {
@@ -141,9 +148,7 @@ impl Region {
         }
         let len = usize::try_from(len).map_err(|_| refuse("it is larger than this process's addresses"))?;
         let memory = Mapping::of_fd(file.fd.as_fd(), at, len, prot)?;
-        match can_shrink(&file.fd) {
-            true => RegionMapping::guarded(memory, peer.shrunk.clone()),
-            false => Ok(memory.into()),
-        }
+        let mapping = RegionMapping::new(memory, device, region, offset)?;
+        if can_shrink(&file.fd) { mapping.guarded(peer.shrunk.clone()) } else { Ok(mapping) }
     }
 }

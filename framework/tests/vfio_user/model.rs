@@ -43,7 +43,7 @@ impl Adder {
 
     fn tail(&self) -> u32 {
         // Acquire pairs with the Release of the driver's doorbell.
-        self.pages.memory().u32(doorbell()).unwrap().load(Ordering::Acquire)
+        self.pages.u32(doorbell()).unwrap().load(Ordering::Acquire)
     }
 
     fn step(&mut self, host: &mut Host<'_>) -> Option<()> {
@@ -136,7 +136,7 @@ impl Model for Adder {
 
     fn reset(&mut self) {
         (self.scratch, self.ring, self.head) = (0, 0, 0);
-        self.pages.memory().u32(doorbell()).unwrap().store(0, Ordering::Release);
+        self.pages.u32(doorbell()).unwrap().store(0, Ordering::Release);
         self.seen.resets.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wholebar::bar::{Doorbell, DoorbellCounts};
 use wholebar::block::{Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
 use wholebar::irq::EventFd;
-use wholebar::mem::{Chunk, DmaRing};
+use wholebar::mem::{Chunk, DmaRing, Field};
 use wholebar::reactor::Armed;
 use wholebar::reset::Turn;
 
@@ -60,9 +60,9 @@ pub(crate) struct Channel<R> {
     free: Vec<u16>,
     /// The slot of each of the ring's identifiers.
     by_id: Box<[u16]>,
-    /// The slots' memory: as words for headers, as bytes for status.
-    words: DmaRing<[AtomicU64; 8]>,
-    bytes: DmaRing<[AtomicU8; 64]>,
+    /// The slots' memory: words for headers, a byte for status.
+    words: DmaRing<Field<[AtomicU64; 4], 0, 64>>,
+    status: DmaRing<Field<AtomicU8, STATUS_AT, 64>>,
     /// Where it is as the device sees it.
     iova: u64,
     /// Room to describe a request, kept between them.
@@ -97,7 +97,7 @@ impl<R: Ring> Channel<R> {
             free: (0..size).rev().collect(),
             by_id: vec![0; size.into()].into_boxed_slice(),
             words: DmaRing::within(memory, 0, size.into())?,
-            bytes: DmaRing::within(memory, 0, size.into())?,
+            status: DmaRing::within(memory, 0, size.into())?,
             iova,
             pieces: Vec::with_capacity(MAX_PIECES + 2),
             polls: 0,
@@ -168,7 +168,7 @@ impl<R: Ring> Channel<R> {
         // Relaxed: the ring publishes them.
         words[0].store(u64::from(kind).to_le(), Ordering::Relaxed);
         words[1].store(lba.wrapping_mul(self.sectors()).to_le(), Ordering::Relaxed);
-        self.bytes.at(slot.into())[STATUS_AT].store(NO_STATUS, Ordering::Relaxed);
+        self.status.at(slot.into()).store(NO_STATUS, Ordering::Relaxed);
         let id = self.ring.post(&self.pieces, readable);
         self.free.pop();
         if let Some(at) = self.by_id.get_mut(usize::from(id)) {
@@ -293,7 +293,7 @@ impl<R: Ring> Channel<R> {
         let at = *self.by_id.get(usize::from(id)).ok_or(unknown)?;
         let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.busy).ok_or(unknown)?;
         slot.busy = false;
-        let code = self.bytes.at(at.into())[STATUS_AT].load(Ordering::Relaxed);
+        let code = self.status.at(at.into()).load(Ordering::Relaxed);
         let status = if code == OK { Status::Ok } else { Status::Device(code.into()) };
         // There is room: as many as slots.
         self.free.push(at);

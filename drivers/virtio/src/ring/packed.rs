@@ -5,7 +5,7 @@ use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, DmaRing};
+use wholebar::mem::{Arena, DmaRing, Field};
 use wholebar::{Result, barrier};
 
 /// VIRTQ_DESC_F_NEXT (2.8.6): the buffer goes on in the next descriptor.
@@ -63,10 +63,10 @@ pub(crate) struct Packed {
     batch: u16,
     /// The batch's first descriptor, and the flags that make it available, and all that follow it.
     first: Option<(u16, u16)>,
-    /// The descriptors in words of their widths: address; length (word 2 of 4); identifier and flags (words 6 and 7 of 8).
-    addresses: DmaRing<[AtomicU64; 2]>,
-    lengths: DmaRing<[AtomicU32; 4]>,
-    words: DmaRing<[AtomicU16; 8]>,
+    /// The descriptors in words of their widths: address; length; identifier and flags.
+    addresses: DmaRing<Field<AtomicU64, 0, 16>>,
+    lengths: DmaRing<Field<AtomicU32, 8, 16>>,
+    words: DmaRing<Field<[AtomicU16; 2], 12, 16>>,
     /// Descriptor and flags, of each side's event suppression.
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
@@ -78,15 +78,15 @@ impl Packed {
     fn describe(&mut self, id: u16, segment: Segment, flags: u16) {
         let Place { at, .. } = self.post;
         // Relaxed: the flags of the batch's first descriptor publish it.
-        self.addresses.at(at.into())[0].store(segment.iova.to_le(), Ordering::Relaxed);
-        self.lengths.at(at.into())[2].store(segment.len.to_le(), Ordering::Relaxed);
+        self.addresses.at(at.into()).store(segment.iova.to_le(), Ordering::Relaxed);
+        self.lengths.at(at.into()).store(segment.len.to_le(), Ordering::Relaxed);
         let words = self.words.at(at.into());
-        words[6].store(id.to_le(), Ordering::Relaxed);
+        words[0].store(id.to_le(), Ordering::Relaxed);
         let flags = flags | self.post.available();
         if self.first.is_none() {
             self.first = Some((at, flags));
         } else {
-            words[7].store(flags.to_le(), Ordering::Relaxed);
+            words[1].store(flags.to_le(), Ordering::Relaxed);
         }
         self.post.forward(1, self.ids.size());
         self.batch += 1;
@@ -98,20 +98,18 @@ impl Ring for Packed {
         let driver = (16 * u64::from(size)).next_multiple_of(128);
         let device = driver + 128;
         let chunk = arena.alloc(device + 4, 128)?;
-        let addresses: DmaRing<[AtomicU64; 2]> = DmaRing::within(&chunk, 0, size.into())?;
-        let lengths: DmaRing<[AtomicU32; 4]> = DmaRing::within(&chunk, 0, size.into())?;
-        let words: DmaRing<[AtomicU16; 8]> = DmaRing::within(&chunk, 0, size.into())?;
+        let addresses: DmaRing<Field<AtomicU64, 0, 16>> = DmaRing::within(&chunk, 0, size.into())?;
+        let lengths: DmaRing<Field<AtomicU32, 8, 16>> = DmaRing::within(&chunk, 0, size.into())?;
+        let words: DmaRing<Field<[AtomicU16; 2], 12, 16>> = DmaRing::within(&chunk, 0, size.into())?;
         let driver_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, driver, 1)?;
         let device_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, device, 1)?;
         let zero = {
             let (addresses, lengths, words) = (addresses.clone(), lengths.clone(), words.clone());
             let events = [driver_event.clone(), device_event.clone()];
             Arc::new(move || {
-                for at in 0..addresses.len() {
-                    addresses.at(at)[0].store(0, Ordering::Relaxed);
-                    lengths.at(at)[2].store(0, Ordering::Relaxed);
-                    words.at(at)[6..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
-                }
+                addresses.zero();
+                lengths.zero();
+                words.zero();
                 events.iter().for_each(DmaRing::zero);
             })
         };
@@ -187,7 +185,7 @@ impl Ring for Packed {
         barrier::before_doorbell();
         // Release pairs with the device's (or its model's) Acquire load of the flags: this descriptor and those that follow are seen. The device
         // takes them in their order, so none before this one.
-        self.words.at(at.into())[7].store(flags.to_le(), Ordering::Release);
+        self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
         // As in the split ring: at least one side sees the other's store.
         barrier::store_then_load();
         let event = self.device_event.at(0);
@@ -213,14 +211,14 @@ impl Ring for Packed {
                 let words = self.words.at(self.take.at.into());
                 // Acquire pairs with the Release by which the device (or its model) sets the flags after it wrote the descriptor's other fields and
                 // the buffer's data: without it, both could be older than the flags.
-                let flags = u16::from_le(words[7].load(Ordering::Acquire));
+                let flags = u16::from_le(words[1].load(Ordering::Acquire));
                 let done = if self.take.wrap { AVAIL | USED } else { 0 };
                 if flags & (AVAIL | USED) != done {
                     return Ok(None);
                 }
                 barrier::after_status();
-                let len = u32::from_le(self.lengths.at(self.take.at.into())[2].load(Ordering::Relaxed));
-                self.ids.land(u16::from_le(words[6].load(Ordering::Relaxed)).into(), len)?
+                let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
+                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len)?
             }
         };
         self.ids.give_back(used.id);

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{ArenaOptions, DmaRing};
+use wholebar::mem::{ArenaOptions, DmaRing, Field};
 
 /// A buffer as the device finds it: identifier, pieces with whether it may write them.
 type Found = (u16, Vec<(u64, u32, bool)>);
@@ -109,9 +109,9 @@ struct PackedDevice {
     size: u16,
     seen: (u16, bool),
     used: (u16, bool),
-    addresses: DmaRing<[AtomicU64; 2]>,
-    lengths: DmaRing<[AtomicU32; 4]>,
-    words: DmaRing<[AtomicU16; 8]>,
+    addresses: DmaRing<Field<AtomicU64, 0, 16>>,
+    lengths: DmaRing<Field<AtomicU32, 8, 16>>,
+    words: DmaRing<Field<[AtomicU16; 2], 12, 16>>,
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
 }
@@ -144,17 +144,17 @@ impl Other for PackedDevice {
         let mut pieces = Vec::new();
         loop {
             let (at, wrap) = self.seen;
-            let flags = u16::from_le(self.words.at(at.into())[7].load(Ordering::Acquire));
+            let flags = u16::from_le(self.words.at(at.into())[1].load(Ordering::Acquire));
             if (flags & 1 << 7 != 0) != wrap || (flags & 1 << 15 != 0) == wrap {
                 assert!(pieces.is_empty(), "half a chain is available");
                 return None;
             }
-            let address = u64::from_le(self.addresses.at(at.into())[0].load(Ordering::Relaxed));
-            let len = u32::from_le(self.lengths.at(at.into())[2].load(Ordering::Relaxed));
+            let address = u64::from_le(self.addresses.at(at.into()).load(Ordering::Relaxed));
+            let len = u32::from_le(self.lengths.at(at.into()).load(Ordering::Relaxed));
             pieces.push((address, len, flags & 2 != 0));
             Self::step(&mut self.seen, 1, self.size);
             if flags & 1 == 0 {
-                return Some((u16::from_le(self.words.at(at.into())[6].load(Ordering::Relaxed)), pieces));
+                return Some((u16::from_le(self.words.at(at.into())[0].load(Ordering::Relaxed)), pieces));
             }
         }
     }
@@ -165,10 +165,10 @@ impl Other for PackedDevice {
 
     fn give_back_batch(&mut self, last: u16, len: u32, _: u16, descriptors: u16) {
         let (at, wrap) = self.used;
-        self.lengths.at(at.into())[2].store(len.to_le(), Ordering::Relaxed);
-        self.words.at(at.into())[6].store(last.to_le(), Ordering::Relaxed);
+        self.lengths.at(at.into()).store(len.to_le(), Ordering::Relaxed);
+        self.words.at(at.into())[0].store(last.to_le(), Ordering::Relaxed);
         let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 };
-        self.words.at(at.into())[7].store(flags.to_le(), Ordering::Release);
+        self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
         Self::step(&mut self.used, descriptors, self.size);
     }
 
@@ -599,9 +599,9 @@ proptest! {
                 flying.insert(ring.post(&[segment(1), segment(2)], 1));
             }
             ring.publish();
-            device.lengths.at(at)[2].store(len.to_le(), Ordering::Relaxed);
-            device.words.at(at)[6].store(id.to_le(), Ordering::Relaxed);
-            device.words.at(at)[7].store(flags.to_le(), Ordering::Relaxed);
+            device.lengths.at(at).store(len.to_le(), Ordering::Relaxed);
+            device.words.at(at)[0].store(id.to_le(), Ordering::Relaxed);
+            device.words.at(at)[1].store(flags.to_le(), Ordering::Relaxed);
             while let Ok(Some(used)) = ring.take() {
                 prop_assert!(flying.remove(&used.id) && used.len <= 102);
             }

@@ -47,11 +47,11 @@ use log::{ErrorLog, Events};
 use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use turn::Held;
 use wholebar::Work;
 use wholebar::mem::Iova;
-use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
+use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar::pci::IrqInfo;
 
 /// The version it reports: 2.0 (base 3.1.3.2).
@@ -66,6 +66,7 @@ pub struct Nvme {
     params: NvmeParams,
     name: String,
     bar: Arc<Pages>,
+    doorbells: Registers<AtomicU32>,
     /// BAR4, where the MSI-X table has a BAR of its own.
     table: Option<(Arc<Pages>, u64)>,
     msix: MsixPlace,
@@ -168,9 +169,13 @@ impl Nvme {
         };
         let mut bars = vec![(0, BAR0_SIZE)];
         bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
+        let bar = Pages::new(BAR0_SIZE)?;
+        let (offset, len) = (reg::DOORBELLS, 4096);
+        let missing = wholebar::Error::OutOfRange { what: "BAR", offset, len, size: BAR0_SIZE };
         let nvme = Self {
             name: "sim:nvme".to_owned(),
-            bar: Pages::new(BAR0_SIZE)?,
+            doorbells: bar.registers(offset, len as usize / 4).ok_or(missing)?,
+            bar,
             table,
             msix,
             config: Config::new(&Identity { vendor: config::VENDOR, device: DEVICE, class: 0x01_08_02, bars, msix }),
@@ -198,6 +203,8 @@ impl Nvme {
             answers: Vec::with_capacity(2 * turn::BURST as usize),
             params,
         };
+        // Each register's width is known before anybody else looks.
+        nvme.set_registers(0);
         nvme.publish();
         Ok(nvme)
     }
@@ -314,7 +321,7 @@ impl Nvme {
         self.set_registers(u32::MAX);
         let table = self.table.as_ref().map_or(0x2000..BAR0_SIZE, |(_, size)| 0..*size);
         let pages = self.table.as_ref().map_or(&self.bar, |(pages, _)| pages);
-        table.step_by(4).filter_map(|at| pages.memory().u32(at)).for_each(|w| w.store(u32::MAX, Ordering::Release));
+        table.step_by(4).filter_map(|at| pages.u32(at)).for_each(|w| w.store(u32::MAX, Ordering::Release));
     }
 
     /// Sets all registers below the doorbells, each in its own width: two accesses of one place have one width, or none is atomic.
@@ -345,21 +352,21 @@ impl Nvme {
 
     #[inline]
     fn get32(&self, register: u64) -> u32 {
-        self.bar.memory().u32(register).map_or(0, |r| u32::from_le(r.load(Ordering::Acquire)))
+        self.bar.u32(register).map_or(0, |r| u32::from_le(r.load(Ordering::Acquire)))
     }
 
     fn get64(&self, register: u64) -> u64 {
-        self.bar.memory().u64(register).map_or(0, |r| u64::from_le(r.load(Ordering::Acquire)))
+        self.bar.u64(register).map_or(0, |r| u64::from_le(r.load(Ordering::Acquire)))
     }
 
     fn put32(&self, register: u64, value: u32) {
-        if let Some(r) = self.bar.memory().u32(register) {
+        if let Some(r) = self.bar.u32(register) {
             r.store(value.to_le(), Ordering::Release);
         }
     }
 
     fn put64(&self, register: u64, value: u64) {
-        if let Some(r) = self.bar.memory().u64(register) {
+        if let Some(r) = self.bar.u64(register) {
             r.store(value.to_le(), Ordering::Release);
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Where faults are asked for, they are done here, between a command and its completion.
 
-use super::bits::{Status, reg};
+use super::bits::Status;
 use super::command::{Answer, Command};
 use super::log::Event;
 use super::queue::{Cq, QueueLost, Sq};
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 use wholebar::Work;
 use wholebar::mem::Iova;
-use wholebar::model::{Host, Pages};
+use wholebar::model::Host;
 
 /// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
 pub(super) const BURST: u32 = 32;
@@ -62,7 +62,7 @@ impl Nvme {
     #[inline]
     fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
         // The registers, never their shadows: few hosts have shadows of these, and those are told to ring always.
-        let doorbells = Doorbells::registers(&self.bar, self.params.dstrd);
+        let doorbells = Doorbells::registers(&self.doorbells, self.params.dstrd);
         let (tail, head) = (doorbells.tail(0), doorbells.head(0));
         let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
         if !(sq.rung(tail) & cq.rung(head)) {
@@ -107,8 +107,8 @@ impl Nvme {
 
     #[inline]
     fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let Self { bar, queues, store, batch, answers, rules, events, errors, faults, held, .. } = self;
-        let doorbells = Doorbells::new(bar, host, self.shadow, rules.page, self.params.dstrd)?;
+        let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, .. } = self;
+        let doorbells = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd)?;
         let mut work = Work::Idle;
         let mut end = None;
         let Queues { sqs, cqs, active } = queues;
@@ -187,7 +187,7 @@ impl Nvme {
         let mut i = 0;
         while let Some(held) = self.held.get(i) {
             let id = held.sq;
-            let doorbells = Doorbells::new(&self.bar, host, self.shadow, self.rules.page, self.params.dstrd)?;
+            let doorbells = Doorbells::new(&self.doorbells, host, self.shadow, self.rules.page, self.params.dstrd)?;
             let room = self.queues.pair(id).is_some_and(|(_, cq)| {
                 cq.rung(doorbells.head(cq.id));
                 cq.room() > 0
@@ -313,7 +313,7 @@ impl<'h> ShadowWords<'h> {
 impl<'a, 'h> Doorbells<'a, 'h> {
     #[inline]
     fn new(
-        registers: &'a Pages,
+        registers: &'a [AtomicU32],
         host: &Host<'h>,
         shadow: Option<Shadow>,
         page: u64,
@@ -328,8 +328,8 @@ impl<'a, 'h> Doorbells<'a, 'h> {
 
     /// The registers alone.
     #[inline]
-    fn registers(pages: &'a Pages, dstrd: u8) -> Self {
-        Self { registers: pages.memory().slice(reg::DOORBELLS, 1024).unwrap_or_default(), shadow: None, dstrd }
+    fn registers(registers: &'a [AtomicU32], dstrd: u8) -> Self {
+        Self { registers, shadow: None, dstrd }
     }
 
     #[inline]
