@@ -6,7 +6,7 @@
 use super::Prot;
 use crate::cell::Width;
 use crate::mem::Mapping;
-use crate::sigbus::Guard;
+use crate::sigbus::{Guard, Guarded};
 use crate::{Error, PageSize, Result};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl RegionMapping {
     /// Memory whose pages may be taken away at any time: then it reads all ones, and `gone` is raised.
     pub(crate) fn guarded(memory: Mapping, gone: Arc<AtomicBool>) -> Result<Self> {
         let (page, writable) = (PageSize::host(), memory.prot() == Prot::ReadWrite);
-        let guard = Guard::new(memory.base(), memory.len() as usize, page, writable, gone);
+        let guard = Guard::new(memory.base(), memory.len() as usize, page, Guarded::Registers, writable, gone);
         match guard {
             Ok(guard) => Ok(Self { guard: Some(guard), memory }),
             Err(source) => Err(Error::Io { what: "guarding a mapping".to_owned(), source }),
