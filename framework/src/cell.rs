@@ -17,7 +17,6 @@ pub trait Width: sealed::Sealed + Copy + PartialEq + Send + Into<u64> + std::fmt
     /// Bytes.
     const BYTES: u64 = size_of::<Self>() as u64;
     /// All bits set: what a read from a device that is gone returns.
-    const ONES: Self;
     #[doc(hidden)]
     type Bytes: AsMut<[u8]> + AsRef<[u8]> + Default;
     #[doc(hidden)]
@@ -38,7 +37,6 @@ macro_rules! width {
     ($($int:ty, $atomic:ty;)*) => {$(
         impl sealed::Sealed for $int {}
         impl Width for $int {
-            const ONES: Self = <$int>::MAX;
             type Bytes = [u8; size_of::<$int>()];
             #[inline]
             fn to_le(self) -> Self::Bytes { self.to_le_bytes() }

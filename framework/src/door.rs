@@ -1,11 +1,19 @@
-//! A Unix socket that clients come in by: made where nobody else listens, removed when it is done.
+//! A Unix socket that clients come in by: made where nobody else listens, removed when it is done. And the way in, for those who connect.
+//!
+//! Nothing is removed by its name after a look at it: between the two, something else may have come there. What is at the name is
+//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for.
 
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Where clients come in.
 pub(crate) struct Door {
@@ -13,40 +21,60 @@ pub(crate) struct Door {
     path: PathBuf,
     /// Which file `path` was when we made it: another one isn't ours to remove.
     file: (u64, u64),
+    /// The last client could not be let in, and waits.
+    stuck: AtomicBool,
 }
+
+/// As good as for ever, and still a point in time.
+pub(crate) const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Door {
     /// Listens on `path`. A socket that a dead server left there is replaced; what anybody else has there is not.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let listener = match UnixListener::bind(path) {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                if !fs::symlink_metadata(path)?.file_type().is_socket() {
-                    return Err(io::Error::new(e.kind(), "something that is not a socket is there"));
+        /// How often something else may come there meanwhile.
+        const TRIES: usize = 16;
+        let _alone = alone(path)?;
+        for _ in 0..TRIES {
+            match UnixListener::bind(path) {
+                Ok(listener) => {
+                    listener.set_nonblocking(true)?;
+                    let file = identity(path)?;
+                    return Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) });
                 }
-                match UnixStream::connect(path) {
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-                    Err(e) => return Err(e),
-                    Ok(_) => return Err(io::Error::new(e.kind(), "another server listens there")),
-                }
-                UnixListener::bind(path)?
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(e),
             }
-            other => other?,
-        };
-        listener.set_nonblocking(true)?;
-        let file = fs::symlink_metadata(path)?;
-        Ok(Self { listener, path: path.to_owned(), file: (file.dev(), file.ino()) })
+            must_be_dead(path)?;
+            take_away(path, must_be_dead)?;
+        }
+        Err(taken("what is there changes all the time"))
     }
 
-    /// The next client, if one waits.
+    /// The next client, if one waits and can be let in.
     pub fn accept(&self) -> Option<UnixStream> {
         match self.listener.accept() {
-            Ok((stream, _)) => Some(stream),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
+            Ok((stream, _)) => {
+                self.stuck.store(false, Ordering::Relaxed);
+                Some(stream)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.stuck.store(false, Ordering::Relaxed);
+                None
+            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => None,
             Err(error) => {
-                tracing::warn!(%error, "a client could not be let in");
+                // Once, however often it is tried.
+                if !self.stuck.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "a client cannot be let in; it waits until that is over");
+                }
                 None
             }
         }
+    }
+
+    /// Whether a client waits that cannot be let in: the system has no descriptor or memory left. Waiting for the door is no use then.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed)
     }
 }
 
@@ -58,8 +86,203 @@ impl AsFd for Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|f| (f.dev(), f.ino()) == self.file) {
-            let _ = fs::remove_file(&self.path);
+        let ours = |path: &Path| match identity(path) {
+            Ok(file) if file == self.file => Ok(()),
+            Ok(_) => Err(taken("another file is there")),
+            Err(error) => Err(error),
+        };
+        if ours(&self.path).is_ok()
+            && let Err(error) = take_away(&self.path, ours)
+        {
+            tracing::debug!(%error, path = %self.path.display(), "the socket stays");
         }
+    }
+}
+
+/// Connects without ever waiting longer than `timeout`: where a server's backlog is full, that blocks otherwise.
+pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let deadline = Instant::now() + timeout.min(A_YEAR);
+    loop {
+        match rustix::net::connect(&fd, &address) {
+            Ok(()) => return Ok(UnixStream::from(fd)),
+            // The backlog is full. The kernel tells nobody when that ends.
+            Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn taken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::AddrInUse, why)
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Says what is at `path`, unless that is nothing, or a socket that nobody listens on.
+fn must_be_dead(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(file) if file.file_type().is_socket() => {}
+        Ok(_) => return Err(taken("something that is not a socket is there")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    }
+    match connect(path, Duration::ZERO) {
+        // Or so many wait for it that no further one can.
+        Ok(_) => Err(taken("another server listens there")),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(taken("another server listens there")),
+        Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes what is at `path`, if it is what `check` lets pass; anything else stays, or comes back, and the check's error says why.
+fn take_away(path: &Path, check: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    let dir = own_dir(path)?;
+    // A short name: a socket's path may have 107 bytes.
+    let there = dir.join("s");
+    let done = match fs::rename(path, &there) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+        Ok(()) => match check(&there) {
+            Ok(()) => fs::remove_file(&there),
+            Err(why) => put_back(&there, path).and(Err(why)),
+        },
+    };
+    let _ = fs::remove_dir(dir);
+    done
+}
+
+/// Gives a file its name back; where something else has it by now, nothing is lost either.
+fn put_back(there: &Path, path: &Path) -> io::Result<()> {
+    let done = match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
+        // Not every file system can.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(there, path).and_then(|()| fs::remove_file(there)),
+        done => done.map_err(io::Error::from),
+    };
+    done.map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
+}
+
+/// A directory beside `path` in which nobody else does anything.
+fn own_dir(path: &Path) -> io::Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let name = format!(".{:x}.{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = path.with_file_name(name);
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Keeps other servers from coming to the same directory meanwhile: one that has made its socket and does not listen yet looks dead. Where
+/// directories can't be locked, that has to be good enough.
+fn alone(path: &Path) -> io::Result<Option<OwnedFd>> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = open(dir, flags, Mode::empty()) else { return Ok(None) };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(dir)),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::WOULDBLOCK) => return Err(taken("somebody keeps the directory locked (flock)")),
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+
+    fn precious(path: &Path) {
+        fs::write(path, "precious").unwrap();
+    }
+
+    fn is_precious(path: &Path) -> bool {
+        fs::read(path).is_ok_and(|text| text == b"precious")
+    }
+
+    #[test]
+    fn what_came_there_after_the_look_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(UnixListener::bind(&path).unwrap());
+        must_be_dead(&path).unwrap();
+        // In between, a file of somebody's.
+        precious(&dir.path().join("file"));
+        fs::rename(dir.path().join("file"), &path).unwrap();
+        let error = take_away(&path, must_be_dead).unwrap_err();
+        assert!(error.to_string().contains("not a socket"), "{error}");
+        assert!(is_precious(&path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "and nothing is left over");
+        // Or a server.
+        fs::remove_file(&path).unwrap();
+        let server = UnixListener::bind(&path).unwrap();
+        assert!(take_away(&path, must_be_dead).unwrap_err().to_string().contains("another server"));
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(server);
+        take_away(&path, must_be_dead).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        take_away(&path, must_be_dead).expect("nothing is gone already");
+    }
+
+    #[test]
+    fn where_the_name_is_taken_meanwhile_both_files_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        precious(&path);
+        let error = take_away(&path, |_| {
+            fs::write(&path, "as precious").unwrap();
+            Err(taken("no"))
+        });
+        let error = error.unwrap_err().to_string();
+        assert_eq!(fs::read(&path).unwrap(), b"as precious");
+        let kept = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir()).unwrap().join("s");
+        assert!(is_precious(&kept) && error.contains(kept.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_lost_however_things_come_and_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, file) = (dir.path().join("socket"), dir.path().join("file"));
+        for _ in 0..500 {
+            drop(UnixListener::bind(&path).unwrap());
+            precious(&file);
+            let door = std::thread::scope(|both| {
+                both.spawn(|| fs::rename(&file, &path).unwrap());
+                Door::open(&path)
+            });
+            drop(door);
+            assert!(is_precious(&path));
+            fs::remove_file(&path).unwrap();
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_server_whose_backlog_is_full_is_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let socket =
+            || rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        let server = socket();
+        rustix::net::bind(&server, &address).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let waiting: Vec<_> =
+            (0..16).map(|_| socket()).take_while(|s| rustix::net::connect(s, &address).is_ok()).collect();
+        assert!((1..16).contains(&waiting.len()));
+        let error = Door::open(&path).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("another server listens there"), "{error}");
     }
 }

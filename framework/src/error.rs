@@ -246,6 +246,16 @@ pub enum Error {
         /// What the address must be a multiple of.
         align: u64,
     },
+    /// An arena that is not whole pages of the device's addresses.
+    #[error(
+        "an arena of {len} bytes cannot be mapped: this device's addresses come in pages of {page}, so make it a multiple of that; one of hugepages of that size is"
+    )]
+    Granule {
+        /// The arena's size, in bytes.
+        len: u64,
+        /// The smallest page.
+        page: crate::PageSize,
+    },
     /// A map would lie over another, or an unmap matches none.
     #[error("{op} of {len} bytes at IOVA {iova:#x}: {why}")]
     Ledger {

@@ -329,6 +329,10 @@ impl<D: Driver> Kept<D> {
             Err(error) if device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
                 function::reset(device)?;
+                // Where it took the vectors' eventfds away, it took these too. (Vectors are the driver's.)
+                for (_, interrupts, _) in &self.notices {
+                    interrupts.restore()?;
+                }
                 self.start_over(control)
             }
             done => done,

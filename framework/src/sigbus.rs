@@ -1,9 +1,10 @@
-//! What happens when a mapped page is taken away: reads give all ones, and a flag says so, instead of the death of the process.
+//! What happens when a mapped page is taken away: a flag says so, and other memory is put there, instead of the death of the process.
 //!
 //! The kernel sends SIGBUS for a touch of a device's page while the device's memory decode is off, and of a file's page that is no
-//! longer in the file. A handler replaces *that page*, if it belongs to a guarded range, by one of all ones (what a bus answers for
-//! a device that isn't there) and raises the range's flag; a store goes to the replacement, where nobody looks. A SIGBUS that isn't ours goes
-//! on to whoever handled it before. The handler takes no lock and allocates nothing: the ranges are words in a fixed table.
+//! longer in the file. For a guarded range, a handler raises the range's flag. Then it replaces *that page* of registers by one of all ones (what
+//! a bus answers for a device that isn't there), or *all of a range* of memory by zeros: whoever took a gigabyte away would else have a mapping
+//! made for each of its pages, and a process has only so many. A store goes to the replacement, where nobody looks. A SIGBUS that isn't ours
+//! goes on to whoever handled it before. The handler takes no lock and allocates nothing: the ranges are words in a fixed table.
 //!
 //! This file does *not* know what the ranges are. A page that comes back later isn't seen: the range stays gone.
 
@@ -17,6 +18,17 @@ use std::sync::{Arc, Mutex, OnceLock, atomic::AtomicBool};
 
 /// How many ranges can be guarded: each BAR of 64 functions several times over, and a thousand memory files of a vfio-user client.
 const RANGES: usize = 2048;
+/// How many pages of registers are replaced one by one; then all of the range is, as memory is.
+const PAGES: usize = 256;
+
+/// What is guarded, and so what it reads when it is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guarded {
+    /// All ones, of each page that is touched.
+    Registers,
+    /// Zeros, all of it.
+    Memory,
+}
 
 /// A guarded range; the guard ends on drop, which must come before the range is unmapped.
 #[derive(Debug)]
@@ -31,6 +43,10 @@ struct Slot {
     end: AtomicUsize,
     page: AtomicUsize,
     writable: AtomicBool,
+    /// [`Guarded::Registers`].
+    registers: AtomicBool,
+    /// How many of its pages were replaced one by one.
+    replaced: AtomicUsize,
     /// Kept alive by the range's [`Guard`].
     gone: AtomicPtr<AtomicBool>,
 }
@@ -41,16 +57,20 @@ static SLOTS: [Slot; RANGES] = [const {
         end: AtomicUsize::new(0),
         page: AtomicUsize::new(0),
         writable: AtomicBool::new(false),
+        registers: AtomicBool::new(false),
+        replaced: AtomicUsize::new(0),
         gone: AtomicPtr::new(std::ptr::null_mut()),
     }
 }; RANGES];
+/// Mappings that can be given up for others, by address.
+static SPARES: [AtomicUsize; 4] = [const { AtomicUsize::new(0) }; 4];
 /// For those who take and free slots; the handler doesn't.
 static TABLE: Mutex<()> = Mutex::new(());
 /// Who handled SIGBUS before: set before the handler is installed.
 static EARLIER: OnceLock<libc::sigaction> = OnceLock::new();
 
 impl Guard {
-    /// Guards `len` bytes from `base` on, whole pages of size `page` of one mapping; `gone` is raised when one of them is taken away.
+    /// Guards `len` bytes from `base` on: all of one mapping in pages of size `page`; `gone` is raised when one of them is taken away.
     ///
     /// # Errors
     /// What the system says, and that there are too many.
@@ -58,18 +78,23 @@ impl Guard {
         base: NonNull<u8>,
         len: usize,
         page: PageSize,
+        what: Guarded,
         writable: bool,
         gone: Arc<AtomicBool>,
     ) -> io::Result<Self> {
         let _table = TABLE.lock().unwrap_or_else(|e| e.into_inner());
         install()?;
+        refill_spares();
         let free = SLOTS.iter().position(|slot| slot.start.load(Ordering::Relaxed) == 0);
         let slot = free.ok_or_else(|| io::Error::other(format!("{RANGES} mappings are guarded already")))?;
         let start = base.as_ptr().addr();
         let s = &SLOTS[slot];
-        s.end.store(start + len, Ordering::Relaxed);
+        // A mapping is whole pages, whatever length was asked for.
+        s.end.store(start + page.ceil(len as u64) as usize, Ordering::Relaxed);
         s.page.store(page.bytes() as usize, Ordering::Relaxed);
         s.writable.store(writable, Ordering::Relaxed);
+        s.registers.store(what == Guarded::Registers, Ordering::Relaxed);
+        s.replaced.store(0, Ordering::Relaxed);
         s.gone.store(Arc::as_ptr(&gone).cast_mut(), Ordering::Relaxed);
         // Pairs with the Acquire in `contain`: who sees the start sees the rest. (A thread that faults in this range has been
         // told of it after this, so it can't come too late.)
@@ -128,23 +153,42 @@ extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_
     unsafe { *errno = before };
 }
 
-/// Replaces the page that holds `address`, if it is in a guarded range.
+/// Puts other memory at `address`, if it is in a guarded range.
 fn contain(address: usize) -> bool {
     for slot in &SLOTS {
         // Pairs with the Release in `Guard::new`.
         let start = slot.start.load(Ordering::Acquire);
-        if start == 0 || address < start || address >= slot.end.load(Ordering::Relaxed) {
+        let end = slot.end.load(Ordering::Relaxed);
+        if start == 0 || address < start || address >= end {
             continue;
-        }
-        let page = slot.page.load(Ordering::Relaxed);
-        if !replace(address & !(page - 1), page, slot.writable.load(Ordering::Relaxed)) {
-            return false;
         }
         // SAFETY: a thread that touches the range holds its mapping, and so the guard, which keeps the flag.
         unsafe { (*slot.gone.load(Ordering::Relaxed)).store(true, Ordering::Relaxed) };
-        return true;
+        let (page, writable) = (slot.page.load(Ordering::Relaxed), slot.writable.load(Ordering::Relaxed));
+        let one = slot.registers.load(Ordering::Relaxed) && slot.replaced.fetch_add(1, Ordering::Relaxed) < PAGES;
+        return (one && replace(address & !(page - 1), page, writable)) || replace_all(start, end - start, writable);
     }
     false
+}
+
+/// Puts zeros in the place of a whole mapping. A process that has as many mappings as it may gets none, not even in the place of
+/// another: then one of those that were put aside goes. Where the system refuses one kind of memory, or has none for the moment,
+/// another try is all that there is between us and the end.
+fn replace_all(start: usize, len: usize, writable: bool) -> bool {
+    const TRIES: usize = 1000;
+    let prot = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+    let at = std::ptr::without_provenance_mut::<c_void>(start);
+    (0..TRIES).any(|attempt| {
+        if attempt > 0 {
+            give_spare();
+        }
+        [libc::MAP_PRIVATE, libc::MAP_SHARED].into_iter().any(|kind| {
+            let flags = kind | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+            // SAFETY: what is there is one guarded mapping, of whose bytes nobody holds a reference: it is reached as registers and
+            // shared memory are, whose bytes change at any time. It stays a mapping to all others, and goes when that is unmapped.
+            unsafe { libc::mmap(at, len, prot, flags, -1, 0) != libc::MAP_FAILED }
+        })
+    })
 }
 
 /// Puts a page of all ones at `at`: made elsewhere and moved there whole, so that nobody sees it half made.
@@ -164,6 +208,31 @@ fn replace(at: usize, page: usize, writable: bool) -> bool {
     // SAFETY: what is at `at` is one page of a guarded mapping, of whose bytes nobody holds a reference: it is reached as registers
     // are. It stays a page of the same mapping to all others, and goes when that is unmapped.
     unsafe { libc::mremap(fresh, page, page, flags, target) != libc::MAP_FAILED }
+}
+
+/// Puts mappings aside, of a page each, as far as they are missing.
+fn refill_spares() {
+    let page = PageSize::host().bytes() as usize;
+    for spare in &SPARES {
+        if spare.load(Ordering::Relaxed) == 0 {
+            let (any, flags) = (std::ptr::null_mut(), libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+            // SAFETY: a new mapping where the kernel likes. A shared one is never merged with its neighbours.
+            let at = unsafe { libc::mmap(any, page, libc::PROT_NONE, flags, -1, 0) };
+            if at != libc::MAP_FAILED {
+                spare.store(at.addr(), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// Gives one of them up.
+fn give_spare() {
+    let given = SPARES.iter().map(|spare| spare.swap(0, Ordering::Relaxed)).find(|at| *at != 0);
+    if let Some(at) = given {
+        let page = PageSize::host().bytes() as usize;
+        // SAFETY: a mapping of ours that nobody touches, and that nobody else gives up: it was swapped out.
+        unsafe { libc::munmap(std::ptr::without_provenance_mut(at), page) };
+    }
 }
 
 /// Hands a signal that isn't ours to whoever handled it before.
@@ -236,7 +305,7 @@ mod tests {
         let page = PageSize::host().bytes() as usize;
         let pulled = Pulled::new(3, true);
         let gone = Arc::new(AtomicBool::new(false));
-        let guard = Guard::new(pulled.0, pulled.1, PageSize::host(), true, gone.clone()).unwrap();
+        let guard = Guard::new(pulled.0, pulled.1, PageSize::host(), Guarded::Registers, true, gone.clone()).unwrap();
         assert!(!guard.is_gone());
         // SAFETY: inside; the handler puts a page there.
         assert_eq!(unsafe { pulled.at(page + 8).read_volatile() }, u64::MAX);
@@ -249,10 +318,76 @@ mod tests {
         assert_eq!(Arc::strong_count(&gone), 1);
     }
 
+    /// How many mappings of this process lie in a range.
+    fn mappings(pulled: &Pulled) -> usize {
+        let (start, end) = (pulled.0.as_ptr().addr(), pulled.0.as_ptr().addr() + pulled.1);
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let overlaps = |line: &str| {
+            let (from, to) = line.split(' ').next()?.split_once('-')?;
+            let [from, to] = [from, to].map(|hex| usize::from_str_radix(hex, 16));
+            Some(from.ok()? < end && start < to.ok()?)
+        };
+        maps.lines().filter(|line| overlaps(line).unwrap()).count()
+    }
+
+    #[test]
+    fn memory_of_any_size_is_replaced_at_once() {
+        // More pages than a process may have mappings (vm.max_map_count is 65,530).
+        let page = PageSize::host().bytes() as usize;
+        let pages = 80_000;
+        let pulled = Pulled::new(pages, true);
+        let gone = Arc::new(AtomicBool::new(false));
+        let guard = Guard::new(pulled.0, pulled.1, PageSize::host(), Guarded::Memory, true, gone.clone()).unwrap();
+        for at in (0..pages).rev() {
+            // SAFETY: inside; the handler puts memory there.
+            assert_eq!(unsafe { pulled.at(at * page).read_volatile() }, 0);
+        }
+        assert!(guard.is_gone());
+        assert_eq!(mappings(&pulled), 1);
+        // SAFETY: as above.
+        unsafe { pulled.at(page).write_volatile(5) };
+    }
+
+    #[test]
+    fn registers_of_any_size_are_replaced_by_a_bounded_number_of_mappings() {
+        let page = PageSize::host().bytes() as usize;
+        let pages = 80_000;
+        let pulled = Pulled::new(pages, true);
+        let _guard =
+            Guard::new(pulled.0, pulled.1, PageSize::host(), Guarded::Registers, true, Arc::default()).unwrap();
+        for at in 0..pages {
+            // SAFETY: inside; the handler puts memory there.
+            let value = unsafe { pulled.at(at * page).read_volatile() };
+            assert_eq!(value, if at < PAGES { u64::MAX } else { 0 });
+        }
+        assert_eq!(mappings(&pulled), 1);
+    }
+
+    #[test]
+    fn a_process_that_may_have_no_further_mapping_survives() {
+        let (status, out) = child("no mappings");
+        assert!(status.success() && out.contains("survived"), "{status} {out}");
+    }
+
+    /// Makes mappings until there can be no more.
+    fn take_all_mappings() {
+        let page = PageSize::host().bytes() as usize;
+        // Every other page with another protection is a mapping of its own.
+        let taken = Pulled::new(200_000, true);
+        for at in (0..200_000).step_by(2) {
+            // SAFETY: a page of ours that nobody touches.
+            if unsafe { libc::mprotect(taken.at(at * page).cast(), page, libc::PROT_NONE) } < 0 {
+                return std::mem::forget(taken);
+            }
+        }
+        panic!("this system lets a process have any number of mappings");
+    }
+
     #[test]
     fn errno_survives() {
         let pulled = Pulled::new(1, false);
-        let _guard = Guard::new(pulled.0, pulled.1, PageSize::host(), false, Arc::default()).unwrap();
+        let _guard =
+            Guard::new(pulled.0, pulled.1, PageSize::host(), Guarded::Registers, false, Arc::default()).unwrap();
         // SAFETY: this thread's.
         unsafe { *libc::__errno_location() = libc::EXDEV };
         // SAFETY: inside; the handler puts a page there.
@@ -294,8 +429,25 @@ mod tests {
             // SAFETY: the default action.
             unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
         }
+        if body == "no mappings" {
+            let guarded = [Guarded::Memory, Guarded::Registers].map(|what| {
+                let pulled = Pulled::new(64, true);
+                let guard = Guard::new(pulled.0, pulled.1, PageSize::host(), what, true, Arc::default()).unwrap();
+                (guard, pulled)
+            });
+            take_all_mappings();
+            for (guard, pulled) in &guarded {
+                for at in 0..64 {
+                    // SAFETY: inside; the handler puts memory there.
+                    unsafe { pulled.at(at * PageSize::host().bytes() as usize).read_volatile() };
+                }
+                assert!(guard.is_gone());
+            }
+            return println!("survived");
+        }
         let ours = Pulled::new(1, body != "store");
-        let guard = Guard::new(ours.0, ours.1, PageSize::host(), body != "store", Arc::default()).unwrap();
+        let guard =
+            Guard::new(ours.0, ours.1, PageSize::host(), Guarded::Registers, body != "store", Arc::default()).unwrap();
         // SAFETY: inside; the handler puts a page there.
         assert_eq!(unsafe { ours.at(0).read_volatile() }, u64::MAX);
         match body.as_str() {

@@ -78,7 +78,7 @@ pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
     let seen = stop.clone();
     let thread = std::thread::spawn(move || drop(server.run(&seen)));
     let served = Served { stop, thread: Some(thread) };
-    let patient = vfio_user::Options { timeout: storage::PATIENCE };
+    let patient = vfio_user::Options::of(storage::PATIENCE);
     let device = VfioUser::connect(&path, patient).context("connecting to our own server")?;
     Ok(Rig { device, name: "vfio-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
 }

@@ -127,7 +127,7 @@ fn our_client_with_their_server() {
         assert!(backend.memory.is_empty(), "what was mapped is unmapped");
     });
 
-    let device = VfioUser::connect(&path, Options { timeout: LONG }).unwrap();
+    let device = VfioUser::connect(&path, Options::of(LONG)).unwrap();
     let info = device.info();
     assert_eq!((info.regions, info.irqs, info.resettable), (9, 5, true));
     let bar0 = device.region(0).unwrap();

@@ -148,8 +148,8 @@ impl Bar {
             barrier::before_doorbell();
             if let Some(value) = mapping.load(at) {
                 barrier::after_register();
-                // All ones is what a page that was taken away reads; it may also be the register's value.
-                return if value == T::ONES && mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
+                // What a page that was taken away reads may also be the register's value.
+                return if mapping.is_gone() { Err(self.shared.gone()) } else { Ok(value) };
             }
         }
         let mut bytes = T::Bytes::default();

@@ -115,7 +115,13 @@ impl DmaSpace {
                 ledger.check(iova, len)?;
                 iova
             }
-            (None, None) => ledger.find(len, align).ok_or(Error::NoIova { len, align })?,
+            (None, None) => {
+                let pages = || ledger.windows().iter().map(|window| window.page);
+                if let Some(page) = pages().min().filter(|_| pages().all(|p| !len.is_multiple_of(p.bytes()))) {
+                    return Err(Error::Granule { len, page });
+                }
+                ledger.find(len, align).ok_or(Error::NoIova { len, align })?
+            }
         };
         let refuse = |why| Err(Error::Ledger { op: "map", iova: iova.0, len, why });
         if wanted.is_some_and(|wanted| wanted != iova) {

@@ -9,7 +9,7 @@
 use super::{CONFIG, Config, PciDevice, Prot};
 use crate::cell::Width;
 use crate::mem::{Mapping, Words};
-use crate::sigbus::Guard;
+use crate::sigbus::{Guard, Guarded};
 use crate::{Error, PageSize, Result};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -60,7 +60,8 @@ impl RegionMapping {
     /// Its pages may be taken away at any time: then they read all ones, and `gone` is raised.
     pub(crate) fn guarded(mut self, gone: Arc<AtomicBool>) -> Result<Self> {
         let (page, writable) = (PageSize::host(), self.memory.prot() == Prot::ReadWrite);
-        let guard = Guard::new(self.memory.base(), self.memory.len() as usize, page, writable, gone);
+        let (base, len) = (self.memory.base(), self.memory.len() as usize);
+        let guard = Guard::new(base, len, page, Guarded::Registers, writable, gone);
         self.guard = Some(guard.map_err(|source| Error::Io { what: "guarding a mapping".to_owned(), source })?);
         Ok(self)
     }

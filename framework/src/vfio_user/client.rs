@@ -2,21 +2,23 @@
 //!
 //! How a command gets its reply is in `peer.rs`, regions and their mappings in `regions.rs`.
 
-use super::peer::{Expect, Failed, Peer, connect};
+use super::peer::{Expect, Failed, Peer};
 use super::regions::{Region, read_region};
 use super::wire::{self, Command};
+use crate::door::connect;
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
-    BAR0, DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo, RegionMapping,
+    BAR0, DeviceInfo, DeviceKind, IRQ_ERR, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo,
+    RegionMapping,
 };
 use crate::{Error, PageSize, Result};
 use std::io;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
@@ -26,6 +28,8 @@ pub struct VfioUser {
     info: DeviceInfo,
     regions: Vec<Region>,
     irqs: Vec<IrqInfo>,
+    /// The eventfd of vector 0, and of which kind of interrupt that is.
+    first: Mutex<Option<(u32, OwnedFd)>>,
     dma: Arc<DmaSpace>,
 }
 
@@ -34,12 +38,21 @@ pub struct VfioUser {
 pub struct Options {
     /// How long a server may take to answer a message.
     pub timeout: Duration,
+    /// How long it may take for all that is asked while the device is opened: each answer may come just in time.
+    pub open_timeout: Duration,
 }
 
 impl Default for Options {
-    /// 5 seconds, as QEMU waits.
+    /// 5 seconds a message, as QEMU waits, and 30 for opening.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5) }
+        Self::of(Duration::from_secs(5))
+    }
+}
+
+impl Options {
+    /// `timeout` for a message, and for opening 30 seconds, or `timeout` where that is more.
+    pub fn of(timeout: Duration) -> Self {
+        Self { timeout, open_timeout: timeout.max(Duration::from_secs(30)) }
     }
 }
 
@@ -50,8 +63,12 @@ impl VfioUser {
     /// [`Error::Connect`] where nobody listens there; [`Error::Peer`] where what answers isn't a vfio-user server.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>> {
         let name = format!("vfio-user:{}", path.as_ref().display());
-        match connect(path.as_ref(), options.timeout) {
-            Ok(stream) => Self::from_stream(stream, &name, options),
+        let began = Instant::now();
+        match connect(path.as_ref(), options.timeout.min(options.open_timeout)) {
+            Ok(stream) => {
+                let open_timeout = options.open_timeout.saturating_sub(began.elapsed());
+                Self::from_stream(stream, &name, Options { open_timeout, ..options })
+            }
             Err(source) => {
                 let hint = match source.kind() {
                     io::ErrorKind::NotFound => "there is no such socket; is the server running?",
@@ -75,7 +92,8 @@ impl VfioUser {
         let regions = (0..info.regions).map(|index| read_region(&peer, index)).collect::<Result<_>>()?;
         let irqs = (0..info.irqs).map(|index| peer.irq_info(index)).collect::<Result<_>>()?;
         let dma = DmaSpace::new(Box::new(Dma(peer.clone())))?;
-        Ok(Arc::new(Self { peer, info, regions, irqs, dma }))
+        peer.set_opening(None);
+        Ok(Arc::new(Self { peer, info, regions, irqs, first: Mutex::default(), dma }))
     }
 
     /// How many file descriptors the server sent that nobody asked for. They were closed.
@@ -205,9 +223,12 @@ impl PciDevice for VfioUser {
         let set =
             |flags, start, count, fds| self.peer.set_irqs(wire::IrqSet { argsz: 0, flags, index, start, count }, fds);
         match action {
-            IrqAction::Fds(fds) => self.set_fds(index, first, fds),
+            IrqAction::Fds(fds) => self.arm(index, first, fds),
             // "A count (and start) of 0 with DATA_NONE disables all interrupts of the index."
-            IrqAction::Disable => set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, Vec::new()),
+            IrqAction::Disable => {
+                self.first().take_if(|(kind, _)| *kind == index);
+                set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, Vec::new())
+            }
             IrqAction::Mask(n) => set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK, first, n, Vec::new()),
             IrqAction::Unmask(n) => set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, first, n, Vec::new()),
             IrqAction::Trigger(n) => set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, first, n, Vec::new()),
@@ -219,12 +240,34 @@ impl PciDevice for VfioUser {
     }
 
     fn reset(&self) -> Result<()> {
+        *self.first() = None;
         let reply = self.peer.call(Command::RESET, &[], Vec::new(), Expect::NOTHING);
         reply.map(|_| ()).map_err(|e| e.or(|source| self.peer.refused("resetting it", source)))
     }
 }
 
 impl VfioUser {
+    /// Gives vectors their eventfds. libvfio-user kept those of ERR and REQ where it keeps that of vector 0, until late in 2025, and nothing that a
+    /// server says tells whether it does: so vector 0 is told once more after them.
+    fn arm(&self, index: u32, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
+        self.set_fds(index, first, fds)?;
+        let mut known = self.first();
+        match (fds.first(), &*known) {
+            (Some(fd), _) if index < IRQ_ERR && first == 0 => {
+                let own = fd.map(|fd| fd.try_clone_to_owned()).transpose();
+                let own = own.map_err(|e| self.peer.refused("duplicating an eventfd", e))?;
+                *known = own.map(|fd| (index, fd));
+                Ok(())
+            }
+            (_, Some((kind, fd))) if index >= IRQ_ERR => self.set_fds(*kind, 0, &[Some(fd.as_fd())]),
+            _ => Ok(()),
+        }
+    }
+
+    fn first(&self) -> MutexGuard<'_, Option<(u32, OwnedFd)>> {
+        self.first.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// A message has descriptors for all of its vectors or for none, and no more than the server takes at once.
     fn set_fds(&self, index: u32, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
         let most = usize::try_from(self.peer.server.max_msg_fds).unwrap_or(usize::MAX).min(wire::MAX_FDS);

@@ -3,7 +3,7 @@
 
 use crate::mem::Mapping;
 use crate::pci::Prot;
-use crate::sigbus::Guard;
+use crate::sigbus::{self, Guard};
 use crate::{Error, PageSize};
 use rustix::fs::SealFlags;
 use std::collections::HashMap;
@@ -103,7 +103,8 @@ fn guard(memory: Mapping, page: PageSize, gone: Arc<AtomicBool>) -> Result<Arc<M
         memory: Mapping,
     }
     let (base, len, prot) = (memory.base(), memory.len() as usize, memory.prot());
-    let guard = Guard::new(base, len, page, prot == Prot::ReadWrite, gone).map_err(|_| libc::ENOSPC)?;
+    let guard = Guard::new(base, len, page, sigbus::Guarded::Memory, prot == Prot::ReadWrite, gone)
+        .map_err(|_| libc::ENOSPC)?;
     let memory = Arc::new(Guarded { _guard: guard, memory });
     // SAFETY: what keeps it keeps `memory`, which is mapped so; nobody reaches it but through what is made here, and
     // `limited_to` says what may be done to it.

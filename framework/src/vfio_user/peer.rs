@@ -4,15 +4,15 @@
 //! ends the connection, and every later call says that the device is gone, and why.
 
 use super::client::Options;
-use super::socket::{A_YEAR, Broken, Frame, Socket};
+use super::socket::{Broken, Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
+use crate::door::A_YEAR;
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::{Error, Result};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -22,7 +22,10 @@ use zerocopy::IntoBytes;
 /// The server, and what it said of itself.
 pub struct Peer {
     pub name: String,
+    /// For one message.
     timeout: Duration,
+    /// For all of opening, and when that is over.
+    opening: Mutex<Option<(Duration, Instant)>>,
     pub server: Capabilities,
     /// Raised when a page of what it shared is taken away.
     pub shrunk: Arc<AtomicBool>,
@@ -36,6 +39,29 @@ struct Link {
     gone: Option<String>,
     stray_fds: u64,
 }
+
+/// Until when a message must be answered, and why.
+#[derive(Clone, Copy)]
+struct Limit {
+    timeout: Duration,
+    at: Instant,
+    /// It is what is left of the time for opening, not this message's own.
+    opening: bool,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { timeout, opening, .. } = self;
+        if *opening { write!(f, "the {timeout:?} that opening it may take in all") } else { write!(f, "{timeout:?}") }
+    }
+}
+
+fn later(timeout: Duration) -> Instant {
+    Instant::now() + timeout.min(A_YEAR)
+}
+
+/// How many regions, and kinds of interrupt, a server may have.
+const MOST: u32 = 64;
 
 /// What a good reply has at most.
 pub struct Expect {
@@ -78,7 +104,8 @@ impl Peer {
         let link = Link { socket: Socket::new(stream), next_id: 0, gone: None, stray_fds: 0 };
         let server = Capabilities::default();
         let (name, timeout, shrunk, link) = (name.to_owned(), options.timeout, Arc::default(), Mutex::new(link));
-        let mut new = Self { name, timeout, server, shrunk, link };
+        let opening = Mutex::new(Some((options.open_timeout, later(options.open_timeout))));
+        let mut new = Self { name, timeout, opening, server, shrunk, link };
         let (major, minor) = wire::VERSION;
         let version = wire::Version { major, minor };
         let payload = [version.as_bytes(), &Capabilities::OURS.encode()];
@@ -91,6 +118,14 @@ impl Peer {
             return Err(new.broke(Command::VERSION, &what));
         }
         new.server = Capabilities::decode(json).map_err(|what| new.broke(Command::VERSION, &what))?;
+        // A page of 1 GiB is the largest there is. None at all is the specification's default.
+        if new.server.pgsizes != 0 && new.server.pgsizes.trailing_zeros() > 30 {
+            let what = format!(
+                "it maps memory only in pages of {:#x} bytes and more",
+                1u64 << new.server.pgsizes.trailing_zeros()
+            );
+            return Err(new.broke(Command::VERSION, &what));
+        }
         Ok(new)
     }
 
@@ -100,8 +135,8 @@ impl Peer {
         if info.flags & VFIO_DEVICE_FLAGS_PCI == 0 {
             return Err(self.broke(Command::GET_INFO, "it is no PCI device"));
         }
-        // Nine and five for PCI; a server may add regions of its own.
-        if info.regions > 256 || info.irqs > 256 {
+        // Nine and five for PCI; a server may add some of its own.
+        if info.regions > MOST || info.irqs > MOST {
             let what = format!("it says it has {} regions and {} kinds of interrupt", info.regions, info.irqs);
             return Err(self.broke(Command::GET_INFO, &what));
         }
@@ -166,11 +201,25 @@ impl Peer {
         if let Some(why) = &link.gone {
             return Err(Error::Gone { device: self.name.clone(), why: why.clone() }.into());
         }
-        match link.exchange(command, payload, fds, expect, self.timeout) {
+        match link.exchange(command, payload, fds, expect, self.limit()) {
             Ok(reply) => Ok(reply),
             Err(Wrong::Refused(source)) => Err(Failed::Refused(source)),
             Err(Wrong::Broken(what)) => Err(self.lose(link, command, what).into()),
         }
+    }
+
+    /// How long the next message may take.
+    fn limit(&self) -> Limit {
+        let message = Limit { timeout: self.timeout, at: later(self.timeout), opening: false };
+        match *self.opening.lock().unwrap_or_else(|e| e.into_inner()) {
+            Some((timeout, at)) if at < message.at => Limit { timeout, at, opening: true },
+            _ => message,
+        }
+    }
+
+    /// Bounds all messages from now on together, or only each for itself.
+    pub fn set_opening(&self, opening: Option<Duration>) {
+        *self.opening.lock().unwrap_or_else(|e| e.into_inner()) = opening.map(|timeout| (timeout, later(timeout)));
     }
 
     /// The server broke the protocol: it is not spoken to again.
@@ -225,21 +274,20 @@ impl Link {
         payload: &[&[u8]],
         fds: Vec<OwnedFd>,
         expect: Expect,
-        timeout: Duration,
+        limit: Limit,
     ) -> Result<Frame, Wrong> {
-        let deadline = Instant::now() + timeout.min(A_YEAR);
         self.next_id = self.next_id.wrapping_add(1);
         let id = self.next_id;
         let header = Header { id, command, size: 0, flags: wire::COMMAND, error: 0 };
-        self.send(header, payload, fds, deadline)?;
+        self.send(header, payload, fds, limit)?;
         loop {
-            let frame = self.receive(command, deadline, timeout)?;
+            let frame = self.receive(command, limit)?;
             let reply = frame.header;
             if reply.kind() == wire::COMMAND {
-                self.decline(&frame, deadline)?;
+                self.decline(&frame, limit)?;
                 // Commands may come without end.
-                if Instant::now() >= deadline {
-                    return Err(format!("no reply within {timeout:?}, but commands").into());
+                if Instant::now() >= limit.at {
+                    return Err(format!("no reply within {limit}, but commands").into());
                 }
                 continue;
             }
@@ -265,9 +313,7 @@ impl Link {
             tracing::warn!(count, command = %reply.header.command, "file descriptors came that nobody asked for");
         }
         if reply.header.has(wire::ERROR) {
-            if !reply.payload.is_empty() {
-                return Err("an error reply has a payload".to_owned().into());
-            }
+            // libvfio-user's has a payload, as long as that of a good one or not. It says nothing.
             return Err(Wrong::Refused(match i32::try_from(reply.header.error) {
                 Ok(errno @ 1..4096) => io::Error::from_raw_os_error(errno),
                 _ => io::Error::other("the server says only that it failed"),
@@ -281,33 +327,33 @@ impl Link {
     }
 
     /// Answers a command of the server's. The only ones there are ask for memory without a file, and we map none.
-    fn decline(&mut self, frame: &Frame, deadline: Instant) -> Result<(), String> {
+    fn decline(&mut self, frame: &Frame, limit: Limit) -> Result<(), String> {
         if frame.header.has(wire::NO_REPLY) {
             return Ok(());
         }
         let error = libc::EOPNOTSUPP as u32;
         let header = Header { flags: wire::REPLY | wire::ERROR, error, ..frame.header };
-        self.send(header, &[], Vec::new(), deadline)
+        self.send(header, &[], Vec::new(), limit)
     }
 
-    fn send(&mut self, header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>, deadline: Instant) -> Result<(), String> {
+    fn send(&mut self, header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>, limit: Limit) -> Result<(), String> {
         self.socket.send(header, payload, fds).map_err(|e| e.to_string())?;
         while !self.socket.flush().map_err(|e| e.to_string())? {
-            if !self.wait(deadline)? {
-                return Err("the server does not take it".to_owned());
+            if !self.wait(limit)? {
+                return Err(format!("the server does not take it within {limit}"));
             }
         }
         Ok(())
     }
 
-    fn receive(&mut self, command: Command, deadline: Instant, timeout: Duration) -> Result<Frame, String> {
+    fn receive(&mut self, command: Command, limit: Limit) -> Result<Frame, String> {
         loop {
             match self.socket.receive() {
                 Ok(Some(frame)) => return Ok(frame),
-                Ok(None) if self.wait(deadline)? => {}
+                Ok(None) if self.wait(limit)? => {}
                 Ok(None) => {
                     let hint = if command == Command::VERSION { "; does it serve someone else?" } else { "" };
-                    return Err(format!("no reply within {timeout:?}{hint}"));
+                    return Err(format!("no reply within {limit}{hint}"));
                 }
                 Err(e @ Broken::Size { .. }) => return Err(format!("{e}; is it a vfio-user server?")),
                 Err(e) => return Err(e.to_string()),
@@ -315,23 +361,7 @@ impl Link {
         }
     }
 
-    fn wait(&self, deadline: Instant) -> Result<bool, String> {
-        self.socket.wait(deadline.saturating_duration_since(Instant::now())).map_err(|e| Broken::Io(e).to_string())
-    }
-}
-
-/// Connects without ever waiting longer than `timeout`: a full backlog blocks otherwise.
-pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let deadline = Instant::now() + timeout.min(A_YEAR);
-    loop {
-        match rustix::net::connect(&fd, &address) {
-            Ok(()) => return Ok(UnixStream::from(fd)),
-            // The backlog is full. The kernel tells nobody when that ends.
-            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Err(e) => return Err(e.into()),
-        }
+    fn wait(&self, limit: Limit) -> Result<bool, String> {
+        self.socket.wait(limit.at.saturating_duration_since(Instant::now())).map_err(|e| Broken::Io(e).to_string())
     }
 }

@@ -27,6 +27,8 @@ struct File {
 
 /// A reply's size that is enough for a few capabilities at once; a longer one is asked for again.
 const USUAL_ARGSZ: u32 = 512;
+/// How many areas of a region can be mapped, at most.
+const MOST_AREAS: u32 = 256;
 /// The longest description that is believed.
 const LONGEST_ARGSZ: u32 = 64 << 10;
 
@@ -35,6 +37,7 @@ pub fn read_region(peer: &Peer, index: u32) -> Result<Region> {
     const FIXED: usize = size_of::<wire::RegionInfo>();
     let command = Command::GET_REGION_INFO;
     let mut argsz = USUAL_ARGSZ;
+    let mut asked_again = false;
     loop {
         let ask = wire::RegionInfo { argsz, flags: 0, index, cap_offset: 0, size: 0, offset: 0 };
         let expect = Expect { payload: argsz as usize, fds: 1 };
@@ -52,6 +55,11 @@ pub fn read_region(peer: &Peer, index: u32) -> Result<Region> {
             return Err(peer.broke(command, &what));
         }
         if info.argsz > argsz {
+            // Once: it could ask for a byte more each time.
+            if std::mem::replace(&mut asked_again, true) {
+                let what = format!("region {index} takes {} bytes to describe, and took {argsz} before", info.argsz);
+                return Err(peer.broke(command, &what));
+            }
             argsz = info.argsz;
             continue;
         }
@@ -91,7 +99,10 @@ fn read_caps(payload: &[u8], info: &wire::RegionInfo) -> Result<Vec<RegionCap>, 
         match u32::from(header.id) {
             VFIO_REGION_INFO_CAP_SPARSE_MMAP => {
                 let (sparse, mut rest) = wire::split::<wire::Sparse>(rest).ok_or_else(cut)?;
-                let mut areas = Vec::new();
+                if sparse.areas > MOST_AREAS || caps.iter().any(|c| matches!(c, RegionCap::SparseMmap(_))) {
+                    return Err(format!("it lists its areas twice, or more than {MOST_AREAS} of them"));
+                }
+                let mut areas: Vec<Range<u64>> = Vec::new();
                 for _ in 0..sparse.areas {
                     let (area, more) = wire::split::<wire::Area>(rest).ok_or_else(cut)?;
                     rest = more;
@@ -101,6 +112,12 @@ fn read_caps(payload: &[u8], info: &wire::RegionInfo) -> Result<Vec<RegionCap>, 
                         format!("{len:#x} bytes at {offset:#x} can be mapped, they say, but it has {size:#x} bytes")
                     })?;
                     areas.extend((area.size > 0).then_some(area.offset..end));
+                }
+                // Each is mapped: what overlaps could add up to any size.
+                let mut sorted: Vec<_> = areas.iter().collect();
+                sorted.sort_by_key(|area| area.start);
+                if let Some(two) = sorted.windows(2).find(|two| two[1].start < two[0].end) {
+                    return Err(format!("the areas {:x?} and {:x?} overlap", two[0], two[1]));
                 }
                 // One area that is the region says no more than that it can be mapped.
                 if areas.as_slice() != std::slice::from_ref(&(0..info.size)) {

@@ -3,7 +3,7 @@
 //! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so looks are
 //! [paced](Pace). What a client says is handled in `session.rs`.
 
-use super::session::Session;
+use super::session::{self, Session};
 use super::socket::wait_for;
 use crate::door::Door;
 use crate::model::{Card, Model};
@@ -72,7 +72,18 @@ impl<M: Model> Server<M> {
     /// One turn: the model's, and at times a look at the socket. Never waits.
     #[inline]
     pub fn turn(&mut self) -> Work {
-        let work = if self.session.is_some() { self.card.poll() } else { Work::Idle };
+        let work = match &self.session {
+            Some(session) => {
+                let work = self.card.poll();
+                // Before the next turn: what is not there any more is not worked with.
+                if session.is_robbed() {
+                    self.lose(session::ROBBED);
+                    return Work::Busy;
+                }
+                work
+            }
+            None => Work::Idle,
+        };
         if !self.pace.is_due(work) {
             return work;
         }
@@ -89,9 +100,7 @@ impl<M: Model> Server<M> {
             Some(session) => match session.turn(&mut self.card) {
                 Ok(came) => came,
                 Err(why) => {
-                    tracing::info!(%why, "the client is gone");
-                    self.session = None;
-                    self.card.release();
+                    self.lose(&why);
                     true
                 }
             },
@@ -107,6 +116,14 @@ impl<M: Model> Server<M> {
         came
     }
 
+    /// The client goes, and all that is left of it.
+    #[cold]
+    fn lose(&mut self, why: &str) {
+        tracing::info!(why, "the client is gone");
+        self.session = None;
+        self.card.release();
+    }
+
     /// Takes turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client is gone.
     ///
     /// # Errors
@@ -119,6 +136,11 @@ impl<M: Model> Server<M> {
             match (self.turn(), &self.session, &self.door) {
                 (Work::Busy, ..) => idle = 0,
                 (Work::Idle, None, None) => return Ok(()),
+                // Somebody waits who can't be let in: who asks at once whether that is over asks without end.
+                (Work::Idle, None, Some(door)) if door.is_stuck() => {
+                    std::thread::sleep(STOP_LATENCY);
+                    self.pace.hurry();
+                }
                 (Work::Idle, None, Some(door)) => {
                     wait_for(door, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
                     self.pace.hurry();

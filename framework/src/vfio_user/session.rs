@@ -24,6 +24,8 @@ pub struct Session {
     /// What the client can do, once it said so.
     client: Option<Capabilities>,
     files: Files,
+    /// It was said that memory came without a descriptor.
+    told: bool,
 }
 
 /// What answers a command: bytes, and at times a file.
@@ -42,11 +44,14 @@ impl Reply {
 /// A command was refused, with an `errno`.
 type Answer = Result<Reply, Refused>;
 
+/// Why a client is sent away that [takes its memory away](Session::is_robbed).
+pub const ROBBED: &str = "it took memory away that it had shared";
+
 const INVALID: Refused = Refused(libc::EINVAL);
 
 impl Session {
     pub fn new(stream: UnixStream) -> Self {
-        Self { socket: Socket::new(stream), client: None, files: Files::default() }
+        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false }
     }
 
     /// Waits until the client says something, or takes what we said.
@@ -54,13 +59,19 @@ impl Session {
         self.socket.wait(timeout)
     }
 
+    /// Whether the client took memory away that it had shared, and that was touched.
+    #[inline]
+    pub fn is_robbed(&self) -> bool {
+        self.files.have_shrunk()
+    }
+
     /// Handles the next command, if there is one, once the answer to the one before is sent.
     ///
     /// # Errors
     /// Why there is no client any more.
     pub fn turn<M: Model + ?Sized>(&mut self, card: &mut Card<M>) -> Result<bool, String> {
-        if self.files.have_shrunk() {
-            return Err("it took memory away that it had shared".to_owned());
+        if self.is_robbed() {
+            return Err(ROBBED.to_owned());
         }
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(false);
@@ -121,12 +132,14 @@ impl Session {
 
     fn handle<M: Model + ?Sized>(&mut self, card: &mut Card<M>, frame: Frame) -> Answer {
         let Frame { header, payload, fds, excess_fds } = frame;
-        let takes_fds = matches!(header.command, Command::DMA_MAP | Command::SET_IRQS);
+        // SPDK sends the map's file with its unmap, too: it is closed.
+        let takes_fds = matches!(header.command, Command::DMA_MAP | Command::DMA_UNMAP | Command::SET_IRQS);
         if excess_fds > 0 || !(fds.is_empty() || takes_fds) {
             return Err(INVALID);
         }
         match header.command {
             Command::DMA_MAP => self.dma_map(card, &payload, fds),
+            Command::DMA_UNMAP if fds.len() > 1 => Err(INVALID),
             Command::DMA_UNMAP => dma_unmap(card, &payload),
             Command::GET_INFO => get_info(card, &payload),
             Command::GET_REGION_INFO => self.region_info(card, &payload),
@@ -157,7 +170,17 @@ impl Session {
         let (iova, writable) = (Iova(map.address), map.flags & VFIO_DMA_MAP_FLAG_WRITE != 0);
         match fds.first() {
             // Memory that can only be had by message: its place is taken, and no model can reach it.
-            None => card.dma_map_unreachable(iova, map.size)?,
+            None => {
+                card.dma_map_unreachable(iova, map.size)?;
+                if !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!(
+                        %iova,
+                        len = map.size,
+                        "memory came without a descriptor: the device cannot reach it. If it is the guest's RAM, give QEMU \
+                         -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram"
+                    );
+                }
+            }
             Some(fd) => {
                 let (memory, at) = self.files.memory(fd, map.offset, map.size, writable).map_err(Refused)?;
                 card.dma_map(iova, memory, at, map.size, writable)?;

@@ -4,6 +4,7 @@
 //! messages mean.
 
 use super::wire::{Header, MAX_FDS, MAX_PAYLOAD};
+use crate::door::A_YEAR;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
@@ -202,9 +203,6 @@ impl Socket {
 fn header(bytes: &[u8; Header::SIZE]) -> Header {
     zerocopy::transmute!(*bytes)
 }
-
-/// As good as for ever, and still a point in time.
-pub const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Waits for `events` on `fd`; false where the time is over.
 pub fn wait_for(fd: impl AsFd, events: PollFlags, timeout: Duration) -> io::Result<bool> {

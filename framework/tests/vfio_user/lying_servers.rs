@@ -10,7 +10,7 @@ use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions};
-use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, Prot, RegionCap};
+use wholebar::pci::{CONFIG, IRQ_ERR, IRQ_MSIX, IRQ_REQ, IrqAction, PciDevice, Prot, RegionCap};
 use wholebar::vfio_user::{Options, VfioUser};
 use wholebar::{Error, PageSize, Result};
 
@@ -72,6 +72,30 @@ fn sparse(next: u32, offset: u64, size: u64) -> Vec<u8> {
     [words(&[1 | 1 << 16, next, 1, 0]), longs(&[offset, size])].concat()
 }
 
+/// The same of several.
+fn areas(areas: &[(u64, u64)]) -> Vec<u8> {
+    let list: Vec<u8> = areas.iter().flat_map(|(offset, size)| longs(&[*offset, *size])).collect();
+    region(0, 0xf, &[&words(&[1 | 1 << 16, 0, areas.len() as u32, 0]), &list])
+}
+
+/// What there is room for: where that isn't all, the fixed part.
+fn cut(ask: &Message, mut region: Vec<u8>) -> Vec<u8> {
+    if word(&ask.payload, 0) < region.len() as u32 {
+        region.truncate(32);
+    }
+    region
+}
+
+/// So many areas of a byte.
+fn areas_of(count: u64) -> Vec<u8> {
+    areas(&(0..count).map(|i| (i, 1)).collect::<Vec<_>>())
+}
+
+/// The answer to a version, with one capability.
+fn capable(capability: &str) -> Vec<u8> {
+    format!("\0\0\0\0{{\"capabilities\":{{{capability}}}}}\0").into_bytes()
+}
+
 /// How long a server has that says nothing, where it is meant not to.
 const SHORT: Duration = Duration::from_millis(500);
 
@@ -94,7 +118,7 @@ fn connect_for(
             }
         }
     });
-    (VfioUser::from_stream(ours, "vfio-user:test", Options { timeout }), server)
+    (VfioUser::from_stream(ours, "vfio-user:test", Options::of(timeout)), server)
 }
 
 fn say(stream: &UnixStream, answer: Answer) -> bool {
@@ -189,7 +213,7 @@ fn every_lie_about_any_command_ends_in_its_error() {
         // The size is a lie, so what follows is taken for the rest.
         (|ask| changed(ask, |m| m.size = Some(16 + m.payload.len() as u32 + 1)), "no reply within"),
     ];
-    let lies: [(Lie, &str); 11] = [
+    let lies: [(Lie, &str); 10] = [
         (|_| Answer::Last(Vec::new()), "the connection was closed"),
         (garbage, "is it a vfio-user server?"),
         (half, "closed after 10 of 16 bytes"),
@@ -200,7 +224,6 @@ fn every_lie_about_any_command_ends_in_its_error() {
         (|ask| changed(ask, |m| m.size = Some(u32::MAX)), "a message of 4294967295 bytes was announced"),
         (|ask| changed(ask, |m| m.payload.resize(100_000, 0)), "the reply has 100000 bytes"),
         (|ask| changed(ask, |m| (0..17).for_each(|_| m.fds.push(file(1)))), "file descriptors came with the reply"),
-        (|ask| changed(ask, |m| (m.flags, m.payload) = (REPLY | ERROR, vec![0])), "an error reply has a payload"),
     ];
     let commands = [
         raw::VERSION,
@@ -243,6 +266,23 @@ fn replies_that_make_no_sense_end_in_their_error() {
         (GET_INFO, |ask| with(ask, words(&[16, 3, 9])), "too short"),
         (GET_INFO, |ask| with(ask, words(&[16, 1, 9, 5])), "no PCI device"),
         (GET_INFO, |ask| with(ask, words(&[16, 3, u32::MAX, 5])), "4294967295 regions"),
+        (GET_INFO, |ask| with(ask, words(&[16, 3, 65, 5])), "65 regions"),
+        (GET_INFO, |ask| with(ask, words(&[16, 3, 9, 65])), "65 kinds of interrupt"),
+        (VERSION, |ask| with(ask, capable("\"pgsizes\":1099511627776")), "in pages of 0x10000000000 bytes and more"),
+        // A byte more each time.
+        (
+            GET_REGION_INFO,
+            |ask| with(ask, [words(&[word(&ask.payload, 0) + 1, 7, 0, 0]), longs(&[SIZE, 0])].concat()),
+            "takes 514 bytes to describe, and took 513 before",
+        ),
+        (GET_REGION_INFO, |ask| with(ask, areas(&[(0, 0x2000), (0x4000, 0x1000), (0x1000, 0x1000)])), "overlap"),
+        (GET_REGION_INFO, |ask| with(ask, areas(&[(0, SIZE), (0, SIZE)])), "overlap"),
+        (GET_REGION_INFO, |ask| with(ask, cut(ask, areas_of(257))), "more than 256 of them"),
+        (
+            GET_REGION_INFO,
+            |ask| with(ask, region(0, 0xf, &[&sparse(64, 0, 4096), &sparse(0, 4096, 4096)])),
+            "areas twice",
+        ),
         (GET_REGION_INFO, |ask| with(ask, words(&[32, 0, 0])), "too short"),
         (GET_REGION_INFO, |ask| with(ask, region(7, 0, &[])), "about another region"),
         (GET_REGION_INFO, |ask| with(ask, [words(&[31, 0, 0, 0]), longs(&[0, 0])].concat()), "31 bytes to describe"),
@@ -287,6 +327,80 @@ fn a_refusal_is_an_error_and_the_device_goes_on() {
             server.join().unwrap();
         }
     }
+}
+
+/// As libvfio-user's: its error replies have a payload.
+#[test]
+fn a_refusal_may_have_a_payload_of_any_length() {
+    for len in [1, 16, 4096, 1 << 20] {
+        for command in [raw::REGION_READ, raw::REGION_WRITE, raw::SET_IRQS, raw::DMA_MAP, raw::RESET] {
+            let (device, server) = lying(command, move |ask| {
+                changed(ask, |m| (m.flags, m.error, m.payload) = (REPLY | ERROR, libc::EINVAL as u32, vec![7; len]))
+            });
+            let device = device.unwrap();
+            for _ in 0..2 {
+                let error = provoke(&device, command).unwrap_err();
+                assert!(matches!(error, Error::Access { .. } | Error::Io { .. }), "{error:?}");
+                assert!(error.to_string().contains("Invalid argument"), "{error}");
+            }
+            assert!(device.irq_info(IRQ_MSIX).is_ok());
+            drop(device);
+            server.join().unwrap();
+        }
+    }
+    // What may be refused while a device is opened.
+    for command in [raw::GET_REGION_INFO, raw::GET_IRQ_INFO] {
+        let (device, server) = lying(command, |ask| {
+            changed(ask, |m| (m.flags, m.error, m.fds) = (REPLY | ERROR, libc::EINVAL as u32, Vec::new()))
+        });
+        assert_eq!(device.unwrap().region(0).unwrap().size, if command == raw::GET_IRQ_INFO { SIZE } else { 0 });
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn opening_has_a_limit_of_its_own() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    // Silent at some point, where each answer could take minutes.
+    let server = std::thread::spawn(move || {
+        while let Some(ask) = raw::receive(&theirs) {
+            if ask.command != raw::GET_IRQ_INFO {
+                say(&theirs, Answer::Message(honest(&ask)));
+            }
+        }
+    });
+    let options = Options { timeout: 60 * LONG, open_timeout: SHORT };
+    let error = VfioUser::from_stream(ours, "vfio-user:test", options).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Peer { .. }), "{error:?}");
+    assert!(error.to_string().contains("no reply within the 500ms that opening it may take in all"), "{error}");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_with_larger_pages_gets_whole_ones_or_a_sentence() {
+    let (sender, maps) = std::sync::mpsc::channel();
+    let (device, server) = connect(move |ask| match ask.command {
+        raw::VERSION => Some(changed(ask, |m| m.payload = capable("\"pgsizes\":2097152"))),
+        raw::DMA_MAP => {
+            let long = |at: usize| u64::from_ne_bytes(ask.payload[at..at + 8].try_into().unwrap());
+            sender.send((long(16), long(24))).unwrap();
+            None
+        }
+        _ => None,
+    });
+    let device = device.unwrap();
+    let plain = ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() };
+    let error = device.dma().attach(&Arena::new(3 << 16, plain).unwrap()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Granule { .. }), "{error:?}");
+    assert!(
+        error.to_string().contains("an arena of 196608 bytes cannot be mapped") && error.to_string().contains("2 MiB"),
+        "{error}"
+    );
+    let mapping = device.dma().attach(&Arena::new(2 << 20, plain).unwrap()).unwrap();
+    assert_eq!(maps.try_recv().unwrap(), (mapping.iova().0, 2 << 20));
+    assert!(mapping.iova().0.is_multiple_of(2 << 20));
+    drop((mapping, device));
+    server.join().unwrap();
 }
 
 #[test]
@@ -475,6 +589,45 @@ fn a_file_without_areas_is_the_whole_region() {
     let device = device.unwrap();
     assert!(device.region(0).unwrap().mappable);
     assert_eq!(device.map(0, 0..SIZE, Prot::Read).unwrap().len(), SIZE);
+    drop(device);
+    server.join().unwrap();
+}
+
+/// libvfio-user kept the eventfds of ERR and REQ where it keeps that of vector 0, until late in 2025.
+#[test]
+fn vector_0_stays_its_own_where_a_server_has_one_place_for_it_and_for_notices() {
+    let place = Arc::new(std::sync::Mutex::new(None));
+    let server_s = place.clone();
+    let (device, server) = connect(move |ask| {
+        if ask.command == raw::GET_IRQ_INFO {
+            return Some(changed(ask, |m| m.payload[12..16].copy_from_slice(&words(&[4]))));
+        }
+        // DATA_EVENTFD and ACTION_TRIGGER, from vector 0 on.
+        if ask.command == raw::SET_IRQS && (word(&ask.payload, 1), word(&ask.payload, 3)) == (4 | 1 << 5, 0) {
+            *server_s.lock().unwrap() = ask.fds.first().map(|fd| fd.try_clone().unwrap());
+        }
+        None
+    });
+    let device = device.unwrap();
+    let (vector, notice) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+    let arm = |index, fd: &EventFd| device.set_irqs(index, 0, IrqAction::Fds(&[Some(fd.as_fd())])).unwrap();
+    let raise = || {
+        let place = place.lock().unwrap();
+        rustix::io::write(place.as_ref().unwrap(), &1u64.to_ne_bytes()).unwrap();
+        (vector.take(), notice.take())
+    };
+    for notices in [IRQ_ERR, IRQ_REQ] {
+        arm(IRQ_MSIX, &vector);
+        arm(notices, &notice);
+        assert_eq!(raise(), (1, 0), "vectors first");
+        device.set_irqs(IRQ_MSIX, 0, IrqAction::Disable).unwrap();
+        arm(notices, &notice);
+        arm(IRQ_MSIX, &vector);
+        assert_eq!(raise(), (1, 0), "notices first");
+        device.reset().unwrap();
+        arm(notices, &notice);
+        assert_eq!(raise(), (0, 1), "a vector that a reset took away does not come back by itself");
+    }
     drop(device);
     server.join().unwrap();
 }

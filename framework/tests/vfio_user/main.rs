@@ -60,7 +60,7 @@ pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// What a client gives its server that is alive.
 pub(crate) fn patient() -> Options {
-    Options { timeout: LONG }
+    Options::of(LONG)
 }
 
 pub(crate) fn read<const N: usize>(device: &VfioUser, region: u32, offset: u64) -> Result<[u8; N], Error> {
@@ -225,7 +225,7 @@ fn interrupts_are_set_taken_away_and_disabled() {
 fn sockets_that_lead_nowhere_have_an_error_each() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    let options = Options { timeout: Duration::from_millis(200) };
+    let options = Options::of(Duration::from_millis(200));
     let error = |path: PathBuf| VfioUser::connect(path, options).map(|_| ()).unwrap_err();
 
     let missing = error(path("missing"));

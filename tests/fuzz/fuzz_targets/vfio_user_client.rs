@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
     std::thread::scope(|both| {
         let server = both.spawn(|| serve(theirs, data));
         // Nothing waits for so long: the server answers, or is gone.
-        let options = Options { timeout: Duration::from_secs(20) };
+        let options = Options::of(Duration::from_secs(20));
         if let Ok(device) = VfioUser::from_stream(ours, "vfio-user:fuzz", options) {
             let _ = use_it(&device);
         }

@@ -3,7 +3,6 @@
 use super::{FORMAT, Snapshot};
 use crate::{Error, Result};
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,8 @@ impl Snapshot {
 /// The whole answer, head and all.
 fn ask(socket: &Path, patience: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = crate::door::connect(socket, patience)?;
+    stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(patience.max(Duration::from_millis(1))))?;
     stream.write_all(b"GET /json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
