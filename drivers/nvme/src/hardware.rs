@@ -47,6 +47,10 @@ impl Hardware {
             let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
             return Err(Error::Nonsense { device: hw.name(), what });
         }
+        if hw.cap.max_entries() < 2 {
+            let what = "its queues have one entry (CAP.MQES is 0, and has to be 1 at least)".to_owned();
+            return Err(Error::Nonsense { device: hw.name(), what });
+        }
         hw.page = hw.page.clamp(hw.cap.min_page(), hw.cap.max_page());
         if hw.cap.command_sets() & 0b100_0001 == 0 {
             let why = format!("it has no I/O command set (CAP.CSS is {:#x})", hw.cap.command_sets());
@@ -165,6 +169,12 @@ impl Hardware {
     /// Lets the function do DMA, or not.
     pub fn bus_master(&self, on: bool) -> Result<()> {
         Ok(config::enable_bus_master(self.device.as_ref(), on)?)
+    }
+
+    /// Whether a doorbell is a store.
+    pub fn direct_doorbells(&self) -> Result<bool> {
+        let first = regs::sq_doorbell(1, self.cap.doorbell_stride());
+        Ok(self.bar.doorbell::<u32>(first)?.is_direct())
     }
 
     /// `iova`, where the controller can take it for the start of a page.
