@@ -489,8 +489,11 @@ impl Handle {
         match deleted {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(qid, %error, "a queue could not be deleted");
-                self.domain.ended().is_some_and(|end| end.harmless)
+                let ended = self.domain.ended();
+                if ended.is_none() {
+                    tracing::warn!(qid, %error, "a queue could not be deleted");
+                }
+                ended.is_some_and(|end| end.harmless)
             }
         }
     }

@@ -196,6 +196,16 @@ fn one_that_hangs_when_it_is_opened_is_a_named_error() {
 }
 
 #[test]
+fn what_is_no_nvme_controller_is_not_touched() {
+    let opened = open("sim:fpga");
+    let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "sim:fpga is not a controller for this driver: its PCI class is 120000, and theirs is 010802"
+    );
+}
+
+#[test]
 fn admin_commands_are_bounded_too() {
     let opened = open("sim:nvme,size=4M,faults=drop:@1,strike=admin");
     let impatient = Options { admin_timeout: Duration::from_millis(500), ..patient() };

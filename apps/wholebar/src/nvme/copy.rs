@@ -207,7 +207,7 @@ impl Range {
         total: Option<u64>,
         go: impl FnOnce(Transfer<'_>) -> Result<u64>,
     ) -> Result<()> {
-        let (mut queue, pool) = controller.queue(controller.depth(self.qd)?, CHUNK as u32)?;
+        let (mut queue, pool) = controller.queue(namespace, controller.depth(self.qd)?, CHUNK as u32)?;
         let (began, interrupted) = (Instant::now(), signal::interrupted()?);
         let mut progress = Progress::bytes("copying", total);
         let speed = |bytes: u64| output::bytes((bytes as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64) + "/s";

@@ -17,7 +17,7 @@ use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::block::{Completion, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
+use wholebar_nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// Identify, read, write and measure NVMe controllers
 #[derive(clap::Subcommand)]
@@ -117,17 +117,20 @@ impl Controller {
         }
     }
 
-    /// A queue that holds `depth` commands, and as many buffers of `bytes` each.
-    pub fn queue(&self, depth: u32, bytes: u32) -> Result<(Queue, Pool)> {
+    /// A queue for `depth` requests of `bytes` on a namespace, and as many buffers.
+    pub fn queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<(Queue, Pool)> {
         let arena = self.arena(depth, bytes)?;
-        Ok((self.bare_queue(depth, bytes)?, buffers(&arena, depth, bytes)?))
+        Ok((self.bare_queue(namespace, depth, bytes)?, buffers(&arena, depth, bytes)?))
     }
 
-    fn bare_queue(&self, depth: u32, bytes: u32) -> Result<Queue> {
-        let depth = self.depth(Some(depth))?;
-        // The driver cuts what is larger than the controller takes at once; what doesn't fit then waits.
-        let commands = depth.saturating_mul(bytes.div_ceil(self.nvme.max_transfer().max(1)) + 1);
-        let commands = if bytes > self.nvme.max_transfer() { commands } else { depth };
+    fn bare_queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<Queue> {
+        // The driver cuts what is larger than the controller takes at once, and at the namespace's boundaries; what doesn't fit then waits.
+        let boundary = match u32::from(namespace.io_boundary) {
+            0 => u32::MAX,
+            blocks => blocks.saturating_mul(namespace.block_size),
+        };
+        let most = self.nvme.max_transfer().min(boundary).max(1);
+        let commands = if bytes > most { depth.saturating_mul(bytes.div_ceil(most) + 1) } else { depth };
         let entries = Some(commands.saturating_add(1).next_power_of_two().min(self.max_entries()));
         Ok(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?)
     }
@@ -147,6 +150,13 @@ impl Controller {
         Ok(arena)
     }
 
+    /// How often the controller was reset until now, and why the first time; counted from the last call on.
+    pub fn resets(&self) -> Option<(usize, String)> {
+        let why = |event| if let Event::Reset { why, .. } = event { Some(why) } else { None };
+        let mut resets = self.nvme.events().try_iter().filter_map(why);
+        resets.next().map(|first| (1 + resets.count(), first))
+    }
+
     /// What became of the controller, where something did: said before `error`, which comes of it.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         match self.nvme.check() {
@@ -159,11 +169,11 @@ impl Controller {
     pub fn supplies(&self, job: &Job, cores: &[usize], queues: u32) -> Result<Vec<(usize, Vec<Supply<Queue>>)>> {
         let bytes = u64::from(job.block) * job.blocks;
         let bytes = u32::try_from(bytes).with_context(|| format!("a command of {bytes} bytes is too large"))?;
-        let depth = self.depth(Some(job.depth as u32))?;
+        let (depth, namespace) = (self.depth(Some(job.depth as u32))?, self.namespace(job.nsid)?);
         let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores.len() as u32));
         let arena = self.arena(all.context("so many commands in flight have no memory")?, bytes)?;
         let supply = |_| {
-            let (queue, pool) = (self.bare_queue(depth, bytes)?, buffers(&arena, depth, bytes)?);
+            let (queue, pool) = (self.bare_queue(&namespace, depth, bytes)?, buffers(&arena, depth, bytes)?);
             let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(bytes)).collect();
             // What is written without --verify: different bytes everywhere, as real data are.
             let mut rng = fastrand::Rng::with_seed(job.seed);

@@ -251,6 +251,10 @@ pub fn run(args: Args) -> Result<()> {
         }
         output::print(text)?;
     }
+    if let Some((times, why)) = controller.resets() {
+        let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
+        output::note(format!("the controller was reset {times}: {why}"));
+    }
     verdict(&outcome)
 }
 

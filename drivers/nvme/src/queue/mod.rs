@@ -305,7 +305,7 @@ impl Queue {
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.
     #[cold]
     fn break_down(&mut self, fault: Fault) {
-        tracing::error!(%fault, "a queue is broken");
+        tracing::debug!(%fault, "a queue is broken");
         self.fault = Some(fault);
         if let Some(epoch) = self.gate.epoch() {
             self.inner.ties().trouble(epoch, Trouble::Broken(fault));
