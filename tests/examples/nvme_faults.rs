@@ -23,6 +23,8 @@ fn main() -> Result<()> {
     for (i, (kind, faults)) in (0..).zip(KINDS) {
         // The first ones have what is left over.
         let share = count / kinds + u64::from(i < count % kinds);
+        // Another one for each kind, or all of them would strike at the same places.
+        let seed = seed.wrapping_add(i);
         let params = format!("size=8M,mdts=2,{faults},seed={seed}");
         let part = total(|| in_process(&params), &impatient(), share, seed).with_context(|| params.clone())?;
         println!("{kind:>8}: {part}");
