@@ -258,8 +258,8 @@ impl<D: Driver> Kept<D> {
         }
         let troubles = std::mem::take(&mut *self.ties.troubles.lock().unwrap_or_else(|e| e.into_inner()));
         for (epoch, trouble) in troubles {
-            // Else it was of what a reset ended.
-            if epoch == self.domain().epoch() {
+            // Else it was of what a reset, or another's call for help, ended.
+            if epoch == self.domain().epoch() && self.domain().ended().is_none() {
                 match self.driver.help(&mut control.state, trouble) {
                     Ok(None) => {}
                     Ok(Some(why)) => self.begin_reset(&mut control, why),
@@ -355,9 +355,11 @@ impl<D: Driver> Kept<D> {
         // Nobody on the bus writes nothing; a device that was stopped doesn't either.
         let absent = function::is_absent(device).unwrap_or(false);
         let harmless = absent || (!gone && self.driver.stop(&mut control.state).is_ok());
-        let why =
-            if during.is_empty() { error.to_string() } else { format!("{error} (it was reset because {during})") };
-        tracing::error!(why, harmless, "the device has ended");
+        // Who asks later is told which device is gone, and then this.
+        let (error, known) = (error.to_string(), format!("{} is gone: ", device.name()));
+        let error = error.strip_prefix(&known).filter(|_| gone).unwrap_or(&error);
+        let why = if during.is_empty() { error.to_owned() } else { format!("{error} (it was reset because {during})") };
+        tracing::error!(device = device.name(), why, harmless, "the device has ended");
         self.domain().end(End { gone, harmless, why: why.clone() });
         control.tell(Happened::Ended { why });
     }

@@ -20,6 +20,7 @@ pub mod accounting;
 pub mod guest;
 pub mod igb;
 pub mod nvme;
+pub mod nvme_accounting;
 pub mod storage;
 pub mod virtio;
 

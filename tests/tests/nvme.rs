@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
-use wholebar_nvme::Options;
+use wholebar_nvme::{Options, ShadowDoorbells};
 use wholebar_tests::{Rig, nvme, rigs};
 
 /// Whole and trapped for the device's page, and carved for a page that holds the doorbells too.
@@ -44,7 +44,7 @@ fn data_comes_back_by_sgls() -> Result<()> {
 #[test]
 fn data_comes_back_through_shadow_doorbells() -> Result<()> {
     everywhere("size=16M,shadow=1", |rig, options| {
-        nvme::data_comes_back(rig, Options { shadow_doorbells: true, ..options })
+        nvme::data_comes_back(rig, Options { shadow_doorbells: ShadowDoorbells::Always, ..options })
     })
 }
 

@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::bar::{Bar, Doorbell, DoorbellCounts};
 use wholebar::mem::{Buf, DmaMapping, DmaRing};
-use wholebar::pci::config;
+use wholebar::pci::PciDevice;
+use wholebar::pci::config::{self, Config};
 
+/// The PCI ids of the card: vendor and device.
+const IDS: (u16, u16) = (0xfff0, 0x0002);
 const ID: u64 = 0x3000;
 const RING_BASE: u64 = 0x3008;
 const RING_ENTRIES: u64 = 0x3010;
@@ -29,6 +32,19 @@ pub struct CopyEngine {
     tail: u32,
     doorbell: Doorbell<u32>,
     in_flight: VecDeque<(Buf, Buf)>,
+}
+
+/// Whether this is the driver for `device`: by its PCI ids, before any register of it is touched.
+pub fn check_ids(device: &dyn PciDevice) -> Result<()> {
+    let config = Config::of(device)?;
+    let (vendor, id) = (config.vendor(), config.device());
+    let (ours, our_id) = IDS;
+    ensure!(
+        (vendor, id) == IDS,
+        "{} is {vendor:04x}:{id:04x}, and this driver is for {ours:04x}:{our_id:04x}",
+        device.name()
+    );
+    Ok(())
 }
 
 impl CopyEngine {

@@ -1,7 +1,7 @@
 //! `hello-fpga [TARGET]`: how to write a driver of one's own. Copies data by a DMA engine and checks it; `sim:fpga` without a target.
 //!
-//! The driver is in `copy_engine.rs`. Three things to see: the interrupt block lies in the page of the MSI-X PBA and is reached all the
-//! same; descriptors are posted, then announced by one doorbell; the interrupt is for the slow path.
+//! The driver is in `copy_engine.rs`. Four things to see: PCI ids are checked before a register is touched; the interrupt block lies in the page
+//! of the MSI-X PBA and is reached all the same; descriptors are posted, then announced by one doorbell; the interrupt is for the slow path.
 
 mod copy_engine;
 
@@ -26,6 +26,7 @@ const IRQ_TEST: u64 = 0x210c;
 fn run(target: &Target) -> Result<()> {
     let opened = wholebar_sim::open(target, OpenOptions::default())?;
     let device: &Arc<dyn PciDevice> = &opened.device;
+    copy_engine::check_ids(device.as_ref())?;
     let bar = Bar::of(device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
     println!("{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why);
     for span in &bar.plan().spans {

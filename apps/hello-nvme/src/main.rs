@@ -26,11 +26,12 @@ fn run(target: &Target) -> Result<()> {
         controller.firmware
     );
     println!("BAR0 is mapped {:?}: {}", nvme.bar().plan().policy, nvme.bar().plan().why);
-    for ns in nvme.namespaces() {
+    let namespaces = nvme.namespaces();
+    for ns in namespaces.iter() {
         let note = ns.unsupported.as_deref().unwrap_or("usable");
         println!("namespace {}: {} blocks of {} bytes ({note})", ns.nsid, ns.blocks, ns.block_size);
     }
-    let ns = nvme.namespaces().iter().find(|n| n.unsupported.is_none()).context("there is no usable namespace")?;
+    let ns = namespaces.iter().find(|n| n.unsupported.is_none()).context("there is no usable namespace")?;
 
     // Memory: an arena that the controller is let into, and equal buffers in it. A `Buf` is an owned handle of eight bytes.
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;

@@ -46,7 +46,7 @@ fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
     // PCI functions, whatever stands behind their names. They come first, so that they are dropped last: a model stops then. This thread gets
     // a core to itself, and models another.
     let (core, others) = cores::allowed().split_first().context("this process may use no core")?;
-    let options = OpenOptions { core: others.first().copied() };
+    let options = OpenOptions { core: others.first().copied(), ..OpenOptions::default() };
     let opened = [wholebar_sim::open(&targets[0], options)?, wholebar_sim::open(&targets[1], options)?];
     cores::pin(*core)?;
 

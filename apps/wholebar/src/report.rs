@@ -155,6 +155,9 @@ pub struct Run {
     pub latency_ns: Percentiles,
     /// How often submission and completion doorbells were rung.
     pub doorbells: Doorbells,
+    /// Doorbells had shadows in memory, so that few of them were rung.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shadow_doorbells: bool,
     /// Commands that failed, or whose data were wrong.
     pub errors: u64,
     /// How much of a CPU each thread had: 1 is all of it.
@@ -244,6 +247,10 @@ impl Cpu {
     pub fn undisturbed(&self) -> bool {
         self.driver.iter().chain(&self.model).all(|share| *share >= BUSY)
     }
+}
+
+fn is_false(is: &bool) -> bool {
+    !is
 }
 
 fn is_zero(n: &u64) -> bool {
@@ -345,6 +352,7 @@ impl Run {
             writes: outcome.writes.len(),
             latency_ns: Percentiles::of(&outcome.latency()),
             doorbells: Doorbells { direct, trapped },
+            shadow_doorbells: false,
             errors: outcome.errors(),
             cpu: Cpu { driver: outcome.cpu.clone(), model },
             read_back: outcome.read_back,
@@ -436,6 +444,7 @@ impl Run {
             writes: 0,
             latency_ns: Percentiles::default(),
             doorbells: Doorbells { direct: 2000, trapped: 0 },
+            shadow_doorbells: false,
             errors: 0,
             cpu: Cpu { driver: vec![1.0], model: None },
             read_back: 0,

@@ -20,6 +20,16 @@ pub struct Target {
 
 /// Opens a device. Where it is a model in this process, its thread gets `model_core`, or else a core that is none of `driver_cores`.
 pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Result<Target> {
+    open_within(name, driver_cores, model_core, None)
+}
+
+/// The same, where a vfio-user server may take so long to answer.
+pub fn open_within(
+    name: &str,
+    driver_cores: &[usize],
+    model_core: Option<usize>,
+    timeout: Option<Duration>,
+) -> Result<Target> {
     let target: wholebar_sim::Target = name.parse().map_err(|e: wholebar_sim::Error| Usage(e.to_string()))?;
     let core = match model_core {
         Some(core) => Some(core),
@@ -27,7 +37,7 @@ pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Re
         None if driver_cores.is_empty() => None,
         None => cores::allowed().iter().copied().find(|core| !driver_cores.contains(core)),
     };
-    let opened = wholebar_sim::open(&target, OpenOptions { core })?;
+    let opened = wholebar_sim::open(&target, OpenOptions { core, timeout })?;
     let shares_cores = opened.thread.is_some() && core.is_none_or(|core| driver_cores.contains(&core));
     Ok(Target { device: opened.device.clone(), opened, shares_cores })
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Fault, Result};
 use crate::event::{AsyncEvent, Event};
 use crate::hardware::Hardware;
 use crate::identify::Controller;
+use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
 use crate::ring::Rings;
 use std::collections::BTreeMap;
@@ -68,9 +69,17 @@ impl Control {
         // 0's based, submission and completion; it may grant more than was asked for.
         let granted = (granted & 0xffff).min(granted >> 16).min(want) + 1;
         self.granted = granted as u16;
-        if let Some((shadows, (doorbells, events))) = &self.shadows {
+        if let Some((shadows, (doorbells, events))) = self.shadows.clone() {
             shadows.zero();
-            self.admin.execute(hw, command::doorbell_buffer_config(*doorbells, *events))?;
+            match self.admin.execute(hw, command::doorbell_buffer_config(doorbells, events)) {
+                // It offered them. No queue uses them yet, unless this is a reset.
+                Err(Error::Refused { status, .. }) if self.queues.is_empty() => {
+                    tracing::warn!(device = hw.name(), %status, "doorbells have no shadows");
+                    shadows.set_quarantine(false);
+                    self.shadows = None;
+                }
+                other => drop(other?),
+            }
         }
         // Critical warnings (bits 4:0), and notices of changed namespaces and firmware activation as far as it has them.
         let wanted = 0x1f | controller.events & 0x300;
@@ -125,19 +134,30 @@ impl Control {
         Ok(())
     }
 
-    /// Takes the controller's events, reads the log page that each wants read, and passes them on.
-    pub fn take_events(&mut self, hw: &Hardware, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    /// Takes the controller's events, reads the log page that each wants read, and passes them on; namespaces are read again where they changed.
+    pub fn take_events(
+        &mut self,
+        hw: &Hardware,
+        controller: &Controller,
+        namespaces: &Namespaces,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<()> {
         for event in self.admin.events(hw)?.into_iter().map(AsyncEvent) {
+            let mut log = None;
             if event.log_page() != 0 {
                 let bytes = event.log_bytes().min(hw.page as u32);
                 let read = command::get_log_page(event.log_page(), bytes, self.admin.data_iova());
-                match self.admin.execute(hw, read) {
-                    Ok(_) => {}
+                match self.admin.fetch(hw, read, bytes as usize) {
+                    Ok(bytes) => log = Some(bytes),
                     Err(Error::Refused { status, .. }) => {
                         tracing::warn!(%event, %status, "its log page cannot be read")
                     }
                     Err(error) => return Err(error),
                 }
+            }
+            if event.namespaces_changed() {
+                let changed = log.as_deref().map_or(Changed::All, Changed::parse);
+                namespaces.read_again(hw, &mut self.admin, controller, &changed)?;
             }
             tell(Event::Controller(event));
         }

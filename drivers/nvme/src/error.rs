@@ -178,13 +178,22 @@ pub enum Fault {
         /// The command identifier.
         cid: u16,
     },
-    /// A completion for a command that the controller has not fetched: an earlier one's, once more.
-    #[error("completion queue {qid} holds command {cid}, which the controller has not fetched")]
+    /// A completion for a command that the controller has not fetched: an earlier one's, once more; or the controller does not tell how far it
+    /// fetched. That it has to: SQHD says which entries were consumed when the completion was made (NVM Express Base 2.0, 3.3.3.2). Without it
+    /// nothing tells the first completion of a command from a second one of the command that had its identifier before, whose buffers would be given
+    /// back too early.
+    #[error(
+        "completion queue {qid} holds command {cid}, and says by SQHD {head} that the controller has not fetched that command: either this is an earlier \
+         command's completion once more, or the controller does not move SQHD past what it fetched, which the specification demands \
+         (NVM Express Base 2.0, 3.3.3.2)"
+    )]
     TooEarly {
         /// The queue.
         qid: u16,
         /// The command identifier.
         cid: u16,
+        /// The submission queue's head, as the controller told it last.
+        head: u16,
     },
     /// A head that is beyond what was announced, or outside of the queue.
     #[error("completion queue {qid} says that submission queue's head is {head}, where it can be from {from} to {to}")]

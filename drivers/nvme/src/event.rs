@@ -73,12 +73,17 @@ impl AsyncEvent {
         })
     }
 
+    /// Whether it says that namespaces changed.
+    pub(crate) fn namespaces_changed(self) -> bool {
+        (self.kind(), self.info()) == (2, 0)
+    }
+
     /// How much of its log page there is to read, in bytes.
     pub(crate) fn log_bytes(self) -> u32 {
         match self.log_page() {
             lid::ERROR => 64,
             // Changed Namespace List (5.16.1.5): all of it, or it isn't cleared.
-            0x04 => 4096,
+            lid::CHANGED_NAMESPACES => 4096,
             _ => 512,
         }
     }

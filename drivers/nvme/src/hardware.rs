@@ -5,7 +5,7 @@ use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::bar::{Bar, BarOptions, MapPolicy};
-use wholebar::pci::{PciDevice, config, function};
+use wholebar::pci::{CONFIG, PciDevice, config, function};
 use wholebar::{Error as Core, PageSize};
 
 /// BAR0, and what CAP says.
@@ -23,6 +23,16 @@ pub(crate) struct Hardware {
 impl Hardware {
     /// Opens BAR0 and reads what the controller can do.
     pub fn open(device: Arc<dyn PciDevice>, policy: MapPolicy, page: Option<PageSize>) -> Result<Self> {
+        // Registers of what isn't one are not to be touched (PCIe Transport 1.0, 3.2.1: class 01h 08h).
+        let mut class = [0; 4];
+        device.read(CONFIG, 0x08, &mut class)?;
+        if let [_, interface, sub, base] = class
+            && (base, sub) != (0x01, 0x08)
+        {
+            function::check(device.as_ref())?;
+            let why = format!("its PCI class is {base:02x}{sub:02x}{interface:02x}, and theirs is 010802");
+            return Err(Error::Unfit { device: device.name().to_owned(), why });
+        }
         config::enable_memory(device.as_ref(), true)?;
         // Doorbells are written: a page that holds some is not to be mapped read-only because a table is there too.
         let registers = [0..regs::DOORBELLS, regs::DOORBELLS..regs::DOORBELLS + 8];
@@ -45,6 +55,10 @@ impl Hardware {
         hw.ready = hw.ready_timeout()?;
         if hw.cap.min_page() > hw.cap.max_page() {
             let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
+            return Err(Error::Nonsense { device: hw.name(), what });
+        }
+        if hw.cap.max_entries() < 2 {
+            let what = "its queues have one entry (CAP.MQES is 0, and has to be 1 at least)".to_owned();
             return Err(Error::Nonsense { device: hw.name(), what });
         }
         hw.page = hw.page.clamp(hw.cap.min_page(), hw.cap.max_page());
@@ -165,6 +179,12 @@ impl Hardware {
     /// Lets the function do DMA, or not.
     pub fn bus_master(&self, on: bool) -> Result<()> {
         Ok(config::enable_bus_master(self.device.as_ref(), on)?)
+    }
+
+    /// Whether a doorbell is a store.
+    pub fn direct_doorbells(&self) -> Result<bool> {
+        let first = regs::sq_doorbell(1, self.cap.doorbell_stride());
+        Ok(self.bar.doorbell::<u32>(first)?.is_direct())
     }
 
     /// `iova`, where the controller can take it for the start of a page.

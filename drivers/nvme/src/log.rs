@@ -8,6 +8,7 @@ pub(crate) mod lid {
     pub const ERROR: u8 = 0x01;
     pub const SMART: u8 = 0x02;
     pub const FIRMWARE: u8 = 0x03;
+    pub const CHANGED_NAMESPACES: u8 = 0x04;
 }
 
 /// Bytes of one entry of the error log.

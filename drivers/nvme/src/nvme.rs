@@ -9,7 +9,8 @@ use crate::event::Event;
 use crate::hardware::Hardware;
 use crate::identify::{self, CommandLimits, Controller, Namespace, cns};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
-use crate::options::{Options, QueueOptions, Service};
+use crate::namespaces::{self, Changed, Namespaces};
+use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::{Parts, Queue};
 use crate::ring::QueuePair;
 use crossbeam::channel::Receiver;
@@ -25,7 +26,7 @@ use wholebar::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, PciDevice};
 use wholebar::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
-pub struct Nvme(Arc<Handle>);
+pub struct Nvme(pub(crate) Arc<Handle>);
 
 /// What keeps a controller open: held by [`Nvme`] and by its queues.
 pub(crate) struct Handle(Keeper<Inner>);
@@ -34,13 +35,10 @@ pub(crate) struct Inner {
     pub hw: Hardware,
     pub options: Options,
     pub controller: Controller,
-    pub namespaces: Vec<Namespace>,
+    pub namespaces: Namespaces,
     pub domain: Domain,
     interrupts: Option<Interrupts>,
 }
-
-/// How many namespaces are looked at.
-const MAX_NAMESPACES: usize = 1024;
 
 impl Nvme {
     /// Opens a controller: resets and enables it, and asks it what it is.
@@ -68,6 +66,7 @@ impl Nvme {
             }
         };
         let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let namespaces = Namespaces::new(namespaces);
         let inner = Inner { hw, options, controller, namespaces, domain: Domain::new(), interrupts };
         let mut keeper = Keeper::new(inner, control, ties, patience)?;
         if service == Service::Thread {
@@ -81,9 +80,24 @@ impl Nvme {
         &self.0.controller
     }
 
-    /// Its active namespaces, those it cannot use included, in the order of their identifiers.
-    pub fn namespaces(&self) -> &[Namespace] {
-        &self.0.namespaces
+    /// Its active namespaces, those this driver cannot use included, in the order of their identifiers: as they are now. The slow path reads
+    /// them again when the controller says that they changed, before it tells of that ([`AsyncEvent`](crate::AsyncEvent)), and after a reset;
+    /// queues go by what was read from their next turn on.
+    ///
+    /// A namespace that is formatted to other blocks while queues use it is the caller's to keep quiet meanwhile: what was submitted before the
+    /// controller told is in blocks of the size before.
+    pub fn namespaces(&self) -> Arc<[Namespace]> {
+        self.0.namespaces.list()
+    }
+
+    /// Reads the namespaces now, whether or not the controller told that they changed.
+    ///
+    /// # Errors
+    /// What the controller says.
+    pub fn read_namespaces(&self) -> Result<Arc<[Namespace]>> {
+        let inner = &self.0;
+        inner.with(|c| inner.namespaces.read_again(&inner.hw, &mut c.admin, &inner.controller, &Changed::All))?;
+        Ok(self.namespaces())
     }
 
     /// What one command transfers at most, in bytes.
@@ -99,6 +113,12 @@ impl Nvme {
     /// The most entries that a queue of it can have.
     pub fn max_entries(&self) -> u32 {
         self.0.max_entries()
+    }
+
+    /// Whether doorbells have shadows in memory (Doorbell Buffer Config), which the controller looks at by itself: see
+    /// [`Options::shadow_doorbells`].
+    pub fn shadow_doorbells(&self) -> bool {
+        self.0.peek(|control| control.shadows.is_some())
     }
 
     /// How many I/O queues it grants.
@@ -254,7 +274,12 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
     hw.bus_master(true)?;
     control.admin.start(hw)?;
     let controller = identify_controller(hw, control)?;
-    if options.shadow_doorbells && controller.has_shadow_doorbells() {
+    let shadows = match options.shadow_doorbells {
+        ShadowDoorbells::Never => false,
+        ShadowDoorbells::Always => true,
+        ShadowDoorbells::Auto => !hw.direct_doorbells()?,
+    };
+    if shadows && controller.has_shadow_doorbells() {
         let mapping = memory(hw, 4 * hw.page)?;
         let shadows = Shadows::new(mapping.arena(), hw.page, hw.cap.doorbell_stride())?;
         let (doorbells, events) = shadows.offsets();
@@ -264,7 +289,7 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
         control.shadows = Some((Arc::new(shadows), iova));
     }
     control.set_up(hw, &controller, options)?;
-    let namespaces = identify_namespaces(hw, control, &controller)?;
+    let namespaces = namespaces::read(hw, &mut control.admin, &controller, &[], &Changed::All)?;
     Ok((controller, namespaces))
 }
 
@@ -285,46 +310,6 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
         }
     }
     Ok(controller)
-}
-
-fn identify_namespaces(hw: &Hardware, control: &mut Control, controller: &Controller) -> Result<Vec<Namespace>> {
-    let admin = &mut control.admin;
-    let to = admin.data_iova();
-    let mut ids = Vec::new();
-    if hw.version >= (1, 1, 0) {
-        while ids.len() < MAX_NAMESPACES {
-            let after = ids.last().copied().unwrap_or(0);
-            let list = command::identify(cns::ACTIVE_NAMESPACES, after, 0, to);
-            let more = identify::namespace_list(&admin.fetch(hw, list, identify::LEN)?, after);
-            ids.extend(&more);
-            if more.len() < identify::LEN / 4 {
-                break;
-            }
-        }
-    } else {
-        ids.extend(1..=controller.namespaces.min(MAX_NAMESPACES as u32));
-    }
-    ids.truncate(MAX_NAMESPACES);
-    let mut namespaces = Vec::new();
-    for nsid in ids {
-        let descriptors = match hw.version >= (1, 3, 0) {
-            true => match admin.fetch(hw, command::identify(cns::DESCRIPTORS, nsid, 0, to), identify::LEN) {
-                Err(Error::Refused { .. }) => Vec::new(),
-                other => other?,
-            },
-            false => Vec::new(),
-        };
-        let identify = command::identify(cns::NAMESPACE, nsid, 0, to);
-        match admin.fetch(hw, identify, identify::LEN) {
-            Ok(bytes) => namespaces.push(Namespace::parse(nsid, &bytes, &descriptors)),
-            // A namespace of another command set may not have this structure.
-            Err(Error::Refused { status, .. }) => {
-                tracing::info!(device = hw.name(), nsid, %status, "a namespace cannot be identified");
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(namespaces)
 }
 
 impl Inner {
@@ -354,6 +339,8 @@ impl Inner {
         let list_words = Queue::list_words(self.max_transfer(), page);
         let bytes = u64::from(entries) * (64 + 16 + 8 * u64::from(list_words)) + 4 * page;
         let mut made = None;
+        // Twice as much memory each time: however many queues there are, they share a few arenas, as a device's maps may be few.
+        let more = control.memory.last().map_or(0, |m| 2 * m.arena().len());
         for attempt in 0..2 {
             let Some(mapping) = control.memory.last().cloned() else { break };
             let shadows = control.shadows.as_ref().map(|(s, _)| s);
@@ -366,7 +353,9 @@ impl Inner {
                     made = Some((pair, lists, mapping));
                     break;
                 }
-                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => control.memory.push(memory(&self.hw, bytes)?),
+                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => {
+                    control.memory.push(memory(&self.hw, bytes.max(more))?)
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -442,6 +431,8 @@ impl Driver for Inner {
         self.hw.bus_master(true)?;
         control.admin.start(&self.hw)?;
         control.set_up(&self.hw, &self.controller, &self.options)?;
+        // What it would have told meanwhile is lost.
+        self.namespaces.read_again(&self.hw, &mut control.admin, &self.controller, &Changed::All)?;
         control.recreate(&self.hw, &self.domain)
     }
 
@@ -460,7 +451,7 @@ impl Driver for Inner {
 
     fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         let healthy = self.hw.healthy("while it was running");
-        let attended = healthy.and_then(|()| control.take_events(&self.hw, tell));
+        let attended = healthy.and_then(|()| control.take_events(&self.hw, &self.controller, &self.namespaces, tell));
         // What raised them was taken above.
         let rearmed = self.interrupts.as_ref().map_or(Ok(()), Interrupts::rearm);
         attended.and(rearmed.map_err(Error::from))
@@ -498,8 +489,11 @@ impl Handle {
         match deleted {
             Ok(()) => true,
             Err(error) => {
-                tracing::warn!(qid, %error, "a queue could not be deleted");
-                self.domain.ended().is_some_and(|end| end.harmless)
+                let ended = self.domain.ended();
+                if ended.is_none() {
+                    tracing::warn!(qid, %error, "a queue could not be deleted");
+                }
+                ended.is_some_and(|end| end.harmless)
             }
         }
     }

@@ -15,8 +15,8 @@ pub struct Options {
     pub io_queues: u16,
     /// Entries of a queue, a power of two; one fewer commands can be in flight. At most what the controller takes.
     pub entries: u32,
-    /// Use shadow doorbells (Doorbell Buffer Config) where the controller has them. They spare an emulated controller most doorbells.
-    pub shadow_doorbells: bool,
+    /// When to use shadow doorbells (Doorbell Buffer Config), where the controller has them.
+    pub shadow_doorbells: ShadowDoorbells,
     /// Use SGLs where the controller has them: for buffers that PRPs can't describe, and instead of long PRP lists.
     pub sgls: bool,
     /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
@@ -41,7 +41,7 @@ impl Default for Options {
             page: None,
             io_queues: 16,
             entries: 256,
-            shadow_doorbells: false,
+            shadow_doorbells: ShadowDoorbells::Auto,
             sgls: true,
             max_transfer: 1 << 20,
             interrupts: None,
@@ -51,6 +51,19 @@ impl Default for Options {
             service: Service::Thread,
         }
     }
+}
+
+/// When to use shadow doorbells: the host writes them to memory, where an emulated controller looks by itself, and rings a register only where
+/// the controller asks for that.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ShadowDoorbells {
+    /// Where the registers cannot be mapped, so that each doorbell would be a system call or a message.
+    #[default]
+    Auto,
+    /// Wherever the controller has them.
+    Always,
+    /// Nowhere.
+    Never,
 }
 
 /// Who does the slow path's work: asynchronous events, aborts, resets.

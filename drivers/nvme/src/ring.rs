@@ -187,6 +187,11 @@ impl QueuePair {
         self.fetched.wrapping_sub(posted) as i32 > 0
     }
 
+    /// The submission queue's head, as the controller told it last.
+    pub fn sq_head(&self) -> u16 {
+        self.sq.slot(self.fetched) as u16
+    }
+
     /// Gives the controller back the completion entries that were taken: one doorbell.
     #[inline(always)]
     pub fn acknowledge(&mut self) {

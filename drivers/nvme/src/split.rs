@@ -2,6 +2,7 @@
 //! PRPs cannot have. Pure; nothing is posted here.
 
 use crate::prp::{Segment, joins};
+use std::borrow::Cow;
 
 /// What one command may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,33 +37,44 @@ pub(crate) struct Piece {
 /// Why a request cannot be cut.
 const UNJOINABLE: &str = "buffers meet inside a block, in a way that PRPs cannot have: make them page-aligned, or multiples of the block size";
 
-/// The pieces of a request without data.
-pub(crate) fn bare(rules: Rules, lba: u64, blocks: u32) -> impl Iterator<Item = Piece> + Clone {
-    let (mut lba, mut left) = (lba, blocks);
-    std::iter::from_fn(move || {
-        let blocks = rules.limit(lba, left.into());
-        let piece = Piece { lba, blocks, segment: 0, skip: 0, bytes: 0, sgl: false };
-        lba = lba.wrapping_add(blocks.into());
-        left -= blocks;
-        (blocks > 0).then_some(piece)
-    })
-}
-
-/// The pieces of a request whose data is `segments`: multiples of the block size, in all. An error is the last item.
-#[derive(Clone)]
+/// What of a request is not cut yet, piece by piece: with data, which is `segments`, or without. An error is the last item.
+#[derive(Debug, Clone)]
 pub(crate) struct Pieces<'a> {
     rules: Rules,
-    segments: &'a [Segment],
+    segments: Cow<'a, [Segment]>,
     at: usize,
     skip: u32,
     lba: u64,
+    /// Blocks.
     left: u64,
 }
 
 impl<'a> Pieces<'a> {
+    /// The pieces of a request whose data is `segments`: multiples of the block size, in all.
     pub fn new(rules: Rules, segments: &'a [Segment], lba: u64) -> Self {
         let bytes: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
-        Self { rules, segments, at: 0, skip: 0, lba, left: bytes >> rules.shift }
+        Self { rules, segments: Cow::Borrowed(segments), at: 0, skip: 0, lba, left: bytes >> rules.shift }
+    }
+
+    /// The pieces of a request without data.
+    pub fn bare(rules: Rules, lba: u64, blocks: u32) -> Self {
+        Self { rules, segments: Cow::Borrowed(&[]), at: 0, skip: 0, lba, left: blocks.into() }
+    }
+
+    /// With segments of its own.
+    pub fn into_owned(self) -> Pieces<'static> {
+        let Self { rules, segments, at, skip, lba, left } = self;
+        Pieces { rules, segments: Cow::Owned(segments.into_owned()), at, skip, lba, left }
+    }
+
+    /// Whether there are no more.
+    pub fn is_empty(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Where the data is; empty for a request without.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// How many bytes one command can have from here on, of `want`; and whether that takes an SGL.
@@ -98,8 +110,8 @@ impl<'a> Pieces<'a> {
         (bytes & self.whole_blocks(), count)
     }
 
-    fn parts(&self, want: u64) -> impl Iterator<Item = Segment> + use<'a> {
-        parts(self.segments, self.at, self.skip, want)
+    fn parts(&self, want: u64) -> impl Iterator<Item = Segment> {
+        parts(&self.segments, self.at, self.skip, want)
     }
 
     fn whole_blocks(&self) -> u64 {
@@ -129,9 +141,12 @@ impl Iterator for Pieces<'_> {
         if self.left == 0 {
             return None;
         }
-        let want = u64::from(self.rules.limit(self.lba, self.left)) << self.rules.shift;
-        let (bytes, sgl) = self.reach(want);
-        let blocks = (bytes >> self.rules.shift) as u32;
+        let mut blocks = self.rules.limit(self.lba, self.left);
+        let (mut bytes, mut sgl) = (0, false);
+        if !self.segments.is_empty() {
+            (bytes, sgl) = self.reach(u64::from(blocks) << self.rules.shift);
+            blocks = (bytes >> self.rules.shift) as u32;
+        }
         if blocks == 0 {
             self.left = 0;
             return Some(Err(UNJOINABLE));
@@ -201,8 +216,8 @@ mod tests {
         let rules = Rules { boundary: 10, ..RULES };
         let want = vec![(7, 3, false), (10, 10, false), (20, 5, false)];
         assert_eq!(cut(rules, &[(0x1000, 18 << 9)], 7), Ok(want));
-        let bare: Vec<_> = bare(rules, 7, 18).map(|p| (p.lba, p.blocks)).collect();
-        assert_eq!(bare, [(7, 3), (10, 10), (20, 5)]);
+        let bare: Vec<_> = Pieces::bare(rules, 7, 18).map(|p| p.map(|p| (p.lba, p.blocks, p.sgl))).collect();
+        assert_eq!(bare, [Ok((7, 3, false)), Ok((10, 10, false)), Ok((20, 5, false))]);
     }
 
     #[test]
@@ -256,7 +271,12 @@ mod tests {
                 .map(|i| Segment { iova: (i << 32) + next(32) * 2048, len: block * (1 + next(60) as u32) })
                 .collect();
             let (mut lba, mut bytes) = (next(100), Vec::new());
-            for piece in Pieces::new(rules, &list, lba) {
+            // What waits for room goes on as it would have.
+            let mut now = Pieces::new(rules, &list, lba);
+            let first: Vec<_> = now.by_ref().take(next(4) as usize).collect();
+            let later = now.into_owned();
+            assert_eq!(later.segments(), list);
+            for piece in first.into_iter().chain(later) {
                 let piece = piece.unwrap();
                 assert_eq!(piece.lba, lba);
                 assert!(piece.blocks <= rules.max_blocks);

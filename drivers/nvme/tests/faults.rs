@@ -7,7 +7,7 @@ use common::*;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, QueueState, Reject, Request, Status};
-use wholebar_nvme::{Error, Event, Nvme, Options, StatusCode};
+use wholebar_nvme::{Error, Event, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// For controllers that lose commands. One that merely got no core for a while loses some, too: then the command was late.
 fn impatient() -> Options {
@@ -196,6 +196,16 @@ fn one_that_hangs_when_it_is_opened_is_a_named_error() {
 }
 
 #[test]
+fn what_is_no_nvme_controller_is_not_touched() {
+    let opened = open("sim:fpga");
+    let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "sim:fpga is not a controller for this driver: its PCI class is 120000, and theirs is 010802"
+    );
+}
+
+#[test]
 fn admin_commands_are_bounded_too() {
     let opened = open("sim:nvme,size=4M,faults=drop:@1,strike=admin");
     let impatient = Options { admin_timeout: Duration::from_millis(500), ..patient() };
@@ -207,6 +217,81 @@ fn admin_commands_are_bounded_too() {
     let opened = open("sim:nvme,size=4M,faults=corrupt:@1,strike=admin");
     let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
     assert!(matches!(&error, Error::Refused { command: "Identify", .. }), "{error}");
+}
+
+#[test]
+fn a_request_whose_part_fails_posts_no_more() {
+    for entries in [2, 4] {
+        let rig = rig("sim:nvme,size=4M,mdts=1,faults=corrupt:@3");
+        let mut queue = rig.nvme.queue(QueueOptions { entries: Some(entries), ..QueueOptions::default() }).unwrap();
+        // Eight commands.
+        let failed = run(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
+        assert!(matches!(failed.status, Status::Device(_)), "{:?}", failed.status);
+        assert_eq!(failed.data.len(), 65536);
+        // The corrupt answer was that of a command that was done; some were in flight beside it.
+        let reads = rig.nvme.smart().unwrap().reads;
+        assert!((3..=2 + u128::from(entries)).contains(&reads), "{reads} of 8");
+        assert_eq!(queue.in_flight(), 0);
+        ok(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
+    }
+}
+
+#[test]
+fn a_request_that_waits_ends_with_a_reset() {
+    let rig = rig_with("sim:nvme,size=4M,mdts=1,to=120,faults=drop:@3", impatient());
+    let mut queue = rig.nvme.queue(QueueOptions { entries: Some(2), ..QueueOptions::default() }).unwrap();
+    let ended = run(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
+    assert_eq!((ended.status, ended.data.len()), (Status::Aborted, 65536));
+    // Nothing of it is left when the queue runs again.
+    let again = || request(2, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
+    while let Err(rejected) = queue.submit(again()) {
+        assert_eq!(rejected.why, Reject::Resetting);
+        queue.poll_each(1, |done| panic!("{done:?}"));
+        std::thread::yield_now();
+    }
+    queue.ring();
+    // On a machine that is busy enough it may be late, too.
+    let status = wait(&mut queue, 1)[0].status;
+    assert!(matches!(status, Status::Ok | Status::Aborted), "{status:?}");
+    assert_eq!(queue.in_flight(), 0);
+}
+
+#[test]
+fn a_head_that_never_moves_is_named() {
+    let rig = rig("sim:nvme,size=4M,faults=sqhd:1/1");
+    let mut queue = rig.queue();
+    assert_eq!(run(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(4096))).status, Status::Aborted);
+    let event = rig.nvme.events().recv_timeout(LONG).unwrap();
+    let Event::Reset { why, .. } = event else { panic!("{event:?}") };
+    assert!(why.contains("says by SQHD 0 that the controller has not fetched") && why.contains("3.3.3.2"), "{why}");
+}
+
+#[test]
+fn namespaces_that_come_and_go_are_seen() {
+    let rig = rig("sim:nvme,size=4M,ns=3,faults=detach:@2+attach:@4");
+    let ids = || rig.nvme.namespaces().iter().map(|n| n.nsid).collect::<Vec<_>>();
+    let changed = || {
+        let event = rig.nvme.events().recv_timeout(LONG).unwrap();
+        let Event::Controller(event) = event else { panic!("{event:?}") };
+        assert_eq!(event.to_string(), "Namespace Attribute Changed (type 2h, information 00h)");
+    };
+    let mut queue = rig.queue();
+    let read = |queue: &mut Queue, nsid| run_on(queue, nsid, Op::Read { lba: 0 }, Data::One(rig.buf(512))).status;
+    assert_eq!(read(&mut queue, 2), Status::Ok);
+    let gone = read(&mut queue, 2);
+    assert!(matches!(gone, Status::Device(_)), "{gone:?}");
+    changed();
+    assert_eq!(ids(), [1, 3]);
+    // A queue goes by that at once where it looks a namespace up.
+    assert_eq!(read(&mut queue, 1), Status::Ok);
+    let buf = rig.buf(512);
+    let rejected = queue.submit(Request { nsid: 2, ..request(1, Op::Read { lba: 0 }, Data::One(buf)) }).unwrap_err();
+    assert_eq!(rejected.why.to_string(), "the controller has no such namespace");
+    // With the fourth command it is there again.
+    assert_eq!(read(&mut queue, 3), Status::Ok);
+    changed();
+    assert_eq!(ids(), [1, 2, 3]);
+    assert_eq!(read(&mut queue, 2), Status::Ok);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use wholebar::bar::MapPolicy;
 use wholebar::block::{Data, Op, QueueState, Reject, Status};
-use wholebar_nvme::{Error, Nvme, Options, QueueOptions, StatusCode, feature};
+use wholebar_nvme::{Error, Nvme, Options, QueueOptions, ShadowDoorbells, StatusCode, feature};
 
 #[test]
 fn a_controller_says_what_it_is() {
@@ -33,7 +33,7 @@ fn what_is_written_is_read() {
         "sim:nvme,size=64M,shadow=1",
     ] {
         for policy in [MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped] {
-            let options = Options { policy, shadow_doorbells: true, ..patient() };
+            let options = Options { policy, shadow_doorbells: ShadowDoorbells::Always, ..patient() };
             let rig = rig_with(target, options);
             let mut queue = rig.queue();
             for (i, len) in [4096, 8192, 12288, 65536].into_iter().enumerate() {
@@ -129,6 +129,65 @@ fn requests_are_split_and_complete_once() {
     }
 }
 
+/// Any legal request completes, whatever the queue's size: commands for which there is no room wait in the queue.
+#[test]
+fn a_request_of_more_commands_than_the_queue_has_entries_completes() {
+    for target in ["sim:nvme,size=64M,mdts=1", "sim:nvme,size=64M,noiob=7", "sim:nvme,size=64M,mdts=1,sgl=1,noiob=24"] {
+        for entries in [2, 4, 16] {
+            let rig = rig(target);
+            let mut queue = rig.nvme.queue(QueueOptions { entries: Some(entries), ..QueueOptions::default() }).unwrap();
+            let what = format!("{target}, {entries} entries");
+            let bytes = pattern(3 * 65536, 9);
+            let bufs = |full: bool| -> Data {
+                let bufs = bytes.chunks(65536).map(|part| {
+                    let mut buf = rig.buf(65536);
+                    if full {
+                        buf.copy_from(part);
+                    }
+                    buf
+                });
+                Data::Many(bufs.collect())
+            };
+            // As many as are taken, among small ones.
+            let mut submitted = 0;
+            for tag in 0..6 {
+                let req = match tag % 2 {
+                    0 => request(tag, Op::Write { lba: 5 + 1000 * tag }, bufs(true)),
+                    _ => request(tag, Op::Read { lba: 0 }, Data::One(rig.buf(512))),
+                };
+                match queue.submit(req) {
+                    Ok(()) => submitted += 1,
+                    Err(rejected) => assert_eq!(rejected.why, Reject::Full, "{what}"),
+                }
+                if tag == 0 {
+                    assert_eq!(queue.in_flight(), entries as usize - 1, "{what}");
+                }
+            }
+            queue.ring();
+            let done = wait(&mut queue, submitted);
+            assert!(done.iter().all(|c| c.status == Status::Ok), "{what}: {done:?}");
+            assert_eq!(queue.in_flight(), 0, "{what}");
+            drop(done);
+            let Data::Many(back) = ok(&mut queue, Op::Read { lba: 5 }, bufs(false)) else { panic!("{what}") };
+            let read: Vec<u8> = back.iter().flat_map(|b| b.bytes().to_vec()).collect();
+            assert!(read == bytes, "{what}");
+            // More commands than any queue has entries, and without data.
+            ok(&mut queue, Op::WriteZeroes { lba: 0, blocks: 131_000 }, Data::None);
+            ok(&mut queue, Op::Flush, Data::None);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_waits_is_refused_whole_where_a_part_of_it_is_wrong() {
+    let rig = rig("sim:nvme,size=64M,mdts=1");
+    let mut queue = rig.nvme.queue(QueueOptions { entries: Some(2), ..QueueOptions::default() }).unwrap();
+    let bufs = [65536, 256, 256].map(|len| rig.buf(len));
+    let rejected = queue.submit(request(1, Op::Read { lba: 0 }, Data::Many(bufs.into()))).unwrap_err();
+    assert!(matches!(rejected.why, Reject::Invalid(why) if why.starts_with("buffers meet inside a block")));
+    assert_eq!(queue.in_flight(), 0);
+}
+
 #[test]
 fn what_cannot_be_done_comes_back() {
     let rig = rig("sim:nvme,size=1M,mdts=1");
@@ -151,8 +210,6 @@ fn what_cannot_be_done_comes_back() {
     assert_eq!(refuse(1, Op::Flush, Data::One(rig.buf(512))), "this operation takes no data");
     assert_eq!(refuse(1, Op::Verify { lba: 0, blocks: 0 }, Data::None), "there are no blocks to act on");
     assert_eq!(refuse(9, Op::Flush, Data::None), "the controller has no such namespace");
-    let why = refuse(1, Op::Read { lba: 0 }, Data::One(rig.buf(65536)));
-    assert_eq!(why, "the request takes more commands than the queue has entries: cut it");
     let stranger = wholebar::mem::Arena::new(4096, Default::default()).unwrap();
     let stranger = wholebar::mem::Pool::new(&stranger, 1, 512, 512).unwrap();
     let why = refuse(1, Op::Read { lba: 0 }, Data::One(stranger.get_len(512).unwrap()));
@@ -169,6 +226,53 @@ fn what_cannot_be_done_comes_back() {
     queue.ring();
     assert_eq!(wait(&mut queue, 7).len(), 7);
     assert_eq!(queue.state(), QueueState::Running);
+}
+
+/// However many queues there are, they share a few arenas: a peer may allow 64 maps, or fewer.
+#[test]
+fn queues_share_arenas() {
+    let rig = rig_with("sim:nvme,size=1M,queues=128", Options { io_queues: 128, ..patient() });
+    let dma = rig.nvme.device().dma();
+    let before = dma.mapped();
+    let queues: Vec<_> = (0..128).map(|_| rig.queue()).collect();
+    assert_eq!(queues.last().unwrap().id(), 128);
+    assert!(dma.mapped() - before <= 8, "{} maps more", dma.mapped() - before);
+}
+
+#[test]
+fn a_controller_without_a_list_of_namespaces_is_asked_for_each() {
+    // Of version 2.0, and refuses CNS 02h.
+    let rig = rig("sim:nvme,size=1M,ns=5,nslist=0,faults=detach:@1");
+    let ids = || rig.nvme.namespaces().iter().map(|n| n.nsid).collect::<Vec<_>>();
+    assert_eq!(ids(), [1, 2, 3, 4, 5]);
+    let mut queue = rig.queue();
+    let gone = run_on(&mut queue, 2, Op::Flush, Data::None).status;
+    assert!(matches!(gone, Status::Device(_)), "{gone:?}");
+    drop(queue);
+    rig.nvme.reset().unwrap();
+    assert_eq!(ids(), [1, 3, 4, 5], "one that is not active reads as zeros");
+}
+
+#[test]
+fn all_of_a_long_list_of_namespaces_is_read() {
+    let rig = rig("sim:nvme,size=1M,backing=null,ns=1030,block=512+4096");
+    let namespaces = rig.nvme.namespaces();
+    assert!(namespaces.iter().map(|n| n.nsid).eq(1..=1030));
+    let mut queue = rig.queue();
+    assert_eq!(run_on(&mut queue, 1030, Op::Read { lba: 0 }, Data::One(rig.buf(4096))).status, Status::Ok);
+}
+
+#[test]
+fn queues_of_the_smallest_size_work() {
+    // CAP.MQES from 1 to 31: the default is lowered to what the controller takes, in powers of two.
+    for (entries, capacity) in [(2, 1), (3, 1), (4, 3), (31, 15), (32, 31)] {
+        let rig = rig(&format!("sim:nvme,size=1M,entries={entries}"));
+        let mut queue = rig.queue();
+        assert_eq!(queue.capacity(), capacity, "{entries}");
+        for lba in 0..40 {
+            ok(&mut queue, Op::Read { lba }, Data::One(rig.buf(512)));
+        }
+    }
 }
 
 #[test]

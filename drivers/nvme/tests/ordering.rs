@@ -9,7 +9,7 @@ use std::time::Duration;
 use wholebar::block::{Data, Op, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::model::InProcess;
-use wholebar_nvme::{Nvme, Options, QueueOptions, Service};
+use wholebar_nvme::{Nvme, Options, QueueOptions, Service, ShadowDoorbells};
 use wholebar_sim::nvme::{Nvme as Model, NvmeParams};
 
 /// More requests than the ring has entries, so that it laps; in batches, with two in flight at least.
@@ -70,6 +70,6 @@ fn data_comes_before_its_completion() {
 fn shadow_doorbells_publish_what_was_posted() {
     exchange(
         "size=64k,entries=4,queues=1,vectors=1,to=255,shadow=1",
-        Options { shadow_doorbells: true, ..Options::default() },
+        Options { shadow_doorbells: ShadowDoorbells::Always, ..Options::default() },
     );
 }

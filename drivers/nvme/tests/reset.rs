@@ -7,7 +7,7 @@ use common::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, QueueState, Reject, Status};
-use wholebar_nvme::{Error, Event, Options, QueueOptions, Service};
+use wholebar_nvme::{Error, Event, Options, QueueOptions, Service, ShadowDoorbells};
 
 /// What the workers are told.
 #[derive(Default)]
@@ -105,7 +105,11 @@ fn worker(rig: &Rig, core: u64, orders: &Orders, progress: &AtomicU64) -> (u64, 
 #[test]
 fn data_is_what_was_written_across_resets_with_two_cores_submitting() {
     for target in ["sim:nvme,size=4M", "sim:nvme,size=4M,shadow=1,sgl=1,mdts=0"] {
-        let options = Options { stop_timeout: Duration::from_secs(30), shadow_doorbells: true, ..Options::default() };
+        let options = Options {
+            stop_timeout: Duration::from_secs(30),
+            shadow_doorbells: ShadowDoorbells::Always,
+            ..Options::default()
+        };
         let rig = rig_with(target, options);
         let (orders, progress) = (Orders::default(), [const { AtomicU64::new(0) }; 2]);
         std::thread::scope(|scope| {

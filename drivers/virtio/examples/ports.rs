@@ -27,7 +27,7 @@ fn main() -> Result<()> {
     let cores = cores::allowed();
     cores::pin(cores.first().copied().unwrap_or(0))?;
     for packed in [false, true] {
-        let options = OpenOptions { core: cores.get(1).copied() };
+        let options = OpenOptions { core: cores.get(1).copied(), ..OpenOptions::default() };
         let devices = [&from, &to].map(|target| wholebar_sim::open(&Target::parse(target)?, options));
         let [from, to] = devices.map(|device| device.map_err(Box::<dyn Error + Send + Sync>::from));
         let (from, to) = (from?, to?);

@@ -15,6 +15,7 @@ struct Toy {
 struct Calls {
     seen: Vec<&'static str>,
     sick: bool,
+    gone: bool,
 }
 
 impl Driver for Toy {
@@ -51,7 +52,10 @@ impl Driver for Toy {
     fn turn(&self, _: &mut Calls) {}
     fn help(&self, calls: &mut Calls, trouble: &'static str) -> Result<Option<String>> {
         calls.seen.push("help");
-        Ok(Some(trouble.to_owned()))
+        match calls.gone {
+            true => Err(Error::Gone { device: "wires".to_owned(), why: trouble.to_owned() }),
+            false => Ok(Some(trouble.to_owned())),
+        }
     }
     fn attend(&self, calls: &mut Calls, _: &mut dyn FnMut(Happened)) -> Result<()> {
         if calls.sick { Err(self.sick()) } else { Ok(()) }
@@ -125,6 +129,19 @@ fn what_no_reset_mends_has_ended() {
     assert!(!end.gone && !end.harmless, "it may still write");
     assert!(keeper.with(|_| Ok(())).is_err() && keeper.reset().is_err() && keeper.shut_down().is_err());
     assert_eq!(seen(&keeper), ["stop", "stop"]);
+}
+
+/// However many commands wait for a device that is gone, it ends once, and what is said of it says once that it is gone.
+#[test]
+fn one_that_is_gone_ends_once() {
+    let (_, keeper) = keeper(Duration::ZERO);
+    keeper.peek(|calls| calls.gone = true);
+    (0..33).for_each(|_| keeper.ties().trouble(0, "nobody answers"));
+    let gone = keeper.service().unwrap_err();
+    assert_eq!(gone.to_string(), "wires is gone: nobody answers");
+    assert_eq!(seen(&keeper), ["help"]);
+    let events: Vec<_> = keeper.events().try_iter().collect();
+    assert_eq!(events, [Happened::Ended { why: "nobody answers".to_owned() }]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ struct Port {
 impl Port {
     fn open(core: Option<usize>, features: u64) -> Result<Self, Error> {
         let target = Target::parse("sim:virtio-net,wire=pair:example,full=wait,control=0")?;
-        let opened = open(&target, OpenOptions { core })?;
+        let opened = open(&target, OpenOptions { core, ..OpenOptions::default() })?;
         let device = &opened.device;
         let arena = Arena::new(2 << 20, ArenaOptions::default())?;
         let dma = device.dma().attach(&arena)?;

@@ -23,12 +23,18 @@ pub enum Fault {
     WrongPhase,
     /// A completion tells of a submission queue head outside of the queue.
     BadHead,
+    /// A completion tells of a submission queue head of 0, as from a controller that does not move it.
+    StillHead,
     /// A command is done, and completed, late.
     Delay,
     /// A completion bears a status that has nothing to do with its command.
     Corrupt,
     /// A command's data goes to an address that was never mapped.
     WildDma,
+    /// A command finds that its namespace was detached; the controller tells that namespaces changed.
+    Detach,
+    /// Every namespace that was detached is there again as a command comes; the controller tells that.
+    Attach,
     /// The controller fails for good, until it is reset.
     Fatal,
     /// A reset never ends; only a function-level reset ends that. Counted in resets, not in commands.
@@ -39,15 +45,18 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind, with its name.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("drop", Self::Drop),
         ("dup", Self::Duplicate),
         ("id", Self::WrongId),
         ("phase", Self::WrongPhase),
         ("head", Self::BadHead),
+        ("sqhd", Self::StillHead),
         ("delay", Self::Delay),
         ("corrupt", Self::Corrupt),
         ("dma", Self::WildDma),
+        ("detach", Self::Detach),
+        ("attach", Self::Attach),
         ("fatal", Self::Fatal),
         ("hang", Self::Hang),
         ("vanish", Self::Vanish),

@@ -12,6 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar::model::{InProcess, Model, ModelThread};
 use wholebar::pci::{Address, PciDevice};
 use wholebar::vfio::{IommuType, Route, VfToken, Vfio, VfioOptions};
@@ -81,6 +82,8 @@ pub enum ModelParams {
 pub struct OpenOptions {
     /// The core that a model's thread is pinned to; `None` leaves it to the system.
     pub core: Option<usize>,
+    /// How long a vfio-user server may take to answer a message; `None` for the client's own limit.
+    pub timeout: Option<Duration>,
 }
 
 /// A device that was opened.
@@ -118,7 +121,9 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             Ok(Opened { struck, ..run(model, options)? })
         }
         Target::VfioUser(path) => {
-            let device = VfioUser::connect(path, vfio_user::Options::default())?;
+            let mut how = vfio_user::Options::default();
+            how.timeout = options.timeout.unwrap_or(how.timeout);
+            let device = VfioUser::connect(path, how)?;
             Ok(Opened { device, thread: None, struck: None, net: None })
         }
         Target::Pci { address, params: PciParams { route, iommu, vf_token } } => {

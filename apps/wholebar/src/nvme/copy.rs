@@ -67,9 +67,9 @@ struct Range {
     /// How many bytes
     #[arg(long, value_name = "SIZE")]
     bytes: Option<Size>,
-    /// Commands in flight
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    qd: u32,
+    /// Commands in flight [default: 32, or what the controller's queues hold]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    qd: Option<u32>,
     /// Write what was done as JSON
     #[arg(long)]
     json: bool,
@@ -207,7 +207,7 @@ impl Range {
         total: Option<u64>,
         go: impl FnOnce(Transfer<'_>) -> Result<u64>,
     ) -> Result<()> {
-        let (mut queue, pool) = controller.queue(self.qd, CHUNK as u32)?;
+        let (mut queue, pool) = controller.queue(namespace, controller.depth(self.qd)?, CHUNK as u32)?;
         let (began, interrupted) = (Instant::now(), signal::interrupted()?);
         let mut progress = Progress::bytes("copying", total);
         let speed = |bytes: u64| output::bytes((bytes as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64) + "/s";
@@ -221,7 +221,8 @@ impl Range {
             interrupted: &interrupted,
             progress: &mut |bytes| progress.at(bytes, || speed(bytes)),
             status_name,
-        })?;
+        })
+        .map_err(|error| controller.explain(error))?;
         progress.finish();
         let seconds = began.elapsed().as_secs_f64();
         if self.json {

@@ -12,11 +12,12 @@ use crate::output;
 use crate::target::Target;
 use crate::work::{Job, Pair, Supply};
 use anyhow::{Context, Result, bail};
+use std::sync::Arc;
 use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::block::{Completion, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
+use wholebar_nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// Identify, read, write and measure NVMe controllers
 #[derive(clap::Subcommand)]
@@ -37,6 +38,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Perf(args) => perf::run(args),
     }
 }
+
+/// Commands in flight where nobody says how many.
+pub const DEPTH: u32 = 32;
 
 /// A controller that was opened, and what is asked of it here.
 pub struct Controller {
@@ -62,7 +66,7 @@ impl Controller {
     }
 
     /// The namespaces there are.
-    pub fn namespaces(&self) -> &[Namespace] {
+    pub fn namespaces(&self) -> Arc<[Namespace]> {
         self.nvme.namespaces()
     }
 
@@ -91,29 +95,85 @@ impl Controller {
         self.nvme.max_entries()
     }
 
-    /// A queue that holds `depth` commands, and as many buffers of `bytes` each.
-    pub fn queue(&self, depth: u32, bytes: u32) -> Result<(Queue, Pool)> {
-        // One entry of a queue is always empty: a full one would look like that (NVM Express Base 2.0, 3.3.1.2).
-        let most = self.max_entries() - 1;
-        if depth > most {
-            bail!("a queue depth of {depth} is above what {} can do, which is {most}", self.name);
-        }
-        let pool = buffers(depth, bytes)?;
-        self.nvme.attach(pool.arena())?;
-        // The driver cuts what is larger than the controller takes at once; what doesn't fit then waits.
-        let commands = depth.saturating_mul(bytes.div_ceil(self.nvme.max_transfer().max(1)) + 1);
-        let commands = if bytes > self.nvme.max_transfer() { commands } else { depth };
-        let entries = Some(commands.saturating_add(1).next_power_of_two().min(self.max_entries()));
-        let queue = self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?;
-        Ok((queue, pool))
+    /// How many commands its largest queue holds. One entry is always empty: a full queue would look like that (NVM Express Base 2.0, 3.3.1.2).
+    pub fn max_depth(&self) -> u32 {
+        self.max_entries() - 1
     }
 
-    /// What a job's lanes need: so many queues for each core, with their buffers.
+    /// How many commands are kept in flight in a queue: as many as are asked for, or else [`DEPTH`], or what its queues hold where that is less.
+    pub fn depth(&self, asked: Option<u32>) -> Result<u32> {
+        let most = self.max_depth();
+        match asked {
+            Some(depth) if depth > most => {
+                bail!("a queue depth of {depth} is above what {} can do, which is {most}", self.name)
+            }
+            Some(depth) => Ok(depth),
+            None => {
+                if most < DEPTH {
+                    output::note(format!("a queue of {} holds {most} commands: no more are in flight", self.name));
+                }
+                Ok(DEPTH.min(most))
+            }
+        }
+    }
+
+    /// A queue for `depth` requests of `bytes` on a namespace, and as many buffers.
+    pub fn queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<(Queue, Pool)> {
+        let arena = self.arena(depth, bytes)?;
+        Ok((self.bare_queue(namespace, depth, bytes)?, buffers(&arena, depth, bytes)?))
+    }
+
+    fn bare_queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<Queue> {
+        // The driver cuts what is larger than the controller takes at once, and at the namespace's boundaries; what doesn't fit then waits.
+        let boundary = match u32::from(namespace.io_boundary) {
+            0 => u32::MAX,
+            blocks => blocks.saturating_mul(namespace.block_size),
+        };
+        let most = self.nvme.max_transfer().min(boundary).max(1);
+        let commands = if bytes > most { depth.saturating_mul(bytes.div_ceil(most) + 1) } else { depth };
+        let entries = Some(commands.saturating_add(1).next_power_of_two().min(self.max_entries()));
+        Ok(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?)
+    }
+
+    /// Memory for so many buffers, with the controller let into it.
+    fn arena(&self, count: u32, bytes: u32) -> Result<Arc<Arena>> {
+        let all = u64::from(count) * u64::from(bytes).next_multiple_of(PageSize::host().bytes());
+        let free = host::free_memory();
+        if all > free {
+            bail!(
+                "{count} buffers of {bytes} bytes do not fit into memory, of which {} are free: use smaller or fewer",
+                output::bytes(free)
+            );
+        }
+        let arena = Arena::new(all, ArenaOptions::default())?;
+        self.nvme.attach(&arena)?;
+        Ok(arena)
+    }
+
+    /// How often the controller was reset until now, and why the first time; counted from the last call on.
+    pub fn resets(&self) -> Option<(usize, String)> {
+        let why = |event| if let Event::Reset { why, .. } = event { Some(why) } else { None };
+        let mut resets = self.nvme.events().try_iter().filter_map(why);
+        resets.next().map(|first| (1 + resets.count(), first))
+    }
+
+    /// What became of the controller, where something did: said before `error`, which comes of it.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.nvme.check() {
+            Ok(()) => error,
+            Err(cause) => error.context(cause.to_string()),
+        }
+    }
+
+    /// What a job's lanes need: so many queues for each core, with their buffers, which share an arena: a device's maps may be few.
     pub fn supplies(&self, job: &Job, cores: &[usize], queues: u32) -> Result<Vec<(usize, Vec<Supply<Queue>>)>> {
         let bytes = u64::from(job.block) * job.blocks;
         let bytes = u32::try_from(bytes).with_context(|| format!("a command of {bytes} bytes is too large"))?;
+        let (depth, namespace) = (self.depth(Some(job.depth as u32))?, self.namespace(job.nsid)?);
+        let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores.len() as u32));
+        let arena = self.arena(all.context("so many commands in flight have no memory")?, bytes)?;
         let supply = |_| {
-            let (queue, pool) = self.queue(job.depth as u32, bytes)?;
+            let (queue, pool) = (self.bare_queue(&namespace, depth, bytes)?, buffers(&arena, depth, bytes)?);
             let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(bytes)).collect();
             // What is written without --verify: different bytes everywhere, as real data are.
             let mut rng = fastrand::Rng::with_seed(job.seed);
@@ -124,19 +184,9 @@ impl Controller {
     }
 }
 
-/// A pool of buffers in an arena of its own.
-fn buffers(count: u32, bytes: u32) -> Result<Pool> {
-    let align = PageSize::host().bytes();
-    let all = u64::from(count) * u64::from(bytes).next_multiple_of(align);
-    let free = host::free_memory();
-    if all > free {
-        bail!(
-            "{count} buffers of {bytes} bytes do not fit into memory, of which {} are free: use smaller or fewer",
-            output::bytes(free)
-        );
-    }
-    let arena = Arena::new(all, ArenaOptions::default())?;
-    Ok(Pool::new(&arena, count, bytes, align)?)
+/// A pool of buffers.
+fn buffers(arena: &Arc<Arena>, count: u32, bytes: u32) -> Result<Pool> {
+    Ok(Pool::new(arena, count, bytes, PageSize::host().bytes())?)
 }
 
 /// What a status is called.
@@ -157,5 +207,24 @@ impl Pair for Queue {
 
     fn doorbells(&self) -> DoorbellCounts {
         Queue::doorbells(self)
+    }
+
+    fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {
+        let controller = self.controller();
+        let code = match status {
+            Status::Gone => return controller.check().err().map(|error| error.to_string()),
+            Status::Device(code) => StatusCode(code),
+            Status::Ok | Status::Aborted => return None,
+        };
+        let missing = match code.name() {
+            Some("Invalid Namespace or Format") => true,
+            // So a namespace that is there, but not active, is to be refused (NVM Express Base 2.0, 3.2.1.4). The controller's notice of that may
+            // come later.
+            Some("Invalid Field in Command") => {
+                controller.read_namespaces().is_ok_and(|list| list.iter().all(|n| n.nsid != nsid))
+            }
+            _ => false,
+        };
+        missing.then(|| format!("namespace {nsid} is not there any more: {code}"))
     }
 }

@@ -13,8 +13,9 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::time::Duration;
+use wholebar::block::Status;
 use wholebar::{PageSize, cores};
-use wholebar_nvme::Options;
+use wholebar_nvme::{Options, ShadowDoorbells};
 
 /// Measure a namespace: commands a second, latencies, what doorbells cost
 ///
@@ -41,9 +42,9 @@ pub struct Args {
     /// Bytes of each command: a multiple of the namespace's blocks
     #[arg(long, value_name = "SIZE", default_value = "4k")]
     bs: Size,
-    /// Commands in flight in each queue pair
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..=65535))]
-    qd: u32,
+    /// Commands in flight in each queue pair [default: 32, or what the controller's queues hold]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    qd: Option<u32>,
     /// Commands submitted, and completions taken, for one doorbell [default: 32, or the queue depth]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     batch: Option<u32>,
@@ -65,7 +66,11 @@ pub struct Args {
     /// Map as on a host with pages of this size
     #[arg(long, value_name = "SIZE", value_parser = args::page)]
     page: Option<PageSize>,
-    /// Give a command up after so long; what doesn't come back then costs the controller a reset
+    /// When to use shadow doorbells, where the controller has them: auto is where doorbells can't be mapped
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
+    shadow_doorbells: Shadows,
+    /// Give a command up after so long; what doesn't come back then costs the controller a reset. A vfio-user server may take as long to
+    /// answer a message
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = args::seconds)]
     timeout: Duration,
     /// The namespace
@@ -89,6 +94,24 @@ pub struct Args {
     /// Write JSON: as `wholebar bench --json` does, with the schema wholebar.perf/1 and one run
     #[arg(long)]
     json: bool,
+}
+
+/// When to use shadow doorbells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shadows {
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<Shadows> for ShadowDoorbells {
+    fn from(when: Shadows) -> Self {
+        match when {
+            Shadows::Auto => Self::Auto,
+            Shadows::Always => Self::Always,
+            Shadows::Never => Self::Never,
+        }
+    }
 }
 
 /// What is done to blocks.
@@ -122,8 +145,8 @@ impl Args {
         Ok(Workload { order, direction })
     }
 
-    /// What there is to do on a namespace with `capacity` blocks of `block` bytes.
-    fn job(&self, block: u32, capacity: u64) -> Result<Job> {
+    /// What there is to do on a namespace with `capacity` blocks of `block` bytes, with `depth` commands in flight.
+    fn job(&self, block: u32, capacity: u64, depth: usize) -> Result<Job> {
         const VERIFIED: u64 = 256 << 20;
         let blocks_of = |what: &str, bytes: u64| match bytes.is_multiple_of(block.into()) {
             true => Ok(bytes / u64::from(block)),
@@ -146,7 +169,6 @@ impl Args {
             let span = span * u64::from(block);
             bail!("{span} bytes from {from} on do not hold a command, or do not fit into the namespace's {size} bytes");
         }
-        let depth = self.qd as usize;
         Ok(Job {
             workload: self.workload()?,
             nsid: self.nsid,
@@ -173,18 +195,23 @@ pub fn run(args: Args) -> Result<()> {
         None => cores::allowed().iter().copied().take(1).collect(),
     };
     cores.iter().try_for_each(|core| cores::check(*core))?;
-    let target = target::open(&args.target, &cores, None)?;
+    let defaults = Options::default();
+    let target = target::open_within(&args.target, &cores, None, Some(args.timeout))?;
     let io_queues = cores.len() * args.queues as usize;
     let options = Options {
         policy: args.policy.into(),
         page: args.page,
         io_queues: u16::try_from(io_queues).context("no controller has more than 65,535 queues")?,
         timeout: args.timeout,
-        ..Options::default()
+        // Those of the control plane are no shorter: a controller that has time for I/O has it for them.
+        admin_timeout: defaults.admin_timeout.max(args.timeout),
+        shadow_doorbells: args.shadow_doorbells.into(),
+        ..defaults
     };
     let controller = Controller::open(&target, options)?;
     let namespace = controller.namespace(args.nsid)?;
-    let mut job = args.job(namespace.block_size, namespace.blocks)?;
+    let depth = controller.depth(args.qd)?;
+    let mut job = args.job(namespace.block_size, namespace.blocks, depth as usize)?;
     job.shared_cores = target.shares_cores();
     let supplies = controller.supplies(&job, &cores, args.queues)?;
 
@@ -204,7 +231,8 @@ pub fn run(args: Args) -> Result<()> {
     let model = model.share();
 
     let mapped = controller.mapped();
-    let run = Run::of(&job, &outcome, mapped, &cores, args.queues as usize, model);
+    let mut run = Run::of(&job, &outcome, mapped, &cores, args.queues as usize, model);
+    run.shadow_doorbells = controller.nvme.shadow_doorbells();
     if args.json {
         output::print_json(&Report {
             schema: "wholebar.perf/1",
@@ -223,6 +251,10 @@ pub fn run(args: Args) -> Result<()> {
         }
         output::print(text)?;
     }
+    if let Some((times, why)) = controller.resets() {
+        let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
+        output::note(format!("the controller was reset {times}: {why}"));
+    }
     verdict(&outcome)
 }
 
@@ -236,8 +268,9 @@ fn heading(target: &Target, controller: &Controller, job: &Job, args: &Args, cor
     let queues = if args.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", args.queues) };
     let place = if cores.len() == 1 { "core" } else { "each of cores" };
     let cores = Cores(cores.to_vec());
+    let shadows = if controller.nvme.shadow_doorbells() { ", shadow doorbells" } else { "" };
     text + &format!(
-        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
+        "  {} of {} in namespace {}, BARs {} in pages of {page}{shadows}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
         report::workload_name(job.workload),
         output::bytes(job.blocks * u64::from(job.block)),
         job.nsid,
@@ -308,6 +341,8 @@ fn histogram(nanos: &Histogram<u64>) -> String {
 fn verdict(outcome: &Outcome) -> Result<()> {
     for (trouble, times) in &outcome.troubles {
         let what = match trouble {
+            // Why it is gone is said below, once.
+            Trouble::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
             Trouble::Status(status) => status_name(*status),
             Trouble::Data(fault) => format!("data: {}", fault.name()),
         };

@@ -10,7 +10,7 @@ use crate::work::{self, Direction, Job, Order, Trouble, Workload};
 use anyhow::{Result, bail};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use wholebar_nvme::Options;
+use wholebar_nvme::{Options, ShadowDoorbells};
 
 /// Bytes of a read, or the namespace's block where that is larger.
 const BYTES: u64 = 4096;
@@ -31,12 +31,21 @@ impl Reads<'_> {
     /// # Errors
     /// What the controller says, and a run that ended early by itself.
     pub fn measure(&self, rounds: &Rounds, interrupted: &AtomicBool) -> Result<Vec<Case<Plan, Load, Run>>> {
-        rounds.measure(
+        // What doorbells cost is what is measured: no shadows take their place.
+        let shadow_doorbells = ShadowDoorbells::Never;
+        let options = Options { io_queues: 1, shadow_doorbells, ..Options::default() };
+        let most = Controller::open(self.target, options.clone())?.max_depth() as usize;
+        let mut loads = rounds.loads.to_vec();
+        loads.retain(|load| load.depth <= most);
+        if loads.len() < rounds.loads.len() {
+            output::note(format!(
+                "{}: its queues hold {most} commands: depths above are left out",
+                self.target.device.name()
+            ));
+        }
+        Rounds { loads: &loads, ..*rounds }.measure(
             interrupted,
-            |plan| {
-                let options = Options { policy: plan.policy, page: plan.page, io_queues: 1, ..Options::default() };
-                Controller::open(self.target, options)
-            },
+            |plan| Controller::open(self.target, Options { policy: plan.policy, page: plan.page, ..options.clone() }),
             |controller, load, time| self.run(controller, load, time, interrupted),
         )
     }

@@ -27,7 +27,7 @@ struct Health<'a> {
     target: &'a str,
     critical_warning: u8,
     warnings: Vec<&'static str>,
-    /// Kelvins, as the controller says it.
+    /// Kelvins, as the controller says it: 0 where it doesn't know.
     temperature: u16,
     avail_spare: u8,
     spare_thresh: u8,
@@ -92,7 +92,11 @@ impl<'a> Health<'a> {
     }
 
     fn text(&self) -> String {
-        let celsius = |kelvins: u16| format!("{} C", i32::from(kelvins) - 273);
+        // 0 K is nowhere: so a controller says that it doesn't know.
+        let celsius = |kelvins: u16| match kelvins {
+            0 => "not reported".to_owned(),
+            _ => format!("{} C", i32::from(kelvins) - 273),
+        };
         // A unit is 1,000 times 512 bytes.
         let units = |n: u128| {
             let bytes = u64::try_from(n.saturating_mul(512_000)).unwrap_or(u64::MAX);

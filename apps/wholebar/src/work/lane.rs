@@ -140,6 +140,9 @@ impl<Q: Pair> Lane<Q> {
                 latency.record(now.wrapping_sub(slot.submitted));
             } else {
                 self.tally.trouble(Trouble::Status(completion.status));
+                if let Some(why) = self.queue.hopeless(completion.status, self.nsid) {
+                    return Err(why);
+                }
             }
             if self.book.verifies() {
                 self.verify(slot.pick, &completion);
@@ -241,7 +244,10 @@ impl<Q: Pair> Lane<Q> {
         match self.queue.state() {
             QueueState::Running | QueueState::Resetting => None,
             QueueState::Failed(why) => Some(why),
-            QueueState::Gone => Some("the device is gone".to_owned()),
+            QueueState::Gone => {
+                let why = self.queue.hopeless(Status::Gone, self.nsid);
+                Some(why.unwrap_or_else(|| "the device is gone".to_owned()))
+            }
         }
     }
 }

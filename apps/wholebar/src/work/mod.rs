@@ -22,7 +22,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::bar::DoorbellCounts;
-use wholebar::block::{BlockQueue, Completion};
+use wholebar::block::{BlockQueue, Completion, Status};
 use wholebar::mem::{Buf, Pool};
 use worker::{Window, Worker};
 
@@ -35,6 +35,8 @@ pub trait Pair: BlockQueue {
     fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize;
     /// How often its doorbells were rung.
     fn doorbells(&self) -> DoorbellCounts;
+    /// Why no later command on the namespace will do better than one with this status, where that is so.
+    fn hopeless(&self, status: Status, nsid: u32) -> Option<String>;
 }
 
 /// In which order units are taken.
@@ -336,7 +338,6 @@ mod tests {
     use super::pattern::Fault;
     use super::ram::{Mishap, Ram};
     use super::*;
-    use wholebar::block::Status;
     use wholebar::mem::{Arena, ArenaOptions};
 
     fn job(workload: Workload, verify: bool) -> Job {

@@ -22,6 +22,9 @@ pub enum Mishap {
     Vanish(u64),
 }
 
+/// The status after which nothing gets better.
+pub const HOPELESS: u16 = 0x0b;
+
 pub struct Ram {
     pub blocks: Vec<[u8; 512]>,
     pub mishap: Mishap,
@@ -127,5 +130,9 @@ impl Pair for Ram {
 
     fn doorbells(&self) -> DoorbellCounts {
         DoorbellCounts { direct: self.bells, trapped: 0 }
+    }
+
+    fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {
+        (status == Status::Device(HOPELESS)).then(|| format!("namespace {nsid} is not there any more"))
     }
 }

@@ -1,12 +1,31 @@
-//! Requests that are anything but one small read or write: checked, cut into commands, and posted, all of them or none.
+//! Requests that are anything but one small read or write: checked as a whole, cut into commands, and posted. Commands for which there is no
+//! room wait in the queue: a request posts more as those that it has complete.
 
 use super::slot::State;
-use super::{Limits, Queue};
+use super::{GIVEN_UP, Limits, NO_NAMESPACE, Queue, limits, status};
 use crate::command::{Command, DataPointer, io};
 use crate::prp::{Segment, prps, sgl};
-use crate::split::{Piece, Pieces, Rules, bare};
+use crate::split::{Piece, Pieces, Rules};
 use std::sync::atomic::Ordering;
-use wholebar::block::{Data, Op, QueueState, Reject, Rejected, Request};
+use std::time::Instant;
+use wholebar::block::{Data, Op, QueueState, Reject, Rejected, Request, Status};
+
+/// What the commands of a request have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    opcode: u8,
+    nsid: u32,
+    op: Op,
+    deadline: Option<Instant>,
+}
+
+/// The part of a request that waits for room: its other commands are in flight.
+pub(super) struct Unposted {
+    /// The slot that has the request.
+    head: u16,
+    kind: Kind,
+    pieces: Pieces<'static>,
+}
 
 /// One command's blocks at most, where the device has no limit of its own: NLB has 16 bits, 0's based.
 const MAX_BLOCKS: u32 = 65536;
@@ -27,19 +46,18 @@ impl Queue {
         }
     }
 
-    /// Posts the commands of a request; returns the slot that is to have it.
+    /// Posts the commands of a request, as many as there is room for; returns the slot that is to have it.
     fn try_submit(&mut self, req: &Request) -> Result<u16, Reject> {
         if !self.gate.open() {
             return Err(self.closed());
         }
         let ns = self.namespace(req.nsid)?;
-        let opcode = self.opcode(&req.op)?;
+        let kind = Kind { opcode: self.opcode(&req.op)?, nsid: req.nsid, op: req.op, deadline: req.deadline };
         let (mut segments, mut pieces) = (std::mem::take(&mut self.segments), std::mem::take(&mut self.pieces));
         pieces.clear();
-        let posted = self.cut(req, ns, &mut segments, &mut pieces).and_then(|()| {
-            self.room_for(pieces.len())?;
-            self.post_all(req, opcode, &segments, &pieces).ok_or(Reject::Full)
-        });
+        let posted = self
+            .cut(req, ns, &mut segments, &mut pieces)
+            .and_then(|rest| self.post_all(kind, &pieces, rest).ok_or(Reject::Full));
         (self.segments, self.pieces) = (segments, pieces);
         posted
     }
@@ -66,9 +84,10 @@ impl Queue {
 
     /// The namespace, which is the one used last from now on.
     fn namespace(&mut self, nsid: u32) -> Result<Limits, Reject> {
+        self.refresh_namespaces();
         match self.namespaces.iter().find(|n| n.nsid == nsid) {
             Some(ns) => self.ns = *ns,
-            None if self.inner.namespaces.iter().any(|n| n.nsid == nsid) => {
+            None if self.inner.namespaces.list().iter().any(|n| n.nsid == nsid) => {
                 return Err(Reject::Invalid("this driver cannot use the namespace: see `Namespace::unsupported`"));
             }
             None => return Err(Reject::Invalid("the controller has no such namespace")),
@@ -76,14 +95,24 @@ impl Queue {
         Ok(self.ns)
     }
 
-    /// Cuts the request into pieces.
-    fn cut(
+    /// Goes by the controller's namespaces as they are now.
+    pub(super) fn refresh_namespaces(&mut self) {
+        let generation = self.inner.namespaces.generation();
+        if generation != self.generation {
+            (self.generation, self.namespaces) = (generation, limits(&self.inner));
+            let same = self.namespaces.iter().find(|n| n.nsid == self.ns.nsid);
+            self.ns = same.copied().unwrap_or(NO_NAMESPACE);
+        }
+    }
+
+    /// Cuts the request: into `pieces` what there is room for; what comes back waits.
+    fn cut<'a>(
         &mut self,
         req: &Request,
         ns: Limits,
-        segments: &mut Vec<Segment>,
+        segments: &'a mut Vec<Segment>,
         pieces: &mut Vec<Piece>,
-    ) -> Result<(), Reject> {
+    ) -> Result<Pieces<'a>, Reject> {
         let mut rules = Rules {
             shift: ns.shift,
             max_blocks: ns.max_len >> ns.shift,
@@ -108,10 +137,13 @@ impl Queue {
                     return Err(Reject::Invalid("the data is no multiple of the namespace's block size"));
                 }
                 in_range(ns, lba, bytes >> ns.shift)?;
-                for piece in Pieces::new(rules, segments, lba) {
+                let mut rest = Pieces::new(rules, segments, lba);
+                for piece in rest.by_ref().take(self.slots.free_count() as usize) {
                     pieces.push(piece.map_err(Reject::Invalid)?);
                 }
-                return Ok(());
+                // A request is taken whole: what waits must be right, too.
+                rest.clone().try_for_each(|piece| piece.map(drop)).map_err(Reject::Invalid)?;
+                return Ok(rest);
             }
             Op::Flush => (0, 1, MAX_BLOCKS),
             Op::WriteZeroes { lba, blocks } => (lba, blocks, by_bytes(limits.write_zeroes)),
@@ -128,9 +160,9 @@ impl Queue {
         }
         in_range(ns, lba, blocks.into())?;
         (rules.max_blocks, rules.boundary) = (max_blocks, 0);
-        // More than there is room for are refused anyway.
-        pieces.extend(bare(rules, lba, blocks).take(self.capacity() + 1));
-        Ok(())
+        let mut rest = Pieces::bare(rules, lba, blocks);
+        pieces.extend(rest.by_ref().take(self.slots.free_count() as usize).flatten());
+        Ok(rest)
     }
 
     /// Where the data is, as the controller sees it; neighbours become one.
@@ -170,52 +202,90 @@ impl Queue {
         Ok(self.base)
     }
 
-    fn room_for(&self, commands: usize) -> Result<(), Reject> {
-        if commands > self.capacity() {
-            return Err(Reject::Invalid("the request takes more commands than the queue has entries: cut it"));
-        }
-        if commands > self.slots.free_count() as usize { Err(Reject::Full) } else { Ok(()) }
-    }
-
-    /// Posts the pieces, for which there is room.
-    fn post_all(&mut self, req: &Request, opcode: u8, segments: &[Segment], pieces: &[Piece]) -> Option<u16> {
+    /// Posts the pieces, for which there is room; `rest` waits. `None` without room for one.
+    fn post_all(&mut self, kind: Kind, pieces: &[Piece], rest: Pieces<'_>) -> Option<u16> {
         let mut head = None;
         for piece in pieces {
             let (cid, slot) = self.slots.claim()?;
             let head = *head.get_or_insert(cid);
-            slot.state = if pieces.len() == 1 { State::Whole } else { State::Part };
-            (slot.aborting, slot.link, slot.left, slot.status, slot.seen) = (false, head, 0, 0, 0);
-            slot.posted = self.pair.tail();
-            slot.deadline = req.deadline;
             if cid == head {
-                slot.left = pieces.len() as u16;
+                // Parts, unless it is all of the request.
+                (slot.left, slot.status) = (pieces.len() as u16, 0);
             }
-            let command = self.command(opcode, req, segments, piece, cid);
-            self.pair.post(command.words(cid));
+            let state = if pieces.len() == 1 && rest.is_empty() { State::Whole } else { State::Part };
+            self.post_piece(kind, rest.segments(), piece, cid, head, state);
         }
-        head
+        let head = head?;
+        if !rest.is_empty() {
+            self.unposted.push(Unposted { head, kind, pieces: rest.into_owned() });
+        }
+        Some(head)
     }
 
-    fn command(&self, opcode: u8, req: &Request, segments: &[Segment], piece: &Piece, cid: u16) -> Command {
+    /// Posts one command, whose slot is claimed.
+    fn post_piece(&mut self, kind: Kind, segments: &[Segment], piece: &Piece, cid: u16, head: u16, state: State) {
+        let posted = self.pair.tail();
+        if let Some(slot) = self.slots.get(cid) {
+            (slot.state, slot.aborting, slot.link, slot.seen) = (state, false, head, 0);
+            (slot.posted, slot.deadline) = (posted, kind.deadline);
+        }
+        let command = self.command(kind, segments, piece, cid);
+        self.pair.post(command.words(cid));
+    }
+
+    /// Goes on with a request, one part of which completed: posts what waits of it, as far as there is room. Nothing more of it is posted once a
+    /// part failed or was to be aborted.
+    #[cold]
+    pub(super) fn post_more(&mut self, head: u16, aborting: bool) {
+        let Some(at) = self.unposted.iter().position(|u| u.head == head) else { return };
+        let mut waiting = self.unposted.swap_remove(at);
+        let Some(slot) = self.slots.get(head) else { return };
+        let mut going_on = status(slot.status) == Status::Ok;
+        if aborting && going_on {
+            (slot.status, going_on) = (GIVEN_UP, false);
+        }
+        while going_on && !waiting.pieces.is_empty() {
+            // The request's own slot is kept for it while it has no command in flight.
+            let own = self.slots.get(head).is_some_and(|slot| slot.state == State::Done && !slot.aborting);
+            let cid = match own {
+                true => head,
+                false => match self.slots.claim() {
+                    Some((cid, _)) => cid,
+                    None => return self.unposted.push(waiting),
+                },
+            };
+            // All of them were found right when it was submitted.
+            let Some(Ok(piece)) = waiting.pieces.next() else { break };
+            self.post_piece(waiting.kind, waiting.pieces.segments(), &piece, cid, head, State::Part);
+            if let Some(slot) = self.slots.get(head) {
+                slot.left += 1;
+            }
+            // They are announced at the end of this poll.
+            (self.announce, self.until_look) = (true, 1);
+        }
+    }
+
+    fn command(&self, kind: Kind, segments: &[Segment], piece: &Piece, cid: u16) -> Command {
+        let Kind { opcode, nsid, op, .. } = kind;
         let first = u32::from(cid) * self.list_words;
         let list = self.lists_iova.wrapping_add(u64::from(first) * 8);
         // Relaxed: the doorbell publishes it.
         let put = |i: u32, word: u64| self.lists.at(first + i).store(word.to_le(), Ordering::Relaxed);
-        match req.op {
-            Op::Flush => Command::new(opcode, req.nsid, DataPointer::default()),
+        match op {
+            Op::Flush => Command::new(opcode, nsid, DataPointer::default()),
             Op::WriteZeroes { .. } | Op::Verify { .. } => {
-                Command::on_blocks(opcode, req.nsid, DataPointer::default(), piece.lba, piece.blocks)
+                Command::on_blocks(opcode, nsid, DataPointer::default(), piece.lba, piece.blocks)
             }
             Op::Deallocate { .. } => {
                 // One range (NVM Command Set 1.0, 3.2.3): attributes and length, then the first block. NR is 0's based; AD is bit 2.
                 put(0, u64::from(piece.blocks) << 32);
                 put(1, piece.lba);
-                Command::new(opcode, req.nsid, DataPointer::prp(list, 0)).dw10(0, 1 << 2)
+                Command::new(opcode, nsid, DataPointer::prp(list, 0)).dw10(0, 1 << 2)
             }
             Op::Read { .. } | Op::Write { .. } | Op::Compare { .. } => {
                 let parts = piece.segments(segments);
                 let data = if piece.sgl { sgl(parts, list, put) } else { prps(parts, self.page_mask + 1, list, put) };
-                Command::on_blocks(opcode, req.nsid, data, piece.lba, piece.blocks)
+                Command::on_blocks(opcode, nsid, data, piece.lba, piece.blocks)
             }
         }
     }

@@ -11,10 +11,11 @@ mod slot;
 use crate::command::{Command, DataPointer, io};
 use crate::control::Trouble;
 use crate::error::Fault;
-use crate::nvme::Handle;
+use crate::nvme::{Handle, Inner, Nvme};
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
+use build::Unposted;
 use slot::Slots;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -36,11 +37,14 @@ pub struct Queue {
     base: u64,
     /// The controller's page size less one, in bytes.
     page_mask: u64,
-    polls: u32,
+    /// How many polls until it is looked after.
+    until_look: u32,
 
     qid: u16,
     inner: Arc<Handle>,
+    /// The namespaces, as they were at a generation of the controller's list.
     namespaces: Box<[Limits]>,
+    generation: u64,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
     /// A list of its own for each slot: PRP entries, SGL descriptors, ranges.
@@ -50,6 +54,10 @@ pub struct Queue {
     /// Room to cut requests in, kept between them.
     segments: Vec<Segment>,
     pieces: Vec<Piece>,
+    /// Requests that have not all of their commands in flight.
+    unposted: Vec<Unposted>,
+    /// A poll posted some of these.
+    announce: bool,
     /// Aborts that were asked for, and how many are done with.
     aborts_asked: u64,
     aborts_done: Arc<AtomicU64>,
@@ -94,58 +102,42 @@ struct Limits {
     boundary: u32,
 }
 
-/// The clock is looked at once in so many polls, a power of two.
+/// No request is within it.
+const NO_NAMESPACE: Limits =
+    Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, starts: 0, in_block: 511, fixed: 0, boundary: 0 };
+
+/// The clock is looked at once in so many polls.
 const POLLS: u32 = 1024;
+/// The status of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
+const GIVEN_UP: u16 = u16::MAX;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
         let Parts { qid, gate, pair, lists, lists_iova, list_words, aborts } = parts;
-        let max = inner.max_transfer();
-        let usable = inner.namespaces.iter().filter(|n| n.unsupported.is_none() && n.block_size <= max);
-        let namespaces: Box<[_]> = usable
-            .map(|n| {
-                let shift = n.block_size.trailing_zeros();
-                let boundary = u32::from(n.io_boundary);
-                let fixed = match boundary {
-                    0 => 0,
-                    b if b.is_power_of_two() => !(u64::from(b) - 1),
-                    // No mask tells: only what is one block is known to be within.
-                    _ => u64::MAX,
-                };
-                // NLB has 16 bits, 0's based (NVM Command Set 1.0, 3.2.4).
-                let max_blocks = (max >> shift).min(65536);
-                Limits {
-                    nsid: n.nsid,
-                    shift,
-                    max_len: max_blocks << shift,
-                    blocks: n.blocks,
-                    starts: (n.blocks + 1).saturating_sub(max_blocks.into()),
-                    in_block: n.block_size - 1,
-                    fixed,
-                    boundary,
-                }
-            })
-            .collect();
-        let none = Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, starts: 0, in_block: 511, fixed: 0, boundary: 0 };
+        let generation = inner.namespaces.generation();
+        let namespaces = limits(&inner);
         let now = Instant::now();
         Self {
             gate,
             slots: Slots::new(pair.entries() - 1),
             pair,
-            ns: namespaces.first().copied().unwrap_or(none),
+            ns: namespaces.first().copied().unwrap_or(NO_NAMESPACE),
             arena: u32::MAX,
             base: 0,
             page_mask: inner.hw.page - 1,
-            polls: 0,
+            until_look: POLLS,
             qid,
             inner,
             namespaces,
+            generation,
             arenas: Vec::new(),
             lists,
             lists_iova,
             list_words,
             segments: Vec::new(),
             pieces: Vec::new(),
+            unposted: Vec::new(),
+            announce: false,
             aborts_asked: 0,
             aborts_done: aborts,
             started: now,
@@ -239,11 +231,22 @@ impl Queue {
             }
         }
         self.pair.acknowledge();
-        self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS) {
-            self.look();
+        self.until_look -= 1;
+        if self.until_look == 0 {
+            self.look_after();
         }
         count
+    }
+
+    /// What is not done in every poll.
+    #[cold]
+    fn look_after(&mut self) {
+        self.until_look = POLLS;
+        self.refresh_namespaces();
+        if std::mem::take(&mut self.announce) {
+            self.ring();
+        }
+        self.look();
     }
 
     /// Looks at the clock: commands that took too long are aborted, at last by a reset. Polling does this once in a while; who sleeps
@@ -257,7 +260,7 @@ impl Queue {
         self.state_now()
     }
 
-    /// How many commands are in flight. A request that was split counts for as many as it takes.
+    /// How many commands are in flight. A request that was cut counts for those of its commands that are.
     pub fn in_flight(&self) -> usize {
         self.slots.in_use() as usize
     }
@@ -265,6 +268,11 @@ impl Queue {
     /// How many commands can be in flight.
     pub fn capacity(&self) -> usize {
         self.slots.capacity() as usize
+    }
+
+    /// Its controller: another handle of it.
+    pub fn controller(&self) -> Nvme {
+        Nvme(self.inner.clone())
     }
 
     /// Its number.
@@ -297,7 +305,7 @@ impl Queue {
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.
     #[cold]
     fn break_down(&mut self, fault: Fault) {
-        tracing::error!(%fault, "a queue is broken");
+        tracing::debug!(%fault, "a queue is broken");
         self.fault = Some(fault);
         if let Some(epoch) = self.gate.epoch() {
             self.inner.ties().trouble(epoch, Trouble::Broken(fault));
@@ -306,11 +314,47 @@ impl Queue {
     }
 }
 
+/// The namespaces that can be used.
+fn limits(inner: &Inner) -> Box<[Limits]> {
+    let max = inner.max_transfer();
+    let list = inner.namespaces.list();
+    let usable = list.iter().filter(|n| n.unsupported.is_none() && n.block_size <= max);
+    usable
+        .map(|n| {
+            let shift = n.block_size.trailing_zeros();
+            let boundary = u32::from(n.io_boundary);
+            let fixed = match boundary {
+                0 => 0,
+                b if b.is_power_of_two() => !(u64::from(b) - 1),
+                // No mask tells: only what is one block is known to be within.
+                _ => u64::MAX,
+            };
+            // NLB has 16 bits, 0's based (NVM Command Set 1.0, 3.2.4).
+            let max_blocks = (max >> shift).min(65536);
+            Limits {
+                nsid: n.nsid,
+                shift,
+                max_len: max_blocks << shift,
+                blocks: n.blocks,
+                starts: (n.blocks + 1).saturating_sub(max_blocks.into()),
+                in_block: n.block_size - 1,
+                fixed,
+                boundary,
+            }
+        })
+        .collect()
+}
+
 /// The status field as the framework has it.
 #[inline(always)]
 fn status(code: u16) -> Status {
     // Status type and code; the rest is advice for failures.
     if code & 0x7ff == 0 { Status::Ok } else { Status::Device(code) }
+}
+
+/// How a request ends that took several commands.
+fn status_of_parts(code: u16) -> Status {
+    if code == GIVEN_UP { Status::Aborted } else { status(code) }
 }
 
 impl BlockQueue for Queue {

@@ -1,7 +1,7 @@
 //! What happens to a queue besides I/O: requests in parts, commands that take too long, resets, the end.
 
 use super::slot::State;
-use super::{Ending, Queue, status};
+use super::{Ending, Queue, status, status_of_parts};
 use crate::control::Trouble;
 use crate::error::Fault;
 use std::sync::atomic::Ordering;
@@ -21,7 +21,7 @@ impl Queue {
         let unknown = Fault::UnknownCommand { qid: self.qid, cid };
         let slot = self.slots.get(cid).ok_or(unknown)?;
         if !self.pair.fetched(slot.posted) && matches!(slot.state, State::Whole | State::Part) {
-            return Err(Fault::TooEarly { qid: self.qid, cid });
+            return Err(Fault::TooEarly { qid: self.qid, cid, head: self.pair.sq_head() });
         }
         if slot.state != State::Part {
             return Err(unknown);
@@ -36,10 +36,14 @@ impl Queue {
             slot.status = code;
         }
         slot.left = slot.left.saturating_sub(1);
+        if !self.unposted.is_empty() {
+            self.post_more(head, aborting);
+        }
+        let slot = self.slots.get(head).ok_or(unknown)?;
         if slot.left > 0 {
             return Ok(None);
         }
-        let (completion, aborting) = (slot.finish(status(slot.status)), slot.aborting);
+        let (completion, aborting) = (slot.finish(status_of_parts(slot.status)), slot.aborting);
         self.let_go(head, aborting);
         Ok(Some(completion))
     }
@@ -166,6 +170,7 @@ impl Queue {
             count += 1;
             done(completion);
         }
+        self.unposted.clear();
         if !left {
             self.slots.free_all();
         }
@@ -175,6 +180,7 @@ impl Queue {
     /// The controller was reset and knows the queue again; its rings are zeroed.
     fn restart(&mut self) {
         self.slots.free_all();
+        (self.unposted, self.announce) = (Vec::new(), false);
         self.pair.restart();
         self.aborts_asked = self.aborts_done.load(Ordering::Acquire);
         self.fault = None;

@@ -52,6 +52,11 @@ impl Features {
             told_temperature: false,
         }
     }
+
+    /// Whether the host wants to be told of changed namespaces (Asynchronous Event Configuration, bit 8).
+    pub(super) fn tells_of_namespaces(&self) -> bool {
+        self.plain[usize::from(feature::EVENTS)] & 1 << 8 != 0
+    }
 }
 
 /// How an admin command ended: its status and dword 0; `None` where the answer comes later.
@@ -287,6 +292,7 @@ impl Nvme {
             }
             log::page::SMART => return Err(Status::INVALID_FIELD),
             log::page::FIRMWARE => log::firmware_slot(),
+            log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
         if !offset.is_multiple_of(4) || offset > log.len() as u64 || dwords * 4 > self.store.max_transfer {

@@ -28,11 +28,14 @@ pub(super) fn firmware() -> [u8; 8] {
 pub(super) fn identify(params: &NvmeParams, namespaces: &[Namespace], cmd: &Command) -> Result<Page, Status> {
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
     match cmd.cdw10() & 0xff {
-        0x00 => Ok(namespace(params, find(cmd.nsid())?)),
+        // Of one that is not active: zeros (base 5.17.2.1).
+        0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
         0x01 => Ok(controller(params, namespaces.len() as u32)),
+        0x02 if !params.namespace_list => Err(Status::INVALID_FIELD),
         0x02 if cmd.nsid() >= 0xffff_fffe => Err(Status::INVALID_NAMESPACE),
-        0x02 => Ok(active(namespaces.len() as u32, cmd.nsid())),
-        0x03 => find(cmd.nsid()).map(|_| descriptors(params, cmd.nsid())),
+        0x02 => Ok(active(namespaces, cmd.nsid())),
+        0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
+        0x03 => Ok(descriptors(params, cmd.nsid())),
         // The NVM command set's controller data: limits of Verify, Write Zeroes and Dataset Management, all 0: none.
         0x06 if cmd.cdw11() >> 24 == 0 => Ok(blank()),
         _ => Err(Status::INVALID_FIELD),
@@ -50,6 +53,8 @@ fn controller(params: &NvmeParams, count: u32) -> Page {
     put(64, &firmware());
     put(77, &[params.mdts]);
     put(80, &super::VERSION.to_le_bytes());
+    // OAES: Namespace Attribute Notices.
+    put(92, &(1u32 << 8).to_le_bytes());
     // CNTRLTYPE: an I/O controller.
     put(111, &[1]);
     // OACS: Doorbell Buffer Config.
@@ -99,10 +104,11 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
 }
 
 /// CNS 02h: the ids above `after`.
-fn active(count: u32, after: u32) -> Page {
+fn active(namespaces: &[Namespace], after: u32) -> Page {
     let mut page = blank();
     let (slots, _) = page.as_chunks_mut::<4>();
-    for (slot, nsid) in slots.iter_mut().zip(after.saturating_add(1)..=count) {
+    let active = (1u32..).zip(namespaces).skip(after as usize).filter(|(_, ns)| ns.attached);
+    for (slot, (nsid, _)) in slots.iter_mut().zip(active) {
         *slot = nsid.to_le_bytes();
     }
     page

@@ -13,6 +13,8 @@ pub(super) struct Namespace {
     /// How many blocks.
     pub(super) blocks: u64,
     pub(super) read_only: bool,
+    /// It is active: attached to the controller.
+    pub(super) attached: bool,
     pub(super) media: Media,
 }
 
@@ -72,9 +74,19 @@ impl Store {
         }
     }
 
+    /// A fault: detaches a namespace, or attaches all that were detached. Returns those that changed.
+    pub(super) fn attach(&mut self, nsid: u32, attach: bool) -> Vec<u32> {
+        let all = (1..).zip(&mut self.namespaces);
+        let mut changed: Vec<_> = all.filter(|(id, ns)| ns.attached != attach && (attach || *id == nsid)).collect();
+        changed.iter_mut().for_each(|(_, ns)| ns.attached = attach);
+        changed.into_iter().map(|(id, _)| id).collect()
+    }
+
     #[inline]
     fn namespace(&mut self, nsid: u32) -> Result<&mut Namespace, Status> {
-        self.namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)
+        let ns = self.namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
+        // One that is there, but is not active: base 3.2.1.4.
+        if ns.attached { Ok(ns) } else { Err(Status::INVALID_FIELD) }
     }
 
     /// The namespace of a command that moves data, where in it, and how much, in bytes.

@@ -10,6 +10,7 @@ pub(super) mod page {
     pub(crate) const ERROR: u8 = 0x01;
     pub(crate) const SMART: u8 = 0x02;
     pub(crate) const FIRMWARE: u8 = 0x03;
+    pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
 }
 
 /// An asynchronous event (base 5.2, "Asynchronous Event Request").
@@ -19,6 +20,8 @@ pub(super) enum Event {
     InvalidDoorbellValue,
     /// The composite temperature crossed a threshold (SMART / health status, 01h).
     TemperatureThreshold,
+    /// A namespace was attached or detached (notice, 00h).
+    NamespacesChanged,
 }
 
 impl Event {
@@ -26,6 +29,14 @@ impl Event {
         match self {
             Self::InvalidDoorbellValue => 0,
             Self::TemperatureThreshold => 1,
+            Self::NamespacesChanged => 2,
+        }
+    }
+
+    fn info(self) -> u8 {
+        match self {
+            Self::InvalidDoorbellValue | Self::TemperatureThreshold => 1,
+            Self::NamespacesChanged => 0,
         }
     }
 
@@ -34,12 +45,13 @@ impl Event {
         match self {
             Self::InvalidDoorbellValue => page::ERROR,
             Self::TemperatureThreshold => page::SMART,
+            Self::NamespacesChanged => page::CHANGED_NAMESPACES,
         }
     }
 
     /// Dword 0 of the completion: type, information, log page.
     fn dword(self) -> u32 {
-        u32::from(self.kind()) | 0x01 << 8 | u32::from(self.log_page()) << 16
+        u32::from(self.kind()) | u32::from(self.info()) << 8 | u32::from(self.log_page()) << 16
     }
 }
 
@@ -51,6 +63,8 @@ pub(super) struct Events {
     pending: VecDeque<Event>,
     /// Kinds that were reported and whose log page was not read since: a bit each.
     masked: u8,
+    /// The namespaces that changed since their list was read.
+    changed: Vec<u32>,
 }
 
 impl Events {
@@ -77,9 +91,33 @@ impl Events {
         }
     }
 
+    /// A namespace changed; `tell` raises the event.
+    pub(super) fn namespace_changed(&mut self, nsid: u32, tell: bool) {
+        if !self.changed.contains(&nsid) {
+            self.changed.push(nsid);
+        }
+        if tell {
+            self.raise(Event::NamespacesChanged);
+        }
+    }
+
+    /// The Changed Namespace List (base 5.16.1.5).
+    pub(super) fn changed_namespaces(&self) -> Vec<u8> {
+        let mut ids = self.changed.clone();
+        ids.sort_unstable();
+        if ids.len() > 1024 {
+            ids = vec![u32::MAX];
+        }
+        ids.resize(1024, 0);
+        ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+    }
+
     /// A log page was read: its events can be reported again.
     pub(super) fn read(&mut self, log_page: u8) {
-        for event in [Event::InvalidDoorbellValue, Event::TemperatureThreshold] {
+        if log_page == page::CHANGED_NAMESPACES {
+            self.changed.clear();
+        }
+        for event in [Event::InvalidDoorbellValue, Event::TemperatureThreshold, Event::NamespacesChanged] {
             if event.log_page() == log_page {
                 self.masked &= !(1 << event.kind());
             }

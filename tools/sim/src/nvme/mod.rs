@@ -449,7 +449,7 @@ fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
         .map(|block| {
             let (media, size, read_only) = Media::open(&params.backing, params.size, (*block).into())?;
             let shift = block.trailing_zeros();
-            Ok(Namespace { shift, blocks: size >> shift, read_only, media })
+            Ok(Namespace { shift, blocks: size >> shift, read_only, attached: true, media })
         })
         .collect()
 }

@@ -13,7 +13,8 @@ pub const PARAMETERS: &[Parameter] = &[
     ("backing", "ram or null (ram)"),
     ("file", "PATH: a file or block device instead of memory"),
     ("ro", "0 or 1: open the file for reading only (0)"),
-    ("ns", "how many namespaces, 1 to 256 (1)"),
+    ("ns", "how many namespaces, 1 to 10000 (1)"),
+    ("nslist", "0 or 1: have the list of active namespaces, which some lack (1)"),
     ("queues", "I/O queue pairs, 1 to 511 (16)"),
     ("entries", "the largest queue, 2 to 65536 (1024)"),
     ("mdts", "0 (no limit) to 16: the most data of a command, 2^N smallest pages (5)"),
@@ -28,7 +29,10 @@ pub const PARAMETERS: &[Parameter] = &[
     ("serial", "up to 20 printable characters (WHOLEBAR0001)"),
     ("noiob", "optimal I/O boundary in blocks, 0 to 65535 (0: none)"),
     ("temp", "composite temperature in degrees Celsius, 0 to 200 (40)"),
-    ("faults", "KIND:N/M or KIND:@N, joined by +; drop dup id phase head delay corrupt dma fatal hang vanish"),
+    (
+        "faults",
+        "KIND:N/M or KIND:@N, joined by +; drop dup id phase head sqhd delay corrupt dma detach attach fatal hang vanish",
+    ),
     ("seed", "a number: which commands are struck (1)"),
     ("delay", "how late a delayed command is, 0 to 60000 ms (20)"),
     ("strike", "io, admin or all: which commands are struck (io)"),
@@ -48,6 +52,8 @@ pub struct NvmeParams {
     pub backing: Backing,
     /// How many namespaces.
     pub namespaces: u32,
+    /// Whether it has the list of active namespaces (Identify, CNS 02h).
+    pub namespace_list: bool,
     /// I/O queue pairs.
     pub queues: u16,
     /// The largest queue.
@@ -98,6 +104,7 @@ impl Default for NvmeParams {
             blocks: vec![512],
             backing: Backing::Ram,
             namespaces: 1,
+            namespace_list: true,
             queues: 16,
             entries: 1024,
             mdts: 5,
@@ -132,7 +139,8 @@ impl NvmeParams {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
                 "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
                 "backing" | "file" | "ro" => backing.set(&given)?,
-                "ns" => p.namespaces = given.number(1..=256)?,
+                "ns" => p.namespaces = given.number(1..=10_000)?,
+                "nslist" => p.namespace_list = given.flag()?,
                 "queues" => p.queues = given.number(1..=511)?,
                 "entries" => p.entries = given.number(2..=65536)?,
                 "mdts" => p.mdts = given.number(0..=16)?,

@@ -5,6 +5,7 @@
 
 use super::bits::Status;
 use super::command::{Answer, Command};
+use super::io::Store;
 use super::log::Event;
 use super::queue::{Cq, QueueLost, Sq};
 use super::{Nvme, Queues, Shadow, State};
@@ -107,7 +108,7 @@ impl Nvme {
 
     #[inline]
     fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
-        let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, .. } = self;
+        let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, features, .. } = self;
         let doorbells = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd)?;
         let mut work = Work::Idle;
         let mut end = None;
@@ -137,7 +138,7 @@ impl Nvme {
             batch.clear();
             sq.fetch(host, n, batch)?;
             answers.clear();
-            let mut answer = |cmd: &Command| {
+            let mut answer = |store: &mut Store, cmd: &Command| {
                 let mut status = store.execute(host, cmd, *rules);
                 if status.is_error() {
                     status = status.logged();
@@ -148,7 +149,7 @@ impl Nvme {
             for cmd in batch.iter() {
                 let Some((faults, fault)) = faults.as_mut().and_then(|f| f.strike(false).map(|fault| (f, fault)))
                 else {
-                    answers.push(answer(cmd));
+                    answers.push(answer(store, cmd));
                     continue;
                 };
                 match fault {
@@ -160,8 +161,14 @@ impl Nvme {
                         end = Some(fault);
                         break;
                     }
-                    Fault::WildDma => answers.push(answer(&cmd.with_data_at(WILD))),
-                    _ => spoil(faults, fault, answer(cmd), sq.entries(), answers),
+                    Fault::WildDma => answers.push(answer(store, &cmd.with_data_at(WILD))),
+                    Fault::Detach | Fault::Attach => {
+                        for nsid in store.attach(cmd.nsid(), fault == Fault::Attach) {
+                            events.namespace_changed(nsid, features.tells_of_namespaces());
+                        }
+                        answers.push(answer(store, cmd));
+                    }
+                    _ => spoil(faults, fault, answer(store, cmd), sq.entries(), answers),
                 }
             }
             answers.truncate(cq.room() as usize);
@@ -271,8 +278,9 @@ fn spoil(faults: &mut Faults, fault: Fault, mut answer: Answer, entries: u32, ou
         Fault::WrongPhase => answer.stale = true,
         // An entry too far at least; a queue of 65536 has none, and then the head is any.
         Fault::BadHead => answer.sq_head = (u64::from(entries) + chance % u64::from(0x1_0000 - entries).max(1)) as u16,
+        Fault::StillHead => answer.sq_head = 0,
         Fault::Corrupt => answer.status = Status(chance as u16 & 0x7fff | 1),
-        Fault::Delay | Fault::WildDma | Fault::Fatal | Fault::Hang | Fault::Vanish => {}
+        Fault::Delay | Fault::WildDma | Fault::Detach | Fault::Attach | Fault::Fatal | Fault::Hang | Fault::Vanish => {}
     }
     out.push(answer);
 }
