@@ -167,7 +167,8 @@ pub fn run(args: Args) -> Result<()> {
     port::wait_for_links(&ports, &interrupted);
     let show = show(args.json);
     show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    let over = || made.iter().all(|made| made.is_done());
+    // Who named no time would wait for a stuck port for ever.
+    let over = |stuck| (stuck && args.run.time.is_none()) || made.iter().all(|made| made.is_done());
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
 
     let around = around.finish();
@@ -381,6 +382,13 @@ impl Lane for Either {
         match self {
             Self::Send(lane) => lane.settle(),
             Self::Receive(lane) => lane.settle(),
+        }
+    }
+
+    fn unconfirmed(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Send(lane) => lane.unconfirmed(),
+            Self::Receive(lane) => lane.unconfirmed(),
         }
     }
 
