@@ -83,7 +83,7 @@ pub struct Args {
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Send the packets of a capture, pcap or pcapng, as they are and in their order; - is standard input
+    /// Send the packets of a capture (pcap or pcapng, gzip or not), as they are and in their order; - is standard input
     #[arg(long, value_name = "FILE")]
     replay: Option<String>,
     /// With --replay, instead of --rate: as fast as they were captured (original), so many times as fast (2x), or max [default: original]
