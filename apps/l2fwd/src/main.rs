@@ -105,7 +105,8 @@ fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
 
 /// A port by the driver that its PCI ids ask for, let into the pool's arena, and its queues.
 fn end(number: usize, device: &Arc<dyn PciDevice>, pool: &Pool) -> Result<End> {
-    let config = PortConfig { headroom: 128, ..PortConfig::default() };
+    // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
+    let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
     let ids = Config::of(device.as_ref())?;
     let ids = (ids.vendor(), ids.device());
     let port: Box<dyn Port> = if wholebar_virtio::NET_IDS.contains(&ids) {
@@ -116,7 +117,6 @@ fn end(number: usize, device: &Arc<dyn PciDevice>, pool: &Pool) -> Result<End> {
         bail!("{} is {:04x}:{:04x}, and there is no network driver for that", device.name(), ids.0, ids.1)
     };
     port.attach(pool.arena()).map_err(|e| anyhow!(e))?;
-    port.set_promiscuous(true).map_err(|e| anyhow!(e))?;
     println!("port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link());
     let (rx, tx) = (port.rx_queue(0, pool).map_err(|e| anyhow!(e))?, port.tx_queue(0).map_err(|e| anyhow!(e))?);
     Ok(End { rx, tx, port })

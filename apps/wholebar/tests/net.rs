@@ -353,6 +353,46 @@ fn what_happens_to_a_port_is_told() {
     assert!(report["accounting"]["made"].as_u64().unwrap() > 0 && !report["ended"].is_null(), "{report}");
 }
 
+/// A device that loses buffers, or never says that it sent any: the run ends all the same, and says how many packets nobody knows of.
+#[test]
+fn packets_that_a_device_keeps_are_told() {
+    for (line, kept) in [
+        ("sim:virtio-net,inorder=0,faults=drop:1/8 --mode txonly --packets 500", 1..=256),
+        ("sim:virtio-net,inorder=0,faults=drop:1/1 --mode txonly --packets 20", 20..=256),
+    ] {
+        let (code, out, error) = fwd(&format!("{line} --stats 0 --json"));
+        let report = accounted(line, &out);
+        let unconfirmed = report["ports"][0]["unconfirmed"].as_u64().unwrap();
+        assert!(kept.contains(&unconfirmed), "{report}");
+        assert_eq!((code, &report["settled"]), (Some(WORK_FAILED), &false.into()), "{error}");
+        assert!(
+            error.contains(&format!("error: port 0: {unconfirmed} of ")) && error.contains("not confirmed"),
+            "{error}"
+        );
+        assert!(error.contains("waiting for "), "{error}");
+    }
+    // Asked to end once more, it waits no longer; so it does where it was asked for the first time when it had begun to wait.
+    let mut run = Running::start("sim:virtio-net,inorder=0,faults=drop:1/1 --mode txonly --packets 20 --stats 0");
+    let mut error = BufReader::new(run.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(error.any(|line| line.contains("waiting for ")), "it ended");
+    assert_eq!(run.end(), Some(WORK_FAILED));
+    assert!(error.any(|line| line.contains("not confirmed")));
+}
+
+/// An MTU below what a driver has buffers for at least, and the smallest queues.
+#[test]
+fn small_mtus_and_small_queues_work() {
+    let wired = "sim:virtio-net,wire=pair:small";
+    for arguments in ["--mtu 576", "--mtu 68 --split"] {
+        let report = report(&format!("{wired} {wired} --mode txonly --packets 1000 --size 60 {arguments}"));
+        assert!(report["ports"][1]["rx_packets"].as_u64().unwrap() > 0, "{report}");
+    }
+    for arguments in ["", "--split"] {
+        let report = report(&format!("{wired},entries=2 {wired},entries=2 --mode txonly --packets 1000 {arguments}"));
+        assert!(report["ports"][1]["rx_packets"].as_u64().unwrap() > 0, "{report}");
+    }
+}
+
 /// A server that goes away is a port that goes away.
 #[test]
 fn a_server_that_dies_ends_it() {

@@ -242,19 +242,23 @@ impl Hardware {
         Ok(())
     }
 
-    /// The descriptors of a queue: as `wanted`, or as usual if it can have as many.
+    /// The descriptors of a queue: as `wanted`, or as usual if it can have as many. Each queue has a largest size of its own (4.1.5.1.3).
     pub fn queue_size(&self, index: u16, wanted: Option<u16>, usual: u16) -> Result<u16> {
         self.write(common::QUEUE_SELECT, index)?;
         let most: u16 = self.read(common::QUEUE_SIZE)?;
         if most == 0 {
             return Err(self.nonsense(format!("it has no queue {index}, which its features say it has")));
         }
+        if most == 1 {
+            return Err(self.unavailable(format!("its queue {index} has one descriptor, and 2 are the least")));
+        }
         // The largest power of two, of 32,768 at most (2.7, 2.8.10.1).
         let most = 1 << most.min(1 << 15).ilog2();
         let size = wanted.unwrap_or(usual.min(most));
         if !size.is_power_of_two() || !(2..=most).contains(&size) {
-            let what = "descriptors cannot be had: it must be a power of two from 2 to";
-            return Err(self.unavailable(format!("a queue of {size} {what} {most}")));
+            return Err(self.unavailable(format!(
+                "{size} descriptors cannot be had for queue {index}: it must be a power of two from 2 to {most}"
+            )));
         }
         Ok(size)
     }

@@ -208,6 +208,48 @@ fn blocks_and_pieces_are_the_devices() {
     bench.close();
 }
 
+/// What a ring has no room for is no limit to cut requests by: with two descriptors for header and status, the smallest queue's say.
+#[test]
+fn requests_have_as_many_pieces_as_device_and_queues_take() {
+    let open = |seg_max: u8, sizes: Vec<u16>, config: BlkConfig| {
+        let mut spec = Spec { sizes, ..spec(SEG_MAX | MQ) };
+        spec.config[12] = seg_max;
+        let rig = rig(spec);
+        Blk::open(rig.device.clone(), &config, patient()).map(|blk| (blk, rig))
+    };
+    let two = BlkConfig { queues: 2, ..BlkConfig::default() };
+    for (seg_max, sizes, config, most) in [
+        (254, vec![512], two, 254),
+        (254, vec![64], two, 62),
+        (254, vec![64, 16], two, 14),
+        (254, vec![64, 16], BlkConfig::default(), 62),
+        (254, vec![64], BlkConfig { descriptors: Some(4), ..two }, 2),
+        (3, vec![64, 16], two, 3),
+    ] {
+        let (blk, rig) = open(seg_max, sizes.clone(), config).unwrap();
+        assert_eq!(blk.disk().max_segments, most, "{seg_max} {sizes:?}");
+        let sizes: Vec<_> = sizes.into_iter().map(|size| config.descriptors.unwrap_or(size.min(256))).collect();
+        let enabled: Vec<_> = rig.state().queues.iter().filter(|q| q.enabled).map(|q| q.size).collect();
+        assert!(enabled.iter().enumerate().all(|(i, size)| *size == sizes[i.min(sizes.len() - 1)]), "{enabled:?}");
+        assert_eq!(enabled.len(), usize::from(config.queues));
+    }
+    let error = open(4, vec![64, 2], two).err().unwrap().to_string();
+    assert!(error.contains("2 descriptors are too small"), "{error}");
+    // As many pieces as it says do go, and one more is refused, not held for ever.
+    let (blk, rig) = open(254, vec![8], BlkConfig::default()).unwrap();
+    let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
+    blk.attach(&arena).unwrap();
+    let (pool, mut queue) = (Pool::new(&arena, 16, 4096, 512).unwrap(), blk.queue().unwrap());
+    let read = |pieces| {
+        let data = Data::Many((0..pieces).map(|_| pool.get_len(512).unwrap()).collect());
+        Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }
+    };
+    assert!(matches!(queue.submit(read(7)).unwrap_err().why, Reject::Invalid(why) if why.contains("more pieces")));
+    queue.submit(read(6)).unwrap();
+    queue.ring();
+    drop((queue, blk, rig));
+}
+
 #[test]
 fn what_the_device_lacks_is_refused() {
     let mut bench = bench(RO | SEG_MAX);

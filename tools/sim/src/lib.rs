@@ -4,6 +4,7 @@
 //! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
 //! - [`virtio`]: a network card and a disk; [`wire`]: what its packets pass.
 //! - [`faults`]: what models can be told to do wrong.
+//! - [`pcap`]: captures, read packet by packet.
 //! - [`Target`], [`open`]: a device by its name, whatever stands behind it; [`serve`]: a model for other processes.
 //!
 //! Models know nothing of drivers: they share the bus and the specification with them, and no types.
@@ -15,6 +16,7 @@ pub mod fpga;
 mod media;
 pub mod nvme;
 mod params;
+pub mod pcap;
 mod serve;
 mod target;
 pub mod virtio;

@@ -2,17 +2,10 @@
 //! anything is sent: what cannot be sent as it was is refused, and the packet named.
 
 use anyhow::{Context, Result, anyhow, bail};
-use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
-use pcap_file::pcapng::{Block, PcapNgReader};
-use pcap_file::{DataLink, PcapError, TsResolution};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
+use wholebar_sim::pcap::{ETHERNET, Packet, Problem, Reader};
 
-/// The block type of a pcapng section header, which reads the same both ways.
-const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
-/// How a pcap begins: with times in microseconds or nanoseconds, written either way round.
-const PCAP: [u32; 4] = [0xa1b2_c3d4, 0xd4c3_b2a1, 0xa1b2_3c4d, 0x4d3c_b2a1];
 /// An Ethernet header: the least a packet is.
 const LEAST: u64 = 14;
 
@@ -42,7 +35,7 @@ impl Capture {
     /// Where it cannot be read, is no capture of an Ethernet, is cut off, or has packets that were.
     pub fn read(name: &str) -> Result<Self> {
         match name {
-            "-" => Self::read_from(name, io::stdin().lock()),
+            "-" => Self::read_from(name, io::stdin()),
             name => Self::read_from(name, File::open(name).with_context(|| format!("cannot open {name}"))?),
         }
     }
@@ -51,22 +44,17 @@ impl Capture {
     ///
     /// # Errors
     /// As above.
-    pub fn read_from(name: &str, mut input: impl Read) -> Result<Self> {
-        let mut magic = Vec::new();
-        input.by_ref().take(4).read_to_end(&mut magic).with_context(|| format!("cannot read {name}"))?;
-        if magic.is_empty() {
-            bail!("{name} is empty");
-        }
-        let (ng, word) = (magic == SECTION, magic.first_chunk().copied().map(u32::from_le_bytes));
-        if !ng && word.is_none_or(|word| !PCAP.contains(&word)) {
-            bail!("{name} is neither pcap nor pcapng");
-        }
-        let input = io::Cursor::new(magic).chain(input);
+    pub fn read_from(name: &str, input: impl Read + Send) -> Result<Self> {
+        let mut reader = Reader::new(input).map_err(|problem| match problem {
+            Problem::Empty => anyhow!("{name} is empty"),
+            Problem::Neither => anyhow!("{name} is neither pcap nor pcapng"),
+            Problem::NoHeader | Problem::CutOff => anyhow!("{name} is cut off in its header"),
+            Problem::Io(e) => anyhow!(e).context(format!("cannot read {name}")),
+            Problem::Nonsense(what) => anyhow!("the header of {name} makes no sense: {what}"),
+        })?;
         let mut this = Self { name: name.to_owned(), bytes: Vec::new(), entries: Vec::new(), span: 0 };
-        if ng {
-            this.read_pcapng(input)?
-        } else {
-            this.read_pcap(input)?
+        while let Some(packet) = reader.next().map_err(|problem| this.at_packet(problem))? {
+            this.add(&packet)?;
         }
         let Some(first) = this.entries.first().map(|entry| entry.at) else { bail!("{name} has no packets") };
         this.entries.iter_mut().for_each(|entry| entry.at = entry.at.saturating_sub(first));
@@ -74,51 +62,14 @@ impl Capture {
         Ok(this)
     }
 
-    fn read_pcap(&mut self, input: impl Read) -> Result<()> {
-        let mut reader = PcapReader::new(input).map_err(|e| self.no_header(e))?;
-        let header = reader.header();
-        let unit = if header.ts_resolution == TsResolution::NanoSecond { 1 } else { 1000 };
-        self.check_link(header.datalink)?;
-        while let Some(packet) = reader.next_raw_packet() {
-            let packet = packet.map_err(|e| self.cut_off(e))?;
-            let at = u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_frac) * unit;
-            self.add(at, packet.orig_len, &packet.data)?;
-        }
-        Ok(())
-    }
-
-    fn read_pcapng(&mut self, input: impl Read) -> Result<()> {
-        let mut reader = PcapNgReader::new(input).map_err(|e| self.no_header(e))?;
-        loop {
-            let Some(block) = reader.next_block() else { return Ok(()) };
-            let (interface, time, whole, data) = match block.map_err(|e| self.cut_off(e))? {
-                // The library takes any unit for a nanosecond.
-                Block::EnhancedPacket(p) => {
-                    (p.interface_id, Some(p.timestamp.as_nanos() as u64), p.original_len, p.data)
-                }
-                Block::Packet(p) => (p.interface_id.into(), Some(p.timestamp), p.original_len, p.data),
-                // It has no time, and is padded; its interface says how much of it was kept (draft-ietf-opsawg-pcapng, 4.4).
-                Block::SimplePacket(p) => (0, None, p.original_len, p.data),
-                _ => continue,
-            };
-            let data = data.into_owned();
-            let Some(interface) = reader.interfaces().get(interface as usize) else {
-                bail!("{}: packet {} is of an interface that there isn't", self.name, self.number());
-            };
-            self.check_link(interface.linktype)?;
-            match time {
-                Some(units) => self.add(nanos(interface, units), whole, &data)?,
-                None => {
-                    let most = if interface.snaplen == 0 { whole } else { whole.min(interface.snaplen) };
-                    let at = self.entries.last().map_or(0, |entry| entry.at);
-                    self.add(at, whole, &data[..data.len().min(most as usize)])?;
-                }
-            }
-        }
-    }
-
-    fn add(&mut self, at: u64, whole: u32, data: &[u8]) -> Result<()> {
+    fn add(&mut self, packet: &Packet<'_>) -> Result<()> {
+        let Packet { link, time, whole, data } = *packet;
         let (name, number, len) = (&self.name, self.number(), data.len() as u64);
+        if link != ETHERNET {
+            bail!("{name}: packet {number} is not of an Ethernet, but of link type {link}");
+        }
+        // One that has no time comes with the one before.
+        let at = time.unwrap_or_else(|| self.entries.last().map_or(0, |entry| entry.at));
         if len < u64::from(whole) {
             bail!(
                 "{name}: packet {number} was cut to {len} of its {whole} bytes when it was captured (its snaplen), and cannot be sent as it was"
@@ -137,30 +88,13 @@ impl Capture {
         self.entries.len() + 1
     }
 
-    fn check_link(&self, link: DataLink) -> Result<()> {
-        if link != DataLink::ETHERNET {
-            bail!("{}: packet {} is not of an Ethernet, but of {link:?}", self.name, self.number());
-        }
-        Ok(())
-    }
-
-    fn no_header(&self, error: PcapError) -> anyhow::Error {
-        let name = &self.name;
-        match error {
-            PcapError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => anyhow!("{name} is cut off in its header"),
-            PcapError::IoError(e) => anyhow!(e).context(format!("cannot read {name}")),
-            e => anyhow!("the header of {name} makes no sense: {e}"),
-        }
-    }
-
-    fn cut_off(&self, error: PcapError) -> anyhow::Error {
+    /// What is wrong behind the packets so far.
+    fn at_packet(&self, problem: Problem) -> anyhow::Error {
         let (name, number) = (&self.name, self.number());
-        match error {
-            PcapError::IoError(e) if e.kind() == ErrorKind::UnexpectedEof => {
-                anyhow!("{name} is cut off in packet {number}")
-            }
-            PcapError::IoError(e) => anyhow!(e).context(format!("cannot read {name}")),
-            e => anyhow!("{name} makes no sense at packet {number}: {e}"),
+        match problem {
+            Problem::Nonsense(what) => anyhow!("{name} makes no sense at packet {number}: {what}"),
+            Problem::Io(e) => anyhow!(e).context(format!("cannot read {name}")),
+            _ => anyhow!("{name} is cut off in packet {number}"),
         }
     }
 
@@ -201,26 +135,6 @@ impl Capture {
         let Entry { start, len, at } = self.entries[index];
         (at, &self.bytes[start..start + len])
     }
-}
-
-/// A time of an interface, in nanoseconds.
-fn nanos(interface: &InterfaceDescriptionBlock<'_>, units: u64) -> u64 {
-    // Microseconds, where it says nothing (draft-ietf-opsawg-pcapng, 4.2).
-    let (mut resolution, mut offset) = (6, 0u64);
-    for option in &interface.options {
-        match option {
-            InterfaceDescriptionOption::IfTsResol(r) => resolution = *r,
-            InterfaceDescriptionOption::IfTsOffset(seconds) => offset = *seconds,
-            _ => {}
-        }
-    }
-    let (base, exponent) = if resolution & 0x80 == 0 { (10u128, resolution) } else { (2, resolution & 0x7f) };
-    let nanos = match base.checked_pow(exponent.into()) {
-        Some(per_second) => u128::from(units) * 1_000_000_000 / per_second,
-        // Units that small make no nanosecond, however many.
-        None => 0,
-    };
-    (nanos as u64).wrapping_add(offset.wrapping_mul(1_000_000_000))
 }
 
 #[cfg(test)]
@@ -352,7 +266,7 @@ mod tests {
             (two[..24].to_vec(), "FILE has no packets"),
             (two[..two.len() - 1].to_vec(), "FILE is cut off in packet 2"),
             (two[..30].to_vec(), "FILE is cut off in packet 1"),
-            (pcap(MICRO, 113, &[(0, 0, 60, &[1; 60])]), "FILE: packet 1 is not of an Ethernet, but of LINUX_SLL"),
+            (pcap(MICRO, 113, &[(0, 0, 60, &[1; 60])]), "FILE: packet 1 is not of an Ethernet, but of link type 113"),
             (
                 pcap(MICRO, 1, &[(0, 0, 60, &[1; 60]), (0, 0, 1514, &[1; 96])]),
                 "FILE: packet 2 was cut to 96 of its 1514 bytes when it was captured (its snaplen), and cannot be sent as it was",
@@ -365,7 +279,10 @@ mod tests {
                     .concat(),
                 "FILE: packet 1 was cut to 62 of its 63 bytes when it was captured (its snaplen), and cannot be sent as it was",
             ),
-            ([section(), enhanced(0, 0, 60, &[1; 60])].concat(), "FILE: packet 1 is of an interface that there isn't"),
+            (
+                [section(), enhanced(0, 0, 60, &[1; 60])].concat(),
+                "FILE makes no sense at packet 1: a packet of interface 0, which there isn't",
+            ),
             (
                 [section(), interface(1, None), enhanced(0, 0, 60, &[1; 60])[..40].to_vec()].concat(),
                 "FILE is cut off in packet 1",

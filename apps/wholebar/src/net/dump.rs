@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     port::wait_for_links(&ports, &interrupted);
     let show = show(*json || is_output(&args.file));
     show(&format!("{}\n", port.line()))?;
-    let over = || written.packets.get() >= args.count.unwrap_or(u64::MAX) || written.is_broken();
+    let over = |_| written.packets.get() >= args.count.unwrap_or(u64::MAX) || written.is_broken();
     let outcome = run::run(&ports, lanes, run, &interrupted, over, &show)?;
     drop(server);
 

@@ -170,8 +170,9 @@ impl PortArgs {
     fn buffers(&self) -> (u32, u32) {
         let descriptors = |asked: Option<u16>| asked.map_or(DESCRIPTORS, u32::from);
         let each = descriptors(self.rx_descriptors) + descriptors(self.tx_descriptors) + IN_HAND;
-        // A packet is in one, unless it is one of large receive. Some devices fill buffers in steps of 1 KiB.
-        let packet = u32::from(self.mtu.unwrap_or(MTU)) + LINK_HEADER;
+        // A packet is in one, unless it is one of large receive. Some devices fill buffers in steps of 1 KiB; virtio's want to have room for packets of the
+        // usual MTU, whatever theirs is (VIRTIO 1.2, 5.1.6.3.1).
+        let packet = u32::from(self.mtu.unwrap_or(MTU).max(MTU)) + LINK_HEADER;
         let packet = if self.offloads().lro { packet.max(4096) } else { packet };
         let count = self.pool.unwrap_or(u32::from(self.queues) * each);
         (count, self.buffer.unwrap_or(u32::from(HEADROOM) + packet.next_multiple_of(1024)))

@@ -44,6 +44,8 @@ pub struct Port {
     pub facts: Facts,
     #[serde(flatten)]
     pub totals: Totals,
+    /// Packets that the device was given to send, and has not given back: nobody knows what became of them.
+    unconfirmed: usize,
     pub buffers: Buffers,
 }
 
@@ -53,7 +55,10 @@ impl Ran {
         let told: Vec<_> = ports.iter().map(|port| (port.facts(), port.totals())).collect();
         // Only now is what the devices still had home, too.
         let buffers = port::close(ports);
-        let ports = told.into_iter().zip(buffers).map(|((facts, totals), buffers)| Port { facts, totals, buffers });
+        let ports = told.into_iter().zip(buffers).map(|((facts, totals), buffers)| {
+            let unconfirmed = outcome.unconfirmed.get(facts.port).copied().unwrap_or(0);
+            Port { facts, totals, unconfirmed, buffers }
+        });
         Self {
             version: env!("CARGO_PKG_VERSION"),
             host,
@@ -71,7 +76,7 @@ impl Ran {
     /// Its ports, a line each.
     pub fn table(&self) -> String {
         let seconds = self.seconds.max(1e-9);
-        let rows = self.ports.iter().map(|Port { facts, totals, buffers }| {
+        let rows = self.ports.iter().map(|Port { facts, totals, buffers, .. }| {
             let rate = |packets: u64| output::rate(packets as f64 / seconds);
             let gigabits = |bytes: u64| format!("{:.3}", bytes as f64 * 8e-9 / seconds);
             vec![
@@ -111,13 +116,32 @@ impl Ran {
         }
     }
 
+    /// Ports that keep packets to themselves, a line each.
+    pub fn unconfirmed(&self) -> String {
+        self.ports.iter().filter_map(Port::keeps).map(|keeps| keeps + "\n").collect()
+    }
+
     /// What went wrong, where something did.
     pub fn trouble(&self) -> Option<String> {
         if let Some(ended) = &self.ended {
             return Some(format!("it ended early: {ended}"));
         }
+        let keep: Vec<_> = self.ports.iter().filter_map(Port::keeps).collect();
+        if !keep.is_empty() {
+            return Some(keep.join("; "));
+        }
         let missing = |port: &&Port| port.buffers.home != port.buffers.made;
         let Port { facts, buffers, .. } = self.ports.iter().find(missing)?;
         Some(format!("port {} has {} of its {} buffers home", facts.port, buffers.home, buffers.made))
+    }
+}
+
+impl Port {
+    /// What it keeps to itself, where it does.
+    fn keeps(&self) -> Option<String> {
+        let Self { facts, totals, unconfirmed, .. } = self;
+        let (port, count, sent) = (facts.port, output::count(*unconfirmed as u64), output::count(totals.tx_packets));
+        let keeps = || format!("port {port}: {count} of {sent} packets sent are not confirmed: the device keeps them");
+        (*unconfirmed > 0).then(keeps)
     }
 }

@@ -9,6 +9,7 @@ use crate::args::{self, Cores, Usage};
 use crate::output;
 use anyhow::{Result, bail};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -67,6 +68,11 @@ pub trait Lane: Send {
     /// A turn once it is over: no new packets, but those in hand are sent and those under way waited for. Says whether there are none.
     fn settle(&mut self) -> bool;
 
+    /// The port that it sends by, and how many packets that was given which are not known to be sent.
+    fn unconfirmed(&self) -> Option<(usize, usize)> {
+        None
+    }
+
     /// Queues that wake it; none where it always has something to do.
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>];
 
@@ -87,6 +93,8 @@ pub struct Outcome {
     pub ended: Option<String>,
     /// All that was in hand was sent, and nothing is under way.
     pub settled: bool,
+    /// Packets of each port that were not known to be sent in the end.
+    pub unconfirmed: Vec<usize>,
     /// How often cores slept.
     pub slept: u64,
 }
@@ -111,12 +119,17 @@ pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Vec<(usize, Vec<L>)> {
 
 /// How often the ports' events and the time are looked at, at most.
 pub const LOOK: Duration = Duration::from_millis(10);
-/// How many milliseconds packets that were taken may take to be sent, in the end, each of them slept: on a busy machine it takes longer for everybody.
-const SETTLING: u32 = 20_000;
-/// The same where a port has ended: what it has of them comes back no more.
-const ENDED: u32 = 2000;
+/// For how long, in the end, packets that were taken are waited for while none of them is known to be sent; and the same where a port has ended: what it has
+/// of them comes back no more.
+const SETTLING: Duration = Duration::from_secs(10);
+const ENDED: Duration = Duration::from_secs(2);
+/// What counts of the time from one look to the next: a machine that stood still gave devices no time either.
+const LULL: Duration = Duration::from_millis(100);
+/// After how long it is told what is waited for.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// Runs lanes on their cores until `args` say, somebody interrupts, `over` says so, or a port ends. `show` gets what is to be seen, in lines.
+/// Runs lanes on their cores until `args` say, somebody interrupts, `over` says so, or a port ends. `over` gets whether a port is stuck. `show` gets what is
+/// to be seen, in lines.
 ///
 /// # Errors
 /// Where threads cannot be had, or pinned; what `show` says.
@@ -125,10 +138,10 @@ pub fn run<L: Lane + 'static>(
     lanes: Vec<(usize, Vec<L>)>,
     args: &RunArgs,
     interrupted: &AtomicBool,
-    mut over: impl FnMut() -> bool,
+    mut over: impl FnMut(bool) -> bool,
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Outcome> {
-    let ending = Arc::new(Ending::default());
+    let ending = Arc::new(Ending::new(ports.len()));
     let idle = if args.idle { Idle::Sleep { after: 1000 } } else { Idle::Spin };
     let polite = ports.iter().any(OpenPort::shares_cores);
     let stations = lanes.len();
@@ -140,14 +153,19 @@ pub fn run<L: Lane + 'static>(
     let began = Instant::now();
     let reactors = reactors.collect::<Result<Vec<_>>>()?;
 
-    let mut events = Vec::new();
+    let mut events = Events::new(began);
     let mut meter = Meter::new(ports);
     let mut next = began + args.stats;
     let ended = loop {
-        let ended = happened(ports, began, &mut events);
+        let ended = events.look(ports);
         let running = reactors.iter().all(|reactor| reactor.is_running());
         let left = args.time.map_or(LOOK, |time| time.saturating_sub(began.elapsed()));
-        if ended.is_some() || !running || left.is_zero() || interrupted.load(Ordering::Relaxed) || over() {
+        if ended.is_some()
+            || !running
+            || left.is_zero()
+            || interrupted.load(Ordering::Relaxed)
+            || over(!events.stuck.is_empty())
+        {
             break ended;
         }
         if !args.stats.is_zero() && Instant::now() >= next {
@@ -161,10 +179,22 @@ pub fn run<L: Lane + 'static>(
     // Relaxed: it orders nothing, and is seen within a turn.
     ending.asked.store(true, Ordering::Relaxed);
     let settled = || ending.settled.load(Ordering::Relaxed) == stations;
-    let mut left = if ended.is_some() { ENDED } else { SETTLING };
-    while !settled() && left > 0 && reactors.iter().all(|reactor| reactor.is_running()) {
+    let patience = if ended.is_some() { ENDED } else { SETTLING };
+    let (again, mut told) = (!interrupted.load(Ordering::Relaxed), false);
+    let (mut waited, mut last, mut left) = (Duration::ZERO, Instant::now(), usize::MAX);
+    while !settled() && waited < patience && reactors.iter().all(|reactor| reactor.is_running()) {
         std::thread::sleep(Duration::from_millis(1));
-        left -= 1;
+        if again && interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+        waited += last.elapsed().min(LULL);
+        last = Instant::now();
+        if std::mem::replace(&mut left, ending.left.load(Ordering::Relaxed)) != left {
+            waited = Duration::ZERO;
+        }
+        if waited >= QUIET && left > 0 && !std::mem::replace(&mut told, true) {
+            output::note(format!("waiting for {left} packets that devices have not given back yet"));
+        }
     }
     let settled = settled();
     // What was sent last comes to who reads to the end.
@@ -173,25 +203,48 @@ pub fn run<L: Lane + 'static>(
     for reactor in reactors {
         slept += reactor.join()?.slept;
     }
-    let ended = ended.or(happened(ports, began, &mut events));
-    Ok(Outcome { time, events, ended, settled, slept })
+    let ended = ended.or(events.look(ports));
+    let unconfirmed = ending.unconfirmed.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+    Ok(Outcome { time, events: events.all, ended, settled, unconfirmed, slept })
 }
 
-/// Takes what happened to ports and tells it; returns which ended, where one did.
-fn happened(ports: &[OpenPort], began: Instant, events: &mut Vec<Happened>) -> Option<String> {
-    let mut ended = None;
-    for port in ports {
-        for event in port.port.events().try_iter() {
-            let end = matches!(event, Event::Ended { .. } | Event::UnbindRequest);
-            let what = in_words(event);
-            output::note(format!("port {}: {what}", port.number));
-            if end {
-                ended.get_or_insert_with(|| format!("port {} ({}): {what}", port.number, port.target));
-            }
-            events.push(Happened { seconds: began.elapsed().as_secs_f64(), port: port.number, event: what });
-        }
+/// What has happened to ports so far.
+struct Events {
+    began: Instant,
+    all: Vec<Happened>,
+    /// Ports that have sent nothing since they were told to be stuck, and how many packets they had sent by then.
+    stuck: BTreeMap<usize, u64>,
+}
+
+impl Events {
+    fn new(began: Instant) -> Self {
+        Self { began, all: Vec::new(), stuck: BTreeMap::new() }
     }
-    ended
+
+    /// Takes what happened to ports and tells it; returns which ended, where one did.
+    fn look(&mut self, ports: &[OpenPort]) -> Option<String> {
+        let mut ended = None;
+        for port in ports {
+            for event in port.port.events().try_iter() {
+                let end = matches!(event, Event::Ended { .. } | Event::UnbindRequest);
+                let stalled = matches!(event, Event::Stalled { .. });
+                let what = in_words(event);
+                output::note(format!("port {}: {what}", port.number));
+                if end {
+                    ended.get_or_insert_with(|| format!("port {} ({}): {what}", port.number, port.target));
+                }
+                if stalled {
+                    self.stuck.insert(port.number, port.totals().tx_packets);
+                }
+                let seconds = self.began.elapsed().as_secs_f64();
+                self.all.push(Happened { seconds, port: port.number, event: what });
+            }
+            if self.stuck.get(&port.number).is_some_and(|sent| *sent != port.totals().tx_packets) {
+                self.stuck.remove(&port.number);
+            }
+        }
+        ended
+    }
 }
 
 fn in_words(event: Event) -> String {
@@ -213,15 +266,26 @@ fn in_words(event: Event) -> String {
     }
 }
 
-/// How the threads are told that it is over, and how many have settled.
-#[derive(Default)]
+/// How the threads are told that it is over, and how far they are. Relaxed everywhere: counts, by which nothing else is read before threads are joined.
 struct Ending {
     asked: AtomicBool,
+    /// How many have settled.
     settled: AtomicUsize,
+    /// Packets that are not known to be sent, as they say while they settle.
+    left: AtomicUsize,
+    /// The same of each port, when they end.
+    unconfirmed: Box<[AtomicUsize]>,
+}
+
+impl Ending {
+    fn new(ports: usize) -> Self {
+        let unconfirmed = (0..ports).map(|_| AtomicUsize::new(0)).collect();
+        Self { asked: AtomicBool::new(false), settled: AtomicUsize::new(0), left: AtomicUsize::new(0), unconfirmed }
+    }
 }
 
 /// The lanes of one core.
-struct Station<L> {
+struct Station<L: Lane> {
     lanes: Vec<L>,
     wakeups: Vec<Arc<EventFd>>,
     /// Each lane can be woken.
@@ -231,6 +295,8 @@ struct Station<L> {
     idle: u32,
     ending: Arc<Ending>,
     settled: bool,
+    /// Its share of what is not known to be sent.
+    left: usize,
 }
 
 /// A sleeping core looks after its queues as often: resets wait for that, and so do buffers that were sent.
@@ -246,7 +312,7 @@ impl<L: Lane> Station<L> {
             sleeps &= !fds.is_empty() && fds.iter().all(Option::is_some);
             wakeups.extend(fds.into_iter().flatten());
         }
-        Self { lanes, wakeups, sleeps, polite, idle: 0, ending, settled: false }
+        Self { lanes, wakeups, sleeps, polite, idle: 0, ending, settled: false, left: 0 }
     }
 
     /// Turns of a run that is over.
@@ -256,6 +322,9 @@ impl<L: Lane> Station<L> {
         for lane in &mut self.lanes {
             quiet &= lane.settle();
         }
+        let left: usize = self.lanes.iter().filter_map(Lane::unconfirmed).map(|(_, count)| count).sum();
+        let change = left.wrapping_sub(std::mem::replace(&mut self.left, left));
+        self.ending.left.fetch_add(change, Ordering::Relaxed);
         if quiet && !std::mem::replace(&mut self.settled, true) {
             self.ending.settled.fetch_add(1, Ordering::Relaxed);
         }
@@ -296,6 +365,16 @@ impl<L: Lane> Poller for Station<L> {
 
     fn disarm(&mut self) {
         self.lanes.iter_mut().flat_map(Lane::receivers).for_each(|queue| queue.disarm());
+    }
+}
+
+impl<L: Lane> Drop for Station<L> {
+    fn drop(&mut self) {
+        for (port, count) in self.lanes.iter().filter_map(Lane::unconfirmed) {
+            if let Some(all) = self.ending.unconfirmed.get(port) {
+                all.fetch_add(count, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -397,7 +476,7 @@ mod tests {
         let lanes =
             deal(&cores::allowed()[..1], vec![Counts { turns: 0, settles: 3 }, Counts { turns: 0, settles: 1 }]);
         let mut looks = 0;
-        let over = || {
+        let over = |_| {
             looks += 1;
             looks == 3
         };

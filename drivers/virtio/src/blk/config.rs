@@ -44,7 +44,7 @@ pub struct Disk {
     pub max_write_zeroes: u32,
     /// Queues that it has.
     pub queues: u16,
-    /// Pieces of memory of one request at most.
+    /// Pieces of memory of one request at most: what the device takes, and its queues have room for.
     pub max_segments: u32,
     /// Bytes of such a piece at most. A larger one is cut.
     pub max_segment: u32,

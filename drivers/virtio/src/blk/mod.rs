@@ -13,7 +13,7 @@ use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use crossbeam::channel::Receiver;
-use queue::Channel;
+use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -139,21 +139,25 @@ impl Blk {
         let ring = RingOptions::of(features);
         // Queues are looked at once features are known (4.1.5.1.3), and made known after one more reset.
         hw.negotiate(features)?;
-        let size = hw.queue_size(0, descriptors, DESCRIPTORS)?;
-        if size < 4 {
+        let sizes =
+            (0..count).map(|index| hw.queue_size(index, descriptors, DESCRIPTORS)).collect::<Result<Vec<_>>>()?;
+        let smallest = sizes.iter().copied().min().unwrap_or(0);
+        if smallest < 4 {
             return Err(
-                hw.unavailable(format!("queues of {size} descriptors are too small for requests: 4 are the least"))
+                hw.unavailable(format!("queues of {smallest} descriptors are too small for requests: 4 are the least"))
             );
         }
+        // Of a request's descriptors, two are for its header and its status.
+        let disk = Disk { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
         let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
-        let each = Channel::<R>::memory(size) + 48 * u64::from(size) + 4096;
-        let memory = machine::memory(&hw, u64::from(count) * each + (64 << 10))?;
+        let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
+        let memory = machine::memory(&hw, each.sum::<u64>() + (64 << 10))?;
         let shared = Shared::new(hw, options, features, wake);
         let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
-        for (index, bell) in (0..count).zip(bells) {
+        for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
             let vector = match &interrupts {
                 Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
                 _ => None,

@@ -39,7 +39,7 @@ const POLLS: u32 = 1024;
 /// How often requests in flight are looked at for their age.
 const LOOK: Duration = Duration::from_millis(5);
 /// Pieces of memory of a request at most.
-const MAX_PIECES: usize = 254;
+pub(super) const MAX_PIECES: usize = 254;
 
 struct Slot {
     busy: bool,
@@ -211,8 +211,7 @@ impl<R: Ring> Channel<R> {
             let mut left = buf.len();
             while left > 0 {
                 let len = left.min(self.disk.max_segment);
-                let most = MAX_PIECES.min(self.disk.max_segments as usize);
-                if self.pieces.len() > most {
+                if self.pieces.len() > self.disk.max_segments as usize {
                     return Err(Reject::Invalid("the data is in more pieces than the device takes: cut it"));
                 }
                 self.pieces.push(Segment { iova, len });

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use wholebar::net::{HashFields, Limits, Link, Mac, Offloads, PortConfig, Rss};
 
 /// `struct virtio_net_config`, in bytes from its start.
@@ -31,6 +32,7 @@ const ETHERNET_MTU: u16 = 1500;
 /// What is read of it once.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
+    /// Its address, where it has one that a station can have.
     pub mac: Option<Mac>,
     pub max_pairs: u16,
     mtu: Option<u16>,
@@ -52,7 +54,7 @@ impl Facts {
             let pairs = has(bit::CTRL_VQ) && (has(bit::MQ) || has(bit::RSS));
             let hashes = has(bit::CTRL_VQ) && (has(bit::RSS) || has(bit::HASH_REPORT));
             Ok(Self {
-                mac: has(bit::MAC).then_some(Mac(mac)),
+                mac: has(bit::MAC).then_some(Mac(mac)).filter(|mac| mac.is_unicast()),
                 max_pairs: if pairs { config.read(at::MAX_PAIRS)? } else { 1 },
                 mtu: if has(bit::MTU) { Some(config.read(at::MTU)?) } else { None },
                 max_key: if hashes { config.read(at::RSS_MAX_KEY)? } else { 0 },
@@ -94,6 +96,11 @@ impl Facts {
         }
     }
 
+    /// Whether packets of this MTU are the largest that the device has: who negotiates VIRTIO_NET_F_MTU has buffers for all of them (5.1.4.2).
+    pub fn is_largest(&self, mtu: u16) -> bool {
+        self.mtu == Some(mtu)
+    }
+
     /// The MTU that is asked for.
     pub fn mtu(&self, hw: &Hardware, config: &PortConfig) -> Result<u16> {
         let most = self.mtu.unwrap_or(MAX_MTU);
@@ -105,12 +112,22 @@ impl Facts {
     }
 }
 
+/// An address for a device that has none (5.1.5): by chance, locally administered, of one station.
+pub(super) fn local_mac() -> Mac {
+    // Each `RandomState` has keys of its own, from the system's source of randomness.
+    let [mut first, rest @ ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    first = first & !1 | 2;
+    Mac([first, rest[0], rest[1], rest[2], rest[3], rest[4]])
+}
+
 /// The features to negotiate (5.1.3), and the offloads that come of them.
-pub(super) fn features(hw: &Hardware, config: &PortConfig, offered: Offloads) -> (u64, Offloads) {
+pub(super) fn features(hw: &Hardware, facts: &Facts, mtu: u16, config: &PortConfig) -> (u64, Offloads) {
+    let offered = facts.limits(hw.offered, 0).offloads;
     let mut granted = config.offloads.and(offered);
     // Packets in one buffer each are simply not in several.
     granted.gather = true;
-    let mut wanted = bit::MAC | bit::STATUS | bit::MTU | bit::SPEED_DUPLEX;
+    let mut wanted = bit::MAC | bit::STATUS | bit::SPEED_DUPLEX;
+    wanted |= if facts.is_largest(mtu) { bit::MTU } else { 0 };
     if hw.offered & bit::CTRL_VQ != 0 {
         wanted |= bit::CTRL_VQ | bit::CTRL_RX | bit::CTRL_MAC_ADDR | bit::GUEST_ANNOUNCE;
         wanted |= if config.rx_queues > 1 { bit::MQ } else { 0 };

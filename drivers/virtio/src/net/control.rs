@@ -3,7 +3,7 @@
 use crate::error::{Error, Fault, Result};
 use crate::machine::Shared;
 use crate::ring::{Ring, Segment, Used};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wholebar::bar::Doorbell;
 use wholebar::mem::Chunk;
 
@@ -29,6 +29,8 @@ impl Command {
     pub const HASH: Self = Self(4, 2, "report hashes");
 }
 
+/// How often, while an answer is waited for, it is looked whether the device still runs.
+const LOOK: Duration = Duration::from_millis(20);
 /// VIRTIO_NET_OK.
 const OK: u8 = 0;
 /// What the answer is before there is one.
@@ -96,12 +98,18 @@ impl ControlQueue {
             self.bell.ring(self.index);
         }
         let (device, began, waited) = (shared.hw.name(), Instant::now(), shared.options.admin_timeout);
+        let mut look = LOOK;
         loop {
             // The clock first: an answer that is there once the time is over is one.
             let over = began.elapsed() >= waited;
             match self.ring.end() {
                 Ok(Some(_)) => break,
                 Ok(None) if over => return Err(Error::Unanswered { device, what, waited }),
+                // One that gave up (DEVICE_NEEDS_RESET) answers no more.
+                Ok(None) if began.elapsed() >= look => {
+                    shared.hw.healthy()?;
+                    look = began.elapsed() + LOOK;
+                }
                 Ok(None) => std::thread::yield_now(),
                 Err(fault) => return Err(Error::Broken { device, queue: self.index, fault }),
             }

@@ -43,8 +43,8 @@ const DESCRIPTORS: u16 = 256;
 const CONTROL_DESCRIPTORS: u16 = 4;
 /// Bytes of an Ethernet header with a VLAN tag.
 const LINK_HEADER: u32 = 18;
-/// Bytes of a buffer at least, header included, where a packet cannot be in several (5.1.6.3.1).
-const LEAST_BUFFER: u32 = 1526;
+/// Bytes of a packet for which a buffer has room at least, whatever the MTU, where it cannot be in several: with the header, 1526 (5.1.6.3.1).
+const LEAST_PACKET: u32 = 1514;
 
 /// A virtio network device. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
 pub struct Net(Arc<Handle<Ethernet>>);
@@ -55,9 +55,13 @@ pub(crate) struct Ethernet {
     limits: Limits,
     granted: Offloads,
     facts: Facts,
+    /// The address of a device that has none.
+    chosen: Option<Mac>,
     pairs: u16,
     mtu: u16,
     layout: Layout,
+    /// Descriptors of each queue that receives.
+    rx_sizes: Vec<u16>,
     counters: Vec<(Arc<RxCounters>, Arc<TxCounters>)>,
     /// As it was when it was last looked at.
     link: Mutex<Link>,
@@ -110,7 +114,6 @@ impl Net {
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
         let hw = Hardware::open(device, TYPE, &options)?;
         let facts = Facts::of(&hw)?;
-        let offered = facts.limits(hw.offered, 0).offloads;
         let pairs = config.rx_queues;
         if pairs != config.tx_queues || pairs == 0 || pairs > facts.max_pairs {
             let (tx, most) = (config.tx_queues, facts.max_pairs);
@@ -126,7 +129,7 @@ impl Net {
         if config.promiscuous && hw.offered & bit::CTRL_RX == 0 {
             return Err(hw.unavailable("it has no promiscuous mode".to_owned()));
         }
-        let (features, granted) = config::features(&hw, config, offered);
+        let (features, granted) = config::features(&hw, &facts, mtu, config);
         let features = features | hw.common_features(&options);
         let open = Opening { config, facts, mtu, granted, pairs };
         let ring = RingOptions::of(features);
@@ -222,11 +225,17 @@ impl Opening<'_> {
         hw.negotiate(features)?;
         let numbered = if has(bit::MQ | bit::RSS) { facts.max_pairs } else { 1 };
         let control_at = has(bit::CTRL_VQ).then_some(2 * numbered);
-        let (rx_size, tx_size) = (
-            hw.queue_size(0, config.rx_descriptors, DESCRIPTORS)?,
-            hw.queue_size(1, config.tx_descriptors, DESCRIPTORS)?,
-        );
-        let limits = facts.limits(hw.offered, hw.queue_size(0, None, u16::MAX)?);
+        let asked = [config.rx_descriptors, config.tx_descriptors];
+        let (mut sizes, mut most) = (Vec::new(), u16::MAX);
+        for (index, asked) in (0..2 * pairs).zip(asked.into_iter().cycle()) {
+            sizes.push(hw.queue_size(index, asked, DESCRIPTORS)?);
+            most = most.min(hw.queue_size(index, None, u16::MAX)?);
+        }
+        let limits = facts.limits(hw.offered, most);
+        let control_size = match control_at {
+            Some(index) => hw.queue_size(index, None, CONTROL_DESCRIPTORS)?,
+            None => 0,
+        };
         let header = if has(bit::HASH_REPORT) { header::LEN_WITH_HASH } else { header::LEN };
         let layout = Layout {
             before: config.headroom.max(header) - header,
@@ -237,9 +246,9 @@ impl Opening<'_> {
         let vectored = if config.rx_interrupts { pairs } else { 0 };
         let (interrupts, wake) = machine::vectors(&hw, vectored)?;
         hw.check_vectors(interrupts.as_ref(), vectored)?;
-        let headers = u32::from(tx_size) + 2 * HEADER_BATCH;
-        let each = 48 * (u64::from(rx_size) + u64::from(tx_size)) + 64 * u64::from(headers) + 4096;
-        let memory = machine::memory(&hw, u64::from(pairs) * each + 4 * ControlQueue::BUFFER + (64 << 10))?;
+        // Rings, and headers for those that send.
+        let each = sizes.iter().map(|size| 48 * u64::from(*size) + 64 * u64::from(headers_of(*size)) + 4096);
+        let memory = machine::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
         let allowed = Allowed { header, len: u64::from(mtu) + u64::from(LINK_HEADER), offloads: granted };
 
         let mut bells = Vec::new();
@@ -252,8 +261,8 @@ impl Opening<'_> {
         let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
-        for pair in 0..pairs {
-            let (rx, tx) = (2 * pair, 2 * pair + 1);
+        for (pair, sizes) in (0..pairs).zip(sizes.chunks_exact(2)) {
+            let (rx, tx, rx_size, tx_size) = (2 * pair, 2 * pair + 1, sizes[0], sizes[1]);
             let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
             let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
             let rx_ring =
@@ -264,7 +273,7 @@ impl Opening<'_> {
                 _ => None,
             };
             let receiver = Receiver::new(Life::new(rx, &shared), rx_ring, layout, rx_bell, own.0.clone(), vector);
-            let headers = Pool::new(memory.arena(), headers, 64, 64)?.cache(HEADER_BATCH);
+            let headers = Pool::new(memory.arena(), headers_of(tx_size), 64, 64)?.cache(HEADER_BATCH);
             let sender = Sender::new(Life::new(tx, &shared), tx_ring, allowed, tx_bell, headers, own.1.clone());
             let [of_rx, of_tx] = [Reminder::new(rx, shared.hw.bell(rx)?), Reminder::new(tx, shared.hw.bell(tx)?)];
             let patience = shared.options.stall_timeout;
@@ -275,7 +284,7 @@ impl Opening<'_> {
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = machine::ring::<R>(&mut records, &memory, index, CONTROL_DESCRIPTORS, ring, None)?;
+                let ring = machine::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -289,9 +298,11 @@ impl Opening<'_> {
             limits,
             granted,
             facts,
+            chosen: facts.mac.is_none().then(config::local_mac),
             pairs,
             mtu,
             layout,
+            rx_sizes: sizes.into_iter().step_by(2).collect(),
             counters,
             link: Mutex::new(link),
             link_changes: AtomicU64::new(0),
@@ -306,6 +317,11 @@ impl Opening<'_> {
 /// Buffers for headers that are taken from their pool at once.
 const HEADER_BATCH: u32 = 32;
 
+/// Buffers for headers of a queue of so many descriptors.
+fn headers_of(size: u16) -> u32 {
+    u32::from(size) + 2 * HEADER_BATCH
+}
+
 impl Ethernet {
     fn tell_mode(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
         control.execute(shared, Command::PROMISCUOUS, &[wanted.promiscuous.into()])?;
@@ -315,8 +331,11 @@ impl Ethernet {
     /// Two tables, each its count and its addresses: of stations, of groups (5.1.6.5.2.1).
     fn tell_filters(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
         let mut data = Vec::new();
+        // Where it cannot be told its address, it learns of it here.
+        let chosen = self.chosen.filter(|_| !shared.has(bit::CTRL_MAC_ADDR));
         for groups in [false, true] {
-            let these: Vec<_> = wanted.filters.iter().filter(|mac| mac.is_multicast() == groups).collect();
+            let all = chosen.iter().chain(&wanted.filters);
+            let these: Vec<_> = all.filter(|mac| mac.is_multicast() == groups).collect();
             data.extend((these.len() as u32).to_le_bytes());
             data.extend(these.into_iter().flat_map(|mac| mac.0));
         }
@@ -324,9 +343,9 @@ impl Ethernet {
     }
 
     fn tell_mac(&self, shared: &Shared, control: &mut ControlQueue, wanted: &Wanted) -> Result<()> {
-        match wanted.mac {
-            Some(mac) => control.execute(shared, Command::MAC_ADDRESS, &mac.0),
-            None => Ok(()),
+        match wanted.mac.or(self.chosen) {
+            Some(mac) if shared.has(bit::CTRL_MAC_ADDR) => control.execute(shared, Command::MAC_ADDRESS, &mac.0),
+            _ => Ok(()),
         }
     }
 
@@ -357,7 +376,7 @@ impl Personality for Ethernet {
         self.tell_spread(shared, control, wanted)?;
         if shared.has(bit::CTRL_RX) {
             self.tell_mode(shared, control, wanted)?;
-            if !wanted.filters.is_empty() {
+            if !wanted.filters.is_empty() || self.chosen.is_some() {
                 self.tell_filters(shared, control, wanted)?;
             }
         }
@@ -412,7 +431,7 @@ impl Port for Net {
 
     fn mac(&self) -> Mac {
         let set = self.0.peek(|control| control.state.wanted.mac);
-        set.or(self.0.personality.facts.mac).unwrap_or_default()
+        set.or(self.0.personality.chosen).or(self.0.personality.facts.mac).unwrap_or_default()
     }
 
     fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
@@ -499,8 +518,11 @@ impl Port for Net {
                 .into());
         }
         let Layout { before, header, merge, .. } = own.layout;
-        let whole = (u32::from(header) + u32::from(own.mtu) + LINK_HEADER).max(LEAST_BUFFER);
-        let least = u32::from(before) + if merge { u32::from(header) + 64 } else { whole };
+        let whole = u32::from(header) + (u32::from(own.mtu) + LINK_HEADER).max(LEAST_PACKET);
+        // Those of a whole ring hold a packet, at least.
+        let descriptors = own.rx_sizes.get(usize::from(index)).map_or(1, |size| u32::from(*size));
+        let part = whole.div_ceil(descriptors).max(u32::from(header) + 64);
+        let least = u32::from(before) + if merge { part } else { whole };
         if pool.size() < least {
             let what = format!(
                 "buffers of {} bytes are too small: {least} are needed for its headroom and MTU{}",

@@ -113,8 +113,10 @@ impl<R: Ring> Sender<R> {
             return Verdict::Length;
         }
         // No virtio device puts VLAN tags in.
-        let short = header::to_send(offload, self.allowed.offloads).filter(|_| packet.vlan().is_none());
-        let Some(short) = short else { return Verdict::Offload };
+        if packet.vlan().is_some() {
+            return Verdict::Offload;
+        }
+        let Some(short) = header::to_send(&mut packet, self.allowed.offloads) else { return Verdict::Offload };
         let mut packet = match packet.prepend(self.allowed.header) {
             Some(room) => {
                 room.fill(0);

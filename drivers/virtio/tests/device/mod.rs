@@ -27,6 +27,8 @@ pub struct Spec {
     pub features: u64,
     pub config: Vec<u8>,
     pub queues: usize,
+    /// The largest size of each queue; the last one's is that of all behind it.
+    pub sizes: Vec<u16>,
     pub control: Option<usize>,
     pub capabilities: bool,
 }
@@ -38,7 +40,16 @@ impl Default for Spec {
         let mut config = vec![0; 24];
         config[..6].copy_from_slice(&[0x52, 0x54, 0, 1, 2, 3]);
         (config[6], config[8], config[10], config[11]) = (1, 1, 0x28, 0x23);
-        Self { vendor: 0x1af4, id: 0x1041, features: VERSION_1, config, queues: 3, control: None, capabilities: true }
+        Self {
+            vendor: 0x1af4,
+            id: 0x1041,
+            features: VERSION_1,
+            config,
+            queues: 3,
+            sizes: vec![64],
+            control: None,
+            capabilities: true,
+        }
     }
 }
 
@@ -63,6 +74,10 @@ pub struct State {
     pub commands: Vec<Vec<u8>>,
     /// What commands are answered with.
     pub answer: u8,
+    /// Whether the first receive queue had buffers when a command came, for each of `commands`.
+    pub had_buffers: Vec<bool>,
+    /// Instead of doing a command it says that it needs to be reset.
+    pub gives_up: bool,
     /// What the used ring says of the next command, where that is not the truth: identifier, length, how far the index moves.
     pub lie: Option<(u32, u32, u16)>,
     pub notified: Vec<u16>,
@@ -104,6 +119,8 @@ pub fn by_hand(spec: Spec) -> Rig {
         queues: vec![Queue::default(); spec.queues],
         commands: vec![],
         answer: 0,
+        had_buffers: vec![],
+        gives_up: false,
         lie: None,
         notified: vec![],
         generation: 0,
@@ -257,11 +274,17 @@ impl Model for Scripted {
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
         let mut state = self.state.lock().unwrap();
         if let Some(control) = state.spec.control
-            && state.status & 4 != 0
+            && state.status & (4 | 64) == 4
             && let Some((head, pieces)) = state.find(host, control)
         {
             let command = read(host, &pieces);
             state.commands.push(command);
+            let had_buffers = state.has_buffers(host);
+            state.had_buffers.push(had_buffers);
+            if state.gives_up {
+                state.status |= 64;
+                return Work::Busy;
+            }
             let (address, _, _) = pieces[pieces.len() - 1];
             host.dma(Iova(address), 1).unwrap().write(0, &[state.answer]);
             let (id, len, by) = state.lie.take().unwrap_or((head.into(), 1, 1));
@@ -299,7 +322,21 @@ fn configuration_space(spec: &Spec) -> Vec<u8> {
 impl State {
     fn restart(&mut self) {
         (self.status, self.features, self.config_vector) = (0, 0, 0xffff);
-        self.queues.fill(Queue { size: 64, vector: 0xffff, ..Queue::default() });
+        for index in 0..self.queues.len() {
+            self.queues[index] = Queue { size: self.largest(index), vector: 0xffff, ..Queue::default() };
+        }
+    }
+
+    /// The largest size of a queue.
+    fn largest(&self, index: usize) -> u16 {
+        let sizes = &self.spec.sizes;
+        sizes[index.min(sizes.len() - 1)]
+    }
+
+    /// Whether there is anything in the available ring of the first receive queue.
+    fn has_buffers(&self, host: &Host<'_>) -> bool {
+        let index = host.dma(Iova(self.queues[0].areas[1]), 4).unwrap();
+        index.slice::<AtomicU16>(2, 1).unwrap()[0].load(Ordering::Acquire) != 0
     }
 
     fn registers(&self) -> Vec<u8> {
@@ -324,6 +361,7 @@ impl State {
             assert_eq!(u64::from(value as u16), (offset - NOTIFY) / 4, "a notification at another queue's place");
             return self.notified.push(value as u16);
         }
+        let largest = self.largest(self.queue.into());
         let queue = self.queues.get_mut(usize::from(self.queue));
         match (offset, queue) {
             (0x00, _) => self.select[0] = value as u32,
@@ -335,7 +373,10 @@ impl State {
                 if value == 0 { self.restart() } else { self.status = value as u8 }
             }
             (0x16, _) => self.queue = value as u16,
-            (0x18, Some(queue)) => queue.size = value as u16,
+            (0x18, Some(queue)) => {
+                assert!(value as u16 <= largest, "{value} descriptors of a queue that can have {largest}");
+                queue.size = value as u16;
+            }
             (0x1a, Some(queue)) => queue.vector = value as u16,
             (0x1c, Some(queue)) => queue.enabled = value == 1,
             (0x20..0x38, Some(queue)) => {

@@ -3,17 +3,16 @@
 
 use super::Frame;
 use super::offload::{Accepts, Fit, cut, fit};
-use super::source::Source;
+use crate::pcap::{ETHERNET, Reader};
 use crate::{Error, Result};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 use wholebar::net::PcapNg;
 
 /// Files that stand for the rest of the world.
 pub(super) struct Capture {
-    from: Option<Source<BufReader<File>>>,
+    from: Option<Reader<'static>>,
     to: Option<PcapNg>,
     /// Something is not in the file yet.
     dirty: bool,
@@ -83,33 +82,37 @@ impl Capture {
             return false;
         }
         let Some(source) = &mut self.from else { return false };
-        match source.next(|packet| {
-            frame.resize(packet.len());
-            frame.packet_mut().copy_from_slice(packet);
-            frame.header().fill(0);
-        }) {
-            Some(Ok(())) => true,
-            ended => {
-                if let Some(Err(error)) = ended {
-                    tracing::warn!(%error, "the capture file changed, and makes no sense any more");
-                }
-                self.from = None;
-                false
+        match source.next() {
+            Ok(Some(packet)) => {
+                frame.resize(packet.data.len());
+                frame.packet_mut().copy_from_slice(packet.data);
+                frame.header().fill(0);
+                return true;
             }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the capture file changed, and cannot be read any more"),
         }
+        self.from = None;
+        false
     }
 }
 
 /// Opens a file, after reading it to its end once to see that all of it makes sense.
-fn open(path: &Path) -> Result<Source<BufReader<File>>, String> {
-    let failed = |e: std::io::Error| format!("it cannot be read: {e}");
-    let mut file = File::open(path).map_err(failed)?;
-    let mut magic = [0; 4];
-    file.read_exact(&mut magic).map_err(|_| "it is empty, or cut off".to_owned())?;
-    let mut again = || {
-        file.rewind().map_err(failed)?;
-        Source::start(BufReader::new(file.try_clone().map_err(failed)?), magic)
+fn open(path: &Path) -> Result<Reader<'static>, String> {
+    let again = || {
+        let file = File::open(path).map_err(|e| format!("it cannot be read: {e}"))?;
+        Reader::new(file).map_err(|e| e.to_string())
     };
-    again()?.check(super::LONGEST)?;
+    let (mut reader, mut count) = (again()?, 0u64);
+    while let Some(packet) = reader.next().map_err(|e| format!("behind its packet {count}: {e}"))? {
+        count += 1;
+        let length = packet.data.len();
+        if packet.link != ETHERNET {
+            return Err(format!("its packet {count} is not of an Ethernet, but of link type {}", packet.link));
+        }
+        if length > super::LONGEST {
+            return Err(format!("its packet {count} has {length} bytes, above {}", super::LONGEST));
+        }
+    }
     again()
 }

@@ -8,7 +8,6 @@ mod frame;
 mod impair;
 mod offload;
 mod pair;
-mod source;
 #[cfg(not(miri))]
 mod tap;
 

@@ -146,7 +146,7 @@ fn captures_that_make_no_sense_are_refused() {
     drop((card, kept));
     let whole = std::fs::read(whole).unwrap();
     for (name, content, why) in [
-        ("cut", &whole[..whole.len() - 10], "behind its packet 0 it is cut off"),
+        ("cut", &whole[..whole.len() - 10], "behind its packet 0: it is cut off"),
         ("empty", &[][..], "is empty"),
         ("text", &b"something else"[..], "neither pcap nor pcapng"),
     ] {

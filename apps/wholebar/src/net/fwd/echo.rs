@@ -18,14 +18,16 @@ enum Answer {
     Echo { ip: usize, icmp: usize, checksum: u16 },
 }
 
-/// ICMP's echo request (RFC 792); the reply's type is 0.
+/// ICMP's echo request (RFC 792); the reply's type is 0. And the bytes of its header.
 const ECHO_REQUEST: u8 = 8;
+const ICMP_HEADER: usize = 8;
 
 impl Host {
-    /// Makes the answer of a packet that asks for one; says whether it did. A packet in several buffers is known by its first.
+    /// Makes the answer of a packet that asks for one; says whether it did. A packet in several buffers is known by its first; `whole` is how long all of it
+    /// is, in bytes.
     #[inline]
-    pub fn answer(&self, packet: &mut [u8]) -> bool {
-        let Some((asker, answer)) = self.understand(packet) else { return false };
+    pub fn answer(&self, packet: &mut [u8], whole: u64) -> bool {
+        let Some((asker, answer)) = self.understand(packet, whole) else { return false };
         match answer {
             Answer::Arp { at, bytes } => packet[at..at + bytes.len()].copy_from_slice(&bytes),
             Answer::Echo { ip, icmp, checksum } => {
@@ -42,7 +44,7 @@ impl Host {
 
     /// Who asked, and what is to be answered.
     #[inline]
-    fn understand(&self, packet: &[u8]) -> Option<([u8; 6], Answer)> {
+    fn understand(&self, packet: &[u8], whole: u64) -> Option<([u8; 6], Answer)> {
         let sliced = LaxSlicedPacket::from_ethernet(packet).ok()?;
         let Some(LinkSlice::Ethernet2(ethernet)) = &sliced.link else { return None };
         let asker = ethernet.source();
@@ -68,6 +70,14 @@ impl Host {
                 if !asked || ethernet.destination() != self.mac.0 || !self.is(header.destination_addr()) {
                     return None;
                 }
+                // What is cut off, or is not what was sent, is no request (RFC 1122, 3.2.1.2), nor is one of nobody who could be answered (3.2.1.3).
+                let length = usize::from(header.total_len());
+                let fits =
+                    length >= header.slice().len() + ICMP_HEADER && place(header.slice()) + length <= whole as usize;
+                let intact = header.header_checksum() == header.to_header().calc_header_checksum();
+                if !fits || !intact || !is_station(header.source_addr()) {
+                    return None;
+                }
                 // RFC 1624, equation 3: the type's word was 0x0800, and is 0.
                 let sum = u32::from(!icmp.checksum()) + u32::from(!(u16::from(ECHO_REQUEST) << 8));
                 let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
@@ -78,9 +88,13 @@ impl Host {
     }
 
     fn is(&self, address: Ipv4Addr) -> bool {
-        let one = !address.is_multicast() && !address.is_broadcast() && !address.is_unspecified();
-        one && (self.addresses.is_empty() || self.addresses.contains(&address))
+        is_station(address) && (self.addresses.is_empty() || self.addresses.contains(&address))
     }
+}
+
+/// Whether an address can be that of one station.
+fn is_station(address: Ipv4Addr) -> bool {
+    !address.is_multicast() && !address.is_broadcast() && !address.is_unspecified()
 }
 
 #[cfg(test)]
@@ -90,6 +104,13 @@ mod tests {
 
     const OWN: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const ASKER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    impl Host {
+        fn answers(&self, packet: &mut [u8]) -> bool {
+            let whole = packet.len() as u64;
+            self.answer(packet, whole)
+        }
+    }
 
     fn host(addresses: &[[u8; 4]]) -> Host {
         Host { mac: OWN, addresses: addresses.iter().map(|a| (*a).into()).collect() }
@@ -128,7 +149,7 @@ mod tests {
     #[test]
     fn requests_for_addresses_are_answered_but_no_probes() {
         let mut packet = arp([10, 0, 0, 9], [10, 0, 0, 1]);
-        assert!(host(&[]).answer(&mut packet));
+        assert!(host(&[]).answers(&mut packet));
         let answer = match SlicedPacket::from_ethernet(&packet).unwrap().net {
             Some(etherparse::NetSlice::Arp(arp)) => arp.to_packet().try_eth_ipv4().unwrap(),
             other => panic!("not ARP: {other:?}"),
@@ -137,18 +158,18 @@ mod tests {
         assert_eq!((answer.sender_ipv4, answer.target_ipv4), ([10, 0, 0, 1], [10, 0, 0, 9]));
         assert_eq!((&packet[..6], &packet[6..12]), (&ASKER[..], &OWN.0[..]));
         // An answer is no request.
-        assert!(!host(&[]).answer(&mut packet));
+        assert!(!host(&[]).answers(&mut packet));
         for (sender, target) in [([10, 0, 0, 1], [10, 0, 0, 1]), ([0; 4], [10, 0, 0, 1])] {
-            assert!(!host(&[]).answer(&mut arp(sender, target)));
+            assert!(!host(&[]).answers(&mut arp(sender, target)));
         }
-        assert!(!host(&[[10, 0, 0, 2]]).answer(&mut arp([10, 0, 0, 9], [10, 0, 0, 1])));
+        assert!(!host(&[[10, 0, 0, 2]]).answers(&mut arp([10, 0, 0, 9], [10, 0, 0, 1])));
     }
 
     #[test]
     fn echoes_have_right_checksums() {
         for tagged in [false, true] {
             let mut packet = echo(OWN.0, tagged);
-            assert!(host(&[[10, 0, 0, 1]]).answer(&mut packet));
+            assert!(host(&[[10, 0, 0, 1]]).answers(&mut packet));
             let sliced = SlicedPacket::from_ethernet(&packet).unwrap();
             let Some(etherparse::NetSlice::Ipv4(ip)) = &sliced.net else { panic!("not IPv4") };
             assert_eq!((ip.header().source(), ip.header().destination()), ([10, 0, 0, 1], [10, 0, 0, 9]));
@@ -162,15 +183,48 @@ mod tests {
 
     #[test]
     fn what_is_not_for_it_is_not_answered() {
-        assert!(!host(&[]).answer(&mut echo([2, 0, 0, 0, 0, 7], false)), "for another station");
-        assert!(!host(&[[10, 0, 0, 2]]).answer(&mut echo(OWN.0, false)), "for another address");
+        assert!(!host(&[]).answers(&mut echo([2, 0, 0, 0, 0, 7], false)), "for another station");
+        assert!(!host(&[[10, 0, 0, 2]]).answers(&mut echo(OWN.0, false)), "for another address");
         let whole = echo(OWN.0, true);
         for length in 0..whole.len() - 57 {
-            assert!(!host(&[]).answer(&mut whole[..length].to_vec()), "cut off at {length}");
+            assert!(!host(&[]).answers(&mut whole[..length].to_vec()), "cut off at {length}");
         }
         let mut fragment = echo(OWN.0, false);
         fragment[20] = 0x20;
-        assert!(!host(&[]).answer(&mut fragment));
-        assert!(!host(&[]).answer(&mut [0xff; 200]));
+        assert!(!host(&[]).answers(&mut fragment));
+        assert!(!host(&[]).answers(&mut [0xff; 200]));
+    }
+
+    /// The IP header says how long it is: what is longer than its frame was cut off on the way.
+    #[test]
+    fn what_is_cut_off_or_damaged_is_not_answered() {
+        let whole = echo(OWN.0, false);
+        // A frame may be longer (the least that an Ethernet carries), and a packet may go on in further buffers.
+        assert!(host(&[]).answers(&mut [&whole[..], &[0; 9]].concat()));
+        assert!(host(&[]).answer(&mut whole[..60].to_vec(), whole.len() as u64));
+        for length in 0..whole.len() {
+            assert!(!host(&[]).answers(&mut whole[..length].to_vec()), "cut off at {length}");
+            assert!(!host(&[]).answer(&mut whole[..length.min(60)].to_vec(), length as u64), "cut off at {length}");
+        }
+        // With another header, whose checksum is right (or not).
+        let changed = |at: usize, to: &[u8], mend: bool| {
+            let mut packet = whole.clone();
+            packet[at..at + to.len()].copy_from_slice(to);
+            if mend {
+                let (mut header, _) = etherparse::Ipv4Header::from_slice(&packet[14..]).unwrap();
+                header.header_checksum = header.calc_header_checksum();
+                packet[14..34].copy_from_slice(&header.to_bytes());
+            }
+            host(&[]).answers(&mut packet)
+        };
+        assert!(changed(16, &[0, 85], true));
+        for length in [0u16, 20, 27, 86, 0xffff] {
+            assert!(!changed(16, &length.to_be_bytes(), true), "{length}");
+        }
+        assert!(!changed(22, &[9], false), "a wrong checksum");
+        assert!(changed(22, &[9], true));
+        for source in [[0; 4], [255; 4], [224, 0, 0, 1]] {
+            assert!(!changed(26, &source, true), "{source:?}");
+        }
     }
 }

@@ -53,7 +53,9 @@ pub struct Counts {
 /// From one queue to another.
 pub struct Forward {
     rx: [Box<dyn RxQueue>; 1],
+    /// What it sends by, and which port that is.
     tx: Box<dyn TxQueue>,
+    to: usize,
     job: Job,
     /// What there was no room for stays, and is sent first.
     burst: Burst,
@@ -69,8 +71,14 @@ pub fn addresses(destination: Mac, source: Mac) -> [u8; 12] {
 }
 
 impl Forward {
-    pub fn new(rx: Box<dyn RxQueue>, tx: Box<dyn TxQueue>, job: Job, burst: usize, counts: Arc<Counts>) -> Self {
-        Self { rx: [rx], tx, job, burst: Burst::new(burst), counts }
+    pub fn new(
+        rx: Box<dyn RxQueue>,
+        (to, tx): (usize, Box<dyn TxQueue>),
+        job: Job,
+        burst: usize,
+        counts: Arc<Counts>,
+    ) -> Self {
+        Self { rx: [rx], tx, to, job, burst: Burst::new(burst), counts }
     }
 
     /// Deals with what came; what is then in the burst is to be sent.
@@ -89,7 +97,8 @@ impl Forward {
                 let mut seen = 0;
                 self.burst.retain(|packet| {
                     seen += 1;
-                    seen <= held || host.answer(packet.bytes_mut())
+                    let whole = packet.packet_len();
+                    seen <= held || host.answer(packet.bytes_mut(), whole)
                 });
                 self.counts.kept.add((held + came - self.burst.len()) as u64);
             }
@@ -161,6 +170,10 @@ impl Lane for Forward {
         self.tx.tx(out);
         self.tx.reclaim();
         out.is_empty() && self.tx.in_flight() == 0 && came == 0
+    }
+
+    fn unconfirmed(&self) -> Option<(usize, usize)> {
+        Some((self.to, self.tx.in_flight()))
     }
 
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {
@@ -262,7 +275,7 @@ mod tests {
             let (counts, right) = (Arc::new(Counts::default()), Arc::new(Count::default()));
             let sink = Sink { most: 3, begins, right: right.clone() };
             let source = Source(pool.cache(8), asks.clone());
-            let mut lane = Forward::new(Box::new(source), Box::new(sink), job, SIZE, counts.clone());
+            let mut lane = Forward::new(Box::new(source), (0, Box::new(sink)), job, SIZE, counts.clone());
             lane.turn();
             let allocated = allocation_counter::measure(|| (0..100).for_each(|_| _ = lane.turn())).count_total;
             assert_eq!(allocated, 0);

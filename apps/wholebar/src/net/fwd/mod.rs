@@ -104,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
             let (own, job) = (Arc::new(Counts::default()), args.job(queue, to)?);
             lanes.push(Forward::new(
                 around.rx(from, queue)?,
-                around.tx(to, queue)?,
+                (to.number, around.tx(to, queue)?),
                 job,
                 args.run.burst.into(),
                 own.clone(),
@@ -118,7 +118,7 @@ pub fn run(args: Args) -> Result<()> {
     port::wait_for_links(&ports, &interrupted);
     let show = show(args.json);
     show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    let enough = || {
+    let enough = |_| {
         let moved = || {
             let received: u64 = ports.iter().map(|port| port.totals().rx_packets).sum();
             received + counts.iter().map(|lane| lane.made.get()).sum::<u64>()

@@ -65,7 +65,8 @@ impl Report {
     /// The same for people.
     pub fn text(&self) -> String {
         let Self { mode, ran, accounting, .. } = self;
-        format!("\n{mode} for {:.2} s\n\n{}\n{}{}", ran.seconds, ran.table(), accounting.line(), ran.caveat())
+        let (table, line) = (ran.table(), accounting.line());
+        format!("\n{mode} for {:.2} s\n\n{table}\n{line}{}{}", ran.seconds, ran.unconfirmed(), ran.caveat())
     }
 
     /// What went wrong, where something did.

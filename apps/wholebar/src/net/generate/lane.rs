@@ -176,6 +176,11 @@ impl Lane for Sender {
         quiet
     }
 
+    fn unconfirmed(&self) -> Option<(usize, usize)> {
+        // The first of the command's ports is the one that sends.
+        Some((0, self.tx.in_flight()))
+    }
+
     fn receivers(&mut self) -> &mut [Box<dyn RxQueue>] {
         &mut []
     }

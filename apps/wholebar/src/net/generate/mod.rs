@@ -83,7 +83,7 @@ pub struct Args {
     /// End after so many packets
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Send the packets of a capture, pcap or pcapng, as they are and in their order; - is standard input
+    /// Send the packets of a capture (pcap or pcapng, gzip or not), as they are and in their order; - is standard input
     #[arg(long, value_name = "FILE")]
     replay: Option<String>,
     /// With --replay, instead of --rate: as fast as they were captured (original), so many times as fast (2x), or max [default: original]
@@ -167,7 +167,8 @@ pub fn run(args: Args) -> Result<()> {
     port::wait_for_links(&ports, &interrupted);
     let show = show(args.json);
     show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    let over = || made.iter().all(|made| made.is_done());
+    // Who named no time would wait for a stuck port for ever.
+    let over = |stuck| (stuck && args.run.time.is_none()) || made.iter().all(|made| made.is_done());
     let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
 
     let around = around.finish();
@@ -381,6 +382,13 @@ impl Lane for Either {
         match self {
             Self::Send(lane) => lane.settle(),
             Self::Receive(lane) => lane.settle(),
+        }
+    }
+
+    fn unconfirmed(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Send(lane) => lane.unconfirmed(),
+            Self::Receive(lane) => lane.unconfirmed(),
         }
     }
 

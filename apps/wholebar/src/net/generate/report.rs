@@ -80,7 +80,7 @@ impl Report {
             let share = 100.0 * sent.behind_seconds / ran.seconds.max(1e-9);
             text += &format!("\n  The rate was not reached: it was {share:.0} % short of it.\n");
         }
-        format!("{text}\n{}{}", ran.table(), ran.caveat())
+        format!("{text}\n{}{}{}", ran.table(), ran.unconfirmed(), ran.caveat())
     }
 
     /// What went wrong, where something did.

@@ -88,7 +88,7 @@ pub fn run(args: Args) -> Result<()> {
     let show = show(*json);
     show(&format!("{}\nfor gen: --dst-mac {}\n", port.line(), port.port.mac()))?;
     let mut quiet = Quiet::new(args.quiet);
-    let over = || {
+    let over = |_| {
         let enough = seen.received.get() >= args.expect.unwrap_or(u64::MAX);
         enough || quiet.is_over(seen.packets.get()) || written.is_broken()
     };

@@ -14,7 +14,7 @@ const OWN: [Parameter; 14] = [
         "wire",
         "loop, pair:NAME (two ports that give it), tap:NAME (an interface), pcap or pcap:FILE (sent packets go there) (loop)",
     ),
-    ("replay", "FILE: with wire=pcap, a capture whose packets are received"),
+    ("replay", "FILE: with wire=pcap, a capture (pcap or pcapng, gzip or not) whose packets are received"),
     ("mac", "aa:bb:cc:dd:ee:ff (made of the wire)"),
     ("mtu", "68 to 65521: the largest packet without its Ethernet header (1500)"),
     ("offloads", "0 or 1: offer checksums and TCP segmentation, both ways (1)"),

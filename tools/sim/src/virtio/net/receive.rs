@@ -38,6 +38,10 @@ impl Net {
         woes: &mut Woes,
     ) -> Result<Work, Broken> {
         if self.ready.is_empty() {
+            // Who has given no buffers may still say what is to be filtered: what waits does so on the wire.
+            if self.params.wait && !self.has_buffers(host, queues) {
+                return Ok(Work::Idle);
+            }
             self.port.receive(&mut self.arrived, BURST);
             if self.arrived.is_empty() {
                 return Ok(Work::Idle);
@@ -61,6 +65,12 @@ impl Net {
         }
         // Who only waits has nothing to do.
         Ok(if waiting > 0 && self.ready.len() == waiting { Work::Idle } else { Work::Busy })
+    }
+
+    /// Whether any receive queue has a buffer.
+    fn has_buffers(&self, host: &Host<'_>, queues: &[Option<Queue>]) -> bool {
+        let mut receivers = queues.iter().step_by(2).take(self.pairs.into()).flatten();
+        receivers.any(|queue| !queue.is_idle(host))
     }
 
     /// What arrived, for those queues that it goes to.
