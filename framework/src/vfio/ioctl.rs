@@ -49,19 +49,58 @@ pub(super) struct Answer<T> {
 /// An answer longer than this is not one.
 const LONGEST_ANSWER: usize = 1 << 20;
 
+/// What an ioctl returned where that is no error: 0 or more. What it means is each request's own.
+#[must_use = "an ioctl that does not fail may have done nothing"]
+struct Returned(u32);
+
+impl Returned {
+    /// Of a request that returns 0 when it is done, and nothing else.
+    fn done(self) -> io::Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            n => Err(io::Error::other(format!("the kernel returned {n}, where 0 says that it is done"))),
+        }
+    }
+
+    /// Of a request that returns a number.
+    fn number(self) -> u32 {
+        self.0
+    }
+
+    /// Of a request that returns a new descriptor, which may be 0.
+    ///
+    /// # Safety
+    /// The request is one of these.
+    unsafe fn descriptor(self) -> OwnedFd {
+        // SAFETY: a new descriptor that nobody else knows, as the caller promises; the kernel's are at most `i32::MAX`.
+        unsafe { OwnedFd::from_raw_fd(self.0 as i32) }
+    }
+
+    /// Of `VFIO_DEVICE_SET_IRQS` for `count` vectors: 0 when it is done. Where the kernel can allocate fewer message interrupts than that, it returns
+    /// how many, and has enabled none (`vfio_msi_enable`, drivers/vfio/pci/vfio_pci_intrs.c).
+    fn vectors(self, count: u32) -> io::Result<()> {
+        match self.0 {
+            0 => Ok(()),
+            n => Err(io::Error::other(format!(
+                "the kernel can allocate {n} message interrupts of {count}, and enabled none: ask for at most {n}"
+            ))),
+        }
+    }
+}
+
 /// # Safety
 /// What `request` makes the kernel read or write at `arg` lies inside of it, and where that holds addresses, the kernel may access
 /// what they point to as the request says.
-unsafe fn call<T: ?Sized>(fd: BorrowedFd<'_>, request: Opcode, arg: *mut T) -> io::Result<u32> {
+unsafe fn call<T: ?Sized>(fd: BorrowedFd<'_>, request: Opcode, arg: *mut T) -> io::Result<Returned> {
     // SAFETY: the caller's promise.
     match unsafe { libc::ioctl(fd.as_raw_fd(), request as _, arg.cast::<u8>()) } {
         failed if failed < 0 => Err(io::Error::last_os_error()),
-        value => Ok(value as u32),
+        value => Ok(Returned(value as u32)),
     }
 }
 
 /// A request whose argument is a number, or nothing.
-fn call_with(fd: BorrowedFd<'_>, request: Opcode, value: u32) -> io::Result<u32> {
+fn call_with(fd: BorrowedFd<'_>, request: Opcode, value: u32) -> io::Result<Returned> {
     // SAFETY: the requests this is called for take the argument by value.
     unsafe { call(fd, request, std::ptr::without_provenance_mut::<u8>(value as usize)) }
 }
@@ -78,7 +117,7 @@ fn query<T: Sized32>(fd: BorrowedFd<'_>, request: Opcode, head: T) -> io::Result
         // SAFETY: as above; each begins with a `u32` that is its size.
         unsafe { at.cast::<u32>().write(size as u32) };
         // SAFETY: the kernel writes at most `argsz` bytes, and nothing in these structures is an address.
-        unsafe { call(fd, request, at) }?;
+        unsafe { call(fd, request, at) }?.done()?;
         // SAFETY: the kernel's bytes, or still ours; any are a value.
         let (argsz, head) = unsafe { (at.cast::<u32>().read() as usize, at.read()) };
         if argsz <= size {
@@ -95,15 +134,16 @@ fn query<T: Sized32>(fd: BorrowedFd<'_>, request: Opcode, head: T) -> io::Result
 // The container: `/dev/vfio/vfio`.
 
 pub(super) fn api_version(container: BorrowedFd<'_>) -> io::Result<u32> {
-    call_with(container, number(0), 0)
+    call_with(container, number(0), 0).map(Returned::number)
 }
 
+/// Whether there is an extension: 0 is no, any other number that an extension returns is yes.
 pub(super) fn has_extension(container: BorrowedFd<'_>, extension: u32) -> bool {
-    call_with(container, number(1), extension).is_ok_and(|n| n > 0)
+    call_with(container, number(1), extension).is_ok_and(|returned| returned.number() > 0)
 }
 
 pub(super) fn set_iommu(container: BorrowedFd<'_>, kind: u32) -> io::Result<()> {
-    call_with(container, number(2), kind).map(drop)
+    call_with(container, number(2), kind)?.done()
 }
 
 pub(super) fn type1_info(container: BorrowedFd<'_>) -> io::Result<Answer<vfio_iommu_type1_info>> {
@@ -122,7 +162,7 @@ pub(super) fn map_dma(container: BorrowedFd<'_>, arena: &Arena, iova: Iova) -> i
     // SAFETY: the structure is whole. An arena is memory that devices may read and write: this process reaches it by atomics alone,
     // or where a device was not told of it. The kernel pins its pages, so they stay ours to the device for as long as it is let in,
     // even where the arena is unmapped first.
-    unsafe { call(container, number(13), &raw mut map) }.map(drop)
+    unsafe { call(container, number(13), &raw mut map) }?.done()
 }
 
 /// Keeps the devices of a container out again, and returns how many bytes that was.
@@ -135,7 +175,7 @@ pub(super) fn unmap_dma(container: BorrowedFd<'_>, iova: Iova, len: u64) -> io::
         ..Default::default()
     };
     // SAFETY: the structure is whole, and without flags nothing follows it.
-    unsafe { call(container, number(14), &raw mut unmap) }?;
+    unsafe { call(container, number(14), &raw mut unmap) }?.done()?;
     Ok(unmap.size)
 }
 
@@ -147,7 +187,7 @@ pub(super) fn tce_info(container: BorrowedFd<'_>) -> io::Result<vfio_iommu_spapr
 
 /// Version 1: accounts for the whole window, which can then be mapped.
 pub(super) fn tce_enable(container: BorrowedFd<'_>) -> io::Result<()> {
-    call_with(container, number(15), 0).map(drop)
+    call_with(container, number(15), 0)?.done()
 }
 
 /// Version 2: pins `arena`, which can then be mapped.
@@ -164,7 +204,7 @@ fn memory(container: BorrowedFd<'_>, request: Opcode, vaddr: u64, size: u64) -> 
     let argsz = size_of::<vfio_iommu_spapr_register_memory>() as u32;
     let mut memory = vfio_iommu_spapr_register_memory { argsz, flags: 0, vaddr, size };
     // SAFETY: the structure is whole. The kernel pins or lets go of the pages at that address; it neither reads nor writes them.
-    unsafe { call(container, request, &raw mut memory) }.map(drop)
+    unsafe { call(container, request, &raw mut memory) }?.done()
 }
 
 /// Version 2: a further window, and where it starts.
@@ -182,15 +222,15 @@ pub(super) fn group_flags(group: BorrowedFd<'_>) -> io::Result<u32> {
 pub(super) fn set_container(group: BorrowedFd<'_>, container: BorrowedFd<'_>) -> io::Result<()> {
     let mut fd = container.as_raw_fd();
     // SAFETY: the kernel reads one descriptor.
-    unsafe { call(group, number(4), &raw mut fd) }.map(drop)
+    unsafe { call(group, number(4), &raw mut fd) }?.done()
 }
 
 /// A device's descriptor. `name` is its address, which may be followed by ` vf_token=UUID`.
 pub(super) fn device_fd(group: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     // SAFETY: the kernel reads a string up to its end.
-    let fd = unsafe { call(group, number(6), name.as_ptr().cast_mut()) }?;
-    // SAFETY: a new descriptor, that nobody else knows.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let returned = unsafe { call(group, number(6), name.as_ptr().cast_mut()) }?;
+    // SAFETY: VFIO_GROUP_GET_DEVICE_FD returns one.
+    Ok(unsafe { returned.descriptor() })
 }
 
 // The device.
@@ -235,11 +275,11 @@ fn set_irqs(device: BorrowedFd<'_>, flags: u32, index: u32, first: u32, count: u
     let mut set = vec![argsz as u32, flags, index, first, count];
     set.extend(data.iter().map(|fd| *fd as u32));
     // SAFETY: the kernel reads `argsz` bytes, which is all of the vector.
-    unsafe { call(device, number(10), set.as_mut_ptr()) }.map(drop)
+    unsafe { call(device, number(10), set.as_mut_ptr()) }?.vectors(count)
 }
 
 pub(super) fn reset(device: BorrowedFd<'_>) -> io::Result<()> {
-    call_with(device, number(11), 0).map(drop)
+    call_with(device, number(11), 0)?.done()
 }
 
 /// A function that a hot reset of the slot or bus would reset too.
@@ -267,7 +307,8 @@ pub(super) fn hot_reset_info(device: BorrowedFd<'_>) -> io::Result<(Vec<Dependen
                 room = words[2] as usize;
             }
             Err(e) => return Err(e),
-            Ok(_) => {
+            Ok(returned) => {
+                returned.done()?;
                 let count = (words[2] as usize).min(room);
                 let ours = words[1] & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED != 0;
                 let dependents = words[HEAD..].chunks_exact(2).take(count).map(|d| {
@@ -287,7 +328,7 @@ pub(super) fn hot_reset(device: BorrowedFd<'_>, groups: &[BorrowedFd<'_>]) -> io
     let mut words = vec![argsz as u32, 0, groups.len() as u32];
     words.extend(groups.iter().map(|g| g.as_raw_fd() as u32));
     // SAFETY: the kernel reads `argsz` bytes, which is all of the vector.
-    unsafe { call(device, number(13), words.as_mut_ptr()) }.map(drop)
+    unsafe { call(device, number(13), words.as_mut_ptr()) }?.done()
 }
 
 // The device, opened by its own node.
@@ -311,7 +352,7 @@ pub(super) fn bind_iommufd(
         token_uuid_ptr: token.map_or(0, |t| t.as_ptr().expose_provenance() as u64),
     };
     // SAFETY: the structure is whole, and its address is that of 16 bytes to read, or not used.
-    unsafe { call(device, number(18), &raw mut bind) }.map(drop)
+    unsafe { call(device, number(18), &raw mut bind) }?.done()
 }
 
 /// Puts a device into an address space of the iommufd it is bound to.
@@ -325,7 +366,7 @@ pub(super) fn attach_iommufd(device: BorrowedFd<'_>, ioas: u32) -> io::Result<()
         pasid: 0,
     };
     // SAFETY: the structure is whole.
-    unsafe { call(device, number(19), &raw mut attach) }.map(drop)
+    unsafe { call(device, number(19), &raw mut attach) }?.done()
 }
 
 /// The ranges that an address space can map (`IOMMU_IOAS_IOVA_RANGES`), and what maps must be aligned to.
@@ -353,7 +394,8 @@ pub(super) fn iova_ranges(iommufd: BorrowedFd<'_>, ioas: u32) -> io::Result<(Vec
                 pairs.resize(ranges.num_iovas as usize, [0; 2]);
             }
             Err(e) => return Err(e),
-            Ok(_) => {
+            Ok(returned) => {
+                returned.done()?;
                 pairs.truncate(ranges.num_iovas as usize);
                 return Ok((pairs.into_iter().map(|[first, last]| first..=last).collect(), ranges.out_iova_alignment));
             }
@@ -370,6 +412,16 @@ mod tests {
     fn numbers_are_those_of_this_cpu() {
         let first = if cfg!(target_arch = "powerpc64") { 0x2000_3b64 } else { 0x3b64 };
         assert_eq!((number(0), number(21)), (first, first + 21));
+    }
+
+    #[test]
+    fn what_is_returned_means_what_the_request_says() {
+        assert!(Returned(0).done().is_ok() && Returned(0).vectors(8).is_ok());
+        let text = |done: io::Result<()>| done.unwrap_err().to_string();
+        assert!(text(Returned(1).done()).contains("returned 1"));
+        let fewer = text(Returned(4).vectors(8));
+        assert!(fewer.contains("4 message interrupts of 8") && fewer.contains("enabled none"), "{fewer}");
+        assert_eq!(Returned(7).number(), 7);
     }
 
     #[test]

@@ -1,9 +1,13 @@
-//! What a system uses a PCI function for: file systems, swap, what is built on its disks; routes and addresses of its interfaces;
-//! virtual functions.
+//! What a system uses a PCI function for: file systems, swap, what is built on its disks; routes and addresses of its interfaces, what is built
+//! on these, who takes their packets; processes that have one of its nodes open; virtual functions.
 //!
-//! It is looked for under the function's place in sysfs, whatever is in between: the disks of a USB stick are its host controller's.
+//! It is looked for under the function's place in sysfs, whatever is in between: the disks of a USB stick are its host controller's. What another network
+//! namespace has made of an interface of this one (a macvlan that was moved there) is not to be seen from here.
 
+use super::netlink;
+use crate::doctor;
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nameindex;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -12,26 +16,44 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileTypeExt;
 use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 
-/// An interface, and an address that it has.
-pub type Address = (String, IpAddr);
+/// What the kernel tells of this network namespace by calls, and no file of it.
+#[derive(Default)]
+pub struct Network {
+    /// The addresses of interfaces.
+    pub addresses: Vec<(String, IpAddr)>,
+    /// Interfaces whose packets an XDP program has.
+    pub xdp: Vec<String>,
+}
 
-/// The addresses of this machine's interfaces; none where the system doesn't tell.
-pub fn addresses() -> Vec<Address> {
-    let all = getifaddrs().into_iter().flatten();
-    let ip = |storage: &nix::sys::socket::SockaddrStorage| {
-        let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-        v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-    };
-    all.filter_map(|i| Some((i.interface_name, ip(i.address.as_ref()?)?))).collect()
+impl Network {
+    /// Of this process; empty where the system doesn't tell.
+    pub fn read() -> Self {
+        let all = getifaddrs().into_iter().flatten();
+        let ip = |storage: &nix::sys::socket::SockaddrStorage| {
+            let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        };
+        let addresses = all.filter_map(|i| Some((i.interface_name, ip(i.address.as_ref()?)?))).collect();
+        let mut xdp = Vec::new();
+        if let Ok(interfaces) = if_nameindex() {
+            let has = interfaces.iter().filter(|i| netlink::has_xdp(i.index()) == Ok(true));
+            xdp = has.map(|i| i.name().to_string_lossy().into_owned()).collect();
+        }
+        Self { addresses, xdp }
+    }
 }
 
 /// What a function is used for, a sentence each; none where it can be taken away.
-pub fn uses(sysfs: &Sysfs, function: &Function, addresses: &[Address]) -> Vec<String> {
-    let mut uses: Vec<String> = function.disks().iter().flat_map(|disk| disk_uses(sysfs, disk)).collect();
+pub fn uses(sysfs: &Sysfs, function: &Function, network: &Network) -> Vec<String> {
+    let disks = function.disks();
+    let mut uses: Vec<String> = disks.iter().flat_map(|disk| disk_uses(sysfs, disk)).collect();
     let interfaces = function.interfaces();
     for interface in &interfaces {
-        uses.extend(interface_uses(sysfs, interface, addresses));
+        uses.extend(interface_uses(sysfs, interface, network));
     }
+    let nodes = nodes(sysfs, function, &disks);
+    let open = doctor::who_has_open(sysfs, &nodes).into_iter();
+    uses.extend(open.map(|(process, node)| format!("{process} has {node} open")));
     let driver = function.driver();
     let network = function.class().is_some_and(|class| class >> 16 == 0x02);
     if let Some(driver) =
@@ -48,15 +70,38 @@ pub fn uses(sysfs: &Sysfs, function: &Function, addresses: &[Address]) -> Vec<St
     uses
 }
 
-fn disk_uses(sysfs: &Sysfs, disk: &str) -> Vec<String> {
+/// The nodes of what a function is or leads to: its disks and their partitions, and everything that has a number under its place in sysfs (controllers,
+/// clocks, serial ports, graphics, RDMA).
+fn nodes(sysfs: &Sysfs, function: &Function, disks: &[String]) -> Vec<String> {
+    let mut nodes: Vec<String> =
+        disks.iter().flat_map(|disk| parts(sysfs, disk)).map(|part| format!("/dev/{part}")).collect();
+    let Ok(place) = function.path().canonicalize() else { return nodes };
+    for kind in ["sys/dev/char", "sys/dev/block"] {
+        for number in names(sysfs, kind) {
+            let device = sysfs.path(kind).join(number);
+            if device.canonicalize().is_ok_and(|device| device.starts_with(&place)) {
+                let uevent = fs::read_to_string(device.join("uevent")).unwrap_or_default();
+                nodes.extend(value(&uevent, "DEVNAME").map(|name| format!("/dev/{name}")));
+            }
+        }
+    }
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
+/// A disk, and its partitions.
+fn parts(sysfs: &Sysfs, disk: &str) -> Vec<String> {
     let directory = format!("sys/class/block/{disk}");
-    let mut parts: Vec<String> = names(sysfs, &directory)
-        .into_iter()
-        .filter(|name| sysfs.path(&directory).join(name).join("partition").exists())
-        .collect();
+    let is_part = |name: &String| sysfs.path(&directory).join(name).join("partition").exists();
+    let mut parts: Vec<String> = names(sysfs, &directory).into_iter().filter(is_part).collect();
     parts.sort();
     parts.insert(0, disk.to_owned());
-    let mut uses: Vec<String> = parts.iter().flat_map(|part| part_uses(sysfs, part)).collect();
+    parts
+}
+
+fn disk_uses(sysfs: &Sysfs, disk: &str) -> Vec<String> {
+    let mut uses: Vec<String> = parts(sysfs, disk).iter().flat_map(|part| part_uses(sysfs, part)).collect();
     if uses.is_empty() && has_exclusive_user(sysfs, disk) {
         uses.push(format!("somebody has {disk} or a part of it for itself alone"));
     }
@@ -84,6 +129,23 @@ fn part_uses(sysfs: &Sysfs, part: &str) -> Vec<String> {
         let name = name.map_or(String::new(), |name| format!(" ({name})"));
         uses.push(format!("{holder}{name} is built on {part}"));
     }
+    // A loop device is no holder of what it reads, and neither is the kernel's NVMe target.
+    for name in names(sysfs, "sys/class/block") {
+        let file = sysfs.read(format!("sys/class/block/{name}/loop/backing_file"));
+        if file.is_some_and(|file| file == format!("/dev/{part}")) {
+            uses.push(format!("{name} is built on {part}"));
+        }
+    }
+    let exported = "sys/kernel/config/nvmet/subsystems";
+    for subsystem in names(sysfs, exported) {
+        for namespace in names(sysfs, &format!("{exported}/{subsystem}/namespaces")) {
+            let read = |file: &str| sysfs.read(format!("{exported}/{subsystem}/namespaces/{namespace}/{file}"));
+            let on = read("enable").as_deref() == Some("1");
+            if on && read("device_path").is_some_and(|path| path == format!("/dev/{part}")) {
+                uses.push(format!("{part} is namespace {namespace} of the NVMe target's {subsystem}"));
+            }
+        }
+    }
     uses
 }
 
@@ -105,18 +167,40 @@ fn has_exclusive_user(sysfs: &Sysfs, disk: &str) -> bool {
     is_disk && matches!(open(&node, OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC, Mode::empty()), Err(Errno::BUSY))
 }
 
-fn interface_uses(sysfs: &Sysfs, interface: &str, addresses: &[Address]) -> Vec<String> {
+fn interface_uses(sysfs: &Sysfs, interface: &str, network: &Network) -> Vec<String> {
     let mut uses = Vec::new();
     // What is above it (bridges, bonds, VLANs) uses it too.
     let (mut all, mut at) = (vec![interface.to_owned()], 0);
     while let Some(one) = all.get(at).cloned() {
-        for name in names(sysfs, &format!("sys/class/net/{one}")) {
-            if let Some(upper) = name.strip_prefix("upper_").filter(|upper| !all.iter().any(|known| known == upper)) {
-                all.push(upper.to_owned());
+        let master = fs::read_link(sysfs.path(format!("sys/class/net/{one}/master"))).ok();
+        let master = master.as_ref().and_then(|path| path.file_name()?.to_str());
+        let mut uppers: Vec<String> = names(sysfs, &format!("sys/class/net/{one}"))
+            .iter()
+            .filter_map(|name| name.strip_prefix("upper_").map(str::to_owned))
+            .collect();
+        uppers.sort();
+        for upper in uppers {
+            let named = with_kind(sysfs, &upper);
+            uses.push(match master == Some(upper.as_str()) {
+                true => format!("{one} is a port of {named}"),
+                false => format!("{named} is built on {one}"),
+            });
+            if !all.contains(&upper) {
+                all.push(upper);
             }
         }
         at += 1;
     }
+    if network.xdp.iter().any(|name| name == interface) {
+        uses.push(format!("an XDP program is attached to {interface}"));
+    }
+    uses.extend(packet_sockets(sysfs, interface));
+    let pppoe = sysfs.read("proc/net/pppoe").unwrap_or_default();
+    // Id, address, device.
+    if pppoe.lines().skip(1).any(|line| line.split_whitespace().nth(2) == Some(interface)) {
+        uses.push(format!("a PPPoE session runs over {interface}"));
+    }
+    let addresses = &network.addresses;
     for one in &all {
         let who = if one == interface { one.clone() } else { format!("{one}, above {interface},") };
         let has = addresses.iter().filter(|(name, ip)| name == one && !is_link_local(ip)).map(|(_, ip)| ip.to_string());
@@ -132,6 +216,39 @@ fn interface_uses(sysfs: &Sysfs, interface: &str, addresses: &[Address]) -> Vec<
         }
     }
     uses
+}
+
+/// An interface above others, with its kind where the kernel has a word for it: `br0 (bridge)`.
+fn with_kind(sysfs: &Sysfs, name: &str) -> String {
+    let read = |file: &str| sysfs.read(format!("sys/class/net/{name}/{file}"));
+    match value(&read("uevent").unwrap_or_default(), "DEVTYPE") {
+        Some(kind) => format!("{name} ({kind})"),
+        None => name.to_owned(),
+    }
+}
+
+/// The packet sockets (AF_PACKET) that are bound to an interface: of tcpdump, DHCP and LLDP clients.
+fn packet_sockets(sysfs: &Sysfs, interface: &str) -> Vec<String> {
+    let index = sysfs.read(format!("sys/class/net/{interface}/ifindex"));
+    let table = sysfs.read("proc/net/packet").unwrap_or_default();
+    // Address, references, type, protocol, interface, running, memory, user, inode.
+    let ours = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(4).copied() == index.as_deref()).then(|| words.get(8).map(|inode| format!("socket:[{inode}]")))?
+    };
+    let sockets: Vec<String> = table.lines().skip(1).filter_map(ours).collect();
+    let owners: BTreeSet<String> =
+        doctor::who_has_open(sysfs, &sockets).into_iter().map(|(process, _)| process).collect();
+    match owners.len() {
+        0 if sockets.is_empty() => Vec::new(),
+        0 => vec![format!("a packet socket listens on {interface}")],
+        _ => owners.iter().map(|process| format!("{process} has a packet socket on {interface}")).collect(),
+    }
+}
+
+/// The value of a `NAME=value` line.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
 /// Addresses that an interface gives itself.

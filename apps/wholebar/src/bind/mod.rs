@@ -4,6 +4,7 @@
 //! command are not held up by it.
 
 mod in_use;
+mod netlink;
 
 use crate::args::Usage;
 use crate::{doctor, output};
@@ -18,8 +19,9 @@ use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 
 /// Give PCI functions to vfio-pci, taking them from the drivers that have them
 ///
-/// Refuses a disk that is mounted, is swap, or has something built on it (LVM, MD, …), and a network card that carries a route or has an
-/// address, unless --force is given. Nothing is changed if one of several functions is refused. The module is loaded if need be. Needs root.
+/// Refuses a disk that is mounted, is swap, or has something built on it (LVM, MD, …), a network card that carries a route, has an address, is a
+/// port of a bridge or bond, has something built on it (VLAN, macvlan, …) or an XDP program, and what a process has open, unless --force is
+/// given. Nothing is changed if one of several functions is refused. The module is loaded if need be. Needs root.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -91,18 +93,12 @@ const VFIO_PCI: &str = "vfio-pci";
 pub fn bind(args: BindArgs) -> Result<()> {
     let (sysfs, say) = (Sysfs::default(), sayer(args.functions.json));
     let functions = args.functions.find(&sysfs)?;
-    check_bind(&sysfs, &functions, args.force, &in_use::addresses())?;
+    check_bind(&sysfs, &functions, args.force, &in_use::Network::read())?;
     load_vfio_pci(&sysfs, &functions, &say)?;
-    let outcomes =
+    let outcomes: Vec<Outcome> =
         functions.iter().map(|function| outcome(function, |function| give(&sysfs, function, &say))).collect();
-    for function in &functions {
-        let group = function.group();
-        for (other, driver) in group.into_iter().flat_map(|group| sysfs.obstacles(group)) {
-            let address = function.address();
-            say(format!(
-                "{address}: its IOMMU group is not VFIO's alone yet: {driver} has {other}: wholebar bind {other}"
-            ));
-        }
+    for (address, other, driver) in obstacles(&sysfs, &functions, &outcomes) {
+        say(format!("{address}: its IOMMU group is not VFIO's alone yet: {driver} has {other}: wholebar bind {other}"));
     }
     args.functions.report("wholebar.bind/1", outcomes)
 }
@@ -159,8 +155,20 @@ fn outcome(function: &Function, change: impl FnOnce(&Function) -> Result<()>) ->
     Outcome { function: function.address().to_string(), before, after: function.driver(), error }
 }
 
+/// Who keeps functions that were bound from being opened, of those that nobody has tried to bind yet: each with the function and the driver that has it.
+fn obstacles(sysfs: &Sysfs, functions: &[Function], outcomes: &[Outcome]) -> Vec<(Address, Address, String)> {
+    let bound = functions.iter().zip(outcomes).filter(|(_, outcome)| outcome.error.is_none());
+    let of = |(function, _): (&Function, &Outcome)| {
+        let (address, group) = (function.address(), function.group());
+        let others = group.into_iter().flat_map(|group| sysfs.obstacles(group));
+        others.map(|(other, driver)| (address, other, driver)).collect::<Vec<_>>()
+    };
+    let tried = |other: &Address| functions.iter().any(|function| function.address() == *other);
+    bound.flat_map(of).filter(|(_, other, _)| !tried(other)).collect()
+}
+
 /// Refuses all of it where one function cannot, or should not, be taken.
-fn check_bind(sysfs: &Sysfs, functions: &[Function], force: bool, addresses: &[in_use::Address]) -> Result<()> {
+fn check_bind(sysfs: &Sysfs, functions: &[Function], force: bool, network: &in_use::Network) -> Result<()> {
     let host = doctor::this_machine(sysfs);
     let mut refused = Vec::new();
     let mut in_use = false;
@@ -173,7 +181,7 @@ fn check_bind(sysfs: &Sysfs, functions: &[Function], force: bool, addresses: &[i
                 "{address} is in no IOMMU group, so that vfio-pci won't take it: wholebar doctor {address}"
             ));
         } else if !force {
-            let uses = in_use::uses(sysfs, function, addresses);
+            let uses = in_use::uses(sysfs, function, network);
             in_use |= !uses.is_empty();
             refused.extend(uses.into_iter().map(|used| format!("{address}: {used}")));
         }

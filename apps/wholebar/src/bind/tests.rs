@@ -29,10 +29,14 @@ fn machine() -> Tree {
     tree.put(&format!("{nvme}/nvme0n1/dev"), "259:0").directory(net).link("sys/class/net/eth0", to.to_str().unwrap())
 }
 
-fn check(tree: &Tree, address: &str, addresses: &[in_use::Address]) -> String {
+fn check(tree: &Tree, address: &str, addresses: &[(String, IpAddr)]) -> String {
+    check_with(tree, address, &in_use::Network { addresses: addresses.to_vec(), xdp: Vec::new() })
+}
+
+fn check_with(tree: &Tree, address: &str, network: &in_use::Network) -> String {
     let functions = [function(&tree.sysfs, address)];
-    check_bind(&tree.sysfs, &functions, true, addresses).unwrap();
-    match check_bind(&tree.sysfs, &functions, false, addresses) {
+    check_bind(&tree.sysfs, &functions, true, network).unwrap();
+    match check_bind(&tree.sysfs, &functions, false, network) {
         Ok(()) => String::new(),
         Err(error) => {
             let text = error.to_string();
@@ -69,13 +73,37 @@ fn disks_in_use_are_refused() {
             "dm-0 (vg-root) is built on nvme0n1p2",
         ),
         (machine().directory("sys/class/block/nvme0n1/holders/md127"), "md127 is built on nvme0n1"),
+        (machine().put("sys/class/block/loop3/loop/backing_file", "/dev/nvme0n1p2"), "loop3 is built on nvme0n1p2"),
+        (exported("1"), "nvme0n1 is namespace 7 of the NVMe target's nqn.x"),
+        // Read and written past file systems: by a virtual machine, by somebody with the controller's or a partition's node.
+        (opened("/dev/nvme0n1"), "process 77 (qemu) has /dev/nvme0n1 open"),
+        (opened("/dev/nvme0n1p2"), "process 77 (qemu) has /dev/nvme0n1p2 open"),
+        (opened("/dev/nvme0"), "process 77 (qemu) has /dev/nvme0 open"),
     ] {
         assert_eq!(check(&tree, DISK, &[]), format!("{DISK}: {says}"));
         assert_eq!(check(&tree, NIC, &[]), "", "the other one is free");
     }
+    for free in [exported("0"), opened("/dev/nvme1"), opened("/dev/nvme0n11"), opened("/dev/vfio/1")] {
+        assert_eq!(check(&free, DISK, &[]), "");
+    }
     let elsewhere =
         table("30 22 8:1 / /mnt rw - ext4 /dev/sda1 rw").put("proc/swaps", "Filename\n/dev/sda2 partition 1 0 -2");
     assert_eq!(check(&elsewhere, DISK, &[]), "");
+}
+
+/// With a namespace of the kernel's NVMe target.
+fn exported(enable: &str) -> Tree {
+    let namespace = "sys/kernel/config/nvmet/subsystems/nqn.x/namespaces/7";
+    machine().put(&format!("{namespace}/device_path"), "/dev/nvme0n1").put(&format!("{namespace}/enable"), enable)
+}
+
+/// With a process that has a file open.
+fn opened(file: &str) -> Tree {
+    let place = "sys/bus/pci/devices/0000:01:00.0/nvme/nvme0";
+    let tree = machine().put(&format!("{place}/uevent"), "MAJOR=240\nDEVNAME=nvme0");
+    let to = tree.sysfs.path(place);
+    let tree = tree.link("sys/dev/char/240:0", to.to_str().unwrap());
+    tree.put("proc/77/comm", "qemu").link("proc/77/fd/12", file)
 }
 
 const ROUTES: &str = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT";
@@ -113,7 +141,7 @@ fn cards_with_routes_or_addresses_are_refused() {
         // A bridge above it.
         (
             v4(&[route("br0", [10, 1, 0, 0], [255, 255, 0, 0])]).directory("sys/class/net/eth0/upper_br0"),
-            "br0, above eth0, carries the IPv4 route to 10.1.0.0/16",
+            "br0 is built on eth0\n  0000:02:00.0: br0, above eth0, carries the IPv4 route to 10.1.0.0/16",
         ),
     ] {
         let expected = if says.is_empty() { String::new() } else { format!("{NIC}: {says}") };
@@ -124,6 +152,67 @@ fn cards_with_routes_or_addresses_are_refused() {
         [has("lo", "127.0.0.1"), has("eth0", "fe80::1"), has("eth0", "10.1.2.3"), has("eth0", "2001:db8::1")];
     assert_eq!(check(&machine(), NIC, &addresses), format!("{NIC}: eth0 has the address 10.1.2.3, 2001:db8::1"));
     assert_eq!(check(&machine(), NIC, &addresses[..2]), "");
+}
+
+#[test]
+fn cards_that_something_is_built_on_are_refused() {
+    let above = |upper: &str, devtype: &str| {
+        let tree = machine().directory(&format!("sys/class/net/eth0/upper_{upper}"));
+        tree.put(&format!("sys/class/net/{upper}/uevent"), &format!("INTERFACE={upper}\n{devtype}"))
+    };
+    let port = |upper: &str, devtype: &str| {
+        let tree = above(upper, devtype);
+        let to = tree.sysfs.path(format!("sys/class/net/{upper}"));
+        tree.link("sys/class/net/eth0/master", to.to_str().unwrap())
+    };
+    let vlan_in_bridge = above("eth0.5", "DEVTYPE=vlan").directory("sys/class/net/eth0.5/upper_br1");
+    let packets = "sk RefCnt Type Proto Iface R Rmem User Inode\n0 3 3 0003 4 1 0 0 9001\n0 3 3 0003 5 1 0 0 9002";
+    let listener = |index: &str| machine().put("proc/net/packet", packets).put("sys/class/net/eth0/ifindex", index);
+    for (tree, says) in [
+        (port("bond0", "DEVTYPE=bond"), "eth0 is a port of bond0 (bond)"),
+        (port("br0", "DEVTYPE=bridge"), "eth0 is a port of br0 (bridge)"),
+        // Linux has no word for these kinds here.
+        (port("team0", ""), "eth0 is a port of team0"),
+        (port("ovs-system", ""), "eth0 is a port of ovs-system"),
+        (port("vrf-blue", ""), "eth0 is a port of vrf-blue"),
+        (above("macvlan0", "DEVTYPE=macvlan"), "macvlan0 (macvlan) is built on eth0"),
+        (above("ipvl0", ""), "ipvl0 is built on eth0"),
+        (vlan_in_bridge, "eth0.5 (vlan) is built on eth0\n  0000:02:00.0: br1 is built on eth0.5"),
+        (listener("4"), "a packet socket listens on eth0"),
+        (
+            listener("5").put("proc/88/comm", "lldpd").link("proc/88/fd/3", "socket:[9002]"),
+            "process 88 (lldpd) has a packet socket on eth0",
+        ),
+        (
+            machine().put("proc/net/pppoe", "Id       Address              Device\n00000001 02:00:00:00:00:01 eth0"),
+            "a PPPoE session runs over eth0",
+        ),
+    ] {
+        assert_eq!(check(&tree, NIC, &[]), format!("{NIC}: {says}"));
+        assert_eq!(check(&tree, DISK, &[]), "", "the other one is free");
+    }
+    assert_eq!(check(&listener("6"), NIC, &[]), "", "they listen on others");
+    let xdp = |name: &str| in_use::Network { addresses: Vec::new(), xdp: vec![name.to_owned()] };
+    assert_eq!(check_with(&machine(), NIC, &xdp("eth0")), format!("{NIC}: an XDP program is attached to eth0"));
+    assert_eq!(check_with(&machine(), NIC, &xdp("eth1")), "");
+}
+
+#[test]
+fn what_was_not_bound_is_not_advised_to_be() {
+    let (second, third) = ("0000:01:00.1", "0000:01:00.2");
+    let tree = machine().function(second, "igb", Some(1)).function(third, "snd_hda_intel", Some(1));
+    let functions = [DISK, second].map(|address| function(&tree.sysfs, address));
+    let outcomes = |errors: [Option<&str>; 2]| {
+        let outcome =
+            |(f, e): (&Function, Option<&str>)| outcome(f, |_| e.map_or(Ok(()), |e| Err(anyhow!(e.to_owned()))));
+        functions.iter().zip(errors).map(outcome).collect::<Vec<_>>()
+    };
+    let advised = |errors| obstacles(&tree.sysfs, &functions, &outcomes(errors));
+    assert_eq!(advised([Some("no"), Some("no")]), [], "neither was bound: no group is waited for");
+    // One was: neither the one that was not nor itself is advised, but who was not asked for.
+    let other = |address: &str| (address.parse().unwrap(), third.parse().unwrap(), "snd_hda_intel".to_owned());
+    assert_eq!(advised([Some("no"), None]), [other(second)]);
+    assert_eq!(advised([None, None]), [other(DISK), other(second)]);
 }
 
 #[test]
@@ -139,13 +228,15 @@ fn what_vfio_pci_cannot_take_is_refused_by_force_too() {
         (machine().put_device(DISK, "class", "0x060400"), "bridge"),
         (machine().without("sys/bus/pci/devices/0000:01:00.0/iommu_group"), "in no IOMMU group"),
     ] {
-        let error = check_bind(&tree.sysfs, &[function(&tree.sysfs, DISK)], true, &[]).unwrap_err().to_string();
+        let error = check_bind(&tree.sysfs, &[function(&tree.sysfs, DISK)], true, &in_use::Network::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(says) && error.contains("nothing was changed"), "{error}");
     }
     // Without an IOMMU only where VFIO is told to do without.
     let parameter = "sys/module/vfio/parameters/enable_unsafe_noiommu_mode";
     let bare = machine().without("sys/bus/pci/devices/0000:01:00.0/iommu_group").put(parameter, "Y");
-    check_bind(&bare.sysfs, &[function(&bare.sysfs, DISK)], false, &[]).unwrap();
+    check_bind(&bare.sysfs, &[function(&bare.sysfs, DISK)], false, &in_use::Network::default()).unwrap();
 }
 
 #[test]

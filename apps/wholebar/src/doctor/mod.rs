@@ -5,7 +5,7 @@ mod rules;
 #[cfg(test)]
 pub mod tests;
 
-pub use facts::{Host, openers};
+pub use facts::{Host, openers, who_has_open};
 pub use rules::Finding;
 
 use facts::Device;

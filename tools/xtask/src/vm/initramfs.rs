@@ -15,6 +15,9 @@ use super::modules::{Modules, canonical, modules_dep};
 
 const INIT: &[u8] = include_bytes!("../../../vm/init");
 
+/// A part of it.
+const BIND: &[u8] = include_bytes!("../../../vm/bind");
+
 /// In every guest: output through virtio serial ports, and VFIO.
 const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
 
@@ -28,8 +31,9 @@ const DYNAMIC: &str =
 /// What the guest does before the command, and what it holds.
 #[derive(Debug, Clone, Args)]
 pub struct Inside {
-    /// Devices for vfio-pci: nvme, nic, blk, all, none, or a PCI address. The others have no driver until one is loaded
-    #[arg(long, value_name = "DEVICE", default_value = "nvme")]
+    /// Devices for vfio-pci: nvme, nic, blk, all (but bridges, and what else is the machine's own), none, or a PCI address. The others have no driver until
+    /// one is loaded. Where a device that is named by its address cannot be given, the command is not run (125)
+    #[arg(long, value_name = "DEVICE", default_value = "nvme", value_parser = device)]
     pub bind: Vec<String>,
     /// Kernel modules to load, of those that the guest has: nvme, virtio_net, igb, e1000e, vmxnet3, ext4
     #[arg(long, value_name = "NAME")]
@@ -79,6 +83,7 @@ pub fn archive(contents: &Contents) -> Result<Vec<u8>> {
     tree.file("bin/busybox", 0o755, &read(busybox)?);
     tree.archive.symlink("bin/sh", "busybox");
     tree.file("init", 0o755, INIT);
+    tree.file("etc/bind", 0o644, BIND);
 
     let release = modules.file_name().and_then(|name| name.to_str()).context("a kernel's modules lie in no folder")?;
     let kernel = Modules::read(modules)?;
@@ -154,6 +159,32 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
+/// A device of `--bind`: its kind, or its address as Linux writes it.
+fn device(text: &str) -> Result<String, String> {
+    if ["nvme", "nic", "blk", "all", "none"].contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let address = match text.matches(':').count() {
+        1 => format!("0000:{text}"),
+        _ => text.to_owned(),
+    }
+    .to_lowercase();
+    let hex = |part: &str, digits: usize| part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let parts: Vec<&str> = address.split([':', '.']).collect();
+    match &parts[..] {
+        [segment, bus, slot, function]
+            if hex(segment, 4)
+                && hex(bus, 2)
+                && hex(slot, 2)
+                && hex(function, 1)
+                && address == format!("{segment}:{bus}:{slot}.{function}") =>
+        {
+            Ok(address)
+        }
+        _ => Err("it is neither nvme, nic, blk, all or none, nor a PCI address like 0000:01:00.0".to_owned()),
+    }
+}
+
 /// Where `--file` puts a file.
 fn place(file: &str) -> Result<(String, PathBuf)> {
     let (path, place) = match file.split_once('=') {
@@ -190,6 +221,107 @@ mod tests {
         let words = ["printf", "<%s>", "it's", "$HOME `x`", "", "a\nb", "*", r"\"].map(String::from);
         let output = Command::new("sh").arg("-c").arg(command(&words)).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "<it's><$HOME `x`><><a\nb><*><\\>");
+    }
+
+    #[test]
+    fn devices_are_kinds_or_addresses() {
+        for (text, device_) in
+            [("nvme", "nvme"), ("all", "all"), ("0001:00:01.0", "0001:00:01.0"), ("00:1F.2", "0000:00:1f.2")]
+        {
+            assert_eq!(device(text).as_deref(), Ok(device_));
+        }
+        for wrong in [
+            "",
+            "nvm",
+            "nvme0",
+            "00:02",
+            "00.02:0",
+            "0000:00:02.0.0",
+            "0000:00:02",
+            "00:2.0",
+            "0:00:02.0",
+            "0000:00:0g.0",
+        ] {
+            assert!(device(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    /// What `bind` gives to vfio-pci, what it says, and whether the command is to be run; in a machine of Q35's chipset and a device of each kind.
+    fn given(words: &str) -> (Vec<String>, String, String) {
+        let root = tempfile::tempdir().unwrap();
+        let pci = root.path().join("pci");
+        for (name, class, driver) in [
+            ("0000:00:00.0", "0x060000", ""),
+            ("0000:00:02.0", "0x078000", "virtio-pci"),
+            ("0000:00:03.0", "0x060400", "pcieport"),
+            ("0000:00:1f.0", "0x060100", ""),
+            ("0000:00:1f.2", "0x010601", ""),
+            ("0000:01:00.0", "0x010802", "vfio-pci"),
+            ("0000:02:00.0", "0x020000", "vfio-pci"),
+            ("0000:03:00.0", "0x00ff00", "vfio-pci"),
+            // One that vfio-pci does not take.
+            ("0000:04:00.0", "0x010000", ""),
+        ] {
+            let function = pci.join("devices").join(name);
+            fs::create_dir_all(&function).unwrap();
+            fs::write(function.join("class"), format!("{class}\n")).unwrap();
+            if !driver.is_empty() {
+                let driver = pci.join("drivers").join(driver);
+                fs::create_dir_all(&driver).unwrap();
+                std::os::unix::fs::symlink(driver, function.join("driver")).unwrap();
+            }
+        }
+        let script = ". \"$0\" && echo $ready $WHOLEBAR_NVME $WHOLEBAR_NIC $WHOLEBAR_BLK";
+        let said = root.path().join("said");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, concat!(env!("CARGO_MANIFEST_DIR"), "/../vm/bind")]);
+        let output = shell.env("pci", &pci).env("said", &said).env("bind", words).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let overridden = |name: &String| pci.join("devices").join(name).join("driver_override").exists();
+        let names = fs::read_dir(pci.join("devices")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(overridden).collect();
+        names.sort();
+        (
+            names,
+            fs::read_to_string(said).unwrap_or_default(),
+            String::from_utf8(output.stdout).unwrap().trim_end().to_owned(),
+        )
+    }
+
+    #[test]
+    fn whatever_is_asked_for_is_given_or_refused_in_words() {
+        const NAMES: &str = "0000:01:00.0 0000:02:00.0 0000:04:00.0";
+        for (words, given_, says, ready) in [
+            ("none", &[][..], "", "yes"),
+            ("nvme nic", &["0000:01:00.0", "0000:02:00.0"], "", "yes"),
+            ("0000:03:00.0", &["0000:03:00.0"], "", "yes"),
+            // The chipset is not meant by all, and can be named.
+            (
+                "all",
+                &["0000:01:00.0", "0000:02:00.0", "0000:03:00.0", "0000:04:00.0"],
+                "init: 0000:04:00.0: vfio-pci did not take it (class 0x010000)",
+                "yes",
+            ),
+            ("nvme 0000:04:00.0", &["0000:01:00.0", "0000:04:00.0"], "init: 0000:04:00.0: vfio-pci did not take", "no"),
+            ("0000:00:1f.2", &["0000:00:1f.2"], "init: 0000:00:1f.2: vfio-pci did not take it (class 0x010601)", "no"),
+            ("0000:00:02.0", &[], "init: 0000:00:02.0: the guest's own console", "no"),
+            ("0000:00:03.0", &[], "init: 0000:00:03.0: a bridge", "no"),
+            (
+                "0000:09:00.0 nvme",
+                &["0000:01:00.0"],
+                "init: 0000:09:00.0: no such PCI function; there are 0000:00:00.0 0000:00:02.0",
+                "no",
+            ),
+        ] {
+            let (names, said, answer) = given(words);
+            assert_eq!(
+                (names.iter().map(String::as_str).collect::<Vec<_>>(), answer),
+                (given_.to_vec(), format!("{ready} {NAMES}")),
+                "{words}"
+            );
+            assert_eq!(said.lines().count(), usize::from(!says.is_empty()), "{words}: {said}");
+            assert!(said.starts_with(says), "{words}: {said}");
+        }
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl Parts {
         let Options { guest, machine, inside, .. } = options;
         machine.check(*guest)?;
         let cpu = guest.cpu();
-        debian::provide(&[(cpu.qemu, cpu.qemu_package), ("xz", "xz-utils")])?;
+        debian::provide(&[(cpu.qemu, cpu.qemu_package)])?;
         let wires = Wires::of(machine)?;
         if let Some(why) = wires.missing()? {
             bail!("no TAP interfaces are to be had here, for --nic MODEL,wire=tap: {why}");
