@@ -200,14 +200,11 @@ pub(crate) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// How many bytes of registers a plan traps: what it doesn't map, without the 4 KiB ranges that PCI keeps for table and PBA.
+/// How many bytes of registers a plan traps: what it doesn't map, without what table and PBA have to themselves
+/// ([`BarLayout::own_ranges`]).
 pub fn trapped_registers(plan: &BarPlan) -> u64 {
-    let BarLayout { size, table, pba, .. } = &plan.layout;
-    let own = |r: &Option<Range<u64>>| {
-        r.as_ref().map_or(0..0, |r| PageSize::K4.floor(r.start)..crate::strip::ceil(PageSize::K4, r.end).min(*size))
-    };
+    let [table, pba] = plan.layout.own_ranges().map(|own| own.unwrap_or(0..0));
     let overlap = |a: &Range<u64>, b: &Range<u64>| a.end.min(b.end).saturating_sub(a.start.max(b.start));
-    let (table, pba) = (own(table), own(pba));
     let both = table.start.max(pba.start)..table.end.min(pba.end);
     let trapped = plan.spans.iter().filter(|span| span.access == Access::Trapped);
     trapped
