@@ -64,7 +64,7 @@ impl<R: Read> Lines<R> {
     pub(super) fn next(&mut self, line: &mut Line) -> Result<bool, Trouble> {
         line.text.clear();
         (line.cut, line.width) = (false, 0);
-        let mut first = true;
+        let (mut first, mut glue) = (true, true);
         loop {
             self.raw.clear();
             let Some(ended) = self.raw_line()? else { return Ok(!first) };
@@ -74,13 +74,14 @@ impl<R: Read> Lines<R> {
             }
             first = false;
             line.cut = !ended;
-            clean(&self.raw, line);
+            clean(&self.raw, line, glue);
             // A soft line break of quoted-printable text (RFC 2045, 6.7).
             let soft = (70..=76).contains(&line.width) && line.text.ends_with('=') && line.text.len() < LONGEST;
             if !soft {
                 break;
             }
             line.text.pop();
+            glue = !self.raw.ends_with(b" =");
         }
         if line.text.contains("=3D") {
             line.text = line.text.replace("=3D", "=").replace("=20", " ");
@@ -125,8 +126,8 @@ impl<R: Read> Lines<R> {
     }
 }
 
-/// Appends to `line` what `raw` has of `lspci`'s.
-fn clean(raw: &[u8], line: &mut Line) {
+/// Appends to `line` what `raw` has of `lspci`'s; `glue`: without a space before it.
+fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
     let text = String::from_utf8_lossy(raw);
     // What most lines have nothing of.
     let odd = |b: &u8| matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || *b >= 0x80;
@@ -134,7 +135,7 @@ fn clean(raw: &[u8], line: &mut Line) {
     let text = if plain { decorated(&text) } else { text.into_owned() };
     line.width = text.chars().map(|c| if c == '\t' { 8 } else { 1 }).sum();
     for word in bare(&text).split_whitespace() {
-        if !line.text.is_empty() && !line.text.ends_with('=') {
+        if !std::mem::take(&mut glue) {
             line.text.push(' ');
         }
         line.text.extend(word.chars().filter(|c| !c.is_control()));
@@ -190,7 +191,8 @@ fn decorated(text: &str) -> String {
     }
     // `grep --color`'s, whose escape characters were lost on the way.
     while let Some(end) = text.find("m[K") {
-        let start = text[..end].rfind('[').filter(|at| text[at + 1..end].bytes().all(|b| matches!(b, b'0'..=b'9' | b';')));
+        let start =
+            text[..end].rfind('[').filter(|at| text[at + 1..end].bytes().all(|b| matches!(b, b'0'..=b'9' | b';')));
         let Some(start) = start else { break };
         text.replace_range(start..end + 3, "");
     }
@@ -202,11 +204,6 @@ fn bare(text: &str) -> &str {
     let text = unquoted(text);
     if line::is_known(text) || text.is_empty() {
         return text;
-    }
-    // `[   12.345678] `, `Nov 28 23:00:01 host lspci[123]: `, `2026-11-28T23:00:01+00:00 host lspci: `.
-    if let Some(rest) = after_time(text) {
-        let rest = unquoted(rest);
-        return if line::is_known(rest) { rest } else { after_tag(rest).map_or(rest, unquoted) };
     }
     // `file.txt:` and `12-` of grep, and the numbers of `cat -n`.
     let mut rest = text;
@@ -221,27 +218,43 @@ fn bare(text: &str) -> &str {
             return rest;
         }
     }
+    // `[   12.345678] `, `Nov 28 23:00:01 host lspci[123]: `, `2026-11-28T23:00:01+00:00 host lspci: `.
+    if let Some(rest) = after_time(text) {
+        let rest = unquoted(rest);
+        return if line::is_known(rest) { rest } else { after_tag(rest).map_or(rest, unquoted) };
+    }
     text
 }
 
 /// Without space and the marks of quotations, tables and code.
 fn unquoted(text: &str) -> &str {
-    let mark = |c: char| c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '\u{feff}');
-    let text = text.trim_start_matches(mark).trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│'));
+    let mark =
+        |c: char| c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '\u{feff}');
+    let text =
+        text.trim_start_matches(mark).trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│'));
     // Of a diff, and between the matches of grep.
     match text.strip_prefix(['+', '-']) {
-        Some(rest) if rest.is_empty() || rest == "-" || line::is_known(rest.trim_start()) => rest.trim_start_matches(['-', ' ', '\t']),
+        Some(rest) if rest.is_empty() || rest == "-" || line::is_known(rest.trim_start()) => {
+            rest.trim_start_matches(['-', ' ', '\t'])
+        }
         _ => text,
     }
 }
 
 /// What stands behind a time.
 fn after_time(text: &str) -> Option<&str> {
-    let clock = |word: &str| word.len() >= 8 && word.as_bytes()[2] == b':' && word.as_bytes()[5] == b':' && word.starts_with(|c: char| c.is_ascii_digit());
+    let clock = |word: &str| {
+        word.len() >= 8
+            && word.as_bytes()[2] == b':'
+            && word.as_bytes()[5] == b':'
+            && word.starts_with(|c: char| c.is_ascii_digit())
+    };
     if let Some(rest) = text.strip_prefix('[') {
         let (time, rest) = rest.split_once(']')?;
         let time = time.trim();
-        let is_time = time.starts_with(|c: char| c.is_ascii_digit()) && time.contains(['.', ':']) && time.bytes().all(|b| b.is_ascii_digit() || b".:-+TZ, ".contains(&b));
+        let is_time = time.starts_with(|c: char| c.is_ascii_digit())
+            && time.contains(['.', ':'])
+            && time.bytes().all(|b| b.is_ascii_digit() || b".:-+TZ, ".contains(&b));
         return is_time.then_some(rest);
     }
     let (first, rest) = text.split_once(' ')?;
@@ -292,9 +305,34 @@ mod tests {
         let slot = "01:00.0 Non-Volatile memory controller: Example";
         for known in [region, msix, slot] {
             for before in [
-                "", "\t", "        ", "> ", ">> > ", "| ", "# ", "#\t", "│ ", "\u{feff}", "+\t", "-", "- ", "    12\t", "12:", "12-\t", "dump.txt:", "dump.txt-\t",
-                "dump.txt:12:", "[   12.345678] ", "[2026-11-28 23:00:01] ", "Nov 28 23:00:01 host lspci[123]: ", "Nov  8 23:00:01 host lspci: \t",
-                "2026-11-28T23:00:01.123456+00:00 host lspci[1]: ", "2026-11-28 23:00:01,123 ", "23:00:01 ", "2026-11-28T23:00:01Z ", "> Nov 28 23:00:01 host x[1]: ",
+                "",
+                "\t",
+                "        ",
+                "> ",
+                ">> > ",
+                "| ",
+                "# ",
+                "#\t",
+                "│ ",
+                "\u{feff}",
+                "+\t",
+                "-",
+                "- ",
+                "    12\t",
+                "12:",
+                "12-\t",
+                "dump.txt:",
+                "dump.txt-\t",
+                "dump.txt:12:",
+                "[   12.345678] ",
+                "[2026-11-28 23:00:01] ",
+                "Nov 28 23:00:01 host lspci[123]: ",
+                "Nov  8 23:00:01 host lspci: \t",
+                "2026-11-28T23:00:01.123456+00:00 host lspci[1]: ",
+                "2026-11-28 23:00:01,123 ",
+                "23:00:01 ",
+                "2026-11-28T23:00:01Z ",
+                "> Nov 28 23:00:01 host x[1]: ",
             ] {
                 for after in ["", " ", "\r", " |", "\t"] {
                     assert_eq!(lines(format!("{before}{known}{after}\n").as_bytes()), [known], "{before:?} {after:?}");
@@ -312,7 +350,10 @@ mod tests {
             ("--", ""),
             ("```", ""),
             (">", ""),
-            ("pcieport 0000:00:1c.0: AER: Corrected error received: 0000:01:00.0", "pcieport 0000:00:1c.0: AER: Corrected error received: 0000:01:00.0"),
+            (
+                "pcieport 0000:00:1c.0: AER: Corrected error received: 0000:01:00.0",
+                "pcieport 0000:00:1c.0: AER: Corrected error received: 0000:01:00.0",
+            ),
             ("I have a 01:00.0 Ethernet controller: Intel", "I have a 01:00.0 Ethernet controller: Intel"),
             ("\tKernel modules: nvme", "Kernel modules: nvme"),
         ] {
