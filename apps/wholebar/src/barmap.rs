@@ -4,20 +4,22 @@
 mod draw;
 mod source;
 
-use crate::args::{self, Policy};
+use crate::args::{self, Policy, Usage};
 use crate::output;
 use anyhow::Result;
+use source::Source;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::pci::PciDevice;
+use wholebar_barmap::PAGES;
 use wholebar_barmap::json::Report;
-use wholebar_barmap::{FunctionMap, PAGES};
 
 /// Show what of each BAR is mapped, page by page, and why
 ///
-/// For each BAR: a strip of its pages for hosts with 4, 16 and 64 KiB pages, mapped whole and carved (without the pages that hold the MSI-X
-/// table), and what that means. Of a device, of a function of this machine whoever drives it, or of another machine from the text of
-/// `lspci -vv`. Nothing of a device is touched but its configuration space, and NVMe's CAP register.
+/// A line for each function: what becomes of its registers on hosts with 4, 16 and 64 KiB pages. Then, of one function, or of all with --details, a
+/// strip of the pages of each BAR, mapped whole and carved (without the pages that hold the MSI-X table), and what that means. Of a device, of a
+/// function of this machine whoever drives it, or of another machine from the text of `lspci -vv`. Nothing of a device is touched but its
+/// configuration space, and NVMe's CAP register.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,6 +29,7 @@ Examples:
   wholebar barmap 0000:01:00.0                  a function of this machine, bound to vfio-pci or not
   sudo wholebar barmap --sysfs                  all functions of this machine
   ssh host sudo lspci -vv | wholebar barmap --lspci -
+  wholebar barmap --lspci host.txt --host-page 64k --details
   wholebar barmap --lspci host.txt 3b:00.0 --json")]
 pub struct Args {
     /// The PCI function; with --lspci or --sysfs: only this one
@@ -41,6 +44,12 @@ pub struct Args {
     /// With --lspci or --sysfs: also functions without MSI-X
     #[arg(long)]
     all: bool,
+    /// Also strips, addresses and sources of each function, where there are several
+    #[arg(long)]
+    details: bool,
+    /// The host that the text (or DIR) is of has pages of this size: what its addresses forbid holds there, and nowhere else
+    #[arg(long, value_name = "SIZE", value_parser = args::page)]
+    host_page: Option<PageSize>,
     /// Only for hosts with pages of this size
     #[arg(long, value_name = "SIZE", value_parser = args::page)]
     page_size: Option<PageSize>,
@@ -53,24 +62,34 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let source = source::Source::of(args.target.as_deref(), args.lspci.as_deref(), args.sysfs.as_deref())?;
-    let pages = args.page_size.map_or(PAGES.to_vec(), |page| vec![page]);
-    let policies = args.policy.map_or(vec![MapPolicy::Whole, MapPolicy::Carved], |policy| vec![policy.into()]);
-    let maps = match source.only {
-        Some(index) => source.machine.map(index, &pages, &policies).into_iter().collect(),
-        None => source.machine.maps(&pages, &policies),
-    };
-    if args.json {
-        return output::print_json(&Report::of(source.name, &source.machine, &maps));
+    let (target, text, root) = (args.target.as_deref(), args.lspci.as_deref(), args.sysfs.as_deref());
+    if args.host_page.is_some() && text.is_none() && root.is_none_or(|root| root == "/") {
+        return Err(Usage("--host-page is of another machine: it goes with --lspci, or --sysfs=DIR".to_owned()).into());
     }
-    let (shown, left): (Vec<FunctionMap<'_>>, Vec<_>) =
-        maps.into_iter().partition(|map| args.all || source.only.is_some() || draw::is_of_interest(map));
-    output::print(draw::text(&source, &shown, left.len()))
+    let source = Source::of(target, text, root, args.host_page)?;
+    let mut pages = args.page_size.map_or(PAGES.to_vec(), |page| vec![page]);
+    if let Some(host) = args.host_page.filter(|host| args.page_size.is_none() && !pages.contains(host)) {
+        pages.push(host);
+        pages.sort_unstable();
+    }
+    let policies = args.policy.map_or(vec![MapPolicy::Whole, MapPolicy::Carved], |policy| vec![policy.into()]);
+    let (pages, policies) = (pages.as_slice(), policies.as_slice());
+    if args.json {
+        let Source { name, machine, only } = &source;
+        return output::stream_json(&Report { source: name, machine, only: *only, pages, policies });
+    }
+    let what = draw::What { all: args.all, details: args.details };
+    draw::draw(&source, pages, policies, what, &mut |part| output::print(part))
 }
 
 /// The maps of a device that is open, as `barmap` shows them.
 pub fn of_device(device: &dyn PciDevice) -> Result<String> {
-    let source = source::Source::open(device)?;
-    let maps = source.machine.maps(&PAGES, &[MapPolicy::Whole, MapPolicy::Carved]);
-    Ok(draw::text(&source, &maps, 0))
+    let source = Source::open(device)?;
+    let mut text = String::new();
+    let policies = [MapPolicy::Whole, MapPolicy::Carved];
+    draw::draw(&source, &PAGES, &policies, draw::What::default(), &mut |part| {
+        text += part;
+        Ok(())
+    })?;
+    Ok(text)
 }

@@ -23,6 +23,16 @@ pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string_pretty(value)? + "\n")
 }
 
+/// Writes a result as JSON to standard output, as it is made: for those that may be larger than memory.
+pub fn stream_json(value: &impl Serialize) -> Result<()> {
+    let mut out = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let written = serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from);
+    match written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        done => done.context("cannot write to standard output"),
+    }
+}
+
 /// Writes a result as JSON to a file.
 pub fn write_json(path: &str, value: &impl Serialize) -> Result<()> {
     if path == "-" {

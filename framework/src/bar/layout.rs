@@ -21,6 +21,29 @@ pub struct BarLayout {
     pub registers: Vec<Range<u64>>,
 }
 
+impl BarLayout {
+    /// The ranges that table and PBA have to themselves, in this order: where no other registers are expected.
+    ///
+    /// PCI recommends that no other register be in the 4 KiB ranges that hold them (PCI Express Base 6.0, 7.7.2), and devices that keep to it let
+    /// the first of them begin such a range. Where neither does, something else was put there first: then a part has no more to itself than its
+    /// own bytes and, of the 4 KiB ranges behind the one it begins in, the whole.
+    pub fn own_ranges(&self) -> [Option<Range<u64>>; 2] {
+        let inside =
+            |r: &Option<Range<u64>>| r.as_ref().map(|r| r.start..r.end.min(self.size)).filter(|r| !r.is_empty());
+        let parts = [inside(&self.table), inside(&self.pba)];
+        let own = |r: &Range<u64>| {
+            let first = PageSize::K4.floor(r.start);
+            let next = first.saturating_add(PageSize::K4.bytes());
+            // A part that begins this 4 KiB range, or reaches into it from the one before.
+            let begins = parts.iter().flatten().any(|other| other.start <= first && first < other.end);
+            let start = if begins { first } else { r.start };
+            let end = if begins || r.end > next { plan::up(PageSize::K4, r.end).min(self.size) } else { r.end };
+            start..end
+        };
+        [parts[0].as_ref().map(own), parts[1].as_ref().map(own)]
+    }
+}
+
 impl fmt::Display for BarLayout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BAR{} of {:#x} bytes", self.bar, self.size)?;

@@ -150,7 +150,7 @@ fn decide(layout: &BarLayout, region: &RegionInfo, isolation: &Isolation, asked:
         return (MapPolicy::Trapped, "the backend lets nothing of this BAR be mapped".to_owned());
     }
     let Some(table) = clip(&layout.table, layout.size) else {
-        return (MapPolicy::Whole, "the MSI-X table is not in this BAR".to_owned());
+        return (MapPolicy::Whole, "no MSI-X table is in this BAR".to_owned());
     };
     let offered = match region.sparse() {
         Some(areas) => areas.iter().any(|a| a.start <= table.start && table.end <= a.end),
@@ -213,8 +213,7 @@ impl Pages {
 struct Guard<'a> {
     table: Option<Range<u64>>,
     pba: Option<Range<u64>>,
-    /// The 4 KiB ranges that hold them. PCI wants table and PBA in such ranges of their own: there, only registers that the driver names
-    /// are expected.
+    /// The 4 KiB ranges that they have to themselves: there, only registers that the driver names are expected.
     own: [Option<Range<u64>>; 2],
     /// Those registers that share a page with table or PBA.
     registers: Vec<&'a Range<u64>>,
@@ -223,7 +222,7 @@ struct Guard<'a> {
 impl<'a> Guard<'a> {
     fn new(layout: &'a BarLayout, pages: Pages) -> Self {
         let (table, pba) = (clip(&layout.table, layout.size), clip(&layout.pba, layout.size));
-        let own = [&table, &pba].map(|r| r.as_ref().map(|r| PageSize::K4.floor(r.start)..up(PageSize::K4, r.end)));
+        let own = layout.own_ranges();
         let near = |r: &Range<u64>| {
             let around = pages.down(r.start)..pages.up(r.end);
             !r.is_empty() && (touches(&table, &around) || touches(&pba, &around))
@@ -260,7 +259,7 @@ impl<'a> Guard<'a> {
         (Access::Direct, Why::Shared)
     }
 
-    /// Whether all of `page` lies in the 4 KiB ranges of table and PBA.
+    /// Whether table and PBA have all of `page` to themselves.
     fn owns(&self, page: &Range<u64>) -> bool {
         let mut at = page.start;
         while at < page.end {
@@ -284,7 +283,7 @@ fn clip(range: &Option<Range<u64>>, size: u64) -> Option<Range<u64>> {
 }
 
 /// The boundary at or after `at`; at the end of all addresses, there.
-fn up(page: PageSize, at: u64) -> u64 {
+pub(super) fn up(page: PageSize, at: u64) -> u64 {
     if page.floor(at) == at { at } else { page.floor(at).saturating_add(page.bytes()) }
 }
 

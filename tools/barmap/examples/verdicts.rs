@@ -2,15 +2,12 @@
 //!
 //!     lspci -vv | cargo run -p wholebar-barmap --example verdicts
 
-use std::io::Read;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar_barmap::{Strip, lspci};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut bytes = Vec::new();
-    std::io::stdin().read_to_end(&mut bytes)?;
-    let machine = lspci::read(&bytes)?;
+    let machine = lspci::read(std::io::stdin().lock())?;
     for map in machine.maps(&[PageSize::K64], &[MapPolicy::Whole, MapPolicy::Carved]) {
         for bar in map.bars.iter().filter(|bar| bar.layout.as_ref().is_some_and(|layout| layout.table.is_some())) {
             for sheet in &bar.sheets {

@@ -82,7 +82,7 @@ fn sriov(config: &Config) -> Option<Sriov> {
         if low != 0 && low != u32::MAX {
             let kind = BarKind::Memory { wide, prefetchable: low & 8 != 0 };
             let place = Place { address: Some(address).filter(|a| *a != 0), size: None };
-            bars.push(Bar { index, kind, place, disabled: false, hidden: true, region: None });
+            bars.push(Bar { index, kind, place, disabled: false, hidden: true, unplaced: None, region: None });
         }
         index += if wide { 2 } else { 1 };
     }

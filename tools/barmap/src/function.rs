@@ -16,6 +16,12 @@ pub struct Machine {
     pub notes: Vec<String>,
     /// The page size of the machine the functions are in, where the source says.
     pub page: Option<PageSize>,
+    /// The source may leave out what is there, as text may: a BAR that it doesn't tell of is not in the source, and may be in the device.
+    pub partial: bool,
+    /// It tells of several machines: who is whose neighbour isn't known.
+    pub mixed: bool,
+    /// What [`Auto`](wholebar::bar::MapPolicy::Auto) comes to where an MSI-X table may be mapped, and why, where the source lets that be known.
+    pub auto: Option<&'static str>,
 }
 
 /// One PCI function.
@@ -90,10 +96,35 @@ pub struct Bar {
     pub place: Place,
     /// Decoding is switched off.
     pub disabled: bool,
-    /// The system says where it is, the device itself doesn't: as of SR-IOV's virtual functions.
+    /// The device's own register reads 0, and its place is what the system says (`[virtual]` of `lspci`): so of SR-IOV's virtual functions, of a
+    /// device that forgot it (reset, asleep), and where the bus has it at address 0.
     pub hidden: bool,
+    /// Why it has no address, where the source says.
+    pub unplaced: Option<Unplaced>,
     /// What the backend says that has the function open.
     pub region: Option<RegionInfo>,
+}
+
+/// Why a BAR has no address, in `lspci`'s words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unplaced {
+    /// Neither the system nor the device's register has one.
+    Unassigned,
+    /// The register holds something, and the system made nothing of it.
+    Ignored,
+    /// The last register there is says that it is the first half of two.
+    Broken,
+}
+
+impl Unplaced {
+    /// As `lspci` writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unassigned => "<unassigned>",
+            Self::Ignored => "<ignored>",
+            Self::Broken => "<broken-64-bit-slot>",
+        }
+    }
 }
 
 impl Bar {

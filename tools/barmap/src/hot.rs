@@ -34,7 +34,8 @@ impl HotRegisters {
     pub fn of(function: &Function) -> Self {
         let ids = &function.ids;
         match (ids.class, ids.interface) {
-            (Some(0x0108), Some(2)) => return Self::Known("NVMe", vec![nvme(function)]),
+            // Where the programming interface isn't told, that of nearly all of them: `nvme` says that this is assumed.
+            (Some(0x0108), Some(2) | None) => return Self::Known("NVMe", vec![nvme(function)]),
             (Some(0x0106), Some(1)) => return Self::Known("AHCI", vec![ahci()]),
             _ => {}
         }
@@ -55,6 +56,15 @@ impl HotRegisters {
         Self::Known(family.name, hot.collect())
     }
 
+    /// The BARs that hold them.
+    pub(crate) fn bars(&self) -> impl Iterator<Item = u8> + '_ {
+        let runs = match self {
+            Self::Known(_, hot) => hot.as_slice(),
+            Self::Unknown(_) => &[],
+        };
+        runs.iter().map(|hot| hot.bar)
+    }
+
     /// The runs in BAR `bar`.
     pub fn in_bar(&self, bar: u8) -> Vec<Hot> {
         match self {
@@ -68,10 +78,14 @@ fn nvme(function: &Function) -> Hot {
     let stride = function.doorbell_stride.unwrap_or(4);
     // Two a queue pair, that of the admin queue first. How many pairs there are only the controller knows; rarely more than vectors.
     let pairs = function.msix.present().map_or(1, |msix| u64::from(msix.vectors)).max(2);
-    let assumed = match function.doorbell_stride {
-        Some(_) => None,
-        None => Some("they are 4 bytes apart (CAP.DSTRD is 0, as on most controllers)".to_owned()),
-    };
+    let mut assumed = Vec::new();
+    if function.ids.interface.is_none() {
+        assumed.push("its programming interface, which the source doesn't tell, is NVMe");
+    }
+    if function.doorbell_stride.is_none() {
+        assumed.push("they are 4 bytes apart (CAP.DSTRD is 0, as on most controllers)");
+    }
+    let assumed = (!assumed.is_empty()).then(|| assumed.join("; "));
     let range = 0x1000..0x1000u64.saturating_add((2 * pairs - 1).saturating_mul(stride)).saturating_add(4);
     Hot { what: "doorbells", bar: 0, range, source: "NVM Express Base Specification 2.0, 3.1.3.2 and 3.1.3.1", assumed }
 }

@@ -1,28 +1,60 @@
 //! What `--json` writes: the facts, the plans and the verdicts, under a schema of their own. Offsets, sizes and addresses are bytes.
 
 use crate::{BarMap, FunctionMap, HotRegisters, Machine, MsixFact, Placement, Sheet, runs, trapped_registers};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::ops::Range;
+use wholebar::PageSize;
 use wholebar::bar::{Access, BarPlan, MapPolicy, Why};
 use wholebar::pci::Verdict;
 use wholebar::pci::config::BarKind;
 
 /// The schema's name and version.
-pub const SCHEMA: &str = "wholebar.barmap/2";
+pub const SCHEMA: &str = "wholebar.barmap/3";
 
-/// All of it.
-#[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
-pub struct Report {
-    pub schema: &'static str,
+/// All of it, written function by function: as large as it may get, no more than one is in memory.
+///
+/// Version 3: `mapped_bytes` and `spans` are of the BAR's own address, where that alone decides (`verdict` is `unmappable`, `given_own_pages` tells
+/// what it comes to elsewhere); `placement` can be `unassigned` and `unseen`; `bars` has those, too, of which only the MSI-X capability tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
     /// `lspci`, `sysfs`, `model`, `vfio-user`, `kernel VFIO`.
-    pub source: String,
-    pub notes: Vec<String>,
-    pub functions: Vec<Function>,
+    pub source: &'a str,
+    /// What the source tells.
+    pub machine: &'a Machine,
+    /// The index of the only function it is of, or all of them.
+    pub only: Option<usize>,
+    /// For these page sizes.
+    pub pages: &'a [PageSize],
+    /// Under these policies.
+    pub policies: &'a [MapPolicy],
+}
+
+impl Serialize for Report<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut report = serializer.serialize_struct("Report", 5)?;
+        report.serialize_field("schema", SCHEMA)?;
+        report.serialize_field("source", self.source)?;
+        report.serialize_field("notes", &self.machine.notes)?;
+        report.serialize_field("auto", &self.machine.auto)?;
+        report.serialize_field("functions", &Functions(*self))?;
+        report.end()
+    }
+}
+
+struct Functions<'a>(Report<'a>);
+
+impl Serialize for Functions<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Report { machine, only, pages, policies, .. } = self.0;
+        match only {
+            Some(index) => serializer.collect_seq(machine.map(index, pages, policies).iter().map(Function::of)),
+            None => serializer.collect_seq(machine.each_map(pages, policies).map(|map| Function::of(&map))),
+        }
+    }
 }
 
 /// One function.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Function {
     pub name: String,
@@ -47,7 +79,7 @@ pub struct Function {
 }
 
 /// The MSI-X capability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub enum Msix {
@@ -57,7 +89,7 @@ pub enum Msix {
 }
 
 /// Known hot registers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Hot {
     pub family: &'static str,
@@ -65,7 +97,7 @@ pub struct Hot {
 }
 
 /// A run of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct HotRun {
     pub what: &'static str,
@@ -77,7 +109,7 @@ pub struct HotRun {
 }
 
 /// The SR-IOV capability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Sriov {
     pub total: u16,
@@ -89,7 +121,7 @@ pub struct Sriov {
 }
 
 /// A BAR of virtual functions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct VirtualBar {
     pub bar: u8,
@@ -98,7 +130,7 @@ pub struct VirtualBar {
 }
 
 /// One BAR.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Bar {
     pub bar: u8,
@@ -107,6 +139,12 @@ pub struct Bar {
     pub address: Option<u64>,
     pub size: Option<u64>,
     pub disabled: bool,
+    /// Whether the source tells of it, or only its MSI-X capability.
+    pub told: bool,
+    /// Its own register reads 0: its place is what the system says.
+    pub register_reads_zero: bool,
+    /// Why it has no address, where the source says: `<unassigned>`, `<ignored>`.
+    pub unplaced: Option<&'static str>,
     pub table: Option<Range<u64>>,
     pub pba: Option<Range<u64>>,
     /// The plan that is carried out here, if nothing is asked for; of a function that is open.
@@ -115,21 +153,33 @@ pub struct Bar {
 }
 
 /// A BAR on hosts with pages of one size.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Page {
     pub page_size: u64,
-    /// `own`, `unknown`, `unaligned` or `shared`.
+    /// `own`, `unknown`, `unassigned`, `unseen`, `unaligned` or `shared`.
     pub placement: &'static str,
     pub neighbours: Vec<String>,
     pub verdict: &'static str,
     pub text: String,
     pub caution: Option<String>,
+    /// Known hot registers that no policy can map.
+    pub hot_out_of_reach: Option<String>,
+    /// Where its address decides that nothing can be mapped: what it comes to where it has its pages to itself.
+    pub given_own_pages: Option<Elsewhere>,
     pub plans: Vec<Plan>,
 }
 
+/// A verdict of another address.
+#[derive(Debug, serde::Serialize)]
+#[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
+pub struct Elsewhere {
+    pub verdict: &'static str,
+    pub text: String,
+}
+
 /// A plan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Plan {
     pub page_size: u64,
@@ -145,7 +195,7 @@ pub struct Plan {
 }
 
 /// A span of a plan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Span {
     pub start: u64,
@@ -155,20 +205,12 @@ pub struct Span {
 }
 
 /// A run of like pages.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 #[allow(missing_docs, reason = "the names are the documentation, and are those of the JSON")]
 pub struct Strip {
     pub start: u64,
     pub end: u64,
     pub kind: &'static str,
-}
-
-impl Report {
-    /// The report of these maps, which are of `machine`.
-    pub fn of(source: &str, machine: &Machine, maps: &[FunctionMap<'_>]) -> Self {
-        let functions = maps.iter().map(Function::of).collect();
-        Self { schema: SCHEMA, source: source.to_owned(), notes: machine.notes.clone(), functions }
-    }
 }
 
 impl Function {
@@ -250,6 +292,9 @@ impl Bar {
             address: bar.bar.place.address,
             size: bar.bar.place.size,
             disabled: bar.bar.disabled,
+            told: bar.told,
+            register_reads_zero: bar.bar.hidden,
+            unplaced: bar.bar.unplaced.map(crate::Unplaced::name),
             table: layout.and_then(|layout| layout.table.clone()),
             pba: layout.and_then(|layout| layout.pba.clone()),
             auto: bar.auto.as_ref().map(plan),
@@ -263,6 +308,8 @@ impl Page {
         let (placement, neighbours) = match &sheet.placement {
             Placement::Own => ("own", Vec::new()),
             Placement::Unknown => ("unknown", Vec::new()),
+            Placement::Unassigned => ("unassigned", Vec::new()),
+            Placement::Unseen => ("unseen", Vec::new()),
             Placement::Unaligned => ("unaligned", Vec::new()),
             Placement::Shared(others) => ("shared", others.clone()),
         };
@@ -273,6 +320,12 @@ impl Page {
             verdict: sheet.verdict.kind.name(),
             text: sheet.verdict.text.clone(),
             caution: sheet.verdict.caution.clone(),
+            hot_out_of_reach: sheet.verdict.hot_out_of_reach.clone(),
+            given_own_pages: sheet
+                .verdict
+                .given_own_pages
+                .as_ref()
+                .map(|verdict| Elsewhere { verdict: verdict.kind.name(), text: verdict.text.clone() }),
             plans,
         }
     }

@@ -34,7 +34,7 @@ mod system;
 mod vectors;
 mod verdict;
 
-pub use function::{Bar, Function, Ids, Machine, MsixFact, Notify, Open, Place, Sriov};
+pub use function::{Bar, Function, Ids, Machine, MsixFact, Notify, Open, Place, Sriov, Unplaced};
 pub use hot::{Hot, HotRegisters};
 pub use map::{BarMap, FunctionMap, PAGES, Sheet, trapped_registers};
 pub use neighbours::Placement;

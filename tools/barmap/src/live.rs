@@ -29,7 +29,7 @@ impl Function {
             let kind = register.map_or(memory, |register| register.kind);
             let place = Place { address: None, size: Some(region.size) };
             let disabled = matches!(kind, BarKind::Memory { .. }) && !config.memory_enabled();
-            bars.push(Bar { index, kind, place, disabled, hidden: false, region: Some(region) });
+            bars.push(Bar { index, kind, place, disabled, hidden: false, unplaced: None, region: Some(region) });
         }
         function.bars = bars;
         function.open = Some(Open { kind: device.kind(), page: device.page_size(), isolation: device.isolation() });

@@ -1,16 +1,19 @@
 //! The maps: of each BAR, for each page size, what every policy comes to, and one line that says what that means.
 
 use crate::neighbours::Neighbours;
-use crate::verdict::{self, Verdict};
-use crate::{Bar, Function, Hot, HotRegisters, Machine, MsixFact, Placement};
+use crate::verdict::{self, Case, Verdict};
+use crate::{Bar, Function, Hot, HotRegisters, Machine, MsixFact, Place, Placement};
 use std::ops::Range;
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarLayout, BarPlan, MapPolicy, plan};
-use wholebar::pci::config::Msix;
+use wholebar::pci::config::{BarKind, Msix};
 use wholebar::pci::{Isolation, RegionCap, RegionInfo, Verdict as Isolated};
 
 /// The page sizes there are hosts with.
 pub const PAGES: [PageSize; 3] = [PageSize::K4, PageSize::K16, PageSize::K64];
+
+/// Why `auto` maps whole on POWER.
+pub(crate) const SPAPR: &str = "whole: POWER's host bridges isolate the interrupts of each partitionable endpoint";
 
 /// A function's BARs, mapped.
 #[derive(Debug, Clone)]
@@ -19,7 +22,7 @@ pub struct FunctionMap<'a> {
     pub function: &'a Function,
     /// What is known of its hot registers.
     pub hot: HotRegisters,
-    /// Its BARs, by number.
+    /// Its BARs, by number; those too that only its MSI-X capability or its hot registers tell of.
     pub bars: Vec<BarMap>,
     /// What makes no sense: a table in a BAR that isn't there, or past its end.
     pub problems: Vec<String>,
@@ -30,6 +33,8 @@ pub struct FunctionMap<'a> {
 pub struct BarMap {
     /// The BAR.
     pub bar: Bar,
+    /// The source tells of it. Otherwise its MSI-X capability or its hot registers say that there is one.
+    pub told: bool,
     /// What is planned; `None` where its size, or the place of the MSI-X table, is not known.
     pub layout: Option<BarLayout>,
     /// Its known hot registers, those that lie in it.
@@ -56,52 +61,125 @@ pub struct Sheet {
 impl Machine {
     /// The maps of all functions: for each of these page sizes, under each of these policies.
     pub fn maps(&self, pages: &[PageSize], policies: &[MapPolicy]) -> Vec<FunctionMap<'_>> {
+        self.each_map(pages, policies).collect()
+    }
+
+    /// As [`maps`](Self::maps), one after the other, so that they need not all be there at once.
+    pub fn each_map<'a, 'b>(
+        &'a self,
+        pages: &'b [PageSize],
+        policies: &'b [MapPolicy],
+    ) -> impl Iterator<Item = FunctionMap<'a>> + use<'a, 'b> {
         let neighbours = Neighbours::of(self);
-        self.functions.iter().map(|function| self.map_of(function, &neighbours, pages, policies)).collect()
+        (0..self.functions.len()).map(move |index| self.map_of(index, &neighbours, pages, policies))
     }
 
     /// The maps of one of its functions, by its index.
     pub fn map(&self, index: usize, pages: &[PageSize], policies: &[MapPolicy]) -> Option<FunctionMap<'_>> {
         let neighbours = Neighbours::of(self);
-        self.functions.get(index).map(|function| self.map_of(function, &neighbours, pages, policies))
+        (index < self.functions.len()).then(|| self.map_of(index, &neighbours, pages, policies))
     }
 
-    fn map_of<'a>(
+    fn map_of(
         &self,
-        function: &'a Function,
+        index: usize,
         neighbours: &Neighbours<'_>,
         pages: &[PageSize],
         policies: &[MapPolicy],
-    ) -> FunctionMap<'a> {
-        let hot = HotRegisters::of(function);
-        let problems = problems(function);
-        let bars = function.bars.iter().map(|bar| {
-            let Some(layout) = layout(function, bar, &hot) else {
-                let unplanned = |page| {
-                    let placement = neighbours.placement(function, bar, page);
-                    let verdict = verdict::unplanned(function, bar, &placement, page);
-                    Sheet { page, placement, plans: Vec::new(), verdict }
-                };
-                let sheets = pages.iter().copied().map(unplanned).collect();
-                return BarMap { bar: bar.clone(), layout: None, hot: hot.in_bar(bar.index), auto: None, sheets };
-            };
-            let known = &hot;
-            let hot: Vec<Hot> =
-                known.in_bar(bar.index).into_iter().filter_map(|hot| clipped(hot, layout.size)).collect();
-            let planner = Planner { function, bar, layout: &layout, host: self.page };
+    ) -> FunctionMap<'_> {
+        let function = &self.functions[index];
+        let known = HotRegisters::of(function);
+        let map = |(bar, told): (Bar, bool)| {
+            let layout = layout(function, &bar, &known);
+            let least = if layout.is_none() { least(function, &bar, &known) } else { None };
+            let planned = layout.as_ref().or(least.as_ref());
+            let size = planned.map(|layout| layout.size);
+            let hot: Vec<Hot> = known.in_bar(bar.index).into_iter().filter_map(|hot| clipped(hot, size?)).collect();
             let sheet = |page| {
-                let placement = neighbours.placement(function, bar, page);
-                let plan = |policy| planner.plan(page, &placement, policy);
-                let plans = policies.iter().copied().map(plan).collect();
-                let (whole, carved) = (plan(MapPolicy::Whole), plan(MapPolicy::Carved));
-                let verdict = verdict::of(function, bar, &placement, known, &hot, &whole, &carved);
+                let placement = neighbours.placement(index, &bar, size, page);
+                let case = Case { function, bar: &bar, told, partial: self.partial, page, placement: &placement };
+                let Some(planned) = planned else {
+                    let verdict = verdict::unplanned(&case);
+                    return Sheet { page, placement, plans: Vec::new(), verdict };
+                };
+                // Another host places BARs as it likes. Where it isn't known which pages this one has, it may have these.
+                let shut = placement.is_shut() && bar.region.is_none() && self.host_may_have(page);
+                let plan = |policy, shut| Planner { function, bar: &bar, layout: planned }.plan(page, policy, shut);
+                let (whole, carved) = (plan(MapPolicy::Whole, false), plan(MapPolicy::Carved, false));
+                let of = |policy| match policy {
+                    MapPolicy::Whole if !shut => whole.clone(),
+                    MapPolicy::Carved if !shut => carved.clone(),
+                    policy => plan(policy, shut),
+                };
+                let plans = if layout.is_some() { policies.iter().copied().map(of).collect() } else { Vec::new() };
+                let verdict = verdict::of(&case, shut, layout.is_some(), &known, &hot, &whole, &carved);
                 Sheet { page, placement, plans, verdict }
             };
             let sheets = pages.iter().copied().map(sheet).collect();
-            let auto = function.open.as_ref().map(|open| planner.plan(open.page, &Placement::Own, MapPolicy::Auto));
-            BarMap { bar: bar.clone(), auto, sheets, hot, layout: Some(layout.clone()) }
-        });
-        FunctionMap { bars: bars.collect(), function, hot, problems }
+            let open = function.open.as_ref().zip(layout.as_ref());
+            let auto = open
+                .map(|(open, layout)| Planner { function, bar: &bar, layout }.plan(open.page, MapPolicy::Auto, false));
+            BarMap { told, layout, hot, auto, sheets, bar }
+        };
+        let bars = self.bars_of(function, &known).into_iter().map(map).collect();
+        FunctionMap { bars, problems: self.problems(function), hot: known, function }
+    }
+
+    /// Whether the machine the functions are in may have such pages.
+    fn host_may_have(&self, page: PageSize) -> bool {
+        self.page.is_none_or(|host| host == page)
+    }
+
+    /// Its BARs, each with whether the source tells of it.
+    fn bars_of(&self, function: &Function, hot: &HotRegisters) -> Vec<(Bar, bool)> {
+        let mut bars: Vec<_> = function.bars.iter().map(|bar| (bar.clone(), true)).collect();
+        if let Some(msix) = function.msix.present().filter(|_| self.partial) {
+            for index in [msix.table_bar, msix.pba_bar].into_iter().chain(hot.bars()) {
+                if bars.iter().all(|(bar, _)| bar.index != index) {
+                    let kind = BarKind::Memory { wide: false, prefetchable: false };
+                    let bar = Bar {
+                        index,
+                        kind,
+                        place: Place::default(),
+                        disabled: false,
+                        hidden: false,
+                        unplaced: None,
+                        region: None,
+                    };
+                    bars.push((bar, false));
+                }
+            }
+            bars.sort_by_key(|(bar, _)| bar.index);
+        }
+        bars
+    }
+
+    fn problems(&self, function: &Function) -> Vec<String> {
+        let Some(msix) = function.msix.present() else { return Vec::new() };
+        let mut problems = Vec::new();
+        for (what, index, range) in parts(msix) {
+            match function.bars.iter().find(|bar| bar.index == index) {
+                // It is not in the text, and may be in the device.
+                None if self.partial => {}
+                None => problems.push(format!("its MSI-X {what} would be in BAR{index}, which it doesn't have")),
+                Some(bar) if !bar.is_memory() => {
+                    problems.push(format!("its MSI-X {what} would be in BAR{index}, which is I/O ports"));
+                }
+                Some(bar) => {
+                    if let Some(size) = bar.place.size.filter(|size| range.end > *size) {
+                        let at = format!("{:#x} to {:#x} of BAR{index}", range.start, range.end);
+                        problems.push(format!("its MSI-X {what} would be at {at}, which has {size:#x} bytes"));
+                    }
+                }
+            }
+        }
+        if msix.table_bar == msix.pba_bar && overlaps(&msix.table(), &msix.pba()) {
+            problems.push(format!(
+                "its MSI-X table and its PBA would overlap, at {:#x} of BAR{}",
+                msix.pba_offset, msix.pba_bar
+            ));
+        }
+        problems
     }
 }
 
@@ -110,21 +188,16 @@ struct Planner<'a> {
     function: &'a Function,
     bar: &'a Bar,
     layout: &'a BarLayout,
-    /// The page size of the machine it is in.
-    host: Option<PageSize>,
 }
 
 impl Planner<'_> {
-    fn plan(&self, page: PageSize, placement: &Placement, policy: MapPolicy) -> BarPlan {
+    /// `shut`: the host lets nothing of it be mapped.
+    fn plan(&self, page: PageSize, policy: MapPolicy, shut: bool) -> BarPlan {
         let (mut region, isolation) = match (&self.function.open, &self.bar.region) {
             (Some(open), Some(region)) => (region.clone(), open.isolation.clone()),
             _ => (expected(self.bar, self.layout), nobody_asked()),
         };
-        // Another host places BARs as it likes. This one has placed them.
-        let shut = matches!(placement, Placement::Unaligned | Placement::Shared(_));
-        if shut && self.bar.region.is_none() && self.host == Some(page) {
-            region.mappable = false;
-        }
+        region.mappable &= !shut;
         plan(self.layout, &region, page, &isolation, policy)
     }
 }
@@ -159,6 +232,20 @@ fn layout(function: &Function, bar: &Bar, hot: &HotRegisters) -> Option<BarLayou
     Some(BarLayout { bar: bar.index, size, table, pba, registers })
 }
 
+/// The least that a BAR can be whose size isn't known: it holds table, PBA and hot registers. `None` where it holds none of them, or too little
+/// is known.
+fn least(function: &Function, bar: &Bar, hot: &HotRegisters) -> Option<BarLayout> {
+    let msix = function.msix.present().filter(|_| bar.place.size.is_none() && bar.is_memory())?;
+    let in_it = |at: u8, range: Range<u64>| (at == bar.index).then_some(range);
+    let (table, pba) = (in_it(msix.table_bar, msix.table()), in_it(msix.pba_bar, msix.pba()));
+    let hot = hot.in_bar(bar.index);
+    let ends = table.iter().chain(&pba).map(|range| range.end);
+    let end = ends.chain(hot.iter().map(|hot| hot.range.start.saturating_add(1))).max()?;
+    let size = end.checked_next_power_of_two()?;
+    let registers = hot.into_iter().filter_map(|hot| Some(clipped(hot, size)?.range)).collect();
+    Some(BarLayout { bar: bar.index, size, table, pba, registers })
+}
+
 /// Its part inside a BAR of `size` bytes.
 fn clipped(hot: Hot, size: u64) -> Option<Hot> {
     let range = hot.range.start..hot.range.end.min(size);
@@ -170,44 +257,15 @@ fn parts(msix: &Msix) -> [(&'static str, u8, Range<u64>); 2] {
     [("table", msix.table_bar, msix.table()), ("PBA", msix.pba_bar, msix.pba())]
 }
 
-fn problems(function: &Function) -> Vec<String> {
-    let Some(msix) = function.msix.present() else { return Vec::new() };
-    let mut problems = Vec::new();
-    for (what, index, range) in parts(msix) {
-        match function.bars.iter().find(|bar| bar.index == index) {
-            None => problems.push(format!("its MSI-X {what} would be in BAR{index}, which it doesn't have")),
-            Some(bar) if !bar.is_memory() => {
-                problems.push(format!("its MSI-X {what} would be in BAR{index}, which is I/O ports"));
-            }
-            Some(bar) => {
-                if let Some(size) = bar.place.size.filter(|size| range.end > *size) {
-                    let at = format!("{:#x} to {:#x} of BAR{index}", range.start, range.end);
-                    problems.push(format!("its MSI-X {what} would be at {at}, which has {size:#x} bytes"));
-                }
-            }
-        }
-    }
-    if msix.table_bar == msix.pba_bar && overlaps(&msix.table(), &msix.pba()) {
-        problems.push(format!(
-            "its MSI-X table and its PBA would overlap, at {:#x} of BAR{}",
-            msix.pba_offset, msix.pba_bar
-        ));
-    }
-    problems
-}
-
 pub(crate) fn overlaps(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// How many bytes of registers a plan traps: what it doesn't map, without the 4 KiB ranges that PCI keeps for table and PBA.
+/// How many bytes of registers a plan traps: what it doesn't map, without what table and PBA have to themselves
+/// ([`BarLayout::own_ranges`]).
 pub fn trapped_registers(plan: &BarPlan) -> u64 {
-    let BarLayout { size, table, pba, .. } = &plan.layout;
-    let own = |r: &Option<Range<u64>>| {
-        r.as_ref().map_or(0..0, |r| PageSize::K4.floor(r.start)..crate::strip::ceil(PageSize::K4, r.end).min(*size))
-    };
+    let [table, pba] = plan.layout.own_ranges().map(|own| own.unwrap_or(0..0));
     let overlap = |a: &Range<u64>, b: &Range<u64>| a.end.min(b.end).saturating_sub(a.start.max(b.start));
-    let (table, pba) = (own(table), own(pba));
     let both = table.start.max(pba.start)..table.end.min(pba.end);
     let trapped = plan.spans.iter().filter(|span| span.access == Access::Trapped);
     trapped
@@ -221,9 +279,8 @@ pub fn trapped_registers(plan: &BarPlan) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Ids, Open, Place};
+    use crate::{Ids, Open};
     use wholebar::pci::DeviceKind;
-    use wholebar::pci::config::BarKind;
 
     /// SPDK's NVMe target: 8 KiB, of which it offers the doorbells' page.
     fn server(areas: Vec<Range<u64>>) -> Machine {
@@ -240,6 +297,7 @@ mod tests {
             place: Place { address: None, size: Some(0x2000) },
             disabled: false,
             hidden: false,
+            unplaced: None,
             region: Some(region),
         };
         let isolation = Isolation::by_construction();

@@ -67,8 +67,8 @@ impl Kind {
         match self {
             Self::Registers => "registers: loads and stores",
             Self::Hot => "hot registers: loads and stores",
-            Self::Shared => "registers beside MSI-X table or PBA: loads and stores, those out of reach",
-            Self::SharedHot => "hot registers beside MSI-X table or PBA: loads and stores, those out of reach",
+            Self::Shared => "registers beside MSI-X table or PBA: loads and stores",
+            Self::SharedHot => "hot registers beside MSI-X table or PBA: loads and stores",
             Self::Table => "MSI-X table, in pages of its own: mapped read-only",
             Self::Pba => "PBA, in pages of its own: mapped read-only",
             Self::Trapped => "trapped: a system call or a message an access",

@@ -36,7 +36,8 @@ impl Machine {
                 functions.len()
             ));
         }
-        let mut machine = Self { functions, notes, page };
+        let auto = cfg!(target_arch = "powerpc64").then_some(crate::map::SPAPR);
+        let mut machine = Self { functions, notes, page, auto: auto.filter(|_| page.is_some()), ..Self::default() };
         machine.complete();
         machine
     }
@@ -105,7 +106,7 @@ fn bars(resources: &[Option<Resource>], first: usize, hidden: bool) -> Vec<Bar> 
     let found = (0..6u8).filter_map(|index| {
         let Resource { place, kind } = resources.get(first + usize::from(index)).copied().flatten()?;
         place.size?;
-        Some(Bar { index, kind, place, disabled: false, hidden, region: None })
+        Some(Bar { index, kind, place, disabled: false, hidden, unplaced: None, region: None })
     });
     found.collect()
 }

@@ -55,13 +55,18 @@ fn nothing_is_lost() {
         }
 
         let bars: usize = machine.functions.iter().map(|f| f.bars.len()).sum();
-        assert_eq!(lines(&text, "\tRegion ").count(), bars, "{name}");
+        // Into one line another program wrote its errors.
+        let unread =
+            machine.functions.iter().flat_map(|f| &f.notes).filter(|note| note.contains("can't be read")).count();
+        assert_eq!(unread, usize::from(name == "inspiron620"), "{name}");
+        assert_eq!(lines(&text, "\tRegion ").count(), bars + unread, "{name}");
         let sized = machine.functions.iter().flat_map(|f| &f.bars).filter(|bar| bar.place.size.is_some()).count();
         assert_eq!(lines(&text, "\tRegion ").filter(|line| line.contains("[size=")).count(), sized, "{name}");
         let bars: usize = machine.functions.iter().filter_map(|f| f.sriov.as_ref()).map(|sriov| sriov.bars.len()).sum();
         assert_eq!(lines(&text, "\t\tRegion ").count(), bars, "{name}");
         let roms = machine.functions.iter().filter(|f| f.rom.is_some()).count();
-        assert_eq!(lines(&text, "\tExpansion ROM at ").count(), roms, "{name}");
+        let told = lines(&text, "\tExpansion ROM at ").count() + lines(&text, "\t[virtual] Expansion ROM at ").count();
+        assert_eq!(told, roms, "{name}");
         let drivers = machine.functions.iter().filter(|f| f.driver.is_some()).count();
         assert_eq!(lines(&text, "\tKernel driver in use: ").count(), drivers, "{name}");
         assert!(!machine.functions.iter().any(|f| matches!(f.msix, MsixFact::Unknown(_))), "{name}");
@@ -72,7 +77,7 @@ fn nothing_is_lost() {
 fn every_bar_has_its_maps() {
     let policies = [MapPolicy::Whole, MapPolicy::Carved];
     for (name, ..) in DUMPS {
-        let machine = lspci::read(&fs::read(folder().join(name).with_extension("txt")).unwrap()).unwrap();
+        let machine = lspci::read(&*fs::read(folder().join(name).with_extension("txt")).unwrap()).unwrap();
         for map in machine.maps(&PAGES, &policies) {
             for bar in &map.bars {
                 assert_eq!(bar.sheets.len(), PAGES.len());

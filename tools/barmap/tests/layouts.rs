@@ -5,7 +5,7 @@
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarPlan, MapPolicy};
 use wholebar_barmap::VerdictKind::{self, *};
-use wholebar_barmap::{PAGES, lspci};
+use wholebar_barmap::{PAGES, Placement, lspci};
 
 /// A BAR, and what is expected of it.
 struct Case {
@@ -123,7 +123,13 @@ const CASES: &[Case] = &[
         spans: all(("D", "D")), kinds: [Alike, Alike, Alike] },
     // Nothing forbids these.
     Case { source: "made up: a table that is 8-byte aligned and lies across a 4 KiB boundary", title: NIC, bars: &[(0, "16K")], msix: Some((2, 0, 0x1ff8, 0, 0x10)), more: "", bar: 0,
-        spans: [("O3000 D", "O1000 T3000 D"), ("D", "T"), ("D", "T")], kinds: [Alike, CarvedTraps, CarvedTraps] },
+        spans: [("D2000 O3000 D", "D1000 T3000 D"), ("D", "T"), ("D", "T")], kinds: [CarvedTraps, CarvedTraps, CarvedTraps] },
+    Case { source: "a public lspci: table and PBA from 0x1200 on, behind registers that its driver uses", title: NIC, bars: &[(0, "8K")], msix: Some((8, 0, 0x1200, 0, 0x1280)), more: "", bar: 0,
+        spans: [("D", "D1000 T"), ("D", "T"), ("D", "T")], kinds: [CarvedTraps, CarvedTraps, CarvedTraps] },
+    Case { source: "a public lspci: a table at 0x46800, its PBA in a BAR of its own", title: NIC, bars: &[(0, "512K"), (2, "4K")], msix: Some((16, 0, 0x4_6800, 2, 0)), more: "", bar: 0,
+        spans: [("D", "D46000 T47000 D"), ("D", "D44000 T48000 D"), ("D", "D40000 T50000 D")], kinds: [CarvedTraps, CarvedTraps, CarvedTraps] },
+    Case { source: "the same: a table at 0x5200 that fills the rest of its 4 KiB and one more", title: NIC, bars: &[(0, "32K")], msix: Some((480, 0, 0x5200, 0, 0x7000)), more: "", bar: 0,
+        spans: [("D6000 O", "D5000 T7000 O"), ("D", "D4000 T"), ("D", "T")], kinds: [CarvedTraps, CarvedTraps, CarvedTraps] },
     Case { source: "made up: the largest table there can be", title: NIC, bars: &[(0, "64K")], msix: Some((2048, 0, 0, 0, 0x8000)), more: "", bar: 0,
         spans: [("O9000 D", "T8000 O9000 D"), ("O8000 D", "T8000 D"), ("D", "T")], kinds: [Alike, Alike, CarvedTraps] },
     Case { source: "made up: a BAR that is smaller than any page", title: NIC, bars: &[(0, "1M"), (2, "512")], msix: Some((2, 2, 0, 2, 0x100)), more: "", bar: 2,
@@ -204,10 +210,6 @@ fn what_cannot_be_is_told_and_not_planned() {
             "PBA would be at 0x1000",
         ),
         (
-            "Count=1 Masked-\n\t\tVector table: BAR=3 offset=00000000\n\t\tPBA: BAR=0 offset=00000800",
-            "table would be in BAR3, which it doesn't have",
-        ),
-        (
             "Count=1 Masked-\n\t\tVector table: BAR=1 offset=00000000\n\t\tPBA: BAR=0 offset=00000800",
             "table would be in BAR1, which is I/O ports",
         ),
@@ -222,6 +224,15 @@ fn what_cannot_be_is_told_and_not_planned() {
         assert_eq!(map.bars[0].sheets[0].verdict.kind == Unknown, outside, "{says}");
         assert_eq!(map.bars[1].sheets[0].verdict.kind, Ports);
     }
+    // A BAR that the text doesn't tell of may be there; one that /sys doesn't tell of is not.
+    let text = "01:00.0 X: y\n\tRegion 0: Memory at f0000000 (32-bit, non-prefetchable) [size=4K]\n\tCapabilities: [70] MSI-X: Enable- Count=1 Masked-\n\t\tVector table: BAR=3 offset=00000000\n\t\tPBA: BAR=0 offset=00000800\n\n";
+    let mut machine = lspci::parse(text);
+    let map = machine.map(0, &PAGES, &[]).unwrap();
+    assert!(map.problems.is_empty() && !map.bars[1].told && map.bars[1].bar.index == 3, "{map:?}");
+    assert!(map.bars[1].sheets[0].verdict.text.contains("not in the text"), "{map:?}");
+    machine.partial = false;
+    let map = machine.map(0, &PAGES, &[]).unwrap();
+    assert!(map.problems[0].contains("table would be in BAR3, which it doesn't have"), "{map:?}");
 }
 
 /// Neighbours: the vmxnet3 of a blog's dump, whose BARs lie in one 64 KiB page; and BARs of virtual functions, 16 KiB each.
@@ -229,6 +240,7 @@ fn what_cannot_be_is_told_and_not_planned() {
 fn pages_that_are_shared() {
     let text = "\
 0b:00.0 Ethernet controller: VMware VMXNET3 Ethernet Controller (rev 01)
+	Status: Cap-
 	Region 0: Memory at fcffc000 (32-bit, non-prefetchable) [size=4K]
 	Region 1: Memory at fcffd000 (32-bit, non-prefetchable) [size=4K]
 	Region 2: Memory at fcffe000 (32-bit, non-prefetchable) [size=8K]
@@ -244,31 +256,61 @@ fn pages_that_are_shared() {
 		Region 0: Memory at 00000000d0080000 (64-bit, prefetchable)
 
 0c:10.0 Ethernet controller: Intel Corporation 82599 Ethernet Controller Virtual Function (rev 01)
+	Status: Cap-
 	Region 0: [virtual] Memory at d0080000 (64-bit, prefetchable) [size=16K]
 
 0c:10.2 Ethernet controller: Intel Corporation 82599 Ethernet Controller Virtual Function (rev 01)
+	Status: Cap-
 	Region 0: [virtual] Memory at d0084000 (64-bit, prefetchable) [size=16K]
 	Kernel driver in use: ixgbevf
 
 ";
-    let machine = lspci::parse(text);
+    let mut machine = lspci::parse(text);
     let pages = [PageSize::K4, PageSize::K16, PageSize::K64];
-    let maps = machine.maps(&pages, &[]);
-    let caution =
-        |function: usize, bar: usize, page: usize| maps[function].bars[bar].sheets[page].verdict.caution.clone();
-    assert_eq!(caution(0, 0, 0), None);
+    let maps = machine.maps(&pages, &[MapPolicy::Whole]);
+    let sheet = |function: usize, bar: usize, page: usize| maps[function].bars[bar].sheets[page].clone();
+    let verdict = |function: usize, bar: usize, page: usize| sheet(function, bar, page).verdict;
+    assert_eq!(verdict(0, 0, 0).kind, Alike);
     // 0xfcffc000 begins a 16 KiB page, which all three are in; it begins no 64 KiB page.
-    let shared = caution(0, 0, 1).unwrap();
-    assert!(shared.contains("0000:0b:00.0 BAR1 and 0000:0b:00.0 BAR2") && !shared.contains("ROM"), "{shared}");
-    assert!(caution(0, 1, 1).unwrap().contains("doesn't begin"));
-    let unaligned = caution(0, 0, 2).unwrap();
-    assert!(unaligned.contains("resource_alignment=16@0000:0b:00.0"), "{unaligned}");
+    let shared = verdict(0, 0, 1);
+    assert!(shared.kind == Unmappable && shared.text.contains("0000:0b:00.0 BAR1 and 0000:0b:00.0 BAR2"), "{shared:?}");
+    assert!(!shared.text.contains("ROM") && shared.given_own_pages.unwrap().kind == Alike);
+    assert!(verdict(0, 1, 1).text.contains("doesn't begin a 16 KiB page"));
+    let unaligned = verdict(0, 0, 2);
+    assert!(unaligned.text.contains("resource_alignment=16@0000:0b:00.0"), "{unaligned:?}");
+    let mapped = |function, bar, page| sheet(function, bar, page).plans[0].mapped_bytes();
+    assert_eq!([mapped(0, 0, 0), mapped(0, 0, 1), mapped(0, 0, 2)], [0x1000, 0, 0]);
     // Virtual functions: 16 KiB each, four to a 64 KiB page. Their physical function's range holds them and is no neighbour.
-    assert_eq!(caution(2, 0, 1), None);
-    let shared = caution(2, 0, 2).unwrap();
-    assert!(shared.contains("0000:0c:10.2 BAR0") && !shared.contains("0000:0c:00.0"), "{shared}");
+    assert_eq!(verdict(2, 0, 1).kind, Alike);
+    let shared = verdict(2, 0, 2);
+    assert!(shared.text.contains("0000:0c:10.2 BAR0") && !shared.text.contains("0000:0c:00.0"), "{shared:?}");
     let sriov = machine.functions[1].sriov.as_ref().unwrap();
     assert_eq!((sriov.total, sriov.enabled, sriov.bars[0].place.size), (64, 2, Some(0x4000)));
     // 0x553: 4 KiB, 8 KiB, 64 KiB and more; not 16 KiB.
     assert_eq!([0, 1, 2].map(|i| sriov.page_on(pages[i])), [Some(0x1000), Some(0x1_0000), Some(0x1_0000)]);
+
+    // Where the host has 4 KiB pages, addresses say nothing of hosts that have others.
+    machine.page = Some(PageSize::K4);
+    let map = machine.map(0, &pages, &[MapPolicy::Whole]).unwrap();
+    let elsewhere = &map.bars[0].sheets[2];
+    assert_eq!((elsewhere.verdict.kind, elsewhere.plans[0].mapped_bytes()), (Alike, 0x1000));
+    assert!(elsewhere.verdict.caution.as_ref().unwrap().contains("doesn't begin a 64 KiB page"), "{elsewhere:?}");
+}
+
+/// Who is not in the text is nobody's neighbour, and may be in the machine.
+#[test]
+fn neighbours_that_are_not_in_the_text() {
+    let one = "01:00.0 Ethernet controller: x\n\tStatus: Cap-\n\tRegion 0: Memory at f0000000 (32-bit, non-prefetchable) [size=4K]\n\n";
+    let bridge = "00:01.0 PCI bridge: x\n\tStatus: Cap-\n\n";
+    let placement =
+        |text: &str, page| lspci::parse(text).map(0, &[page], &[]).unwrap().bars[0].sheets[0].placement.clone();
+    assert_eq!(placement(one, PageSize::K4), Placement::Own);
+    assert_eq!(placement(one, PageSize::K64), Placement::Unseen);
+    assert_eq!(placement(&one.replace("4K", "64K"), PageSize::K64), Placement::Own);
+    assert_eq!(placement(&format!("{one}{bridge}"), PageSize::K64), Placement::Own);
+    let verdict = lspci::parse(one).map(0, &[PageSize::K64], &[]).unwrap().bars[0].sheets[0].verdict.clone();
+    assert!(verdict.caution.unwrap().contains("isn't in the text"));
+    // Two machines: nobody knows whose neighbour is whose.
+    let two = format!("{one}{bridge}{}", one.replace("x", "y").replace("f0000000", "f0001000"));
+    assert_eq!(placement(&two, PageSize::K64), Placement::Unseen);
 }

@@ -4,8 +4,8 @@ use crate::args::Usage;
 use crate::names::Names;
 use crate::{output, target};
 use anyhow::{Context, Result, bail};
-use std::fs;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use wholebar::PageSize;
 use wholebar::pci::{Address, DeviceKind, PciDevice};
 use wholebar::vfio::sysfs::Sysfs;
@@ -24,19 +24,22 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn of(target: Option<&str>, text: Option<&str>, root: Option<&str>) -> Result<Self> {
-        let wanted = |target: &str| {
-            target
-                .parse::<Address>()
-                .map_err(|_| Usage(format!("{target:?} is no address of a PCI function, like 0000:01:00.0")))
+    /// `host`: the page size of the machine that a text or a system in a folder is of.
+    pub fn of(target: Option<&str>, text: Option<&str>, root: Option<&str>, host: Option<PageSize>) -> Result<Self> {
+        let wanted = |target: &str| match target.parse::<Address>() {
+            Ok(address) => Ok(address.to_string()),
+            // A path, as `lspci -P` writes it.
+            Err(_) if text.is_some() && target.contains('/') => Ok(target.to_owned()),
+            Err(_) => Err(Usage(format!("{target:?} is no address of a PCI function, like 0000:01:00.0"))),
         };
         if let Some(file) = text {
-            let machine = of_text(file)?;
-            return Self::narrowed("lspci", machine, target.map(wanted).transpose()?);
+            let wanted = target.map(wanted).transpose()?;
+            let machine = Machine { page: host, ..of_text(file)? };
+            return Self::narrowed("lspci", machine, wanted);
         }
         if let Some(root) = root {
             // The page size is this machine's, and known of no other.
-            let page = (root == "/").then(PageSize::host);
+            let page = (root == "/").then(PageSize::host).or(host);
             let machine = Machine::of_system(&Sysfs::at(root), page);
             if machine.functions.is_empty() {
                 bail!(
@@ -53,9 +56,9 @@ impl Source {
         }
     }
 
-    fn narrowed(name: &'static str, machine: Machine, wanted: Option<Address>) -> Result<Self> {
+    fn narrowed(name: &'static str, machine: Machine, wanted: Option<String>) -> Result<Self> {
         let Some(wanted) = wanted else { return Ok(Self { name, machine, only: None }) };
-        let Some(only) = machine.functions.iter().position(|function| function.address == Some(wanted)) else {
+        let Some(only) = machine.functions.iter().position(|function| function.name == wanted) else {
             let known: Vec<&str> = machine.functions.iter().take(8).map(|function| function.name.as_str()).collect();
             bail!(
                 "{wanted} is not among its {} functions: {}{}",
@@ -85,7 +88,7 @@ impl Source {
             bail!("{address}: no such PCI function in this machine; `wholebar barmap --sysfs` shows those there are");
         };
         let machine = named(Machine::of_system(&sysfs, Some(PageSize::host())));
-        let mut source = Self::narrowed("sysfs", machine, Some(address))?;
+        let mut source = Self::narrowed("sysfs", machine, Some(address.to_string()))?;
         let why = match function.driver() {
             Some(driver) if driver == VFIO => {
                 match target::open(name, &[], None).and_then(|target| Self::open(target.device.as_ref())) {
@@ -137,16 +140,9 @@ fn named(mut machine: Machine) -> Machine {
 }
 
 fn of_text(file: &str) -> Result<Machine> {
-    let mut bytes = Vec::new();
-    let name = match file {
-        "-" => {
-            io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
-            "standard input"
-        }
-        file => {
-            bytes = fs::read(file).with_context(|| format!("cannot read {file}"))?;
-            file
-        }
+    let (name, machine) = match file {
+        "-" => ("standard input", lspci::read(io::stdin().lock())),
+        file => (file, lspci::read(File::open(file).with_context(|| format!("cannot read {file}"))?)),
     };
-    lspci::read(&bytes).with_context(|| format!("{name} is of no use"))
+    machine.with_context(|| format!("{name} is of no use"))
 }

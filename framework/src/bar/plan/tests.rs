@@ -158,16 +158,45 @@ fn known() -> Vec<Known> {
             ],
         },
         Known {
+            name: "a USB controller: table and PBA behind registers, in their 4 KiB",
+            layout: layout(0, 0x2000, Some(0x1200..0x1280), Some(0x1280..0x1288)),
+            region: region(0x2000, true, &kernel),
+            whole: ["0x0 direct, 0x1000 direct shared", "0x0 direct shared", "0x0 direct shared"],
+            carved: ["0x0 direct, 0x1000 trapped table", "0x0 trapped table", "0x0 trapped table"],
+        },
+        Known {
+            name: "256 B of registers with table and PBA among them",
+            layout: layout(0, 0x100, Some(0x80..0xa0), Some(0xa0..0xa8)),
+            region: region(0x100, true, &kernel),
+            whole: ["0x0 direct shared"; 3],
+            carved: ["0x0 trapped table"; 3],
+        },
+        Known {
+            name: "a table that begins 4 KiB, and a PBA that doesn't",
+            layout: layout(0, 0x8000, Some(0x2000..0x2200), Some(0x3800..0x3808)),
+            region: region(0x8000, true, &kernel),
+            whole: [
+                "0x0 direct, 0x2000 read-only, 0x3000 direct shared, 0x4000 direct",
+                "0x0 direct shared, 0x4000 direct",
+                "0x0 direct shared",
+            ],
+            carved: [
+                "0x0 direct, 0x2000 trapped table, 0x3000 direct shared, 0x4000 direct",
+                "0x0 trapped table, 0x4000 direct",
+                "0x0 trapped table",
+            ],
+        },
+        Known {
             name: "2048 vectors from an odd offset on, straddling pages, PBA at the end",
             layout: layout(2, 0x20000, Some(0x3ff8..0xbff8), Some(0x1ff00..0x20000)),
             region: region(0x20000, true, &kernel),
             whole: [
-                "0x0 direct, 0x3000 read-only, 0xc000 direct, 0x1f000 read-only",
+                "0x0 direct, 0x3000 direct shared, 0x4000 read-only, 0xc000 direct, 0x1f000 direct shared",
                 "0x0 direct shared, 0x4000 read-only, 0xc000 direct, 0x1c000 direct shared",
                 "0x0 direct shared",
             ],
             carved: [
-                "0x0 direct, 0x3000 trapped table, 0xc000 direct, 0x1f000 read-only",
+                "0x0 direct, 0x3000 trapped table, 0xc000 direct, 0x1f000 direct shared",
                 "0x0 trapped table, 0xc000 direct, 0x1c000 direct shared",
                 "0x0 trapped table, 0x10000 direct shared",
             ],
@@ -208,7 +237,7 @@ fn auto_says_why() {
     expect(1, Verdict::Isolated, MapPolicy::Carved, silent);
     expect(2, Verdict::Isolated, MapPolicy::Carved, silent);
     expect(3, Verdict::Isolated, MapPolicy::Trapped, "the backend lets nothing of this BAR be mapped");
-    expect(5, Verdict::NotIsolated, MapPolicy::Whole, "the MSI-X table is not in this BAR");
+    expect(5, Verdict::NotIsolated, MapPolicy::Whole, "no MSI-X table is in this BAR");
 }
 
 #[test]
@@ -354,10 +383,9 @@ fn slow(layout: &BarLayout, region: &RegionInfo, policy: MapPolicy, page: Range<
     if table.is_none() && pba.is_none() {
         return (Access::Direct, Why::Registers);
     }
-    let quiet = (page.start..page.end).step_by(4096).all(|at| {
-        let around = at..(at + 4096).min(page.end);
-        [table, pba].into_iter().flatten().any(|r| r.start < around.end && around.start < r.end)
-    });
+    // Whatever begins each 4 KiB of it is table or PBA.
+    let quiet =
+        (page.start..page.end).step_by(4096).all(|at| [table, pba].into_iter().flatten().any(|r| r.contains(&at)));
     match quiet && !layout.registers.iter().any(overlap) {
         true => (Access::ReadOnly, Why::TableOrPba),
         false => (Access::Direct, Why::Shared),

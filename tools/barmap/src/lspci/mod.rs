@@ -1,20 +1,29 @@
-//! The text of `lspci -vv`: of whole machines, of any architecture and any version of pciutils since 2.2, with `-n`, `-nn`, `-D`, `-k` and hex
-//! dumps (`-x` to `-xxxx`) or without; pasted into mails and bug trackers, indented, quoted, cut off.
+//! The text of `lspci -vv`: of whole machines, of any architecture and any version of pciutils since 2.2, with `-n`, `-nn`, `-D`, `-P`, `-PP`, `-k`
+//! and hex dumps (`-x` to `-xxxx`) or without; pasted into mails and bug trackers, indented, quoted, wrapped, coloured, cut off.
 //!
 //! Text is input: whatever it is, this ends, without panic. What isn't there isn't claimed: capabilities that were hidden, a size that isn't
-//! written, a line that was cut off are [unknown](crate::MsixFact::Unknown), `None`, or a note.
+//! written, a line that was cut off are [unknown](crate::MsixFact::Unknown), `None`, or a note; what is skipped is counted.
 //! Where there is a hex dump, configuration space itself is believed rather than the text.
+//!
+//! It is read a line at a time: [`paste`] has the lines as `lspci` wrote them, [`line`] knows what a line is, [`block`] what the lines of a
+//! function say, [`listing`] what the functions say of each other. What is kept is a record a function, some hundred bytes: neighbours, and
+//! what is listed twice, can only be told at the end.
 
 mod block;
 mod line;
+mod listing;
+mod paste;
 
-use crate::Machine;
-use block::Block;
+use crate::{Machine, MsixFact};
+use block::{Block, Whose};
+use listing::Listing;
+use paste::{Line, Lines, Trouble};
 use std::collections::HashMap;
+use std::io::{self, Read};
 use wholebar::pci::Address;
 
 /// Why text is not of use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is nothing.
     #[error("it is empty: write it with `lspci -vv`, as root")]
@@ -23,7 +32,7 @@ pub enum Error {
     #[error("it is not text (there is a zero byte at offset {at}): write it with `lspci -vv`, as root")]
     Binary {
         /// Where, in bytes.
-        at: usize,
+        at: u64,
     },
     /// No PCI function is in it.
     #[error("no PCI function is in it: write it with `lspci -vv`, as root")]
@@ -31,6 +40,9 @@ pub enum Error {
     /// It is the output of `lspci -vmm` or `lspci -mm`.
     #[error("it is `lspci`'s output for programs (-m), which has no BARs: write it with `lspci -vv`, as root")]
     ForPrograms,
+    /// It is the output of `lspci -t`.
+    #[error("it is `lspci`'s tree (-t), which has no BARs: write it with `lspci -vv`, as root")]
+    Tree,
     /// Plain `lspci`, or `lspci -v`.
     #[error(
         "it has {functions} PCI function(s), and nothing tells which BAR is which: it was written by `lspci` or `lspci -v`. \
@@ -40,68 +52,186 @@ pub enum Error {
         /// How many functions.
         functions: usize,
     },
+    /// It can't be read.
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
 }
 
-/// Reads a file's bytes: as [`parse`], but what cannot be of use is an error.
+/// Reads text to its end.
 ///
 /// # Errors
-/// [`Error`].
-pub fn read(bytes: &[u8]) -> Result<Machine, Error> {
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Error::Empty);
+/// [`Error`]: what cannot be read, or cannot be of use.
+pub fn read(bytes: impl Read) -> Result<Machine, Error> {
+    let mut parser = Parser::default();
+    parser.all(bytes)?;
+    let functions = parser.listing.len();
+    match () {
+        () if functions > 0 && parser.useful => Ok(parser.finish()),
+        () if functions > 0 => Err(Error::NotVerbose { functions }),
+        () if parser.programs => Err(Error::ForPrograms),
+        () if parser.tree => Err(Error::Tree),
+        () if !parser.unnamed.is_empty() => Ok(parser.finish()),
+        () if parser.lines == 0 => Err(Error::Empty),
+        () => Err(Error::NoFunction),
     }
-    if let Some(at) = bytes.iter().position(|b| *b == 0) {
-        return Err(Error::Binary { at });
-    }
-    let text = String::from_utf8_lossy(bytes);
-    let machine = parse(&text);
-    let useful =
-        |line: &str| ["Region ", "Control:", "Status:"].iter().any(|start| line.trim_start().starts_with(start));
-    if machine.functions.is_empty() {
-        let programs = text.lines().any(|line| line.starts_with("Slot:\t") || line.contains(" \"Host bridge\" \""));
-        return Err(if programs { Error::ForPrograms } else { Error::NoFunction });
-    }
-    if !text.lines().any(|line| useful(line::clean(line))) && machine.functions.iter().all(|f| f.bars.is_empty()) {
-        return Err(Error::NotVerbose { functions: machine.functions.len() });
-    }
-    Ok(machine)
 }
 
 /// All that some text tells. Lines that aren't `lspci`'s are passed over.
 pub fn parse(text: &str) -> Machine {
-    // Of a mail as it was sent. `lspci` itself writes its hex digits small.
-    let decoded = text.contains("BAR=3D").then(|| text.replace("=3D", "=").replace("=\n", ""));
-    let text = decoded.as_deref().unwrap_or(text);
-    let mut machine = Machine::default();
-    let mut block: Option<Block> = None;
-    // A last line without its end may have lost more than that.
-    let ended = text.ends_with('\n');
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let cut = !ended && lines.peek().is_none();
-        let line = line::decoded(line::clean(line));
-        if let Some((address, rest)) = line::slot(&line).filter(|_| !cut) {
-            machine.functions.extend(block.replace(Block::new(address, rest)).map(|block| block.finish(true)));
-        } else if let Some(block) = &mut block {
-            block.line(&line, cut);
-        }
-    }
-    machine.functions.extend(block.map(|block| block.finish(false)));
-    tell_doubles(&mut machine);
-    machine.complete();
-    machine
+    let mut parser = Parser::default();
+    // What stands before a zero byte is of use; nothing else goes wrong with bytes that are there.
+    let _ = parser.all(text.as_bytes());
+    parser.end(false);
+    parser.finish()
 }
 
-fn tell_doubles(machine: &mut Machine) {
-    let mut seen: HashMap<Address, usize> = HashMap::new();
-    for function in &machine.functions {
-        if let Some(address) = function.address {
-            *seen.entry(address).or_default() += 1;
+/// The start of a line, to be told of.
+fn shortened(line: &str) -> String {
+    const MOST: usize = 48;
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[derive(Default)]
+struct Parser {
+    block: Option<Block>,
+    listing: Listing,
+    /// Functions whose first lines are missing: of use where all are so, as of `grep -A2 MSI-X`.
+    unnamed: Vec<crate::Function>,
+    /// Lines that belong to no function.
+    before: Skipped,
+    between: Skipped,
+    /// Lines that aren't empty.
+    lines: u64,
+    /// Something is told that can be mapped, or a capability.
+    useful: bool,
+    /// It looks like the output of `lspci -m`, or of `lspci -t`.
+    programs: bool,
+    tree: bool,
+}
+
+/// How many, and the first.
+#[derive(Default)]
+struct Skipped {
+    lines: u64,
+    first: Option<(u64, String)>,
+}
+
+impl Skipped {
+    fn add(&mut self, number: u64, line: &str) {
+        self.lines += 1;
+        if self.first.is_none() {
+            self.first = Some((number, shortened(line)));
         }
     }
-    if let Some((address, count)) = seen.into_iter().filter(|(_, count)| *count > 1).min() {
-        let note = format!("{address} is there {count} times: if this is of several machines, read them one by one");
-        machine.notes.push(note);
+
+    fn note(&self, which: &str) -> Option<String> {
+        let (number, line) = self.first.as_ref()?;
+        Some(match self.lines {
+            1 => format!("line {number}, {which}, is no function's and is skipped: `{line}`"),
+            n => format!("{n} lines {which} are no function's and are skipped, the first is line {number}: `{line}`"),
+        })
+    }
+}
+
+impl Parser {
+    fn all(&mut self, bytes: impl Read) -> Result<(), Error> {
+        let mut lines = Lines::of(bytes).map_err(Error::Read)?;
+        // A line that was wrapped has its rest behind it.
+        let (mut held, mut next) = (Line::default(), Line::default());
+        let mut more = true;
+        while more {
+            more = lines.next(&mut next).map_err(|trouble| match trouble {
+                Trouble::Io(e) => Error::Read(e),
+                Trouble::Zero(at) => Error::Binary { at },
+            })?;
+            if more && line::continues(&held.text, held.width, &next.text) {
+                held.text.push(' ');
+                held.text.push_str(&next.text);
+                (held.width, held.cut) = (next.width, next.cut);
+                continue;
+            }
+            if held.number > 0 {
+                self.line(&held);
+            }
+            std::mem::swap(&mut held, &mut next);
+        }
+        self.end(false);
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line) {
+        let text = line.text.as_str();
+        if text.is_empty() {
+            // What was cut off may have begun with its indentation.
+            match &mut self.block {
+                Some(block) if !block.is_named() => self.end(true),
+                Some(block) if !line.cut => block.blank(),
+                _ => {}
+            }
+            return;
+        }
+        self.lines += 1;
+        self.programs |=
+            text.starts_with("Slot: ") || (line::is_like_slot(text) && text.contains(" \"Host bridge\" \""));
+        self.tree |= text.contains("-[0000:");
+        if let Some(slot) = line::slot(text).filter(|_| !line.cut) {
+            self.end(true);
+            self.unnamed.clear();
+            self.block = Some(Block::new(&slot));
+            return;
+        }
+        let mut before = None;
+        match self.block.as_mut().map(|block| block.whose(text)) {
+            Some(Whose::Own) => {}
+            Some(Whose::Others(held)) => {
+                before = held;
+                self.end(false);
+            }
+            None => {}
+        }
+        let named = self.block.as_ref().is_some_and(Block::is_named);
+        for text in before.iter().map(String::as_str).chain([text]) {
+            if !named {
+                let skipped = if self.listing.len() == 0 { &mut self.before } else { &mut self.between };
+                skipped.add(line.number, text);
+            }
+            self.block.get_or_insert_with(Block::unnamed).line(text, line.cut);
+        }
+    }
+
+    /// The function ends whose lines came; `whole`: all of them.
+    fn end(&mut self, whole: bool) {
+        let Some(block) = self.block.take() else { return };
+        let named = block.is_named();
+        let (mut function, useful) = block.finish(whole);
+        if named {
+            self.useful |= useful || !function.bars.is_empty();
+            self.listing.add(function);
+        } else if self.listing.len() == 0 && matches!(function.msix, MsixFact::Present(_)) {
+            function.name = format!("function {}", self.unnamed.len() + 1);
+            function.notes.push("its first line isn't in the text: which function it is isn't known".to_owned());
+            self.unnamed.push(function);
+        }
+    }
+
+    fn finish(self) -> Machine {
+        let mut machine = Machine { partial: true, ..Machine::default() };
+        let told = self.listing.finish(&mut machine);
+        let unnamed = told == 0 && !self.unnamed.is_empty();
+        if unnamed {
+            machine.functions = self.unnamed;
+            let note = "no function's first line is in it: what follows are the MSI-X capabilities, in their order";
+            machine.notes.push(note.to_owned());
+        } else {
+            machine.notes.extend(self.before.note("before the first function"));
+            machine.notes.extend(self.between.note("between functions"));
+        }
+        machine.auto = listing::auto(&machine);
+        machine.complete();
+        machine
     }
 }
 

@@ -21,12 +21,14 @@ fn what_is_of_no_use_says_what_to_run() {
         (b"00:00.0 Host bridge: Intel Corporation Device 1237\n00:01.0 ISA bridge: Intel Corporation\n", "lspci -vvxxxx"),
         (b"00:1f.6 Ethernet controller: Intel\n\tFlags: bus master\n\tMemory at f7d00000 (32-bit, non-prefetchable) [size=128K]\n", "`lspci -v`"),
         (b"Slot:\t00:00.0\nClass:\tHost bridge\n", "-m"),
+        (b"00:00.0 \"Host bridge\" \"Intel Corporation\" \"Device 1237\" -r02 \"\" \"\"\n", "-m"),
+        (b"-[0000:00]-+-00.0  Intel Corporation Device 1237\n           \\-02.0-[01]----00.0  Intel\n", "-t"),
     ] {
         let error = read(bytes).unwrap_err().to_string();
         assert!(error.contains(says) && error.contains("lspci -vv"), "{error}");
     }
     // Not UTF-8, but text.
-    assert_eq!(read(b"00:00.0 Host bridge: \xff\xfe\n\tStatus: Cap-\n").unwrap().functions.len(), 1);
+    assert_eq!(read(&b"00:00.0 Host bridge: \xff\xfe\n\tStatus: Cap-\n"[..]).unwrap().functions.len(), 1);
 }
 
 #[test]
@@ -289,9 +291,156 @@ fn configuration_space_is_believed() {
     );
 }
 
+/// What a line that isn't understood does to the functions around it.
 #[test]
-fn machines_that_are_two() {
-    let machine = parse("01:00.0 Class: x\n\n02:00.0 Class: x\n\n01:00.0 Class: x\n");
-    assert_eq!(machine.functions.len(), 3);
-    assert!(machine.notes[0].contains("0000:01:00.0 is there 2 times"), "{:?}", machine.notes);
+fn a_function_has_its_own_lines_only() {
+    let next = "02:00.0 Class: z\n\tStatus: Cap-\n";
+    let region = "\tStatus: Cap+\n\tRegion 0: Memory at f0000000 (64-bit, non-prefetchable) [size=16K]\n";
+    let body = MSIX.split_once("Cap+\n").unwrap().1;
+    let control = "\tControl: I/O- Mem+\n";
+    for (text, names, skipped) in [
+        // Behind an empty line: words; an address that can't be read; nothing but another function's lines.
+        (
+            format!("01:00.0 Class: x\n{control}\nDevice two:\n{region}{body}\n{next}"),
+            &["0000:01:00.0", "0000:02:00.0"][..],
+            6,
+        ),
+        (
+            format!("01:00.0 Class: x\n{control}\n1:0.0 Class: y\n{region}{body}\n{next}"),
+            &["0000:01:00.0", "0000:02:00.0"],
+            6,
+        ),
+        (format!("01:00.0 Class: x\n{control}\n{control}{region}{body}\n{next}"), &["0000:01:00.0", "0000:02:00.0"], 6),
+        (format!("01:00.0 Class: x\n\n{control}{region}{body}\n{next}"), &["0000:01:00.0", "0000:02:00.0"], 6),
+        (format!("01:00.0 Class: x\n\tSubsystem: x\n\n{region}{body}\n{next}"), &["0000:01:00.0", "0000:02:00.0"], 5),
+        // Without empty lines: what comes in another order, or looks like an address.
+        (
+            format!("01:00.0 Class: x\n{control}\tKernel modules: y\n{control}{region}{body}{next}"),
+            &["0000:01:00.0", "0000:02:00.0"],
+            6,
+        ),
+        (
+            format!("01:00.0 Class: x\n{control}00:1c.0/xx:00.0 Class: y\n{region}{body}{next}"),
+            &["0000:01:00.0", "0000:02:00.0"],
+            6,
+        ),
+        (format!("01:00.0 Class: x\n0000:02:0.0: y\n{region}{body}{next}"), &["0000:01:00.0", "0000:02:00.0"], 6),
+    ] {
+        let machine = parse(&text);
+        let found: Vec<&str> = machine.functions.iter().map(|function| function.name.as_str()).collect();
+        assert_eq!(found, names, "{text}");
+        assert!(machine.functions.iter().all(|f| f.msix.present().is_none() && f.bars.is_empty()), "{text}");
+        let note = format!("{skipped} lines between functions");
+        assert!(machine.notes.iter().any(|said| said.contains(&note)), "{text}{:?}", machine.notes);
+    }
+    // An empty line behind each line, as some paste: all of it is its own.
+    let spaced = format!("01:00.0 Class: x\n{control}{region}{body}\tLnkCap: words\n{next}").replace('\n', "\n\n");
+    let machine = parse(&spaced);
+    assert!(machine.functions[0].msix.present().is_some() && machine.functions[0].bars.len() == 1, "{machine:?}");
+    assert!(machine.functions.len() == 2 && machine.notes.is_empty(), "{:?}", machine.notes);
+}
+
+#[test]
+fn paths_through_bridges() {
+    for (place, name, address) in [
+        ("00:1c.0/01:00.0", "0000:01:00.0", Some("0000:01:00.0")),
+        ("0001:00:1c.0/01:00.0/02:01.3", "0001:02:01.3", Some("0001:02:01.3")),
+        ("00:1c.0/00.0", "0000:00:1c.0/00.0", None),
+        ("0001:00:1c.0/00.0/01.3", "0001:00:1c.0/00.0/01.3", None),
+    ] {
+        let function = one(&format!("{place} Class: x\n"));
+        assert_eq!((&*function.name, function.address.map(|a| a.to_string()).as_deref()), (name, address));
+        assert_eq!(function.notes.len(), usize::from(address.is_none()), "{:?}", function.notes);
+    }
+    for place in
+        ["00:1c.0/", "/00.0", "00:1c.0/20.0", "00:1c.0/00.8", "00:1c.0/01:00.0/00.0", "00:1c.0/0.0", "00:1c.0//00.0"]
+    {
+        let machine = parse(&format!("03:00.0 Class: x\n\n{place} Class: y\n{}", MSIX.split_once('\n').unwrap().1));
+        assert_eq!((machine.functions.len(), machine.functions[0].msix.present()), (1, None), "{place}");
+    }
+}
+
+#[test]
+fn one_function_is_one_record() {
+    let long = |address: &str, flags: &str| {
+        format!(
+            "01:00.0 Class: x\n\tStatus: Cap+\n\tRegion 0: Memory at {address} (64-bit, non-prefetchable) [size=16K]\n\tCapabilities: [b0] MSI-X: {flags} Count=33 Masked-\n\t\tVector table: BAR=0 offset=00003000\n\t\tPBA: BAR=0 offset=00002000\n\n"
+        )
+    };
+    let short = "01:00.0 Class: x (prog-if 02)\n\tKernel driver in use: nvme\n\n";
+    for text in [format!("{short}{}", long("f7000000", "Enable+")), format!("{}{short}", long("f7000000", "Enable+"))] {
+        let machine = parse(&text);
+        let [function] = &machine.functions[..] else { panic!("{machine:?}") };
+        assert!(function.msix.present().is_some() && function.bars.len() == 1);
+        assert_eq!(
+            (function.driver.as_deref(), function.ids.interface, function.notes.len()),
+            (Some("nvme"), Some(2), 0)
+        );
+        assert_eq!(machine.notes, ["one function is listed more than once: it is shown once"]);
+    }
+    let machine = parse(&(long("f7000000", "Enable+") + &long("f8000000", "Enable-") + &long("f8000000", "Enable-")));
+    assert_eq!(machine.functions.len(), 1);
+    let note = "it is listed 3 times, and not alike; shown is the fullest. Elsewhere: MSI-X is not enabled; BAR0 has 0xf8000000 and 16 KiB";
+    assert_eq!(machine.functions[0].notes, [note]);
+    // Names and numbers of one device; a name that was cut off.
+    for (a, b, functions) in [
+        ("Ethernet controller: Intel X710", "0200: 8086:1572 (rev 02)", 1),
+        ("Ethernet controller [0200]: Intel X710 [8086:1572]", "0200: 8086:1572 (rev 02)", 1),
+        ("Ethernet controller [0200]: Intel X710 [8086:1572]", "Ethernet controller: Intel X7", 1),
+        // Two devices: two machines.
+        ("Ethernet controller: Intel X710", "Ethernet controller: Intel E810", 2),
+        ("Ethernet controller: Intel X710", "USB controller: Intel X710", 2),
+        ("0200: 8086:1572", "0200: 8086:1592", 2),
+    ] {
+        let machine = parse(&format!("01:00.0 {a}\n\tStatus: Cap-\n\n01:00.0 {b}\n\tStatus: Cap-\n"));
+        assert_eq!((machine.functions.len(), machine.mixed), (functions, functions == 2), "{a} {b}");
+    }
+}
+
+#[test]
+fn what_looks_like_more_than_it_says() {
+    let bars = |line: &str| one(&format!("01:00.0 Class: x\n\tStatus: Cap-\n\t{line}\n"));
+    for line in [
+        "Region 0: Memory at f7000 (64-bit, non-prefetchable) [size=16K]",
+        "Region 0: Memory at f7000000 000 (64-bit, non-prefetchable) [size=16K]",
+        "Region 0: Memory at f7000000 (64-bit, non-pre [size=16K]",
+        "Region 0: Memory at f7000000 (64-bit",
+        "Region 9: Memory at f7000000 (64-bit, non-prefetchable) [size=16K]",
+        "Region 0: Memory at xyz (64-bit, non-prefetchable) [size=16K]",
+        "Region 0: I/O ports at e0 [size=32]",
+        "Region 0",
+    ] {
+        let function = bars(line);
+        assert!(function.bars.is_empty() && function.notes[0].contains("can't be read"), "{line} {function:?}");
+    }
+    // Without its size, or with a part of it.
+    for line in [
+        "Region 0: Memory at f7000000 (64-bit, non-prefetchable)",
+        "Region 0: Memory at f7000000 (64-bit, non-prefetchable) [size=16",
+        "Region 0: Memory at f7000000 (64-bit, non-prefetchable) [size=16K] x",
+    ] {
+        assert_eq!(bars(line).bars[0].place, crate::Place { address: Some(0xf700_0000), size: None }, "{line}");
+    }
+    for (from, to) in [
+        ("Count=33", "Count=3"),
+        ("Masked-", ""),
+        ("Masked-", "Mas"),
+        ("Count=33", "Count=3 3"),
+        ("Enable+", "Enable"),
+        ("offset=00003000", "offset=0000300"),
+        ("BAR=0 off", "BAR= off"),
+    ] {
+        let function = one(&MSIX.replacen(from, to, 1));
+        match to {
+            // Nothing says that it isn't so.
+            "Count=3" => assert_eq!(function.msix.present().unwrap().vectors, 3),
+            _ => assert!(
+                matches!(function.msix, MsixFact::Unknown(_)) && !function.notes.is_empty(),
+                "{to} {function:?}"
+            ),
+        }
+    }
+    // Two capabilities, not alike: of two functions.
+    let other = MSIX.split_once("\tCap").unwrap().1.replace("Count=33", "Count=9");
+    assert!(matches!(one(&format!("{MSIX}\tCap{other}")).msix, MsixFact::Unknown(_)));
 }
