@@ -7,12 +7,14 @@
 //! are enough (doorbells, registers without side effects of access) as *direct*, and gets a call for each access elsewhere.
 
 mod card;
+mod dma;
 mod host;
 mod in_process;
 mod thread;
 
 pub use card::{Card, Pages};
-pub use host::{Dma, Host};
+pub use dma::{Denied, Dma, Entries, Entry, ReadOnly, Reason};
+pub use host::Host;
 pub use in_process::InProcess;
 pub use thread::{Beside, ModelThread};
 

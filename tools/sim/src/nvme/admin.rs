@@ -307,8 +307,9 @@ impl Nvme {
         if pages.iter().any(|p| p & (self.rules.page - 1) != 0) {
             return Err(Status::PRP_OFFSET);
         }
-        if pages.iter().any(|p| host.dma(Iova(*p), self.rules.page).is_none_or(|m| !m.writable())) {
-            return Err(Status::DATA_TRANSFER_ERROR);
+        let len = self.rules.page;
+        if let Some(page) = pages.into_iter().find(|p| host.dma(Iova(*p), len).is_none_or(|m| !m.writable())) {
+            return Err(data::denied(host, "a doorbell buffer", page, len, true));
         }
         self.shadow = Some(Shadow { values: pages[0], seen: pages[1] });
         DONE
