@@ -15,36 +15,53 @@ const PAGES: u64 = 128;
 /// Where the device sees the memory.
 const BASE: u64 = 0x7_0000_0000;
 
+/// How a host's memory lies in the device's address space.
+#[derive(Clone, Copy, PartialEq)]
+enum Lies {
+    /// As it is.
+    Flat,
+    /// Page by page, in falling order.
+    Scattered,
+}
+use Lies::{Flat, Scattered};
+
 /// A model and its host's memory.
 struct Guest<M: Model> {
+    lies: Lies,
     card: Card<M>,
     arena: Arc<Arena>,
     memory: Chunk,
 }
 
 impl<M: Model> Guest<M> {
-    fn new(model: M) -> Self {
+    fn new(lies: Lies, model: M) -> Self {
         let arena = Arena::new(PAGES * PAGE, ArenaOptions::default()).unwrap();
         let memory = arena.alloc(PAGES * PAGE, PAGE).unwrap();
         memory.zero();
-        let mut guest = Self { card: Card::new(model), arena, memory };
-        guest.map(0..PAGES, true);
+        let mut guest = Self { lies, card: Card::new(model), arena, memory };
+        guest.map_all();
         guest.card.write(7, 4, &6u16.to_le_bytes()).unwrap();
         guest
     }
 
-    /// Maps pages, one by one: they are there in falling order.
+    /// Maps everything: what each of the first two queues of a disk has for itself.
+    fn map_all(&mut self) {
+        [0..16, 16..32, 32..PAGES].into_iter().for_each(|pages| self.map(pages, true));
+    }
+
+    /// Maps pages: in one map, or in one each.
     fn map(&mut self, pages: std::ops::Range<u64>, writable: bool) {
-        for page in pages {
-            let at = self.memory.offset() + Self::place(page * PAGE);
-            self.card.dma_map_arena(Iova(BASE + page * PAGE), &self.arena, at, PAGE, writable).unwrap();
+        let count = pages.end - pages.start;
+        let (step, len) = if self.lies == Flat { (count, count * PAGE) } else { (1, PAGE) };
+        for page in pages.step_by(step as usize) {
+            let at = self.memory.offset() + self.place(page * PAGE);
+            self.card.dma_map_arena(Iova(BASE + page * PAGE), &self.arena, at, len, writable).unwrap();
         }
     }
 
     fn unmap(&mut self, pages: std::ops::Range<u64>) {
-        let count = pages.end - pages.start;
-        let unmapped = self.card.dma_unmap_all_in(Iova(BASE + pages.start * PAGE), count * PAGE);
-        assert_eq!(unmapped, Ok(count as usize));
+        let (start, count) = (pages.start, pages.end - pages.start);
+        assert_ne!(self.card.dma_unmap_all_in(Iova(BASE + start * PAGE), count * PAGE), Ok(0));
     }
 
     /// Maps pages for reading only.
@@ -54,28 +71,31 @@ impl<M: Model> Guest<M> {
     }
 
     /// Where in memory it is what the device sees at `at`.
-    fn place(at: u64) -> u64 {
-        (PAGES - 1 - at / PAGE) * PAGE + at % PAGE
+    fn place(&self, at: u64) -> u64 {
+        match self.lies {
+            Flat => at,
+            Scattered => (PAGES - 1 - at / PAGE) * PAGE + at % PAGE,
+        }
     }
 
     /// The parts of `len` bytes at `at`: where in memory, and which of them.
-    fn parts(at: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+    fn parts(&self, at: u64, len: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
         let mut done = 0;
         std::iter::from_fn(move || {
             let now = at + done as u64;
             let n = (len - done).min((PAGE - now % PAGE) as usize);
             done += n;
-            (n > 0).then_some((Self::place(now), done - n..done))
+            (n > 0).then_some((self.place(now), done - n..done))
         })
     }
 
     fn put(&self, at: u64, bytes: &[u8]) {
-        Self::parts(at, bytes.len()).for_each(|(place, part)| self.memory.write(place, &bytes[part]).unwrap());
+        self.parts(at, bytes.len()).for_each(|(place, part)| self.memory.write(place, &bytes[part]).unwrap());
     }
 
     fn get(&self, at: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        Self::parts(at, len).for_each(|(place, part)| self.memory.read(place, &mut bytes[part]).unwrap());
+        self.parts(at, len).for_each(|(place, part)| self.memory.read(place, &mut bytes[part]).unwrap());
         bytes
     }
 
@@ -144,10 +164,10 @@ const DATA: u64 = 70 * PAGE + 100;
 type Buffer = (u64, u32, bool);
 
 impl Disk {
-    fn new(params: &str, features: u64) -> Self {
+    fn new(lies: Lies, params: &str, features: u64) -> Self {
         let params = BlkParams::parse(&format!("entries={SIZE},{params}")).unwrap();
         let count = params.queues;
-        let mut guest = Guest::new(blk::model(params).unwrap());
+        let mut guest = Guest::new(lies, blk::model(params).unwrap());
         for status in [0u8, 1, 3] {
             guest.set(0x14, &[status]);
         }
@@ -280,7 +300,7 @@ impl Disk {
 #[test]
 fn queues_tables_and_data_of_a_disk_cross_maps() {
     for features in [0, PACKED] {
-        let mut disk = Disk::new("size=1M", features | INDIRECT);
+        let mut disk = Disk::new(Scattered, "size=1M", features | INDIRECT);
         // More than once around the ring, past entries that lie in two pages.
         for i in 0..600 {
             disk.write_and_read(i as u8, i % 5 == 4);
@@ -291,7 +311,7 @@ fn queues_tables_and_data_of_a_disk_cross_maps() {
 #[test]
 fn what_a_disk_only_reads_may_be_mapped_for_reading() {
     for features in [0, PACKED] {
-        let mut disk = Disk::new("size=1M", features | INDIRECT);
+        let mut disk = Disk::new(Scattered, "size=1M", features | INDIRECT);
         // The indirect table, and the header.
         disk.guest.map_reading(63..65);
         disk.guest.map_reading(67..69);
@@ -312,7 +332,7 @@ fn what_a_disk_only_reads_may_be_mapped_for_reading() {
 #[test]
 fn an_idle_queue_may_be_remapped() {
     for features in [0, PACKED] {
-        let mut disk = Disk::new("size=1M,queues=2", features | MQ);
+        let mut disk = Disk::new(Flat, "size=1M,queues=2", features | MQ);
         disk.write_and_read(1, false);
         for _ in 0..3 {
             disk.guest.unmap(0..PAGES);
@@ -320,11 +340,13 @@ fn an_idle_queue_may_be_remapped() {
                 disk.guest.card.poll();
             }
             assert_eq!(disk.status(), 15, "it is idle");
-            disk.guest.map(0..PAGES / 2, true);
+            disk.guest.map(0..48, true);
             disk.guest.settle();
-            disk.guest.map(PAGES / 2..PAGES, true);
+            disk.guest.map(48..PAGES, true);
             disk.write_and_read(2, false);
         }
+        disk.guest.unmap(0..PAGES);
+        disk.guest.map_all();
         // One that is away keeps no other from its work.
         disk.guest.unmap(16..32);
         disk.guest.settle();
@@ -343,7 +365,7 @@ fn an_idle_queue_may_be_remapped() {
 #[test]
 fn a_queue_that_was_notified_and_is_not_there_is_broken() {
     for features in [0, PACKED] {
-        let mut disk = Disk::new("size=1M,queues=2", features | MQ);
+        let mut disk = Disk::new(Flat, "size=1M,queues=2", features | MQ);
         disk.write_and_read(1, false);
         disk.guest.unmap(0..16);
         disk.guest.card.poll();
@@ -372,9 +394,9 @@ const SHADOW: u64 = 2 * PAGE;
 
 impl Controller {
     /// With memory pages of `4096 << mps` bytes.
-    fn new(params: &str, mps: u32) -> Self {
+    fn new(lies: Lies, params: &str, mps: u32) -> Self {
         let params = NvmeParams::parse(&format!("entries={ENTRIES},{params}")).unwrap();
-        let mut guest = Guest::new(Nvme::new(params).unwrap());
+        let mut guest = Guest::new(lies, Nvme::new(params).unwrap());
         guest.set(0x24, &0x003f_003fu32.to_le_bytes());
         guest.set(0x28, &BASE.to_le_bytes());
         guest.set(0x30, &(BASE + if mps == 0 { PAGE } else { 8 * PAGE }).to_le_bytes());
@@ -433,7 +455,7 @@ impl Controller {
 fn queues_lists_and_data_of_a_controller_cross_maps() {
     // With memory pages of 16 KiB, a list and each page of data lie in several maps.
     for mps in [0, 2] {
-        let mut c = Controller::new("size=1M,block=4096,mps=4k-64k,mdts=0", mps);
+        let mut c = Controller::new(Scattered, "size=1M,block=4096,mps=4k-64k,mdts=0", mps);
         let page = PAGE << mps;
         let (data, mut lap) = (64 * PAGE, 0);
         let mut bytes = pattern((4 * page) as usize, mps as u8);
@@ -465,7 +487,7 @@ fn queues_lists_and_data_of_a_controller_cross_maps() {
 
 #[test]
 fn what_a_controller_only_reads_may_be_mapped_for_reading() {
-    let mut c = Controller::new("size=1M,block=4096", 0);
+    let mut c = Controller::new(Scattered, "size=1M,block=4096", 0);
     c.guest.put(LIST, &[(BASE + 65 * PAGE).to_le_bytes(), (BASE + 66 * PAGE).to_le_bytes()].concat());
     c.guest.map_reading(16..32);
     c.guest.map_reading(40..41);
@@ -485,7 +507,7 @@ fn what_a_controller_only_reads_may_be_mapped_for_reading() {
 #[test]
 fn an_idle_controller_may_be_remapped() {
     for shadow in [false, true] {
-        let mut c = Controller::new("size=1M,block=4096,shadow=1", 0);
+        let mut c = Controller::new(Flat, "size=1M,block=4096,shadow=1", 0);
         let mut lap = 0;
         if shadow {
             c.admin_cmd(0x7c, SHADOW, SHADOW + PAGE, 0, 0);
@@ -502,9 +524,9 @@ fn an_idle_controller_may_be_remapped() {
                 c.guest.card.poll();
             }
             assert_eq!(c.csts(), 1, "it is idle");
-            c.guest.map(0..PAGES / 2, true);
+            c.guest.map(0..48, true);
             c.guest.settle();
-            c.guest.map(PAGES / 2..PAGES, true);
+            c.guest.map(48..PAGES, true);
         }
     }
 }
@@ -512,7 +534,7 @@ fn an_idle_controller_may_be_remapped() {
 #[test]
 fn a_controller_whose_queue_is_not_there_waits_and_then_is_broken() {
     for pages in [4..8, 16..32] {
-        let mut c = Controller::new("size=1M,block=4096", 0);
+        let mut c = Controller::new(Scattered, "size=1M,block=4096", 0);
         let mut lap = 0;
         c.post(2, 0, 1, [64 * PAGE, 0]);
         c.guest.unmap(pages.clone());
@@ -521,7 +543,7 @@ fn a_controller_whose_queue_is_not_there_waits_and_then_is_broken() {
         c.guest.map(pages.clone(), true);
         c.guest.settle();
         assert_eq!((c.csts(), c.take(&mut lap)), (1, 1), "it is served when it is there");
-        let mut c = Controller::new("size=1M,block=4096", 0);
+        let mut c = Controller::new(Scattered, "size=1M,block=4096", 0);
         c.guest.unmap(pages);
         c.ring();
         c.guest.settle();
@@ -539,7 +561,7 @@ const TURN: u64 = 1 << 20;
 fn a_turn_of_a_disk_ends_after_so_many_bytes() {
     const QUEUES: usize = 4;
     for features in [0, PACKED] {
-        let mut disk = Disk::new(&format!("size=1G,queues={QUEUES}"), features | MQ | INDIRECT);
+        let mut disk = Disk::new(Flat, &format!("size=1G,queues={QUEUES}"), features | MQ | INDIRECT);
         disk.guest.put(HEADER, &[0; 16]);
         // All of them into the same pages.
         let data = (72 * PAGE, 192 << 10, true);
@@ -571,7 +593,7 @@ fn a_turn_of_a_disk_ends_after_so_many_bytes() {
 
 #[test]
 fn a_turn_of_a_controller_ends_after_so_many_bytes() {
-    let mut c = Controller::new("size=1G,block=4096,mdts=0", 0);
+    let mut c = Controller::new(Flat, "size=1G,block=4096,mdts=0", 0);
     // A list that goes on with itself: 511 times a page, and the list again.
     let mut list = [(BASE + 64 * PAGE).to_le_bytes(); 512];
     list[511] = (BASE + LIST).to_le_bytes();
