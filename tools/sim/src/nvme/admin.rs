@@ -22,6 +22,10 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+
+    /// All of them.
+    pub(super) const ALL: [u8; 10] =
+        [ARBITRATION, POWER, TEMPERATURE, ERROR_RECOVERY, WRITE_CACHE, QUEUES, COALESCING, VECTOR, ATOMICITY, EVENTS];
 }
 
 /// The most of a log page that one command gets where there is no limit by MDTS, in bytes.
@@ -287,6 +291,10 @@ impl Nvme {
             }
             log::page::SMART => return Err(Status::INVALID_FIELD),
             log::page::FIRMWARE => log::firmware_slot(),
+            log::page::SUPPORTED => log::supported(),
+            log::page::COMMANDS => log::commands(self.params.shadow),
+            log::page::FEATURES => log::features(&feature::ALL),
+            log::page::MANAGEMENT => log::management(),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
         if !offset.is_multiple_of(4) || offset > log.len() as u64 || dwords * 4 > self.store.max_transfer {
