@@ -40,9 +40,8 @@ END
   echo "fetching QEMU of Debian trixie's backports"
   APT_CONFIG=$state/apt.conf apt-get -qq update &&
     APT_CONFIG=$state/apt.conf apt-get -qq -y -t trixie-backports --no-install-recommends --download-only install qemu-system-x86 || return 1
-  for package in "$state"/archives/*.deb; do dpkg -x "$package" "$state/root"; done
-  mv "$state/root" "$1"
-  rm -rf "$state"
+  for package in "$state"/archives/*.deb; do dpkg -x "$package" "$state/root" || return 1; done
+  mv "$state/root" "$1" && rm -rf "$state"
 }
 mkdir -p "$cache"
 exec 9>"$cache/lock"
