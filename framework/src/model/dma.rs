@@ -604,6 +604,27 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "a hundred thousand changes")]
+    fn there_may_be_tens_of_thousands_of_maps() {
+        const MAPS: u64 = 33_000;
+        let memory = Arc::new(memfd("dma", PAGE, None).unwrap().0);
+        let mut table = DmaTable::default();
+        let add = |table: &mut DmaTable, page: u64| table.map(Iova(page * PAGE), Some(memory.clone()), 0, PAGE, true);
+        // In no order: 7919 has no divisor in common with the number of maps.
+        (0..MAPS).for_each(|i| add(&mut table, i * 7919 % MAPS).unwrap());
+        assert!(table.len() as u64 == MAPS && table.find(Iova(0), MAPS * PAGE).is_some());
+        for i in 0..MAPS {
+            let page = i * 104_729 % MAPS;
+            table.unmap(Iova(page * PAGE), PAGE).unwrap();
+            assert!(table.find(Iova(page * PAGE + 8), 8).is_none());
+            add(&mut table, page).unwrap();
+            assert!(table.find(Iova(page * PAGE + 8), 8).is_some());
+        }
+        assert_eq!(table.maps.len() as u64, MAPS, "places are used again");
+        assert_eq!(table.unmap_all_in(Iova(0), MAPS * PAGE), Ok(MAPS as usize));
+    }
+
+    #[test]
     fn maps_come_and_go_in_any_order() {
         let memory = Arc::new(memfd("dma", 16 * PAGE, None).unwrap().0);
         let mut table = DmaTable::default();
