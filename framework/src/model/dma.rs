@@ -4,6 +4,8 @@
 //! and buffers cross maps. A span in one map is found by two comparisons; one that crosses maps is looked up piece by piece, each time. A device
 //! needs write access only to what it writes: what it only reads may be in memory that is mapped for reading.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::Refused;
 use crate::mem::{Iova, Mapping, Shared};
 use crate::pci::Prot;
@@ -13,7 +15,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
-/// A span of the device's address space, as the device reaches it. It may lie in several maps; all of it was there when it was looked up.
+/// A span of the device's address space, as the device reaches it. It may lie in several maps; all of it was there when it was looked up, and is
+/// while this borrows the table. Offsets are checked against its length, so what is added to its start stays below its end.
 #[derive(Clone, Copy)]
 pub struct Dma<'a> {
     place: Place<'a>,
@@ -55,8 +58,8 @@ impl<'a> Dma<'a> {
             return None;
         }
         match self.place {
-            Place::One(memory, start) => Some((memory, start + offset)),
-            Place::Many(table, iova) => table.one(iova + offset, bytes),
+            Place::One(memory, start) => Some((memory, start.wrapping_add(offset))),
+            Place::Many(table, iova) => table.one(iova.wrapping_add(offset), bytes),
         }
     }
 
@@ -97,8 +100,10 @@ impl<'a> Dma<'a> {
             return None;
         }
         match self.place {
-            Place::One(memory, start) => Some(Entries { slice: typed(memory, start + offset, count)?, across: None }),
-            Place::Many(table, iova) => table.entries(iova + offset, count),
+            Place::One(memory, start) => {
+                Some(Entries { slice: typed(memory, start.wrapping_add(offset), count)?, across: None })
+            }
+            Place::Many(table, iova) => table.entries(iova.wrapping_add(offset), count),
         }
     }
 
@@ -109,10 +114,12 @@ impl<'a> Dma<'a> {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.write(start + offset, bytes),
-            Place::Many(table, iova) => table.each(iova + offset, bytes.len() as u64, |memory, at, done| {
-                memory.write(at, &bytes[done.start as usize..done.end as usize])
-            }),
+            Place::One(memory, start) => memory.write(start.wrapping_add(offset), bytes),
+            Place::Many(table, iova) => {
+                table.each(iova.wrapping_add(offset), bytes.len() as u64, |memory, at, done| {
+                    memory.write(at, &bytes[done.start as usize..done.end as usize])
+                })
+            }
         }
     }
 
@@ -123,8 +130,8 @@ impl<'a> Dma<'a> {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.read(start + offset, out),
-            Place::Many(table, iova) => table.each(iova + offset, out.len() as u64, |memory, at, done| {
+            Place::One(memory, start) => memory.read(start.wrapping_add(offset), out),
+            Place::Many(table, iova) => table.each(iova.wrapping_add(offset), out.len() as u64, |memory, at, done| {
                 memory.read(at, &mut out[done.start as usize..done.end as usize])
             }),
         }
@@ -136,10 +143,10 @@ impl<'a> Dma<'a> {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.fill(start + offset, len, value),
-            Place::Many(table, iova) => {
-                table.each(iova + offset, len, |memory, at, done| memory.fill(at, done.end - done.start, value))
-            }
+            Place::One(memory, start) => memory.fill(start.wrapping_add(offset), len, value),
+            Place::Many(table, iova) => table.each(iova.wrapping_add(offset), len, |memory, at, done| {
+                memory.fill(at, done.end.saturating_sub(done.start), value)
+            }),
         }
     }
 }
@@ -169,7 +176,8 @@ impl<'a, T: Entry> Entries<'a, T> {
         if index >= count {
             return None;
         }
-        let (memory, at) = table.one(first + (index * size_of::<T>()) as u64, size_of::<T>() as u64)?;
+        let (memory, at) =
+            table.one(first.checked_add(index.checked_mul(size_of::<T>())? as u64)?, size_of::<T>() as u64)?;
         typed(memory, at, 1)?.first()
     }
 }
@@ -273,7 +281,7 @@ impl Map {
 
     /// Its end: maps end at 2^64 - 1 at most.
     fn end(&self) -> u64 {
-        self.iova + self.len
+        self.iova.saturating_add(self.len)
     }
 }
 
@@ -302,8 +310,9 @@ impl DmaTable {
                 place
             }
             None => {
+                let place = self.maps.len();
                 self.maps.push(map);
-                self.maps.len() - 1
+                place
             }
         };
         self.index.insert(iova.0, place);
@@ -327,7 +336,7 @@ impl DmaTable {
         let last = len.checked_sub(1).and_then(|n| iova.0.checked_add(n)).ok_or(Refused(libc::EINVAL))?;
         let before = self.index.range(..iova.0).next_back().map(|(_, at)| &self.maps[*at]);
         let inside: Vec<_> = self.index.range(iova.0..=last).map(|(iova, at)| (*iova, *at)).collect();
-        let over = inside.last().is_some_and(|(_, at)| self.maps[*at].end() - 1 > last);
+        let over = inside.last().is_some_and(|(_, at)| self.maps[*at].end().saturating_sub(1) > last);
         if over || before.is_some_and(|m| m.end() > iova.0) {
             return Err(Refused(libc::EINVAL));
         }
@@ -362,9 +371,11 @@ impl DmaTable {
     pub(super) fn find(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
         let map = self.maps.get(self.last.get())?;
         match map.inside(iova.0, len) {
-            Some(offset) => {
-                Some(Dma { place: Place::One(map.memory.as_ref()?, map.at + offset), len, writable: map.writable })
-            }
+            Some(offset) => Some(Dma {
+                place: Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset)),
+                len,
+                writable: map.writable,
+            }),
             None => self.search(iova.0, len),
         }
     }
@@ -373,7 +384,7 @@ impl DmaTable {
     fn search(&self, iova: u64, len: u64) -> Option<Dma<'_>> {
         let map = self.containing(iova)?;
         if let Some(offset) = map.inside(iova, len) {
-            let place = Place::One(map.memory.as_ref()?, map.at + offset);
+            let place = Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset));
             return Some(Dma { place, len, writable: map.writable });
         }
         let mut writable = true;
@@ -395,7 +406,7 @@ impl DmaTable {
     #[inline(never)]
     fn one(&self, iova: u64, len: u64) -> Option<(&Mapping, u64)> {
         let map = self.containing(iova)?;
-        Some((map.memory.as_ref()?, map.at + map.inside(iova, len)?))
+        Some((map.memory.as_ref()?, map.at.wrapping_add(map.inside(iova, len)?)))
     }
 
     /// Entries that may lie in several maps, each of them in one.
@@ -409,8 +420,9 @@ impl DmaTable {
         let whole = self.cover(iova, bytes, &mut |map| {
             let Some(memory) = &map.memory else { return false };
             let start = map.iova.max(iova);
-            let address = memory.base().as_ptr().addr() as u64 + map.at + (start - map.iova);
-            (start - iova).is_multiple_of(size) && address.is_multiple_of(align)
+            let address =
+                (memory.base().as_ptr().addr() as u64).wrapping_add(map.at).wrapping_add(start.wrapping_sub(map.iova));
+            start.wrapping_sub(iova).is_multiple_of(size) && address.is_multiple_of(align)
         });
         whole.then_some(Entries { slice: &[], across: Some((self, iova, count)) })
     }
@@ -435,8 +447,12 @@ impl DmaTable {
         self.cover(iova, len, &mut |map| {
             let Some(memory) = &map.memory else { return false };
             let start = map.iova.max(iova);
-            let end = map.end().min(iova + len);
-            each(memory, map.at + (start - map.iova), start - iova..end - iova)
+            let end = map.end().min(iova.saturating_add(len));
+            each(
+                memory,
+                map.at.wrapping_add(start.wrapping_sub(map.iova)),
+                start.wrapping_sub(iova)..end.wrapping_sub(iova),
+            )
         })
     }
 
