@@ -26,7 +26,8 @@ impl Tap {
     ///
     /// # Errors
     /// `InvalidInput` for a name that an interface can't have, `PermissionDenied` where this process may not (CAP_NET_ADMIN, or an interface that
-    /// was made for its user), `ResourceBusy` where another process has it, `NotFound` where the kernel has no TAP.
+    /// was made for its user), `ResourceBusy` where another process has it, `Unsupported` for one that was made with `multi_queue`, `NotFound` where
+    /// the kernel has no TAP.
     pub fn open(name: &str) -> io::Result<Self> {
         let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || !name.bytes().all(plain) || matches!(name, "." | "..") {
@@ -37,9 +38,18 @@ impl Tap {
         // SAFETY: an `ifreq` is integers, arrays and addresses of them, for which zeroes are a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, b)| *to = b as _);
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
-        // SAFETY: the kernel reads and writes an `ifreq`, which this is.
-        unsafe { call(fd.as_fd(), libc::TUNSETIFF as _, &raw mut request) }?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        let mut attach = |flags: c_int| {
+            request.ifr_ifru.ifru_flags = flags as _;
+            // SAFETY: the kernel reads and writes an `ifreq`, which this is.
+            unsafe { call(fd.as_fd(), libc::TUNSETIFF as _, &raw mut request) }
+        };
+        if let Err(error) = attach(flags) {
+            // The kernel says the same of a queue too few as of a name that can't be. This end goes as the error returns.
+            let queues = error.kind() == io::ErrorKind::InvalidInput && attach(flags | libc::IFF_MULTI_QUEUE).is_ok();
+            let several = || io::Error::new(io::ErrorKind::Unsupported, "it was made with multi_queue");
+            return Err(if queues { several() } else { error });
+        }
         // The kernel may have made another name of it.
         // SAFETY: the name is terminated: it was shorter than the array of zeroes, and the kernel keeps it so.
         let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) }.to_string_lossy().into_owned();

@@ -1,10 +1,11 @@
 //! A model in its slot: what answers for it, whoever asks: the in-process backend and the vfio-user server alike.
 
-use super::host::{DmaTable, Host, Irqs};
+use super::dma::DmaTable;
+use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
-use crate::mem::{Iova, Mapping};
-use crate::pci::{IRQ_MSIX, IrqInfo, RegionCap, RegionInfo};
+use crate::mem::{Arena, Iova, Mapping};
+use crate::pci::{IRQ_MSIX, IrqInfo, Prot, RegionCap, RegionInfo};
 use crate::{Result, Work};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -171,6 +172,24 @@ impl<M: Model + ?Sized> Card<M> {
         writable: bool,
     ) -> Result<(), Refused> {
         self.dma.map(iova, Some(memory), at, len, writable)
+    }
+
+    /// Lets the model into `len` bytes of an arena, from `at` on.
+    ///
+    /// # Errors
+    /// [`Refused`]: `EEXIST` where that overlaps what is mapped, `EINVAL` where it is not inside of the arena.
+    pub fn dma_map_arena(
+        &mut self,
+        iova: Iova,
+        arena: &Arc<Arena>,
+        at: u64,
+        len: u64,
+        writable: bool,
+    ) -> Result<(), Refused> {
+        // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
+        let memory = unsafe { Mapping::kept(arena.mapping().base(), arena.len() as usize, arena.clone()) };
+        let memory = memory.limited_to(if writable { Prot::ReadWrite } else { Prot::Read });
+        self.dma.map(iova, Some(Arc::new(memory)), at, len, writable)
     }
 
     /// Takes addresses whose memory cannot be reached from here: the model's accesses fail, as those to unmapped addresses do.

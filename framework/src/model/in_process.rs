@@ -8,7 +8,7 @@
 use super::pages::{Pages, Trap};
 use super::thread::{Beside, ModelThread, Slot};
 use super::{Card, Model, Refused, Shape};
-use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow, Mapping};
+use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
@@ -198,9 +198,7 @@ impl DmaBackend for Dma {
 
     fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
         let len = arena.len();
-        // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
-        let memory = unsafe { Mapping::kept(arena.mapping().base(), len as usize, arena.clone()) };
-        self.0.lock().dma_map(iova, Arc::new(memory), 0, len, true).map_err(|_| Error::Ledger {
+        self.0.lock().dma_map_arena(iova, arena, 0, len, true).map_err(|_| Error::Ledger {
             op: "map",
             iova: iova.0,
             len,

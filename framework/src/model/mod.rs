@@ -7,13 +7,15 @@
 //! are enough (doorbells, registers without side effects of access) as *direct*, and gets a call for each access elsewhere.
 
 mod card;
+mod dma;
 mod host;
 mod in_process;
 mod pages;
 mod thread;
 
 pub use card::Card;
-pub use host::{Dma, Host};
+pub use dma::{Denied, Dma, Entries, Entry, ReadOnly, Reason};
+pub use host::Host;
 pub use in_process::InProcess;
 pub use pages::{Pages, Registers};
 pub use thread::{Beside, ModelThread};

@@ -71,6 +71,9 @@ impl Config {
         // Link capabilities and status: 8 GT/s, 4 lanes.
         c.put(PCIE + 0x0c, &0x0043u32.to_le_bytes());
         c.put(PCIE + 0x12, &0x0043u16.to_le_bytes());
+        // Link capabilities 2 (7.5.3.18): all speeds up to it, a bit each; link control 2: it is the target.
+        c.put(PCIE + 0x2c, &0x0eu32.to_le_bytes());
+        c.put(PCIE + 0x30, &0x0003u16.to_le_bytes());
         // MSI-X (7.7.2): table size less one, then where table and PBA are.
         let m = &identity.msix;
         c.put(MSIX, &[0x11, 0x00]);

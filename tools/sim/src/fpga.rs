@@ -175,11 +175,15 @@ impl Fpga {
 
     /// Does what was posted, at most so much; false where the ring can't be reached.
     fn copy(&mut self, host: &Host<'_>, base: u64, entries: u32, head: &mut u32, tail: u32) -> bool {
-        let ring = host.dma(Iova(base), u64::from(entries) * 32).filter(|m| m.writable());
-        let Some(ring) = ring.and_then(|m| m.slice::<[AtomicU64; 4]>(0, entries as usize)) else { return false };
+        let len = u64::from(entries) * 32;
+        let ring = host.dma(Iova(base), len).and_then(|m| m.entries::<[AtomicU64; 4]>(0, entries as usize));
+        let Some(ring) = ring else {
+            tracing::warn!(device = self.name, why = %host.denied(Iova(base), len, true), "the descriptor ring");
+            return false;
+        };
         for _ in 0..tail.wrapping_sub(*head).min(BURST) {
             // The doorbell's Acquire load came before: these loads see what was stored before it was rung.
-            let [source, destination, what, status] = &ring[(*head & (entries - 1)) as usize];
+            let Some([source, destination, what, status]) = ring.at((*head & (entries - 1)) as usize) else { break };
             let [from, to, what] = [source, destination, what].map(|w| u64::from_le(w.load(Ordering::Relaxed)));
             let outcome = self.transfer(host, Iova(from), Iova(to), what & 0xffff_ffff);
             status.store(outcome.to_le(), Ordering::Release);

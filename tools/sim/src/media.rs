@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use wholebar::model::Dma;
 
+/// After how many bytes a disk's turn ends, with the request that it is at: others are waiting.
+pub(crate) const TURN: u64 = 1 << 20;
 /// What a chunk of sparse memory holds, in bytes.
 const CHUNK: usize = 64 << 10;
 /// Chunks that one directory of them covers.
@@ -245,6 +247,11 @@ impl Media {
     pub(crate) fn verify(&mut self, at: u64, len: u64) -> Result<(), Failed> {
         let Self::File(FileMedia { file, bounce }) = self else { return Ok(()) };
         pieces(at, len, |piece| file.read_exact_at(&mut bounce[..piece.len], at + piece.done).map_err(|_| Failed::Read))
+    }
+
+    /// What it costs to make something durable, or to deallocate it, as if it were so many bytes: a file's system has work to do.
+    pub(crate) fn toll(&self) -> u64 {
+        if matches!(self, Self::File(_)) { TURN } else { 0 }
     }
 
     /// Makes what was written durable.

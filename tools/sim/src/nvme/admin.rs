@@ -22,6 +22,10 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+
+    /// All of them.
+    pub(super) const ALL: [u8; 10] =
+        [ARBITRATION, POWER, TEMPERATURE, ERROR_RECOVERY, WRITE_CACHE, QUEUES, COALESCING, VECTOR, ATOMICITY, EVENTS];
 }
 
 /// The most of a log page that one command gets where there is no limit by MDTS, in bytes.
@@ -293,6 +297,10 @@ impl Nvme {
             log::page::SMART => return Err(Status::INVALID_FIELD),
             log::page::FIRMWARE => log::firmware_slot(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
+            log::page::SUPPORTED => log::supported(),
+            log::page::COMMANDS => log::commands(self.params.shadow),
+            log::page::FEATURES => log::features(&feature::ALL),
+            log::page::MANAGEMENT => log::management(),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
         if !offset.is_multiple_of(4) || offset > log.len() as u64 || dwords * 4 > self.store.max_transfer {
@@ -313,8 +321,9 @@ impl Nvme {
         if pages.iter().any(|p| p & (self.rules.page - 1) != 0) {
             return Err(Status::PRP_OFFSET);
         }
-        if pages.iter().any(|p| host.dma(Iova(*p), self.rules.page).is_none_or(|m| !m.writable())) {
-            return Err(Status::DATA_TRANSFER_ERROR);
+        let len = self.rules.page;
+        if let Some(page) = pages.into_iter().find(|p| host.dma(Iova(*p), len).is_none_or(|m| !m.writable())) {
+            return Err(data::denied(host, "a doorbell buffer", page, len, true));
         }
         self.shadow = Some(Shadow { values: pages[0], seen: pages[1] });
         DONE

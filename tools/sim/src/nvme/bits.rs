@@ -92,6 +92,20 @@ pub(super) mod admin {
     pub(crate) const GET_FEATURES: u8 = 0x0a;
     pub(crate) const ASYNC_EVENT: u8 = 0x0c;
     pub(crate) const DOORBELL_BUFFER: u8 = 0x7c;
+
+    /// Those that are there always.
+    pub(crate) const ALL: [u8; 10] = [
+        DELETE_SQ,
+        CREATE_SQ,
+        GET_LOG_PAGE,
+        DELETE_CQ,
+        CREATE_CQ,
+        IDENTIFY,
+        ABORT,
+        SET_FEATURES,
+        GET_FEATURES,
+        ASYNC_EVENT,
+    ];
 }
 
 /// I/O opcodes (nvm 3, figure "Opcodes for NVM Commands"; Flush is in base 7.1).
@@ -103,6 +117,9 @@ pub(super) mod io {
     pub(crate) const WRITE_ZEROES: u8 = 0x08;
     pub(crate) const DATASET: u8 = 0x09;
     pub(crate) const VERIFY: u8 = 0x0c;
+
+    /// Those that are there.
+    pub(crate) const ALL: [u8; 7] = [FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES, DATASET, VERIFY];
 }
 
 /// A completion's Status Field without its phase bit (base 3.3.3.2.1): SC in bits 7:0, SCT in 10:8, M in 13, DNR in 14.

@@ -1,20 +1,21 @@
 //! A submission queue entry (base 3.3.3.1), and the completion that answers it (base 3.3.3.2).
 
 use super::bits::Status;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use wholebar::model::ReadOnly;
 
 /// A submission queue entry, as the eight words it was read by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Command([u64; 8]);
 
-/// A submission queue entry in memory.
-pub(super) type Sqe = [AtomicU64; 8];
+/// A submission queue entry in memory: the controller only reads it.
+pub(super) type Sqe = [ReadOnly<AtomicU64>; 8];
 
 impl Command {
     /// Reads an entry. The doorbell's Acquire load came before, so these loads see what was stored before it was rung.
     #[inline]
     pub(super) fn fetch(entry: &Sqe) -> Self {
-        Self(std::array::from_fn(|i| u64::from_le(entry[i].load(Ordering::Relaxed))))
+        Self(std::array::from_fn(|i| u64::from_le(entry[i].load())))
     }
 
     #[inline]

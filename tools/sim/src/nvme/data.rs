@@ -4,9 +4,9 @@
 
 use super::bits::Status;
 use super::command::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use wholebar::mem::Iova;
-use wholebar::model::{Dma, Host};
+use wholebar::model::{Dma, Entries, Host, ReadOnly};
 
 /// How many SGL descriptors a command may have.
 const MAX_DESCRIPTORS: u32 = 4096;
@@ -86,15 +86,15 @@ fn prp2<'a>(host: &Host<'a>, prp2: u64, mut left: u64, page: u64, each: Each<'_,
         let (pages, chained) = if need <= room { (need, false) } else { (room - 1, true) };
         let count = (pages + u64::from(chained)) as usize;
         let entries = words(host, list, count)?;
-        for entry in &entries[..pages as usize] {
+        for i in 0..pages as usize {
             let n = left.min(page);
-            piece(host, whole(u64::from_le(entry.load(Ordering::Relaxed)), page)?, n, each)?;
+            piece(host, whole(word(&entries, i)?, page)?, n, each)?;
             left -= n;
         }
         if !chained {
             return Ok(());
         }
-        list = whole(u64::from_le(entries[pages as usize].load(Ordering::Relaxed)), page)?;
+        list = whole(word(&entries, pages as usize)?, page)?;
     }
 }
 
@@ -104,9 +104,23 @@ fn whole(prp: u64, page: u64) -> Result<u64, Status> {
 }
 
 /// `count` 64-bit words of host memory.
-fn words<'a>(host: &Host<'a>, at: u64, count: usize) -> Result<&'a [AtomicU64], Status> {
-    let memory = host.dma(Iova(at), count as u64 * 8);
-    memory.and_then(|m| m.slice(0, count)).ok_or(Status::DATA_TRANSFER_ERROR)
+fn words<'a>(host: &Host<'a>, at: u64, count: usize) -> Result<Entries<'a, ReadOnly<AtomicU64>>, Status> {
+    let len = count as u64 * 8;
+    let memory = host.dma(Iova(at), len).and_then(|m| m.entries(0, count));
+    memory.ok_or_else(|| denied(host, "a list", at, len, false))
+}
+
+/// Word `index` of them.
+#[inline]
+fn word(words: &Entries<'_, ReadOnly<AtomicU64>>, index: usize) -> Result<u64, Status> {
+    words.at(index).map(|w| u64::from_le(w.load())).ok_or(Status::DATA_TRANSFER_ERROR)
+}
+
+/// Memory that the controller may not use.
+#[cold]
+pub(super) fn denied(host: &Host<'_>, what: &str, at: u64, len: u64, write: bool) -> Status {
+    tracing::debug!(what, why = %host.denied(Iova(at), len, write), "a command fails");
+    Status::DATA_TRANSFER_ERROR
 }
 
 /// Walks SGL segments (base 4.1.2) from the descriptor in the command.
@@ -134,14 +148,13 @@ fn sgl<'a>(host: &Host<'a>, first: [u64; 2], len: u64, each: Each<'_, 'a>) -> Re
         if count == 0 || !next.len.is_multiple_of(16) {
             return Err(Status::INVALID_SGL_SEGMENT);
         }
-        let (entries, _) = words(host, next.address, 2 * count as usize)?.as_chunks::<2>();
+        let entries = words(host, next.address, 2 * count as usize)?;
         let mut onward = None;
-        for [low, high] in entries {
+        for i in 0..count as usize {
             if onward.is_some() {
                 return Err(Status::INVALID_SGL_SEGMENT);
             }
-            let raw = [low, high].map(|w| u64::from_le(w.load(Ordering::Relaxed)));
-            let d = descriptor(raw)?;
+            let d = descriptor([word(&entries, 2 * i)?, word(&entries, 2 * i + 1)?])?;
             match d.kind {
                 Kind::Data => data(d)?,
                 Kind::Segment | Kind::LastSegment => onward = Some(d),
@@ -189,24 +202,10 @@ fn piece<'a, E>(host: &Host<'a>, at: u64, len: u64, each: &mut E) -> Result<(), 
 where
     E: FnMut(Dma<'a>) -> Result<(), Status> + ?Sized,
 {
-    match host.dma(Iova(at), len) {
-        Some(dma) => each(dma),
-        None => across_maps(host, at, len, each),
+    let Some(dma) = host.dma(Iova(at), len) else { return Err(denied(host, "data", at, len, false)) };
+    match each(dma) {
+        // What is there can be read: it can't be written.
+        Err(Status::DATA_TRANSFER_ERROR) => Err(denied(host, "data", at, len, true)),
+        done => done,
     }
-}
-
-/// A piece that no single map holds: by the smallest page that maps are made of.
-#[cold]
-fn across_maps<'a, E>(host: &Host<'a>, mut at: u64, mut len: u64, each: &mut E) -> Result<(), Status>
-where
-    E: FnMut(Dma<'a>) -> Result<(), Status> + ?Sized,
-{
-    const STEP: u64 = 4096;
-    while len > 0 {
-        let n = len.min(STEP - at % STEP);
-        each(host.dma(Iova(at), n).ok_or(Status::DATA_TRANSFER_ERROR)?)?;
-        at = at.checked_add(n).ok_or(Status::DATA_TRANSFER_ERROR)?;
-        len -= n;
-    }
-    Ok(())
 }

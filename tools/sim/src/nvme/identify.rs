@@ -62,8 +62,8 @@ fn controller(params: &NvmeParams, count: u32) -> Page {
     put(258, &[ABORT_LIMIT - 1, EVENT_LIMIT as u8 - 1]);
     // FRMW: one slot, read-only.
     put(260, &[0b011]);
-    // LPA: log page offsets.
-    put(261, &[0b100]);
+    // LPA: commands supported and effects; log page offsets; the log pages that 2.0 brought.
+    put(261, &[0b10_0110]);
     put(262, &[ERROR_LOG as u8 - 1]);
     put(266, &(WARNING_TEMPERATURE + KELVIN).to_le_bytes());
     put(268, &(CRITICAL_TEMPERATURE + KELVIN).to_le_bytes());

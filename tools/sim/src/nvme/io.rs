@@ -27,6 +27,8 @@ pub(super) struct Store {
     /// Volatile write cache on: written data is durable after a flush only.
     pub(super) write_cache: bool,
     pub(super) counters: Counters,
+    /// What the commands of this turn cost so far, in bytes.
+    pub(super) spent: u64,
 }
 
 /// What the SMART log tells, in commands and 512-byte units.
@@ -41,6 +43,8 @@ pub(super) struct Counters {
 
 /// Dataset Management ranges that one command can name (nvm 3.2.3).
 const RANGES: usize = 256;
+/// What a list of SGL descriptors or of ranges costs beside the data that it describes, as if it were so many bytes: a list is about as long.
+const LIST: u64 = 64 << 10;
 
 impl Store {
     /// Does a command, and says how it ended.
@@ -92,10 +96,17 @@ impl Store {
     /// The namespace of a command that moves data, where in it, and how much, in bytes.
     #[inline]
     fn transfer(&mut self, cmd: &Command) -> Result<(&mut Namespace, u64, u64), Status> {
-        let max = self.max_transfer;
-        let ns = self.namespace(cmd.nsid())?;
+        let Self { max_transfer, namespaces, spent, .. } = self;
+        let ns = namespaces.get_mut((cmd.nsid() as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
         let (at, len) = ns.extent(cmd)?;
-        if len > max { Err(Status::INVALID_FIELD) } else { Ok((ns, at, len)) }
+        if len > *max_transfer {
+            return Err(Status::INVALID_FIELD);
+        }
+        *spent += len;
+        if cmd.psdt() != 0 && cmd.sgl1()[1] >> 56 != 0 {
+            *spent += LIST;
+        }
+        Ok((ns, at, len))
     }
 
     #[inline]
@@ -142,16 +153,20 @@ impl Store {
         let (at, len) = ns.extent(cmd)?;
         ns.may_write()?;
         ns.media.zero(at, len)?;
+        self.spent += len;
         self.settle(cmd)
     }
 
     fn verify(&mut self, cmd: &Command) -> Result<(), Status> {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
-        Ok(ns.media.verify(at, len)?)
+        ns.media.verify(at, len)?;
+        self.spent += len;
+        Ok(())
     }
 
     fn flush(&mut self, cmd: &Command) -> Result<(), Status> {
+        self.spent += self.namespaces.first().map_or(0, |ns| ns.media.toll());
         if cmd.nsid() == u32::MAX {
             return Ok(self.namespaces.iter_mut().try_for_each(|ns| ns.media.flush())?);
         }
@@ -160,6 +175,7 @@ impl Store {
 
     /// Dataset Management (nvm 3.2.3): of the attributes, deallocate is the one that is more than a hint.
     fn dataset(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
+        self.spent += LIST + self.namespace(cmd.nsid())?.media.toll();
         let ns = self.namespace(cmd.nsid())?;
         let mut bytes = [0; RANGES * 16];
         let count = (cmd.cdw10() as usize & 0xff) + 1;

@@ -1,16 +1,24 @@
-//! What the controller remembers to tell: the error log, SMART, the firmware slot, and asynchronous events (base 5.2, 5.16).
+//! What the controller remembers to tell: the error log, SMART, the firmware slot, and asynchronous events (base 5.2, 5.16); and what it can do.
 
-use super::bits::Status;
+use super::bits::{Status, admin, io};
 use super::identify::{self, ERROR_LOG, EVENT_LIMIT};
 use super::io::Counters;
 use std::collections::VecDeque;
 
 /// Log page identifiers (base 5.16.1).
 pub(super) mod page {
+    pub(crate) const SUPPORTED: u8 = 0x00;
     pub(crate) const ERROR: u8 = 0x01;
     pub(crate) const SMART: u8 = 0x02;
     pub(crate) const FIRMWARE: u8 = 0x03;
     pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
+    pub(crate) const COMMANDS: u8 = 0x05;
+    pub(crate) const FEATURES: u8 = 0x12;
+    pub(crate) const MANAGEMENT: u8 = 0x13;
+
+    /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5).
+    pub(crate) const ALL: [u8; 8] =
+        [SUPPORTED, ERROR, SMART, FIRMWARE, CHANGED_NAMESPACES, COMMANDS, FEATURES, MANAGEMENT];
 }
 
 /// An asynchronous event (base 5.2, "Asynchronous Event Request").
@@ -212,4 +220,46 @@ pub(super) fn firmware_slot() -> Vec<u8> {
     page[0] = 1;
     page[8..16].copy_from_slice(&identify::firmware());
     page
+}
+
+/// What is there, and what it does: bits of Supported Log Pages (5.16.1.1), Commands Supported and Effects (5.16.1.6) and Feature Identifiers
+/// Supported and Effects (5.16.1.17) alike.
+const THERE: u32 = 1;
+/// It changes blocks.
+const CHANGES_BLOCKS: u32 = 1 << 1;
+/// Its scope: a namespace, or the controller.
+const OF_NAMESPACE: u32 = 1 << 20;
+const OF_CONTROLLER: u32 = 1 << 21;
+
+/// A table of dwords, by number.
+fn table(entries: usize, set: impl IntoIterator<Item = (usize, u32)>) -> Vec<u8> {
+    let mut page = vec![0; entries * 4];
+    set.into_iter().for_each(|(at, value)| page[4 * at..4 * at + 4].copy_from_slice(&value.to_le_bytes()));
+    page
+}
+
+/// The Supported Log Pages log (base 5.16.1.1).
+pub(super) fn supported() -> Vec<u8> {
+    table(256, page::ALL.map(|id| (id.into(), THERE)))
+}
+
+/// The Commands Supported and Effects log (base 5.16.1.6): admin commands, then those of I/O.
+pub(super) fn commands(doorbell_buffer: bool) -> Vec<u8> {
+    let admin = admin::ALL.into_iter().chain(doorbell_buffer.then_some(admin::DOORBELL_BUFFER));
+    let admin = admin.map(|opcode| (opcode.into(), THERE | OF_CONTROLLER));
+    let io = io::ALL.map(|opcode| {
+        let changes = matches!(opcode, io::WRITE | io::WRITE_ZEROES | io::DATASET);
+        (256 + usize::from(opcode), THERE | OF_NAMESPACE | if changes { CHANGES_BLOCKS } else { 0 })
+    });
+    table(1024, admin.chain(io))
+}
+
+/// The Feature Identifiers Supported and Effects log (base 5.16.1.17).
+pub(super) fn features(ids: &[u8]) -> Vec<u8> {
+    table(256, ids.iter().map(|id| (usize::from(*id), THERE | OF_CONTROLLER)))
+}
+
+/// The NVMe-MI Commands Supported and Effects log (base 5.16.1.18): there are none.
+pub(super) fn management() -> Vec<u8> {
+    table(256, [])
 }

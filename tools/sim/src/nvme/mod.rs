@@ -48,6 +48,7 @@ use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use turn::Held;
 use wholebar::Work;
 use wholebar::mem::Iova;
@@ -58,6 +59,8 @@ use wholebar::pci::IrqInfo;
 const VERSION: u32 = 0x0002_0000;
 /// Its device id.
 const DEVICE: u16 = 0x0001;
+/// How long a queue that has work may not be there: longer than any hypervisor takes to remap memory.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// BAR0: registers, doorbells at 0x1000, and where asked for the MSI-X table at 0x2000 and the PBA at 0x3000.
 const BAR0_SIZE: u64 = 16 << 10;
 
@@ -85,6 +88,8 @@ pub struct Nvme {
     faults: Option<Box<Faults>>,
     /// Commands that a fault delays.
     held: Vec<Held>,
+    /// Since when a queue that has work is not there.
+    lost: Option<Instant>,
     store: Store,
     /// Scratch: the commands of one turn of a queue, and their answers.
     batch: Vec<Command>,
@@ -190,6 +195,7 @@ impl Nvme {
             deferred: VecDeque::new(),
             faults: params.faults.start(),
             held: Vec::new(),
+            lost: None,
             store: Store {
                 namespaces: namespaces(&params)?,
                 max_transfer: match params.mdts {
@@ -198,6 +204,7 @@ impl Nvme {
                 },
                 write_cache: true,
                 counters: Counters::default(),
+                spent: 0,
             },
             batch: Vec::with_capacity(turn::BURST as usize),
             answers: Vec::with_capacity(2 * turn::BURST as usize),
@@ -299,10 +306,28 @@ impl Nvme {
         self.events = Events::default();
         self.deferred.clear();
         self.held.clear();
+        self.lost = None;
         self.store.write_cache = true;
         self.clear_doorbells();
         self.publish();
         self.put32(reg::CSTS, 0);
+    }
+
+    /// A queue that has work is not there: fatal, if that goes on.
+    #[cold]
+    fn wait_for(&mut self, lost: &QueueLost) -> Work {
+        match self.lost {
+            Some(since) if since.elapsed() > PATIENCE => {
+                self.fatal(&lost.to_string());
+                return Work::Busy;
+            }
+            Some(_) => {}
+            None => {
+                tracing::debug!(device = self.name, %lost, "a queue is not there: it waits");
+                self.lost = Some(Instant::now());
+            }
+        }
+        Work::Idle
     }
 
     /// Controller Fatal Status: nothing works until the next reset.
@@ -433,11 +458,11 @@ impl Model for Nvme {
             return Work::Idle;
         }
         match self.turn(host) {
-            Ok(work) => work,
-            Err(QueueLost { what, id, base }) => {
-                self.fatal(&format!("{what} {id} at {base:#x} is not in memory that the device may use"));
-                Work::Busy
+            Ok(work) => {
+                self.lost = None;
+                work
             }
+            Err(lost) => self.wait_for(&lost),
         }
     }
 }

@@ -4,19 +4,40 @@
 //! mapped for the device is an error of the caller's to report. This file does *not* know what commands mean.
 
 use super::command::{Answer, Command, Sqe};
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar::model::{Denied, Entries, Entry, Host};
 
 /// A completion queue entry in memory.
-type Cqe = [AtomicU32; 4];
+pub(super) type Cqe = [AtomicU32; 4];
 
-/// The memory of a queue is not there (any more), or can't be written.
+/// The memory of a queue that has work is not there, or can't be written.
 #[derive(Debug)]
 pub(super) struct QueueLost {
-    pub(super) what: &'static str,
-    pub(super) id: u16,
-    pub(super) base: u64,
+    what: &'static str,
+    id: u16,
+    denied: Denied,
+}
+
+impl fmt::Display for QueueLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.what, self.id, self.denied)
+    }
+}
+
+/// A queue's entries.
+#[inline]
+fn ring<'h, T: Entry>(
+    host: &Host<'h>,
+    what: &'static str,
+    id: u16,
+    base: u64,
+    entries: u32,
+) -> Result<Entries<'h, T>, Box<QueueLost>> {
+    let len = u64::from(entries) * size_of::<T>() as u64;
+    let ring = host.dma(Iova(base), len).and_then(|m| m.entries(0, entries as usize));
+    ring.ok_or_else(|| Box::new(QueueLost { what, id, denied: host.denied(Iova(base), len, T::WRITTEN) }))
 }
 
 /// A submission queue.
@@ -77,24 +98,26 @@ impl Sq {
         self.tail.checked_sub(1).unwrap_or(self.entries - 1)
     }
 
-    /// Fetches `n` commands, which [`pending`](Self::pending) said were there, into `out`.
+    /// Its entries.
     #[inline]
-    pub(super) fn fetch(&mut self, host: &Host<'_>, n: u32, out: &mut Vec<Command>) -> Result<(), QueueLost> {
-        let entries = self.entries as usize;
-        let memory = host.dma(Iova(self.base), entries as u64 * 64);
-        let ring = memory.and_then(|m| m.slice::<Sqe>(0, entries)).ok_or(QueueLost {
-            what: "submission queue",
-            id: self.id,
-            base: self.base,
-        })?;
+    pub(super) fn ring<'h>(&self, host: &Host<'h>) -> Result<Entries<'h, Sqe>, Box<QueueLost>> {
+        ring(host, "submission queue", self.id, self.base, self.entries)
+    }
+
+    /// Reads the next `n` commands, which [`pending`](Self::pending) said were there, into `out`.
+    #[inline]
+    pub(super) fn fetch(&self, ring: &Entries<'_, Sqe>, n: u32, out: &mut Vec<Command>) {
+        let mut at = self.head;
         for _ in 0..n {
-            out.push(Command::fetch(&ring[self.head as usize]));
-            self.head += 1;
-            if self.head == self.entries {
-                self.head = 0;
-            }
+            out.extend(ring.at(at as usize).map(Command::fetch));
+            at = if at + 1 == self.entries { 0 } else { at + 1 };
         }
-        Ok(())
+    }
+
+    /// Takes the next command: its entry is the host's again.
+    #[inline]
+    pub(super) fn take(&mut self) {
+        self.head = if self.head + 1 == self.entries { 0 } else { self.head + 1 };
     }
 }
 
@@ -152,18 +175,17 @@ impl Cq {
         self.head.checked_sub(1).unwrap_or(self.entries - 1)
     }
 
+    /// Its entries.
+    #[inline]
+    pub(super) fn ring<'h>(&self, host: &Host<'h>) -> Result<Entries<'h, Cqe>, Box<QueueLost>> {
+        ring(host, "completion queue", self.id, self.base, self.entries)
+    }
+
     /// Writes `answers`, for which [`room`](Self::room) said there was room.
     #[inline]
-    pub(super) fn post(&mut self, host: &Host<'_>, answers: &[Answer]) -> Result<(), QueueLost> {
-        let entries = self.entries as usize;
-        let memory = host.dma(Iova(self.base), entries as u64 * 16).filter(|m| m.writable());
-        let ring = memory.and_then(|m| m.slice::<Cqe>(0, entries)).ok_or(QueueLost {
-            what: "completion queue",
-            id: self.id,
-            base: self.base,
-        })?;
+    pub(super) fn post(&mut self, ring: &Entries<'_, Cqe>, answers: &[Answer]) {
         for answer in answers {
-            let entry = &ring[self.tail as usize];
+            let Some(entry) = ring.at(self.tail as usize) else { return };
             let last =
                 u32::from(answer.status.0) << 17 | u32::from(self.phase != answer.stale) << 16 | u32::from(answer.cid);
             entry[0].store(answer.dw0.to_le(), Ordering::Relaxed);
@@ -177,6 +199,5 @@ impl Cq {
                 self.phase = !self.phase;
             }
         }
-        Ok(())
     }
 }

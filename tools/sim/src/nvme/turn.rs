@@ -1,5 +1,8 @@
 //! One turn of the controller: it looks at doorbells, fetches commands, has them done, posts their completions. Bounded: so many
-//! commands of each queue, queue by queue.
+//! commands of each queue, queue by queue, and so many bytes in all.
+//!
+//! Queues are touched only where there is something to fetch or to post. A queue that has work, and whose memory is not there, waits for a
+//! while: memory may be on its way to another place.
 //!
 //! Where faults are asked for, they are done here, between a command and its completion.
 
@@ -10,11 +13,12 @@ use super::log::Event;
 use super::queue::{Cq, QueueLost, Sq};
 use super::{Nvme, Queues, Shadow, State};
 use crate::faults::{Fault, Faults};
+use crate::media;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 use wholebar::Work;
 use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar::model::{Entries, Host};
 
 /// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
 pub(super) const BURST: u32 = 32;
@@ -49,19 +53,21 @@ impl Held {
 impl Nvme {
     /// One turn: some admin commands, then some of each I/O queue.
     #[inline]
-    pub(super) fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+    pub(super) fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
+        self.store.spent = 0;
         if !self.held.is_empty() {
             self.release(host)?;
         }
-        let admin = self.admin_turn(host)?;
-        match self.io_turn(host)? {
-            Work::Idle => Ok(admin),
-            Work::Busy => Ok(Work::Busy),
+        // Where one queue is lost, the others are not.
+        let (admin, io) = (self.admin_turn(host), self.io_turn(host));
+        match (admin?, io?) {
+            (Work::Idle, Work::Idle) => Ok(Work::Idle),
+            _ => Ok(Work::Busy),
         }
     }
 
     #[inline]
-    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         // The registers, never their shadows: few hosts have shadows of these, and those are told to ring always.
         let doorbells = Doorbells::registers(&self.doorbells, self.params.dstrd);
         let (tail, head) = (doorbells.tail(0), doorbells.head(0));
@@ -76,7 +82,14 @@ impl Nvme {
     }
 
     #[cold]
-    fn admin_burst(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+    fn admin_burst(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
+        let Some((sq, cq)) = self.queues.pair(0) else { return Ok(Work::Idle) };
+        match (cq.ring(host), sq.pending()) {
+            // What the controller has to tell can wait.
+            (Err(_), 0) => return Ok(Work::Idle),
+            (Err(lost), _) => return Err(lost),
+            (Ok(_), _) => {}
+        }
         let mut work = Work::Idle;
         for _ in 0..ADMIN_BURST {
             if self.state != State::Running || self.queues.cq(0).is_none_or(|cq| cq.room() == 0) {
@@ -92,8 +105,9 @@ impl Nvme {
             }
             let Some(sq) = self.queues.sq(0).filter(|sq| sq.pending() > 0) else { break };
             self.batch.clear();
-            sq.fetch(host, 1, &mut self.batch)?;
+            sq.fetch(&sq.ring(host)?, 1, &mut self.batch);
             let Some(cmd) = self.batch.first().copied() else { break };
+            sq.take();
             work = Work::Busy;
             match self.faults.as_mut().and_then(|f| f.strike(true).map(|fault| (fault, f.delay()))) {
                 Some((Fault::Delay, late)) => {
@@ -107,13 +121,17 @@ impl Nvme {
     }
 
     #[inline]
-    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, QueueLost> {
+    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, features, .. } = self;
-        let doorbells = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd)?;
+        let Some(doorbells) = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd) else {
+            return Ok(Work::Idle);
+        };
         let mut work = Work::Idle;
-        let mut end = None;
+        let (mut end, mut lost) = (None, None);
         let Queues { sqs, cqs, active } = queues;
+        let mut turns = 0;
         for id in active.iter().copied() {
+            turns += 1;
             let Some(Some(sq)) = sqs.get_mut(usize::from(id)) else { continue };
             if !sq.rung(doorbells.tail(id)) {
                 events.raise(Event::InvalidDoorbellValue);
@@ -133,12 +151,19 @@ impl Nvme {
             if n == 0 {
                 continue;
             }
+            let (entries, completions) = match (sq.ring(host), cq.ring(host)) {
+                (Ok(entries), Ok(completions)) => (entries, completions),
+                (Err(why), _) | (_, Err(why)) => {
+                    lost = Some(why);
+                    continue;
+                }
+            };
             work = Work::Busy;
             // Fetched together, done one by one, answered together: each cache line travels once.
             batch.clear();
-            sq.fetch(host, n, batch)?;
+            sq.fetch(&entries, n, batch);
             answers.clear();
-            let mut answer = |store: &mut Store, cmd: &Command| {
+            let mut answer = |store: &mut Store, cmd: &Command, sq: &Sq| {
                 let mut status = store.execute(host, cmd, *rules);
                 if status.is_error() {
                     status = status.logged();
@@ -147,9 +172,13 @@ impl Nvme {
                 Answer { dw0: 0, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status, stale: false }
             };
             for cmd in batch.iter() {
+                if store.spent > media::TURN {
+                    break;
+                }
+                sq.take();
                 let Some((faults, fault)) = faults.as_mut().and_then(|f| f.strike(false).map(|fault| (f, fault)))
                 else {
-                    answers.push(answer(store, cmd));
+                    answers.push(answer(store, cmd, sq));
                     continue;
                 };
                 match fault {
@@ -161,43 +190,48 @@ impl Nvme {
                         end = Some(fault);
                         break;
                     }
-                    Fault::WildDma => answers.push(answer(store, &cmd.with_data_at(WILD))),
+                    Fault::WildDma => answers.push(answer(store, &cmd.with_data_at(WILD), sq)),
                     Fault::Detach | Fault::Attach => {
                         for nsid in store.attach(cmd.nsid(), fault == Fault::Attach) {
                             events.namespace_changed(nsid, features.tells_of_namespaces());
                         }
-                        answers.push(answer(store, cmd));
+                        answers.push(answer(store, cmd, sq));
                     }
-                    _ => spoil(faults, fault, answer(store, cmd), sq.entries(), answers),
+                    _ => spoil(faults, fault, answer(store, cmd, sq), sq.entries(), answers),
                 }
             }
             answers.truncate(cq.room() as usize);
-            cq.post(host, answers)?;
+            cq.post(&completions, answers);
             doorbells.looked(sq, cq);
             if let Some(vector) = cq.vector {
                 host.interrupt(vector.into());
             }
-            if end.is_some() {
+            if end.is_some() || store.spent > media::TURN {
                 break;
             }
+        }
+        if store.spent > media::TURN {
+            // The next turn begins with the next queue.
+            active.rotate_left(turns);
         }
         if let Some(fault) = end {
             self.end(fault);
         }
-        Ok(work)
+        lost.map_or(Ok(work), Err)
     }
 
     /// Does delayed commands whose time has come, and those that were aborted.
     #[cold]
-    fn release(&mut self, host: &mut Host<'_>) -> Result<(), QueueLost> {
+    fn release(&mut self, host: &mut Host<'_>) -> Result<(), Box<QueueLost>> {
         let now = Instant::now();
         let mut i = 0;
         while let Some(held) = self.held.get(i) {
             let id = held.sq;
-            let doorbells = Doorbells::new(&self.doorbells, host, self.shadow, self.rules.page, self.params.dstrd)?;
+            let doorbells = Doorbells::new(&self.doorbells, host, self.shadow, self.rules.page, self.params.dstrd);
+            let Some(doorbells) = doorbells.filter(|_| self.store.spent <= media::TURN) else { break };
             let room = self.queues.pair(id).is_some_and(|(_, cq)| {
                 cq.rung(doorbells.head(cq.id));
-                cq.room() > 0
+                cq.room() > 0 && cq.ring(host).is_ok()
             });
             if !room || held.due > now {
                 i += 1;
@@ -214,7 +248,13 @@ impl Nvme {
     }
 
     /// Does one command and answers it, if it is to be answered now.
-    fn complete(&mut self, host: &mut Host<'_>, id: u16, cmd: &Command, fault: Option<Fault>) -> Result<(), QueueLost> {
+    fn complete(
+        &mut self,
+        host: &mut Host<'_>,
+        id: u16,
+        cmd: &Command,
+        fault: Option<Fault>,
+    ) -> Result<(), Box<QueueLost>> {
         let cmd = if fault == Some(Fault::WildDma) { cmd.with_data_at(WILD) } else { *cmd };
         let outcome = match id {
             0 => self.admin(host, &cmd),
@@ -236,7 +276,7 @@ impl Nvme {
     }
 
     /// Posts one answer to the completion queue of its submission queue.
-    fn post(&mut self, host: &mut Host<'_>, mut answer: Answer, fault: Option<Fault>) -> Result<(), QueueLost> {
+    fn post(&mut self, host: &mut Host<'_>, mut answer: Answer, fault: Option<Fault>) -> Result<(), Box<QueueLost>> {
         let Some((sq, cq)) = self.queues.pair(answer.sq_id) else { return Ok(()) };
         answer.sq_head = sq.head();
         self.answers.clear();
@@ -245,15 +285,14 @@ impl Nvme {
             _ => self.answers.push(answer),
         }
         self.answers.truncate(cq.room() as usize);
-        cq.post(host, &self.answers)?;
+        cq.post(&cq.ring(host)?, &self.answers);
         if let Some(vector) = cq.vector {
             host.interrupt(vector.into());
         }
-        if let Some(shadow) = self.shadow {
-            let words = ShadowWords::new(host, shadow, self.rules.page)?;
-            if sq.id == 0 {
-                words.looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
-            }
+        if sq.id == 0
+            && let Some(words) = self.shadow.and_then(|shadow| ShadowWords::new(host, shadow, self.rules.page))
+        {
+            words.looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
         }
         Ok(())
     }
@@ -294,24 +333,21 @@ struct Doorbells<'a, 'h> {
 
 /// The shadow doorbells, looked up.
 struct ShadowWords<'h> {
-    values: &'h [AtomicU32],
-    seen: &'h [AtomicU32],
+    values: Entries<'h, AtomicU32>,
+    seen: Entries<'h, AtomicU32>,
 }
 
 impl<'h> ShadowWords<'h> {
-    fn new(host: &Host<'h>, shadow: Shadow, page: u64) -> Result<Self, QueueLost> {
-        let words = |base| {
-            let memory = host.dma(Iova(base), page).filter(|m| m.writable());
-            let lost = QueueLost { what: "shadow doorbell buffer", id: 0, base };
-            memory.and_then(|m| m.slice(0, page as usize / 4)).ok_or(lost)
-        };
-        Ok(Self { values: words(shadow.values)?, seen: words(shadow.seen)? })
+    /// `None` where they are not there: nobody can have rung them.
+    fn new(host: &Host<'h>, shadow: Shadow, page: u64) -> Option<Self> {
+        let words = |base| host.dma(Iova(base), page)?.entries(0, page as usize / 4);
+        Some(Self { values: words(shadow.values)?, seen: words(shadow.seen)? })
     }
 
     /// Stores event indexes.
     fn looked(&self, indexes: [(usize, u32); 2], dstrd: u8) {
         for (index, seen) in indexes {
-            if let Some(word) = self.seen.get(index << dstrd) {
+            if let Some(word) = self.seen.at(index << dstrd) {
                 word.store(seen.to_le(), Ordering::Release);
             }
         }
@@ -320,18 +356,12 @@ impl<'h> ShadowWords<'h> {
 
 impl<'a, 'h> Doorbells<'a, 'h> {
     #[inline]
-    fn new(
-        registers: &'a [AtomicU32],
-        host: &Host<'h>,
-        shadow: Option<Shadow>,
-        page: u64,
-        dstrd: u8,
-    ) -> Result<Self, QueueLost> {
+    fn new(registers: &'a [AtomicU32], host: &Host<'h>, shadow: Option<Shadow>, page: u64, dstrd: u8) -> Option<Self> {
         let shadow = match shadow {
             Some(shadow) => Some(ShadowWords::new(host, shadow, page)?),
             None => None,
         };
-        Ok(Self { shadow, ..Self::registers(registers, dstrd) })
+        Some(Self { shadow, ..Self::registers(registers, dstrd) })
     }
 
     /// The registers alone.
@@ -355,8 +385,11 @@ impl<'a, 'h> Doorbells<'a, 'h> {
     #[inline]
     fn value(&self, index: usize) -> u32 {
         let index = index << self.dstrd;
-        let words = self.shadow.as_ref().map_or(self.registers, |shadow| shadow.values);
-        words.get(index).map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
+        let word = match &self.shadow {
+            Some(shadow) => shadow.values.at(index),
+            None => self.registers.get(index),
+        };
+        word.map_or(0, |w| u32::from_le(w.load(Ordering::Acquire)))
     }
 
     /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an

@@ -6,7 +6,7 @@ use super::bits::{BLK, blk};
 use super::layout::{self, Kind, Transport};
 use super::queue::{Broken, Part, Queue, Turn, Woes, gather, lengths, scatter, turn};
 use super::{CONFIG_MAX, Device, Virtio};
-use crate::media::{Backing, BackingParams, Failed, Media};
+use crate::media::{self, Backing, BackingParams, Failed, Media};
 use crate::params::{self, Parameter};
 use crate::{Error, Result};
 use wholebar::Work;
@@ -23,6 +23,8 @@ const RANGES: usize = 64;
 const HEADER: u64 = 16;
 /// The longest request, in bytes.
 const LONGEST: u64 = 64 << 20;
+/// What a descriptor costs beside the data that it names, in bytes.
+const PART: u64 = 64;
 /// A request's status (5.2.6).
 const OK: u8 = 0;
 const IOERR: u8 = 1;
@@ -153,7 +155,16 @@ pub fn model(params: BlkParams) -> Result<Virtio> {
     let (media, size, read_only) = Media::open(&params.backing, params.size, params.block.into())?;
     let kind = Kind { device: BLK, class: 0x01_80_00, queues: params.queues, config: 60 };
     let transport = params.transport.clone();
-    let blk = Blk { sectors: size / SECTOR, media, read_only, features: 0, write_back: params.write_back, params };
+    let blk = Blk {
+        sectors: size / SECTOR,
+        media,
+        read_only,
+        features: 0,
+        write_back: params.write_back,
+        first: 0,
+        spent: 0,
+        params,
+    };
     Virtio::new("sim:virtio-blk", &kind, transport, Box::new(blk))
 }
 
@@ -166,6 +177,10 @@ struct Blk {
     features: u64,
     /// The cache as it is now.
     write_back: bool,
+    /// The queue that the next turn begins with.
+    first: usize,
+    /// What the requests of this turn cost so far, in bytes.
+    spent: u64,
 }
 
 /// Why a request fails: its status.
@@ -187,11 +202,12 @@ impl Blk {
     fn request(&mut self, host: &Host<'_>, parts: &[Part]) -> Result<u32, Broken> {
         let (readable, writable) = lengths(parts);
         if readable < HEADER || writable < 1 {
-            return Err("a request without its header, or without room for its status");
+            return Err("a request without its header, or without room for its status".into());
         }
         if readable.max(writable) > LONGEST {
-            return Err("a request longer than any device takes");
+            return Err("a request longer than any device takes".into());
         }
+        self.spent += readable + writable + PART * parts.len() as u64;
         let mut header = [0; HEADER as usize];
         gather(host, parts, 0, &mut header)?;
         let (words, _) = header.as_chunks::<4>();
@@ -232,7 +248,10 @@ impl Blk {
                 let done = transfer(host, parts, false, HEADER, out, at, |at, dma| self.media.write(at, dma))?;
                 Ok(done.and_then(|()| self.settle()))
             }
-            blk::FLUSH if self.params.write_back => Ok(self.media.flush().map_err(Bad::from)),
+            blk::FLUSH if self.params.write_back => {
+                self.spent += self.media.toll();
+                Ok(self.media.flush().map_err(Bad::from))
+            }
             blk::GET_ID if room == 20 => {
                 let mut id = [0; 20];
                 id[..self.params.id.len()].copy_from_slice(self.params.id.as_bytes());
@@ -267,6 +286,7 @@ impl Blk {
         if ranges().any(|(sector, count, _)| extent(sector, count).is_none()) {
             return Ok(Err(Bad(IOERR)));
         }
+        self.spent += self.media.toll();
         for (sector, count, _) in ranges() {
             let (at, len) = (sector * SECTOR, u64::from(count) * SECTOR);
             let done = if discard { self.media.deallocate(at, len) } else { self.media.zero(at, len) };
@@ -310,8 +330,9 @@ fn transfer(
     for part in parts.iter().filter(|p| p.writable == writable) {
         let n = u64::from(part.len).saturating_sub(skip).min(left);
         if n > 0 {
-            let memory = host.dma(Iova(part.address).offset(skip), n).filter(|m| !writable || m.writable());
-            let memory = memory.ok_or("a request's data is not in memory the device may use")?;
+            let start = Iova(part.address).offset(skip);
+            let memory = host.dma(start, n).filter(|m| !writable || m.writable());
+            let memory = memory.ok_or_else(|| Broken::memory(host, "a request's data", start.0, n, writable))?;
             if let Err(failed) = each(at, &memory) {
                 return Ok(Err(failed.into()));
             }
@@ -401,15 +422,26 @@ impl Device for Blk {
     fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken> {
         let mut work = Work::Idle;
         let used = if self.has(blk::F_MQ) { queues.len() } else { 1 };
-        for queue in queues[..used].iter_mut().flatten() {
+        let first = std::mem::take(&mut self.first);
+        self.spent = 0;
+        let (before, from) = queues[..used].split_at_mut(first.min(used));
+        for (index, queue) in (first..).zip(from).chain((0..).zip(before)) {
+            let Some(queue) = queue else { continue };
             turn!(queue, host, woes, |turn, ahead| {
                 for _ in 0..BURST {
+                    if self.spent > media::TURN {
+                        break;
+                    }
                     let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
                     work = Work::Busy;
                     let len = self.request(host, parts)?;
                     turn.used(chain, len);
                 }
             });
+            if self.spent > media::TURN {
+                self.first = index + 1;
+                break;
+            }
         }
         Ok(work)
     }

@@ -155,6 +155,11 @@ impl Transport {
         Ok(true)
     }
 
+    /// Where a driver notifies of a queue, in the notifications' BAR.
+    pub(super) fn notify_offset(&self, queue: usize) -> u64 {
+        queue as u64 * u64::from(self.stride)
+    }
+
     /// Whether the parameters go together.
     pub(super) fn check(&self) -> Result<()> {
         if self.page < PageSize::host() {

@@ -13,7 +13,8 @@
 //! | `net` | the network device; what its packets pass is in [`wire`](crate::wire) |
 //!
 //! **Memory semantics**: the notification addresses can be mapped, so the model cannot see that they are written. It looks at the available
-//! rings of all queues, each turn. Everything else acts when it is accessed, so it is trapped.
+//! rings of all queues, each turn: where a driver notifies counts only while a ring is not there to be looked at. Everything else acts when it is
+//! accessed, so it is trapped.
 //!
 //! **Strictness**: fields have the widths and alignments that 4.1.3.1 demands, and refuse others with `EINVAL`. What a driver breaks in a queue or in
 //! common configuration sets DEVICE_NEEDS_RESET, and the device does nothing more until it is reset.
@@ -30,7 +31,7 @@ use crate::Result;
 use crate::faults::{Fault, Struck};
 use bits::{NO_VECTOR, feature, status};
 use layout::{BAR0_SIZE, COMMON, COMMON_LEN, DEVICE, ISR, Kind, Layout};
-use queue::{Broken, Queue, Rules, Setup, Woes};
+use queue::{Bell, Broken, Queue, Rules, Setup, Woes};
 use std::sync::Arc;
 use wholebar::Work;
 use wholebar::model::{Host, Model, Refused, Shape};
@@ -167,8 +168,8 @@ impl Virtio {
 
     /// The driver broke a rule: nothing works until the next reset (2.1.2).
     #[cold]
-    fn broken(&mut self, why: Broken) {
-        tracing::warn!(device = self.name, why, "the driver broke a rule: the device needs a reset");
+    fn broken(&mut self, why: impl std::fmt::Display) {
+        tracing::warn!(device = self.name, %why, "the driver broke a rule: the device needs a reset");
         self.common.status |= status::NEEDS_RESET;
         self.common.tell = self.common.status & status::DRIVER_OK != 0;
     }
@@ -256,7 +257,8 @@ impl Virtio {
         if setup.size > self.transport.entries {
             return self.broken("a queue is larger than the device said it could be");
         }
-        match Queue::new(setup, Rules::new(self.common.features, self.transport.notify)) {
+        let bell = Bell::new(self.layout.notify.clone(), self.transport.notify_offset(at), at as u16);
+        match Queue::new(setup, Rules::new(self.common.features, self.transport.notify), bell) {
             Ok(queue) => self.queues[at] = Some(queue),
             Err(why) => self.broken(why),
         }

@@ -21,6 +21,7 @@ impl TapEnd {
                 ErrorKind::PermissionDenied => {
                     " (it takes CAP_NET_ADMIN, or an interface made for you: ip tuntap add NAME mode tap user YOU)"
                 }
+                ErrorKind::Unsupported => " (make it without: ip tuntap add NAME mode tap)",
                 ErrorKind::ResourceBusy => " (another process has it)",
                 ErrorKind::NotFound => " (there is no /dev/net/tun: modprobe tun)",
                 ErrorKind::InvalidInput => {

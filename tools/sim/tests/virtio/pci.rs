@@ -52,6 +52,18 @@ fn it_is_a_modern_function_with_all_structures() {
 }
 
 #[test]
+fn its_link_knows_its_own_speed() {
+    let rig = Rig::off("");
+    let pcie = (0..64).map(|n| 0x40 + 4 * n).find(|at| config(&rig, *at) == 0x10).unwrap();
+    // Capabilities and status, and of capabilities 2 the vector of speeds (PCI Express Base 6.0, 7.5.3).
+    let (capable, current) = (config32(&rig, pcie + 0x0c) & 15, config32(&rig, pcie + 0x10) >> 16 & 15);
+    let speeds = config32(&rig, pcie + 0x2c) >> 1 & 0x7f;
+    assert_eq!((capable, current, config32(&rig, pcie + 0x30) & 15), (3, 3, 3));
+    assert_eq!(speeds.count_ones(), speeds.trailing_ones(), "all up to the fastest");
+    assert_eq!(speeds.count_ones(), capable);
+}
+
+#[test]
 fn table_and_notifications_share_a_large_page_unless_asked_otherwise() {
     let table = |params: &str| {
         let rig = Rig::off(params);

@@ -262,6 +262,10 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     };
     assert_eq!(net.header().protocol(), IpNumber::TCP);
     assert_eq!(tcp.calc_checksum_ipv4(net.header().source(), net.header().destination()).unwrap(), tcp.checksum());
+    // One that was made for several queues is not the same as a name that can't be.
+    ip("tuntap add wb1 mode tap multi_queue");
+    let several = model(NetParams::parse("wire=tap:wb1").unwrap()).err().unwrap().to_string();
+    assert!(several.contains("it was made with multi_queue (make it without"), "{several}");
     // The interface is ours alone.
     let second = model(NetParams::parse("wire=tap:wb0").unwrap()).err().unwrap().to_string();
     assert!(second.ends_with("(another process has it)"), "{second}");

@@ -69,14 +69,14 @@ impl Net {
     /// A turn of the control queue.
     #[inline]
     pub(super) fn control(&mut self, host: &mut Host<'_>, queue: &mut Queue, woes: &mut Woes) -> Result<Work, Broken> {
-        turn!(queue, host, woes, |turn, ahead| {
+        let work = turn!(queue, host, woes, |turn, ahead| {
             let mut work = Work::Idle;
             for _ in 0..COMMANDS {
                 let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
                 work = Work::Busy;
                 let (readable, writable) = lengths(parts);
                 if !(2..=LONGEST).contains(&readable) || writable < 1 {
-                    return Err("a control command without class and command, or without room for its answer");
+                    return Err("a control command without class and command, or without room for its answer".into());
                 }
                 let mut bytes = vec![0; readable as usize];
                 gather(host, parts, 0, &mut bytes)?;
@@ -90,8 +90,9 @@ impl Net {
                 scatter(host, parts, 0, &[ack])?;
                 turn.used(chain, 1);
             }
-            Ok(work)
-        })
+            work
+        });
+        Ok(work.unwrap_or(Work::Idle))
     }
 
     /// Does a command; `None` for one that makes no sense, or was not negotiated.

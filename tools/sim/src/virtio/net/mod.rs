@@ -163,7 +163,7 @@ impl Net {
             return Ok(0);
         }
         let flow_of = (!self.steering.single()).then_some(index);
-        Ok(turn!(queue, host, woes, |turn, ahead| {
+        let sent = turn!(queue, host, woes, |turn, ahead| {
             ahead.look(&mut turn, host, budget);
             let mut n = 0;
             while n < budget {
@@ -173,7 +173,8 @@ impl Net {
                 n += 1;
             }
             n
-        }))
+        });
+        Ok(sent.unwrap_or(0))
     }
 
     /// Copies one packet off its buffers; `flow_of` is the queue to which its flow belongs from now on, where there is a choice.
@@ -185,7 +186,7 @@ impl Net {
         };
         // Readable buffers come before writable ones.
         if parts.last().is_none_or(|p| p.writable) {
-            return Err("a packet to send is in a buffer to be written");
+            return Err("a packet to send is in a buffer to be written".into());
         }
         let len = total.checked_sub(self.header).ok_or("a packet to send is shorter than its header")?;
         if !(ETHERNET..=LONGEST).contains(&len) {
@@ -196,13 +197,13 @@ impl Net {
             self.counts.tx_no_carrier += 1;
             return Ok(());
         }
-        let Some(mut frame) = self.port.take() else { return Err("the wire has no room that it had") };
+        let mut frame = self.port.take().ok_or("the wire has no room that it had")?;
         frame.resize(len);
         let bytes = frame.with_header(self.header);
         match parts {
             [part] => {
                 if !part.memory(host)?.read(0, bytes) {
-                    return Err("a packet to send can't be read");
+                    return Err("a packet to send can't be read".into());
                 }
             }
             parts => gather(host, parts, 0, bytes)?,

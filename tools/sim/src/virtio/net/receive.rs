@@ -165,14 +165,12 @@ impl Net {
         woes: &mut Woes,
     ) -> Result<(), Broken> {
         let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair)) else {
-            for frame in self.ready.iter_mut().filter(|f| f.queue == pair) {
-                (frame.queue, self.counts.rx_no_buffer) = (DONE, self.counts.rx_no_buffer + 1);
-            }
+            self.no_queue(pair);
             return Ok(());
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        turn!(queue, host, woes, |turn, ahead| {
+        let there = turn!(queue, host, woes, |turn, ahead| {
             ahead.look(&mut turn, host, ready.len());
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).
@@ -200,7 +198,17 @@ impl Net {
             }
             ahead.put_back(&mut turn);
         });
+        if there.is_none() && !self.params.wait {
+            self.no_queue(pair);
+        }
         Ok(())
+    }
+
+    /// What goes to a queue that is not there finds no buffer.
+    fn no_queue(&mut self, pair: u16) {
+        for frame in self.ready.iter_mut().filter(|f| f.queue == pair) {
+            (frame.queue, self.counts.rx_no_buffer) = (DONE, self.counts.rx_no_buffer + 1);
+        }
     }
 }
 
@@ -222,13 +230,13 @@ fn put<T: Turn>(
         && part.len as usize >= bytes.len()
     {
         if !part.memory(host)?.write(0, bytes) {
-            return Err("a receive buffer can't be written");
+            return Err("a receive buffer can't be written".into());
         }
         turn.used(chain, bytes.len() as u32);
         return Ok(Put::Done);
     }
     if size(parts)? < header {
-        return Err("a receive buffer is shorter than the header");
+        return Err("a receive buffer is shorter than the header".into());
     }
     merge.start(chain, parts)?;
     put_merged(turn, host, ahead, place, merge, bytes, mergeable)
@@ -284,7 +292,7 @@ fn put_merged<T: Turn>(
 /// How much a receive chain holds: all of it must be there to be written.
 fn size(parts: &[Part]) -> Result<usize, Broken> {
     if parts.iter().any(|p| !p.writable) {
-        return Err("a receive buffer is not to be written");
+        return Err("a receive buffer is not to be written".into());
     }
     Ok(parts.iter().map(|p| p.len as usize).sum())
 }

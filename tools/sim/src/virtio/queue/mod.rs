@@ -5,6 +5,9 @@
 //!
 //! **Order**: the Acquire load of the available index (split) or of a descriptor's flags (packed) pairs with the driver's Release store of it: what it
 //! wrote before is seen after. The used index, or a used descriptor's flags, are stored with Release, and pair with the driver's Acquire load.
+//!
+//! **Memory that is not there**: a device that looks without being notified may look while its queue is not mapped: firmware and hypervisors
+//! remap memory under queues that are idle. Such a queue waits. It is broken where the driver notified meanwhile, and it still is not there.
 
 mod ahead;
 mod faulty;
@@ -13,18 +16,54 @@ mod split;
 
 use super::bits::{desc, feature};
 use crate::faults::{Fault, Faults};
-use std::sync::atomic::AtomicU64;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use wholebar::mem::Iova;
-use wholebar::model::{Dma, Host};
+use wholebar::model::{Denied, Dma, Host, Pages, ReadOnly};
 
 pub(super) use ahead::Ahead;
 pub(super) use faulty::{Faulty, KINDS};
 
-/// What the specification forbids, or memory that is not there.
-pub(super) type Broken = &'static str;
+/// How long a queue that the driver notified of may still not be there: longer than any hypervisor takes to remap memory.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// What a notification address holds while there is no notification: no queue's index.
+const SILENT: u16 = u16::MAX;
 
-/// A descriptor, in the words it is read by: the address; length, flags and id.
-type Desc = [AtomicU64; 2];
+/// Why a queue can't be gone on with.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// What the specification forbids.
+    Rule(&'static str),
+    /// Memory that the device may not use: what was to be there, and what of it was refused.
+    Memory(Box<(&'static str, Denied)>),
+}
+
+impl Broken {
+    #[cold]
+    pub(super) fn memory(host: &Host<'_>, what: &'static str, iova: u64, len: u64, write: bool) -> Self {
+        Self::Memory(Box::new((what, host.denied(Iova(iova), len, write))))
+    }
+}
+
+impl From<&'static str> for Broken {
+    fn from(rule: &'static str) -> Self {
+        Self::Rule(rule)
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rule(rule) => f.write_str(rule),
+            Self::Memory(memory) => write!(f, "{}: {}", memory.0, memory.1),
+        }
+    }
+}
+
+/// A descriptor that the device only reads, in the words it is read by: the address; length, flags and id.
+type Desc = [ReadOnly<AtomicU64>; 2];
 
 /// A queue as the driver configured it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,6 +107,7 @@ pub(super) struct Queue {
     pub(super) ring: Ring,
     /// Scratch: the chain at hand, and those taken ahead.
     pub(super) ahead: Ahead,
+    pub(super) bell: Bell,
 }
 
 /// One of the two layouts.
@@ -78,7 +118,7 @@ pub(super) enum Ring {
 
 impl Queue {
     /// A queue as it starts (and starts again, after a reset of it).
-    pub(super) fn new(setup: &Setup, rules: Rules) -> Result<Self, Broken> {
+    pub(super) fn new(setup: &Setup, rules: Rules, bell: Bell) -> Result<Self, &'static str> {
         let aligned = |address: u64, to: u64| address.is_multiple_of(to);
         let ring = if rules.packed {
             if !(1..=32768).contains(&setup.size) {
@@ -99,7 +139,7 @@ impl Queue {
             }
             Ring::Split(split::Split::new(setup, rules))
         };
-        Ok(Self { vector: setup.vector, ring, ahead: Ahead::default() })
+        Ok(Self { vector: setup.vector, ring, ahead: Ahead::default(), bell })
     }
 
     /// Whether nothing is available. Where that can't be seen, a turn will tell why.
@@ -112,6 +152,74 @@ impl Queue {
     }
 }
 
+/// Where a driver notifies of a queue: looked at only while the queue's memory is not there.
+pub(super) struct Bell {
+    notify: Arc<Pages>,
+    offset: u64,
+    index: u16,
+    away: Away,
+}
+
+/// Whether a queue's memory was there when it was looked at.
+enum Away {
+    No,
+    /// No, and no notification came since.
+    Idle,
+    /// No, though the driver notified.
+    Notified(Instant),
+}
+
+impl Bell {
+    /// For a queue that begins: what its address holds is another's.
+    pub(super) fn new(notify: Arc<Pages>, offset: u64, index: u16) -> Self {
+        let bell = Self { notify, offset, index, away: Away::Idle };
+        bell.clear();
+        bell
+    }
+
+    fn clear(&self) {
+        if let Some(word) = self.notify.u16(self.offset) {
+            word.store(SILENT, Ordering::Relaxed);
+        }
+    }
+
+    fn rung(&self) -> bool {
+        let word = self.notify.u16(self.offset);
+        word.is_some_and(|word| u16::from_le(word.load(Ordering::Relaxed)) == self.index)
+    }
+
+    /// What came of a look at the queue: `None` where it is not there, and may be so.
+    #[inline(always)]
+    pub(super) fn there<T>(&mut self, looked: Result<T, Broken>) -> Result<Option<T>, Broken> {
+        match looked {
+            Ok(turn) => {
+                self.away = Away::No;
+                Ok(Some(turn))
+            }
+            Err(why) => self.not_there(why).map(|()| None),
+        }
+    }
+
+    #[cold]
+    fn not_there(&mut self, why: Broken) -> Result<(), Broken> {
+        if let Broken::Rule(_) = why {
+            return Err(why);
+        }
+        match self.away {
+            Away::No => {
+                // Of what is notified from here on nothing was served yet.
+                self.clear();
+                tracing::debug!(queue = self.index, %why, "a queue is not there: it waits");
+                self.away = Away::Idle;
+            }
+            Away::Idle if self.rung() => self.away = Away::Notified(Instant::now()),
+            Away::Notified(since) if since.elapsed() > PATIENCE => return Err(why),
+            Away::Idle | Away::Notified(_) => {}
+        }
+        Ok(())
+    }
+}
+
 /// A device's faults, and the one that ended it.
 #[derive(Default)]
 pub(super) struct Woes {
@@ -119,33 +227,41 @@ pub(super) struct Woes {
     pub(super) end: Option<Fault>,
 }
 
-/// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that.
+/// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that. `None` where
+/// the queue's memory is not there now.
 macro_rules! turn {
     ($queue:expr, $host:expr, $woes:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
-        let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead } = $queue;
+        let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead, bell } = $queue;
         $ahead.clear();
         macro_rules! with {
-            ($made:expr) => {{
-                let mut $turn = $made;
-                let done = $body;
-                (done, $crate::virtio::queue::Turn::finish($turn, vector.is_some()))
-            }};
+            ($ring:ident, $look:ident => $made:expr) => {
+                match bell.there($ring.turn($host))? {
+                    Some($look) => {
+                        let mut $turn = $made;
+                        let done = $body;
+                        Some((done, $crate::virtio::queue::Turn::finish($turn, vector.is_some())))
+                    }
+                    None => None,
+                }
+            };
         }
         use $crate::virtio::queue::{Faulty, Ring, Woes};
-        let (done, signal) = match (ring, &mut *$woes) {
-            (Ring::Split(ring), Woes { faults: None, .. }) => with!(ring.turn($host)?),
-            (Ring::Packed(ring), Woes { faults: None, .. }) => with!(ring.turn($host)?),
+        let looked = match (ring, &mut *$woes) {
+            (Ring::Split(ring), Woes { faults: None, .. }) => with!(ring, look => look),
+            (Ring::Packed(ring), Woes { faults: None, .. }) => with!(ring, look => look),
             (Ring::Split(ring), Woes { faults: Some(faults), end }) => {
-                with!(Faulty::new(ring.turn($host)?, faults, end))
+                with!(ring, look => Faulty::new(look, faults, end))
             }
             (Ring::Packed(ring), Woes { faults: Some(faults), end }) => {
-                with!(Faulty::new(ring.turn($host)?, faults, end))
+                with!(ring, look => Faulty::new(look, faults, end))
             }
         };
-        if signal && let Some(vector) = *vector {
-            $host.interrupt(vector.into());
-        }
-        done
+        looked.map(|(done, signal)| {
+            if signal && let Some(vector) = *vector {
+                $host.interrupt(vector.into());
+            }
+            done
+        })
     }};
 }
 pub(super) use turn;
@@ -192,22 +308,15 @@ impl Part {
     /// The memory it names.
     #[inline(always)]
     pub(super) fn memory<'h>(&self, host: &Host<'h>) -> Result<Dma<'h>, Broken> {
-        let memory =
-            host.dma(Iova(self.address), self.len.into()).ok_or("a buffer is not in memory the device may use")?;
-        if self.writable && !memory.writable() {
-            Err("a buffer is not in memory the device may write")
-        } else {
-            Ok(memory)
-        }
+        let memory = host.dma(Iova(self.address), self.len.into()).filter(|m| !self.writable || m.writable());
+        memory.ok_or_else(|| Broken::memory(host, "a buffer", self.address, self.len.into(), self.writable))
     }
 }
 
 /// Takes a descriptor's words apart: address, length, and the last two fields. Split: flags and next (2.7.5); packed: id and flags (2.8.13).
 #[inline]
-fn words(desc: &Desc) -> (u64, u32, u16, u16) {
-    use std::sync::atomic::Ordering::Relaxed;
-    let [address, rest] = desc;
-    let (address, rest) = (u64::from_le(address.load(Relaxed)), u64::from_le(rest.load(Relaxed)));
+fn words([address, rest]: [u64; 2]) -> (u64, u32, u16, u16) {
+    let (address, rest) = (u64::from_le(address), u64::from_le(rest));
     (address, rest as u32, (rest >> 32) as u16, (rest >> 48) as u16)
 }
 
@@ -216,23 +325,41 @@ fn words(desc: &Desc) -> (u64, u32, u16, u16) {
 fn add(parts: &mut Vec<Part>, address: u64, len: u32, flags: u16) -> Result<(), Broken> {
     let writable = flags & desc::WRITE != 0;
     if !writable && parts.last().is_some_and(|p| p.writable) {
-        return Err("a readable buffer comes behind a writable one");
+        return Err("a readable buffer comes behind a writable one".into());
     }
     parts.push(Part { address, len, writable });
     Ok(())
 }
 
-/// An indirect table's descriptors, of which there are at most `most`.
-fn table<'h>(host: &Host<'h>, address: u64, len: u32, most: usize) -> Result<&'h [Desc], Broken> {
-    let count = len as usize / 16;
-    if count == 0 || !len.is_multiple_of(16) {
-        return Err("an indirect table's length is no multiple of 16");
+/// An indirect table (2.7.5.3, 2.8.7). The device only reads it, and nothing is said of its alignment.
+struct Table<'h> {
+    memory: Dma<'h>,
+    count: usize,
+}
+
+impl<'h> Table<'h> {
+    /// One of at most `most` descriptors.
+    fn new(host: &Host<'h>, address: u64, len: u32, most: usize) -> Result<Self, Broken> {
+        let count = len as usize / 16;
+        if count == 0 || !len.is_multiple_of(16) {
+            return Err("an indirect table's length is no multiple of 16".into());
+        }
+        if count > most {
+            return Err("an indirect table is longer than the queue".into());
+        }
+        let memory = host.dma(Iova(address), len.into());
+        let memory = memory.ok_or_else(|| Broken::memory(host, "an indirect table", address, len.into(), false))?;
+        Ok(Self { memory, count })
     }
-    if count > most {
-        return Err("an indirect table is longer than the queue");
+
+    fn get(&self, index: usize) -> Option<[u64; 2]> {
+        let mut bytes = [0; 16];
+        if index >= self.count || !self.memory.read(16 * index as u64, &mut bytes) {
+            return None;
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        Some([u64::from_ne_bytes(words[0]), u64::from_ne_bytes(words[1])])
     }
-    let memory = host.dma(Iova(address), len.into()).ok_or("an indirect table is not in memory the device may use")?;
-    memory.slice(0, count).ok_or("an indirect table is not aligned")
 }
 
 /// Whether an event index asks for a notification of going from `old` to `new` (2.7.7.2).
@@ -264,11 +391,11 @@ pub(super) fn gather(host: &Host<'_>, parts: &[Part], skip: u64, out: &mut [u8])
             break;
         }
         if !part.memory(host)?.read(skip, &mut out[done..done + n]) {
-            return Err("a buffer can't be read");
+            return Err("a buffer can't be read".into());
         }
         (skip, done) = (0, done + n);
     }
-    if done == out.len() { Ok(()) } else { Err("a chain is too short") }
+    if done == out.len() { Ok(()) } else { Err("a chain is too short".into()) }
 }
 
 /// Writes to the writable part of a chain, `skip` bytes into it; says how much fitted.
@@ -284,7 +411,7 @@ pub(super) fn scatter(host: &Host<'_>, parts: &[Part], skip: u64, bytes: &[u8]) 
             break;
         }
         if !part.memory(host)?.write(skip, &bytes[done..done + n]) {
-            return Err("a buffer can't be written");
+            return Err("a buffer can't be written".into());
         }
         (skip, done) = (0, done + n);
     }

@@ -1,12 +1,14 @@
 //! Packed virtqueues (2.8): one ring of descriptors, which the driver makes available and the device overwrites as used.
 
-use super::{Broken, Chain, Desc, Part, Rules, Setup, Turn, add, table, wanted, words};
+use super::{Broken, Chain, Part, Rules, Setup, Table, Turn, add, wanted, words};
 use crate::virtio::bits::{desc, event};
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar::model::{Entries, Host, ReadOnly};
 
-/// A descriptor in 16-bit words: where length, id and flags are (2.8.13).
+/// A descriptor, in the words it is read by.
+type Desc = [AtomicU64; 2];
+/// The same in 16-bit words: where length, id and flags are (2.8.13).
 type Words = [AtomicU16; 8];
 const LEN: usize = 4;
 const ID: usize = 6;
@@ -56,10 +58,10 @@ pub(in super::super) struct Packed {
 /// One look at it.
 pub(in super::super) struct PackedTurn<'q, 'h> {
     queue: &'q mut Packed,
-    ring: &'h [Desc],
-    words: &'h [Words],
-    driver: &'h [AtomicU16],
-    device: &'h [AtomicU16],
+    ring: Entries<'h, Desc>,
+    words: Entries<'h, Words>,
+    driver: Entries<'h, ReadOnly<AtomicU16>>,
+    device: Entries<'h, AtomicU16>,
     start: Place,
     /// The first used descriptor's flags: stored last, so that the driver sees all of them, or none.
     first: Option<u16>,
@@ -88,13 +90,14 @@ impl Packed {
     pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<PackedTurn<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
-        let memory = host.dma(Iova(desc), 16 * n as u64).filter(|m| m.writable());
-        let ring = memory.and_then(|m| Some((m.slice::<Desc>(0, n)?, m.slice::<Words>(0, n)?)));
-        let (ring, words) = ring.ok_or("the descriptor ring is not in memory the device may write")?;
-        let events = |area| host.dma(Iova(area), 4).and_then(|m| Some((m.slice::<AtomicU16>(0, 2)?, m.writable())));
-        let (driver, _) = events(driver).ok_or("the driver's event area is not in memory the device may use")?;
-        let (device, _) =
-            events(device).filter(|(_, w)| *w).ok_or("the device's event area is not in memory it may write")?;
+        let ring = host.dma(Iova(desc), 16 * n as u64);
+        let ring = ring.and_then(|m| Some((m.entries::<Desc>(0, n)?, m.entries::<Words>(0, n)?)));
+        let (ring, words) =
+            ring.ok_or_else(|| Broken::memory(host, "the descriptor ring", desc, 16 * n as u64, true))?;
+        let events = host.dma(Iova(driver), 4).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 2));
+        let driver = events.ok_or_else(|| Broken::memory(host, "the driver's event area", driver, 4, false))?;
+        let events = host.dma(Iova(device), 4).and_then(|m| m.entries::<AtomicU16>(0, 2));
+        let device = events.ok_or_else(|| Broken::memory(host, "the device's event area", device, 4, true))?;
         if !self.told {
             self.told = true;
             let flags = match (self.rules.notify, self.rules.event_idx) {
@@ -102,15 +105,36 @@ impl Packed {
                 (true, false) => event::ENABLE,
                 (true, true) => event::DESC,
             };
-            device[0].store(self.next.bits().to_le(), Ordering::Relaxed);
-            device[1].store(flags.to_le(), Ordering::Relaxed);
+            let words = [(0, self.next.bits()), (1, flags)];
+            words.iter().for_each(|(i, word)| tell(&device, *i, *word));
         }
         let start = self.used;
         Ok(PackedTurn { queue: self, ring, words, driver, device, start, first: None, batch: None })
     }
 }
 
+/// Stores a word of the device's event area.
+#[inline(always)]
+fn tell(device: &Entries<'_, AtomicU16>, index: usize, word: u16) {
+    if let Some(to) = device.at(index) {
+        to.store(word.to_le(), Ordering::Relaxed);
+    }
+}
+
 impl PackedTurn<'_, '_> {
+    /// The descriptor at a place, which is inside of the ring.
+    #[inline(always)]
+    fn desc(&self, place: Place) -> (u64, u32, u16, u16) {
+        let desc = self.ring.at(usize::from(place.at));
+        words(desc.map_or([0; 2], |[address, rest]| [address.load(Ordering::Relaxed), rest.load(Ordering::Relaxed)]))
+    }
+
+    /// Its flags, with Acquire: what was stored before them is seen after.
+    #[inline(always)]
+    fn flags(&self, place: Place) -> Option<u16> {
+        Some(u16::from_le(self.words.at(usize::from(place.at))?[FLAGS].load(Ordering::Acquire)))
+    }
+
     /// Whether the descriptor at `place` is available (2.8.1): its bits are the lap's, and its inverse.
     #[inline]
     fn available(flags: u16, place: Place) -> bool {
@@ -120,15 +144,16 @@ impl PackedTurn<'_, '_> {
     fn chain(&self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Chain, Broken> {
         let (size, mut place) = (self.queue.setup.size, self.queue.next);
         for entries in 1..=size {
-            let (address, len, id, flags) = words(&self.ring[usize::from(place.at)]);
+            let (address, len, id, flags) = self.desc(place);
             if !Self::available(flags, place) {
-                return Err("a chain runs into descriptors that are not available");
+                return Err("a chain runs into descriptors that are not available".into());
             }
             if flags & desc::INDIRECT != 0 {
                 if entries > 1 || !self.queue.rules.indirect || flags & desc::NEXT != 0 {
-                    return Err("an indirect descriptor where none may be");
+                    return Err("an indirect descriptor where none may be".into());
                 }
-                for inner in table(host, address, len, size.into())? {
+                let table = Table::new(host, address, len, size.into())?;
+                for inner in (0..).map_while(|i| table.get(i)) {
                     // Only the write flag counts in there (2.8.19).
                     let (address, len, _, flags) = words(inner);
                     add(parts, address, len, flags)?;
@@ -141,14 +166,14 @@ impl PackedTurn<'_, '_> {
             }
             place.forward(1, size);
         }
-        Err("a chain is longer than the queue")
+        Err("a chain is longer than the queue".into())
     }
 
     /// Writes a used descriptor, which stands for `entries` of the ring.
     #[inline(always)]
     fn write(&mut self, id: u16, entries: u16, len: u32) {
         let place = self.queue.used;
-        let words = &self.words[usize::from(place.at)];
+        let Some(words) = self.words.at(usize::from(place.at)) else { return };
         words[LEN].store((len as u16).to_le(), Ordering::Relaxed);
         words[LEN + 1].store(((len >> 16) as u16).to_le(), Ordering::Relaxed);
         words[ID].store(id.to_le(), Ordering::Relaxed);
@@ -175,13 +200,10 @@ impl Turn for PackedTurn<'_, '_> {
     #[inline]
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
         let place = self.queue.next;
-        let flags = u16::from_le(self.words[usize::from(place.at)][FLAGS].load(Ordering::Acquire));
-        if !Self::available(flags, place) {
-            return Ok(None);
-        }
+        let Some(flags) = self.flags(place).filter(|flags| Self::available(*flags, place)) else { return Ok(None) };
         parts.clear();
         let chain = if flags & (desc::NEXT | desc::INDIRECT) == 0 {
-            let (address, len, id, flags) = words(&self.ring[usize::from(place.at)]);
+            let (address, len, id, flags) = self.desc(place);
             add(parts, address, len, flags)?;
             Chain { id, entries: 1 }
         } else {
@@ -195,12 +217,11 @@ impl Turn for PackedTurn<'_, '_> {
     fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
         for _ in 0..most {
             let place = self.queue.next;
-            let at = usize::from(place.at);
-            let flags = u16::from_le(self.words[at][FLAGS].load(Ordering::Acquire));
+            let Some(flags) = self.flags(place) else { return };
             if !Self::available(flags, place) || flags & (desc::NEXT | desc::INDIRECT) != 0 {
                 return;
             }
-            let (address, len, id, _) = words(&self.ring[at]);
+            let (address, len, id, _) = self.desc(place);
             out.push((Chain { id, entries: 1 }, Part { address, len, writable: flags & desc::WRITE != 0 }));
             self.queue.next.forward(1, self.queue.setup.size);
         }
@@ -232,20 +253,23 @@ impl Turn for PackedTurn<'_, '_> {
         self.close();
         let Packed { setup, rules, next, used, .. } = *self.queue;
         if rules.event_idx && rules.notify && self.queue.event != Some(next) {
-            self.device[0].store(next.bits().to_le(), Ordering::Relaxed);
+            tell(&self.device, 0, next.bits());
             self.queue.event = Some(next);
         }
         let Some(first) = self.first else { return false };
-        self.words[usize::from(self.start.at)][FLAGS].store(first.to_le(), Ordering::Release);
+        if let Some(words) = self.words.at(usize::from(self.start.at)) {
+            words[FLAGS].store(first.to_le(), Ordering::Release);
+        }
         if !asked {
             return false;
         }
         // Pairs with the driver's fence between asking for an interrupt and looking at the ring once more: one of the two sees the other.
         fence(Ordering::SeqCst);
-        match u16::from_le(self.driver[1].load(Ordering::Relaxed)) & 3 {
+        let asked = |word| self.driver.at(word).map_or(0, |word| u16::from_le(word.load()));
+        match asked(1) & 3 {
             event::DISABLE => false,
             event::DESC if rules.event_idx => {
-                let event = u16::from_le(self.driver[0].load(Ordering::Relaxed));
+                let event = asked(0);
                 // On one scale: an index of the lap before is that much behind.
                 let behind = |wrap: bool| if wrap == used.wrap { 0 } else { setup.size };
                 let event_at = (event & 0x7fff).wrapping_sub(behind(event >> 15 != 0));

@@ -1,10 +1,10 @@
 //! Split virtqueues (2.7): a descriptor table, a ring of what is available, a ring of what was used.
 
-use super::{Broken, Chain, Desc, Part, Rules, Setup, Turn, add, table, wanted, words};
+use super::{Broken, Chain, Desc, Part, Rules, Setup, Table, Turn, add, wanted, words};
 use crate::virtio::bits::desc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar::model::{Entries, Host, ReadOnly};
 
 /// Available ring (2.7.6): flags, idx, ring, used_event.
 const AVAIL_FLAGS: usize = 0;
@@ -31,8 +31,8 @@ pub(in super::super) struct Split {
 /// One look at it.
 pub(in super::super) struct SplitTurn<'q, 'h> {
     queue: &'q mut Split,
-    table: &'h [Desc],
-    avail: &'h [AtomicU16],
+    table: Entries<'h, Desc>,
+    avail: Entries<'h, ReadOnly<AtomicU16>>,
     used: UsedRing<'h>,
     /// How far the driver was when this turn began.
     end: u16,
@@ -43,9 +43,31 @@ pub(in super::super) struct SplitTurn<'q, 'h> {
 }
 
 struct UsedRing<'h> {
-    head: &'h [AtomicU16],
-    elements: &'h [[AtomicU32; 2]],
+    flags: &'h AtomicU16,
+    index: &'h AtomicU16,
+    /// Id and length, one behind the other: an element may lie on both sides of a page's end.
+    elements: Entries<'h, AtomicU32>,
     avail_event: &'h AtomicU16,
+}
+
+/// Where a chain's descriptors are.
+enum Descs<'t, 'h> {
+    Queue(&'t Entries<'h, Desc>),
+    Indirect(Table<'h>),
+}
+
+impl Descs<'_, '_> {
+    fn get(&self, index: usize) -> Option<[u64; 2]> {
+        match self {
+            Self::Queue(entries) => entries.at(index).map(load),
+            Self::Indirect(table) => table.get(index),
+        }
+    }
+}
+
+#[inline(always)]
+fn load([address, rest]: &Desc) -> [u64; 2] {
+    [address.load(), rest.load()]
 }
 
 impl Split {
@@ -56,9 +78,10 @@ impl Split {
     /// Whether nothing is available, and the driver knows when to notify.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
-        let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.u16(2 * AVAIL_IDX as u64));
+        let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 2));
+        let index = avail.as_ref().and_then(|a| a.at(AVAIL_IDX));
         // Relaxed: a turn looks again.
-        self.told.is_some() && avail.is_some_and(|index| u16::from_le(index.load(Ordering::Relaxed)) == self.next)
+        self.told.is_some() && index.is_some_and(|index| u16::from_le(index.load()) == self.next)
     }
 
     /// Looks at what is available.
@@ -66,48 +89,42 @@ impl Split {
     pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<SplitTurn<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
-        let avail = host.dma(Iova(driver), 6 + 2 * n as u64).and_then(|m| m.slice::<AtomicU16>(0, 3 + n));
-        let avail = avail.ok_or("the available ring is not in memory the device may use")?;
-        let memory = host.dma(Iova(device), 6 + 8 * n as u64).filter(|m| m.writable());
-        let used = memory.and_then(|m| {
-            let (head, elements) = (m.slice(0, 2)?, m.slice(4, n)?);
-            Some(UsedRing { head, elements, avail_event: m.u16(4 + 8 * n as u64)? })
+        let (avail_len, used_len, table_len) = (6 + 2 * n as u64, 6 + 8 * n as u64, 16 * n as u64);
+        let avail = host.dma(Iova(driver), avail_len).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 3 + n));
+        let avail = avail.ok_or_else(|| Broken::memory(host, "the available ring", driver, avail_len, false))?;
+        let used = host.dma(Iova(device), used_len).filter(|m| m.writable()).and_then(|m| {
+            let word = |index: usize| m.u16(2 * index as u64);
+            let (flags, index, avail_event) = (word(USED_FLAGS)?, word(USED_IDX)?, word(2 + 4 * n)?);
+            Some(UsedRing { flags, index, elements: m.entries(4, 2 * n)?, avail_event })
         });
-        let used = used.ok_or("the used ring is not in memory the device may write")?;
-        let table = host.dma(Iova(desc), 16 * n as u64).and_then(|m| m.slice::<Desc>(0, n));
-        let table = table.ok_or("the descriptor table is not in memory the device may use")?;
+        let used = used.ok_or_else(|| Broken::memory(host, "the used ring", device, used_len, true))?;
+        let table = host.dma(Iova(desc), table_len).and_then(|m| m.entries::<Desc>(0, n));
+        let table = table.ok_or_else(|| Broken::memory(host, "the descriptor table", desc, table_len, false))?;
         if self.told.is_none() {
             let flags = if self.rules.notify { 0 } else { SUPPRESS };
-            used.head[USED_FLAGS].store(flags.to_le(), Ordering::Relaxed);
+            used.flags.store(flags.to_le(), Ordering::Relaxed);
         }
-        let end = u16::from_le(avail[AVAIL_IDX].load(Ordering::Acquire));
+        let end = avail.at(AVAIL_IDX).map_or(self.next, |index| u16::from_le(index.acquire()));
         if end.wrapping_sub(self.next) > size {
-            return Err("the available index is more than the queue ahead");
+            return Err("the available index is more than the queue ahead".into());
         }
         let start = self.used;
         Ok(SplitTurn { queue: self, table, avail, used, end, start, batch: None })
     }
 
     /// Adds a chain's buffers to `parts`.
-    fn chain(
-        &self,
-        host: &Host<'_>,
-        descs: &[Desc],
-        head: u16,
-        parts: &mut Vec<Part>,
-        indirect: bool,
-    ) -> Result<(), Broken> {
+    fn chain(&self, host: &Host<'_>, descs: &Descs<'_, '_>, head: u16, parts: &mut Vec<Part>) -> Result<(), Broken> {
         let mut at = head;
         // A chain is no longer than the queue, so no loop goes unnoticed (2.7.5.2).
         for _ in 0..self.setup.size {
             let desc = descs.get(usize::from(at)).ok_or("a descriptor's index is outside of the table")?;
             let (address, len, flags, next) = words(desc);
             if flags & desc::INDIRECT != 0 {
-                if indirect || !self.rules.indirect || flags & desc::NEXT != 0 {
-                    return Err("an indirect descriptor where none may be");
+                if matches!(descs, Descs::Indirect(_)) || !self.rules.indirect || flags & desc::NEXT != 0 {
+                    return Err("an indirect descriptor where none may be".into());
                 }
-                let inner = table(host, address, len, self.setup.size.into())?;
-                return self.chain(host, inner, 0, parts, true);
+                let inner = Table::new(host, address, len, self.setup.size.into())?;
+                return self.chain(host, &Descs::Indirect(inner), 0, parts);
             }
             add(parts, address, len, flags)?;
             if flags & desc::NEXT == 0 {
@@ -115,16 +132,18 @@ impl Split {
             }
             at = next;
         }
-        Err("a chain is longer than the queue, or a loop")
+        Err("a chain is longer than the queue, or a loop".into())
     }
 }
 
 impl SplitTurn<'_, '_> {
     #[inline(always)]
     fn write(&mut self, chain: Chain, len: u32) {
-        let [id, length] = &self.used.elements[usize::from(self.queue.used & (self.queue.setup.size - 1))];
-        id.store(u32::from(chain.id).to_le(), Ordering::Relaxed);
-        length.store(len.to_le(), Ordering::Relaxed);
+        let slot = usize::from(self.queue.used & (self.queue.setup.size - 1));
+        if let (Some(id), Some(length)) = (self.used.elements.at(2 * slot), self.used.elements.at(2 * slot + 1)) {
+            id.store(u32::from(chain.id).to_le(), Ordering::Relaxed);
+            length.store(len.to_le(), Ordering::Relaxed);
+        }
     }
 
     /// Writes the one entry of a batch, and skips the rest.
@@ -146,15 +165,13 @@ impl Turn for SplitTurn<'_, '_> {
         parts.clear();
         let slot = usize::from(self.queue.next & (self.queue.setup.size - 1));
         // After the index's Acquire load: what was stored before it is seen.
-        let id = u16::from_le(self.avail[AVAIL_RING + slot].load(Ordering::Relaxed));
-        let (address, len, flags, _) = match self.table.get(usize::from(id)) {
-            Some(desc) => words(desc),
-            None => return Err("a descriptor's index is outside of the table"),
-        };
+        let id = self.avail.at(AVAIL_RING + slot).map_or(u16::MAX, |id| u16::from_le(id.load()));
+        let desc = self.table.at(usize::from(id)).ok_or("a descriptor's index is outside of the table")?;
+        let (address, len, flags, _) = words(load(desc));
         if flags & (desc::NEXT | desc::INDIRECT) == 0 {
             add(parts, address, len, flags)?;
         } else {
-            self.queue.chain(host, self.table, id, parts, false)?;
+            self.queue.chain(host, &Descs::Queue(&self.table), id, parts)?;
         }
         self.queue.next = self.queue.next.wrapping_add(1);
         Ok(Some(Chain { id, entries: 1 }))
@@ -163,11 +180,12 @@ impl Turn for SplitTurn<'_, '_> {
     #[inline]
     fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
         let most = most.min(usize::from(self.end.wrapping_sub(self.queue.next)));
-        let (ring, mask) = (&self.avail[AVAIL_RING..], usize::from(self.queue.setup.size - 1));
+        let mask = usize::from(self.queue.setup.size - 1);
         for _ in 0..most {
             // Orders as in `next`.
-            let id = u16::from_le(ring[usize::from(self.queue.next) & mask].load(Ordering::Relaxed));
-            let Some((address, len, flags, _)) = self.table.get(usize::from(id)).map(words) else { return };
+            let Some(id) = self.avail.at(AVAIL_RING + (usize::from(self.queue.next) & mask)) else { return };
+            let id = u16::from_le(id.load());
+            let Some((address, len, flags, _)) = self.table.at(usize::from(id)).map(|d| words(load(d))) else { return };
             if flags & (desc::NEXT | desc::INDIRECT) != 0 {
                 return;
             }
@@ -213,17 +231,17 @@ impl Turn for SplitTurn<'_, '_> {
         if used == self.start {
             return false;
         }
-        self.used.head[USED_IDX].store(used.to_le(), Ordering::Release);
+        self.used.index.store(used.to_le(), Ordering::Release);
         if !asked {
             return false;
         }
         // Pairs with the driver's fence between asking for an interrupt and looking at the index once more: one of the two sees the other.
         fence(Ordering::SeqCst);
         if rules.event_idx {
-            let event = u16::from_le(self.avail[AVAIL_RING + usize::from(setup.size)].load(Ordering::Relaxed));
-            wanted(event, used, self.start)
+            let event = self.avail.at(AVAIL_RING + usize::from(setup.size));
+            event.is_none_or(|event| wanted(u16::from_le(event.load()), used, self.start))
         } else {
-            u16::from_le(self.avail[AVAIL_FLAGS].load(Ordering::Relaxed)) & SUPPRESS == 0
+            self.avail.at(AVAIL_FLAGS).is_none_or(|flags| u16::from_le(flags.load()) & SUPPRESS == 0)
         }
     }
 }

@@ -1,0 +1,670 @@
+//! What is mapped for a model: one address space, whatever the number of maps that a span of it lies in.
+//!
+//! A client behind an IOMMU of its own maps page by page, so that neighbours in the device's address space are neighbours nowhere else: queues, lists
+//! and buffers cross maps. A span in one map is found by two comparisons; one that crosses maps is looked up piece by piece, each time. A device
+//! needs write access only to what it writes: what it only reads may be in memory that is mapped for reading.
+
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
+use super::Refused;
+use crate::mem::{Iova, Mapping, Shared};
+use crate::pci::Prot;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
+
+/// A span of the device's address space, as the device reaches it. It may lie in several maps; all of it was there when it was looked up, and is
+/// while this borrows the table. Offsets are checked against its length, so what is added to its start stays below its end.
+#[derive(Clone, Copy)]
+pub struct Dma<'a> {
+    place: Place<'a>,
+    len: u64,
+    writable: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// In one map: its memory, and where in that the span starts.
+    One(&'a Mapping, u64),
+    /// In several, from this address on.
+    Many(&'a DmaTable, u64),
+}
+
+impl<'a> Dma<'a> {
+    /// Bytes.
+    #[inline]
+    #[allow(clippy::len_without_is_empty, reason = "asked for by length")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether all of it may be written.
+    #[inline]
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    #[inline]
+    fn holds(&self, offset: u64, bytes: u64) -> bool {
+        offset.checked_add(bytes).is_some_and(|end| end <= self.len)
+    }
+
+    /// `bytes` at `offset`, where they are in one map: its memory, and where in that they start.
+    #[inline]
+    fn piece(&self, offset: u64, bytes: u64) -> Option<(&'a Mapping, u64)> {
+        if !self.holds(offset, bytes) {
+            return None;
+        }
+        match self.place {
+            Place::One(memory, start) => Some((memory, start.wrapping_add(offset))),
+            Place::Many(table, iova) => table.one(iova.wrapping_add(offset), bytes),
+        }
+    }
+
+    /// The 16-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    #[inline]
+    pub fn u16(&self, offset: u64) -> Option<&'a AtomicU16> {
+        let (memory, at) = self.piece(offset, 2)?;
+        memory.u16(at)
+    }
+
+    /// The 32-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    #[inline]
+    pub fn u32(&self, offset: u64) -> Option<&'a AtomicU32> {
+        let (memory, at) = self.piece(offset, 4)?;
+        memory.u32(at)
+    }
+
+    /// The 64-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    #[inline]
+    pub fn u64(&self, offset: u64) -> Option<&'a AtomicU64> {
+        let (memory, at) = self.piece(offset, 8)?;
+        memory.u64(at)
+    }
+
+    /// `count` atomic words at `offset` as a slice. `None` as of the words, and where they cross maps: see [`entries`](Self::entries).
+    #[inline]
+    pub fn slice<T: Shared>(&self, offset: u64, count: usize) -> Option<&'a [T]> {
+        let (memory, at) = self.piece(offset, (count as u64).checked_mul(size_of::<T>() as u64)?)?;
+        memory.slice(at, count)
+    }
+
+    /// `count` entries at `offset`: a queue or a list, looked up once a turn. `None` outside, unaligned, where an entry crosses from one map
+    /// into another, or where entries of this type are written and the memory is only for reading.
+    #[inline]
+    pub fn entries<T: Entry>(&self, offset: u64, count: usize) -> Option<Entries<'a, T>> {
+        let bytes = (count as u64).checked_mul(size_of::<T>() as u64)?;
+        if T::WRITTEN && !self.writable || !self.holds(offset, bytes) {
+            return None;
+        }
+        match self.place {
+            Place::One(memory, start) => {
+                Some(Entries { slice: typed(memory, start.wrapping_add(offset), count)?, across: None })
+            }
+            Place::Many(table, iova) => table.entries(iova.wrapping_add(offset), count),
+        }
+    }
+
+    /// Copies `bytes` to `offset`; false where that isn't inside, or may not be written.
+    #[inline(always)]
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
+        if !self.writable || !self.holds(offset, bytes.len() as u64) {
+            return false;
+        }
+        match self.place {
+            Place::One(memory, start) => memory.write(start.wrapping_add(offset), bytes),
+            Place::Many(table, iova) => {
+                table.each(iova.wrapping_add(offset), bytes.len() as u64, |memory, at, done| {
+                    memory.write(at, &bytes[done.start as usize..done.end as usize])
+                })
+            }
+        }
+    }
+
+    /// Copies out from `offset`; false where that isn't inside.
+    #[inline(always)]
+    pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
+        if !self.holds(offset, out.len() as u64) {
+            return false;
+        }
+        match self.place {
+            Place::One(memory, start) => memory.read(start.wrapping_add(offset), out),
+            Place::Many(table, iova) => table.each(iova.wrapping_add(offset), out.len() as u64, |memory, at, done| {
+                memory.read(at, &mut out[done.start as usize..done.end as usize])
+            }),
+        }
+    }
+
+    /// Fills `len` bytes at `offset`; false where that isn't inside, or may not be written.
+    pub fn fill(&self, offset: u64, len: u64, value: u8) -> bool {
+        if !self.writable || !self.holds(offset, len) {
+            return false;
+        }
+        match self.place {
+            Place::One(memory, start) => memory.fill(start.wrapping_add(offset), len, value),
+            Place::Many(table, iova) => table.each(iova.wrapping_add(offset), len, |memory, at, done| {
+                memory.fill(at, done.end.saturating_sub(done.start), value)
+            }),
+        }
+    }
+}
+
+/// Entries of a queue or a list in the device's address space, which may lie in several maps. Each entry is inside of one: those that are aligned
+/// to their size always are, in maps of whole pages.
+pub struct Entries<'a, T> {
+    /// Where they are in one map.
+    slice: &'a [T],
+    /// Where they are not: the first one's address, and how many there are.
+    across: Option<(&'a DmaTable, u64, usize)>,
+}
+
+impl<'a, T: Entry> Entries<'a, T> {
+    /// Entry `index`; `None` where there is none.
+    #[inline(always)]
+    pub fn at(&self, index: usize) -> Option<&'a T> {
+        match self.slice.get(index) {
+            Some(entry) => Some(entry),
+            None => self.across_maps(index),
+        }
+    }
+
+    #[cold]
+    fn across_maps(&self, index: usize) -> Option<&'a T> {
+        let (table, first, count) = self.across?;
+        if index >= count {
+            return None;
+        }
+        let (memory, at) =
+            table.one(first.checked_add(index.checked_mul(size_of::<T>())? as u64)?, size_of::<T>() as u64)?;
+        typed(memory, at, 1)?.first()
+    }
+}
+
+/// What an entry of a queue or a list is: atomic words, or [`ReadOnly`] ones, or arrays of one kind of them.
+///
+/// # Safety
+/// Every byte is part of an atomic integer, and any bytes are a value. Where [`WRITTEN`](Self::WRITTEN) is false, nothing but
+/// relaxed loads can be done to it by safe code.
+pub unsafe trait Entry: Sync + 'static {
+    /// Whether entries of this type can be written.
+    const WRITTEN: bool;
+}
+
+/// A word that the device only loads: it may be in memory that is mapped for reading.
+#[repr(transparent)]
+pub struct ReadOnly<T>(T);
+
+macro_rules! entry {
+    ($($atomic:ty, $int:ty);*) => {$(
+        // SAFETY: an atomic integer.
+        unsafe impl Entry for $atomic {
+            const WRITTEN: bool = true;
+        }
+        // SAFETY: as above, and its methods only load, relaxed.
+        unsafe impl Entry for ReadOnly<$atomic> {
+            const WRITTEN: bool = false;
+        }
+        impl ReadOnly<$atomic> {
+            /// Loads it, relaxed.
+            #[inline(always)]
+            pub fn load(&self) -> $int {
+                self.0.load(Ordering::Relaxed)
+            }
+
+            /// Loads it; what is loaded after that is at least as new as what the other side stored before it stored this, with Release.
+            #[inline(always)]
+            pub fn acquire(&self) -> $int {
+                // Of memory that can't be written only relaxed loads are sure to be loads (`std::sync::atomic`).
+                let value = self.load();
+                fence(Ordering::Acquire);
+                value
+            }
+        }
+    )*};
+}
+entry!(AtomicU8, u8; AtomicU16, u16; AtomicU32, u32; AtomicU64, u64);
+
+// SAFETY: an array of them has no padding and no other bytes, and no methods that theirs are not.
+unsafe impl<T: Entry, const N: usize> Entry for [T; N] {
+    const WRITTEN: bool = T::WRITTEN;
+}
+
+/// `count` entries at `at` of `memory`; `None` outside, unaligned, or where they could be written and `memory` can't.
+#[inline]
+fn typed<T: Entry>(memory: &Mapping, at: u64, count: usize) -> Option<&[T]> {
+    let end = at.checked_add((count as u64).checked_mul(size_of::<T>() as u64)?)?;
+    if end > memory.len() || memory.is_device() || T::WRITTEN && memory.prot() == Prot::Read {
+        return None;
+    }
+    // SAFETY: `at <= end <= len`, so this stays in the mapping.
+    let first = unsafe { memory.base().add(at as usize) }.cast::<T>();
+    if !first.is_aligned() {
+        return None;
+    }
+    // SAFETY: `count` entries from `first` on are inside of the mapping, which lives as long as `memory` is borrowed; `first` is aligned. `T` is
+    // made of atomics, for which any bytes are a value, and the memory is only accessed atomically. Where `T` could be written, so can the
+    // memory; else there are relaxed loads alone, which work on memory that can't.
+    Some(unsafe { std::slice::from_raw_parts(first.as_ptr(), count) })
+}
+
+/// What is mapped for a model, by address.
+#[derive(Default)]
+pub(super) struct DmaTable {
+    /// The maps, in places that they keep; free ones have no length.
+    maps: Vec<Map>,
+    free: Vec<usize>,
+    /// Where in `maps` each is, by its first address. There are tens of thousands, and thousands of changes a second.
+    index: BTreeMap<u64, usize>,
+    /// The map found last: most look-ups are in the same one.
+    last: Cell<usize>,
+}
+
+#[derive(Default)]
+struct Map {
+    iova: u64,
+    len: u64,
+    /// `None`: the addresses are taken, but what is there cannot be reached from here.
+    memory: Option<Arc<Mapping>>,
+    /// Where in `memory` it starts.
+    at: u64,
+    writable: bool,
+}
+
+impl Map {
+    /// How far into the map a span starts that is inside of it.
+    #[inline(always)]
+    fn inside(&self, iova: u64, len: u64) -> Option<u64> {
+        iova.checked_sub(self.iova).filter(|o| o.checked_add(len).is_some_and(|end| end <= self.len))
+    }
+
+    /// Its end: maps end at 2^64 - 1 at most.
+    fn end(&self) -> u64 {
+        self.iova.saturating_add(self.len)
+    }
+}
+
+impl DmaTable {
+    pub(super) fn map(
+        &mut self,
+        iova: Iova,
+        memory: Option<Arc<Mapping>>,
+        at: u64,
+        len: u64,
+        writable: bool,
+    ) -> Result<(), Refused> {
+        let end = iova.0.checked_add(len).ok_or(Refused(libc::EINVAL))?;
+        let inside = |m: &Arc<Mapping>| at.checked_add(len).is_some_and(|end| end <= m.len());
+        if len == 0 || !memory.as_ref().is_none_or(inside) {
+            return Err(Refused(libc::EINVAL));
+        }
+        let before = self.index.range(..end).next_back().map(|(_, at)| &self.maps[*at]);
+        if before.is_some_and(|m| m.end() > iova.0) {
+            return Err(Refused(libc::EEXIST));
+        }
+        let map = Map { iova: iova.0, len, memory, at, writable };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.maps[place] = map;
+                place
+            }
+            None => {
+                let place = self.maps.len();
+                self.maps.push(map);
+                place
+            }
+        };
+        self.index.insert(iova.0, place);
+        Ok(())
+    }
+
+    pub(super) fn unmap(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
+        let place = self.index.get(&iova.0).filter(|at| self.maps[**at].len == len).ok_or(Refused(libc::ENOENT))?;
+        self.remove(iova.0, *place);
+        Ok(())
+    }
+
+    fn remove(&mut self, iova: u64, place: usize) {
+        self.index.remove(&iova);
+        self.maps[place] = Map::default();
+        self.free.push(place);
+    }
+
+    pub(super) fn unmap_all_in(&mut self, iova: Iova, len: u64) -> Result<usize, Refused> {
+        // The last address, since the end of all addresses is none.
+        let last = len.checked_sub(1).and_then(|n| iova.0.checked_add(n)).ok_or(Refused(libc::EINVAL))?;
+        let before = self.index.range(..iova.0).next_back().map(|(_, at)| &self.maps[*at]);
+        let inside: Vec<_> = self.index.range(iova.0..=last).map(|(iova, at)| (*iova, *at)).collect();
+        let over = inside.last().is_some_and(|(_, at)| self.maps[*at].end().saturating_sub(1) > last);
+        if over || before.is_some_and(|m| m.end() > iova.0) {
+            return Err(Refused(libc::EINVAL));
+        }
+        inside.iter().for_each(|(iova, at)| self.remove(*iova, *at));
+        Ok(inside.len())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn maps(&self) -> impl Iterator<Item = (Iova, u64)> + '_ {
+        self.index.values().map(|at| &self.maps[*at]).map(|m| (Iova(m.iova), m.len))
+    }
+
+    /// In the map that was found last: most look-ups are there.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, iova: Iova, len: u64, write: bool) {
+        if let Some(map) = self.maps.get(self.last.get())
+            && let Some(memory) = &map.memory
+        {
+            memory.prefetch(map.at.wrapping_add(iova.0.wrapping_sub(map.iova)), len, write);
+        }
+    }
+
+    /// A span; `None` where not all of it is mapped and can be reached.
+    #[inline(always)]
+    pub(super) fn find(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
+        let map = self.maps.get(self.last.get())?;
+        match map.inside(iova.0, len) {
+            Some(offset) => Some(Dma {
+                place: Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset)),
+                len,
+                writable: map.writable,
+            }),
+            None => self.search(iova.0, len),
+        }
+    }
+
+    #[inline(never)]
+    fn search(&self, iova: u64, len: u64) -> Option<Dma<'_>> {
+        let map = self.containing(iova)?;
+        if let Some(offset) = map.inside(iova, len) {
+            let place = Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset));
+            return Some(Dma { place, len, writable: map.writable });
+        }
+        let mut writable = true;
+        let mut all = |map: &Map| {
+            writable &= map.writable;
+            map.memory.is_some()
+        };
+        self.cover(iova, len, &mut all).then_some(Dma { place: Place::Many(self, iova), len, writable })
+    }
+
+    /// The map in which `iova` is, or would be: the next look-up starts there.
+    fn containing(&self, iova: u64) -> Option<&Map> {
+        let (_, at) = self.index.range(..=iova).next_back()?;
+        self.last.set(*at);
+        self.maps.get(*at)
+    }
+
+    /// A span that is in one map: its memory, and where in that it starts.
+    #[inline(never)]
+    fn one(&self, iova: u64, len: u64) -> Option<(&Mapping, u64)> {
+        let map = self.containing(iova)?;
+        Some((map.memory.as_ref()?, map.at.wrapping_add(map.inside(iova, len)?)))
+    }
+
+    /// Entries that may lie in several maps, each of them in one.
+    #[cold]
+    fn entries<T: Entry>(&self, iova: u64, count: usize) -> Option<Entries<'_, T>> {
+        let (size, align) = (size_of::<T>() as u64, align_of::<T>() as u64);
+        let bytes = (count as u64).checked_mul(size)?;
+        if let Some((memory, at)) = self.one(iova, bytes) {
+            return Some(Entries { slice: typed(memory, at, count)?, across: None });
+        }
+        let whole = self.cover(iova, bytes, &mut |map| {
+            let Some(memory) = &map.memory else { return false };
+            let start = map.iova.max(iova);
+            let address =
+                (memory.base().as_ptr().addr() as u64).wrapping_add(map.at).wrapping_add(start.wrapping_sub(map.iova));
+            start.wrapping_sub(iova).is_multiple_of(size) && address.is_multiple_of(align)
+        });
+        whole.then_some(Entries { slice: &[], across: Some((self, iova, count)) })
+    }
+
+    /// Goes through the maps that a span lies in, as long as there are such and `each` says so; says whether they cover it.
+    fn cover<'a>(&'a self, iova: u64, len: u64, each: &mut dyn FnMut(&'a Map) -> bool) -> bool {
+        let Some(end) = iova.checked_add(len) else { return false };
+        let first = self.index.range(..=iova).next_back().map_or(iova, |(first, _)| *first);
+        let mut at = iova;
+        for map in self.index.range(first..end.max(first)).map(|(_, at)| &self.maps[*at]) {
+            if map.iova > at || map.end() <= at || !each(map) {
+                break;
+            }
+            at = map.end();
+        }
+        at >= end
+    }
+
+    /// Gives `each` the pieces of a span: memory, where in it, and which bytes of the span. Ends where it says false, and says so.
+    #[cold]
+    fn each(&self, iova: u64, len: u64, mut each: impl FnMut(&Mapping, u64, std::ops::Range<u64>) -> bool) -> bool {
+        self.cover(iova, len, &mut |map| {
+            let Some(memory) = &map.memory else { return false };
+            let start = map.iova.max(iova);
+            let end = map.end().min(iova.saturating_add(len));
+            each(
+                memory,
+                map.at.wrapping_add(start.wrapping_sub(map.iova)),
+                start.wrapping_sub(iova)..end.wrapping_sub(iova),
+            )
+        })
+    }
+
+    /// Why a span can't be read, or written.
+    #[cold]
+    pub(super) fn denied(&self, iova: Iova, len: u64, write: bool) -> Denied {
+        let (mut at, mut why) = (iova.0, None);
+        let covered = self.cover(iova.0, len, &mut |map| {
+            let this = (Iova(map.iova), map.len);
+            why = match &map.memory {
+                None => Some(Reason::NoMemory(this)),
+                Some(_) if write && !map.writable => Some(Reason::ReadOnly(this)),
+                Some(_) => None,
+            };
+            at = map.end();
+            why.is_none()
+        });
+        let why = why.unwrap_or(if covered { Reason::Alignment } else { Reason::Unmapped(Iova(at)) });
+        Denied { iova, len, write, why }
+    }
+}
+
+/// A refusal of a device's access to memory: what was asked, and of which map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// Where.
+    pub iova: Iova,
+    /// Bytes.
+    pub len: u64,
+    /// To write, rather than to read.
+    pub write: bool,
+    /// Why not.
+    pub why: Reason,
+}
+
+/// Why a device may not access memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing is mapped at this address.
+    Unmapped(Iova),
+    /// This map (address, bytes) came without a file descriptor.
+    NoMemory((Iova, u64)),
+    /// This map (address, bytes) is for reading only.
+    ReadOnly((Iova, u64)),
+    /// An entry is not aligned, or crosses from one map into the next.
+    Alignment,
+}
+
+impl std::error::Error for Denied {}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.write { "write" } else { "read" };
+        write!(f, "can't {verb} {:#x} bytes at {:#x}: ", self.len, self.iova.0)?;
+        match self.why {
+            Reason::Unmapped(at) => write!(f, "nothing is mapped at {:#x}", at.0),
+            Reason::NoMemory((at, len)) => {
+                write!(f, "the map of {len:#x} bytes at {:#x} came without a file descriptor", at.0)
+            }
+            Reason::ReadOnly((at, len)) => write!(f, "the map of {len:#x} bytes at {:#x} is for reading only", at.0),
+            Reason::Alignment => write!(f, "it is not aligned there, or an entry crosses maps"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::memfd;
+
+    const PAGE: u64 = 4096;
+
+    /// A table of `pages` maps of a page each, side by side from `iova` on, whose memory lies the other way round.
+    fn descending(iova: u64, pages: u64, writable: impl Fn(u64) -> bool) -> (DmaTable, Arc<Mapping>) {
+        let memory = Arc::new(memfd("dma", pages * PAGE, None).unwrap().0);
+        let mut table = DmaTable::default();
+        for page in 0..pages {
+            let at = (pages - 1 - page) * PAGE;
+            table.map(Iova(iova + page * PAGE), Some(memory.clone()), at, PAGE, writable(page)).unwrap();
+        }
+        (table, memory)
+    }
+
+    #[test]
+    fn a_span_may_cross_maps() {
+        let (table, memory) = descending(0x10000, 4, |_| true);
+        let bytes: Vec<_> = (0..3 * PAGE).map(|i| (i * 7 + (i >> 8)) as u8).collect();
+        let span = table.find(Iova(0x10000 + 100), 3 * PAGE).unwrap();
+        assert!(span.write(0, &bytes) && span.writable() && span.len() == 3 * PAGE);
+        let mut back = vec![0; bytes.len()];
+        assert!(span.read(0, &mut back));
+        assert_eq!(back, bytes);
+        // Where they are in fact: the first bytes in the last page, behind 100 others.
+        let mut piece = vec![0; 50];
+        assert!(memory.read(3 * PAGE + 100, &mut piece));
+        assert_eq!(piece, bytes[..50]);
+        assert!(memory.read(2 * PAGE, &mut piece));
+        assert_eq!(piece, bytes[(PAGE - 100) as usize..][..50]);
+        assert!(span.fill(10, 2 * PAGE, 9) && span.read(0, &mut back));
+        assert!(back[..10] == bytes[..10] && back[10..][..2 * PAGE as usize].iter().all(|b| *b == 9));
+        assert_eq!(back[10 + 2 * PAGE as usize..], bytes[10 + 2 * PAGE as usize..]);
+        // Not one byte outside of it.
+        assert!(!span.read(3 * PAGE - 1, &mut [0; 2]) && !span.write(u64::MAX, &[0; 2]) && !span.fill(1, 3 * PAGE, 0));
+    }
+
+    #[test]
+    fn entries_may_cross_maps_and_one_may_not() {
+        let (table, memory) = descending(0, 3, |_| true);
+        let span = table.find(Iova(0), 3 * PAGE).unwrap();
+        let entries = span.entries::<[AtomicU64; 8]>(0, 192).unwrap();
+        for i in 0..192 {
+            entries.at(i).unwrap()[7].store(i as u64, Ordering::Relaxed);
+        }
+        assert!(entries.at(192).is_none() && entries.at(usize::MAX).is_none());
+        assert_eq!(memory.u64(2 * PAGE + 56).unwrap().load(Ordering::Relaxed), 0);
+        assert_eq!(memory.u64(PAGE + 56).unwrap().load(Ordering::Relaxed), 64);
+        // From 4 on, entries of 8 bytes in words of 4: the one at 4092 would cross.
+        assert!(span.entries::<[AtomicU32; 2]>(4, 511).is_some() && span.entries::<[AtomicU32; 2]>(4, 512).is_none());
+        assert!(span.entries::<AtomicU32>(4, 2000).is_some());
+        // In one page they are a slice.
+        assert!(span.slice::<AtomicU32>(PAGE, 1024).is_some() && span.slice::<AtomicU32>(PAGE, 1025).is_none());
+        assert!(span.entries::<AtomicU64>(1, 4).is_none(), "not aligned");
+        assert!(span.entries::<AtomicU64>(0, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn who_only_reads_needs_no_more() {
+        let (table, _memory) = descending(0, 3, |page| page != 1);
+        let span = table.find(Iova(0), 3 * PAGE).unwrap();
+        assert!(!span.writable() && !span.write(0, &[1]) && !span.fill(0, 1, 1));
+        assert!(span.entries::<AtomicU64>(0, 8).is_none());
+        assert_eq!(span.entries::<ReadOnly<AtomicU64>>(0, 1536).unwrap().at(1000).unwrap().acquire(), 0);
+        assert!(table.find(Iova(0), PAGE).unwrap().writable());
+    }
+
+    #[cfg(not(miri))]
+    #[test]
+    fn pages_that_cannot_be_written_are_read() {
+        use std::os::fd::AsFd;
+        let (memory, fd) = memfd("dma", PAGE, None).unwrap();
+        memory.u64(8).unwrap().store(77, Ordering::Relaxed);
+        let reading = Mapping::of_fd(fd.unwrap().as_fd(), 0, PAGE as usize, Prot::Read).unwrap();
+        let mut table = DmaTable::default();
+        table.map(Iova(0), Some(Arc::new(reading)), 0, PAGE, false).unwrap();
+        let page = table.find(Iova(0), PAGE).unwrap();
+        let words = page.entries::<[ReadOnly<AtomicU64>; 2]>(0, 256).unwrap();
+        assert_eq!((words.at(0).unwrap()[1].load(), words.at(0).unwrap()[1].acquire()), (77, 77));
+        assert!(page.u64(8).is_none() && page.slice::<AtomicU64>(0, 1).is_none());
+    }
+
+    #[test]
+    fn a_refusal_says_what_was_asked_of_which_map() {
+        let (mut table, _memory) = descending(0x1000, 3, |page| page != 1);
+        table.map(Iova(0x8000), None, 0, PAGE, false).unwrap();
+        let said = |iova, len, write| table.denied(Iova(iova), len, write).to_string();
+        assert!(table.find(Iova(0x3ff0), 32).is_none() && table.find(Iova(0x8000), 4).is_none());
+        assert_eq!(said(0x3ff0, 32, false), "can't read 0x20 bytes at 0x3ff0: nothing is mapped at 0x4000");
+        assert_eq!(said(0, 16, false), "can't read 0x10 bytes at 0x0: nothing is mapped at 0x0");
+        let read_only = "can't write 0x2000 bytes at 0x1000: the map of 0x1000 bytes at 0x2000 is for reading only";
+        assert_eq!(said(0x1000, 0x2000, true), read_only);
+        let nothing =
+            "can't read 0x4 bytes at 0x8000: the map of 0x1000 bytes at 0x8000 came without a file descriptor";
+        assert_eq!(said(0x8000, 4, false), nothing);
+        assert!(said(0x1004, 8, false).contains("not aligned"));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "a hundred thousand changes")]
+    fn there_may_be_tens_of_thousands_of_maps() {
+        const MAPS: u64 = 33_000;
+        let memory = Arc::new(memfd("dma", PAGE, None).unwrap().0);
+        let mut table = DmaTable::default();
+        let add = |table: &mut DmaTable, page: u64| table.map(Iova(page * PAGE), Some(memory.clone()), 0, PAGE, true);
+        // In no order: 7919 has no divisor in common with the number of maps.
+        (0..MAPS).for_each(|i| add(&mut table, i * 7919 % MAPS).unwrap());
+        assert!(table.len() as u64 == MAPS && table.find(Iova(0), MAPS * PAGE).is_some());
+        for i in 0..MAPS {
+            let page = i * 104_729 % MAPS;
+            table.unmap(Iova(page * PAGE), PAGE).unwrap();
+            assert!(table.find(Iova(page * PAGE + 8), 8).is_none());
+            add(&mut table, page).unwrap();
+            assert!(table.find(Iova(page * PAGE + 8), 8).is_some());
+        }
+        assert_eq!(table.maps.len() as u64, MAPS, "places are used again");
+        assert_eq!(table.unmap_all_in(Iova(0), MAPS * PAGE), Ok(MAPS as usize));
+    }
+
+    #[test]
+    fn maps_come_and_go_in_any_order() {
+        let memory = Arc::new(memfd("dma", 16 * PAGE, None).unwrap().0);
+        let mut table = DmaTable::default();
+        let add = |table: &mut DmaTable, page: u64, pages: u64| {
+            table.map(Iova(page * PAGE), Some(memory.clone()), page * PAGE, pages * PAGE, true)
+        };
+        add(&mut table, 4, 2).unwrap();
+        for (page, pages) in [(4, 1), (5, 1), (3, 2), (5, 4), (0, 16)] {
+            assert_eq!(add(&mut table, page, pages), Err(Refused(libc::EEXIST)), "{page} {pages}");
+        }
+        add(&mut table, 6, 1).unwrap();
+        add(&mut table, 3, 1).unwrap();
+        assert!(table.find(Iova(3 * PAGE), 4 * PAGE).is_some() && table.len() == 3);
+        assert_eq!(table.unmap(Iova(4 * PAGE), PAGE), Err(Refused(libc::ENOENT)));
+        assert_eq!(table.unmap_all_in(Iova(0), 5 * PAGE), Err(Refused(libc::EINVAL)));
+        assert_eq!(table.unmap_all_in(Iova(5 * PAGE), 5 * PAGE), Err(Refused(libc::EINVAL)));
+        table.unmap(Iova(4 * PAGE), 2 * PAGE).unwrap();
+        assert!(table.find(Iova(4 * PAGE), 1).is_none() && table.find(Iova(3 * PAGE), 2 * PAGE).is_none());
+        add(&mut table, 4, 1).unwrap();
+        add(&mut table, 5, 1).unwrap();
+        assert!(table.find(Iova(3 * PAGE), 4 * PAGE).is_some());
+        assert_eq!(table.maps().map(|(at, _)| at.0 / PAGE).collect::<Vec<_>>(), [3, 4, 5, 6]);
+        assert_eq!(table.unmap_all_in(Iova(0), u64::MAX), Ok(4));
+        assert!(table.len() == 0 && table.find(Iova(3 * PAGE), 1).is_none());
+        assert_eq!(table.unmap_all_in(Iova(0), 0), Err(Refused(libc::EINVAL)));
+    }
+}
