@@ -122,10 +122,8 @@ fn functions(tokens: TokenStream, names: &mut BTreeSet<String>) {
     let mut after_fn = false;
     for token in tokens {
         match token {
-            TokenTree::Ident(word) => {
-                if std::mem::replace(&mut after_fn, word == "fn") {
-                    names.insert(word.to_string());
-                }
+            TokenTree::Ident(word) if std::mem::replace(&mut after_fn, word == "fn") => {
+                names.insert(word.to_string());
             }
             TokenTree::Group(group) => functions(group.stream(), names),
             _ => {}
