@@ -211,7 +211,7 @@ impl Drop for Fragile<'_> {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
         if self.1 && !std::thread::panicking() {
-            panic!("a drop that panics");
+            std::panic::resume_unwind(Box::new("a drop that panics"));
         }
     }
 }
@@ -219,7 +219,6 @@ impl Drop for Fragile<'_> {
 /// Leaked at most: none is dropped twice.
 #[test]
 fn items_are_dropped_once_whatever_panics() {
-    std::panic::set_hook(Box::new(|_| ()));
     for bad in 0..6 {
         let dropped = AtomicUsize::new(0);
         let items = || (0..6).map(|i| Fragile(&dropped, i == bad)).collect::<Vec<_>>();
@@ -246,7 +245,6 @@ fn items_are_dropped_once_whatever_panics() {
         drop((stash, ring));
         assert_eq!(dropped.load(Ordering::Relaxed), 6);
     }
-    let _ = std::panic::take_hook();
 }
 
 /// A device that goes on writing a buffer that it was given once, and a driver that does not trust it.
@@ -424,10 +422,20 @@ fn a_model_that_lies_about_its_memory_is_refused() {
     device.set_irqs(2, 0, IrqAction::Disable).unwrap();
 }
 
-/// How maps are made, by one who says yes to everything, and has them where he likes.
+/// How maps are made, by one who says yes to everything, has them where he likes, and panics in the middle.
 struct Yes {
     fixed: Option<Iova>,
     windows: Vec<IovaWindow>,
+    panics: Arc<AtomicBool>,
+}
+
+impl Yes {
+    fn or_panic(&self) -> Result<()> {
+        match self.panics.load(Ordering::Relaxed) {
+            true => std::panic::resume_unwind(Box::new("a backend that panics")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl DmaBackend for Yes {
@@ -438,10 +446,10 @@ impl DmaBackend for Yes {
         None
     }
     fn map(&self, _: &Arc<Arena>, _: Iova) -> Result<()> {
-        Ok(())
+        self.or_panic()
     }
     fn unmap(&self, _: Iova, _: u64) -> Result<()> {
-        Ok(())
+        self.or_panic()
     }
     fn fixed(&self, _: &Arena) -> Result<Option<Iova>> {
         Ok(self.fixed)
@@ -452,18 +460,38 @@ impl DmaBackend for Yes {
 fn addresses_that_cannot_be_are_refused() {
     let windows = |range| vec![IovaWindow { range, page: PageSize::K4 }];
     for fixed in [0, 1, u64::MAX, !0xffff, u64::MAX - 0xfff, 1 << 63] {
-        let space = DmaSpace::new(Box::new(Yes { fixed: Some(Iova(fixed)), windows: vec![] })).unwrap();
+        let space =
+            DmaSpace::new(Box::new(Yes { fixed: Some(Iova(fixed)), windows: vec![], panics: Arc::default() })).unwrap();
         if let Ok(mapping) = space.attach(&arena()) {
             assert!(mapping.iova() == Iova(fixed) && fixed.checked_add(mapping.arena().len() - 1).is_some());
         }
     }
     for range in [u64::MAX..=u64::MAX, u64::MAX - 0x1ffff..=u64::MAX, 0..=u64::MAX, 0..=0] {
-        let space = DmaSpace::new(Box::new(Yes { fixed: None, windows: windows(range) })).unwrap();
+        let space =
+            DmaSpace::new(Box::new(Yes { fixed: None, windows: windows(range), panics: Arc::default() })).unwrap();
         let held: Vec<_> = (0..4).map_while(|_| space.attach(&arena()).ok()).collect();
         for (one, other) in held.iter().zip(held.iter().skip(1)) {
             assert!(one.iova().0 + one.arena().len() <= other.iova().0);
         }
     }
+}
+
+/// Where a backend panics nobody knows whether a device reaches the memory: it is kept, and so is its address.
+#[test]
+fn a_backend_that_panics_keeps_address_and_memory() {
+    let panics: Arc<AtomicBool> = Arc::default();
+    let windows = vec![IovaWindow { range: 0..=(1 << 20) - 1, page: PageSize::K4 }];
+    let space = DmaSpace::new(Box::new(Yes { fixed: None, windows, panics: panics.clone() })).unwrap();
+    let (one, other) = (arena(), arena());
+    let mapping = space.attach(&one).unwrap();
+    let iova = mapping.iova();
+    panics.store(true, Ordering::Relaxed);
+    assert!(catch_unwind(AssertUnwindSafe(|| drop(mapping))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| space.attach(&other))).is_err());
+    panics.store(false, Ordering::Relaxed);
+    assert_eq!((space.mapped(), Arc::strong_count(&one), Arc::strong_count(&other)), (2, 2, 2));
+    let again = [space.attach(&one).unwrap(), space.attach(&other).unwrap()];
+    assert!(again.iter().all(|mapping| mapping.iova() > iova) && space.mapped() == 4);
 }
 
 #[test]
