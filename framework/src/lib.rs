@@ -39,6 +39,7 @@ pub mod reset;
 pub mod ring;
 mod sigbus;
 pub mod slow_path;
+mod sync;
 mod table;
 #[cfg(not(miri))]
 pub mod tap;

@@ -15,9 +15,9 @@
 //! All of this costs a queue one load and one predictable branch per call. This file does *not* know what a ring is, nor how a
 //! device is reset.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, MutexGuard};
 use crossbeam::utils::CachePadded;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 /// The control plane's side: one a device.
 ///
@@ -286,7 +286,80 @@ impl Drop for Gate {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod exhaustive {
+    //! The protocol under loom: `RUSTFLAGS="--cfg loom" cargo test -p wholebar --lib exhaustive`
+
+    use super::*;
+    use loom::cell::UnsafeCell;
+    use loom::thread;
+
+    fn explore(body: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(body);
+    }
+
+    /// What a queue touches while its gate is open, and the control plane while it isn't. Loom says where the two meet.
+    struct Ring(UnsafeCell<u32>);
+
+    // SAFETY: the test shows that accesses never overlap.
+    unsafe impl Sync for Ring {}
+
+    impl Ring {
+        fn touch(&self) {
+            // SAFETY: as above.
+            self.0.with_mut(|ring| unsafe { *ring += 1 });
+        }
+    }
+
+    #[test]
+    fn hands_are_off_while_the_control_plane_has_its_on() {
+        explore(|| {
+            let (domain, ring) = (Domain::new(), Arc::new(Ring(UnsafeCell::new(0))));
+            let mut gate = domain.join(1);
+            let queue = thread::spawn({
+                let ring = ring.clone();
+                move || {
+                    let mut restarted = false;
+                    while !restarted {
+                        if gate.open() {
+                            ring.touch();
+                        } else if gate.turn() == Turn::Restart {
+                            gate.enter();
+                            ring.touch();
+                            restarted = true;
+                        }
+                        thread::yield_now();
+                    }
+                }
+            });
+            domain.stop();
+            while !domain.waiting().is_empty() {
+                thread::yield_now();
+            }
+            ring.touch();
+            domain.quiet();
+            domain.resume();
+            queue.join().unwrap();
+        });
+    }
+
+    /// A queue that acknowledges at the moment it is given up on: both know which of the two it was.
+    #[test]
+    fn who_is_expelled_knows() {
+        explore(|| {
+            let domain = Domain::new();
+            let mut gate = domain.join(1);
+            domain.stop();
+            let queue = thread::spawn(move || gate.turn());
+            let expelled = domain.expel() == [1];
+            assert_eq!(queue.join().unwrap() == Turn::Expelled, expelled);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;

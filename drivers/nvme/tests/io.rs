@@ -332,3 +332,47 @@ fn a_controller_that_was_shut_down_says_so() {
     let nvme = Nvme::open(device, patient()).unwrap();
     assert_eq!(nvme.namespaces().len(), 1);
 }
+
+/// A callback that panics is the caller's affair: the queue goes on, and each buffer is accounted for, in a poll and in what follows a reset.
+#[test]
+fn a_callback_that_panics_leaves_the_queue_whole() {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    let rig = rig("sim:nvme,size=64M,queues=1");
+    let mut queue = rig.queue();
+    let (mut completed, mut panics) = (0u64, 0);
+    // More than the completion queue has entries: each is told to the controller in the end.
+    for round in 0..40 {
+        for tag in 0..48 {
+            queue.submit(request(tag, Op::Read { lba: tag * 8 }, Data::One(rig.buf(4096)))).unwrap();
+        }
+        queue.ring();
+        if round % 4 == 3 {
+            std::thread::scope(|scope| {
+                let reset = scope.spawn(|| rig.nvme.reset().unwrap());
+                while !reset.is_finished() {
+                    panics += poll(&mut queue, &mut completed);
+                }
+            });
+        }
+        let start = std::time::Instant::now();
+        while queue.in_flight() > 0 || queue.state() != QueueState::Running {
+            panics += poll(&mut queue, &mut completed);
+            assert!(start.elapsed() < LONG, "{} in flight", queue.in_flight());
+        }
+    }
+    fn poll(queue: &mut wholebar_nvme::Queue, completed: &mut u64) -> usize {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            queue.poll_each(usize::MAX, |_| {
+                *completed += 1;
+                if *completed % 5 == 0 {
+                    resume_unwind(Box::new("a callback that panics"));
+                }
+            })
+        }));
+        usize::from(polled.is_err())
+    }
+    assert_eq!((completed, panics), (40 * 48, 40 * 48 / 5));
+    assert_eq!((rig.pool.available(), rig.nvme.quarantined()), (96, 0));
+    let read = one(ok(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(4096))));
+    assert_eq!(read.len(), 4096);
+}

@@ -376,3 +376,47 @@ fn a_disk_that_grows_says_so() {
     assert_eq!(event, BlkEvent::Resized { blocks: 2000 });
     bench.close();
 }
+
+/// A callback that panics is the caller's affair: the queue goes on, and each buffer is accounted for, in a poll and in what follows a reset.
+#[test]
+fn a_callback_that_panics_leaves_the_queue_whole() {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    let mut bench = bench(MOST);
+    fn poll(queue: &mut Queue, tags: &mut Vec<u64>) -> usize {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            queue.poll_each(usize::MAX, |done| {
+                tags.push(done.tag);
+                if tags.len() % 2 == 0 {
+                    resume_unwind(Box::new("a callback that panics"));
+                }
+            })
+        }));
+        usize::from(polled.is_err())
+    }
+    for answered in [true, false] {
+        for tag in 0..6 {
+            let data = Data::One(bench.buf(512));
+            bench.queue.submit(Request { tag, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }).unwrap();
+        }
+        bench.queue.ring();
+        bench.rig.run(move |state, host| match answered {
+            true => {
+                while let Some(found) = find(state, host) {
+                    answer(state, host, &found, 0, 1);
+                }
+            }
+            // It needs a reset.
+            false => state.status |= 64,
+        });
+        let (began, mut tags, mut panics) = (Instant::now(), Vec::new(), 0);
+        while bench.queue.in_flight() > 0 || bench.queue.state() != QueueState::Running || tags.is_empty() {
+            panics += poll(&mut bench.queue, &mut tags);
+            assert!(began.elapsed() < LONG, "{answered}: {tags:?}");
+        }
+        tags.sort();
+        assert_eq!((tags, panics), ((0..6).collect(), 3), "{answered}");
+        let (_, done) = bench.go(Op::Read { lba: 1 }, Data::One(bench.buf(512)), 0);
+        assert_eq!(done.status, Status::Ok, "{answered}");
+    }
+    bench.close();
+}

@@ -46,7 +46,7 @@ pub struct DmaSpace {
 enum Tenant {
     /// An arena, by its id, and the mapping that its holders have. Where that is being dropped, it is gone already.
     Arena(u32, Weak<DmaMapping>),
-    /// An arena whose unmapping failed: a device may still reach it, so neither it nor the address is given back.
+    /// An arena of which it isn't known whether a device reaches it, since unmapping failed: neither it nor the address is given back.
     Stuck(#[allow(dead_code, reason = "held")] Arc<Arena>),
 }
 
@@ -130,8 +130,8 @@ impl DmaSpace {
         if !iova.0.is_multiple_of(align) {
             return refuse("it is not aligned as parts of this arena may be");
         }
-        // In the book before the device is let in. Nobody sees it empty: the ledger is locked.
-        ledger.enter(iova, len, Tenant::Arena(arena.id(), Weak::new()))?;
+        // In the book before the device is let in: where the backend panics nobody knows whether it was, and the place stays taken.
+        ledger.enter(iova, len, Tenant::Stuck(arena.clone()))?;
         if let Err(error) = self.backend.map(arena, iova) {
             let _ = ledger.strike(iova, len);
             return Err(error);
@@ -170,14 +170,15 @@ impl DmaSpace {
             Ok(Tenant::Arena(_, known)) if std::ptr::eq(known.as_ptr(), mapping) => {}
             _ => return,
         }
-        let done = self.backend.unmap(iova, len);
-        if let Err(error) = &done {
-            tracing::error!(%iova, len, %error, "unmapping failed; neither the address nor the memory is used again");
-            if let Ok(tenant) = ledger.get_mut(iova, len) {
-                *tenant = Tenant::Stuck(mapping.arena.clone());
+        // Neither the address nor the memory is used again before it is known that no device reaches it.
+        if let Ok(tenant) = ledger.get_mut(iova, len) {
+            *tenant = Tenant::Stuck(mapping.arena.clone());
+        }
+        match self.backend.unmap(iova, len) {
+            Ok(()) => _ = ledger.strike(iova, len),
+            Err(error) => {
+                tracing::error!(%iova, len, %error, "unmapping failed; neither the address nor the memory is used again");
             }
-        } else {
-            let _ = ledger.strike(iova, len);
         }
     }
 

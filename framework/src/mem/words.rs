@@ -44,10 +44,12 @@ impl Words {
         <[AtomicU8]>::new_box_zeroed_with_elems(count).ok().map(Self)
     }
 
-    /// Whether the `width` bytes at `offset` (aligned to that) are a word, or may be from now on; false outside.
+    /// Whether the `width` bytes at `offset` are a word, or may be from now on; false outside, or where that is no multiple of the width.
     #[inline]
     pub fn claim(&self, offset: u64, width: u8) -> bool {
-        let Some(cell) = self.cell(offset) else { return false };
+        let Some(cell) = self.cell(offset).filter(|_| offset & u64::from(width).wrapping_sub(1) == 0) else {
+            return false;
+        };
         let (half, word) = match width {
             8 => (u8::MAX, ONE),
             _ => (15 << (offset & 4), width << (offset & 4)),
@@ -122,7 +124,13 @@ mod tests {
             [0, 7, 8, 13, 17, 20].map(|at| words.width(at)),
             [Some(8), Some(8), Some(4), Some(1), Some(2), None]
         );
-        assert!(!words.claim(32, 1) && !words.claim(!7, 8) && words.width(32).is_none());
+        assert!(
+            !words.claim(20, 8)
+                && !words.claim(21, 4)
+                && !words.claim(32, 1)
+                && !words.claim(!7, 8)
+                && words.width(32).is_none()
+        );
     }
 
     #[test]

@@ -22,6 +22,13 @@ impl<M: Model> Card<M> {
     /// Puts `model` in a slot.
     pub fn new(model: M) -> Self {
         let shape = model.shape();
+        // The table is words of 32 bits, whoever looks at it first.
+        if let Some(msix) = shape.msix
+            && let Some(pages) = shape.regions.get(usize::from(msix.table_bar)).and_then(|r| r.pages.as_ref())
+        {
+            let table = msix.table();
+            (table.start..table.end.min(pages.len())).step_by(4).for_each(|at| _ = pages.u32(at));
+        }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
         Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
     }

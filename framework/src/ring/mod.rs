@@ -19,5 +19,7 @@ pub use mpmc::Ring;
 pub use single::{Consumer, Producer, spsc};
 pub use stash::Stash;
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod exhaustive;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -9,9 +9,10 @@
 
 use super::slots::{Slots, forget_first};
 use crate::Result;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{spin_loop, yield_now};
 use crossbeam::utils::CachePadded;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A ring for any number of producers and consumers.
 pub struct Ring<T> {
@@ -97,7 +98,7 @@ impl Side {
         while self.tail.load(Ordering::Acquire) != start {
             spins = spins.wrapping_add(1);
             // Whoever it is may have been preempted: let it run.
-            if spins.is_multiple_of(256) { std::thread::yield_now() } else { std::hint::spin_loop() }
+            if cfg!(loom) || spins.is_multiple_of(256) { yield_now() } else { spin_loop() }
         }
     }
 
@@ -301,7 +302,8 @@ impl<T> Ring<T> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        let (mut at, end) = (*self.take.tail.get_mut(), *self.put.side.tail.get_mut());
+        // Relaxed: nobody else is left, and whoever was has been seen by whoever drops it.
+        let (mut at, end) = (self.take.tail.load(Ordering::Relaxed), self.put.side.tail.load(Ordering::Relaxed));
         while at != end {
             // SAFETY: nobody else is left, and no move is under way; cells between the tails hold items.
             drop(unsafe { self.slots.read(at) });

@@ -7,10 +7,10 @@
 
 use super::slots::{Slots, forget_first};
 use crate::Result;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam::utils::CachePadded;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A ring of `capacity` items (a power of two), as its two ends.
 /// Items that must be aligned to more than 128 bytes don't compile.
@@ -189,7 +189,8 @@ impl<T: Send> Consumer<T> {
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let (mut at, tail) = (*self.head.get_mut(), *self.tail.get_mut());
+        // Relaxed: both ends are gone, and what they did is seen by whoever drops it.
+        let (mut at, tail) = (self.head.load(Ordering::Relaxed), self.tail.load(Ordering::Relaxed));
         while at != tail {
             // SAFETY: both ends are gone, so this thread sees all they did; cells from head to tail hold items.
             drop(unsafe { self.slots.read(at) });

@@ -125,7 +125,7 @@ impl Fpga {
     pub fn new() -> Result<Self> {
         let identity =
             Identity { vendor: config::VENDOR, device: DEVICE, class: 0x12_00_00, bars: vec![(0, SIZE)], msix: MSIX };
-        let fpga = Self {
+        let mut fpga = Self {
             name: "sim:fpga".to_owned(),
             bar: Pages::new(SIZE)?,
             config: Config::new(&identity),
@@ -135,9 +135,8 @@ impl Fpga {
             engine: Engine::Stopped,
             bounce: vec![0; 4096].into(),
         };
-        // The one register of 64 bits is known as such before anybody else looks.
-        fpga.bar.u64(RING_BASE);
-        fpga.publish();
+        // Each register's width is known before anybody else looks.
+        fpga.reset();
         Ok(fpga)
     }
 
