@@ -9,6 +9,7 @@
 mod card;
 mod host;
 mod in_process;
+mod signal;
 mod thread;
 
 pub use card::{Card, Pages};
