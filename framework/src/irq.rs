@@ -25,7 +25,7 @@ impl EventFd {
     pub fn new() -> Result<Self> {
         use rustix::event::{EventfdFlags, eventfd};
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self(fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), source: e.into() })?))
+        Ok(Self(fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), cause: e.into() })?))
     }
 
     /// Adds one to the count and wakes who waits.
@@ -232,7 +232,7 @@ impl Epoll {
 }
 
 fn failed(what: &str, e: rustix::io::Errno) -> Error {
-    Error::Io { what: what.to_owned(), source: io::Error::from(e) }
+    Error::Io { what: what.to_owned(), cause: io::Error::from(e) }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ impl RegionMapping {
         let guard = Guard::new(memory.base(), memory.len() as usize, page, Guarded::Registers, writable, gone);
         match guard {
             Ok(guard) => Ok(Self { guard: Some(guard), memory }),
-            Err(source) => Err(Error::Io { what: "guarding a mapping".to_owned(), source }),
+            Err(source) => Err(Error::Io { what: "guarding a mapping".to_owned(), cause: source }),
         }
     }
 

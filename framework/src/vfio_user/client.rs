@@ -77,7 +77,7 @@ impl VfioUser {
                     io::ErrorKind::WouldBlock => "too many others are waiting for the server",
                     _ => "is it a socket?",
                 };
-                Err(Error::Connect { device: name, hint, source })
+                Err(Error::Connect { device: name, hint, cause: source })
             }
         }
     }
@@ -121,7 +121,7 @@ impl VfioUser {
     }
 
     fn access(&self, op: &'static str, region: u32, offset: u64, len: usize, source: io::Error) -> Error {
-        Error::Access { device: self.name().to_owned(), op, region, offset, len: len as u64, source }
+        Error::Access { device: self.name().to_owned(), op, region, offset, len: len as u64, cause: source }
     }
 
     /// One `REGION_READ` or `REGION_WRITE`; the reply's data.

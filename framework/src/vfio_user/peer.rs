@@ -233,7 +233,7 @@ impl Peer {
     }
 
     pub fn refused(&self, what: &str, source: io::Error) -> Error {
-        Error::Io { what: format!("{}: {what}", self.name), source }
+        Error::Io { what: format!("{}: {what}", self.name), cause: source }
     }
 
     /// How many file descriptors came that nobody asked for.

@@ -41,7 +41,7 @@ impl<M: Model> Server<M> {
     /// [`Error::Io`] where another server listens there, where something else is there, or what the system says.
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
         let path = path.as_ref();
-        let failed = |source| Error::Io { what: format!("listening on {}", path.display()), source };
+        let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
         let door = Door::open(path).map_err(failed)?;
         Ok(Self { door: Some(door), card: card(model), session: None, pace: Pace::new(), spin: false })
     }
@@ -129,7 +129,7 @@ impl<M: Model> Server<M> {
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
-        let waiting = |source| Error::Io { what: "waiting for a client".to_owned(), source };
+        let waiting = |cause| Error::Io { what: "waiting for a client".to_owned(), cause };
         let mut idle = 0u32;
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {

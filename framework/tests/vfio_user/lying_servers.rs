@@ -317,7 +317,8 @@ fn a_refusal_is_an_error_and_the_device_goes_on() {
             });
             let device = device.unwrap();
             for _ in 0..2 {
-                let (Error::Access { source, .. } | Error::Io { source, .. }) = provoke(&device, command).unwrap_err()
+                let (Error::Access { cause: source, .. } | Error::Io { cause: source, .. }) =
+                    provoke(&device, command).unwrap_err()
                 else {
                     panic!("command {command}")
                 };
