@@ -49,7 +49,7 @@ impl Stepped {
     fn open(wire: &str, packed: bool, pool: &Pool) -> Result<Self> {
         let device = InProcess::new(model(NetParams::parse(&format!("wire={wire},full=wait"))?)?.0)?;
         // The model runs by itself while it is opened, and by steps afterwards.
-        let _thread = device.spawn(|| {});
+        let _thread = device.spawn(|| {})?;
         let options = Options { packed, service: Service::Manual, ..Options::default() };
         let port = Net::open(device.clone(), &PortConfig::default(), options)?;
         port.attach(pool.arena())?;

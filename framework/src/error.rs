@@ -1,4 +1,7 @@
 //! The framework's errors: each a sentence with its facts: what was tried, what came back, what a person can do.
+//!
+//! What the system said is a part of that sentence. So it is a field (`cause`), not a `source()`: who prints a chain of errors would print it
+//! twice. The errors of all crates here are so.
 
 use std::io;
 use std::time::Duration;
@@ -116,7 +119,7 @@ pub enum Error {
         why: &'static str,
     },
     /// The device refused a region access.
-    #[error("{device}: {op} of {len} bytes at {offset:#x} of region {region} failed: {source}")]
+    #[error("{device}: {op} of {len} bytes at {offset:#x} of region {region} failed: {cause}")]
     Access {
         /// The device.
         device: String,
@@ -129,17 +132,17 @@ pub enum Error {
         /// How many bytes.
         len: u64,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A vfio-user server cannot be reached.
-    #[error("{device} cannot be opened: {hint} ({source})")]
+    #[error("{device} cannot be opened: {hint} ({cause})")]
     Connect {
         /// The device.
         device: String,
         /// What to look at.
         hint: &'static str,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A vfio-user server broke the protocol, did not answer, or went away. The connection is over: later calls say
     /// [`Gone`](Self::Gone).
@@ -181,24 +184,24 @@ pub enum Error {
         waited: Duration,
     },
     /// The system refused a mapping.
-    #[error("mapping {len} bytes at offset {offset:#x} failed: {source}")]
+    #[error("mapping {len} bytes at offset {offset:#x} failed: {cause}")]
     Mmap {
         /// Offset in the file, in bytes.
         offset: u64,
         /// How many bytes.
         len: u64,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The system has no memory of the kind.
-    #[error("no {bytes} bytes of memory for devices: {step} failed: {source}")]
+    #[error("no {bytes} bytes of memory for devices: {step} failed: {cause}")]
     Memory {
         /// How many bytes.
         bytes: u64,
         /// The system call.
         step: &'static str,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Not enough hugepages are free.
     #[error(
@@ -324,10 +327,10 @@ pub enum Error {
         /// What a person can do.
         advice: String,
         /// What the system said, where it was the system.
-        source: Option<io::Error>,
+        cause: Option<io::Error>,
     },
     /// The kernel refused to let devices into memory, or to keep them out again.
-    #[error("the kernel refused the {op} of {len} bytes at IOVA {iova:#x}: {source}{advice}")]
+    #[error("the kernel refused the {op} of {len} bytes at IOVA {iova:#x}: {cause}{advice}")]
     Dma {
         /// "map" or "unmap".
         op: &'static str,
@@ -336,7 +339,7 @@ pub enum Error {
         /// Bytes.
         len: u64,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
         /// What a person can do, after a colon; or nothing.
         advice: String,
     },
@@ -349,12 +352,12 @@ pub enum Error {
         why: String,
     },
     /// Anything else the system said.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was tried.
         what: String,
         /// What came back.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 

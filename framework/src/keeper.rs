@@ -168,7 +168,7 @@ impl<D: Driver> Keeper<D> {
     pub fn spawn(&mut self) -> Result<()> {
         let kept = self.kept.clone();
         let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.look_after());
-        let failed = |source| Error::Io { what: "starting the slow path's thread".to_owned(), source };
+        let failed = |cause| Error::Io { what: "starting the slow path's thread".to_owned(), cause };
         self.thread = Some(thread.map_err(failed)?);
         Ok(())
     }

@@ -121,7 +121,7 @@ impl Reactor {
                 let _ = ready.send(pinned);
                 if failed { Ok(Turns::default()) } else { self.run(&seen) }
             })
-            .map_err(|source| Error::Io { what: format!("starting the {name}"), source })?;
+            .map_err(|cause| Error::Io { what: format!("starting the {name}"), cause })?;
         let running = Running { name, stop, thread: Some(thread) };
         // The thread sends before all else.
         if let Ok(pinned) = started.recv() {

@@ -94,7 +94,7 @@ impl SlowPath {
         let thread = std::thread::Builder::new()
             .name("slow-path".to_owned())
             .spawn(run)
-            .map_err(|source| Error::Io { what: "starting the slow-path thread".to_owned(), source })?;
+            .map_err(|cause| Error::Io { what: "starting the slow-path thread".to_owned(), cause })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 

@@ -15,7 +15,7 @@ use wholebar::mem::{
     Mapping, Pool, PoolCache, Shared, Source,
 };
 use wholebar::model::{
-    Dma, Host, InProcess, Model, ModelRegion, ModelThread, MsixPlace, Pages, Refused, Registers, Shape,
+    Host, InProcess, Model, ModelRegion, ModelThread, MsixPlace, Pages, Refused, Registers, Shape,
 };
 use wholebar::pci::{
     DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
@@ -106,7 +106,6 @@ fn types_cross_threads_as_they_should() {
     sent::<Doorbell<u32>>();
     both::<Pages>();
     both::<Registers<AtomicU32>>();
-    both::<Dma<'_>>();
     both::<InProcess>();
     both::<ModelThread>();
     both::<Domain>();
@@ -353,11 +352,10 @@ impl PciDevice for Liar {
 }
 
 fn touch<T: Width>(bar: &Bar, at: u64) {
-    if let Ok(value) = bar.read::<T>(at) {
-        let _ = bar.write(at, value);
-    }
+    let Ok(value) = bar.read::<T>(at) else { return };
+    let _ = bar.write(at, value);
     if let Ok(mut bell) = bar.doorbell::<T>(at) {
-        bell.ring(T::ONES);
+        bell.ring(value);
     }
 }
 

@@ -105,14 +105,17 @@ fn log(level: Level, traced: bool) {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error),
+    };
     let serves = matches!(cli.command, Command::Sim(_));
     // A server tells of its clients; others only of what goes wrong.
     let level =
         [Level::WARN, Level::INFO, Level::DEBUG, Level::TRACE][usize::from(cli.verbose.min(2)) + usize::from(serves)];
     let traced = matches!(&cli.command, Command::Net(command) if command.is_traced());
     log(level, traced);
-    let done = match cli.command {
+    let done = signal::limits_are_errors().and_then(|()| match cli.command {
         Command::Devices(args) => devices::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Bind(args) => bind::bind(args),
@@ -124,7 +127,7 @@ fn main() -> ExitCode {
         Command::Sim(command) => sim::run(command),
         Command::Barmap(args) => barmap::run(args),
         Command::Msix(args) => msix::run(args),
-    };
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -47,8 +47,11 @@ struct Table<'a> {
     table_offset: u32,
     pba_bar: u8,
     pba_offset: u32,
+    /// Empty where the table can't be read.
     vectors: Vec<Vector>,
     findings: Vec<Finding>,
+    /// Why the table can't be read, where it can't.
+    refused: Option<String>,
 }
 
 /// Something that looks wrong.
@@ -151,8 +154,13 @@ pub fn run(args: Args) -> Result<()> {
                 irq: numbers.get(&vector).copied(),
             })
         })
-        .collect::<Result<Vec<_>>>()
-        .context("cannot read the MSI-X table")?;
+        .collect::<wholebar::Result<Vec<_>>>();
+    let (vectors, refused) = match vectors {
+        Ok(vectors) => (vectors, None),
+        // What the function says of itself is there all the same; some servers keep their table to themselves.
+        Err(refused @ wholebar::Error::Access { .. }) => (Vec::new(), Some(refused.to_string())),
+        Err(error) => return Err(error).context("cannot read the MSI-X table"),
+    };
     let place = table.capability();
     let findings = wrong(target.device.as_ref(), place.enabled, &vectors);
     if args.json {
@@ -166,17 +174,22 @@ pub fn run(args: Args) -> Result<()> {
             pba_offset: place.pba_offset,
             vectors,
             findings,
+            refused,
         });
     }
     let mut text = format!(
         "{name}: {} MSI-X vectors, {}; table in BAR{} at {:#x}, PBA in BAR{} at {:#x}\n",
-        vectors.len(),
+        table.len(),
         if place.enabled { "enabled" } else { "not enabled" },
         place.table_bar,
         place.table_offset,
         place.pba_bar,
         place.pba_offset,
     );
+    if let Some(why) = &refused {
+        text += &output::paragraph(&format!("What is in the table is not to be had: {why}."));
+        return output::print(text);
+    }
     if vectors.iter().any(|v| !v.mapped) {
         text += "The table cannot be mapped: this is what the backend answers, which need not be what is there.\n";
     }

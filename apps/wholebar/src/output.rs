@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// Writes a result to standard output. A reader that went away (`| head`) ends the program quietly, as other tools do.
@@ -15,6 +16,18 @@ pub fn print(text: impl AsRef<str>) -> Result<()> {
     match out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         done => done.context("cannot write to standard output"),
+    }
+}
+
+/// Help, which is a result, or what is wrong with the arguments; the exit code.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    match error.print().and_then(|()| io::stdout().flush()) {
+        Err(e) if !error.use_stderr() && e.kind() != io::ErrorKind::BrokenPipe => {
+            note(format!("error: cannot write to standard output: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => code,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::net::failed;
 use crate::report::{Cpu, Doorbells, PacketRun};
 use crate::rounds::{Case, Plan, Rounds};
 use crate::target::{self, CpuShare, Target};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use quanta::Clock;
 use std::fmt::{self, Display};
 use std::sync::Mutex;
@@ -143,7 +143,8 @@ impl Session {
                 cores::pin(self.core)?;
                 self.pass(ends, burst, time, interrupted)
             };
-            scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let thread = std::thread::Builder::new().spawn_scoped(scope, work).context("cannot start a thread")?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         // What was carried out, not what was asked for; the BAR with the notification addresses is among these.
         let plan =

@@ -2,7 +2,8 @@
 
 use crate::args::{Size, Usage};
 use crate::{output, signal};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::cores;
@@ -79,7 +80,10 @@ pub fn run(command: Command) -> Result<()> {
     let one = |socket: &PathBuf| serve(&name, &params, socket, args.spin, &stop);
     // Each on a thread of its own; the first that fails ends them all.
     std::thread::scope(|scope| {
-        let others: Vec<_> = args.socket[1..].iter().map(|socket| scope.spawn(|| one(socket))).collect();
+        let one = &one;
+        let start = |socket| std::thread::Builder::new().spawn_scoped(scope, move || one(socket));
+        let others = args.socket[1..].iter().map(start).collect::<io::Result<Vec<_>>>();
+        let others = others.inspect_err(|_| stop.store(true, Ordering::Relaxed)).context("cannot start a thread")?;
         let first = one(&args.socket[0]);
         let joined = others.into_iter().map(|o| o.join().unwrap_or_else(|_| bail!("a model's thread panicked")));
         joined.fold(first, |done, other| done.and(other))

@@ -20,7 +20,7 @@ use wholebar::irq::{EventFd, Interrupts};
 use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
-use wholebar::pci::{IRQ_MSIX, PciDevice};
+use wholebar::pci::{IRQ_MSIX, Opening, PciDevice};
 use wholebar::reset::Domain;
 
 /// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
@@ -81,6 +81,7 @@ impl Igb {
     /// is asked for what it hasn't; [`Error::NotReady`] where it does not come up; [`Error::Gone`] where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
         let rss = check(device.name(), &config)?;
+        let _opening = Opening::of(&device);
         let hw = Hardware::open(device, &options)?;
         // Whoever had it before may have left it running.
         hw.bus_master(false)?;

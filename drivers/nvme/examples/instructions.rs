@@ -57,7 +57,7 @@ fn caller_side(bufs: &mut Vec<Buf>, done: &mut Vec<Buf>, lba: u64) {
 fn main() -> Result<(), Box<dyn Error>> {
     let device = InProcess::new(Model::new(NvmeParams::parse("size=64M,backing=null")?)?)?;
     // The model runs by itself while the controller is opened and closed, and by steps in between.
-    let thread = device.spawn(|| {});
+    let thread = device.spawn(|| {})?;
     let nvme = Nvme::open(device.clone(), Options { service: Service::Manual, ..Options::default() })?;
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
     nvme.attach(&arena)?;
@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in 0..ROUNDS {
         caller_side(&mut bufs, &mut done, black_box(8 * (round % 1000)));
     }
-    let _thread = device.spawn(|| {});
+    let _thread = device.spawn(|| {})?;
     println!("{} I/Os, {:?}", ROUNDS * DEPTH as u64, queue.doorbells());
     drop(queue);
     Ok(nvme.shutdown()?)

@@ -22,7 +22,7 @@ use wholebar::bar::Bar;
 use wholebar::irq::{EventFd, Interrupts};
 use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar::mem::{Arena, DmaRing};
-use wholebar::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, PciDevice};
+use wholebar::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
 use wholebar::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
@@ -47,6 +47,7 @@ impl Nvme {
     /// [`Error::Unfit`] where it isn't one for this driver, [`Error::NotReady`] where it does not come up, [`Error::Gone`] where nobody
     /// answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
+        let _opening = Opening::of(&device);
         let hw = Hardware::open(device, options.policy, options.page)?;
         // Whoever had it before may have left it running.
         hw.disable()?;

@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         let (model, _) = model(NetParams::parse("wire=pair:instructions,full=wait")?)?;
         let device = InProcess::new(model)?;
         // The model runs by itself while it is opened, and by steps afterwards.
-        let thread = device.spawn(|| {});
+        let thread = device.spawn(|| {})?;
         let options = Options { packed, service: Service::Manual, ..Options::default() };
         Ok((Net::open(device.clone(), &PortConfig::default(), options)?, device, thread))
     };
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         got.give_back_to(&mut cache);
     }
     drop((out, got, tx, rx));
-    let _threads = devices.each_ref().map(|device| device.spawn(|| {}));
+    let _threads = devices.iter().map(|device| device.spawn(|| {})).collect::<wholebar::Result<Vec<_>>>()?;
     from.shutdown()?;
     Ok(to.shutdown()?)
 }

@@ -142,7 +142,7 @@ impl Arena {
         // The kernel promises more than it has, and ends the process when it is touched.
         if system::available().is_some_and(|available| len > available) {
             let source = rustix::io::Errno::NOMEM.into();
-            return Err(Error::Memory { bytes: len, step: "finding that much free", source });
+            return Err(Error::Memory { bytes: len, step: "finding that much free", cause: source });
         }
         let (mapping, fd) = memfd("wholebar-arena", len, None)?;
         prepare(&mapping, page, node)?;

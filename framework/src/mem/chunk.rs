@@ -131,7 +131,7 @@ impl Chunk {
         let mut words = self.words();
         if words.is_none() {
             let lacking = std::io::ErrorKind::OutOfMemory.into();
-            let failed = || Error::Memory { bytes: self.len(), step: "remembering its words", source: lacking };
+            let failed = || Error::Memory { bytes: self.len(), step: "remembering its words", cause: lacking };
             *words = Some(Words::new(self.len()).ok_or_else(failed)?);
         }
         let (words, mut other) = (words.as_ref(), None);

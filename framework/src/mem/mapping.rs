@@ -97,11 +97,11 @@ impl Mapping {
         };
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe { mmap(std::ptr::null_mut(), len, flags, MapFlags::SHARED, fd, offset) }
-            .map_err(|e| Error::Mmap { offset, len: len as u64, source: e.into() })?;
+            .map_err(|e| Error::Mmap { offset, len: len as u64, cause: e.into() })?;
         let base = NonNull::new(base.cast()).ok_or(Error::Mmap {
             offset,
             len: len as u64,
-            source: std::io::ErrorKind::InvalidInput.into(),
+            cause: std::io::ErrorKind::InvalidInput.into(),
         })?;
         Ok(Self { base, len, prot, device: false, words: None, origin: Origin::Mmap })
     }
@@ -534,7 +534,7 @@ pub(crate) fn memfd(
         // The page's size as a power of two, in the upper bits (memfd_create(2), MFD_HUGE_SHIFT).
         let size = |page: crate::PageSize| MemfdFlags::from_bits_retain(page.bytes().trailing_zeros() << 26);
         let flags = huge.map_or(flags, |page| flags | MemfdFlags::HUGETLB | size(page));
-        let failed = |step| move |e: rustix::io::Errno| Error::Memory { bytes: len, step, source: e.into() };
+        let failed = |step| move |e: rustix::io::Errno| Error::Memory { bytes: len, step, cause: e.into() };
         let fd = memfd_create(name, flags).map_err(failed("memfd_create"))?;
         ftruncate(&fd, len).map_err(failed("ftruncate"))?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL).map_err(failed("F_ADD_SEALS"))?;

@@ -139,7 +139,7 @@ fn advise(mapping: &Mapping, advice: Advice) -> Result<(), Errno> {
 }
 
 fn failed(mapping: &Mapping, step: &'static str, source: std::io::Error) -> Error {
-    Error::Memory { bytes: mapping.len(), step, source }
+    Error::Memory { bytes: mapping.len(), step, cause: source }
 }
 
 #[cfg(test)]

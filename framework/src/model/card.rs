@@ -105,6 +105,19 @@ impl<M: Model + ?Sized> Card<M> {
         Ok(r.pages.as_ref().filter(|_| r.direct.iter().any(|d| d.start <= offset && end <= d.end)))
     }
 
+    /// From now on eventfds are a peer's, who may do anything to them: signalling never waits.
+    ///
+    /// # Errors
+    /// Where the kernel's asynchronous I/O can't be had, by which that is done.
+    pub(crate) fn distrust(&mut self) -> std::io::Result<()> {
+        self.irqs.distrust()
+    }
+
+    /// Whether signalling never waits, whatever a peer does.
+    pub(crate) fn never_waits(&self) -> bool {
+        self.irqs.never_wait()
+    }
+
     /// Gives vectors `first..` of kind `index` their eventfds, or takes them away.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a model can reach of its host: memory that was mapped for it, and eventfds that it was given.
 
 use super::dma::{Denied, Dma, DmaTable};
+use super::signal::Signaller;
 use crate::mem::Iova;
 use crate::pci::IRQ_MSIX;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -48,7 +49,11 @@ impl<'a> Host<'a> {
 }
 
 /// The eventfds a model may signal, by kind and vector.
-pub(super) struct Irqs(Vec<Vec<Vector>>);
+pub(super) struct Irqs {
+    vectors: Vec<Vec<Vector>>,
+    /// For eventfds that a peer has too.
+    signaller: Option<Signaller>,
+}
 
 /// One interrupt.
 #[derive(Default)]
@@ -61,13 +66,24 @@ struct Vector {
 
 impl Irqs {
     pub(super) fn new(counts: &[u32]) -> Self {
-        Self(counts.iter().map(|n| (0..*n).map(|_| Vector::default()).collect()).collect())
+        let vectors = counts.iter().map(|n| (0..*n).map(|_| Vector::default()).collect()).collect();
+        Self { vectors, signaller: None }
+    }
+
+    /// Signals without ever waiting, whatever a peer does with its eventfds.
+    pub(super) fn distrust(&mut self) -> std::io::Result<()> {
+        self.signaller = Some(Signaller::new()?);
+        Ok(())
+    }
+
+    pub(super) fn never_wait(&self) -> bool {
+        self.signaller.is_some()
     }
 
     /// Vectors `first..first + count` of a kind.
     fn vectors(&mut self, index: u32, first: u32, count: usize) -> Option<&mut [Vector]> {
         let first = first as usize;
-        self.0.get_mut(index as usize)?.get_mut(first..first.checked_add(count)?)
+        self.vectors.get_mut(index as usize)?.get_mut(first..first.checked_add(count)?)
     }
 
     pub(super) fn set(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Option<()> {
@@ -79,7 +95,7 @@ impl Irqs {
     pub(super) fn mask(&mut self, index: u32, first: u32, count: u32, masked: bool) -> Option<()> {
         self.vectors(index, first, count as usize)?.iter().for_each(|v| v.masked.set(masked));
         for vector in (first..first + count).filter(|_| !masked) {
-            if self.0[index as usize][vector as usize].pending.take() {
+            if self.vectors[index as usize][vector as usize].pending.take() {
                 self.signal(index, vector);
             }
         }
@@ -87,25 +103,31 @@ impl Irqs {
     }
 
     pub(super) fn clear(&mut self, index: u32) {
-        if let Some(vectors) = self.0.get_mut(index as usize) {
+        if let Some(vectors) = self.vectors.get_mut(index as usize) {
             vectors.iter_mut().for_each(|v| *v = Vector::default());
         }
     }
 
     pub(super) fn fd(&self, index: u32, vector: u32) -> Option<BorrowedFd<'_>> {
-        Some(self.0.get(index as usize)?.get(vector as usize)?.fd.as_ref()?.as_fd())
+        Some(self.vectors.get(index as usize)?.get(vector as usize)?.fd.as_ref()?.as_fd())
     }
 
     pub(super) fn signal(&self, index: u32, vector: u32) {
-        let Some(vector) = self.0.get(index as usize).and_then(|kind| kind.get(vector as usize)) else { return };
+        let Some(vector) = self.vectors.get(index as usize).and_then(|kind| kind.get(vector as usize)) else { return };
         if vector.masked.get() {
             vector.pending.set(true);
-        } else if let Some(fd) = &vector.fd
+            return;
+        }
+        let Some(fd) = &vector.fd else { return };
+        match &self.signaller {
+            Some(signaller) => signaller.signal(fd.as_fd()),
             // An eventfd that is full has its event already; where it may block, writing would wait for its reader. Miri can't poll.
-            && (cfg!(miri)
-                || rustix::event::poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&Timespec::default())) == Ok(1))
-        {
-            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            None if cfg!(miri)
+                || rustix::event::poll(&mut [PollFd::new(fd, PollFlags::OUT)], Some(&Timespec::default())) == Ok(1) =>
+            {
+                let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+            }
+            None => {}
         }
     }
 }

@@ -44,7 +44,10 @@ impl InProcess {
     }
 
     /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
-    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> ModelThread {
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system has no thread left.
+    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<ModelThread> {
         ModelThread::spawn(self.card.clone(), prepare)
     }
 
@@ -56,7 +59,7 @@ impl InProcess {
 
     fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {
         let source = io::Error::from_raw_os_error(errno);
-        Error::Access { device: self.shape.name.clone(), op, region, offset, len: len as u64, source }
+        Error::Access { device: self.shape.name.clone(), op, region, offset, len: len as u64, cause: source }
     }
 
     /// The memory behind a range, where all of it is direct.
@@ -150,7 +153,7 @@ impl PciDevice for InProcess {
                     .iter()
                     .map(|fd| fd.map(|fd| fd.try_clone_to_owned()).transpose())
                     .collect::<io::Result<_>>()
-                    .map_err(|source| Error::Io { what: "duplicating an eventfd".to_owned(), source })?;
+                    .map_err(|cause| Error::Io { what: "duplicating an eventfd".to_owned(), cause })?;
                 self.card.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
             }
             IrqAction::Disable => {
@@ -167,7 +170,7 @@ impl PciDevice for InProcess {
                     // As with the kernel's MSI and MSI-X.
                     errno => Error::Io {
                         what: format!("{}: masking interrupt kind {index}", self.shape.name),
-                        source: io::Error::from_raw_os_error(errno),
+                        cause: io::Error::from_raw_os_error(errno),
                     },
                 })
             }

@@ -11,6 +11,7 @@ mod dma;
 mod host;
 mod in_process;
 mod pages;
+mod signal;
 mod thread;
 
 pub use card::Card;

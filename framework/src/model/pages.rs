@@ -43,7 +43,7 @@ impl Pages {
     /// [`Error::Memory`].
     pub fn new(len: u64) -> Result<Arc<Self>> {
         let len = PageSize::host().ceil(len.max(1));
-        let lacking = |step| Error::Memory { bytes: len, step, source: std::io::ErrorKind::OutOfMemory.into() };
+        let lacking = |step| Error::Memory { bytes: len, step, cause: std::io::ErrorKind::OutOfMemory.into() };
         let twice = len.checked_mul(2).ok_or_else(|| lacking("making a file of twice as many"))?;
         // Where there are no files there is no second half.
         let (whole, fd) = crate::mem::memfd("wholebar-bar", if cfg!(miri) { len } else { twice }, None)?;

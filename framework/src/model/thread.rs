@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
 
-use crate::Work;
+use crate::{Error, Result, Work};
 
 /// How many turns a thread takes before it looks whether it is still wanted.
 const TURNS: u32 = 64;
@@ -61,7 +61,7 @@ struct Runner {
 }
 
 impl ModelThread {
-    pub(super) fn spawn(slot: Arc<Slot>, prepare: impl FnOnce() + Send + 'static) -> Self {
+    pub(super) fn spawn(slot: Arc<Slot>, prepare: impl FnOnce() + Send + 'static) -> Result<Self> {
         let runner = Arc::new(Runner {
             models: Mutex::new(vec![slot.clone()]),
             waiting: AtomicU32::new(0),
@@ -69,13 +69,14 @@ impl ModelThread {
             thread: Mutex::new(None),
         });
         let inside = runner.clone();
-        let thread = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("model".to_owned()).spawn(move || {
             let _ = inside.tid.set(if cfg!(miri) { 0 } else { rustix::thread::gettid().as_raw_pid() });
             prepare();
             inside.run();
         });
+        let thread = thread.map_err(|cause| Error::Io { what: "starting the model's thread".to_owned(), cause })?;
         *runner.thread.lock().unwrap_or_else(|e| e.into_inner()) = Some(thread);
-        Self { slot, runner }
+        Ok(Self { slot, runner })
     }
 
     pub(super) fn join(slot: Arc<Slot>, other: &Beside) -> Option<Self> {

@@ -75,7 +75,7 @@ impl Capture {
         let (taps, new) = unbounded();
         let write = move || Writer { file, taken: Vec::new(), scratch: Vec::new(), written: 0, failed: None }.run(&new);
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(write);
-        let thread = thread.map_err(|source| Error::Io { what: "starting a thread".to_owned(), source })?;
+        let thread = thread.map_err(|cause| Error::Io { what: "starting a thread".to_owned(), cause })?;
         Ok(Self { pool, path: path.display().to_string(), taps: Some(taps), thread: Some(thread) })
     }
 
@@ -102,7 +102,7 @@ impl Capture {
         let (written, failed) = self.end().ok_or_else(panicked)?;
         let Some((source, lost)) = failed else { return Ok(written) };
         let what = format!("{}: {written} packets are written, {lost} are lost", self.path);
-        Err(Error::Io { what, source })
+        Err(Error::Io { what, cause: source })
     }
 
     fn end(&mut self) -> Option<Done> {

@@ -33,7 +33,7 @@ impl PcapNg {
     /// [`Error::Io`] where it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let what = || format!("{} cannot be written", path.display());
-        File::create(path).and_then(Self::to).map_err(|source| Error::Io { what: what(), source })
+        File::create(path).and_then(Self::to).map_err(|cause| Error::Io { what: what(), cause })
     }
 
     /// Writes to a file, or a pipe, that is open.

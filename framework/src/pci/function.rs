@@ -2,6 +2,7 @@
 
 use super::{CONFIG, PciDevice, config};
 use crate::{Error, Result};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where revision and class code are in configuration space, 4 bytes together (PCI Express Base 6.0, 7.5.1.1.5 and 7.5.1.1.6).
@@ -12,6 +13,23 @@ pub(crate) const NOBODY: [u8; 4] = [0xff; 4];
 const RETURN: Duration = Duration::from_secs(2);
 /// How often it is asked at least: who got no core for two seconds knows nothing of the function.
 const ASKED: u32 = 100;
+
+/// The opening of a device by its driver, while this lives: a peer may answer each question just in time, but not all of them.
+pub struct Opening(Arc<dyn PciDevice>);
+
+impl Opening {
+    /// Begins it.
+    pub fn of(device: &Arc<dyn PciDevice>) -> Self {
+        device.opening(true);
+        Self(device.clone())
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opening(false);
+    }
+}
 
 /// Whether nobody answers for the function on its bus: what isn't there writes nothing. A mapped register cannot tell: it still reads as it
 /// did when a vfio-user peer is dead.

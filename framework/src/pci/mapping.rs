@@ -48,7 +48,7 @@ impl RegionMapping {
                 let lacking = || Error::Memory {
                     bytes: memory.len(),
                     step: "remembering its words",
-                    source: std::io::ErrorKind::OutOfMemory.into(),
+                    cause: std::io::ErrorKind::OutOfMemory.into(),
                 };
                 let words = Words::new(memory.len()).ok_or_else(lacking)?;
                 memory.with_words(Arc::new(words), 0)
@@ -62,7 +62,7 @@ impl RegionMapping {
         let (page, writable) = (PageSize::host(), self.memory.prot() == Prot::ReadWrite);
         let (base, len) = (self.memory.base(), self.memory.len() as usize);
         let guard = Guard::new(base, len, page, Guarded::Registers, writable, gone);
-        self.guard = Some(guard.map_err(|source| Error::Io { what: "guarding a mapping".to_owned(), source })?);
+        self.guard = Some(guard.map_err(|source| Error::Io { what: "guarding a mapping".to_owned(), cause: source })?);
         Ok(self)
     }
 

@@ -20,6 +20,7 @@ mod mapping;
 
 pub use address::Address;
 pub use config::Config;
+pub use function::Opening;
 pub use mapping::RegionMapping;
 
 /// Region index of BAR0; BAR `n` is region `n` (`VFIO_PCI_BAR0_REGION_INDEX`).
@@ -81,6 +82,12 @@ pub trait PciDevice: Send + Sync {
     /// The address space this device's DMA goes through: one object a container, IOAS or peer, so that the identity of the
     /// `Arc` tells who shares it.
     fn dma(&self) -> Arc<DmaSpace>;
+
+    /// A driver begins to open the device, or has opened it ([`Opening`]). A backend whose answers somebody else gives bounds what all of them take
+    /// until then together.
+    fn opening(&self, begins: bool) {
+        let _ = begins;
+    }
 
     /// Function-level reset (or the nearest there is). Mappings survive it; their pages may fault in again on the next touch.
     fn reset(&self) -> Result<()>;

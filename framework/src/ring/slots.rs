@@ -35,7 +35,7 @@ impl<T> Slots<T> {
         lines.try_reserve_exact(count).map_err(|_| Error::Memory {
             bytes: bytes as u64,
             step: "allocating a ring",
-            source: std::io::ErrorKind::OutOfMemory.into(),
+            cause: std::io::ErrorKind::OutOfMemory.into(),
         })?;
         lines.resize_with(count, || Line(UnsafeCell::new([MaybeUninit::uninit(); 128])));
         Ok(Self { lines: lines.into_boxed_slice(), mask: capacity.wrapping_sub(1), items: PhantomData })

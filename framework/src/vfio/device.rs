@@ -153,7 +153,7 @@ impl Vfio {
         if source.raw_os_error() == Some(libc::ENODEV) || self.answers_nothing() {
             return Err(self.vanished());
         }
-        Err(Error::Access { device: self.name.clone(), op, region, offset, len: len as u64, source })
+        Err(Error::Access { device: self.name.clone(), op, region, offset, len: len as u64, cause: source })
     }
 
     /// [`function::is_absent`], past [`read`](PciDevice::read), which asks this when an access failed.
@@ -168,7 +168,7 @@ impl Vfio {
         if source.raw_os_error() == Some(libc::ENODEV) {
             return self.vanished();
         }
-        Error::Io { what: format!("{}: {what}", self.name), source }
+        Error::Io { what: format!("{}: {what}", self.name), cause: source }
     }
 }
 

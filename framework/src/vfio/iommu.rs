@@ -86,12 +86,12 @@ impl Target {
     /// That it cannot be opened: what was tried, what the system said, and what to do.
     pub(super) fn failed(&self, what: &str, source: io::Error, advice: impl Into<String>) -> Error {
         let (device, why) = (self.name.clone(), format!("{what}: {source}"));
-        Error::Open { device, why, advice: advice.into(), source: Some(source) }
+        Error::Open { device, why, advice: advice.into(), cause: Some(source) }
     }
 
     /// That it cannot be opened, which the system need not be asked for.
     pub(super) fn refused(&self, why: impl Into<String>, advice: impl Into<String>) -> Error {
-        Error::Open { device: self.name.clone(), why: why.into(), advice: advice.into(), source: None }
+        Error::Open { device: self.name.clone(), why: why.into(), advice: advice.into(), cause: None }
     }
 
     /// Opens a node of the kernel's for reading and writing.
@@ -182,7 +182,7 @@ pub(super) fn dma_error(op: &'static str, iova: Iova, len: u64, source: io::Erro
         Some(libc::EEXIST) => ": something is mapped there already".to_owned(),
         _ => String::new(),
     };
-    Error::Dma { op, iova: iova.0, len, source, advice }
+    Error::Dma { op, iova: iova.0, len, cause: source, advice }
 }
 
 /// That the kernel unmapped something else than it was told to.

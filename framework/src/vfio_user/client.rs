@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
@@ -38,7 +38,8 @@ pub struct VfioUser {
 pub struct Options {
     /// How long a server may take to answer a message.
     pub timeout: Duration,
-    /// How long it may take for all that is asked while the device is opened: each answer may come just in time.
+    /// How long it may take for all that is asked while the device is opened, here and again by its driver ([`Opening`](crate::pci::Opening)): each
+    /// answer may come just in time.
     pub open_timeout: Duration,
 }
 
@@ -63,12 +64,8 @@ impl VfioUser {
     /// [`Error::Connect`] where nobody listens there; [`Error::Peer`] where what answers isn't a vfio-user server.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>> {
         let name = format!("vfio-user:{}", path.as_ref().display());
-        let began = Instant::now();
         match connect(path.as_ref(), options.timeout.min(options.open_timeout)) {
-            Ok(stream) => {
-                let open_timeout = options.open_timeout.saturating_sub(began.elapsed());
-                Self::from_stream(stream, &name, Options { open_timeout, ..options })
-            }
+            Ok(stream) => Self::from_stream(stream, &name, options),
             Err(source) => {
                 let hint = match source.kind() {
                     io::ErrorKind::NotFound => "there is no such socket; is the server running?",
@@ -77,7 +74,7 @@ impl VfioUser {
                     io::ErrorKind::WouldBlock => "too many others are waiting for the server",
                     _ => "is it a socket?",
                 };
-                Err(Error::Connect { device: name, hint, source })
+                Err(Error::Connect { device: name, hint, cause: source })
             }
         }
     }
@@ -92,7 +89,7 @@ impl VfioUser {
         let regions = (0..info.regions).map(|index| read_region(&peer, index)).collect::<Result<_>>()?;
         let irqs = (0..info.irqs).map(|index| peer.irq_info(index)).collect::<Result<_>>()?;
         let dma = DmaSpace::new(Box::new(Dma(peer.clone())))?;
-        peer.set_opening(None);
+        peer.opening(false);
         Ok(Arc::new(Self { peer, info, regions, irqs, first: Mutex::default(), dma }))
     }
 
@@ -121,7 +118,7 @@ impl VfioUser {
     }
 
     fn access(&self, op: &'static str, region: u32, offset: u64, len: usize, source: io::Error) -> Error {
-        Error::Access { device: self.name().to_owned(), op, region, offset, len: len as u64, source }
+        Error::Access { device: self.name().to_owned(), op, region, offset, len: len as u64, cause: source }
     }
 
     /// One `REGION_READ` or `REGION_WRITE`; the reply's data.
@@ -237,6 +234,10 @@ impl PciDevice for VfioUser {
 
     fn dma(&self) -> Arc<DmaSpace> {
         self.dma.clone()
+    }
+
+    fn opening(&self, begins: bool) {
+        self.peer.opening(begins);
     }
 
     fn reset(&self) -> Result<()> {

@@ -72,7 +72,7 @@ impl Files {
     fn map(&self, fd: &OwnedFd, range: Range<u64>, page: PageSize, prot: Prot) -> Result<Arc<Mapping>, i32> {
         let len = usize::try_from(range.end - range.start).map_err(|_| libc::ENOMEM)?;
         let memory = Mapping::of_fd(fd.as_fd(), range.start, len, prot).map_err(|e| match e {
-            Error::Mmap { source, .. } => source.raw_os_error().unwrap_or(libc::ENOMEM),
+            Error::Mmap { cause: source, .. } => source.raw_os_error().unwrap_or(libc::ENOMEM),
             _ => libc::ENOMEM,
         })?;
         if can_shrink(fd) { guard(memory, page, self.shrunk.clone()) } else { Ok(Arc::new(memory)) }

@@ -24,8 +24,9 @@ pub struct Peer {
     pub name: String,
     /// For one message.
     timeout: Duration,
-    /// For all of opening, and when that is over.
-    opening: Mutex<Option<(Duration, Instant)>>,
+    /// For all that is asked while the device is opened, and what is left of it.
+    opening: Mutex<Option<(Duration, Duration)>>,
+    open_timeout: Duration,
     pub server: Capabilities,
     /// Raised when a page of what it shared is taken away.
     pub shrunk: Arc<AtomicBool>,
@@ -104,8 +105,9 @@ impl Peer {
         let link = Link { socket: Socket::new(stream), next_id: 0, gone: None, stray_fds: 0 };
         let server = Capabilities::default();
         let (name, timeout, shrunk, link) = (name.to_owned(), options.timeout, Arc::default(), Mutex::new(link));
-        let opening = Mutex::new(Some((options.open_timeout, later(options.open_timeout))));
-        let mut new = Self { name, timeout, opening, server, shrunk, link };
+        let (opening, open_timeout) = (Mutex::default(), options.open_timeout);
+        let mut new = Self { name, timeout, opening, open_timeout, server, shrunk, link };
+        new.opening(true);
         let (major, minor) = wire::VERSION;
         let version = wire::Version { major, minor };
         let payload = [version.as_bytes(), &Capabilities::OURS.encode()];
@@ -201,7 +203,12 @@ impl Peer {
         if let Some(why) = &link.gone {
             return Err(Error::Gone { device: self.name.clone(), why: why.clone() }.into());
         }
-        match link.exchange(command, payload, fds, expect, self.limit()) {
+        let began = Instant::now();
+        let done = link.exchange(command, payload, fds, expect, self.limit());
+        if let Some((_, left)) = &mut *self.left() {
+            *left = left.saturating_sub(began.elapsed());
+        }
+        match done {
             Ok(reply) => Ok(reply),
             Err(Wrong::Refused(source)) => Err(Failed::Refused(source)),
             Err(Wrong::Broken(what)) => Err(self.lose(link, command, what).into()),
@@ -210,16 +217,19 @@ impl Peer {
 
     /// How long the next message may take.
     fn limit(&self) -> Limit {
-        let message = Limit { timeout: self.timeout, at: later(self.timeout), opening: false };
-        match *self.opening.lock().unwrap_or_else(|e| e.into_inner()) {
-            Some((timeout, at)) if at < message.at => Limit { timeout, at, opening: true },
-            _ => message,
+        match *self.left() {
+            Some((timeout, left)) if left < self.timeout => Limit { timeout, at: later(left), opening: true },
+            _ => Limit { timeout: self.timeout, at: later(self.timeout), opening: false },
         }
     }
 
-    /// Bounds all messages from now on together, or only each for itself.
-    pub fn set_opening(&self, opening: Option<Duration>) {
-        *self.opening.lock().unwrap_or_else(|e| e.into_inner()) = opening.map(|timeout| (timeout, later(timeout)));
+    /// Bounds what all messages from now on take together, or only what each takes.
+    pub fn opening(&self, begins: bool) {
+        *self.left() = begins.then_some((self.open_timeout, self.open_timeout));
+    }
+
+    fn left(&self) -> MutexGuard<'_, Option<(Duration, Duration)>> {
+        self.opening.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The server broke the protocol: it is not spoken to again.
@@ -233,7 +243,7 @@ impl Peer {
     }
 
     pub fn refused(&self, what: &str, source: io::Error) -> Error {
-        Error::Io { what: format!("{}: {what}", self.name), source }
+        Error::Io { what: format!("{}: {what}", self.name), cause: source }
     }
 
     /// How many file descriptors came that nobody asked for.

@@ -41,15 +41,15 @@ impl<M: Model> Server<M> {
     /// [`Error::Io`] where another server listens there, where something else is there, or what the system says.
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
         let path = path.as_ref();
-        let failed = |source| Error::Io { what: format!("listening on {}", path.display()), source };
+        let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
         let door = Door::open(path).map_err(failed)?;
-        Ok(Self { door: Some(door), card: Card::new(model), session: None, pace: Pace::new(), spin: false })
+        Ok(Self { door: Some(door), card: card(model), session: None, pace: Pace::new(), spin: false })
     }
 
     /// Serves the client at the other end of a connection that exists already, and nobody after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
         let session = Some(Session::new(stream));
-        Self { door: None, card: Card::new(model), session, pace: Pace::new(), spin: false }
+        Self { door: None, card: card(model), session, pace: Pace::new(), spin: false }
     }
 
     /// Whether [`run`](Self::run) keeps its core when nothing happens. Else it sleeps for a millisecond at a time then.
@@ -129,7 +129,7 @@ impl<M: Model> Server<M> {
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.
     pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
-        let waiting = |source| Error::Io { what: "waiting for a client".to_owned(), source };
+        let waiting = |cause| Error::Io { what: "waiting for a client".to_owned(), cause };
         let mut idle = 0u32;
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
@@ -160,6 +160,19 @@ impl<M: Model> Server<M> {
         }
         Ok(())
     }
+}
+
+/// A model's slot for a client that may be hostile.
+fn card<M: Model>(model: M) -> Card<M> {
+    let mut card = Card::new(model);
+    if let Err(error) = card.distrust() {
+        tracing::warn!(
+            %error,
+            "no asynchronous I/O can be had from the kernel (sysctl fs.aio-max-nr?): eventfds that may block are refused, and a \
+             client that lies about that can hold this server"
+        );
+    }
+    card
 }
 
 /// When to look at the socket: every turn while messages come, then ever less often, up to [`Pace::LONGEST`] apart.

@@ -316,7 +316,8 @@ fn set_irqs<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8], fds: Vec<Owne
             card.set_irqs(index, start, (0..count).map(|_| None).collect())?;
         }
         (VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER) => {
-            if fds.len() != count as usize || !fds.iter().all(is_eventfd) {
+            let good = |fd: &OwnedFd| is_eventfd(fd) && (card.never_waits() || is_nonblocking(fd));
+            if fds.len() != count as usize || !fds.iter().all(good) {
                 return Err(INVALID);
             }
             card.set_irqs(index, start, fds.into_iter().map(Some).collect())?;
@@ -342,6 +343,10 @@ fn is_eventfd(fd: &OwnedFd) -> bool {
         // Without /proc nobody can tell.
         Err(_) => true,
     }
+}
+
+fn is_nonblocking(fd: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
 /// The access a message asks for, inside of its region, with a register's width where it is a BAR's.

@@ -40,7 +40,13 @@ pub enum Broken {
     #[error("the system has no room for the file descriptors that were sent")]
     NoFds,
     #[error("the socket failed: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl From<Errno> for Broken {

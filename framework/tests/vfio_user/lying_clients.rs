@@ -4,6 +4,7 @@ use crate::model::{ENTRIES, RING, SCRATCH, doorbell};
 use crate::raw::{self, ERROR, Message, NO_REPLY, REPLY, file, longs, word, words};
 use crate::{LONG, Served, read};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -355,6 +356,38 @@ fn an_eventfd_that_would_block_does_not_stop_the_server() {
     assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(&full)), 0);
     assert_eq!(client.errno(irqs(1 | 1 << 5, IRQ_MSIX, 0, 1)), 0);
     assert_eq!(client.errno(access(raw::REGION_READ, 0, 0, 4, &[])), 0);
+}
+
+/// The client fills its eventfd at any moment, and empties it: also between a look at it and a write.
+#[test]
+fn an_eventfd_that_is_filled_meanwhile_does_not_stop_the_server() {
+    let served = Served::new();
+    let client = Client::new(&served);
+    let blocking = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(&blocking)), 0);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|both| {
+        both.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // Full, if it is empty; and empty, if it is not.
+                let flags = |nonblocking| if nonblocking { OFlags::NONBLOCK } else { OFlags::empty() };
+                rustix::fs::fcntl_setfl(&blocking, flags(true)).unwrap();
+                let _ = rustix::io::write(&blocking, &(u64::MAX - 1).to_ne_bytes());
+                rustix::fs::fcntl_setfl(&blocking, flags(false)).unwrap();
+                std::thread::yield_now();
+                rustix::fs::fcntl_setfl(&blocking, flags(true)).unwrap();
+                let _ = rustix::io::read(&blocking, &mut [0; 8]);
+            }
+        });
+        let mut many = irqs(2 | 1 << 5, IRQ_MSIX, 0, 1);
+        many.payload.push(1);
+        let silent = Message { flags: NO_REPLY, ..many };
+        for _ in 0..200 {
+            (0..50).for_each(|_| assert!(raw::send(&client.0, &silent.bytes(), &[])));
+            assert_eq!(client.errno(access(raw::REGION_READ, 0, 0, 4, &[])), 0);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 #[test]

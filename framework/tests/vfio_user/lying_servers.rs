@@ -10,7 +10,7 @@ use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions};
-use wholebar::pci::{CONFIG, IRQ_ERR, IRQ_MSIX, IRQ_REQ, IrqAction, PciDevice, Prot, RegionCap};
+use wholebar::pci::{CONFIG, IRQ_ERR, IRQ_MSIX, IRQ_REQ, IrqAction, Opening, PciDevice, Prot, RegionCap};
 use wholebar::vfio_user::{Options, VfioUser};
 use wholebar::{Error, PageSize, Result};
 
@@ -317,7 +317,8 @@ fn a_refusal_is_an_error_and_the_device_goes_on() {
             });
             let device = device.unwrap();
             for _ in 0..2 {
-                let (Error::Access { source, .. } | Error::Io { source, .. }) = provoke(&device, command).unwrap_err()
+                let (Error::Access { cause: source, .. } | Error::Io { cause: source, .. }) =
+                    provoke(&device, command).unwrap_err()
                 else {
                     panic!("command {command}")
                 };
@@ -373,6 +374,30 @@ fn opening_has_a_limit_of_its_own() {
     let error = VfioUser::from_stream(ours, "vfio-user:test", options).map(|_| ()).unwrap_err();
     assert!(matches!(error, Error::Peer { .. }), "{error:?}");
     assert!(error.to_string().contains("no reply within the 500ms that opening it may take in all"), "{error}");
+    server.join().unwrap();
+}
+
+#[test]
+fn what_a_driver_asks_while_it_opens_the_device_has_a_limit_too() {
+    let options = Options { timeout: 60 * LONG, open_timeout: Duration::from_secs(2) };
+    let device = (0..100).find_map(|_| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || {
+            while let Some(ask) = raw::receive(&theirs) {
+                if (ask.command, word(&ask.payload, 0)) != (raw::REGION_READ, 64) {
+                    say(&theirs, Answer::Message(honest(&ask)));
+                }
+            }
+        });
+        // On a busy machine it may be late where it is honest.
+        Some((VfioUser::from_stream(ours, "vfio-user:test", options).ok()?, server))
+    });
+    let (device, server) = device.expect("a server that is honest at first, and in time");
+    let seam: Arc<dyn PciDevice> = device.clone();
+    let opening = Opening::of(&seam);
+    let error = device.read(CONFIG, 64, &mut [0; 4]).unwrap_err();
+    assert!(error.to_string().contains("no reply within the 2s that opening it may take in all"), "{error}");
+    drop((opening, seam, device));
     server.join().unwrap();
 }
 

@@ -45,12 +45,12 @@ pub enum Error {
     #[error("{0}")]
     Conflict(String),
     /// The backing file cannot be used.
-    #[error("backing file {}: {source}{hint}", path.display())]
+    #[error("backing file {}: {cause}{hint}", path.display())]
     Backing {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
         /// What to do about it.
         hint: &'static str,
     },
@@ -65,12 +65,12 @@ pub enum Error {
         asked: u64,
     },
     /// The TAP interface cannot be used.
-    #[error("TAP interface {name}: {source}{hint}")]
+    #[error("TAP interface {name}: {cause}{hint}")]
     Tap {
         /// The interface.
         name: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
         /// What to do about it.
         hint: &'static str,
     },

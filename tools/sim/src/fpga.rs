@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wholebar::mem::Iova;
 use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
-use wholebar::pci::IrqInfo;
+use wholebar::pci::{IRQ_ERR, IrqInfo};
 use wholebar::{PageSize, Work};
 
 /// Interrupt enable bits.
@@ -271,6 +271,7 @@ impl Model for Fpga {
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: VECTORS, eventfd: true, maskable: false, resizable: true };
+        irqs[IRQ_ERR as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
         Shape { name: self.name.clone(), page: PageSize::host(), regions, irqs, msix: Some(MSIX) }
     }
 

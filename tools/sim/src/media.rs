@@ -111,7 +111,7 @@ impl FileMedia {
                 }
                 _ => "",
             };
-            Error::Backing { path: path.to_owned(), source, hint }
+            Error::Backing { path: path.to_owned(), cause: source, hint }
         };
         let mut file = File::options().read(true).write(!read_only).open(path).map_err(failed)?;
         let actual = file.seek(SeekFrom::End(0)).map_err(failed)?;

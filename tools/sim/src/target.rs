@@ -147,7 +147,7 @@ fn run_in<M: Model + 'static>(company: &Company, model: M, options: OpenOptions)
         {
             tracing::warn!(core = id, "the model's thread could not be pinned");
         }
-    });
+    })?;
     Ok(Opened { device, thread: Some(thread), struck: None, net: None })
 }
 

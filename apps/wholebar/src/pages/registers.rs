@@ -112,7 +112,7 @@ pub fn measure(
     let stopped = || interrupted.load(Ordering::Relaxed);
     let done = std::thread::scope(|scope| {
         let kinds = &mut kinds;
-        let thread = scope.spawn(move || {
+        let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
             cores::pin(core)?;
             for kind in kinds.iter_mut() {
                 kind.calibrate(&clock, clock_ns)?;
@@ -131,6 +131,7 @@ pub fn measure(
             progress.finish();
             anyhow::Ok(())
         });
+        let thread = thread.context("cannot start a thread")?;
         thread.join().map_err(|_| anyhow!("the measuring thread panicked"))?
     });
     let restored = trapped.write(AQA, before).context("giving AQA its old value back");

@@ -12,14 +12,14 @@ mod worker;
 pub use lane::Trouble;
 pub use latency::{Percentiles, empty};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use book::Book;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use lane::Lane;
 use quanta::Clock;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 use wholebar::bar::DoorbellCounts;
 use wholebar::block::{BlockQueue, Completion, Status};
@@ -226,7 +226,10 @@ pub fn run<Q: Pair>(
         ended: cores.iter().map(|_| CachePadded::default()).collect(),
     };
     let mut lane = 0;
+    // Nobody begins before all are there: they wait for one another.
+    let all_there = Mutex::new(false);
     std::thread::scope(|scope| {
+        let mut gate = all_there.lock().unwrap_or_else(|e| e.into_inner());
         let threads: Vec<_> = cores
             .into_iter()
             .enumerate()
@@ -238,10 +241,17 @@ pub fn run<Q: Pair>(
                     lanes.push(Lane::new(job, supply, job.first + lane * units * job.blocks, book, &clock));
                     lane += 1;
                 }
-                let (clock, shared) = (&clock, &shared);
-                scope.spawn(move || Worker { job, index, core, lanes, clock, shared }.run())
+                let (clock, shared, all_there) = (&clock, &shared, &all_there);
+                let work = move || match *all_there.lock().unwrap_or_else(|e| e.into_inner()) {
+                    true => Ok(()),
+                    false => Err(anyhow!("not all threads could be started")),
+                };
+                let work = move || work().and_then(|()| Worker { job, index, core, lanes, clock, shared }.run());
+                std::thread::Builder::new().spawn_scoped(scope, work).context("cannot start a thread")
             })
-            .collect();
+            .collect::<Result<_>>()?;
+        *gate = true;
+        drop(gate);
         conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
         let windows = threads
             .into_iter()

@@ -22,7 +22,7 @@ use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request};
 use wholebar::irq::EventFd;
 use wholebar::keeper::Happened;
 use wholebar::mem::Arena;
-use wholebar::pci::PciDevice;
+use wholebar::pci::{Opening, PciDevice};
 use wholebar::reactor::Armed;
 
 /// The type of block devices (5.2.1).
@@ -113,6 +113,7 @@ impl Blk {
     /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
     /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
+        let _opening = Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
         let disk = Disk::of(&hw)?;
         let queues = config.queues.min(disk.queues);

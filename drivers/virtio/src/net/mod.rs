@@ -30,7 +30,7 @@ use wholebar::net::{
     Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
     Statistic, TxCounters, TxQueue,
 };
-use wholebar::pci::PciDevice;
+use wholebar::pci::{self, PciDevice};
 use wholebar::reactor::Armed;
 
 /// The type of network devices (5.1.1).
@@ -112,6 +112,7 @@ impl Net {
     /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
     /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
+        let _opening = pci::Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
         let facts = Facts::of(&hw)?;
         let pairs = config.rx_queues;

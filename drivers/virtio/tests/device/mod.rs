@@ -105,7 +105,7 @@ pub struct Rig {
 /// On a thread of its own.
 pub fn rig(spec: Spec) -> Rig {
     let mut rig = by_hand(spec);
-    rig.thread = Some(rig.device.spawn(|| {}));
+    rig.thread = Some(rig.device.spawn(|| {}).unwrap());
     rig
 }
 

@@ -38,7 +38,7 @@ impl Figures {
 
     /// The same, with so long for each client.
     pub(super) fn serve_with(self, socket: &Path, patience: Duration) -> Result<StatisticsServer> {
-        let failed = |source| Error::Io { what: format!("serving statistics on {}", socket.display()), source };
+        let failed = |cause| Error::Io { what: format!("serving statistics on {}", socket.display()), cause };
         let door = Door::open(socket).map_err(failed)?;
         let stop = Arc::new(EventFd::new()?);
         let mut server = Server { figures: self, door, stop: stop.clone(), patience, clients: Vec::new() };

@@ -28,7 +28,7 @@ impl Capture {
         let from = from.map(|path| open(path).map_err(|why| Error::Capture { path: path.to_owned(), why }));
         let make = |path: &Path| -> Result<PcapNg> {
             let mut file = PcapNg::create(path)?;
-            let failed = |source| wholebar::Error::Io { what: format!("{} cannot be written", path.display()), source };
+            let failed = |cause| wholebar::Error::Io { what: format!("{} cannot be written", path.display()), cause };
             file.interface(None).map_err(failed)?;
             Ok(file)
         };

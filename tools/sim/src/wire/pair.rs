@@ -49,12 +49,15 @@ pub(crate) struct Company(Arc<Mutex<Option<Beside>>>);
 
 impl Company {
     /// Runs a model on the thread that runs another of these, or else on one of its own, which `prepare` prepares.
-    pub(crate) fn run(&self, device: &InProcess, prepare: impl FnOnce() + Send + 'static) -> ModelThread {
+    pub(crate) fn run(&self, device: &InProcess, prepare: impl FnOnce() + Send + 'static) -> Result<ModelThread> {
         let mut place = self.0.lock().unwrap_or_else(|e| e.into_inner());
         let beside = place.as_ref().and_then(|beside| device.spawn_beside(beside));
-        let thread = beside.unwrap_or_else(|| device.spawn(prepare));
+        let thread = match beside {
+            Some(thread) => thread,
+            None => device.spawn(prepare)?,
+        };
         *place = Some(thread.beside());
-        thread
+        Ok(thread)
     }
 }
 

@@ -29,7 +29,7 @@ impl TapEnd {
                 }
                 _ => "",
             };
-            Error::Tap { name: name.to_owned(), source, hint }
+            Error::Tap { name: name.to_owned(), cause: source, hint }
         })?;
         Ok(Self { tap, landing: Frame::longest(), gone: false })
     }

@@ -1,0 +1,117 @@
+//! Signals eventfds that somebody else has too, and never waits for them.
+//!
+//! A write to a full eventfd waits, unless its open file says otherwise; whether it is full, and what the file says, are for everybody to change
+//! who has it, at any time: also between a look and the write. What never waits is the kernel's own signal, and the end of an asynchronous
+//! read makes one (io_submit(2), `IOCB_FLAG_RESFD`). So an empty read of a file of ours is asked for: it ends at once.
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// A context of the kernel's for asynchronous I/O, and a file to read nothing from.
+pub(super) struct Signaller {
+    context: libc::c_ulong,
+    file: OwnedFd,
+}
+
+/// `struct iocb` of the kernel's `linux/aio_abi.h`. The key and the flags of a read change places with the byte order, and both are 0.
+#[repr(C)]
+#[derive(Default)]
+struct Iocb {
+    data: u64,
+    key_and_flags: [u32; 2],
+    opcode: u16,
+    priority: i16,
+    file: u32,
+    buffer: u64,
+    bytes: u64,
+    offset: i64,
+    reserved: u64,
+    flags: u32,
+    eventfd: u32,
+}
+
+/// `struct io_event`: four words, and none is of interest.
+type IoEvent = [u64; 4];
+
+const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_FLAG_RESFD: u32 = 1;
+
+impl Signaller {
+    /// # Errors
+    /// Where the kernel has no asynchronous I/O, or no more of it (`fs.aio-max-nr`).
+    pub(super) fn new() -> io::Result<Self> {
+        let file = memfd_create("wholebar-signal", MemfdFlags::CLOEXEC)?;
+        let mut context: libc::c_ulong = 0;
+        // SAFETY: the kernel writes the context's number, and nothing else.
+        match unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) } {
+            0 => Ok(Self { context, file }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Signals `eventfd`. One that is full has its event already.
+    pub(super) fn signal(&self, eventfd: BorrowedFd<'_>) {
+        let mut read = Iocb {
+            opcode: IOCB_CMD_PREAD,
+            file: self.file.as_raw_fd() as u32,
+            flags: IOCB_FLAG_RESFD,
+            eventfd: eventfd.as_raw_fd() as u32,
+            ..Iocb::default()
+        };
+        // What is done is kept until it is taken, and only so much of it: then there is no room until it was.
+        for _ in 0..2 {
+            let mut list = [&raw mut read];
+            // SAFETY: the context is ours, the list has one entry, which the kernel has copied when this returns, and of no bytes
+            // none are written.
+            if unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) } == 1 {
+                return;
+            }
+            let mut done = [IoEvent::default(); 64];
+            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: there is room for as many as are asked for.
+            let _ = unsafe {
+                libc::syscall(libc::SYS_io_getevents, self.context, 0, done.len(), done.as_mut_ptr(), &raw const now)
+            };
+        }
+    }
+}
+
+impl Drop for Signaller {
+    fn drop(&mut self) {
+        // SAFETY: ours, and nobody uses it any more.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn an_eventfd_that_would_block_is_not_waited_for() {
+        let Ok(signaller) = Signaller::new() else { return eprintln!("this kernel has no asynchronous I/O") };
+        let count = |fd: &OwnedFd| {
+            let mut count = [0; 8];
+            rustix::io::read(fd, &mut count).map(|_| u64::from_ne_bytes(count)).unwrap_or(0)
+        };
+        let open = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        // More than there is room for without being taken.
+        (0..10_000).for_each(|_| signaller.signal(open.as_fd()));
+        assert_eq!(count(&open), 10_000);
+        let blocking = eventfd(0, EventfdFlags::empty()).unwrap();
+        signaller.signal(blocking.as_fd());
+        assert_eq!(count(&blocking), 1);
+        rustix::io::write(&blocking, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        signaller.signal(blocking.as_fd());
+        signaller.signal(blocking.as_fd());
+        assert!(count(&blocking) >= u64::MAX - 1);
+        // What is no eventfd gets nothing.
+        signaller.signal(signaller.file.as_fd());
+        signaller.signal(open.as_fd());
+        assert_eq!(count(&open), 1);
+    }
+}
