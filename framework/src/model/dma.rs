@@ -257,8 +257,8 @@ pub(super) struct DmaTable {
     free: Vec<usize>,
     /// Where in `maps` each is, by its first address. There are tens of thousands, and thousands of changes a second.
     index: BTreeMap<u64, usize>,
-    /// The map found last: most look-ups are in the same one.
-    last: Cell<usize>,
+    /// The maps found last, the latest first: those of a queue, its data and its completions take turns.
+    recent: [Cell<usize>; 4],
 }
 
 #[derive(Default)]
@@ -359,7 +359,7 @@ impl DmaTable {
     /// In the map that was found last: most look-ups are there.
     #[inline(always)]
     pub(super) fn prefetch(&self, iova: Iova, len: u64, write: bool) {
-        if let Some(map) = self.maps.get(self.last.get())
+        if let Some(map) = self.maps.get(self.recent[0].get())
             && let Some(memory) = &map.memory
         {
             memory.prefetch(map.at.wrapping_add(iova.0.wrapping_sub(map.iova)), len, write);
@@ -369,7 +369,7 @@ impl DmaTable {
     /// A span; `None` where not all of it is mapped and can be reached.
     #[inline(always)]
     pub(super) fn find(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
-        let map = self.maps.get(self.last.get())?;
+        let map = self.maps.get(self.recent[0].get())?;
         match map.inside(iova.0, len) {
             Some(offset) => Some(Dma {
                 place: Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset)),
@@ -382,8 +382,7 @@ impl DmaTable {
 
     #[inline(never)]
     fn search(&self, iova: u64, len: u64) -> Option<Dma<'_>> {
-        let map = self.containing(iova)?;
-        if let Some(offset) = map.inside(iova, len) {
+        if let Some((map, offset)) = self.inside_one(iova, len) {
             let place = Place::One(map.memory.as_ref()?, map.at.wrapping_add(offset));
             return Some(Dma { place, len, writable: map.writable });
         }
@@ -395,18 +394,29 @@ impl DmaTable {
         self.cover(iova, len, &mut all).then_some(Dma { place: Place::Many(self, iova), len, writable })
     }
 
-    /// The map in which `iova` is, or would be: the next look-up starts there.
-    fn containing(&self, iova: u64) -> Option<&Map> {
-        let (_, at) = self.index.range(..=iova).next_back()?;
-        self.last.set(*at);
-        self.maps.get(*at)
+    /// The map that a span is inside of, and how far into it the span starts.
+    fn inside_one(&self, iova: u64, len: u64) -> Option<(&Map, u64)> {
+        let recent = self.recent.iter().enumerate().find_map(|(age, place)| {
+            let map = self.maps.get(place.get())?;
+            Some((age, place.get(), map.inside(iova, len)?))
+        });
+        let (age, place, offset) = match recent {
+            Some(recent) => recent,
+            None => {
+                let (_, place) = self.index.range(..=iova).next_back()?;
+                (self.recent.len().saturating_sub(1), *place, self.maps.get(*place)?.inside(iova, len)?)
+            }
+        };
+        // It is the latest; those that were later than it grow older.
+        self.recent.get(..=age)?.iter().fold(place, |place, cell| cell.replace(place));
+        Some((self.maps.get(place)?, offset))
     }
 
     /// A span that is in one map: its memory, and where in that it starts.
     #[inline(never)]
     fn one(&self, iova: u64, len: u64) -> Option<(&Mapping, u64)> {
-        let map = self.containing(iova)?;
-        Some((map.memory.as_ref()?, map.at.wrapping_add(map.inside(iova, len)?)))
+        let (map, offset) = self.inside_one(iova, len)?;
+        Some((map.memory.as_ref()?, map.at.wrapping_add(offset)))
     }
 
     /// Entries that may lie in several maps, each of them in one.
@@ -537,6 +547,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "words of several widths at one place")]
     fn a_span_may_cross_maps() {
         let (table, memory) = descending(0x10000, 4, |_| true);
         let bytes: Vec<_> = (0..3 * PAGE).map(|i| (i * 7 + (i >> 8)) as u8).collect();
@@ -559,6 +570,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "words of several widths at one place")]
     fn entries_may_cross_maps_and_one_may_not() {
         let (table, memory) = descending(0, 3, |_| true);
         let span = table.find(Iova(0), 3 * PAGE).unwrap();

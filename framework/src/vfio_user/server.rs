@@ -154,6 +154,8 @@ impl<M: Model> Server<M> {
                     std::hint::spin_loop();
                     if idle > POLITE {
                         std::thread::yield_now();
+                        // On a busy machine that took as long as thousands of turns: the client is not to wait for as many of them.
+                        self.pace.hurry();
                     }
                 }
             }

@@ -203,9 +203,9 @@ where
     E: FnMut(Dma<'a>) -> Result<(), Status> + ?Sized,
 {
     let Some(dma) = host.dma(Iova(at), len) else { return Err(denied(host, "data", at, len, false)) };
-    match each(dma) {
+    each(dma).map_err(|status| match status {
         // What is there can be read: it can't be written.
-        Err(Status::DATA_TRANSFER_ERROR) => Err(denied(host, "data", at, len, true)),
-        done => done,
-    }
+        Status::DATA_TRANSFER_ERROR => denied(host, "data", at, len, true),
+        status => status,
+    })
 }

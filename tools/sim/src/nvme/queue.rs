@@ -109,7 +109,8 @@ impl Sq {
     pub(super) fn fetch(&self, ring: &Entries<'_, Sqe>, n: u32, out: &mut Vec<Command>) {
         let mut at = self.head;
         for _ in 0..n {
-            out.extend(ring.at(at as usize).map(Command::fetch));
+            let Some(entry) = ring.at(at as usize) else { return };
+            out.push(Command::fetch(entry));
             at = if at + 1 == self.entries { 0 } else { at + 1 };
         }
     }
