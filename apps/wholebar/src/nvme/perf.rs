@@ -268,9 +268,8 @@ fn heading(target: &Target, controller: &Controller, job: &Job, args: &Args, cor
     let queues = if args.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", args.queues) };
     let place = if cores.len() == 1 { "core" } else { "each of cores" };
     let cores = Cores(cores.to_vec());
-    let shadows = if controller.nvme.shadow_doorbells() { ", shadow doorbells" } else { "" };
     text + &format!(
-        "  {} of {} in namespace {}, BARs {} in pages of {page}{shadows}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
+        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
         report::workload_name(job.workload),
         output::bytes(job.blocks * u64::from(job.block)),
         job.nsid,
@@ -297,6 +296,10 @@ fn result(run: &Run, outcome: &Outcome) -> String {
                 output::count(run.doorbells.trapped),
                 run.commands_a_doorbell()
             ),
+        ),
+        (
+            "shadows",
+            if run.shadow_doorbells { "the controller looks at doorbells in memory" } else { "none" }.to_owned(),
         ),
         ("CPU", format!("driver {}{model}", driver.join(" "))),
         ("errors", output::count(run.errors)),
