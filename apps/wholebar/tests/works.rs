@@ -77,6 +77,11 @@ fn connections(socket: &Path) -> usize {
     all.lines().filter(is).count()
 }
 
+/// A server that may be slow: it is not the only one that wants the cores.
+fn patient(socket: &Path) -> String {
+    format!("vfio-user:{},timeout={}", socket.display(), PATIENCE.as_secs())
+}
+
 fn content(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
 }
@@ -458,7 +463,7 @@ fn a_served_model_is_read_and_written_by_others() {
     fs::write(path("in"), &image).unwrap();
     fs::write(path("disk"), vec![0; 4 << 20]).unwrap();
     let server = Served::nvme(&dir.path().join("s"), &format!("--backing {} block=4096", path("disk")));
-    let target = format!("vfio-user:{}", path("s"));
+    let target = patient(&dir.path().join("s"));
     stdout(&format!("nvme write {target} --in {}", path("in")));
     stdout(&format!("nvme read {target} --bytes 2M --out {}", path("out")));
     assert!(fs::read(path("out")).unwrap() == image);
@@ -495,7 +500,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
             assert!(start.elapsed() < PATIENCE, "{} is never there", socket.display());
             std::thread::yield_now();
         }
-        let bars = json(&format!("barmap vfio-user:{} --json", socket.display()));
+        let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }
     assert_eq!(server.stop(), Some(0));
@@ -509,7 +514,7 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     let server = Served::nvme(&socket, "backing=null");
     let spawn = |more: &str| {
         std::process::Command::new(WHOLEBAR)
-            .args(format!("nvme {more} vfio-user:{}", socket.display()).split_whitespace())
+            .args(format!("nvme {more} {}", patient(&socket)).split_whitespace())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -525,7 +530,7 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     assert!(error.contains("error: ") && error.contains("closed"), "{error}");
     assert!(killed.elapsed() < PATIENCE, "{:?}", killed.elapsed());
     let _server = Served::nvme(&socket, "");
-    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+    stdout(&format!("nvme identify {}", patient(&socket)));
 }
 
 /// A server that is stopped for longer than messages have by themselves is waited for as long as commands are.
@@ -559,6 +564,6 @@ fn a_socket_that_a_dead_server_left_is_replaced() {
     drop(Served::nvme(&socket, ""));
     assert!(socket.exists(), "killed, so it could not remove it");
     let server = Served::nvme(&socket, "");
-    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+    stdout(&format!("nvme identify {}", patient(&socket)));
     assert_eq!(server.stop(), Some(0));
 }
