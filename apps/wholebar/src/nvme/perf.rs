@@ -297,13 +297,12 @@ fn result(run: &Run, outcome: &Outcome) -> String {
                 run.commands_a_doorbell()
             ),
         ),
-        (
-            "shadows",
-            if run.shadow_doorbells { "the controller looks at doorbells in memory" } else { "none" }.to_owned(),
-        ),
         ("CPU", format!("driver {}{model}", driver.join(" "))),
         ("errors", output::count(run.errors)),
     ];
+    if run.shadow_doorbells {
+        rows.push(("shadows", "the controller looks at doorbells in memory".to_owned()));
+    }
     if outcome.read_back > 0 {
         rows.push(("read back", format!("{} commands, to verify what was written", output::count(outcome.read_back))));
     }
