@@ -53,7 +53,8 @@ A TARGET is a PCI function:
   sim:fpga
   sim:virtio-net,wire=tap:t0
   sim:virtio-blk
-  vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other
+  vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other;
+                          ,timeout=30 behind it has it take up to 30 seconds to answer
   0000:01:00.0            one of this machine that vfio-pci has
 
 Try first:

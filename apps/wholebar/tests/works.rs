@@ -3,7 +3,8 @@
 mod common;
 
 use assert_cmd::Command;
-use common::{PATIENCE, catches_interrupts, interrupt, wait_until};
+use common::{PATIENCE, catches_interrupts, interrupt, signal, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -74,6 +75,11 @@ fn connections(socket: &Path) -> usize {
         words.get(5) == Some(&"03") && words.get(7) == socket.to_str().as_ref()
     };
     all.lines().filter(is).count()
+}
+
+/// A server that may be slow: it is not the only one that wants the cores.
+fn patient(socket: &Path) -> String {
+    format!("vfio-user:{},timeout={}", socket.display(), PATIENCE.as_secs())
 }
 
 fn content(bytes: usize) -> Vec<u8> {
@@ -292,6 +298,59 @@ fn perf_finds_data_that_are_not_what_they_were() {
     fails("another LBA");
 }
 
+/// Queues smaller than the default depth are no reason to refuse, nor are requests of more commands than a queue holds.
+#[test]
+fn small_queues_and_large_requests_work() {
+    let output = wholebar("nvme perf sim:nvme,entries=4 --time 0.1 --warmup 0 --json").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("a queue of sim:nvme,entries=4 holds 3 commands"), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["runs"][0]["queue_depth"], &report["runs"][0]["errors"]), (&3.into(), &0.into()));
+    stdout("nvme read sim:nvme,size=16M,noiob=256 --lba 3 --blocks 20000 --qd 1 --out /dev/null");
+    stdout("nvme read sim:nvme,size=16M,entries=2,mdts=1 --out /dev/null");
+    let report = json("nvme perf sim:nvme,size=16M,mdts=0,noiob=256 --bs 1m --qd 1 --time 0.1 --warmup 0 --json");
+    assert_eq!(report["runs"][0]["errors"], 0);
+}
+
+/// Where doorbells cannot be mapped, those that the controller looks at by itself are used, and the report says so.
+#[test]
+fn shadow_doorbells_are_used_where_doorbells_are_trapped() {
+    for (how, used) in [
+        ("--policy trapped", true),
+        ("--policy whole", false),
+        ("--policy whole --shadow-doorbells always", true),
+        ("--policy trapped --shadow-doorbells never", false),
+    ] {
+        let report = json(&format!("nvme perf sim:nvme,shadow=1,size=16M --time 0.1 --warmup 0 --json {how}"));
+        let run = &report["runs"][0];
+        assert_eq!(run["shadow_doorbells"].as_bool(), used.then_some(true), "{how}: {run}");
+        assert_eq!(run["errors"], 0, "{how}");
+    }
+    let text = stdout("nvme perf sim:nvme,shadow=1,size=16M --time 0.1 --warmup 0 --policy trapped");
+    assert!(text.contains("the controller looks at doorbells in memory"), "{text}");
+}
+
+/// What ends a run is said once, with its cause.
+#[test]
+fn what_ends_a_run_is_named() {
+    let said = |line: &str| {
+        let output = wholebar(line).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = said("nvme perf sim:nvme,size=16M,faults=detach:@500 --time 600");
+    assert!(error.contains("error: the run ended early: namespace 1 is not there any more"), "{error}");
+    assert!(error.contains("1 commands: Invalid Field in Command"), "{error}");
+    let gone = "sim:nvme,size=16M,faults=vanish:@500 is gone: its ";
+    let error = said("nvme perf sim:nvme,size=16M,faults=vanish:@500 --time 600");
+    assert!(error.contains(&format!("error: the run ended early: {gone}")), "{error}");
+    assert_eq!(error.matches("the device has ended").count(), 1, "{error}");
+    let error = said("nvme read sim:nvme,size=16M,faults=vanish:@50 --out /dev/null");
+    assert!(error.contains("error: sim:nvme,size=16M,faults=vanish:@50 is gone: its "), "{error}");
+    let error = said("nvme perf sim:nvme,size=16M,faults=sqhd:1/1 --time 0.1 --warmup 0");
+    assert!(error.contains("the controller was reset") && error.contains("SQHD 0"), "{error}");
+}
+
 #[test]
 fn perf_tells_it_in_80_columns() {
     let text = stdout("nvme perf sim:nvme,size=16M --qd 4 --time 0.1 --warmup 0 --rw mixed --histogram");
@@ -404,7 +463,7 @@ fn a_served_model_is_read_and_written_by_others() {
     fs::write(path("in"), &image).unwrap();
     fs::write(path("disk"), vec![0; 4 << 20]).unwrap();
     let server = Served::nvme(&dir.path().join("s"), &format!("--backing {} block=4096", path("disk")));
-    let target = format!("vfio-user:{}", path("s"));
+    let target = patient(&dir.path().join("s"));
     stdout(&format!("nvme write {target} --in {}", path("in")));
     stdout(&format!("nvme read {target} --bytes 2M --out {}", path("out")));
     assert!(fs::read(path("out")).unwrap() == image);
@@ -441,7 +500,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
             assert!(start.elapsed() < PATIENCE, "{} is never there", socket.display());
             std::thread::yield_now();
         }
-        let bars = json(&format!("barmap vfio-user:{} --json", socket.display()));
+        let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }
     assert_eq!(server.stop(), Some(0));
@@ -455,7 +514,7 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     let server = Served::nvme(&socket, "backing=null");
     let spawn = |more: &str| {
         std::process::Command::new(WHOLEBAR)
-            .args(format!("nvme {more} vfio-user:{}", socket.display()).split_whitespace())
+            .args(format!("nvme {more} {}", patient(&socket)).split_whitespace())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -471,7 +530,31 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     assert!(error.contains("error: ") && error.contains("closed"), "{error}");
     assert!(killed.elapsed() < PATIENCE, "{:?}", killed.elapsed());
     let _server = Served::nvme(&socket, "");
-    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+    stdout(&format!("nvme identify {}", patient(&socket)));
+}
+
+/// A server that is stopped for longer than messages have by themselves is waited for as long as commands are.
+#[test]
+fn a_server_that_is_stopped_for_a_while_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let server = Served::nvme(&socket, "backing=null");
+    let mut client = std::process::Command::new(WHOLEBAR)
+        .args(["nvme", "perf", "--time", "600", "--timeout", "600"])
+        .arg(format!("vfio-user:{}", socket.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
+    signal(&server.0, Signal::STOP);
+    // A message has 5 seconds where nobody says otherwise.
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(client.try_wait().unwrap().is_none(), "it did not wait");
+    signal(&server.0, Signal::CONT);
+    interrupt(&client);
+    let output = client.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
@@ -481,6 +564,6 @@ fn a_socket_that_a_dead_server_left_is_replaced() {
     drop(Served::nvme(&socket, ""));
     assert!(socket.exists(), "killed, so it could not remove it");
     let server = Served::nvme(&socket, "");
-    stdout(&format!("nvme identify vfio-user:{}", socket.display()));
+    stdout(&format!("nvme identify {}", patient(&socket)));
     assert_eq!(server.stop(), Some(0));
 }

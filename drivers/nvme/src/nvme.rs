@@ -313,6 +313,17 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
     Ok(controller)
 }
 
+/// Bytes of the next arena for rings, where a queue takes `bytes`: twice as much as the one `before` has, so that queues share a few arenas
+/// however many there are; or enough for all that are left, where maps are few.
+fn ring_memory(bytes: u64, before: u64, queues_left: u16, maps_left: Option<usize>) -> u64 {
+    // Some are the application's.
+    const FEW: usize = 8;
+    match maps_left {
+        Some(..=FEW) => bytes.saturating_mul(queues_left.max(1).into()),
+        _ => bytes.max(before.saturating_mul(2)),
+    }
+}
+
 impl Inner {
     pub fn max_entries(&self) -> u32 {
         // The largest power of two.
@@ -340,8 +351,10 @@ impl Inner {
         let list_words = Queue::list_words(self.max_transfer(), page);
         let bytes = u64::from(entries) * (64 + 16 + 8 * u64::from(list_words)) + 4 * page;
         let mut made = None;
-        // Twice as much memory each time: however many queues there are, they share a few arenas, as a device's maps may be few.
-        let more = control.memory.last().map_or(0, |m| 2 * m.arena().len());
+        let before = control.memory.last().map_or(0, |m| m.arena().len());
+        // After a reset it may grant fewer than there were.
+        let queues_left = granted.saturating_sub(control.queues.len() as u16);
+        let more = ring_memory(bytes, before, queues_left, self.hw.device.dma().maps_left());
         for attempt in 0..2 {
             let Some(mapping) = control.memory.last().cloned() else { break };
             let shadows = control.shadows.as_ref().map(|(s, _)| s);
@@ -354,9 +367,7 @@ impl Inner {
                     made = Some((pair, lists, mapping));
                     break;
                 }
-                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => {
-                    control.memory.push(memory(&self.hw, bytes.max(more))?)
-                }
+                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => control.memory.push(memory(&self.hw, more)?),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -505,5 +516,19 @@ impl Deref for Handle {
 
     fn deref(&self) -> &Keeper<Inner> {
         &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ring_memory;
+
+    #[test]
+    fn rings_take_few_maps() {
+        assert_eq!(ring_memory(500, 0, 64, None), 500);
+        assert_eq!(ring_memory(500, 1000, 64, Some(65_535)), 2000);
+        assert_eq!(ring_memory(500, 100, 64, Some(9)), 500);
+        assert_eq!(ring_memory(500, 1000, 64, Some(8)), 32_000, "one map for all that are left");
+        assert_eq!(ring_memory(500, 1000, 1, Some(0)), 500);
     }
 }

@@ -162,6 +162,11 @@ impl DmaSpace {
         self.ledger().len()
     }
 
+    /// How many maps more there can be, where that is limited. Whoever needs memory again and again asks, and takes more at once where few are left.
+    pub fn maps_left(&self) -> Option<usize> {
+        self.backend.max_maps().map(|limit| limit.saturating_sub(self.mapped()))
+    }
+
     fn leave(&self, mapping: &DmaMapping) {
         let (iova, len) = (mapping.iova, mapping.arena.len());
         let mut ledger = self.ledger();

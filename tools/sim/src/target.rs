@@ -28,8 +28,13 @@ pub enum Target {
         /// Which model, and how it is to be.
         params: ModelParams,
     },
-    /// A vfio-user server's socket.
-    VfioUser(PathBuf),
+    /// A vfio-user server.
+    VfioUser {
+        /// Its socket.
+        path: PathBuf,
+        /// `timeout`: how long it may take to answer a message, where that is said.
+        timeout: Option<Duration>,
+    },
     /// A PCI function, through the kernel's VFIO.
     Pci {
         /// Where it is.
@@ -82,7 +87,7 @@ pub enum ModelParams {
 pub struct OpenOptions {
     /// The core that a model's thread is pinned to; `None` leaves it to the system.
     pub core: Option<usize>,
-    /// How long a vfio-user server may take to answer a message; `None` for the client's own limit.
+    /// How long a vfio-user server may take to answer a message, where its target doesn't say; `None` for the client's own limit.
     pub timeout: Option<Duration>,
 }
 
@@ -120,9 +125,9 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             let struck = model.struck();
             Ok(Opened { struck, ..run(model, options)? })
         }
-        Target::VfioUser(path) => {
+        Target::VfioUser { path, timeout } => {
             let mut how = vfio_user::Options::default();
-            how.timeout = options.timeout.unwrap_or(how.timeout);
+            how.timeout = timeout.or(options.timeout).unwrap_or(how.timeout);
             let device = VfioUser::connect(path, how)?;
             Ok(Opened { device, thread: None, struck: None, net: None })
         }
@@ -171,13 +176,31 @@ impl Target {
         }
         match text.strip_prefix("vfio-user:") {
             Some("") => Err(unknown()),
-            Some(path) => Ok(Self::VfioUser(path.into())),
+            Some(target) => {
+                // A path may have commas of its own.
+                let (path, timeout) = match target.rsplit_once(",timeout=") {
+                    Some((path, text)) => (path, Some(timeout(text)?)),
+                    None => (target, None),
+                };
+                Ok(Self::VfioUser { path: path.into(), timeout })
+            }
             None => {
                 let (address, params) = text.split_once(',').unwrap_or((text, ""));
                 Ok(Self::Pci { address: address.parse().map_err(|_| unknown())?, params: PciParams::parse(params)? })
             }
         }
     }
+}
+
+/// Seconds: `30`, `30s`, `0.5`.
+fn timeout(text: &str) -> Result<Duration> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s| (0.001..=1e6).contains(s));
+    let bad = || Error::Value {
+        key: "timeout".to_owned(),
+        value: text.to_owned(),
+        expected: "seconds, from 0.001 to 1000000".to_owned(),
+    };
+    seconds.map(Duration::from_secs_f64).ok_or_else(bad)
 }
 
 impl PciParams {
@@ -211,7 +234,10 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model { name, .. } => f.write_str(name),
-            Self::VfioUser(path) => write!(f, "vfio-user:{}", path.display()),
+            Self::VfioUser { path, timeout: None } => write!(f, "vfio-user:{}", path.display()),
+            Self::VfioUser { path, timeout: Some(timeout) } => {
+                write!(f, "vfio-user:{},timeout={}", path.display(), timeout.as_secs_f64())
+            }
             Self::Pci { address, params } => {
                 write!(f, "{address}")?;
                 match params.route {
@@ -251,7 +277,17 @@ mod tests {
             ("sim:nvme,size=64M,block=4096", Some(64 << 20), vec![4096])
         );
         assert!(matches!(Target::parse("sim:fpga"), Ok(Target::Model { params: ModelParams::Fpga, .. })));
-        assert_eq!(Target::parse("vfio-user:/run/x.sock").unwrap(), Target::VfioUser("/run/x.sock".into()));
+        for (text, path, timeout) in [
+            ("vfio-user:/run/x.sock", "/run/x.sock", None),
+            ("vfio-user:/run/x,y=1", "/run/x,y=1", None),
+            ("vfio-user:/run/x,y=1,timeout=0.5", "/run/x,y=1", Some(Duration::from_millis(500))),
+            ("vfio-user:x,timeout=30", "x", Some(Duration::from_secs(30))),
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target, Target::VfioUser { path: path.into(), timeout });
+            assert_eq!(target.to_string(), text);
+        }
+        assert!(matches!(Target::parse("vfio-user:x,timeout=30s"), Ok(Target::VfioUser { timeout: Some(_), .. })));
         for (text, address) in
             [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
         {
@@ -266,6 +302,8 @@ mod tests {
         assert!(matches!(Target::parse(token), Ok(Target::Pci { params: PciParams { vf_token: Some(_), .. }, .. })));
         assert!(error("0000:01:00.0,via=luck").starts_with("via=luck: expected group"));
         assert!(error("0000:01:00.0,token=1").contains("UUID"));
+        assert!(error("vfio-user:x,timeout=soon").starts_with("timeout=soon: expected seconds"));
+        assert!(error("vfio-user:x,timeout=-1").starts_with("timeout=-1: expected seconds"));
     }
 
     #[test]
@@ -314,7 +352,8 @@ mod tests {
             "file=x,backing=ram",
             "file=x,ns=2",
             "ns=0",
-            "ns=257",
+            "ns=10001",
+            "nslist=2",
             "queues=0",
             "queues=512",
             "queues=511,dstrd=1",

@@ -326,6 +326,7 @@ fn log_pages_by_parts() {
     assert_eq!(rig.admin(log(3, 8).dw12(2)).code(), 0x02);
     assert_eq!(rig.admin(log(3, 8).dw13(1)).code(), 0x02);
     assert_eq!(rig.admin(log(3, 8).dw11(1)).code(), 0x02, "more than MDTS");
+    assert_eq!(rig.fetch(log(4, 4096), 4096), [0; 4096], "no namespace changed");
     for page in [0x06, 0x80, 0xff] {
         assert_eq!(rig.admin(log(page, 512)).status, 0x109 | DNR | MORE, "log page {page:#x}");
     }

@@ -228,3 +228,35 @@ impl Pair for Queue {
         missing.then(|| format!("namespace {nsid} is not there any more: {code}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::{Direction, Order, Workload};
+    use std::time::Duration;
+
+    /// A peer may allow 64 maps, or fewer.
+    #[test]
+    fn many_queues_take_few_maps() {
+        let target = crate::target::open("sim:nvme,size=16M,queues=64", &[], None).unwrap();
+        let controller = Controller::open(&target, Options { io_queues: 64, ..Options::default() }).unwrap();
+        let job = Job {
+            workload: Workload { order: Order::Random, direction: Direction::Read },
+            nsid: 1,
+            block: 512,
+            blocks: 8,
+            first: 0,
+            units: 2048,
+            depth: 32,
+            batch: 32,
+            warmup: Duration::ZERO,
+            time: Duration::ZERO,
+            verify: false,
+            seed: 1,
+            shared_cores: true,
+        };
+        let supplies = controller.supplies(&job, &[0], 64).unwrap();
+        assert_eq!((supplies.len(), supplies[0].1.len(), supplies[0].1[63].bufs.len()), (1, 64, 32));
+        assert!(target.device.dma().mapped() <= 8, "{} maps", target.device.dma().mapped());
+    }
+}

@@ -268,9 +268,8 @@ fn heading(target: &Target, controller: &Controller, job: &Job, args: &Args, cor
     let queues = if args.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", args.queues) };
     let place = if cores.len() == 1 { "core" } else { "each of cores" };
     let cores = Cores(cores.to_vec());
-    let shadows = if controller.nvme.shadow_doorbells() { ", shadow doorbells" } else { "" };
     text + &format!(
-        "  {} of {} in namespace {}, BARs {} in pages of {page}{shadows}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
+        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
         report::workload_name(job.workload),
         output::bytes(job.blocks * u64::from(job.block)),
         job.nsid,
@@ -301,6 +300,9 @@ fn result(run: &Run, outcome: &Outcome) -> String {
         ("CPU", format!("driver {}{model}", driver.join(" "))),
         ("errors", output::count(run.errors)),
     ];
+    if run.shadow_doorbells {
+        rows.push(("shadows", "the controller looks at doorbells in memory".to_owned()));
+    }
     if outcome.read_back > 0 {
         rows.push(("read back", format!("{} commands, to verify what was written", output::count(outcome.read_back))));
     }

@@ -92,11 +92,6 @@ impl<'a> Health<'a> {
     }
 
     fn text(&self) -> String {
-        // 0 K is nowhere: so a controller says that it doesn't know.
-        let celsius = |kelvins: u16| match kelvins {
-            0 => "not reported".to_owned(),
-            _ => format!("{} C", i32::from(kelvins) - 273),
-        };
         // A unit is 1,000 times 512 bytes.
         let units = |n: u128| {
             let bytes = u64::try_from(n.saturating_mul(512_000)).unwrap_or(u64::MAX);
@@ -127,5 +122,23 @@ impl<'a> Health<'a> {
             text += &output::pairs([("sensors", sensors.join(", "))]);
         }
         text
+    }
+}
+
+/// A temperature for people. 0 K is nowhere: so a controller says that it doesn't know.
+fn celsius(kelvins: u16) -> String {
+    match kelvins {
+        0 => "not reported".to_owned(),
+        _ => format!("{} C", i32::from(kelvins) - 273),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::celsius;
+
+    #[test]
+    fn absolute_zero_is_no_temperature() {
+        assert_eq!([0, 1, 273, 313].map(celsius), ["not reported", "-272 C", "0 C", "40 C"]);
     }
 }

@@ -417,6 +417,15 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_after_which_nothing_gets_better_ends_the_run() {
+        let read = Workload { order: Order::Random, direction: Direction::Read };
+        let endless = Job { time: Duration::from_secs(600), ..job(read, false) };
+        let outcome = run_once(&endless, 1, Mishap::Fail(100, ram::HOPELESS));
+        assert_eq!(outcome.cut_short.as_deref(), Some("namespace 1 is not there any more"));
+        assert_eq!(outcome.troubles, [(Trouble::Status(Status::Device(ram::HOPELESS)), 1)]);
+    }
+
+    #[test]
     fn a_window_has_a_command_in_it_however_short_it_is() {
         let read = Workload { order: Order::Random, direction: Direction::Read };
         let none = Job { warmup: Duration::ZERO, time: Duration::ZERO, ..job(read, false) };

@@ -10,7 +10,13 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Presses Ctrl-C.
 pub fn interrupt(child: &Child) {
-    let _ = kill_process(Pid::from_child(child), Signal::INT);
+    signal(child, Signal::INT);
+}
+
+/// Sends a child a signal.
+#[allow(dead_code, reason = "each test program uses its part of it")]
+pub fn signal(child: &Child, signal: Signal) {
+    let _ = kill_process(Pid::from_child(child), signal);
 }
 
 /// Waits until a child says of its process that it is so far.

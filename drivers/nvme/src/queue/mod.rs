@@ -152,7 +152,8 @@ impl Queue {
         ((u64::from(max_transfer) / page).max(32) as u32).next_power_of_two()
     }
 
-    /// Posts a command; [`ring`](Self::ring) announces it.
+    /// Posts a request; [`ring`](Self::ring) announces it. One that takes more commands than there is room for posts those that wait, and announces
+    /// them, in polls that find some of its commands complete.
     ///
     /// # Errors
     /// [`Rejected`], with the request and why.
