@@ -56,9 +56,15 @@ impl Split {
     /// Whether nothing is available, and the driver knows when to notify.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        self.told.is_some() && self.is_empty(host)
+    }
+
+    /// Whether nothing is available.
+    #[inline]
+    pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
         let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.u16(2 * AVAIL_IDX as u64));
         // Relaxed: a turn looks again.
-        self.told.is_some() && avail.is_some_and(|index| u16::from_le(index.load(Ordering::Relaxed)) == self.next)
+        avail.is_some_and(|index| u16::from_le(index.load(Ordering::Relaxed)) == self.next)
     }
 
     /// Looks at what is available.
