@@ -14,9 +14,7 @@ use wholebar::mem::{
     Arena, ArenaOptions, Buf, Chunk, DmaBackend, DmaMapping, DmaRing, DmaSpace, Field, Frame, Iova, IovaWindow,
     Mapping, Pool, PoolCache, Shared, Source,
 };
-use wholebar::model::{
-    Host, InProcess, Model, ModelRegion, ModelThread, MsixPlace, Pages, Refused, Registers, Shape,
-};
+use wholebar::model::{Host, InProcess, Model, ModelRegion, ModelThread, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar::pci::{
     DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
 };

@@ -25,10 +25,12 @@ use wholebar::bar::MapPolicy;
 
 /// Benchmark the drivers on models in this process: storage and packets, with whole, carved and trapped BARs
 ///
-/// Takes about 40 seconds on two cores, and needs no hardware, no root and no hugepages. Shows what of the NVMe model's BARs is mapped on hosts
-/// with 4, 16 and 64 KiB pages, then measures 4 KiB random reads under three plans: all of the BAR mapped (whole), the host page
-/// with the MSI-X table left out as a host with 64 KiB pages would (carved), and nothing mapped (trapped). Then 64-byte packets from
-/// one virtio-net model to another, on split and packed rings, in bursts of 1, 8 and 32, whole and trapped.
+/// Takes about 40 seconds on two cores, and needs no hardware, no root and no hugepages. Measures 4 KiB random reads under three plans: all of
+/// the BAR mapped (whole), the host page with the MSI-X table left out as a host with 64 KiB pages would (carved), and nothing mapped (trapped),
+/// and shows what of the NVMe model's BARs is mapped on hosts with 4, 16 and 64 KiB pages. Then 64-byte packets from one virtio-net model to
+/// another, on split and packed rings, in bursts of 1, 8 and 32, whole and trapped.
+///
+/// Rows whose threads had no cores to themselves show no ratio; where none had, the exit code is 1.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,7 +39,7 @@ Examples:
   wholebar bench --seconds 60 --cores 2,3 --json report.json --html report.html
 
 The JSON has schema (wholebar.bench/1), version, device (model, emulated or hardware), target, host (kernel, arch, page_size, cpu, \
-cores, hugepages, load) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
+cores, hugepages, load), trusted_runs (how many had cores to themselves) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
 queues_per_core, seconds, iops, bytes_per_second, reads, writes, latency_ns (mean, min, p50, p90, p99, p99.9, p99.99, max), \
 doorbells (direct, trapped), errors, cpu (driver, model) and rounds (iops and cpu of each, and whether it counts). And packets: device, \
 target, size in bytes and runs, with ring, policy, page_size, burst, core, seconds, packets, pps, ns_per_packet, cycles_per_packet (of the \
@@ -113,8 +115,10 @@ pub fn run(args: Args) -> Result<()> {
     let (shared, device, quiet) =
         (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
     if !quiet {
-        output::print(intro(&host, &target, cores.0, cores.1)?)?;
+        output::print(intro(&host, &target, cores.0, cores.1))?;
     }
+    // Behind the first figures.
+    let mut map = Some(barmap::of_device(target.device.as_ref())?).filter(|_| !quiet);
     let bars = Bar::all(target.device.as_ref(), &PLANS, &[])?;
     let interrupted = signal::interrupted()?;
     let mut runs = Vec::new();
@@ -122,7 +126,8 @@ pub fn run(args: Args) -> Result<()> {
         let time = if args.only.is_none() { args.seconds.mul_f64(1.0 - PACKETS) } else { args.seconds };
         runs = storage(&target, cores.0, time, &interrupted)?;
         if !quiet {
-            output::print(storage_results(&runs, shared))?;
+            output::print(storage_results(&runs, shared, host.page_size))?;
+            output::print(map.take().map_or_else(String::new, |map| map + "\n"))?;
         }
     }
     // Its model does not run beside the others.
@@ -136,6 +141,7 @@ pub fn run(args: Args) -> Result<()> {
         runs.sort_by_key(|run| (run.ring == "packed", run.burst));
         if !quiet {
             output::print(packet_results(&runs, shared))?;
+            output::print(map.map_or_else(String::new, |map| "\n".to_owned() + &map))?;
         }
         packets = Some(Packets { device, target: packets::TARGET.to_owned(), size: packets::SIZE, runs });
     }
@@ -143,7 +149,10 @@ pub fn run(args: Args) -> Result<()> {
         output::print("It was interrupted: this is what was measured until then.\n")?;
     }
     let (schema, version) = ("wholebar.bench/1", env!("CARGO_PKG_VERSION"));
-    let report = Report { schema, version, device, target: name.to_owned(), host, runs, packets };
+    let trusted = runs.iter().map(Run::is_trusted);
+    let trusted: Vec<_> = trusted.chain(packets.iter().flat_map(|p| &p.runs).map(PacketRun::is_trusted)).collect();
+    let trusted_runs = trusted.iter().filter(|trusted| **trusted).count();
+    let report = Report { schema, version, device, target: name.to_owned(), host, runs, trusted_runs, packets };
     if let Some(path) = &args.json {
         output::write_json(path, &report)?;
     }
@@ -151,7 +160,13 @@ pub fn run(args: Args) -> Result<()> {
         output::write(path, &html::bench(&report, &bars, shared)?)?;
     }
     match report.runs.iter().map(|run| run.errors).sum() {
-        0u64 => Ok(()),
+        0u64 if trusted_runs == 0 && !trusted.is_empty() => {
+            bail!(
+                "nothing was measured that can be trusted: {} rows, and none of them had two cores to itself",
+                trusted.len()
+            )
+        }
+        0 => Ok(()),
         errors => bail!("{errors} commands failed"),
     }
 }
@@ -167,7 +182,7 @@ fn storage(target: &Target, core: usize, time: Duration, interrupted: &AtomicBoo
 }
 
 /// What is going to be measured, on what.
-fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> Result<String> {
+fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> String {
     let hugepages = match host.hugepages.total {
         0 => "none".to_owned(),
         n => format!("{n} of {}, {} free", output::bytes(host.hugepages.size), host.hugepages.free),
@@ -180,13 +195,12 @@ fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> R
         ("", format!("a model: a thread of this process, {model}")),
         ("driver", format!("polls on core {driver}")),
     ]);
-    text += "\n";
-    text += &barmap::of_device(target.device.as_ref())?;
-    Ok(text + "\n")
+    text.push('\n');
+    text
 }
 
 /// The table, and what it says.
-fn storage_results(runs: &[Run], shared: bool) -> String {
+fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
     let whole = |depth| runs.iter().find(|run| run.queue_depth == depth && run.policy == "whole");
     let rows = runs.iter().map(|run| {
         let ratio = whole(run.queue_depth).map_or("-".to_owned(), |whole| run.ratio(whole));
@@ -204,13 +218,20 @@ fn storage_results(runs: &[Run], shared: bool) -> String {
     });
     let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
-    let mut text =
-        format!("4 KiB random reads, one queue, batches of up to {BATCH}; the median of {rounds} rounds\n\n");
+    let mut text = report::warning(runs.iter().map(Run::is_trusted), shared);
+    text += &format!("4 KiB random reads, one queue, batches of up to {BATCH}; the median of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
     text += &output::paragraph(
-        "ratio: to whole at the same depth. direct, trapped: doorbells rung, of submission and completion queue.",
+        "ratio: to whole at the same depth. direct, trapped: doorbells rung, of submission and completion queue. I/Os each: for each doorbell; a \
+         read that is alone rings one of both queues, which makes 0.5.",
     );
+    let own = output::bytes(page_size);
+    text += &output::paragraph(&format!(
+        "whole: all of the BAR is mapped. carved, 64 KiB: mapped as on a host with pages of 64 KiB{}, which leaves out the page with the MSI-X \
+         table; of this controller, doorbells are in that page too, and so are trapped. trapped: nothing is mapped.",
+        if page_size == 64 << 10 { String::new() } else { format!(" (this one has {own})") }
+    ));
     text += &output::paragraph(
         "The device is a model in this process: these are figures of emulation, not of hardware. A trapped doorbell of it is a \
          real system call (pwrite), and nothing else: the floor of what trapping costs anywhere.",
@@ -221,7 +242,8 @@ fn storage_results(runs: &[Run], shared: bool) -> String {
 /// The packets' table, and what it says.
 fn packet_results(runs: &[PacketRun], shared: bool) -> String {
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
-    let mut text = format!("{}-byte packets, one way, one queue; the median of {rounds} rounds\n\n", packets::SIZE);
+    let mut text = report::warning(runs.iter().map(PacketRun::is_trusted), shared);
+    text += &format!("{}-byte packets, one way, one queue; the median of {rounds} rounds\n\n", packets::SIZE);
     text += &output::table(report::PACKET_COLUMNS, report::packet_rows(runs));
     text.push('\n');
     text += &output::paragraph(
@@ -233,4 +255,40 @@ fn packet_results(runs: &[PacketRun], shared: bool) -> String {
          system call (pwrite).",
     );
     text + &report::cores(runs.iter().flat_map(PacketRun::cpus), shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Cpu, Round};
+
+    fn row(policy: &'static str, depth: usize, iops: f64, share: f64) -> Run {
+        let cpu = Cpu { driver: vec![share], model: Some(1.0) };
+        let rounds = vec![Round { iops, cpu: cpu.clone(), counts: true }; 5];
+        Run { policy: policy.into(), queue_depth: depth, iops, cpu, rounds, ..Run::example() }
+    }
+
+    /// A machine that was busy gives no ratios, and that is said before the figures.
+    #[test]
+    fn rows_that_cannot_be_trusted_show_no_ratio() {
+        let rows = [
+            row("whole", 1, 1000.0, 0.2),
+            row("trapped", 1, 18_050.0, 1.0),
+            row("whole", 32, 2000.0, 1.0),
+            row("carved", 32, 1000.0, 1.0),
+            row("trapped", 32, 1000.0, 0.5),
+        ];
+        let text = storage_results(&rows, false, 4096);
+        assert!(text.starts_with("2 OF 5 ROWS CANNOT BE TRUSTED: each of their runs lost"), "{text}");
+        let ratio = |line: &str| line.split_whitespace().rev().nth(4).map(str::to_owned);
+        let ratios: Vec<_> = text.lines().filter(|line| line.contains("2.00 k")).filter_map(ratio).collect();
+        assert_eq!(ratios, ["-", "-", "1.00", "0.50", "-"], "{text}");
+        assert!(text.contains("(this one has 4 KiB)") && text.contains("which makes 0.5"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        // On one core all are alike; and where all is well, nothing is said.
+        let shared = storage_results(&rows[..1], true, 65536);
+        assert!(shared.starts_with("NONE OF THESE ROWS CAN BE TRUSTED: driver and model shared one core"), "{shared}");
+        assert!(!shared.contains("this one has"), "{shared}");
+        assert!(storage_results(&rows[2..4], false, 4096).starts_with("4 KiB random reads"));
+    }
 }

@@ -30,6 +30,8 @@ pub struct Report {
     pub host: Host,
     /// What was measured, in order.
     pub runs: Vec<Run>,
+    /// How many of these, and of the packets' runs, can be trusted: their threads had their cores to themselves.
+    pub trusted_runs: usize,
     /// The packets, where they were measured too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packets: Option<Packets>,
@@ -259,7 +261,7 @@ fn is_zero(n: &u64) -> bool {
 
 /// What a table of packets has.
 pub const PACKET_COLUMNS: [&str; 10] =
-    ["ring", ">burst", "BARs", ">Mpps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets each"];
+    ["ring", ">burst", "BARs", ">pps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets each"];
 
 /// Its rows.
 pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
@@ -270,7 +272,7 @@ pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
             run.ring.to_owned(),
             run.burst.to_string(),
             run.policy.to_owned(),
-            format!("{:.2}", run.pps / 1e6),
+            output::rate(run.pps),
             format!("{:.1}", run.ns_per_packet),
             run.cycles_per_packet.map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
             whole(run).map_or("-".to_owned(), |whole| run.ratio(whole)),
@@ -280,6 +282,23 @@ pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
         ]
     };
     runs.iter().map(row).collect()
+}
+
+/// What stands before figures that cannot all be trusted; nothing where they can. Of each row is said whether it can.
+pub fn warning(rows: impl Iterator<Item = bool>, shared: bool) -> String {
+    let rows: Vec<_> = rows.collect();
+    let (all, bad) = (rows.len(), rows.iter().filter(|trusted| !**trusted).count());
+    if bad == 0 {
+        return String::new();
+    }
+    let which = if bad == all { "NONE OF THESE ROWS CAN".to_owned() } else { format!("{bad} OF {all} ROWS CANNOT") };
+    let why = match shared {
+        true => "driver and model shared one core, and took turns on it",
+        false => "each of their runs lost more than a tenth of a core to something else",
+    };
+    output::paragraph(&format!(
+        "{which} BE TRUSTED: {why}. They show no ratio, nor do rows that are compared with them. Run it again on two quiet cores."
+    )) + "\n"
 }
 
 /// What the threads of all rounds had of their cores, and what follows from that: a few sentences. Of each round is said whether it counts.
@@ -298,17 +317,10 @@ pub fn cores<'r>(rounds: impl Iterator<Item = (&'r Cpu, bool)>, shared: bool) ->
     let model = range(&|cpu| cpu.model).map_or(String::new(), |model| format!(", the model's {model}"));
     let mut text = format!("CPU: the driver's thread had {driver} of its core{model}. ");
     let dropped = rounds.iter().filter(|(_, counts)| !counts).count();
-    if shared {
-        text += "Driver and model shared one core and took turns on it: THE FIGURES MEAN LITTLE.";
-        return output::paragraph(&text);
-    }
-    if dropped > 0 {
+    if dropped > 0 && !shared {
         let all = rounds.len();
         text +=
             &format!("{dropped} of {all} runs lost more than a tenth of a core to something else: they don't count. ");
-    }
-    if rounds.iter().any(|(cpu, counts)| *counts && !cpu.undisturbed()) {
-        text += "Where all runs of a case did, all of them count: run it again on a quiet machine.";
     }
     output::paragraph(&text)
 }
@@ -380,9 +392,15 @@ impl Run {
         counting.fold((self.iops, self.iops), |(low, high), iops| (low.min(iops), high.max(iops)))
     }
 
-    /// Its rate against another's: `0.43`; `-` where that one did nothing.
+    /// Its rate against another's: `0.43`; `-` where one of them cannot be trusted.
     pub fn ratio(&self, whole: &Self) -> String {
-        if whole.iops > 0.0 { format!("{:.2}", self.iops / whole.iops) } else { "-".to_owned() }
+        let both = self.is_trusted() && whole.is_trusted();
+        if both { format!("{:.2}", self.iops / whole.iops) } else { "-".to_owned() }
+    }
+
+    /// Whether its threads had their cores to themselves, in one round at least, and did something.
+    pub fn is_trusted(&self) -> bool {
+        self.iops > 0.0 && self.cpu.undisturbed()
     }
 
     /// Rounds that lost a core and don't count.
@@ -413,9 +431,15 @@ impl PacketRun {
         counting.fold((self.pps, self.pps), |(low, high), pps| (low.min(pps), high.max(pps)))
     }
 
-    /// Its rate against another's: `0.43`; `-` where that one did nothing.
+    /// Its rate against another's: `0.43`; `-` where one of them cannot be trusted.
     pub fn ratio(&self, whole: &Self) -> String {
-        if whole.pps > 0.0 { format!("{:.2}", self.pps / whole.pps) } else { "-".to_owned() }
+        let both = self.is_trusted() && whole.is_trusted();
+        if both { format!("{:.2}", self.pps / whole.pps) } else { "-".to_owned() }
+    }
+
+    /// Whether its threads had their cores to themselves, in one round at least, and packets came.
+    pub fn is_trusted(&self) -> bool {
+        self.pps > 0.0 && self.cpu.undisturbed()
     }
 
     /// Packets for each doorbell that was rung: at both ends.

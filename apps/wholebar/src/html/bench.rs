@@ -32,6 +32,7 @@ fn reads(report: &Report, shared_cores: bool) -> Result<Markup> {
     let batch = report.runs.iter().map(|run| run.batch).max().unwrap_or(0);
     Ok(html! {
         h2 { "Reads" }
+        p { strong { (report::warning(report.runs.iter().map(Run::is_trusted), shared_cores)) } }
         div class="plots" {
             (figure(&plot, &format!(
                 "The median of the rounds that count; error bars from the lowest to the highest of them. Batches of up to {batch}."
@@ -74,6 +75,7 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
          direct, trapped: doorbells rung at both ends in the measured time";
     Ok(html! {
         h2 { "Packets: " (packets.target) }
+        p { strong { (report::warning(packets.runs.iter().map(PacketRun::is_trusted), shared_cores)) } }
         (origin(packets.device, None))
         div class="plots" {
             (figure(&plot, "The median of the rounds that count; error bars from the lowest to the highest of them."))

@@ -240,6 +240,7 @@ pub fn run(args: Args) -> Result<()> {
             device: Origin::of(target.device.as_ref()).0,
             target: args.target.clone(),
             host,
+            trusted_runs: run.is_trusted().into(),
             runs: vec![run],
             packets: None,
         })?;

@@ -162,7 +162,10 @@ impl Pages {
         let Some(whole) = self.run("whole", 1, 1) else {
             return "Nothing was measured at queue depth 1.".to_owned();
         };
-        let of = |run: &Run| format!("{} ({} of whole)", rate(run), run.ratio(whole));
+        let of = |run: &Run| match run.is_trusted() && whole.is_trusted() {
+            true => format!("{} ({} of whole)", rate(run), run.ratio(whole)),
+            false => format!("{} (not to be compared: a core was lost to something else)", rate(run)),
+        };
         let mut text = String::new();
         if whole.doorbells.trapped > 0 {
             text += &format!("Even whole, the doorbells cannot be mapped here: {} at queue depth 1. ", rate(whole));

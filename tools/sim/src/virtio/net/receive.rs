@@ -70,7 +70,7 @@ impl Net {
     /// Whether any receive queue has a buffer.
     fn has_buffers(&self, host: &Host<'_>, queues: &[Option<Queue>]) -> bool {
         let mut receivers = queues.iter().step_by(2).take(self.pairs.into()).flatten();
-        receivers.any(|queue| !queue.is_idle(host))
+        receivers.any(|queue| !queue.is_empty(host))
     }
 
     /// What arrived, for those queues that it goes to.

@@ -150,6 +150,14 @@ impl Queue {
             Ring::Packed(ring) => ring.is_idle(host),
         }
     }
+
+    /// Whether nothing is available, whatever the driver was told.
+    pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.is_empty(host),
+            Ring::Packed(ring) => ring.is_empty(host),
+        }
+    }
 }
 
 /// Where a driver notifies of a queue: looked at only while the queue's memory is not there.

@@ -78,11 +78,17 @@ impl Packed {
     /// Whether nothing is available, and the driver knows when to notify.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        self.told && self.is_empty(host)
+    }
+
+    /// Whether nothing is available.
+    #[inline]
+    pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
         let flags =
             host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u16(2 * FLAGS as u64));
         // Relaxed: a turn looks again.
         let free = |flags: &AtomicU16| !PackedTurn::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
-        self.told && flags.is_some_and(free)
+        flags.is_some_and(free)
     }
 
     /// Looks at what is available.

@@ -78,10 +78,16 @@ impl Split {
     /// Whether nothing is available, and the driver knows when to notify.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
+        self.told.is_some() && self.is_empty(host)
+    }
+
+    /// Whether nothing is available.
+    #[inline]
+    pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
         let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 2));
         let index = avail.as_ref().and_then(|a| a.at(AVAIL_IDX));
         // Relaxed: a turn looks again.
-        self.told.is_some() && index.is_some_and(|index| u16::from_le(index.load()) == self.next)
+        index.is_some_and(|index| u16::from_le(index.load()) == self.next)
     }
 
     /// Looks at what is available.
