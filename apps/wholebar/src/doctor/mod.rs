@@ -134,6 +134,9 @@ fn parse(name: &str) -> Result<Asked> {
 pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
     match sysfs.function(address) {
         Some(function) => Ok(function),
+        None if !facts::sees(sysfs) => {
+            bail!("{address}: PCI functions are not to be seen here: mount -t sysfs sysfs /sys")
+        }
         None => bail!("{address}: there is no such PCI function: `wholebar devices` lists them"),
     }
 }
