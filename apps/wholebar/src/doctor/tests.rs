@@ -447,6 +447,32 @@ fn what_is_not_to_be_seen_is_not_said_to_be_none() {
 }
 
 #[test]
+fn a_terminal_has_room_for_all_but_commands() {
+    let bare = || Tree::healthy().without("sys/class/iommu/dmar0").function(DEVICE, "nvme", None);
+    let plain = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).put("sys/kernel/irq/30/chip_name", "PCI-MSI");
+    for tree in [
+        bare(),
+        bare().put("sys/firmware/acpi/tables/DMAR", "").without("sys/module/vfio_pci").hugepages(0, 0, 0),
+        plain.put("proc/self/limits", "Max locked memory 8388608 8388608 bytes"),
+        Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).bar(DEVICE, 0x1_0000_8000, 0x4000).without("dev/vfio"),
+        Tree::new().function(DEVICE, "", None).hugepages_of(524_288, 0, 0, 0),
+    ] {
+        let text = super::text(DEVICE, None, &all(&tree, PageSize::K64, Route::Auto));
+        let text = anstream::adapter::strip_str(&text).to_string();
+        for line in text.lines().filter(|line| line.chars().count() > 80) {
+            let mend =
+                line.trim_start().strip_prefix("-> ").unwrap_or_else(|| panic!("{line}\nis too long in\n{text}"));
+            assert!(super::is_command(mend), "{line}\nis too long in\n{text}");
+        }
+    }
+    // A command stays whole, with what is said of it below.
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).hugepages(0, 0, 0);
+    let text = super::text(DEVICE, None, &all(&tree, PageSize::K4, Route::Auto));
+    let whole = "-> echo 512 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages\n               (1 GiB more)\n";
+    assert!(text.contains(whole), "{text}");
+}
+
+#[test]
 fn bridges_and_what_firmware_keeps() {
     let tree = Tree::healthy().function(DEVICE, "pcieport", Some(3)).put_device(DEVICE, "class", "0x060400");
     expect(&tree, PageSize::K4, Route::Auto, &[("bridge", Stop, &["nothing to drive"])]);
