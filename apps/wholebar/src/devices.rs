@@ -82,7 +82,9 @@ pub fn run(args: Args) -> Result<()> {
         return output::print_json(&List { schema: "wholebar.devices/1", functions, models });
     }
     let mut text = if !functions.is_empty() {
-        table(&functions)
+        table(&functions, output::terminal_width())
+    } else if !host.sees_sysfs {
+        "/sys is not to be seen here, and with it the PCI functions: mount -t sysfs sysfs /sys\n".to_owned()
     } else if all.is_empty() {
         "There are no PCI functions under /sys/bus/pci/devices here.\n".to_owned()
     } else {
@@ -91,19 +93,22 @@ pub fn run(args: Args) -> Result<()> {
     let unread: Vec<&str> =
         functions.iter().filter(|f| f.vendor.is_none() || f.class.is_none()).map(|f| f.address.as_str()).collect();
     if !unread.is_empty() {
-        text += &format!("\nvendor, device or class could not be read of {}\n", unread.join(", "));
+        let what = format!("vendor, device or class could not be read of {}", unread.join(", "));
+        text += &format!("\n{}", output::paragraph(&what));
     }
     if !functions.is_empty() && !everywhere.is_empty() {
-        text +=
-            &format!("\nOn this machine none can be opened ({}): wholebar doctor says why\n", everywhere.join(", "));
+        let what = format!("On this machine none can be opened ({}): wholebar doctor says why", everywhere.join(", "));
+        text += &format!("\n{}", output::paragraph(&what));
     } else if functions.iter().any(|f| !f.can_open) {
         text += "\nWhy one cannot be opened, and what mends it: wholebar doctor BDF\n";
     }
     if args.class.is_none() && args.driver.is_none() {
         text += "\nWithout hardware:\n";
-        let models = MODELS.iter().map(|(name, what)| vec![format!("  sim:{name}"), (*what).to_owned()]);
-        let socket = ["  vfio-user:/run/x.sock", "any vfio-user server: wholebar sim serve MODEL --socket /run/x.sock"];
-        text += &output::table(["", ""], models.chain([socket.map(str::to_owned).to_vec()]));
+        let models = MODELS.iter().map(|(name, what)| (format!("sim:{name}"), *what));
+        let socket = "any vfio-user server: wholebar sim serve MODEL --socket /run/x.sock";
+        let all = models.chain([("vfio-user:/run/x.sock".to_owned(), socket)]);
+        let row = |(name, what): (String, &str)| vec![format!("  {name}"), output::lines(what, 80 - 25).join("\n")];
+        text += &output::table(["", ""], all.map(row));
     }
     output::print(text)
 }
@@ -150,7 +155,8 @@ impl Entry {
     }
 }
 
-fn table(functions: &[Entry]) -> String {
+/// A line each; where a terminal has no room for that, what comes last goes on below.
+fn table(functions: &[Entry], width: Option<usize>) -> String {
     let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let number = |n: Option<u32>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows = functions.iter().map(|f| {
@@ -164,17 +170,46 @@ fn table(functions: &[Entry]) -> String {
                 [] => "no".to_owned(),
                 stops => format!("no: {}", stops.join(", ")),
             },
-            text(&f.class_name),
-            text(&f.name),
+            match (&f.name, &f.class_name) {
+                (Some(name), Some(class)) => format!("{name} ({class})"),
+                (name, class) => text(&name.clone().or_else(|| class.clone())),
+            },
         ]
     });
-    output::table(["BDF", "driver", ">group", ">node", "opens", "class", "name"], rows)
+    const TITLES: [&str; 6] = ["BDF", "driver", ">group", ">node", "opens", "name (class)"];
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    if let Some(width) = width {
+        let column = |n: usize| rows.iter().map(|row| row[n].chars().count()).chain([TITLES[n].len()]).max();
+        // Names of two words at least, whatever the others take.
+        let room = width.saturating_sub((0..5).filter_map(column).map(|column| column + 2).sum()).max(24);
+        for row in &mut rows {
+            row[5] = output::lines(&row[5], room).join("\n");
+        }
+    }
+    output::table(TITLES, rows)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::doctor::tests::{Tree, function};
+
+    #[test]
+    fn a_terminal_of_80_columns_has_room() {
+        let tree =
+            Tree::new().function("0000:01:00.0", "nvme", Some(31)).put_device("0000:01:00.0", "class", "0x010802");
+        let mut entry = Entry::of(&function(&tree.sysfs, "0000:01:00.0"), &Names::load(), &[], vec!["driver"]);
+        entry.name = Some("Advanced Micro Devices, Inc. [AMD] Starship/Matisse Root Complex".to_owned());
+        let (wide, narrow) = (table(std::slice::from_ref(&entry), None), table(&[entry], Some(80)));
+        assert_eq!(wide.lines().count(), 2, "a line each, to be searched:\n{wide}");
+        assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+        let words = |text: &str| {
+            let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        assert_eq!(words(&narrow), words(&wide), "nothing is left out");
+    }
 
     #[test]
     fn classes_are_asked_for_by_number_and_by_name() {

@@ -83,6 +83,11 @@ pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     table(["", ""], rows.into_iter().map(|(name, value)| vec![format!("  {name}"), value]))
 }
 
+/// The columns of the terminal that standard output is; `None` where it is none.
+pub fn terminal_width() -> Option<usize> {
+    Table::new().width().map(usize::from)
+}
+
 /// A paragraph, in lines of at most 80 columns.
 pub fn paragraph(text: &str) -> String {
     lines(text, 80).join("\n") + "\n"

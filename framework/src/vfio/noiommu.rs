@@ -69,7 +69,7 @@ impl DmaBackend for Physical {
         let len = arena.len();
         let failed = |why| Error::Physical { len, why };
         if !matches!(arena.source(), Source::HugeFile | Source::HugeAnonymous) {
-            let why = "it is not made of hugepages, and plain pages move: `echo 64 > /proc/sys/vm/nr_hugepages`";
+            let why = "it is not made of hugepages, and plain pages move: set some aside (nr_hugepages; `wholebar doctor` says how)";
             return Err(failed(why.to_owned()));
         }
         let base = arena.mapping().base().as_ptr().addr() as u64;

@@ -27,7 +27,7 @@ use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 Examples:
   wholebar bind 0000:01:00.0
   wholebar bind 0000:01:00.0 0000:01:00.1 --json
-  wholebar unbind 0000:01:00.0                 gives it back to the driver that had it")]
+  wholebar unbind 0000:01:00.0                 gives it back")]
 pub struct BindArgs {
     #[command(flatten)]
     functions: Functions,

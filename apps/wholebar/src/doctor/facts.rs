@@ -2,6 +2,7 @@
 //!
 //! What cannot be read is not known, and said so by the rules: reading never fails.
 
+use crate::host::kib;
 use rustix::fs::{Access, access};
 use std::fs;
 use std::ops::RangeInclusive;
@@ -37,8 +38,12 @@ pub struct Host {
     pub container: Node,
     /// `/dev/iommu`.
     pub iommufd: Node,
-    /// By size and node.
-    pub hugepages: Vec<Hugepages>,
+    /// Whether there is a `/sys` to read all of this from.
+    pub sees_sysfs: bool,
+    /// By size and node; `None` where `/sys` doesn't show them.
+    pub hugepages: Option<Vec<Hugepages>>,
+    /// Those of the default size, as `/proc/meminfo` has them: bytes of one, total, free.
+    pub default_hugepages: Option<(u64, u64, u64)>,
     /// Whether this process may lock memory without limit (CAP_IPC_LOCK).
     pub locks_all: bool,
     /// Bytes that it may lock else: `u64::MAX` for any number.
@@ -76,7 +81,7 @@ pub enum Node {
 }
 
 /// Hugepages of one size on one node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hugepages {
     /// Bytes of one.
     pub size: u64,
@@ -86,6 +91,10 @@ pub struct Hugepages {
     pub total: u64,
     /// How many of these nobody has.
     pub free: u64,
+    /// The file that says how many are to be set aside.
+    pub file: String,
+    /// Bytes of its node that are free, or can be at once; `None` where the system doesn't tell.
+    pub available: Option<u64>,
 }
 
 /// A PCI function.
@@ -169,7 +178,9 @@ impl Host {
             no_iommu: sysfs.flag("vfio", "enable_unsafe_noiommu_mode"),
             container: node(sysfs, "dev/vfio/vfio"),
             iommufd: node(sysfs, "dev/iommu"),
+            sees_sysfs: sees(sysfs),
             hugepages: hugepages(sysfs),
+            default_hugepages: default_hugepages(&sysfs.read("proc/meminfo").unwrap_or_default()),
             locks_all: capabilities.is_some_and(|bits| bits & 1 << 14 != 0),
             memlock: memlock(&sysfs.read("proc/self/limits").unwrap_or_default()),
             isolated: sysfs.read("sys/devices/system/cpu/isolated").unwrap_or_default(),
@@ -232,6 +243,11 @@ impl Group {
             node: node(sysfs, &format!("dev/vfio/{prefix}{number}")),
         }
     }
+}
+
+/// Whether `/sys` is more than an empty directory.
+pub fn sees(sysfs: &Sysfs) -> bool {
+    fs::read_dir(sysfs.path("sys")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// The processes that have a function, or its IOMMU group, open through VFIO, as far as this one may see: `process 77 (spdk)`.
@@ -317,26 +333,46 @@ fn node(sysfs: &Sysfs, path: &str) -> Node {
     }
 }
 
-fn hugepages(sysfs: &Sysfs) -> Vec<Hugepages> {
-    let mut all = Vec::new();
-    let mut add = |node: u32, directory: &str| {
-        for name in names(&sysfs.path(directory)) {
-            let number = |file| sysfs.read(format!("{directory}/{name}/{file}"))?.parse::<u64>().ok();
-            let kib = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<u64>().ok());
-            if let (Some(kib), Some(total), Some(free)) = (kib, number("nr_hugepages"), number("free_hugepages")) {
-                all.push(Hugepages { size: kib.saturating_mul(1024), node, total, free });
-            }
-        }
-    };
+fn hugepages(sysfs: &Sysfs) -> Option<Vec<Hugepages>> {
+    let machine = kib(&sysfs.read("proc/meminfo").unwrap_or_default(), "MemAvailable");
     let nodes = numbered(sysfs, "node");
-    for node in &nodes {
-        add(*node, &format!("sys/devices/system/node/node{node}/hugepages"));
-    }
-    if nodes.is_empty() {
-        add(0, "sys/kernel/mm/hugepages");
+    let of_node = |node: &u32| {
+        let directory = format!("sys/devices/system/node/node{node}");
+        let here = node_available(&sysfs.read(format!("{directory}/meminfo")).unwrap_or_default(), *node);
+        hugepages_in(sysfs, *node, &format!("{directory}/hugepages"), [here, machine].into_iter().flatten().min())
+    };
+    let mut all: Vec<Hugepages> = nodes.iter().flat_map(of_node).collect();
+    if all.is_empty() {
+        all = hugepages_in(sysfs, 0, "sys/kernel/mm/hugepages", machine);
     }
     all.sort_by_key(|h| (h.size, h.node));
-    all
+    // A kernel without hugepages has the directory above them.
+    (!all.is_empty() || sysfs.path("sys/kernel/mm").is_dir()).then_some(all)
+}
+
+fn hugepages_in(sysfs: &Sysfs, node: u32, directory: &str, available: Option<u64>) -> Vec<Hugepages> {
+    let one = |name: String| {
+        let number = |file| sysfs.read(format!("{directory}/{name}/{file}"))?.parse::<u64>().ok();
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let (size, file) = (kib.saturating_mul(1024), format!("/{directory}/{name}/nr_hugepages"));
+        Some(Hugepages { size, node, total: number("nr_hugepages")?, free: number("free_hugepages")?, file, available })
+    };
+    names(&sysfs.path(directory)).into_iter().filter_map(one).collect()
+}
+
+/// Bytes of a node that are free, or hold files that can be read again: `Node 0 MemFree:  123 kB`.
+fn node_available(meminfo: &str, node: u32) -> Option<u64> {
+    let prefix = format!("Node {node} ");
+    let lines: Vec<&str> = meminfo.lines().filter_map(|line| line.trim().strip_prefix(&prefix)).collect();
+    let text = lines.join("\n");
+    let files = ["Active(file)", "Inactive(file)"].iter().filter_map(|name| kib(&text, name));
+    kib(&text, "MemFree").map(|free| files.fold(free, u64::saturating_add))
+}
+
+fn default_hugepages(meminfo: &str) -> Option<(u64, u64, u64)> {
+    // Counts stand there without a unit.
+    let count = |name| kib(meminfo, name).map(|n| n / 1024);
+    Some((kib(meminfo, "Hugepagesize")?, count("HugePages_Total")?, count("HugePages_Free")?))
 }
 
 /// The numbers of what is called `prefix` and a number in `/sys/devices/system/node`.

@@ -26,7 +26,7 @@ use wholebar_sim::{OpenOptions, Target};
 
 /// Say whether a PCI function can be opened, what is in the way, and what mends it
 ///
-/// Each line is a verdict with what was seen: ok, warning (it works, and could do better), or stops it; under it the commands that mend it. Where
+/// Each line is a verdict with what was seen: ok, warning (it works, and could do better), or stops it; under it what mends it. Where
 /// nothing is in the way, the function is opened as a check, and given back. Without one, it looks at the machine alone.
 /// The exit code is 1 where something stops it.
 #[derive(clap::Args)]
@@ -134,6 +134,10 @@ fn parse(name: &str) -> Result<Asked> {
 pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
     match sysfs.function(address) {
         Some(function) => Ok(function),
+        None if !facts::sees(sysfs) => bail!(
+            "{address}: there is no such PCI function to be seen, for there is no /sys here: mount -t sysfs sysfs /sys; `wholebar devices` \
+             lists them then"
+        ),
         None => bail!("{address}: there is no such PCI function: `wholebar devices` lists them"),
     }
 }
@@ -155,6 +159,16 @@ fn name(function: &Function) -> String {
     function.vendor().zip(function.device()).map_or(String::new(), |(v, d)| Names::load().device(v, d))
 }
 
+/// Columns.
+const WIDTH: usize = 80;
+
+/// Whether a line is for the shell, and not for people alone.
+fn is_command(line: &str) -> bool {
+    const COMMANDS: &[&str] =
+        &["chmod", "chown", "dmesg", "echo", "grubby", "kill", "modprobe", "mount", "ulimit", "wholebar"];
+    line.split_whitespace().next().is_some_and(|word| COMMANDS.contains(&word))
+}
+
 /// For people.
 fn text(what: &str, name: Option<String>, findings: &[Finding]) -> String {
     let mut text = match name {
@@ -169,15 +183,27 @@ fn text(what: &str, name: Option<String>, findings: &[Finding]) -> String {
             Verdict::Stop => ("stops it", AnsiColor::Red),
         };
         let style = Style::new().fg_color(Some(color.into()));
-        let mut lines = output::lines(&finding.evidence, 78).into_iter();
+        let room = WIDTH.saturating_sub(2 + 8 + 2 + width + 2);
+        let mut lines = output::lines(&finding.evidence, room).into_iter();
         let first = lines.next().unwrap_or_default();
         let _ = writeln!(text, "  {style}{verdict:<8}{style:#}  {:<width$}  {first}", finding.check);
         for line in lines {
             let _ = writeln!(text, "  {:8}  {:width$}  {line}", "", "");
         }
-        // Not broken: to be copied.
         for mend in &finding.mend {
-            let _ = writeln!(text, "  {:8}  {:width$}  -> {mend}", "", "");
+            // A command is copied: it is not broken, and what is said of it goes below it where there is no room.
+            let (command, remark) = match mend.split_once("    (") {
+                Some((command, remark)) if 15 + mend.chars().count() > WIDTH => (command, Some(format!("({remark}"))),
+                _ => (mend.as_str(), None),
+            };
+            let mut lines = match is_command(command) {
+                true => vec![command.to_owned()],
+                false => output::lines(command, WIDTH - 15),
+            };
+            lines.extend(remark.iter().flat_map(|remark| output::lines(remark, WIDTH - 15)));
+            for (n, line) in lines.iter().enumerate() {
+                let _ = writeln!(text, "            {} {line}", if n == 0 { "->" } else { "  " });
+            }
         }
     }
     text

@@ -3,7 +3,7 @@
 //! Each rule looks at one thing and says one line about it, or nothing where it doesn't matter here: a consequence of something
 //! else that is in the way is not told again.
 
-use super::facts::{Device, Group, Host, Module, Node, SmallBar};
+use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
 use crate::output;
 use serde::Serialize;
 use wholebar::vfio::Route;
@@ -55,6 +55,12 @@ impl Finding {
 /// What is so for every device of this machine, opened by `route`.
 pub fn host(host: &Host, route: Route) -> Vec<Finding> {
     let bare = route == Route::NoIommu;
+    if !host.sees_sysfs {
+        let what = "/sys is not to be seen here: drivers, IOMMU and interrupts are not known";
+        let mend = ["mount -t sysfs sysfs /sys; in a container: hand it in (docker: -v /sys:/sys)".to_owned()];
+        let blind = [Some(Finding::stop("/sys", what, mend)), hugepages(host, bare), memlock(host, bare)];
+        return blind.into_iter().flatten().collect();
+    }
     let rules = [
         iommu(host, bare),
         interrupts(host, bare),
@@ -260,12 +266,25 @@ fn nodes(host: &Host, route: Route) -> Option<Finding> {
     }
 }
 
+/// The hugepages that memory for devices can be made of: up to 1 GiB ([`wholebar::PageSize`]).
+const LARGEST: u64 = 1 << 30;
+
 fn hugepages(host: &Host, bare: bool) -> Option<Finding> {
     const CHECK: &str = "hugepages";
-    let mut sizes: Vec<u64> = host.hugepages.iter().map(|h| h.size).collect();
+    let Some(all) = &host.hugepages else {
+        let what = match host.default_hugepages {
+            Some((size, total, free)) => format!(
+                "/sys does not show them here; of the default size, {}, /proc/meminfo counts {free} free of {total}",
+                output::bytes(size)
+            ),
+            None => "they are not to be seen here: neither /sys nor /proc/meminfo tells of them".to_owned(),
+        };
+        return Some(Finding::warn(CHECK, what, []));
+    };
+    let mut sizes: Vec<u64> = all.iter().map(|h| h.size).collect();
     sizes.dedup();
     let size = |size: &u64| {
-        let of = || host.hugepages.iter().filter(|h| h.size == *size);
+        let of = || all.iter().filter(|h| h.size == *size);
         let (total, free): (u64, u64) = (of().map(|h| h.total).sum(), of().map(|h| h.free).sum());
         let nodes: Vec<String> = of().map(|h| format!("node {}: {}", h.node, h.free)).collect();
         let nodes = if nodes.len() > 1 { format!(" ({})", nodes.join(", ")) } else { String::new() };
@@ -275,10 +294,13 @@ fn hugepages(host: &Host, bare: bool) -> Option<Finding> {
         }
     };
     let what = sizes.iter().map(size).collect::<Vec<_>>().join(", ");
-    if host.hugepages.iter().any(|h| h.free > 0) {
+    if all.iter().any(|h| h.free > 0 && h.size <= LARGEST) {
         return Some(Finding::ok(CHECK, what));
     }
-    let mend = ["echo 512 > /proc/sys/vm/nr_hugepages".to_owned()];
+    let mut nodes: Vec<u32> = all.iter().map(|h| h.node).collect();
+    nodes.sort();
+    nodes.dedup();
+    let mend: Vec<String> = nodes.into_iter().flat_map(|node| set_aside(all, node)).collect();
     Some(match (sizes.is_empty(), bare) {
         (true, false) => Finding::warn(CHECK, "this kernel has none: DMA memory is made of plain pages", []),
         (true, true) => {
@@ -289,6 +311,38 @@ fn hugepages(host: &Host, bare: bool) -> Option<Finding> {
             Finding::stop(CHECK, format!("{what}, and without an IOMMU plain pages won't do: they move"), mend)
         }
     })
+}
+
+/// How 1 GiB of a node becomes hugepages, or half of what is available there if that is less; in the smallest size that saves an IOMMU something.
+fn set_aside(all: &[Hugepages], node: u32) -> Vec<String> {
+    /// Bytes. Smaller ones (64 KiB, of arm64) are set aside where there are no others.
+    const SAVING: u64 = 1 << 20;
+    const WANTED: u64 = 1 << 30;
+    let usable = all.iter().filter(|h| h.node == node && (1..=LARGEST).contains(&h.size));
+    let Some(one) = usable.min_by_key(|h| (h.size < SAVING, h.size)) else {
+        return vec![format!(
+            "node {node} has none of up to {}, of which memory for devices can be made: {}",
+            output::bytes(LARGEST),
+            kernel_argument("hugepagesz=2M")
+        )];
+    };
+    let count = one.available.map_or(WANTED, |bytes| WANTED.min(bytes / 2)) / one.size;
+    let size = output::bytes(one.size);
+    if count == 0 {
+        let available = output::bytes(one.available.unwrap_or(0));
+        return vec![format!("node {node} has {available} of memory available: too little to set {size} of it aside")];
+    }
+    // What is written is how many there are to be, with those that somebody has.
+    let total = one.total.saturating_add(count);
+    let mut mend = vec![format!("echo {total} > {}    ({} more)", one.file, output::bytes(count * one.size))];
+    if one.size >= 256 << 20 {
+        let argument = format!("hugepagesz={}M hugepages={total}", one.size >> 20);
+        mend.push(format!(
+            "where less is found, since {size} in one piece are rare later: {}",
+            kernel_argument(&argument)
+        ));
+    }
+    mend
 }
 
 fn memlock(host: &Host, bare: bool) -> Option<Finding> {
@@ -474,13 +528,10 @@ fn numa(host: &Host, device: &Device) -> Option<Finding> {
     };
     let cores = device.cores.as_ref().map_or(String::new(), |list| format!(", near cores {list}"));
     let what = format!("node {node}{cores}");
-    let free = |on: bool| host.hugepages.iter().find(|h| (h.node == node) == on && h.free > 0);
+    let all = host.hugepages.as_deref().unwrap_or_default();
+    let free = |on: bool| all.iter().any(|h| (h.node == node) == on && h.free > 0 && h.size <= LARGEST);
     match (free(true), free(false)) {
-        (None, Some(elsewhere)) => {
-            let kib = elsewhere.size >> 10;
-            let path = format!("/sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB/nr_hugepages");
-            Some(Finding::warn(CHECK, format!("{what}, where no hugepage is free"), [format!("echo 512 > {path}")]))
-        }
+        (false, true) => Some(Finding::warn(CHECK, format!("{what}, where no hugepage is free"), set_aside(all, node))),
         _ => Some(Finding::ok(CHECK, what)),
     }
 }

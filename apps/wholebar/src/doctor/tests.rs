@@ -89,7 +89,11 @@ impl Tree {
     }
 
     fn hugepages(self, node: u32, total: u64, free: u64) -> Self {
-        let path = format!("sys/devices/system/node/node{node}/hugepages/hugepages-2048kB");
+        self.hugepages_of(2048, node, total, free)
+    }
+
+    fn hugepages_of(self, kib: u64, node: u32, total: u64, free: u64) -> Self {
+        let path = format!("sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB");
         self.put(&format!("{path}/nr_hugepages"), &total.to_string())
             .put(&format!("{path}/free_hugepages"), &free.to_string())
     }
@@ -343,7 +347,11 @@ fn whoever_has_it_open_is_named() {
 #[test]
 fn memory() {
     let tree = || Tree::healthy().function(DEVICE, "vfio-pci", Some(3));
-    let says: &[&str] = &["2 MiB: none", "plain pages", "echo 512 > /proc/sys/vm/nr_hugepages"];
+    let says: &[&str] = &[
+        "2 MiB: none",
+        "plain pages",
+        "echo 512 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages    (1 GiB more)",
+    ];
     expect(&tree().hugepages(0, 0, 0), PageSize::K4, Route::Auto, &[("hugepages", Warning, says)]);
     let limit =
         |limit: &str| tree().put("proc/self/limits", &format!("Max locked memory         {limit}  {limit}  bytes"));
@@ -356,6 +364,112 @@ fn memory() {
         &["node 1", "echo 512 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages"];
     expect(&far, PageSize::K4, Route::Auto, &[("NUMA", Warning, says)]);
     expect(&far.hugepages(1, 4, 4), PageSize::K4, Route::Auto, &[]);
+}
+
+/// Checks what sets hugepages aside on a machine with these, in KiB, and so many KiB of memory available.
+fn expect_aside(sizes: &[u64], available: u64, says: &[&str]) {
+    let mut tree = Tree::new().put("proc/meminfo", &format!("MemAvailable:  {available} kB"));
+    for kib in sizes {
+        tree = tree.hugepages_of(*kib, 0, 0, 0);
+    }
+    let findings = super::machine(&tree.host(PageSize::K64), Route::Auto);
+    let mend = &findings.iter().find(|f| f.check == "hugepages").unwrap().mend;
+    assert_eq!(mend.len(), says.len(), "{sizes:?} {available}: {mend:#?}");
+    for (mend, says) in mend.iter().zip(says) {
+        assert!(mend.contains(says), "{sizes:?} {available}: {mend:?} does not say {says:?}");
+    }
+}
+
+#[test]
+fn hugepages_are_advised_by_bytes() {
+    const GIB: u64 = 1 << 20;
+    let file = |kib: u64| format!("> /sys/devices/system/node/node0/hugepages/hugepages-{kib}kB/nr_hugepages");
+    // arm64 with 64 KiB pages, whose default is 512 MiB; without those made of several entries; on a small machine.
+    let arm64 = format!("echo 512 {}    (1 GiB more)", file(2048));
+    expect_aside(&[2048, 524_288, 16_777_216], 64 * GIB, &[&arm64]);
+    let only_large = format!("echo 2 {}    (1 GiB more)", file(524_288));
+    expect_aside(&[524_288], 64 * GIB, &[&only_large, "hugepagesz=512M hugepages=2"]);
+    expect_aside(&[524_288], GIB + GIB / 2, &["echo 1 ", "hugepagesz=512M hugepages=1"]);
+    expect_aside(
+        &[524_288],
+        GIB / 2,
+        &["node 0 has 512 MiB of memory available: too little to set 512 MiB of it aside"],
+    );
+    // arm64 with 4 KiB pages: its smallest save nothing. ppc64 with hash and with radix tables, x86.
+    expect_aside(&[64, 2048, 32_768, 1_048_576], 64 * GIB, &[&arm64]);
+    expect_aside(&[64], 64 * GIB, &["echo 16384 "]);
+    expect_aside(&[16_384, 16_777_216], 64 * GIB, &[&format!("echo 64 {}    (1 GiB more)", file(16_384))]);
+    expect_aside(&[2048, 1_048_576], 300 << 10, &[&format!("echo 75 {}    (150 MiB more)", file(2048))]);
+    // No memory for devices can be made of what is larger than 1 GiB, free or not.
+    expect_aside(&[16_777_216], 640 * GIB, &["node 0 has none of up to 1 GiB"]);
+    let free =
+        Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).hugepages(0, 0, 0).hugepages_of(16_777_216, 0, 2, 2);
+    expect(&free, PageSize::K64, Route::Auto, &[("hugepages", Warning, &["16 GiB: 2 free of 2", "echo 512 >"])]);
+}
+
+#[test]
+fn hugepages_are_advised_by_node() {
+    let meminfo = |node: u32, free: u64| {
+        format!("Node {node} MemTotal: 9999999 kB\nNode {node} MemFree: {free} kB\nNode {node} Inactive(file): 1000 kB")
+    };
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).hugepages(0, 600, 0).hugepages(1, 0, 0);
+    let tree = tree.put("sys/devices/system/node/node0/meminfo", &meminfo(0, 8 << 20));
+    let tree = tree.put("sys/devices/system/node/node1/meminfo", &meminfo(1, 7192));
+    // Those that somebody has stay; a node that has little gives little.
+    let says: &[&str] = &[
+        "echo 1112 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages    (1 GiB more)",
+        "echo 2 > /sys/devices/system/node/node1/hugepages/hugepages-2048kB/nr_hugepages    (4 MiB more)",
+    ];
+    expect(&tree, PageSize::K4, Route::Auto, &[("hugepages", Warning, says)]);
+    // A kernel that knows no nodes.
+    let flat = Tree::new().put("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0");
+    let flat = flat.put("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0").function(DEVICE, "", None);
+    let text =
+        troubles(&flat, PageSize::K4, Route::Auto).into_iter().find(|(check, _, _)| *check == "hugepages").unwrap().2;
+    assert!(text.contains("echo 512 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"), "{text}");
+}
+
+#[test]
+fn what_is_not_to_be_seen_is_not_said_to_be_none() {
+    let meminfo = "HugePages_Total:       8\nHugePages_Free:        3\nHugepagesize:       2048 kB";
+    for tree in [Tree::new(), Tree::new().directory("sys")] {
+        let findings = super::machine(&tree.put("proc/meminfo", meminfo).host(PageSize::K4), Route::Auto);
+        let said: Vec<_> = findings.iter().map(|f| (f.check, f.verdict)).collect();
+        assert_eq!(said, [("/sys", Stop), ("hugepages", Warning)], "nothing else is claimed");
+        assert!(findings[0].mend[0].contains("mount -t sysfs"));
+        assert!(findings[1].evidence.contains("of the default size, 2 MiB, /proc/meminfo counts 3 free of 8"));
+    }
+    // Only a part of /sys is there.
+    let masked = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).without("sys/devices/system/node");
+    expect(&masked, PageSize::K4, Route::Auto, &[("hugepages", Warning, &["not to be seen here"])]);
+    let none = masked.directory("sys/kernel/mm");
+    expect(&none, PageSize::K4, Route::Auto, &[("hugepages", Warning, &["this kernel has none"])]);
+}
+
+#[test]
+fn a_terminal_has_room_for_all_but_commands() {
+    let bare = || Tree::healthy().without("sys/class/iommu/dmar0").function(DEVICE, "nvme", None);
+    let plain = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).put("sys/kernel/irq/30/chip_name", "PCI-MSI");
+    for tree in [
+        bare(),
+        bare().put("sys/firmware/acpi/tables/DMAR", "").without("sys/module/vfio_pci").hugepages(0, 0, 0),
+        plain.put("proc/self/limits", "Max locked memory 8388608 8388608 bytes"),
+        Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).bar(DEVICE, 0x1_0000_8000, 0x4000).without("dev/vfio"),
+        Tree::new().function(DEVICE, "", None).hugepages_of(524_288, 0, 0, 0),
+    ] {
+        let text = super::text(DEVICE, None, &all(&tree, PageSize::K64, Route::Auto));
+        let text = anstream::adapter::strip_str(&text).to_string();
+        for line in text.lines().filter(|line| line.chars().count() > 80) {
+            let mend =
+                line.trim_start().strip_prefix("-> ").unwrap_or_else(|| panic!("{line}\nis too long in\n{text}"));
+            assert!(super::is_command(mend), "{line}\nis too long in\n{text}");
+        }
+    }
+    // A command stays whole, with what is said of it below.
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).hugepages(0, 0, 0);
+    let text = super::text(DEVICE, None, &all(&tree, PageSize::K4, Route::Auto));
+    let whole = "-> echo 512 > /sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages\n               (1 GiB more)\n";
+    assert!(text.contains(whole), "{text}");
 }
 
 #[test]
