@@ -23,9 +23,12 @@ pub(super) struct Line {
     pub(super) number: u64,
 }
 
+/// Bytes as UTF-8, with the first few that were looked at before them.
+type Decoded<R> = DecodeReaderBytes<io::Chain<io::Cursor<Vec<u8>>, R>, Vec<u8>>;
+
 /// The lines of some bytes, one after the other, in bounded memory.
 pub(super) struct Lines<R: Read> {
-    input: BufReader<DecodeReaderBytes<io::Chain<io::Cursor<Vec<u8>>, R>, Vec<u8>>>,
+    input: BufReader<Decoded<R>>,
     /// Of the decoded text, in bytes.
     offset: u64,
     number: u64,
@@ -131,8 +134,7 @@ fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
     let text = String::from_utf8_lossy(raw);
     // What most lines have nothing of.
     let odd = |b: &u8| matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || *b >= 0x80;
-    let plain = raw.iter().any(|b| odd(b)) || text.contains("m[K");
-    let text = if plain { decorated(&text) } else { text.into_owned() };
+    let text = if raw.iter().any(odd) || text.contains("m[K") { undecorated(&text).into() } else { text };
     line.width = text.chars().map(|c| if c == '\t' { 8 } else { 1 }).sum();
     for word in bare(&text).split_whitespace() {
         if !std::mem::take(&mut glue) {
@@ -142,8 +144,8 @@ fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
     }
 }
 
-/// Without colours, and with the characters that stand for others.
-fn decorated(text: &str) -> String {
+/// Without colours, and with the characters that others stand for.
+fn undecorated(text: &str) -> String {
     let mut text = text.to_owned();
     for (code, character) in [
         // An escape character, as some show it.
@@ -155,6 +157,7 @@ fn decorated(text: &str) -> String {
         // `cat -A`.
         ("^I", "\t"),
         ("^M", ""),
+        ("M-BM- ", " "),
         // HTML.
         ("&lt;", "<"),
         ("&gt;", ">"),
@@ -179,11 +182,7 @@ fn decorated(text: &str) -> String {
         ("\u{a0}", " "),
     ] {
         if text.contains(code) {
-            let shown = code == "^I" && text.ends_with('$');
             text = text.replace(code, character);
-            if shown {
-                text.pop();
-            }
         }
     }
     if text.contains('\x1b') {
@@ -226,12 +225,13 @@ fn bare(text: &str) -> &str {
     text
 }
 
-/// Without space and the marks of quotations, tables and code.
+/// Without space and the marks of quotations, tables and code, and the one that `cat -A` ends lines with.
 fn unquoted(text: &str) -> &str {
     let mark =
         |c: char| c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '\u{feff}');
-    let text =
-        text.trim_start_matches(mark).trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│'));
+    let text = text
+        .trim_start_matches(mark)
+        .trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│' | '$'));
     // Of a diff, and between the matches of grep.
     match text.strip_prefix(['+', '-']) {
         Some(rest) if rest.is_empty() || rest == "-" || line::is_known(rest.trim_start()) => {
@@ -253,7 +253,7 @@ fn after_time(text: &str) -> Option<&str> {
         let (time, rest) = rest.split_once(']')?;
         let time = time.trim();
         let is_time = time.starts_with(|c: char| c.is_ascii_digit())
-            && time.contains(['.', ':'])
+            && (time.contains('.') || time.matches(':').count() == 2)
             && time.bytes().all(|b| b.is_ascii_digit() || b".:-+TZ, ".contains(&b));
         return is_time.then_some(rest);
     }
