@@ -361,6 +361,10 @@ impl Block {
                 false => believe(&mut function, &config, self.verbose),
             }
         }
+        if self.named && self.msix.is_some() && !self.verbose {
+            let note = "not all of its lines are in the text: a capability below its name is taken to be its own";
+            function.notes.push(note.to_owned());
+        }
         match self.unread {
             (0, _) => {}
             (1, line) => function.notes.push(format!("a line of it can't be read: `{line}`")),

@@ -21,6 +21,7 @@ fn what_is_of_no_use_says_what_to_run() {
         (b"00:00.0 Host bridge: Intel Corporation Device 1237\n00:01.0 ISA bridge: Intel Corporation\n", "lspci -vvxxxx"),
         (b"00:1f.6 Ethernet controller: Intel\n\tFlags: bus master\n\tMemory at f7d00000 (32-bit, non-prefetchable) [size=128K]\n", "`lspci -v`"),
         (b"Slot:\t00:00.0\nClass:\tHost bridge\n", "-m"),
+        (b"Device:\t0000:00:00.0\nClass:\tHost bridge\n", "-m"),
         (b"00:00.0 \"Host bridge\" \"Intel Corporation\" \"Device 1237\" -r02 \"\" \"\"\n", "-m"),
         (b"-[0000:00]-+-00.0  Intel Corporation Device 1237\n           \\-02.0-[01]----00.0  Intel\n", "-t"),
     ] {
