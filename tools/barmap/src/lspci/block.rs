@@ -267,8 +267,11 @@ impl Block {
         }
         match &mut self.msix {
             None => self.msix = Some(PartOfMsix { offset, control, table: None, pba: None, contradicted: false }),
-            Some(first) if (first.offset, first.control) == (offset, control) => {}
-            Some(first) => first.contradicted = true,
+            // Whether it is enabled may have changed: of a diff, both are there.
+            Some(first) => {
+                let vectors = |control: Option<(bool, bool, u16)>| control.map(|(_, _, vectors)| vectors);
+                first.contradicted |= (first.offset, vectors(first.control)) != (offset, vectors(control));
+            }
         }
         Inside::Msix
     }
@@ -385,8 +388,6 @@ impl Block {
                 Capabilities::Unsaid => unknown("the text says nothing of its capabilities"),
                 _ if !ended => unknown("the text ends here, and may have been cut off"),
                 Capabilities::Listed => MsixFact::Absent,
-                // A few devices say so and have none. Where there is something to map, a part of the text may be missing.
-                Capabilities::Promised if self.function.bars.is_empty() => MsixFact::Absent,
                 Capabilities::Promised => unknown("it has capabilities, by its status, and the text tells of none"),
             };
         };

@@ -45,8 +45,8 @@ pub enum Error {
     Tree,
     /// Plain `lspci`, or `lspci -v`.
     #[error(
-        "it has {functions} PCI function(s), and nothing tells which BAR is which: it was written by `lspci` or `lspci -v`. \
-         Write it with `lspci -vv` (better: `lspci -vvxxxx`), as root"
+        "it has {functions} PCI function(s), and nothing tells which BAR is which: it was written by `lspci` or `lspci -v`, or its lines \
+         are not in their order. Write it with `lspci -vv` (better: `lspci -vvxxxx`), as root"
     )]
     NotVerbose {
         /// How many functions.

@@ -176,6 +176,7 @@ fn undecorated(text: &str) -> String {
         ("\\-", "-"),
         ("\\+", "+"),
         ("\\#", "#"),
+        ("\\t", "\t"),
         // No width, or another space's.
         ("\u{feff}", ""),
         ("\u{200b}", ""),
@@ -220,18 +221,31 @@ fn bare(text: &str) -> &str {
     // `[   12.345678] `, `Nov 28 23:00:01 host lspci[123]: `, `2026-11-28T23:00:01+00:00 host lspci: `.
     if let Some(rest) = after_time(text) {
         let rest = unquoted(rest);
-        return if line::is_known(rest) { rest } else { after_tag(rest).map_or(rest, unquoted) };
+        // The host, the program, the stream: a few words.
+        let mut known = rest;
+        for _ in 0..4 {
+            if line::is_known(known) {
+                return known;
+            }
+            known = known.split_once([' ', '\t']).map_or("", |(_, rest)| unquoted(rest));
+        }
+        return after_tag(rest).map_or(rest, unquoted);
     }
     text
 }
 
-/// Without space and the marks of quotations, tables and code, and the one that `cat -A` ends lines with.
+/// Without space and what marks quotations, tables, code and strings, and the ends of lines of `cat -A`.
 fn unquoted(text: &str) -> &str {
-    let mark =
-        |c: char| c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '\u{feff}');
-    let text = text
-        .trim_start_matches(mark)
-        .trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│' | '$'));
+    const TAGS: [&str; 7] = ["<pre>", "<code>", "[code]", "{code}", "{noformat}", "[PRE]", "[CODE]"];
+    let before = |c: char| {
+        c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '"' | '\u{feff}')
+    };
+    let after = |c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│' | '$');
+    let mut text = text.trim_start_matches(before).trim_end_matches(after);
+    while let Some(rest) = TAGS.iter().find_map(|tag| text.strip_prefix(tag)) {
+        text = rest.trim_start_matches(before);
+    }
+    text = text.strip_suffix("\",").unwrap_or(text);
     // Of a diff, and between the matches of grep.
     match text.strip_prefix(['+', '-']) {
         Some(rest) if rest.is_empty() || rest == "-" || line::is_known(rest.trim_start()) => {
@@ -333,6 +347,11 @@ mod tests {
                 "23:00:01 ",
                 "2026-11-28T23:00:01Z ",
                 "> Nov 28 23:00:01 host x[1]: ",
+                "2026-11-28T23:00:01.123456789Z stdout F \t",
+                "<pre>",
+                "[code]\t",
+                "\"",
+                "\"\\t",
             ] {
                 for after in ["", " ", "\r", " |", "\t"] {
                     assert_eq!(lines(format!("{before}{known}{after}\n").as_bytes()), [known], "{before:?} {after:?}");
