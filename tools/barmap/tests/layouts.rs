@@ -310,6 +310,13 @@ fn neighbours_that_are_not_in_the_text() {
     assert_eq!(placement(&format!("{one}{bridge}"), PageSize::K64), Placement::Own);
     let verdict = lspci::parse(one).map(0, &[PageSize::K64], &[]).unwrap().bars[0].sheets[0].verdict.clone();
     assert!(verdict.caution.unwrap().contains("isn't in the text"));
+    // One whose size isn't told is where it begins.
+    let other =
+        "02:00.0 Ethernet controller: y\n\tStatus: Cap-\n\tRegion 2: Memory at f0008000 (32-bit, non-prefetchable)\n\n";
+    assert_eq!(
+        placement(&format!("{one}{bridge}{other}"), PageSize::K64),
+        Placement::Shared(vec!["0000:02:00.0 BAR2".to_owned()])
+    );
     // Two machines: nobody knows whose neighbour is whose.
     let two = format!("{one}{bridge}{}", one.replace("x", "y").replace("f0000000", "f0001000"));
     assert_eq!(placement(&two, PageSize::K64), Placement::Unseen);

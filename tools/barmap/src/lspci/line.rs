@@ -66,6 +66,10 @@ impl Rank {
 }
 
 pub(super) fn rank(line: &str) -> Option<Rank> {
+    // How none of them begins, most lines do.
+    if !line.starts_with(|c: char| c.is_ascii_hexdigit() || "DSPCINRBEK[".contains(c)) {
+        return None;
+    }
     let line = line.strip_prefix("[virtual] ").unwrap_or(line);
     if let Some(key) = KEYS.iter().position(|key| line.starts_with(key)) {
         let index = line.strip_prefix("Region ").and_then(|rest| digits(rest.split(':').next()?, 10));
