@@ -230,6 +230,12 @@ fn what_cannot_be_is_told_and_not_planned() {
     let map = machine.map(0, &PAGES, &[]).unwrap();
     assert!(map.problems.is_empty() && !map.bars[1].told && map.bars[1].bar.index == 3, "{map:?}");
     assert!(map.bars[1].sheets[0].verdict.text.contains("not in the text"), "{map:?}");
+    let upper = lspci::parse(&text.replace("32-bit", "64-bit").replace("BAR=3", "BAR=1"));
+    let map = upper.map(0, &PAGES, &[]).unwrap();
+    assert!(
+        map.problems[0].contains("table would be in BAR1, the upper half of BAR0") && map.bars.len() == 1,
+        "{map:?}"
+    );
     machine.partial = false;
     let map = machine.map(0, &PAGES, &[]).unwrap();
     assert!(map.problems[0].contains("table would be in BAR3, which it doesn't have"), "{map:?}");
