@@ -217,7 +217,7 @@ impl Block {
         } else if line.starts_with("Control: I/O") {
             self.useful = true;
         } else if line.starts_with("!!!") {
-            self.function.notes.push(format!("lspci says: {}", line.trim_start_matches('!').trim()));
+            self.note(format!("lspci says: {}", line.trim_start_matches('!').trim()));
         } else {
             self.inner(line);
         }
@@ -230,7 +230,7 @@ impl Block {
             if rest.contains("denied") {
                 self.capabilities = Capabilities::Denied;
             } else {
-                self.function.notes.push(format!("lspci says of its capabilities: {rest}"));
+                self.note(format!("lspci says of its capabilities: {rest}"));
             }
             return;
         }
@@ -253,7 +253,7 @@ impl Block {
             Inside::Other
         } else {
             if rest.contains("<chain") {
-                self.function.notes.push(format!("lspci says of its capabilities: {rest}"));
+                self.note(format!("lspci says of its capabilities: {rest}"));
             }
             Inside::Other
         };
@@ -316,6 +316,13 @@ impl Block {
             }
             Inside::Other if line.starts_with("Vector table:") => self.cannot_read(line),
             Inside::Other => {}
+        }
+    }
+
+    /// What `lspci` says beside the facts, a few times.
+    fn note(&mut self, note: String) {
+        if self.function.notes.len() < 8 {
+            self.function.notes.push(note);
         }
     }
 

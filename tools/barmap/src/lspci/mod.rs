@@ -85,6 +85,9 @@ pub fn parse(text: &str) -> Machine {
     parser.finish()
 }
 
+/// More than `lspci` writes in a line, in bytes: no more is taken for the rest of a wrapped one.
+const LONGEST_JOINED: usize = 1024;
+
 /// The start of a line, to be told of.
 fn shortened(line: &str) -> String {
     const MOST: usize = 48;
@@ -147,7 +150,8 @@ impl Parser {
                 Trouble::Io(e) => Error::Read(e),
                 Trouble::Zero(at) => Error::Binary { at },
             })?;
-            if more && line::continues(&held.text, held.width, &next.text) {
+            let short = held.text.len() < LONGEST_JOINED;
+            if more && short && line::continues(&held.text, held.width, &next.text) {
                 held.text.push(' ');
                 held.text.push_str(&next.text);
                 (held.width, held.cut) = (next.width, next.cut);

@@ -445,3 +445,24 @@ fn what_looks_like_more_than_it_says() {
     let other = MSIX.split_once("\tCap").unwrap().1.replace("Count=33", "Count=9");
     assert!(matches!(one(&format!("{MSIX}\tCap{other}")).msix, MsixFact::Unknown(_)));
 }
+
+/// Whatever is repeated without end, what is kept of it has one.
+#[test]
+fn nothing_grows_with_the_text() {
+    let line = format!("{} words\n", "word ".repeat(14));
+    for repeated in [
+        "!!! Unknown header type 7f\n",
+        "\tCapabilities: <chain broken>\n",
+        "\tRegion x\n",
+        "00: 01 02 03\n",
+        &line,
+        "word\n",
+        "\n",
+    ] {
+        let mut machine = parse(&format!("01:00.0 Class: x\n{}", repeated.repeat(5_000)));
+        assert_eq!(machine.functions.len(), 1, "{repeated}");
+        let function = machine.functions.remove(0);
+        let kept = format!("{function:?}{:?}", machine.notes);
+        assert!(kept.len() < 8192, "{repeated} {}", kept.len());
+    }
+}
