@@ -194,7 +194,9 @@ impl Block {
     }
 
     fn take(&mut self, line: &str) {
-        if let Some((offset, bytes)) = line::hex(line) {
+        if self.inside != Inside::Function && !line.starts_with("Capabilities:") && line::rank(line).is_none() {
+            self.inner(line);
+        } else if let Some((offset, bytes)) = line::hex(line) {
             self.useful = true;
             if offset == self.bytes.len() && offset < 4096 {
                 self.bytes.extend(bytes.iter().map_while(|byte| *byte));

@@ -178,10 +178,13 @@ impl Parser {
             return;
         }
         self.lines += 1;
-        let of_programs = |key| text.strip_prefix(key).is_some_and(line::is_like_slot);
-        let quoted = || line::is_like_slot(text) && text.split_once(' ').is_some_and(|(_, rest)| rest.starts_with('"'));
-        self.programs |= of_programs("Slot: ") || of_programs("Device: ") || quoted();
-        self.tree |= text.contains("-[0000:");
+        if self.listing.len() == 0 {
+            let of_programs = |key| text.strip_prefix(key).is_some_and(line::is_like_slot);
+            let quoted =
+                || line::is_like_slot(text) && text.split_once(' ').is_some_and(|(_, rest)| rest.starts_with('"'));
+            self.programs |= of_programs("Slot: ") || of_programs("Device: ") || quoted();
+            self.tree |= text.contains("-[0000:");
+        }
         if let Some(slot) = line::slot(text).filter(|_| !line.cut) {
             self.end(true);
             self.unnamed.clear();

@@ -131,12 +131,30 @@ impl<R: Read> Lines<R> {
 
 /// Appends to `line` what `raw` has of `lspci`'s; `glue`: without a space before it.
 fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
+    let (mut odd, mut last) = (false, 0);
+    for &b in raw {
+        odd |= matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || b >= 0x80 || (last == b'[' && b == b'K');
+        last = b;
+    }
+    // Most lines are as `lspci` wrote them: behind tabs, with one space between words, and nothing else.
+    let indent = raw.iter().take_while(|b| **b == b'\t').count();
+    let inner = &raw[indent..];
+    let ends = inner.first().is_some_and(u8::is_ascii_alphanumeric) && !b" |`$\",".contains(&last);
+    let spaced = || inner.iter().any(|b| *b < b' ') || inner.windows(2).any(|pair| pair == b"  ");
+    if indent > 0 && !odd && ends && !spaced() {
+        line.width = 8 * indent + inner.len();
+        if !glue {
+            line.text.push(' ');
+        }
+        line.text.push_str(&String::from_utf8_lossy(inner));
+        return;
+    }
     let text = String::from_utf8_lossy(raw);
-    // What most lines have nothing of.
-    let odd = |b: &u8| matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || *b >= 0x80;
-    let text = if raw.iter().any(odd) || text.contains("m[K") { undecorated(&text).into() } else { text };
+    let text = if odd { undecorated(&text).into() } else { text };
     line.width = text.chars().map(|c| if c == '\t' { 8 } else { 1 }).sum();
-    for word in bare(&text).split_whitespace() {
+    // A line that begins with a tab has nothing else before it.
+    let bare = if indent > 0 && !odd { unquoted(&text) } else { bare(&text) };
+    for word in bare.split_whitespace() {
         if !std::mem::take(&mut glue) {
             line.text.push(' ');
         }

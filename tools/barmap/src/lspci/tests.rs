@@ -446,6 +446,14 @@ fn what_looks_like_more_than_it_says() {
     assert!(matches!(one(&format!("{MSIX}\tCap{other}")).msix, MsixFact::Unknown(_)));
 }
 
+/// Several machines in one text, each again and again: a record for each device.
+#[test]
+fn machines_again_and_again() {
+    let one = |title: &str| format!("01:00.0 Ethernet controller: {title}\n\tStatus: Cap-\n\n");
+    let machine = parse(&(one("a") + &one("b") + &one("c")).repeat(50));
+    assert_eq!((machine.functions.len(), machine.mixed), (3, true));
+}
+
 /// Whatever is repeated without end, what is kept of it has one.
 #[test]
 fn nothing_grows_with_the_text() {
