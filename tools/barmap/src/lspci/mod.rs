@@ -5,8 +5,8 @@
 //! written, a line that was cut off are [unknown](crate::MsixFact::Unknown), `None`, or a note; what is skipped is counted.
 //! Where there is a hex dump, configuration space itself is believed rather than the text.
 //!
-//! It is read a line at a time: [`paste`] has the lines as `lspci` wrote them, [`line`] knows what a line is, [`block`] what the lines of a
-//! function say, [`listing`] what the functions say of each other. What is kept is a record a function, some hundred bytes: neighbours, and
+//! It is read a line at a time: `paste` has the lines as `lspci` wrote them, `line` knows what a line is, `block` what the lines of a
+//! function say, `listing` what the functions say of each other. What is kept is a record a function, some hundred bytes: neighbours, and
 //! what is listed twice, can only be told at the end.
 
 mod block;
