@@ -160,3 +160,87 @@ fn who_serves_a_vector() {
     assert_eq!(json["findings"].as_array().unwrap().len(), 0);
     fails(&mut wholebar("msix ffff:1f:1f.7"), 1, &["ffff:1f:1f.7"]);
 }
+
+/// No line is wider than a terminal of 80 columns, whatever is shown of whatever text; and JSON is whole.
+#[test]
+fn lines_of_80_columns() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/barmap/tests");
+    let (mut texts, mut lines) = (0, 0);
+    for folder in ["dumps", "cases"] {
+        for entry in fs::read_dir(tests.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "txt") {
+                continue;
+            }
+            texts += 1;
+            for options in [
+                "",
+                "--details",
+                "--all --details",
+                "--details --host-page 64k --policy trapped",
+                "--all --page-size 2M",
+            ] {
+                let text = stdout(wholebar(&format!("barmap {options} --lspci")).arg(&path));
+                for line in text.lines() {
+                    assert!(line.chars().count() <= 80, "{}: {line:?}", path.display());
+                    lines += 1;
+                }
+            }
+        }
+    }
+    assert!(texts >= 24 && lines > 5000, "{texts} texts, {lines} lines");
+    // Whatever stands in a text.
+    let long = "x".repeat(300);
+    let text = format!(
+        "01:00.0 Ethernet controller: {long} {long}\n\tControl: I/O-\n\tStatus: Cap+\n\tRegion 0: Memory at f0004000 (64-bit, prefetchable) [size=16K]\n\tCapabilities: [50] MSI-X: Enable- Count=9 Masked-\n\t\tVector table: BAR=0 offset=00002000\n\t\tPBA: BAR=0 offset=00003000\n\tKernel driver in use: {long}\n!!! {long}\n"
+    );
+    let path = format!("02:00.0{}", "/00.0".repeat(40));
+    let text = format!("{text}\n{}", text.replace("01:00.0", &path));
+    for options in ["", "--details"] {
+        let text = stdout(wholebar(&format!("barmap {options} --lspci -")).write_stdin(text.clone()));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("HOT") || text.contains("some"), "{text}");
+    }
+}
+
+/// The words of the table, and where a host's own page size decides.
+#[test]
+fn which_pages_the_host_has() {
+    let case = |name: &str| format!("{}/../../tools/barmap/tests/cases/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    // Two drives of 16 KiB, one after the other from f7000000 on: in one 64 KiB page, and each in a 16 KiB page of its own.
+    let text = stdout(&mut wholebar(&format!("barmap --lspci {}", case("08-ansi"))));
+    for says in [
+        "\n0000:01:00.0 +1       0    alike   HOT     NONE    Example NVMe\n",
+        "HOT REGISTERS THAT CANNOT BE MAPPED: 0000:01:00.0 BAR0 on a host with 64 KiB\npages: doorbells at 0x1000.\n",
+        "doorbells at 0x1000 too:\n      0000:02:00.0 BAR0 would be in its 64 KiB page",
+        "A kernel with 4 KiB pages cures",
+    ] {
+        assert!(text.contains(says), "{text}\ndoes not say {says:?}");
+    }
+    // On a host with 4 KiB pages nothing is said of where another host would place them.
+    let text = stdout(&mut wholebar(&format!("barmap --lspci {} --host-page 4k", case("08-ansi"))));
+    assert!(text.contains("0    alike   HOT     HOT*    Example NVMe") && !text.contains("CANNOT BE MAPPED"), "{text}");
+    let text = stdout(&mut wholebar(&format!("barmap --lspci {} --host-page 64k 02:00.0", case("08-ansi"))));
+    assert!(text.contains("nothing of it can be mapped at 0xf7004000, doorbells at 0x1000 too"), "{text}");
+    // A path, where there is no address.
+    let text = stdout(&mut wholebar(&format!("barmap --lspci {} 0000:00:1c.0/00.0", case("01-path-P"))));
+    assert!(text.contains("on which bus it is isn't in the"), "{text}");
+    fails(&mut wholebar("barmap sim:nvme --host-page 64k"), 2, &["--host-page", "--lspci"]);
+}
+
+/// Functions that are alike are shown once, and counted.
+#[test]
+fn many_that_are_alike() {
+    let one = |bus: usize| {
+        format!(
+            "{bus:02x}:00.0 Non-Volatile memory controller: Example (prog-if 02 [NVM Express])\n\tStatus: Cap+\n\tRegion 0: Memory at {:08x} (64-bit, non-prefetchable) [size=64K]\n\tCapabilities: [b0] MSI-X: Enable+ Count=33 Masked-\n\t\tVector table: BAR=0 offset=00003000\n\t\tPBA: BAR=0 offset=00002000\n\n",
+            0x8000_0000u64 + 0x1_0000 * bus as u64
+        )
+    };
+    let text: String = (1..=200).map(one).collect();
+    let shown = stdout(wholebar("barmap --lspci -").write_stdin(text.clone()));
+    assert!(shown.contains("\n0000:01:00.0 +199     0    alike   HOT     HOT     Example\n"), "{shown}");
+    assert_eq!(shown.matches("BAR0  64 KiB of memory").count(), 1, "{shown}");
+    let json: Value = serde_json::from_str(&stdout(wholebar("barmap --lspci - --json").write_stdin(text))).unwrap();
+    assert_eq!(json["functions"].as_array().unwrap().len(), 200);
+}

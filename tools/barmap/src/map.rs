@@ -135,7 +135,7 @@ impl Machine {
         let mut bars: Vec<_> = function.bars.iter().map(|bar| (bar.clone(), true)).collect();
         if let Some(msix) = function.msix.present().filter(|_| self.partial) {
             for index in [msix.table_bar, msix.pba_bar].into_iter().chain(hot.bars()) {
-                if bars.iter().all(|(bar, _)| bar.index != index) {
+                if bars.iter().all(|(bar, _)| bar.index != index) && !upper_half(function, index) {
                     let kind = BarKind::Memory { wide: false, prefetchable: false };
                     let bar = Bar {
                         index,
@@ -159,6 +159,10 @@ impl Machine {
         let mut problems = Vec::new();
         for (what, index, range) in parts(msix) {
             match function.bars.iter().find(|bar| bar.index == index) {
+                None if upper_half(function, index) => {
+                    let lower = index - 1;
+                    problems.push(format!("its MSI-X {what} would be in BAR{index}, the upper half of BAR{lower}"));
+                }
                 // It is not in the text, and may be in the device.
                 None if self.partial => {}
                 None => problems.push(format!("its MSI-X {what} would be in BAR{index}, which it doesn't have")),
@@ -181,6 +185,12 @@ impl Machine {
         }
         problems
     }
+}
+
+/// Whether BAR `index` is the upper half of the one before it.
+fn upper_half(function: &Function, index: u8) -> bool {
+    let wide = |bar: &Bar| matches!(bar.kind, BarKind::Memory { wide: true, .. });
+    function.bars.iter().any(|bar| wide(bar) && bar.index.checked_add(1) == Some(index))
 }
 
 /// Plans one BAR.

@@ -3,7 +3,7 @@
 //! The kernel lets a BAR that is smaller than the host's page be mapped only where it begins on a page boundary and nothing else is in its page
 //! (`vfio_pci_probe_mmaps`). Another host may place BARs elsewhere: what is said here is said of these addresses.
 
-use crate::{Bar, Function, Machine};
+use crate::{Bar, Function, Machine, Place};
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use wholebar::PageSize;
@@ -168,14 +168,16 @@ impl Taken {
 }
 
 fn taken(index: u32, function: &Function) -> impl Iterator<Item = Taken> + '_ {
+    // Whose size isn't told begins there at least.
+    let range = |place: &Place, count: u16| {
+        let size = place.size.map_or(Some(1), |size| size.checked_mul(u64::from(count.max(1))));
+        Place { size, ..*place }.range()
+    };
     let bars = function.bars.iter().filter(|bar| bar.is_memory());
-    let bars = bars.map(|bar| (What::Bar(bar.index), bar.place.range()));
-    let rom = function.rom.iter().map(|rom| (What::Rom, rom.range()));
-    let sriov = function.sriov.iter().flat_map(|sriov| {
-        sriov.bars.iter().map(|bar| {
-            let size = bar.place.size.and_then(|size| size.checked_mul(u64::from(sriov.total.max(1))));
-            (What::VirtualBars(bar.index), crate::Place { size, ..bar.place }.range())
-        })
+    let bars = bars.map(move |bar| (What::Bar(bar.index), range(&bar.place, 1)));
+    let rom = function.rom.iter().map(move |rom| (What::Rom, range(rom, 1)));
+    let sriov = function.sriov.iter().flat_map(move |sriov| {
+        sriov.bars.iter().map(move |bar| (What::VirtualBars(bar.index), range(&bar.place, sriov.total)))
     });
     let all = bars.chain(rom).chain(sriov);
     all.filter_map(move |(what, range)| Some(Taken { range: range?, function: index, what }))

@@ -69,7 +69,12 @@ fn nothing_is_lost() {
         assert_eq!(told, roms, "{name}");
         let drivers = machine.functions.iter().filter(|f| f.driver.is_some()).count();
         assert_eq!(lines(&text, "\tKernel driver in use: ").count(), drivers, "{name}");
-        assert!(!machine.functions.iter().any(|f| matches!(f.msix, MsixFact::Unknown(_))), "{name}");
+        // A few that say that they have a list of capabilities, and have none: the text alone doesn't tell that it is empty.
+        let blocks = text.split("\n\n");
+        let silent =
+            blocks.filter(|b| b.contains("Status: Cap+") && !b.contains("\tCapabilities:") && !b.contains("\n00: "));
+        let unknown = machine.functions.iter().filter(|f| matches!(f.msix, MsixFact::Unknown(_)));
+        assert_eq!(unknown.count(), silent.count(), "{name}");
     }
 }
 
@@ -102,7 +107,11 @@ fn the_hex_dump_agrees_with_the_text() {
         assert!(without.len() < text.len(), "{name}");
         let (both, alone) = (lspci::parse(&text), lspci::parse(&without));
         for (both, alone) in both.functions.iter().zip(&alone.functions) {
-            assert_eq!((&both.msix, &both.bars), (&alone.msix, &alone.bars), "{name} {}", both.name);
+            // An empty list of capabilities: only the dump tells.
+            if !matches!(alone.msix, MsixFact::Unknown(_)) || both.msix != MsixFact::Absent {
+                assert_eq!(both.msix, alone.msix, "{name} {}", both.name);
+            }
+            assert_eq!(both.bars, alone.bars, "{name} {}", both.name);
             assert!(both.notes.is_empty(), "{name} {:?}", both.notes);
         }
         // With it, makers and devices have their numbers.

@@ -230,6 +230,12 @@ fn what_cannot_be_is_told_and_not_planned() {
     let map = machine.map(0, &PAGES, &[]).unwrap();
     assert!(map.problems.is_empty() && !map.bars[1].told && map.bars[1].bar.index == 3, "{map:?}");
     assert!(map.bars[1].sheets[0].verdict.text.contains("not in the text"), "{map:?}");
+    let upper = lspci::parse(&text.replace("32-bit", "64-bit").replace("BAR=3", "BAR=1"));
+    let map = upper.map(0, &PAGES, &[]).unwrap();
+    assert!(
+        map.problems[0].contains("table would be in BAR1, the upper half of BAR0") && map.bars.len() == 1,
+        "{map:?}"
+    );
     machine.partial = false;
     let map = machine.map(0, &PAGES, &[]).unwrap();
     assert!(map.problems[0].contains("table would be in BAR3, which it doesn't have"), "{map:?}");
@@ -310,6 +316,13 @@ fn neighbours_that_are_not_in_the_text() {
     assert_eq!(placement(&format!("{one}{bridge}"), PageSize::K64), Placement::Own);
     let verdict = lspci::parse(one).map(0, &[PageSize::K64], &[]).unwrap().bars[0].sheets[0].verdict.clone();
     assert!(verdict.caution.unwrap().contains("isn't in the text"));
+    // One whose size isn't told is where it begins.
+    let other =
+        "02:00.0 Ethernet controller: y\n\tStatus: Cap-\n\tRegion 2: Memory at f0008000 (32-bit, non-prefetchable)\n\n";
+    assert_eq!(
+        placement(&format!("{one}{bridge}{other}"), PageSize::K64),
+        Placement::Shared(vec!["0000:02:00.0 BAR2".to_owned()])
+    );
     // Two machines: nobody knows whose neighbour is whose.
     let two = format!("{one}{bridge}{}", one.replace("x", "y").replace("f0000000", "f0001000"));
     assert_eq!(placement(&two, PageSize::K64), Placement::Unseen);

@@ -32,6 +32,15 @@ pub struct What {
     pub details: bool,
 }
 
+/// Functions that are left out.
+#[derive(Default)]
+struct Left {
+    /// Without MSI-X.
+    without: u64,
+    /// Of which neither MSI-X nor memory is told.
+    untold: u64,
+}
+
 /// Takes text, part by part.
 type Out<'a> = &'a mut dyn FnMut(&str) -> Result<()>;
 
@@ -71,11 +80,14 @@ pub fn draw(source: &Source, pages: &[PageSize], policies: &[MapPolicy], what: W
             None => Box::new(machine.each_map(pages, policies)),
         }
     };
-    let (mut groups, mut left): (Vec<Group>, u64) = (Vec::new(), 0);
+    let (mut groups, mut left) = (Vec::<Group>::new(), Left::default());
     let mut known: HashMap<String, usize> = HashMap::new();
     for (index, map) in each().enumerate() {
         if !all && !is_of_interest(&map) {
-            left += 1;
+            match map.function.msix {
+                MsixFact::Absent => left.without += 1,
+                _ => left.untold += 1,
+            }
             continue;
         }
         match known.entry(likeness(&map)) {
@@ -120,7 +132,7 @@ pub fn draw(source: &Source, pages: &[PageSize], policies: &[MapPolicy], what: W
 }
 
 /// What holds of all of it.
-fn ending(source: &Source, left: u64, what: What, groups: usize) -> String {
+fn ending(source: &Source, left: Left, what: What, groups: usize) -> String {
     let mut text = String::new();
     if source.name == "lspci" || source.name == "sysfs" {
         let auto = match source.machine.auto {
@@ -135,10 +147,15 @@ fn ending(source: &Source, left: u64, what: What, groups: usize) -> String {
     for note in &source.machine.notes {
         text += &paragraph(&format!("Note: {note}."));
     }
-    match left {
-        0 => {}
-        1 => text += "One function without MSI-X is left out; --all shows it too.\n",
-        n => text += &format!("{} functions without MSI-X are left out; --all shows them too.\n", output::count(n)),
+    for (count, which) in [(left.without, "without MSI-X"), (left.untold, "of which the text tells too little")] {
+        match count {
+            0 => {}
+            1 => text += &paragraph(&format!("One function {which} is left out; --all shows it too.")),
+            n => {
+                text +=
+                    &paragraph(&format!("{} functions {which} are left out; --all shows them too.", output::count(n)))
+            }
+        }
     }
     if !what.details && groups > 1 {
         text += "--details, or the name of one, shows its pages, addresses and sources.\n";

@@ -194,7 +194,9 @@ impl Block {
     }
 
     fn take(&mut self, line: &str) {
-        if let Some((offset, bytes)) = line::hex(line) {
+        if self.inside != Inside::Function && !line.starts_with("Capabilities:") && line::rank(line).is_none() {
+            self.inner(line);
+        } else if let Some((offset, bytes)) = line::hex(line) {
             self.useful = true;
             if offset == self.bytes.len() && offset < 4096 {
                 self.bytes.extend(bytes.iter().map_while(|byte| *byte));
@@ -217,7 +219,7 @@ impl Block {
         } else if line.starts_with("Control: I/O") {
             self.useful = true;
         } else if line.starts_with("!!!") {
-            self.function.notes.push(format!("lspci says: {}", line.trim_start_matches('!').trim()));
+            self.note(format!("lspci says: {}", line.trim_start_matches('!').trim()));
         } else {
             self.inner(line);
         }
@@ -230,7 +232,7 @@ impl Block {
             if rest.contains("denied") {
                 self.capabilities = Capabilities::Denied;
             } else {
-                self.function.notes.push(format!("lspci says of its capabilities: {rest}"));
+                self.note(format!("lspci says of its capabilities: {rest}"));
             }
             return;
         }
@@ -253,7 +255,7 @@ impl Block {
             Inside::Other
         } else {
             if rest.contains("<chain") {
-                self.function.notes.push(format!("lspci says of its capabilities: {rest}"));
+                self.note(format!("lspci says of its capabilities: {rest}"));
             }
             Inside::Other
         };
@@ -267,8 +269,11 @@ impl Block {
         }
         match &mut self.msix {
             None => self.msix = Some(PartOfMsix { offset, control, table: None, pba: None, contradicted: false }),
-            Some(first) if (first.offset, first.control) == (offset, control) => {}
-            Some(first) => first.contradicted = true,
+            // Whether it is enabled may have changed: of a diff, both are there.
+            Some(first) => {
+                let vectors = |control: Option<(bool, bool, u16)>| control.map(|(_, _, vectors)| vectors);
+                first.contradicted |= (first.offset, vectors(first.control)) != (offset, vectors(control));
+            }
         }
         Inside::Msix
     }
@@ -313,6 +318,13 @@ impl Block {
             }
             Inside::Other if line.starts_with("Vector table:") => self.cannot_read(line),
             Inside::Other => {}
+        }
+    }
+
+    /// What `lspci` says beside the facts, a few times.
+    fn note(&mut self, note: String) {
+        if self.function.notes.len() < 8 {
+            self.function.notes.push(note);
         }
     }
 
@@ -361,6 +373,10 @@ impl Block {
                 false => believe(&mut function, &config, self.verbose),
             }
         }
+        if self.named && self.msix.is_some() && !self.verbose {
+            let note = "not all of its lines are in the text: a capability below its name is taken to be its own";
+            function.notes.push(note.to_owned());
+        }
         match self.unread {
             (0, _) => {}
             (1, line) => function.notes.push(format!("a line of it can't be read: `{line}`")),
@@ -381,8 +397,6 @@ impl Block {
                 Capabilities::Unsaid => unknown("the text says nothing of its capabilities"),
                 _ if !ended => unknown("the text ends here, and may have been cut off"),
                 Capabilities::Listed => MsixFact::Absent,
-                // A few devices say so and have none. Where there is something to map, a part of the text may be missing.
-                Capabilities::Promised if self.function.bars.is_empty() => MsixFact::Absent,
                 Capabilities::Promised => unknown("it has capabilities, by its status, and the text tells of none"),
             };
         };

@@ -66,6 +66,10 @@ impl Rank {
 }
 
 pub(super) fn rank(line: &str) -> Option<Rank> {
+    // How none of them begins, most lines do.
+    if !line.starts_with(|c: char| c.is_ascii_hexdigit() || "DSPCINRBEK[".contains(c)) {
+        return None;
+    }
     let line = line.strip_prefix("[virtual] ").unwrap_or(line);
     if let Some(key) = KEYS.iter().position(|key| line.starts_with(key)) {
         let index = line.strip_prefix("Region ").and_then(|rest| digits(rest.split(':').next()?, 10));
@@ -121,36 +125,34 @@ pub(super) fn slot(line: &str) -> Option<Slot<'_>> {
 
 /// Whether it begins as the first line of a function does: what can't be read of it is no line of the function before it.
 pub(super) fn is_like_slot(line: &str) -> bool {
+    if !line.starts_with(|c: char| c.is_ascii_hexdigit()) {
+        return false;
+    }
     let place = line.split([' ', '\t', '"']).next().unwrap_or("").trim_end_matches(':');
     let path = place.contains('/');
     let of_address =
         |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.' | '/') || (path && c.is_ascii_alphanumeric());
     let (front, function) = place.rsplit_once('.').unwrap_or(("", ""));
-    place.starts_with(|c: char| c.is_ascii_hexdigit())
-        && place.chars().all(of_address)
-        && function.len() == 1
-        && front.len() >= 5
-        && front.contains([':', '/'])
+    place.chars().all(of_address) && function.len() == 1 && front.len() >= 5 && front.contains([':', '/'])
 }
 
 /// Whether `line` goes on with what `held` began: it was wrapped, as mails are. `width`: how wide `held` was.
 pub(super) fn continues(held: &str, width: usize, line: &str) -> bool {
-    if is_known(line) || line.is_empty() || is_like_slot(line) {
+    let open = held.ends_with([':', ',', '(']) || (held.starts_with("Capabilities: [") && held.ends_with(']'));
+    let first = line.split(' ').next().unwrap_or("");
+    let rest = ["[", "(", "offset=", "size="].iter().any(|start| line.starts_with(start));
+    let wrapped = width + 1 + first.len() >= 60 || rest;
+    if line.is_empty() || !(open || wrapped) || is_known(line) || is_like_slot(line) {
         return false;
     }
     // Its class, and the colon behind it, is missing.
     let begun = is_like_slot(held) && held.contains(' ') && slot(held).is_none();
-    if !begun && !is_known(held) {
-        return false;
-    }
-    let open = held.ends_with([':', ',', '(']) || (held.starts_with("Capabilities: [") && held.ends_with(']'));
-    let first = line.split(' ').next().unwrap_or("");
-    let rest = ["[", "(", "offset=", "size="].iter().any(|start| line.starts_with(start));
-    let wrapped = width + 1 + first.chars().count() >= 60 || rest;
-    let has_key = line.split_once(':').is_some_and(|(key, rest)| {
-        key.len() <= 32 && (rest.is_empty() || rest.starts_with(' ')) && !key.contains(['[', '('])
-    });
-    open || (wrapped && (begun || !has_key))
+    let has_key = || {
+        line.split_once(':').is_some_and(|(key, rest)| {
+            key.len() <= 32 && (rest.is_empty() || rest.starts_with(' ')) && !key.contains(['[', '('])
+        })
+    };
+    (begun || is_known(held)) && (open || begun || !has_key())
 }
 
 /// A line of a hex dump: its offset, and up to 16 bytes.

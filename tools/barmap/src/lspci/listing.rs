@@ -7,11 +7,16 @@ use crate::{Function, Ids, Machine, MsixFact};
 use std::collections::HashMap;
 use wholebar::pci::Address;
 
+/// How many devices at one address are told apart.
+const MOST_MACHINES: usize = 64;
+
 #[derive(Default)]
 pub(super) struct Listing {
     functions: Vec<Function>,
     by_address: HashMap<Address, u32>,
     by_path: HashMap<String, u32>,
+    /// Of several devices at one address: the one before.
+    before: HashMap<u32, u32>,
     /// Those that are listed again: how often, and what is told otherwise there.
     again: HashMap<u32, (u32, Vec<String>)>,
     /// Where one address is two devices: the first such.
@@ -25,25 +30,26 @@ impl Listing {
 
     pub(super) fn add(&mut self, mut function: Function) {
         let next = self.functions.len() as u32;
-        let known = match function.address {
-            Some(address) => self.by_address.insert(address, next),
-            None => self.by_path.insert(function.name.clone(), next),
+        let last = match function.address {
+            Some(address) => self.by_address.get(&address).copied(),
+            None => self.by_path.get(&function.name).copied(),
         };
-        let Some(index) = known else {
+        // The devices that have been seen at this address: one, but where this is of several machines.
+        let seen = std::iter::successors(last, |index| self.before.get(index).copied()).take(MOST_MACHINES);
+        let same = seen.into_iter().find(|index| !is_another(&self.functions[*index as usize], &function));
+        let Some(index) = same else {
+            if let Some(last) = last {
+                self.before.insert(next, last);
+                self.mixed.get_or_insert_with(|| function.name.clone());
+            }
+            match function.address {
+                Some(address) => self.by_address.insert(address, next),
+                None => self.by_path.insert(function.name.clone(), next),
+            };
             self.functions.push(function);
             return;
         };
         let kept = &mut self.functions[index as usize];
-        if is_another(kept, &function) {
-            // The last one is the one that the rest of its machine's text may list again.
-            self.mixed.get_or_insert_with(|| kept.name.clone());
-            self.functions.push(function);
-            return;
-        }
-        match function.address {
-            Some(address) => self.by_address.insert(address, index),
-            None => self.by_path.insert(function.name.clone(), index),
-        };
         let (count, differences) = self.again.entry(index).or_insert((1, Vec::new()));
         *count += 1;
         if fullness(&function) > fullness(kept) {

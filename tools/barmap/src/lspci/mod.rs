@@ -5,8 +5,8 @@
 //! written, a line that was cut off are [unknown](crate::MsixFact::Unknown), `None`, or a note; what is skipped is counted.
 //! Where there is a hex dump, configuration space itself is believed rather than the text.
 //!
-//! It is read a line at a time: [`paste`] has the lines as `lspci` wrote them, [`line`] knows what a line is, [`block`] what the lines of a
-//! function say, [`listing`] what the functions say of each other. What is kept is a record a function, some hundred bytes: neighbours, and
+//! It is read a line at a time: `paste` has the lines as `lspci` wrote them, `line` knows what a line is, `block` what the lines of a
+//! function say, `listing` what the functions say of each other. What is kept is a record a function, some hundred bytes: neighbours, and
 //! what is listed twice, can only be told at the end.
 
 mod block;
@@ -45,8 +45,8 @@ pub enum Error {
     Tree,
     /// Plain `lspci`, or `lspci -v`.
     #[error(
-        "it has {functions} PCI function(s), and nothing tells which BAR is which: it was written by `lspci` or `lspci -v`. \
-         Write it with `lspci -vv` (better: `lspci -vvxxxx`), as root"
+        "it has {functions} PCI function(s), and nothing tells which BAR is which: it was written by `lspci` or `lspci -v`, or its lines \
+         are not in their order. Write it with `lspci -vv` (better: `lspci -vvxxxx`), as root"
     )]
     NotVerbose {
         /// How many functions.
@@ -84,6 +84,9 @@ pub fn parse(text: &str) -> Machine {
     parser.end(false);
     parser.finish()
 }
+
+/// More than `lspci` writes in a line, in bytes: no more is taken for the rest of a wrapped one.
+const LONGEST_JOINED: usize = 1024;
 
 /// The start of a line, to be told of.
 fn shortened(line: &str) -> String {
@@ -147,7 +150,8 @@ impl Parser {
                 Trouble::Io(e) => Error::Read(e),
                 Trouble::Zero(at) => Error::Binary { at },
             })?;
-            if more && line::continues(&held.text, held.width, &next.text) {
+            let short = held.text.len() < LONGEST_JOINED;
+            if more && short && line::continues(&held.text, held.width, &next.text) {
                 held.text.push(' ');
                 held.text.push_str(&next.text);
                 (held.width, held.cut) = (next.width, next.cut);
@@ -174,9 +178,13 @@ impl Parser {
             return;
         }
         self.lines += 1;
-        self.programs |=
-            text.starts_with("Slot: ") || (line::is_like_slot(text) && text.contains(" \"Host bridge\" \""));
-        self.tree |= text.contains("-[0000:");
+        if self.listing.len() == 0 {
+            let of_programs = |key| text.strip_prefix(key).is_some_and(line::is_like_slot);
+            let quoted =
+                || line::is_like_slot(text) && text.split_once(' ').is_some_and(|(_, rest)| rest.starts_with('"'));
+            self.programs |= of_programs("Slot: ") || of_programs("Device: ") || quoted();
+            self.tree |= text.contains("-[0000:");
+        }
         if let Some(slot) = line::slot(text).filter(|_| !line.cut) {
             self.end(true);
             self.unnamed.clear();

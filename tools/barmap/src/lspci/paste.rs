@@ -23,9 +23,12 @@ pub(super) struct Line {
     pub(super) number: u64,
 }
 
+/// Bytes as UTF-8, with the first few that were looked at before them.
+type Decoded<R> = DecodeReaderBytes<io::Chain<io::Cursor<Vec<u8>>, R>, Vec<u8>>;
+
 /// The lines of some bytes, one after the other, in bounded memory.
 pub(super) struct Lines<R: Read> {
-    input: BufReader<DecodeReaderBytes<io::Chain<io::Cursor<Vec<u8>>, R>, Vec<u8>>>,
+    input: BufReader<Decoded<R>>,
     /// Of the decoded text, in bytes.
     offset: u64,
     number: u64,
@@ -128,13 +131,30 @@ impl<R: Read> Lines<R> {
 
 /// Appends to `line` what `raw` has of `lspci`'s; `glue`: without a space before it.
 fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
+    let (mut odd, mut last) = (false, 0);
+    for &b in raw {
+        odd |= matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || b >= 0x80 || (last == b'[' && b == b'K');
+        last = b;
+    }
+    // Most lines are as `lspci` wrote them: behind tabs, with one space between words, and nothing else.
+    let indent = raw.iter().take_while(|b| **b == b'\t').count();
+    let inner = &raw[indent..];
+    let ends = inner.first().is_some_and(u8::is_ascii_alphanumeric) && !b" |`$\",".contains(&last);
+    let spaced = || inner.iter().any(|b| *b < b' ') || inner.windows(2).any(|pair| pair == b"  ");
+    if indent > 0 && !odd && ends && !spaced() {
+        line.width = 8 * indent + inner.len();
+        if !glue {
+            line.text.push(' ');
+        }
+        line.text.push_str(&String::from_utf8_lossy(inner));
+        return;
+    }
     let text = String::from_utf8_lossy(raw);
-    // What most lines have nothing of.
-    let odd = |b: &u8| matches!(b, 0x1b | b'^' | b'&' | b'\\' | b'<') || *b >= 0x80;
-    let plain = raw.iter().any(|b| odd(b)) || text.contains("m[K");
-    let text = if plain { decorated(&text) } else { text.into_owned() };
+    let text = if odd { undecorated(&text).into() } else { text };
     line.width = text.chars().map(|c| if c == '\t' { 8 } else { 1 }).sum();
-    for word in bare(&text).split_whitespace() {
+    // A line that begins with a tab has nothing else before it.
+    let bare = if indent > 0 && !odd { unquoted(&text) } else { bare(&text) };
+    for word in bare.split_whitespace() {
         if !std::mem::take(&mut glue) {
             line.text.push(' ');
         }
@@ -142,8 +162,8 @@ fn clean(raw: &[u8], line: &mut Line, mut glue: bool) {
     }
 }
 
-/// Without colours, and with the characters that stand for others.
-fn decorated(text: &str) -> String {
+/// Without colours, and with the characters that others stand for.
+fn undecorated(text: &str) -> String {
     let mut text = text.to_owned();
     for (code, character) in [
         // An escape character, as some show it.
@@ -155,6 +175,7 @@ fn decorated(text: &str) -> String {
         // `cat -A`.
         ("^I", "\t"),
         ("^M", ""),
+        ("M-BM- ", " "),
         // HTML.
         ("&lt;", "<"),
         ("&gt;", ">"),
@@ -173,17 +194,14 @@ fn decorated(text: &str) -> String {
         ("\\-", "-"),
         ("\\+", "+"),
         ("\\#", "#"),
+        ("\\t", "\t"),
         // No width, or another space's.
         ("\u{feff}", ""),
         ("\u{200b}", ""),
         ("\u{a0}", " "),
     ] {
         if text.contains(code) {
-            let shown = code == "^I" && text.ends_with('$');
             text = text.replace(code, character);
-            if shown {
-                text.pop();
-            }
         }
     }
     if text.contains('\x1b') {
@@ -221,17 +239,31 @@ fn bare(text: &str) -> &str {
     // `[   12.345678] `, `Nov 28 23:00:01 host lspci[123]: `, `2026-11-28T23:00:01+00:00 host lspci: `.
     if let Some(rest) = after_time(text) {
         let rest = unquoted(rest);
-        return if line::is_known(rest) { rest } else { after_tag(rest).map_or(rest, unquoted) };
+        // The host, the program, the stream: a few words.
+        let mut known = rest;
+        for _ in 0..4 {
+            if line::is_known(known) {
+                return known;
+            }
+            known = known.split_once([' ', '\t']).map_or("", |(_, rest)| unquoted(rest));
+        }
+        return after_tag(rest).map_or(rest, unquoted);
     }
     text
 }
 
-/// Without space and the marks of quotations, tables and code.
+/// Without space and what marks quotations, tables, code and strings, and the ends of lines of `cat -A`.
 fn unquoted(text: &str) -> &str {
-    let mark =
-        |c: char| c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '\u{feff}');
-    let text =
-        text.trim_start_matches(mark).trim_end_matches(|c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│'));
+    const TAGS: [&str; 7] = ["<pre>", "<code>", "[code]", "{code}", "{noformat}", "[PRE]", "[CODE]"];
+    let before = |c: char| {
+        c.is_whitespace() || matches!(c, '>' | '|' | '#' | '`' | '*' | '│' | '┃' | '»' | ';' | '"' | '\u{feff}')
+    };
+    let after = |c: char| c.is_whitespace() || matches!(c, '|' | '`' | '│' | '$');
+    let mut text = text.trim_start_matches(before).trim_end_matches(after);
+    while let Some(rest) = TAGS.iter().find_map(|tag| text.strip_prefix(tag)) {
+        text = rest.trim_start_matches(before);
+    }
+    text = text.strip_suffix("\",").unwrap_or(text);
     // Of a diff, and between the matches of grep.
     match text.strip_prefix(['+', '-']) {
         Some(rest) if rest.is_empty() || rest == "-" || line::is_known(rest.trim_start()) => {
@@ -253,7 +285,7 @@ fn after_time(text: &str) -> Option<&str> {
         let (time, rest) = rest.split_once(']')?;
         let time = time.trim();
         let is_time = time.starts_with(|c: char| c.is_ascii_digit())
-            && time.contains(['.', ':'])
+            && (time.contains('.') || time.matches(':').count() == 2)
             && time.bytes().all(|b| b.is_ascii_digit() || b".:-+TZ, ".contains(&b));
         return is_time.then_some(rest);
     }
@@ -333,6 +365,11 @@ mod tests {
                 "23:00:01 ",
                 "2026-11-28T23:00:01Z ",
                 "> Nov 28 23:00:01 host x[1]: ",
+                "2026-11-28T23:00:01.123456789Z stdout F \t",
+                "<pre>",
+                "[code]\t",
+                "\"",
+                "\"\\t",
             ] {
                 for after in ["", " ", "\r", " |", "\t"] {
                     assert_eq!(lines(format!("{before}{known}{after}\n").as_bytes()), [known], "{before:?} {after:?}");

@@ -21,6 +21,7 @@ fn what_is_of_no_use_says_what_to_run() {
         (b"00:00.0 Host bridge: Intel Corporation Device 1237\n00:01.0 ISA bridge: Intel Corporation\n", "lspci -vvxxxx"),
         (b"00:1f.6 Ethernet controller: Intel\n\tFlags: bus master\n\tMemory at f7d00000 (32-bit, non-prefetchable) [size=128K]\n", "`lspci -v`"),
         (b"Slot:\t00:00.0\nClass:\tHost bridge\n", "-m"),
+        (b"Device:\t0000:00:00.0\nClass:\tHost bridge\n", "-m"),
         (b"00:00.0 \"Host bridge\" \"Intel Corporation\" \"Device 1237\" -r02 \"\" \"\"\n", "-m"),
         (b"-[0000:00]-+-00.0  Intel Corporation Device 1237\n           \\-02.0-[01]----00.0  Intel\n", "-t"),
     ] {
@@ -443,4 +444,33 @@ fn what_looks_like_more_than_it_says() {
     // Two capabilities, not alike: of two functions.
     let other = MSIX.split_once("\tCap").unwrap().1.replace("Count=33", "Count=9");
     assert!(matches!(one(&format!("{MSIX}\tCap{other}")).msix, MsixFact::Unknown(_)));
+}
+
+/// Several machines in one text, each again and again: a record for each device.
+#[test]
+fn machines_again_and_again() {
+    let one = |title: &str| format!("01:00.0 Ethernet controller: {title}\n\tStatus: Cap-\n\n");
+    let machine = parse(&(one("a") + &one("b") + &one("c")).repeat(50));
+    assert_eq!((machine.functions.len(), machine.mixed), (3, true));
+}
+
+/// Whatever is repeated without end, what is kept of it has one.
+#[test]
+fn nothing_grows_with_the_text() {
+    let line = format!("{} words\n", "word ".repeat(14));
+    for repeated in [
+        "!!! Unknown header type 7f\n",
+        "\tCapabilities: <chain broken>\n",
+        "\tRegion x\n",
+        "00: 01 02 03\n",
+        &line,
+        "word\n",
+        "\n",
+    ] {
+        let mut machine = parse(&format!("01:00.0 Class: x\n{}", repeated.repeat(5_000)));
+        assert_eq!(machine.functions.len(), 1, "{repeated}");
+        let function = machine.functions.remove(0);
+        let kept = format!("{function:?}{:?}", machine.notes);
+        assert!(kept.len() < 8192, "{repeated} {}", kept.len());
+    }
 }
