@@ -88,16 +88,14 @@ impl Store {
 
     #[inline]
     fn namespace(&mut self, nsid: u32) -> Result<&mut Namespace, Status> {
-        let ns = self.namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
-        // One that is there, but is not active: base 3.2.1.4.
-        if ns.attached { Ok(ns) } else { Err(Status::INVALID_FIELD) }
+        active(&mut self.namespaces, nsid)
     }
 
     /// The namespace of a command that moves data, where in it, and how much, in bytes.
     #[inline]
     fn transfer(&mut self, cmd: &Command) -> Result<(&mut Namespace, u64, u64), Status> {
         let Self { max_transfer, namespaces, spent, .. } = self;
-        let ns = namespaces.get_mut((cmd.nsid() as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
+        let ns = active(namespaces, cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         if len > *max_transfer {
             return Err(Status::INVALID_FIELD);
@@ -207,6 +205,13 @@ impl Store {
             Ok(self.namespace(cmd.nsid())?.media.flush()?)
         }
     }
+}
+
+#[inline]
+fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Namespace, Status> {
+    let ns = namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
+    // One that is there, but is not active: base 3.2.1.4.
+    if ns.attached { Ok(ns) } else { Err(Status::INVALID_FIELD) }
 }
 
 impl Namespace {
