@@ -84,7 +84,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut text = if !functions.is_empty() {
         table(&functions, output::terminal_width())
     } else if !host.sees_sysfs {
-        "/sys is not to be seen here, and with it the PCI functions: mount -t sysfs sysfs /sys\n".to_owned()
+        output::paragraph("/sys is not to be seen here, and with it the PCI functions: mount -t sysfs sysfs /sys")
     } else if all.is_empty() {
         "There are no PCI functions under /sys/bus/pci/devices here.\n".to_owned()
     } else {

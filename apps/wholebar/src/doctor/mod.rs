@@ -34,7 +34,7 @@ use wholebar_sim::{OpenOptions, Target};
 Examples:
   wholebar doctor
   wholebar doctor 0000:01:00.0
-  wholebar doctor 0000:01:00.0,via=no-iommu    as it is to be opened; via=group and via=node too
+  wholebar doctor 0000:01:00.0,via=no-iommu    or via=group, via=node
   wholebar doctor 0000:01:00.0 --json")]
 pub struct Args {
     /// The PCI function

@@ -57,7 +57,8 @@ pub fn host(host: &Host, route: Route) -> Vec<Finding> {
     let bare = route == Route::NoIommu;
     if !host.sees_sysfs {
         let what = "/sys is not to be seen here: drivers, IOMMU and interrupts are not known";
-        let mend = ["mount -t sysfs sysfs /sys; in a container: hand it in (docker: -v /sys:/sys)".to_owned()];
+        let mend =
+            ["mount -t sysfs sysfs /sys", "in a container: hand it in (docker: -v /sys:/sys)"].map(str::to_owned);
         let blind = [Some(Finding::stop("/sys", what, mend)), hugepages(host, bare), memlock(host, bare)];
         return blind.into_iter().flatten().collect();
     }
