@@ -377,12 +377,13 @@ fn a_device_that_lies_about_everything_gives_no_memory_that_is_not_its() {
                         continue;
                     };
                     // Plans are anybody's to write, too.
-                    for bend in [0, 1, 8, u64::MAX / 2] {
+                    for bend in [0, 8, 1, u64::MAX / 2].into_iter().take(2 * some(2)) {
                         if let Some(span) = plan.spans.last_mut() {
                             span.range.start = span.range.start.wrapping_add(bend);
                         }
                         let Ok(bar) = Bar::open(device.clone(), plan.clone()) else { continue };
-                        for at in [0, 8, 0x0ffc, 0x1000, 0x1ff8, 0x2000, SIZE - 8, SIZE, size - 8, size & !7, !7] {
+                        let places = [0, 0x0ffc, 0x1ff8, SIZE - 8, SIZE, 8, 0x1000, 0x2000, size - 8, size & !7, !7];
+                        for at in places.into_iter().take(5 * some(3)) {
                             touch::<u8>(&bar, at);
                             touch::<u16>(&bar, at);
                             touch::<u32>(&bar, at);

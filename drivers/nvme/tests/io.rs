@@ -364,7 +364,7 @@ fn a_callback_that_panics_leaves_the_queue_whole() {
         let polled = catch_unwind(AssertUnwindSafe(|| {
             queue.poll_each(usize::MAX, |_| {
                 *completed += 1;
-                if *completed % 5 == 0 {
+                if completed.is_multiple_of(5) {
                     resume_unwind(Box::new("a callback that panics"));
                 }
             })

@@ -386,7 +386,7 @@ fn a_callback_that_panics_leaves_the_queue_whole() {
         let polled = catch_unwind(AssertUnwindSafe(|| {
             queue.poll_each(usize::MAX, |done| {
                 tags.push(done.tag);
-                if tags.len() % 2 == 0 {
+                if tags.len().is_multiple_of(2) {
                     resume_unwind(Box::new("a callback that panics"));
                 }
             })
