@@ -203,9 +203,14 @@ where
     E: FnMut(Dma<'a>) -> Result<(), Status> + ?Sized,
 {
     let Some(dma) = host.dma(Iova(at), len) else { return Err(denied(host, "data", at, len, false)) };
-    each(dma).map_err(|status| match status {
-        // What is there can be read: it can't be written.
-        Status::DATA_TRANSFER_ERROR => denied(host, "data", at, len, true),
-        status => status,
-    })
+    match each(dma) {
+        Ok(()) => Ok(()),
+        Err(status) => Err(failed(host, at, len, status)),
+    }
+}
+
+/// Why a piece that is there failed: what is not the media's fault can't be written.
+#[cold]
+fn failed(host: &Host<'_>, at: u64, len: u64, status: Status) -> Status {
+    if status == Status::DATA_TRANSFER_ERROR { denied(host, "data", at, len, true) } else { status }
 }
