@@ -126,8 +126,7 @@ pub fn open(target: &Target, options: OpenOptions) -> Result<Opened> {
             Ok(Opened { struck, ..run(model, options)? })
         }
         Target::VfioUser { path, timeout } => {
-            let mut how = vfio_user::Options::default();
-            how.timeout = timeout.or(options.timeout).unwrap_or(how.timeout);
+            let how = timeout.or(options.timeout).map_or_else(vfio_user::Options::default, vfio_user::Options::of);
             let device = VfioUser::connect(path, how)?;
             Ok(Opened { device, thread: None, struck: None, net: None })
         }
