@@ -1,14 +1,15 @@
 //! A Unix socket that clients come in by: made where nobody else listens, removed when it is done. And the way in, for those who connect.
 //!
 //! Nothing is removed by its name after a look at it: between the two, something else may have come there. What is at the name is
-//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for.
+//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for. A socket of ours is made in such a
+//! directory, too, and moved to its name when it is known and listens.
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -33,21 +34,38 @@ impl Door {
     pub fn open(path: &Path) -> io::Result<Self> {
         /// How often something else may come there meanwhile.
         const TRIES: usize = 16;
+        // Who connects needs the name to be as short.
+        SocketAddrUnix::new(path)?;
         let _alone = alone(path)?;
         for _ in 0..TRIES {
-            match UnixListener::bind(path) {
-                Ok(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let file = identity(path)?;
-                    return Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) });
-                }
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
-                Err(e) => return Err(e),
+            if let Some(door) = Self::make(path)? {
+                return Ok(door);
             }
             must_be_dead(path)?;
             take_away(path, must_be_dead)?;
         }
         Err(taken("what is there changes all the time"))
+    }
+
+    /// Listens on `path`; `None` where something is there.
+    fn make(path: &Path) -> io::Result<Option<Self>> {
+        let dir = own_dir(path)?;
+        let there = dir.join("s");
+        let made = listen(&there, &dir).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            let file = identity(&there)?;
+            move_to(&there, path)?;
+            Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) })
+        });
+        if made.is_err() {
+            let _ = fs::remove_file(&there);
+        }
+        let _ = fs::remove_dir(dir);
+        match made {
+            Ok(door) => Ok(Some(door)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The next client, if one waits and can be let in.
@@ -157,14 +175,30 @@ fn take_away(path: &Path, check: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
     done
 }
 
-/// Gives a file its name back; where something else has it by now, nothing is lost either.
-fn put_back(there: &Path, path: &Path) -> io::Result<()> {
-    let done = match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
+/// A socket at `there`, in `dir`, whose name may be too long for a socket's address.
+fn listen(there: &Path, dir: &Path) -> io::Result<UnixListener> {
+    match SocketAddrUnix::new(there) {
+        Ok(_) => UnixListener::bind(there),
+        Err(_) => {
+            let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            UnixListener::bind(format!("/proc/self/fd/{}/s", dir.as_raw_fd()))
+        }
+    }
+}
+
+/// Gives a file another name, unless something has that.
+fn move_to(there: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
         // Not every file system can.
         Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(there, path).and_then(|()| fs::remove_file(there)),
         done => done.map_err(io::Error::from),
-    };
-    done.map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
+    }
+}
+
+/// Gives a file its name back; where something else has it by now, nothing is lost either.
+fn put_back(there: &Path, path: &Path) -> io::Result<()> {
+    move_to(there, path)
+        .map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
 }
 
 /// A directory beside `path` in which nobody else does anything.
@@ -181,8 +215,8 @@ fn own_dir(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Keeps other servers from coming to the same directory meanwhile: one that has made its socket and does not listen yet looks dead. Where
-/// directories can't be locked, that has to be good enough.
+/// Keeps other servers of this kind from coming to the same directory meanwhile, so that they don't take each other's sockets away and put them
+/// back. Where directories can't be locked, that has to be good enough.
 fn alone(path: &Path) -> io::Result<Option<OwnedFd>> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -267,6 +301,18 @@ mod tests {
             fs::remove_file(&path).unwrap();
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_an_address_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let longest = dir.path().join("s".repeat(106 - dir.path().as_os_str().len()));
+        assert_eq!(longest.as_os_str().len(), 107);
+        let door = Door::open(&longest).unwrap();
+        assert!(UnixStream::connect(&longest).is_ok() && door.accept().is_some());
+        drop(door);
+        assert!(Door::open(&dir.path().join("s".repeat(107))).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
