@@ -35,7 +35,10 @@ impl Door {
         /// How often something else may come there meanwhile.
         const TRIES: usize = 16;
         // Who connects needs the name to be as short.
-        SocketAddrUnix::new(path)?;
+        SocketAddrUnix::new(path).map_err(|e| match e {
+            Errno::NAMETOOLONG => io::Error::new(io::ErrorKind::InvalidInput, "a socket's path has 107 bytes at most"),
+            e => e.into(),
+        })?;
         let _alone = alone(path)?;
         for _ in 0..TRIES {
             if let Some(door) = Self::make(path)? {
@@ -311,7 +314,8 @@ mod tests {
         let door = Door::open(&longest).unwrap();
         assert!(UnixStream::connect(&longest).is_ok() && door.accept().is_some());
         drop(door);
-        assert!(Door::open(&dir.path().join("s".repeat(107))).is_err());
+        let error = Door::open(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
+        assert!(error.to_string().contains("107 bytes"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 

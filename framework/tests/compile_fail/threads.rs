@@ -40,7 +40,6 @@ impl fmt::LowerHex for Wide {
 
 impl Width for Wide { //~ E0277: the trait bound `Wide: wholebar::cell::sealed::Sealed` is not satisfied
     const BYTES: u64 = 1;
-    const ONES: Self = Self(u64::MAX);
     type Bytes = [u8; 8];
     fn to_le(self) -> [u8; 8] {
         self.0.to_le_bytes()
