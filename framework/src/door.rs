@@ -1,8 +1,7 @@
 //! A Unix socket that clients come in by: made where nobody else listens, removed when it is done. And the way in, for those who connect.
 //!
 //! Nothing is removed by its name after a look at it: between the two, something else may have come there. What is at the name is
-//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for. A socket of ours is made in such a
-//! directory, too, and moved to its name when it is known and listens.
+//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for.
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
@@ -10,6 +9,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Door {
     listener: UnixListener,
     path: PathBuf,
-    /// Which file `path` was when we made it: another one isn't ours to remove.
+    /// Which file `path` was behind our making it. Another one isn't ours to remove; nor may this be, if it came there just then.
     file: (u64, u64),
     /// The last client could not be let in, and waits.
     stuck: AtomicBool,
@@ -34,41 +34,25 @@ impl Door {
     pub fn open(path: &Path) -> io::Result<Self> {
         /// How often something else may come there meanwhile.
         const TRIES: usize = 16;
-        // Who connects needs the name to be as short.
         SocketAddrUnix::new(path).map_err(|e| match e {
             Errno::NAMETOOLONG => io::Error::new(io::ErrorKind::InvalidInput, "a socket's path has 107 bytes at most"),
             e => e.into(),
         })?;
         let _alone = alone(path)?;
         for _ in 0..TRIES {
-            if let Some(door) = Self::make(path)? {
-                return Ok(door);
+            match UnixListener::bind(path) {
+                Ok(listener) => {
+                    listener.set_nonblocking(true)?;
+                    let file = identity(path)?;
+                    return Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) });
+                }
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(e),
             }
             must_be_dead(path)?;
             take_away(path, must_be_dead)?;
         }
         Err(taken("what is there changes all the time"))
-    }
-
-    /// Listens on `path`; `None` where something is there.
-    fn make(path: &Path) -> io::Result<Option<Self>> {
-        let dir = own_dir(path)?;
-        let there = dir.join("s");
-        let made = listen(&there, &dir).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            let file = identity(&there)?;
-            move_to(&there, path)?;
-            Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) })
-        });
-        if made.is_err() {
-            let _ = fs::remove_file(&there);
-        }
-        let _ = fs::remove_dir(dir);
-        match made {
-            Ok(door) => Ok(Some(door)),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            Err(e) => Err(e),
-        }
     }
 
     /// The next client, if one waits and can be let in.
@@ -107,24 +91,34 @@ impl AsFd for Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        let ours = |path: &Path| match identity(path) {
-            Ok(file) if file == self.file => Ok(()),
-            Ok(_) => Err(taken("another file is there")),
-            Err(error) => Err(error),
-        };
-        if ours(&self.path).is_ok()
-            && let Err(error) = take_away(&self.path, ours)
+        if identity(&self.path).is_ok_and(|file| file == self.file)
+            && let Err(error) = take_away(&self.path, |there| leads_to(there, &self.listener))
         {
             tracing::debug!(%error, path = %self.path.display(), "the socket stays");
         }
     }
 }
 
+/// Says so unless who connects to `path` comes to `listener`, which is about to end: whoever waits there is let go.
+fn leads_to(path: &Path, listener: &UnixListener) -> io::Result<()> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("wholebar.{:x}.{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    while listener.accept().is_ok() {}
+    let client = socket()?;
+    rustix::net::bind(&client, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    let (address, _dir) = address(path)?;
+    rustix::net::connect(&client, &address)?;
+    while let Ok((_, who)) = listener.accept() {
+        if who.as_abstract_name() == Some(name.as_bytes()) {
+            return Ok(());
+        }
+    }
+    Err(taken("another server listens there"))
+}
+
 /// Connects without ever waiting longer than `timeout`: where a server's backlog is full, that blocks otherwise.
 pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
-    let address = SocketAddrUnix::new(path)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let fd = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let ((address, _dir), fd) = (address(path)?, socket()?);
     let deadline = Instant::now() + timeout.min(A_YEAR);
     loop {
         match rustix::net::connect(&fd, &address) {
@@ -133,6 +127,23 @@ pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> 
             Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
             Err(e) => return Err(e.into()),
         }
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// How a socket is connected to whose path may be longer than an address: by its directory, which is open as long as that is needed.
+fn address(path: &Path) -> io::Result<(SocketAddrUnix, Option<OwnedFd>)> {
+    match (SocketAddrUnix::new(path), path.parent(), path.file_name()) {
+        (Err(Errno::NAMETOOLONG), Some(dir), Some(name)) => {
+            let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            let short = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+            Ok((SocketAddrUnix::new(&short)?, Some(dir)))
+        }
+        (address, ..) => Ok((address?, None)),
     }
 }
 
@@ -178,30 +189,14 @@ fn take_away(path: &Path, check: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
     done
 }
 
-/// A socket at `there`, in `dir`, whose name may be too long for a socket's address.
-fn listen(there: &Path, dir: &Path) -> io::Result<UnixListener> {
-    match SocketAddrUnix::new(there) {
-        Ok(_) => UnixListener::bind(there),
-        Err(_) => {
-            let dir = open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            UnixListener::bind(format!("/proc/self/fd/{}/s", dir.as_raw_fd()))
-        }
-    }
-}
-
-/// Gives a file another name, unless something has that.
-fn move_to(there: &Path, path: &Path) -> io::Result<()> {
-    match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
+/// Gives a file its name back; where something else has it by now, nothing is lost either.
+fn put_back(there: &Path, path: &Path) -> io::Result<()> {
+    let done = match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
         // Not every file system can.
         Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(there, path).and_then(|()| fs::remove_file(there)),
         done => done.map_err(io::Error::from),
-    }
-}
-
-/// Gives a file its name back; where something else has it by now, nothing is lost either.
-fn put_back(there: &Path, path: &Path) -> io::Result<()> {
-    move_to(there, path)
-        .map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
+    };
+    done.map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
 }
 
 /// A directory beside `path` in which nobody else does anything.
@@ -218,8 +213,8 @@ fn own_dir(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Keeps other servers of this kind from coming to the same directory meanwhile, so that they don't take each other's sockets away and put them
-/// back. Where directories can't be locked, that has to be good enough.
+/// Keeps other servers from coming to the same directory meanwhile: one that has made its socket and does not listen yet looks dead. Where
+/// directories can't be locked, that has to be good enough.
 fn alone(path: &Path) -> io::Result<Option<OwnedFd>> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -306,6 +301,29 @@ mod tests {
         }
     }
 
+    /// It came between the making of the socket and the look at what it is.
+    #[test]
+    fn what_was_taken_for_ours_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let mut door = Door::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        precious(&path);
+        door.file = identity(&path).unwrap();
+        drop(door);
+        assert!(is_precious(&path));
+        // Or another server's.
+        fs::remove_file(&path).unwrap();
+        let mut door = Door::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let other = Door::open(&path).unwrap();
+        door.file = other.file;
+        drop(door);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(other);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
     #[test]
     fn a_name_may_be_as_long_as_an_address_can_be() {
         let dir = tempfile::tempdir().unwrap();
@@ -314,6 +332,8 @@ mod tests {
         let door = Door::open(&longest).unwrap();
         assert!(UnixStream::connect(&longest).is_ok() && door.accept().is_some());
         drop(door);
+        drop(UnixListener::bind(&longest).unwrap());
+        Door::open(&longest).map(drop).expect("a dead one is replaced");
         let error = Door::open(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
         assert!(error.to_string().contains("107 bytes"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
