@@ -53,8 +53,8 @@ pub enum Error {
         functions: usize,
     },
     /// It can't be read.
-    #[error("it cannot be read")]
-    Read(#[source] io::Error),
+    #[error("it cannot be read: {0}")]
+    Read(io::Error),
 }
 
 /// Reads text to its end.
