@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions};
+use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions, ShadowDoorbells};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {
@@ -132,6 +132,8 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
 pub fn one_doorbell_a_batch(rig: &Rig, options: Options) -> Result<()> {
     const BATCH: u32 = 32;
     const ROUNDS: u64 = 50;
+    // Registers are counted: no shadows take their place.
+    let options = Options { shadow_doorbells: ShadowDoorbells::Never, ..options };
     let bench = Bench::open(rig, options, 64, 4096)?;
     let mut queue = bench.nvme.queue(QueueOptions { entries: Some(64), ..Default::default() })?;
     let before = queue.doorbells();

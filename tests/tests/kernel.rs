@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::pci::{IRQ_INTX, Verdict};
-use wholebar_nvme::{Event, Nvme, Options, QueueOptions, Service};
+use wholebar_nvme::{Event, Nvme, Options, QueueOptions, Service, ShadowDoorbells};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, kernel, kernel_ways};
 use wholebar_tests::nvme::{self, Bench};
@@ -96,7 +96,8 @@ fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
 fn whole_rings_by_stores_and_carved_by_system_calls() -> Result<()> {
     let rung = |chosen| -> Result<_> {
         let rig = kernel(&kernel_ways()[0])?;
-        let bench = Bench::open(&rig, policy(chosen), 4, 4096)?;
+        let options = Options { shadow_doorbells: ShadowDoorbells::Never, ..policy(chosen) };
+        let bench = Bench::open(&rig, options, 4, 4096)?;
         let mut queue = bench.nvme.queue(QueueOptions::default())?;
         for lba in 0..10 {
             nvme::run(&mut queue, bench.read(lba, 4096)?)?;
