@@ -205,7 +205,8 @@ fn bad_requests_are_answered_and_slow_clients_keep_nobody_waiting() {
     let served = Served::new();
     // More than there is room for, of three kinds: silent, half done, and done without taking the answer.
     let mut idle: Vec<_> = (0..40).map(|_| served.connect()).collect();
-    idle[1].write_all(b"GET /js").unwrap();
+    // It may have been let go already.
+    let _ = idle[1].write_all(b"GET /js");
     idle[39].write_all(b"GET /json HTTP/1.1\r\n\r\n").unwrap();
     for (request, status) in [
         (&b"GET /json HTTP/1.0\r\n\r\n"[..], "200 OK"),
@@ -223,8 +224,7 @@ fn bad_requests_are_answered_and_slow_clients_keep_nobody_waiting() {
     let head = served.ask(b"HEAD /json HTTP/1.1\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"));
     // Those that were there first had to go.
-    let mut rest = String::new();
-    assert_eq!(idle[0].read_to_string(&mut rest).unwrap(), 0);
+    assert_eq!(idle[0].read_to_end(&mut Vec::new()).or_else(reset_is_an_end).unwrap(), 0);
     assert!(Snapshot::read(&served.path(), LONG).is_ok());
 }
 
