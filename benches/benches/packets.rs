@@ -7,8 +7,8 @@ use std::sync::Arc;
 use wholebar::mem::{Arena, ArenaOptions, Pool, PoolCache};
 use wholebar::model::InProcess;
 use wholebar::net::{Burst, Port, PortConfig};
-use wholebar_sim::virtio::net::{NetParams, model};
-use wholebar_virtio::{Net, Options, Service};
+use wholebar::sim::virtio::net::{NetParams, model};
+use wholebar::virtio::{Net, Options, Service};
 
 const BURSTS: [usize; 3] = [1, 8, 32];
 const RINGS: [(&str, bool); 2] = [("split", false), ("packed", true)];

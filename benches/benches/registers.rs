@@ -5,7 +5,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use wholebar::bar::{Bar, BarOptions, MapPolicy, plan_of};
-use wholebar_sim::{OpenOptions, Target};
+use wholebar::sim::{OpenOptions, Target};
 
 /// A doorbell of a queue that the model doesn't have yet: it is memory, and nobody acts on it.
 const DOORBELL: u64 = 0x1080;
@@ -14,7 +14,7 @@ const REGISTER: u64 = 0;
 
 fn registers(c: &mut Criterion) {
     let Ok(target) = Target::parse("sim:nvme,backing=null") else { return };
-    let Ok(opened) = wholebar_sim::open(&target, OpenOptions::default()) else { return };
+    let Ok(opened) = wholebar::sim::open(&target, OpenOptions::default()) else { return };
     // Nobody polls: what is measured is this side alone.
     drop(opened.thread);
     let mut group = c.benchmark_group("register");

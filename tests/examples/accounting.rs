@@ -9,9 +9,9 @@
 
 use anyhow::{Context, Result};
 use std::time::Instant;
+use wholebar::virtio::Options;
 use wholebar_tests::accounting::account;
 use wholebar_tests::on_thread;
-use wholebar_virtio::Options;
 
 fn main() -> Result<()> {
     let mut args = std::env::args().skip(1);

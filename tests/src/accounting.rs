@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 use wholebar::mem::PoolCache;
 use wholebar::net::{Burst, Faults, Faulty, Port, PortConfig, RxQueue, TxQueue};
-use wholebar_virtio::Options;
+use wholebar::virtio::Options;
 
 /// Both sides of it.
 #[derive(Debug, Default, PartialEq, Eq)]

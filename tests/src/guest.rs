@@ -7,11 +7,11 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject};
+use wholebar::nvme::{Event, QueueOptions};
 use wholebar::pci::Address;
 use wholebar::vfio::sysfs::{Function, Sysfs};
 use wholebar::vfio::{IommuType, Route, Vfio, VfioOptions};
-use wholebar_nvme::{Event, QueueOptions};
-use wholebar_virtio::Options;
+use wholebar::virtio::Options;
 
 /// How long a test waits for what must come: what ends a hang, and nothing else, for a guest may stand still for seconds.
 pub const SOON: Duration = Duration::from_secs(120);

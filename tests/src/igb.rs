@@ -4,10 +4,10 @@ use crate::guest::{SOON, nics};
 use anyhow::{Context, Result, bail, ensure};
 use std::ops::Range;
 use std::time::{Duration, Instant};
+use wholebar::igb::{Igb, Options, Rx, Tx};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::net::{Burst, Event, Mac, Port, PortConfig};
 use wholebar::vfio::{Vfio, VfioOptions};
-use wholebar_igb::{Igb, Options, Rx, Tx};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {

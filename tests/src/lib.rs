@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use wholebar::model::Model;
 use wholebar::pci::PciDevice;
+use wholebar::sim::nvme::{Nvme, NvmeParams};
+use wholebar::sim::virtio::net::{self, NetHandle, NetParams};
+use wholebar::sim::{OpenOptions, Target};
 use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{self, Server, VfioUser};
-use wholebar_sim::nvme::{Nvme, NvmeParams};
-use wholebar_sim::virtio::net::{self, NetHandle, NetParams};
-use wholebar_sim::{OpenOptions, Target};
 
 pub mod accounting;
 pub mod guest;
@@ -63,7 +63,7 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
 /// # Errors
 /// What its parameters or the system say.
 pub fn on_thread(target: &str) -> Result<Rig> {
-    let opened = wholebar_sim::open(&Target::parse(target)?, OpenOptions::default())?;
+    let opened = wholebar::sim::open(&Target::parse(target)?, OpenOptions::default())?;
     Ok(Rig { device: opened.device, name: "in process", net: opened.net, _keep: vec![Box::new(opened.thread)] })
 }
 

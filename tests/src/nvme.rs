@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Namespace, Nvme, Options, Queue, QueueOptions, ShadowDoorbells};
+use wholebar::nvme::{Namespace, Nvme, Options, Queue, QueueOptions, ShadowDoorbells};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {
@@ -96,7 +96,7 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
         ok(run(&mut queue, compare(5)?)?, "compare with what is there")?;
         let differs = run(&mut queue, compare(6)?)?.status;
         let Status::Device(code) = differs else { bail!("compare with something else: {differs:?}") };
-        let name = wholebar_nvme::StatusCode(code).name();
+        let name = wholebar::nvme::StatusCode(code).name();
         ensure!(name == Some("Compare Failure"), "compare with something else: {name:?}");
     }
     if limits.has_verify() {
@@ -294,7 +294,7 @@ fn batch(
 /// # Errors
 /// What went wrong.
 pub fn events_come(rig: &Rig, options: Options) -> Result<()> {
-    use wholebar_nvme::{Event, feature};
+    use wholebar::nvme::{Event, feature};
     let bench = Bench::open(rig, options, 1, 4096)?;
     let hot = bench.nvme.smart()?.temperature;
     for round in 0..2 {

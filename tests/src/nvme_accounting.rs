@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Event, Nvme, Options, QueueOptions};
+use wholebar::nvme::{Event, Nvme, Options, QueueOptions};
 
 /// Both sides of it.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

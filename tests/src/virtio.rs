@@ -9,8 +9,8 @@ use std::time::Instant;
 use wholebar::block::{Data, Op, Reject, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig, PortError, Rss, RxQueue, TxQueue};
-use wholebar_virtio::blk::{BlkConfig, Queue};
-use wholebar_virtio::{Blk, Net, Options};
+use wholebar::virtio::blk::{BlkConfig, Queue};
+use wholebar::virtio::{Blk, Net, Options};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {

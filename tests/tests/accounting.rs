@@ -2,10 +2,10 @@
 //! out, and through faults. The example of the same name does it as often as one likes.
 
 use anyhow::{Context, Result, ensure};
+use wholebar::virtio::Options;
 use wholebar_tests::accounting::{Account, account};
 use wholebar_tests::virtio::patient;
 use wholebar_tests::{net_behind_socket, on_thread};
-use wholebar_virtio::Options;
 
 const COUNT: u64 = 50_000;
 

@@ -50,15 +50,15 @@ fn a_chain_says_nothing_twice() {
     let io = || wholebar::Error::Io { what: "opening it".to_owned(), cause: missing() };
     let errors: Vec<anyhow::Error> = vec![
         io().into(),
-        wholebar_sim::Error::Framework(io()).into(),
+        wholebar::sim::Error::Framework(io()).into(),
         wholebar::Error::Mmap { offset: 0, len: 1, cause: missing() }.into(),
         wholebar::Error::Memory { bytes: 1, step: "mmap", cause: missing() }.into(),
         wholebar::vfio_user::VfioUser::connect("/nowhere", wholebar::vfio_user::Options::default())
             .err()
             .unwrap()
             .into(),
-        wholebar_sim::Target::parse("sim:nvme,file=/nowhere")
-            .and_then(|target| wholebar_sim::open(&target, wholebar_sim::OpenOptions::default()))
+        wholebar::sim::Target::parse("sim:nvme,file=/nowhere")
+            .and_then(|target| wholebar::sim::open(&target, wholebar::sim::OpenOptions::default()))
             .err()
             .unwrap()
             .into(),

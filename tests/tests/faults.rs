@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject, Status};
 use wholebar::mem::Buf;
-use wholebar_nvme::{Nvme, Options, QueueOptions};
+use wholebar::nvme::{Nvme, Options, QueueOptions};
 use wholebar_tests::nvme::{Bench, holds, patient};
 use wholebar_tests::{in_process, vfio_user};
 

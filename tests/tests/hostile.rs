@@ -5,7 +5,7 @@
 //! back. Times are printed, and only a limit that nothing but a hang exceeds is one.
 #![cfg(not(miri))]
 
-#[path = "../../framework/tests/vfio_user/raw.rs"]
+#[path = "../../framework/core/tests/vfio_user/raw.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 
@@ -28,12 +28,12 @@ use wholebar::block::{Data, Op, Request};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::model::Model;
 use wholebar::net::{Port, PortConfig};
+use wholebar::nvme::Nvme;
 use wholebar::pci::{CONFIG, PciDevice};
+use wholebar::sim::fpga::Fpga;
+use wholebar::sim::virtio::{blk, net};
+use wholebar::sim::{ModelParams, Target, nvme};
 use wholebar::vfio_user::{Options, Server, VfioUser};
-use wholebar_nvme::Nvme;
-use wholebar_sim::fpga::Fpga;
-use wholebar_sim::virtio::{blk, net};
-use wholebar_sim::{ModelParams, Target, nvme};
 
 const KINDS: [&str; 5] =
     ["sim:nvme,size=16M", "sim:virtio-net", "sim:virtio-net,ring=packed", "sim:virtio-blk,size=16M", "sim:fpga"];
@@ -519,10 +519,10 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
     let pool = Pool::new(&arena, 64, 2048, 64)?;
     if kind.contains("nvme") {
         let options =
-            wholebar_nvme::Options { timeout: soon, admin_timeout: soon, stop_timeout: soon, ..Default::default() };
+            wholebar::nvme::Options { timeout: soon, admin_timeout: soon, stop_timeout: soon, ..Default::default() };
         let nvme = Nvme::open(device, options)?;
         nvme.attach(&arena)?;
-        let mut queue = nvme.queue(wholebar_nvme::QueueOptions::default())?;
+        let mut queue = nvme.queue(wholebar::nvme::QueueOptions::default())?;
         for lba in 0..8 {
             let Some(buf) = pool.get_len(512) else { break };
             let deadline = Some(Instant::now() + soon);
@@ -533,7 +533,7 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
         let until = Instant::now() + soon;
         while Instant::now() < until && queue.poll_each(8, |_| ()) == 0 {}
     } else if kind.contains("virtio") {
-        let options = wholebar_virtio::Options {
+        let options = wholebar::virtio::Options {
             timeout: soon,
             admin_timeout: soon,
             stop_timeout: soon,
@@ -541,11 +541,11 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
             ..Default::default()
         };
         if kind.contains("net") {
-            let port = wholebar_virtio::Net::open(device, &PortConfig::default(), options)?;
+            let port = wholebar::virtio::Net::open(device, &PortConfig::default(), options)?;
             port.attach(&arena).map_err(|e| anyhow::anyhow!(e))?;
             let _ = (port.rx_queue(0, &pool), port.tx_queue(0));
         } else {
-            let disk = wholebar_virtio::Blk::open(device, &Default::default(), options)?;
+            let disk = wholebar::virtio::Blk::open(device, &Default::default(), options)?;
             disk.attach(&arena)?;
         }
     } else {

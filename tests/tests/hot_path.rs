@@ -5,7 +5,7 @@ use wholebar::bar::MapPolicy;
 use wholebar::block::Request;
 use wholebar::mem::PoolCache;
 use wholebar::net::{Burst, Capture, Direction, Faulty, PortConfig, RxQueue, TxQueue};
-use wholebar_nvme::{Options, Queue, QueueOptions};
+use wholebar::nvme::{Options, Queue, QueueOptions};
 use wholebar_tests::nvme::{Bench, patient};
 use wholebar_tests::virtio::End;
 use wholebar_tests::{Rig, in_process, on_thread};
@@ -97,7 +97,7 @@ impl Lane {
 /// A virtio network device whose wire leads back to it; what is put around its queues stays with it.
 fn lane(policy: MapPolicy, packed: bool, faults: Option<&str>, capture: Option<&Capture>) -> Result<(Rig, End, Lane)> {
     let rig = on_thread("sim:virtio-net,wire=loop,control=0,full=wait")?;
-    let options = wholebar_virtio::Options { policy, packed, ..wholebar_tests::virtio::patient() };
+    let options = wholebar::virtio::Options { policy, packed, ..wholebar_tests::virtio::patient() };
     let mut end = End::open(&rig, &PortConfig::default(), options, 1024)?;
     let (mut rx, mut tx) = (end.rx.remove(0), end.tx.remove(0));
     if let Some(faults) = faults.map(str::parse).transpose()? {

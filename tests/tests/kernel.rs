@@ -4,8 +4,8 @@
 use anyhow::{Context, Result, ensure};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::nvme::{Event, Nvme, Options, QueueOptions, Service, ShadowDoorbells};
 use wholebar::pci::{IRQ_INTX, Verdict};
-use wholebar_nvme::{Event, Nvme, Options, QueueOptions, Service, ShadowDoorbells};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, kernel, kernel_ways};
 use wholebar_tests::nvme::{self, Bench};

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use wholebar::bar::{BarOptions, MapPolicy, MsixTable, plan_of};
 use wholebar::block::{BlockQueue, Status};
 use wholebar::mem::{Arena, ArenaOptions, Iova, Source};
+use wholebar::nvme::{Event, Nvme, Options, QueueOptions};
 use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IrqAction, PciDevice, Verdict, config};
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Descriptors, Vfio, VfioOptions};
-use wholebar_nvme::{Event, Nvme, Options, QueueOptions};
 use wholebar_tests::guest::{
     SOON, first, function, functions, kernel, kernel_ways, open_files_and_maps, poll_until_it_ends,
 };

@@ -9,10 +9,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarOptions, MapPolicy, plan_of};
+use wholebar::igb::{Options, Service};
 use wholebar::mem::{Buf, Checked, L4, Offload};
 use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, Rss};
 use wholebar::reactor::Armed;
-use wholebar_igb::{Options, Service};
 use wholebar_tests::guest::SOON;
 use wholebar_tests::igb::{
     BUFFERS, CHAFF, Station, number as number_of, numbered, pair, patient, receive, send, silence, stream,

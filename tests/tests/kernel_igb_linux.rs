@@ -6,9 +6,9 @@ use anyhow::{Context, Result, ensure};
 use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use std::process::Command;
 use std::time::Instant;
+use wholebar::igb::{Rx, Tx};
 use wholebar::mem::{Buf, Checked};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig};
-use wholebar_igb::{Rx, Tx};
 use wholebar_tests::guest::{SOON, function, nics};
 use wholebar_tests::igb::{BUFFERS, Station, patient};
 

@@ -6,16 +6,16 @@
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
+use wholebar::igb::Igb;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Burst, Event, Mac, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::pci::Address;
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Vfio, VfioOptions};
-use wholebar_igb::Igb;
+use wholebar::virtio::Net;
 use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
 use wholebar_tests::igb::{self, numbered};
 use wholebar_tests::virtio;
-use wholebar_virtio::Net;
 
 const INTEL: u16 = 0x8086;
 const BUFFERS: u32 = 1024;

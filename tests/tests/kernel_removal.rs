@@ -9,9 +9,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject, Rejected, Status};
+use wholebar::nvme::{Event, Options, QueueOptions};
 use wholebar::pci::{Address, function as pci_function};
 use wholebar::vfio::sysfs::Sysfs;
-use wholebar_nvme::{Event, Options, QueueOptions};
 use wholebar_tests::guest::{SOON, function, functions, open_files_and_maps, over};
 use wholebar_tests::nvme::{self, Bench};
 
@@ -199,7 +199,7 @@ fn all_calls_say_gone(bench: &Bench) -> Result<()> {
         bench.nvme.reset().err(),
         bench.nvme.queue(QueueOptions::default()).err(),
     ];
-    ensure!(errors.iter().all(|e| matches!(e, Some(wholebar_nvme::Error::Gone { .. }))), "{errors:?}");
+    ensure!(errors.iter().all(|e| matches!(e, Some(wholebar::nvme::Error::Gone { .. }))), "{errors:?}");
     ensure!(pci_function::is_absent(bench.nvme.device().as_ref())?, "its configuration space still answers");
     ensure!(bench.nvme.quarantined() == 0 && bench.pool.available() == bench.pool.capacity(), "a buffer is lost");
     Ok(())
@@ -219,7 +219,7 @@ fn power_fails_under_load() -> Result<()> {
         all_calls_say_gone(&bench)?;
         slot.restore_power()?;
         // That it is there again changes nothing for who has lost it.
-        ensure!(matches!(bench.nvme.smart(), Err(wholebar_nvme::Error::Gone { .. })), "it is back");
+        ensure!(matches!(bench.nvme.smart(), Err(wholebar::nvme::Error::Gone { .. })), "it is back");
         Instant::now()
     };
     println!("closed after {:?}", began.elapsed());

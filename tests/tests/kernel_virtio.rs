@@ -11,10 +11,10 @@ use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::net::{Burst, Event, Port, PortConfig};
 use wholebar::reactor::Armed;
+use wholebar::virtio::Options;
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, VIRTIO, disks, nics_of, on_a_wire, over, rings};
 use wholebar_tests::virtio::{self, End};
-use wholebar_virtio::Options;
 
 /// Every kind of ring, and every way of mapping; the least that is left.
 fn ways() -> Vec<Options> {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
-use wholebar_nvme::{Options, ShadowDoorbells};
+use wholebar::nvme::{Options, ShadowDoorbells};
 use wholebar_tests::{Rig, nvme, rigs};
 
 /// Whole and trapped for the device's page, and carved for a page that holds the doorbells too.

@@ -1,6 +1,6 @@
 //! vfio-user with somebody else's code at the other end: rust-vmm's `vfio_user`, as server and as client.
 
-#[path = "../../framework/tests/vfio_user/model.rs"]
+#[path = "../../framework/core/tests/vfio_user/model.rs"]
 mod model;
 
 use model::{Adder, ENTRIES, ID, ID_VALUE, RING, SCRATCH, VECTORS, doorbell};

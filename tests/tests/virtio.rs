@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicU32, Ordering};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
-use wholebar_sim::virtio::blk::{self, BlkParams};
+use wholebar::sim::virtio::blk::{self, BlkParams};
+use wholebar::virtio::Options;
 use wholebar_tests::{Rig, behind_socket, net_behind_socket, on_thread, virtio};
-use wholebar_virtio::Options;
 
 /// Whole on packed rings and on split ones, in order and not; carved for a page that holds notifications and the table, and trapped.
 fn ways() -> Vec<Options> {

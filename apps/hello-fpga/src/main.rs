@@ -14,8 +14,8 @@ use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::pci::{IRQ_MSIX, PciDevice};
+use wholebar::sim::{OpenOptions, Target};
 use wholebar::slow_path::{Event, SlowPath};
-use wholebar_sim::{OpenOptions, Target};
 
 // The interrupt block.
 const IRQ_ENABLE: u64 = 0x2100;
@@ -24,7 +24,7 @@ const IRQ_CLEAR: u64 = 0x2108;
 const IRQ_TEST: u64 = 0x210c;
 
 fn run(target: &Target) -> Result<()> {
-    let opened = wholebar_sim::open(target, OpenOptions::default())?;
+    let opened = wholebar::sim::open(target, OpenOptions::default())?;
     let device: &Arc<dyn PciDevice> = &opened.device;
     copy_engine::check_ids(device.as_ref())?;
     let bar = Bar::of(device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;

@@ -8,12 +8,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
-use wholebar_nvme::{Nvme, Options, Queue, QueueOptions, StatusCode};
-use wholebar_sim::{OpenOptions, Target};
+use wholebar::nvme::{Nvme, Options, Queue, QueueOptions, StatusCode};
+use wholebar::sim::{OpenOptions, Target};
 
 fn run(target: &Target) -> Result<()> {
     // A PCI function, whatever stands behind the name. It comes first, so that it is dropped last: a model stops then.
-    let opened = wholebar_sim::open(target, OpenOptions::default())?;
+    let opened = wholebar::sim::open(target, OpenOptions::default())?;
 
     // The controller: mapped, reset, enabled, identified. A thread of its own looks after events, time-outs and resets.
     let nvme = Nvme::open(opened.device.clone(), Options::default())?;

@@ -21,7 +21,7 @@ use wholebar::cores;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Burst, Event, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::pci::{Config, PciDevice};
-use wholebar_sim::{OpenOptions, Target};
+use wholebar::sim::{OpenOptions, Target};
 
 /// Packets that are moved at once.
 const BURST: usize = 32;
@@ -47,7 +47,7 @@ fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
     // a core to itself, and models another.
     let (core, others) = cores::allowed().split_first().context("this process may use no core")?;
     let options = OpenOptions { core: others.first().copied(), ..OpenOptions::default() };
-    let opened = [wholebar_sim::open(&targets[0], options)?, wholebar_sim::open(&targets[1], options)?];
+    let opened = [wholebar::sim::open(&targets[0], options)?, wholebar::sim::open(&targets[1], options)?];
     cores::pin(*core)?;
 
     // Memory: one arena that both devices are let into, so that a buffer one received into, the other can send from. A `Buf` is an owned
@@ -109,10 +109,10 @@ fn end(number: usize, device: &Arc<dyn PciDevice>, pool: &Pool) -> Result<End> {
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
     let ids = Config::of(device.as_ref())?;
     let ids = (ids.vendor(), ids.device());
-    let port: Box<dyn Port> = if wholebar_virtio::NET_IDS.contains(&ids) {
-        Box::new(wholebar_virtio::Net::open(device.clone(), &config, wholebar_virtio::Options::default())?)
-    } else if wholebar_igb::IDS.contains(&ids) {
-        Box::new(wholebar_igb::Igb::open(device.clone(), config, wholebar_igb::Options::default())?)
+    let port: Box<dyn Port> = if wholebar::virtio::NET_IDS.contains(&ids) {
+        Box::new(wholebar::virtio::Net::open(device.clone(), &config, wholebar::virtio::Options::default())?)
+    } else if wholebar::igb::IDS.contains(&ids) {
+        Box::new(wholebar::igb::Igb::open(device.clone(), config, wholebar::igb::Options::default())?)
     } else {
         bail!("{} is {:04x}:{:04x}, and there is no network driver for that", device.name(), ids.0, ids.1)
     };

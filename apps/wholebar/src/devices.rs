@@ -5,9 +5,9 @@ use crate::names::Names;
 use crate::output;
 use anyhow::Result;
 use serde::Serialize;
+use wholebar::sim::MODELS;
 use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
-use wholebar_sim::MODELS;
 
 /// List the PCI functions of this machine, who has them, and whether they can be opened; and the models
 ///

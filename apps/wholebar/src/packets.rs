@@ -17,7 +17,7 @@ use wholebar::bar::MapPolicy;
 use wholebar::cores;
 use wholebar::mem::{Arena, ArenaOptions, Pool, PoolCache};
 use wholebar::net::{Burst, Mac, Port, PortConfig, RxQueue, TxQueue};
-use wholebar_virtio::{Net, Options};
+use wholebar::virtio::{Net, Options};
 
 /// What both ports are: the ends of a wire on which packets wait for buffers.
 pub const TARGET: &str = "sim:virtio-net,wire=pair:bench,full=wait";

@@ -7,9 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::cores;
-use wholebar_sim::nvme::Backing;
-use wholebar_sim::virtio::{blk, net};
-use wholebar_sim::{ModelParams, Target, nvme};
+use wholebar::sim::nvme::Backing;
+use wholebar::sim::virtio::{blk, net};
+use wholebar::sim::{ModelParams, Target, nvme};
 
 /// Serve device models over vfio-user
 #[derive(clap::Subcommand)]
@@ -70,7 +70,7 @@ fn after_help() -> String {
 pub fn run(command: Command) -> Result<()> {
     let Command::Serve(args) = command;
     let target = format!("sim:{}", [vec![args.model.clone()], args.params.clone()].concat().join(","));
-    let parsed = target.parse().map_err(|e: wholebar_sim::Error| Usage(e.to_string()))?;
+    let parsed = target.parse().map_err(|e: wholebar::sim::Error| Usage(e.to_string()))?;
     let Target::Model { name, params } = parsed else { bail!(Usage(format!("there is no model {:?}", args.model))) };
     let params = args.with_backing(params)?;
     let stop = signal::interrupted()?;
@@ -93,7 +93,7 @@ pub fn run(command: Command) -> Result<()> {
 /// Serves one model; where that fails, nobody goes on.
 fn serve(name: &str, params: &ModelParams, socket: &Path, spin: bool, stop: &AtomicBool) -> Result<()> {
     let path = socket.display();
-    let done = wholebar_sim::serve(params, socket, spin, stop, || {
+    let done = wholebar::sim::serve(params, socket, spin, stop, || {
         output::note(format!("{name} listens on {path}: connect to vfio-user:{path}, stop with Ctrl-C"));
     });
     if let Err(error) = done {

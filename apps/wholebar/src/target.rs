@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::cores;
 use wholebar::pci::PciDevice;
-use wholebar_sim::virtio::net::NetHandle;
-use wholebar_sim::{OpenOptions, Opened};
+use wholebar::sim::virtio::net::NetHandle;
+use wholebar::sim::{OpenOptions, Opened};
 
 /// A device that was opened.
 pub struct Target {
@@ -30,14 +30,14 @@ pub fn open_within(
     model_core: Option<usize>,
     timeout: Option<Duration>,
 ) -> Result<Target> {
-    let target: wholebar_sim::Target = name.parse().map_err(|e: wholebar_sim::Error| Usage(e.to_string()))?;
+    let target: wholebar::sim::Target = name.parse().map_err(|e: wholebar::sim::Error| Usage(e.to_string()))?;
     let core = match model_core {
         Some(core) => Some(core),
         // Commands that don't measure leave it to the system.
         None if driver_cores.is_empty() => None,
         None => cores::allowed().iter().copied().find(|core| !driver_cores.contains(core)),
     };
-    let opened = wholebar_sim::open(&target, OpenOptions { core, timeout })?;
+    let opened = wholebar::sim::open(&target, OpenOptions { core, timeout })?;
     let shares_cores = opened.thread.is_some() && core.is_none_or(|core| driver_cores.contains(&core));
     Ok(Target { device: opened.device.clone(), opened, shares_cores })
 }

@@ -1,6 +1,6 @@
 //! Servers that refuse what they are asked, as libvfio-user's do: with an error reply that has a payload.
 
-#[path = "../../../framework/tests/vfio_user/raw.rs"]
+#[path = "../../../framework/core/tests/vfio_user/raw.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 

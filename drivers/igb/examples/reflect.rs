@@ -8,11 +8,11 @@
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use wholebar::bar::{BarOptions, plan_of};
-use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::net::{Burst, Port, PortConfig};
-use wholebar::pci::PciDevice;
-use wholebar::vfio::{Vfio, VfioOptions};
+use wholebar_core::bar::{BarOptions, plan_of};
+use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::net::{Burst, Port, PortConfig};
+use wholebar_core::pci::PciDevice;
+use wholebar_core::vfio::{Vfio, VfioOptions};
 use wholebar_igb::{Igb, Options};
 
 const NEEDS: &str = "usage: reflect ADDRESS [SECONDS]

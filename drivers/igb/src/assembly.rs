@@ -3,7 +3,7 @@
 //! It does *not* know where parts come from. It allocates when it is made, and never again.
 
 use crate::descriptor::WriteBack;
-use wholebar::mem::Buf;
+use wholebar_core::mem::Buf;
 
 /// A packet that is not complete yet.
 pub(crate) struct Assembly {
@@ -90,7 +90,7 @@ impl Assembly {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use wholebar::mem::{Arena, ArenaOptions, Pool};
+    use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 
     fn pool() -> Pool {
         Pool::new(&Arena::new(1 << 18, ArenaOptions::default()).unwrap(), 64, 1024, 64).unwrap()

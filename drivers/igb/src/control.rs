@@ -7,10 +7,10 @@ use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use wholebar::irq::Interrupts;
-use wholebar::mem::{Arena, ArenaOptions, DmaMapping, DmaRing};
-use wholebar::net::{Event, Link};
-use wholebar::reset::Domain;
+use wholebar_core::irq::Interrupts;
+use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping, DmaRing};
+use wholebar_core::net::{Event, Link};
+use wholebar_core::reset::Domain;
 
 /// A queue's number: by it the reset protocol knows it. Receive queues are even, transmit queues odd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

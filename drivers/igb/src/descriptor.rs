@@ -2,7 +2,7 @@
 //!
 //! A descriptor is two 64-bit words, little-endian in memory. Pure functions: no memory is touched here.
 
-use wholebar::mem::{Buf, Checked, L4, Offload};
+use wholebar_core::mem::{Buf, Checked, L4, Offload};
 
 /// A received packet's part, as the device wrote it back (7.1.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub fn tx_possible(packet: &Buf, total: u32, l3_granted: bool, l4_granted: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wholebar::mem::{Arena, ArenaOptions, Pool};
+    use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 
     #[test]
     fn write_backs_are_read_field_by_field() {

@@ -4,10 +4,10 @@ use crate::error::{Error, Result};
 use crate::regs::{self, queue};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::Error as Core;
-use wholebar::bar::{Bar, BarOptions};
-use wholebar::net::{Link, Mac};
-use wholebar::pci::{Config, PciDevice, config, function};
+use wholebar_core::Error as Core;
+use wholebar_core::bar::{Bar, BarOptions};
+use wholebar_core::net::{Link, Mac};
+use wholebar_core::pci::{Config, PciDevice, config, function};
 
 use crate::options::Options;
 

@@ -15,13 +15,13 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use wholebar::bar::Bar;
-use wholebar::irq::{EventFd, Interrupts};
-use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
-use wholebar::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
-use wholebar::pci::{IRQ_MSIX, Opening, PciDevice};
-use wholebar::reset::Domain;
+use wholebar_core::bar::Bar;
+use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
+use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
+use wholebar_core::pci::{IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::reset::Domain;
 
 /// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
 pub struct Igb(pub(crate) Arc<Handle>);
@@ -322,11 +322,11 @@ impl Inner {
         &self,
         control: &mut Control,
         entries: u16,
-        make: impl Fn(&Arc<Arena>) -> wholebar::Result<R>,
+        make: impl Fn(&Arc<Arena>) -> wholebar_core::Result<R>,
     ) -> Result<(R, Arc<DmaMapping>)> {
         if let Some(mapping) = control.memory.last() {
             match make(mapping.arena()) {
-                Err(wholebar::Error::ArenaFull { .. }) => {}
+                Err(wholebar_core::Error::ArenaFull { .. }) => {}
                 made => return Ok((made?, mapping.clone())),
             }
         }

@@ -1,13 +1,13 @@
 //! A driver for Intel's 82576 (igb), Gigabit Ethernet: by its datasheet, polled, without unsafe code.
 //!
-//! [`Igb`] is a port: its address, link, filters, counters, resets; it is a [`Port`](wholebar::net::Port) like any other. [`Rx`] and [`Tx`] are
+//! [`Igb`] is a port: its address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port) like any other. [`Rx`] and [`Tx`] are
 //! queues, owned values for one core each. Its registers are in BAR0 and its MSI-X table in BAR3, so that every BAR plan leaves registers
 //! direct. Interrupts are for the link, and for idle cores.
 //!
 //! ```no_run
-//! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
-//! use wholebar::mem::{Arena, ArenaOptions, Pool};
-//! use wholebar::net::{Burst, PortConfig};
+//! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_core::net::{Burst, PortConfig};
 //! use wholebar_igb::{Igb, Options};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

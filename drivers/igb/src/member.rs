@@ -1,8 +1,8 @@
 //! A queue's part in the reset protocol ([`wholebar::reset`]): what to do when its gate isn't open, and how it ended.
 
 use std::time::Duration;
-use wholebar::net::QueueState;
-use wholebar::reset::{End, Gate, Turn};
+use wholebar_core::net::QueueState;
+use wholebar_core::reset::{End, Gate, Turn};
 
 /// A queue's gate, and why it will never open again.
 pub(crate) struct Member {

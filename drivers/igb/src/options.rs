@@ -1,10 +1,10 @@
 //! How a device is opened, besides what every port can be asked for.
 
 use std::time::Duration;
-use wholebar::PageSize;
-use wholebar::bar::MapPolicy;
+use wholebar_core::PageSize;
+use wholebar_core::bar::MapPolicy;
 
-/// How a device is opened, besides its [`PortConfig`](wholebar::net::PortConfig).
+/// How a device is opened, besides its [`PortConfig`](wholebar_core::net::PortConfig).
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How much of BAR0 is mapped.

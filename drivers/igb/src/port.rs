@@ -6,8 +6,8 @@ use crate::regs;
 use crate::settings::Settings;
 use crossbeam::channel::Receiver;
 use std::sync::Arc;
-use wholebar::mem::{Arena, Pool};
-use wholebar::net::{Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue};
+use wholebar_core::mem::{Arena, Pool};
+use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue};
 
 impl Port for Igb {
     fn name(&self) -> &str {

@@ -10,12 +10,12 @@ use crate::igb::Handle;
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
 use std::sync::Arc;
-use wholebar::bar::{Doorbell, DoorbellCounts};
-use wholebar::irq::EventFd;
-use wholebar::mem::{Buf, DmaMapping, Pool, PoolCache};
-use wholebar::net::{Burst, QueueState, RxCounters, RxQueue};
-use wholebar::reactor::Armed;
-use wholebar::reset::Gate;
+use wholebar_core::bar::{Doorbell, DoorbellCounts};
+use wholebar_core::irq::EventFd;
+use wholebar_core::mem::{Buf, DmaMapping, Pool, PoolCache};
+use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar_core::reactor::Armed;
+use wholebar_core::reset::Gate;
 
 /// A receive queue of an [`Igb`](crate::Igb).
 pub struct Rx {

@@ -7,8 +7,8 @@ use crate::descriptor::{RX_DONE, WriteBack};
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wholebar::mem::{Arena, Buf, DmaRing};
-use wholebar::{Result, barrier};
+use wholebar_core::mem::{Arena, Buf, DmaRing};
+use wholebar_core::{Result, barrier};
 
 /// Descriptors and their buffers. Indexes run free; the ring reduces them.
 pub(crate) struct RxRing {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::atomic::AtomicU32;
-    use wholebar::mem::{ArenaOptions, Pool};
+    use wholebar_core::mem::{ArenaOptions, Pool};
 
     fn rig(entries: u32, buffers: u32) -> (RxRing, Pool) {
         let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();

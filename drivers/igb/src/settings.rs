@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::regs;
-use wholebar::net::{HashFields, Mac, Offloads, Rss};
+use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
 
 /// Largest frame, in bytes, header and frame checksum included.
 const MAX_FRAME: u16 = 9728;

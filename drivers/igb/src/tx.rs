@@ -10,10 +10,10 @@ use crate::member::{Home, Member};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::bar::{Doorbell, DoorbellCounts};
-use wholebar::mem::{Buf, DmaMapping, give_back};
-use wholebar::net::{Burst, QueueState, TxCounters, TxQueue};
-use wholebar::reset::Gate;
+use wholebar_core::bar::{Doorbell, DoorbellCounts};
+use wholebar_core::mem::{Buf, DmaMapping, give_back};
+use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue};
+use wholebar_core::reset::Gate;
 
 /// A transmit queue of an [`Igb`](crate::Igb).
 pub struct Tx {

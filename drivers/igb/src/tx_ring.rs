@@ -7,8 +7,8 @@ use crate::descriptor::{TX_DONE, TX_REPORT};
 use crate::rx_ring::ALIGN;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wholebar::mem::{Arena, Buf, DmaRing};
-use wholebar::{Result, barrier};
+use wholebar_core::mem::{Arena, Buf, DmaRing};
+use wholebar_core::{Result, barrier};
 
 /// Descriptors and their packets. Indexes run free; the ring reduces them.
 pub(crate) struct TxRing {
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
     use crate::descriptor::tx_data;
     use proptest::prelude::*;
-    use wholebar::mem::{ArenaOptions, Pool};
+    use wholebar_core::mem::{ArenaOptions, Pool};
 
     fn rig(entries: u32, buffers: u32) -> (TxRing, Pool) {
         let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();

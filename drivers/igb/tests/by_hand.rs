@@ -6,10 +6,10 @@ mod common;
 
 use common::*;
 use std::time::Duration;
-use wholebar::mem::{Checked, L4, Offload, Pool};
-use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState};
-use wholebar::pci::PciDevice;
-use wholebar::reactor::Armed;
+use wholebar_core::mem::{Checked, L4, Offload, Pool};
+use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState};
+use wholebar_core::pci::PciDevice;
+use wholebar_core::reactor::Armed;
 use wholebar_igb::{Error, Fault, Igb, Options};
 
 fn open(hand: &Hand) -> Result<Igb, Error> {
@@ -169,7 +169,7 @@ fn descriptors_say_what_is_to_be_done() {
 fn packets_that_cannot_be_sent_are_dropped_and_counted() {
     let rig = rig(PortConfig { offloads: Offloads::NONE, ..small() });
     let (mut tx, mut burst) = (rig.igb.tx(0).unwrap(), Burst::new(8));
-    let elsewhere = wholebar::mem::Arena::new(1 << 16, Default::default()).unwrap();
+    let elsewhere = wholebar_core::mem::Arena::new(1 << 16, Default::default()).unwrap();
     let elsewhere = Pool::new(&elsewhere, 1, 1024, 64).unwrap();
     for len in [0, 16] {
         burst.push(rig.pool.get_len(len).unwrap()).unwrap();

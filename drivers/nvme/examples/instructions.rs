@@ -13,9 +13,9 @@
 
 use std::error::Error;
 use std::hint::black_box;
-use wholebar::block::{Data, Op, Request};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
-use wholebar::model::InProcess;
+use wholebar_core::block::{Data, Op, Request};
+use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
+use wholebar_core::model::InProcess;
 use wholebar_nvme::{Nvme, Options, Queue, QueueOptions, Service};
 use wholebar_sim::nvme::{Nvme as Model, NvmeParams};
 

@@ -8,7 +8,7 @@ use crate::ring::QueuePair;
 use crate::status::StatusCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::mem::{Arena, Chunk, DmaMapping};
+use wholebar_core::mem::{Arena, Chunk, DmaMapping};
 
 /// Entries of the admin queues.
 const ENTRIES: u32 = 32;

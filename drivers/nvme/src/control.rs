@@ -13,8 +13,8 @@ use crate::ring::Rings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar::reset::Domain;
+use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
+use wholebar_core::reset::Domain;
 
 /// What a queue tells the control plane.
 #[derive(Debug)]

@@ -5,9 +5,9 @@
 use crate::regs::{cq_doorbell, sq_doorbell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use wholebar::bar::{Bar, Doorbell, DoorbellCounts};
-use wholebar::mem::{Arena, DmaRing};
-use wholebar::{Result, barrier};
+use wholebar_core::bar::{Bar, Doorbell, DoorbellCounts};
+use wholebar_core::mem::{Arena, DmaRing};
+use wholebar_core::{Result, barrier};
 
 /// One doorbell of a queue.
 pub(crate) struct Bell {
@@ -74,7 +74,7 @@ impl Bell {
                 s.events.at(at).store(0, Ordering::Relaxed);
                 Shadow { pages: s.clone(), at, old: 0, updates: 0 }
             });
-            Ok::<_, wholebar::Error>(Self { register: bar.doorbell(offset)?, shadow })
+            Ok::<_, wholebar_core::Error>(Self { register: bar.doorbell(offset)?, shadow })
         };
         let index = 2 * u32::from(qid);
         Ok((bell(sq_doorbell(qid, stride), index)?, bell(cq_doorbell(qid, stride), index + 1)?))

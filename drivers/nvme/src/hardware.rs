@@ -4,9 +4,9 @@ use crate::error::{Error, Result};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::bar::{Bar, BarOptions, MapPolicy};
-use wholebar::pci::{CONFIG, PciDevice, config, function};
-use wholebar::{Error as Core, PageSize};
+use wholebar_core::bar::{Bar, BarOptions, MapPolicy};
+use wholebar_core::pci::{CONFIG, PciDevice, config, function};
+use wholebar_core::{Error as Core, PageSize};
 
 /// BAR0, and what CAP says.
 pub(crate) struct Hardware {

@@ -4,9 +4,9 @@
 //! core. A buffer belongs to the command in flight, so no safe program can free or reuse one early.
 //!
 //! ```no_run
-//! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
-//! use wholebar::block::{Data, Op, Request};
-//! use wholebar::mem::{Arena, ArenaOptions, Pool};
+//! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
+//! use wholebar_core::block::{Data, Op, Request};
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 //! use wholebar_nvme::{Nvme, Options, QueueOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

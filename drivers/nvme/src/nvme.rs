@@ -18,12 +18,12 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use wholebar::bar::Bar;
-use wholebar::irq::{EventFd, Interrupts};
-use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
-use wholebar::mem::{Arena, DmaRing};
-use wholebar::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
-use wholebar::reset::Domain;
+use wholebar_core::bar::Bar;
+use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar_core::mem::{Arena, DmaRing};
+use wholebar_core::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
 pub struct Nvme(pub(crate) Arc<Handle>);
@@ -367,7 +367,9 @@ impl Inner {
                     made = Some((pair, lists, mapping));
                     break;
                 }
-                Err(wholebar::Error::ArenaFull { .. }) if attempt == 0 => control.memory.push(memory(&self.hw, more)?),
+                Err(wholebar_core::Error::ArenaFull { .. }) if attempt == 0 => {
+                    control.memory.push(memory(&self.hw, more)?)
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,8 +1,8 @@
 //! How a controller is opened, and a queue made.
 
 use std::time::Duration;
-use wholebar::PageSize;
-use wholebar::bar::MapPolicy;
+use wholebar_core::PageSize;
+use wholebar_core::bar::MapPolicy;
 
 /// How a controller is opened.
 #[derive(Debug, Clone)]
@@ -21,8 +21,8 @@ pub struct Options {
     pub sgls: bool,
     /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
     pub max_transfer: u32,
-    /// Which interrupts wake the slow path: [`IRQ_MSIX`](wholebar::pci::IRQ_MSIX), [`IRQ_MSI`](wholebar::pci::IRQ_MSI) or
-    /// [`IRQ_INTX`](wholebar::pci::IRQ_INTX); `None` for the first of these that the controller has.
+    /// Which interrupts wake the slow path: [`IRQ_MSIX`](wholebar_core::pci::IRQ_MSIX), [`IRQ_MSI`](wholebar_core::pci::IRQ_MSI) or
+    /// [`IRQ_INTX`](wholebar_core::pci::IRQ_INTX); `None` for the first of these that the controller has.
     pub interrupts: Option<u32>,
     /// How long an I/O command may take before it is aborted, and then again before the controller is reset.
     pub timeout: Duration,

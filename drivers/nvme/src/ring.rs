@@ -8,8 +8,8 @@ use crate::doorbell::Bell;
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, DmaRing};
-use wholebar::{Result, barrier};
+use wholebar_core::mem::{Arena, DmaRing};
+use wholebar_core::{Result, barrier};
 
 /// Both queues of one number. The submission queue's indexes run free; the rings reduce them.
 pub(crate) struct QueuePair {

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use wholebar::block::{Data, Op, QueueState, Reject, Request, Status};
+use wholebar_core::block::{Data, Op, QueueState, Reject, Request, Status};
 use wholebar_nvme::{Error, Event, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// For controllers that lose commands. One that merely got no core for a while loses some, too: then the command was late.

@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use wholebar::bar::MapPolicy;
-use wholebar::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::bar::MapPolicy;
+use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
 use wholebar_nvme::{Error, Nvme, Options, QueueOptions, ShadowDoorbells, StatusCode, feature};
 
 #[test]
@@ -193,7 +193,7 @@ fn what_cannot_be_done_comes_back() {
     let rig = rig("sim:nvme,size=1M,mdts=1");
     let mut queue = rig.nvme.queue(QueueOptions { entries: Some(8), ..QueueOptions::default() }).unwrap();
     let mut refuse = |nsid, op, data| {
-        let req = wholebar::block::Request { tag: 1, nsid, op, data, deadline: None };
+        let req = wholebar_core::block::Request { tag: 1, nsid, op, data, deadline: None };
         let len = req.data.len();
         let rejected = queue.submit(req).unwrap_err();
         assert_eq!(rejected.req.data.len(), len);
@@ -210,8 +210,8 @@ fn what_cannot_be_done_comes_back() {
     assert_eq!(refuse(1, Op::Flush, Data::One(rig.buf(512))), "this operation takes no data");
     assert_eq!(refuse(1, Op::Verify { lba: 0, blocks: 0 }, Data::None), "there are no blocks to act on");
     assert_eq!(refuse(9, Op::Flush, Data::None), "the controller has no such namespace");
-    let stranger = wholebar::mem::Arena::new(4096, Default::default()).unwrap();
-    let stranger = wholebar::mem::Pool::new(&stranger, 1, 512, 512).unwrap();
+    let stranger = wholebar_core::mem::Arena::new(4096, Default::default()).unwrap();
+    let stranger = wholebar_core::mem::Pool::new(&stranger, 1, 512, 512).unwrap();
     let why = refuse(1, Op::Read { lba: 0 }, Data::One(stranger.get_len(512).unwrap()));
     assert_eq!(why, "the buffer's arena is not attached: see `Nvme::attach`");
     let two = || rig.pool.get_len(256).unwrap();

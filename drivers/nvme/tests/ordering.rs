@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use wholebar::block::{Data, Op, Request, Status};
-use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::model::InProcess;
+use wholebar_core::block::{Data, Op, Request, Status};
+use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::model::InProcess;
 use wholebar_nvme::{Nvme, Options, QueueOptions, Service, ShadowDoorbells};
 use wholebar_sim::nvme::{Nvme as Model, NvmeParams};
 

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
 use wholebar_nvme::{Error, Event, Options, QueueOptions, Service, ShadowDoorbells};
 
 /// What the workers are told.

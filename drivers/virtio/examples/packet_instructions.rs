@@ -13,9 +13,9 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::model::InProcess;
-use wholebar::net::{Burst, Port, PortConfig, RxQueue, TxQueue};
+use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::model::InProcess;
+use wholebar_core::net::{Burst, Port, PortConfig, RxQueue, TxQueue};
 use wholebar_sim::virtio::net::{NetParams, model};
 use wholebar_virtio::{Net, Options, Service};
 
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         got.give_back_to(&mut cache);
     }
     drop((out, got, tx, rx));
-    let _threads = devices.iter().map(|device| device.spawn(|| {})).collect::<wholebar::Result<Vec<_>>>()?;
+    let _threads = devices.iter().map(|device| device.spawn(|| {})).collect::<wholebar_core::Result<Vec<_>>>()?;
     from.shutdown()?;
     Ok(to.shutdown()?)
 }

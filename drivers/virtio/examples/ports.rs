@@ -8,9 +8,9 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::cores;
-use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::net::{Burst, Port, PortConfig};
+use wholebar_core::cores;
+use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::net::{Burst, Port, PortConfig};
 use wholebar_sim::{OpenOptions, Target};
 use wholebar_virtio::{Net, Options};
 

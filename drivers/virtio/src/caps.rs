@@ -4,8 +4,8 @@
 
 use crate::error::{Error, Result};
 use std::ops::Range;
-use wholebar::pci::Config;
-use wholebar::pci::config::CapabilityId;
+use wholebar_core::pci::Config;
+use wholebar_core::pci::config::CapabilityId;
 
 /// The capability's number: vendor-specific (PCI Express Base 6.0, 7.9.4).
 const VENDOR_SPECIFIC: CapabilityId = CapabilityId::Pci(0x09);

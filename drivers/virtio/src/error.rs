@@ -8,7 +8,7 @@ use std::time::Duration;
 pub enum Error {
     /// What lies below: the seam, memory, interrupts.
     #[error(transparent)]
-    Core(wholebar::Error),
+    Core(wholebar_core::Error),
     /// The device does not answer any more; every later call says so.
     #[error("{device} is gone: {why}")]
     Gone {
@@ -149,13 +149,15 @@ pub enum Error {
     },
 }
 
-impl From<wholebar::Error> for Error {
+impl From<wholebar_core::Error> for Error {
     /// What became of a device is the same to those above.
-    fn from(error: wholebar::Error) -> Self {
+    fn from(error: wholebar_core::Error) -> Self {
         match error {
-            wholebar::Error::Gone { device, why } => Self::Gone { device, why },
-            wholebar::Error::Ended { device, why } => Self::Ended { device, why },
-            wholebar::Error::Unresponsive { device, queues, waited } => Self::Unresponsive { device, queues, waited },
+            wholebar_core::Error::Gone { device, why } => Self::Gone { device, why },
+            wholebar_core::Error::Ended { device, why } => Self::Ended { device, why },
+            wholebar_core::Error::Unresponsive { device, queues, waited } => {
+                Self::Unresponsive { device, queues, waited }
+            }
             other => Self::Core(other),
         }
     }

@@ -6,10 +6,10 @@ use crate::feature;
 use crate::options::Options;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::Error as Core;
-use wholebar::bar::{Bar, BarOptions, Doorbell, Width, Window};
-use wholebar::irq::Interrupts;
-use wholebar::pci::{Config, DeviceKind, PciDevice, Verdict, config, function};
+use wholebar_core::Error as Core;
+use wholebar_core::bar::{Bar, BarOptions, Doorbell, Width, Window};
+use wholebar_core::irq::Interrupts;
+use wholebar_core::pci::{Config, DeviceKind, PciDevice, Verdict, config, function};
 
 /// The common configuration (4.1.4.3), in bytes from its start.
 mod common {
@@ -285,7 +285,7 @@ impl Hardware {
     }
 
     /// Reads the configuration of the device's type, all of it at one moment (2.5.1, 4.1.4.3.1).
-    pub fn config<T>(&self, read: impl Fn(&Window) -> wholebar::Result<T>) -> Result<T> {
+    pub fn config<T>(&self, read: impl Fn(&Window) -> wholebar_core::Result<T>) -> Result<T> {
         let window = self.config.as_ref().ok_or_else(|| self.nonsense("it has no configuration".to_owned()))?;
         for _ in 0..TRIES {
             let before: u8 = self.read(common::CONFIG_GENERATION)?;

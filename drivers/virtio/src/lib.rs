@@ -1,13 +1,13 @@
 //! A virtio driver: network and block devices over modern PCI by VIRTIO 1.2, on split and on packed rings, polled, without unsafe code.
 //!
-//! [`Net`] is a network device, a [`Port`](wholebar::net::Port): what it is, its link, filters, events, statistics, resets. Its queues are
+//! [`Net`] is a network device, a [`Port`](wholebar_core::net::Port): what it is, its link, filters, events, statistics, resets. Its queues are
 //! owned values, one for each core, and packets in flight belong to them, so no safe program can free or reuse a buffer early.
-//! [`Blk`] is a block device, whose [queues](blk::Queue) are [`BlockQueue`](wholebar::block::BlockQueue)s on the same rings.
+//! [`Blk`] is a block device, whose [queues](blk::Queue) are [`BlockQueue`](wholebar_core::block::BlockQueue)s on the same rings.
 //!
 //! ```no_run
-//! # fn open() -> std::sync::Arc<dyn wholebar::pci::PciDevice> { unimplemented!() }
-//! use wholebar::mem::{Arena, ArenaOptions, Pool};
-//! use wholebar::net::{Burst, Port, PortConfig};
+//! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_core::net::{Burst, Port, PortConfig};
 //! use wholebar_virtio::{Net, Options};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

@@ -4,9 +4,9 @@ use crate::error::{Error, Fault};
 use crate::machine::Shared;
 use std::sync::Arc;
 use std::time::Duration;
-use wholebar::block::QueueState;
-use wholebar::mem::{Buf, DmaMapping};
-use wholebar::reset::{End, Gate, Turn};
+use wholebar_core::block::QueueState;
+use wholebar_core::mem::{Buf, DmaMapping};
+use wholebar_core::reset::{End, Gate, Turn};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {

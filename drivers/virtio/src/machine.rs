@@ -9,11 +9,11 @@ use crate::options::{Options, Service};
 use crate::ring::{Areas, Ring, RingOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use wholebar::irq::{EventFd, Interrupts};
-use wholebar::keeper::{Driver, Happened, Keeper, Remedy, Ties};
-use wholebar::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar::pci::{IRQ_MSIX, PciDevice};
-use wholebar::reset::Domain;
+use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
+use wholebar_core::pci::{IRQ_MSIX, PciDevice};
+use wholebar_core::reset::Domain;
 
 /// What a type of device adds.
 pub(crate) trait Personality: Send + Sync + Sized + 'static {

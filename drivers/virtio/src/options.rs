@@ -1,8 +1,8 @@
 //! How a device is opened.
 
 use std::time::Duration;
-use wholebar::PageSize;
-use wholebar::bar::MapPolicy;
+use wholebar_core::PageSize;
+use wholebar_core::bar::MapPolicy;
 
 /// How a device is opened.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct Options {
     pub timeout: Duration,
     /// How long a control command may take.
     pub admin_timeout: Duration,
-    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar::net::Event::Stalled)).
+    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar_core::net::Event::Stalled)).
     pub stall_timeout: Duration,
     /// How long a queue's owner may take to poll it while the device is to be reset.
     pub stop_timeout: Duration,

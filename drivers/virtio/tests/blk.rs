@@ -4,9 +4,9 @@ mod device;
 
 use device::{LONG, Piece, Rig, Spec, State, VERSION_1, patient, read, rig};
 use std::time::{Duration, Instant};
-use wholebar::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Request, Status};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Iova, Pool};
-use wholebar::model::Host;
+use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Request, Status};
+use wholebar_core::mem::{Arena, ArenaOptions, Buf, Iova, Pool};
+use wholebar_core::model::Host;
 use wholebar_virtio::blk::{BlkConfig, BlkEvent, Queue, Topology};
 use wholebar_virtio::{Blk, Error, Options};
 

@@ -5,8 +5,8 @@ mod device;
 use device::{LONG, Rig, Spec, VERSION_1, patient, rig};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
-use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxQueue, TxQueue};
+use wholebar_core::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
+use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxQueue, TxQueue};
 use wholebar_virtio::{Error, Net, Options};
 
 const CSUM: u64 = 1 << 0;
@@ -425,7 +425,7 @@ fn a_queue_whose_packets_are_swallowed_is_told_to_be_stuck() {
 fn a_device_that_asks_for_no_notification_is_told_all_the_same() {
     let mut bench = bench_with(spec(0), PortConfig { tx_descriptors: Some(4), ..PortConfig::default() });
     bench.rig.run(|state, host| {
-        let used = host.dma(wholebar::mem::Iova(state.queues[1].areas[2]), 2).unwrap();
+        let used = host.dma(wholebar_core::mem::Iova(state.queues[1].areas[2]), 2).unwrap();
         // VIRTQ_USED_F_NO_NOTIFY.
         used.slice::<AtomicU16>(0, 1).unwrap()[0].store(1u16.to_le(), Ordering::Release);
     });
@@ -520,7 +520,7 @@ fn checksums_and_segments_are_asked_for_and_told() {
 #[test]
 fn a_device_that_breaks_the_rules_is_reset_and_goes_on() {
     let mut bench = bench(0, Offloads::NONE);
-    type Lie = fn(&mut device::State, &wholebar::model::Host<'_>);
+    type Lie = fn(&mut device::State, &wholebar_core::model::Host<'_>);
     let lies: [(&str, Lie); 6] = [
         ("used index", |s, h| s.use_buffer(h, 0, 0, 64, 65)),
         ("used index behind", |s, h| s.use_buffer(h, 0, 0, 64, 0xffff)),
@@ -665,7 +665,7 @@ fn idle_queues_are_woken() {
     let mut bench = bench_with(spec(0), config);
     assert_eq!(bench.rig.state().queues.iter().map(|q| q.vector).collect::<Vec<_>>(), [1, 0xffff, 0xffff]);
     let wakeup = bench.rx.wakeup().unwrap();
-    assert_eq!(bench.rx.arm(), wholebar::reactor::Armed::Yes);
+    assert_eq!(bench.rx.arm(), wholebar_core::reactor::Armed::Yes);
     assert!(bench.receive().is_empty());
     bench.rig.run(|state, host| {
         state.receive(host, 0, &[0; 72], &[]);

@@ -20,10 +20,10 @@ use std::fmt::Display;
 use std::str::FromStr;
 use wholebar::net::{Faults, Mac};
 use wholebar::pci::Address;
+use wholebar::sim::nvme::NvmeParams;
+use wholebar::sim::virtio::blk::BlkParams;
+use wholebar::sim::virtio::net::NetParams;
 use wholebar::vfio::VfToken;
-use wholebar_sim::nvme::NvmeParams;
-use wholebar_sim::virtio::blk::BlkParams;
-use wholebar_sim::virtio::net::NetParams;
 
 /// Text that is understood is so again when it is written.
 fn again<T: FromStr + Display + PartialEq>(text: &str) -> Option<T> {

@@ -9,7 +9,7 @@ mod capture;
 use capture::Capture;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use wholebar_sim::pcap::{ETHERNET, Reader};
+use wholebar::sim::pcap::{ETHERNET, Reader};
 
 /// A file, as its parts, or it would take ages to find one that makes sense.
 #[derive(Debug, Arbitrary)]

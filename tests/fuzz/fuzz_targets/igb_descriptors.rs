@@ -7,9 +7,9 @@ mod common;
 use common::{BUFFERS, RX, TX, manual, rig_with, small};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
+use wholebar::igb::Options;
 use wholebar::mem::{L4, Offload};
 use wholebar::net::{Burst, Port, QueueState};
-use wholebar_igb::Options;
 
 fuzz_target!(|bytes: &[u8]| {
     // Nobody is late here.

@@ -10,8 +10,8 @@ use wholebar::Work;
 use wholebar::block::{Data, Op, Request};
 use wholebar::mem::{Arena, ArenaOptions, Iova, Pool};
 use wholebar::model::{Host, InProcess, Model, Refused, Shape};
-use wholebar_nvme::{Nvme, Options, QueueOptions, Service};
-use wholebar_sim::nvme::{Nvme as Honest, NvmeParams};
+use wholebar::nvme::{Nvme, Options, QueueOptions, Service};
+use wholebar::sim::nvme::{Nvme as Honest, NvmeParams};
 
 const ENTRIES: u32 = 16;
 const BUFFERS: u32 = 16;

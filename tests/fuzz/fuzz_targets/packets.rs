@@ -16,7 +16,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use wholebar::mem::Chunk;
 use wholebar::model::InProcess;
-use wholebar_sim::virtio::net::{NetParams, model};
+use wholebar::sim::virtio::net::{NetParams, model};
 
 /// CSUM, HOST_TSO4, HOST_TSO6.
 const OFFLOADS: u64 = 1 | 1 << 11 | 1 << 12;

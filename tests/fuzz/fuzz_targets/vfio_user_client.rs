@@ -4,7 +4,7 @@
 //! the payload in 4-byte words. Where it ends, the server does.
 #![no_main]
 
-#[path = "../../../framework/tests/vfio_user/raw.rs"]
+#[path = "../../../framework/core/tests/vfio_user/raw.rs"]
 #[allow(dead_code)]
 mod raw;
 

@@ -4,10 +4,10 @@
 //! length, a header or a command, the payload.
 #![no_main]
 
-#[path = "../../../framework/tests/vfio_user/model.rs"]
+#[path = "../../../framework/core/tests/vfio_user/model.rs"]
 #[allow(dead_code)]
 mod model;
-#[path = "../../../framework/tests/vfio_user/raw.rs"]
+#[path = "../../../framework/core/tests/vfio_user/raw.rs"]
 #[allow(dead_code)]
 mod raw;
 

@@ -14,7 +14,7 @@ use rig::*;
 use wholebar::mem::Chunk;
 use wholebar::model::InProcess;
 use wholebar::pci::{CONFIG, PciDevice};
-use wholebar_sim::virtio::net::{NetParams, model};
+use wholebar::sim::virtio::net::{NetParams, model};
 
 const ENTRIES: u16 = 8;
 /// CSUM, HOST_TSO4, HOST_TSO6.

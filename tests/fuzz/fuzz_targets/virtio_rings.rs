@@ -14,8 +14,8 @@ use wholebar::block::{Data, Op, QueueState, Request};
 use wholebar::mem::{Arena, ArenaOptions, Iova, L4, Offload, Pool};
 use wholebar::model::Host;
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig};
-use wholebar_virtio::blk::BlkConfig;
-use wholebar_virtio::{Blk, Error, Net, Options, Service};
+use wholebar::virtio::blk::BlkConfig;
+use wholebar::virtio::{Blk, Error, Net, Options, Service};
 
 const EVENT_IDX: u64 = 1 << 29;
 const PACKED: u64 = 1 << 34;

@@ -2,9 +2,9 @@
 //!
 //!     lspci -vv | cargo run -p wholebar-barmap --example verdicts
 
-use wholebar::PageSize;
-use wholebar::bar::MapPolicy;
 use wholebar_barmap::{Strip, lspci};
+use wholebar_core::PageSize;
+use wholebar_core::bar::MapPolicy;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let machine = lspci::read(std::io::stdin().lock())?;

@@ -1,8 +1,8 @@
 //! What the bytes of a configuration space say: identity, MSI-X, SR-IOV, virtio's notifications.
 
 use crate::{Bar, Function, Ids, MsixFact, Notify, Place, Sriov};
-use wholebar::pci::Config;
-use wholebar::pci::config::{BarKind, CapabilityId};
+use wholebar_core::pci::Config;
+use wholebar_core::pci::config::{BarKind, CapabilityId};
 
 /// The Vendor-Specific capability (PCI Express Base 6.0, 7.9.4), by which virtio tells where its structures are.
 const VENDOR_SPECIFIC: CapabilityId = CapabilityId::Pci(0x09);
@@ -45,7 +45,7 @@ pub(crate) fn msix(config: &Config) -> Result<MsixFact, String> {
         Ok(None) => {
             Ok(MsixFact::Unknown(format!("only {} bytes of its configuration space are there", config.bytes().len())))
         }
-        Err(wholebar::Error::Config { why, .. }) => Err(why),
+        Err(wholebar_core::Error::Config { why, .. }) => Err(why),
         Err(e) => Err(e.to_string()),
     }
 }

@@ -3,9 +3,9 @@
 //! Every source (a device that was opened, sysfs, the text of `lspci`) ends here, so that one planner, one strip and one JSON serve all.
 
 use std::ops::RangeInclusive;
-use wholebar::PageSize;
-use wholebar::pci::config::{BarKind, Msix};
-use wholebar::pci::{Address, DeviceKind, Isolation, RegionInfo};
+use wholebar_core::PageSize;
+use wholebar_core::pci::config::{BarKind, Msix};
+use wholebar_core::pci::{Address, DeviceKind, Isolation, RegionInfo};
 
 /// All functions that a source tells of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Machine {
     pub partial: bool,
     /// It tells of several machines: who is whose neighbour isn't known.
     pub mixed: bool,
-    /// What [`Auto`](wholebar::bar::MapPolicy::Auto) comes to where an MSI-X table may be mapped, and why, where the source lets that be known.
+    /// What [`Auto`](wholebar_core::bar::MapPolicy::Auto) comes to where an MSI-X table may be mapped, and why, where the source lets that be known.
     pub auto: Option<&'static str>,
 }
 

@@ -3,10 +3,10 @@
 use crate::{BarMap, FunctionMap, HotRegisters, Machine, MsixFact, Placement, Sheet, runs, trapped_registers};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use std::ops::Range;
-use wholebar::PageSize;
-use wholebar::bar::{Access, BarPlan, MapPolicy, Why};
-use wholebar::pci::Verdict;
-use wholebar::pci::config::BarKind;
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, BarPlan, MapPolicy, Why};
+use wholebar_core::pci::Verdict;
+use wholebar_core::pci::config::BarKind;
 
 /// The schema's name and version.
 pub const SCHEMA: &str = "wholebar.barmap/3";
@@ -333,7 +333,7 @@ impl Page {
 
 impl Plan {
     fn of(map: &FunctionMap<'_>, bar: &BarMap, plan: &BarPlan) -> Self {
-        let span = |span: &wholebar::bar::Span| Span {
+        let span = |span: &wholebar_core::bar::Span| Span {
             start: span.range.start,
             end: span.range.end,
             access: match span.access {

@@ -3,7 +3,7 @@
 //!
 //! ```no_run
 //! # fn show(text: &str) {
-//! use wholebar::bar::MapPolicy;
+//! use wholebar_core::bar::MapPolicy;
 //! use wholebar_barmap::{PAGES, lspci};
 //! let machine = lspci::parse(text);
 //! for map in machine.maps(&PAGES, &[MapPolicy::Whole, MapPolicy::Carved]) {

@@ -2,9 +2,9 @@
 
 use crate::config::of_config;
 use crate::{Bar, Function, Open, Place};
-use wholebar::Result;
-use wholebar::pci::config::BarKind;
-use wholebar::pci::{Config, PciDevice};
+use wholebar_core::Result;
+use wholebar_core::pci::config::BarKind;
+use wholebar_core::pci::{Config, PciDevice};
 
 impl Function {
     /// What a device says that was opened. Nothing is read but its configuration space and, of an NVMe controller, CAP: by message or system call,

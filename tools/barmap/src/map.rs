@@ -4,10 +4,10 @@ use crate::neighbours::Neighbours;
 use crate::verdict::{self, Case, Verdict};
 use crate::{Bar, Function, Hot, HotRegisters, Machine, MsixFact, Place, Placement};
 use std::ops::Range;
-use wholebar::PageSize;
-use wholebar::bar::{Access, BarLayout, BarPlan, MapPolicy, plan};
-use wholebar::pci::config::{BarKind, Msix};
-use wholebar::pci::{Isolation, RegionCap, RegionInfo, Verdict as Isolated};
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, BarLayout, BarPlan, MapPolicy, plan};
+use wholebar_core::pci::config::{BarKind, Msix};
+use wholebar_core::pci::{Isolation, RegionCap, RegionInfo, Verdict as Isolated};
 
 /// The page sizes there are hosts with.
 pub const PAGES: [PageSize; 3] = [PageSize::K4, PageSize::K16, PageSize::K64];
@@ -290,7 +290,7 @@ pub fn trapped_registers(plan: &BarPlan) -> u64 {
 mod tests {
     use super::*;
     use crate::{Ids, Open};
-    use wholebar::pci::DeviceKind;
+    use wholebar_core::pci::DeviceKind;
 
     /// SPDK's NVMe target: 8 KiB, of which it offers the doorbells' page.
     fn server(areas: Vec<Range<u64>>) -> Machine {

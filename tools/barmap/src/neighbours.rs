@@ -6,8 +6,8 @@
 use crate::{Bar, Function, Machine, Place};
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
-use wholebar::PageSize;
-use wholebar::pci::DeviceKind;
+use wholebar_core::PageSize;
+use wholebar_core::pci::DeviceKind;
 
 /// How a BAR lies in its pages.
 #[derive(Debug, Clone, PartialEq, Eq)]

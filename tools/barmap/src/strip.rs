@@ -3,7 +3,7 @@
 //!
 //! ```
 //! # use wholebar_barmap::{runs, Strip};
-//! # fn draw(plan: &wholebar::bar::BarPlan, hot: &[wholebar_barmap::Hot]) {
+//! # fn draw(plan: &wholebar_core::bar::BarPlan, hot: &[wholebar_barmap::Hot]) {
 //! for run in runs(plan, hot) {
 //!     println!("{:#x} to {:#x}: {} ({})", run.range.start, run.range.end, run.kind.letter(), run.kind.meaning());
 //! }
@@ -14,8 +14,8 @@
 
 use crate::Hot;
 use std::ops::Range;
-use wholebar::PageSize;
-use wholebar::bar::{Access, BarPlan, Why};
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, BarPlan, Why};
 
 /// What the pages of a run are, under a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,10 +4,10 @@
 use crate::config::of_config;
 use crate::{Bar, Function, Ids, Machine, MsixFact, Place, Sriov};
 use std::fs;
-use wholebar::PageSize;
-use wholebar::pci::Config;
-use wholebar::pci::config::BarKind;
-use wholebar::vfio::sysfs;
+use wholebar_core::PageSize;
+use wholebar_core::pci::Config;
+use wholebar_core::pci::config::BarKind;
+use wholebar_core::vfio::sysfs;
 
 /// Flags of the `resource` file (Linux include/linux/ioport.h): I/O ports.
 const IO: u64 = 0x100;

@@ -3,8 +3,8 @@
 use crate::map::{overlaps, trapped_registers};
 use crate::{Bar, Function, Hot, HotRegisters, MsixFact, Placement};
 use std::ops::Range;
-use wholebar::PageSize;
-use wholebar::bar::{Access, BarPlan};
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, BarPlan};
 
 /// What a BAR comes to on hosts with pages of one size.
 #[derive(Debug, Clone, PartialEq, Eq)]

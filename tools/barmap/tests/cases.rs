@@ -3,10 +3,10 @@
 
 use std::fs;
 use std::path::Path;
-use wholebar::PageSize;
-use wholebar::bar::{Access, MapPolicy};
 use wholebar_barmap::VerdictKind::{self, *};
 use wholebar_barmap::{FunctionMap, Machine, MsixFact, PAGES, Placement, Unplaced, json, lspci};
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, MapPolicy};
 
 const POLICIES: [MapPolicy; 2] = [MapPolicy::Whole, MapPolicy::Carved];
 

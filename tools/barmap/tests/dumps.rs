@@ -3,8 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use wholebar::bar::MapPolicy;
 use wholebar_barmap::{MsixFact, PAGES, lspci, runs};
+use wholebar_core::bar::MapPolicy;
 
 /// File, functions, MSI-X capabilities.
 const DUMPS: [(&str, usize, usize); 12] = [

@@ -2,10 +2,10 @@
 //! the rules of PCI and of the plan (a page that holds the table is trapped by carving; pages that only table and PBA use are read-only), not by
 //! the code. Each case tells its source; those from `tests/dumps` are told of in `SOURCES.md` there.
 
-use wholebar::PageSize;
-use wholebar::bar::{Access, BarPlan, MapPolicy};
 use wholebar_barmap::VerdictKind::{self, *};
 use wholebar_barmap::{PAGES, Placement, lspci};
+use wholebar_core::PageSize;
+use wholebar_core::bar::{Access, BarPlan, MapPolicy};
 
 /// A BAR, and what is expected of it.
 struct Case {

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use std::fs;
 use std::ops::Range;
 use std::path::Path;
-use wholebar::bar::{Access, BarPlan, MapPolicy};
 use wholebar_barmap::{Kind, Machine, MsixFact, PAGES, VerdictKind, lspci, runs, trapped_registers};
+use wholebar_core::bar::{Access, BarPlan, MapPolicy};
 
 const POLICIES: [MapPolicy; 3] = [MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped];
 

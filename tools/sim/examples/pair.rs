@@ -5,9 +5,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::cores;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar_core::cores;
+use wholebar_core::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
+use wholebar_core::pci::{CONFIG, PciDevice};
 use wholebar_sim::{OpenOptions, Opened, Target, open};
 
 const SIZE: u16 = 256;

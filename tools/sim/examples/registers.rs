@@ -2,7 +2,7 @@
 //!
 //! `cargo run -p wholebar-sim --example registers -- sim:nvme,page=64k,entries=256`
 
-use wholebar::bar::{Bar, BarOptions};
+use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_sim::{OpenOptions, Target, open};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -4,7 +4,7 @@
 //! function-level reset) and MSI-X. What is written to the command register counts: without Bus Master Enable a model does
 //! no DMA and signals no interrupt, as the specification has it.
 
-use wholebar::model::{MsixPlace, Refused};
+use wholebar_core::model::{MsixPlace, Refused};
 
 /// Bytes: conventional and extended space.
 pub(crate) const SIZE: u64 = 4096;

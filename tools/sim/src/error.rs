@@ -90,7 +90,7 @@ pub enum Error {
     },
     /// What the framework says.
     #[error(transparent)]
-    Framework(#[from] wholebar::Error),
+    Framework(#[from] wholebar_core::Error),
 }
 
 /// A result with this crate's [`Error`].

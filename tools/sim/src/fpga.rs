@@ -39,10 +39,10 @@ use crate::Result;
 use crate::config::{self, Config, Identity};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wholebar::mem::Iova;
-use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
-use wholebar::pci::{IRQ_ERR, IrqInfo};
-use wholebar::{PageSize, Work};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
+use wholebar_core::pci::{IRQ_ERR, IrqInfo};
+use wholebar_core::{PageSize, Work};
 
 /// Interrupt enable bits.
 pub const IRQ_ENABLE: u64 = 0x2100;
@@ -277,7 +277,7 @@ impl Model for Fpga {
 
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match region {
-            wholebar::pci::BAR0 => {
+            wholebar_core::pci::BAR0 => {
                 let (words, rest) = buf.as_chunks_mut::<4>();
                 if words.is_empty() || !rest.is_empty() || !TRAPPED.contains(&offset) {
                     return Err(Refused(libc::EINVAL));
@@ -287,15 +287,15 @@ impl Model for Fpga {
                 }
                 Ok(())
             }
-            wholebar::pci::CONFIG => self.config.read(offset, buf),
+            wholebar_core::pci::CONFIG => self.config.read(offset, buf),
             _ => Err(Refused(libc::EINVAL)),
         }
     }
 
     fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
         match (region, <[u8; 4]>::try_from(buf)) {
-            (wholebar::pci::BAR0, Ok(word)) if self.trapped_write(offset, u32::from_le_bytes(word)) => Ok(()),
-            (wholebar::pci::CONFIG, _) => {
+            (wholebar_core::pci::BAR0, Ok(word)) if self.trapped_write(offset, u32::from_le_bytes(word)) => Ok(()),
+            (wholebar_core::pci::CONFIG, _) => {
                 if self.config.write(offset, buf)? {
                     self.reset();
                 }

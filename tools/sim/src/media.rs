@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use wholebar::model::Dma;
+use wholebar_core::model::Dma;
 
 /// After how many bytes a disk's turn ends, with the request that it is at: others are waiting.
 pub(crate) const TURN: u64 = 1 << 20;

@@ -1,7 +1,7 @@
 //! `key=value,key=value`: how models are told what to be. Knows the form, not the keys.
 
 use crate::{Error, Result};
-use wholebar::PageSize;
+use wholebar_core::PageSize;
 
 /// A model's parameter: its name, and what it can be, for people.
 pub type Parameter = (&'static str, &'static str);

@@ -7,8 +7,8 @@ use crate::target::ModelParams;
 use crate::virtio::{blk, net};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use wholebar::model::Model;
-use wholebar::vfio_user::Server;
+use wholebar_core::model::Model;
+use wholebar_core::vfio_user::Server;
 
 /// Serves a model on `socket`, to one client after another, until `stop` is set. `spin` keeps the core when nothing happens. `ready` is
 /// called as soon as clients can connect.

@@ -13,10 +13,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use wholebar::model::{InProcess, Model, ModelThread};
-use wholebar::pci::{Address, PciDevice};
-use wholebar::vfio::{IommuType, Route, VfToken, Vfio, VfioOptions};
-use wholebar::vfio_user::{self, VfioUser};
+use wholebar_core::model::{InProcess, Model, ModelThread};
+use wholebar_core::pci::{Address, PciDevice};
+use wholebar_core::vfio::{IommuType, Route, VfToken, Vfio, VfioOptions};
+use wholebar_core::vfio_user::{self, VfioUser};
 
 /// A device's name, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]

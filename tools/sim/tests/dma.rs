@@ -3,9 +3,9 @@
 #![cfg(not(miri))]
 
 use std::sync::Arc;
-use wholebar::Work;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, Iova};
-use wholebar::model::{Card, Model};
+use wholebar_core::Work;
+use wholebar_core::mem::{Arena, ArenaOptions, Chunk, Iova};
+use wholebar_core::model::{Card, Model};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::virtio::Virtio;
 use wholebar_sim::virtio::blk::{self, BlkParams};

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use wholebar::Work;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
-use wholebar::model::InProcess;
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar_core::Work;
+use wholebar_core::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
+use wholebar_core::model::InProcess;
+use wholebar_core::pci::{CONFIG, PciDevice};
 use wholebar_sim::fpga::{self, Fpga};
 
 struct Rig {
@@ -71,7 +71,7 @@ fn says_what_it_is() {
     // What acts when it is accessed is not offered for mapping; the rest is.
     let region = rig.device.region(0).unwrap();
     assert_eq!(region.sparse(), Some(&[0..0x2000, 0x3000..0x4000][..]));
-    assert!(rig.device.map(0, 0x2000..0x3000, wholebar::pci::Prot::ReadWrite).is_err());
+    assert!(rig.device.map(0, 0x2000..0x3000, wholebar_core::pci::Prot::ReadWrite).is_err());
 }
 
 #[test]
@@ -183,10 +183,10 @@ fn odd_accesses_to_trapped_registers_are_refused() {
 #[test]
 #[cfg(not(miri))]
 fn events_signal_their_vectors_once_until_cleared() {
-    use wholebar::irq::Interrupts;
+    use wholebar_core::irq::Interrupts;
     let rig = Rig::new(4);
     let device: Arc<dyn PciDevice> = rig.device.clone();
-    let interrupts = Interrupts::new(device, wholebar::pci::IRQ_MSIX, 8).unwrap();
+    let interrupts = Interrupts::new(device, wholebar_core::pci::IRQ_MSIX, 8).unwrap();
     let (done, test) = (interrupts.vector(0).unwrap(), interrupts.vector(3).unwrap());
     rig.write(fpga::IRQ_TEST, 1 << 3);
     rig.settle();

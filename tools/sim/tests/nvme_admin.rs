@@ -404,7 +404,7 @@ mod shadow {
     use super::*;
 
     /// Hands the controller two pages and returns them.
-    fn configure(rig: &mut Rig) -> (wholebar::mem::Chunk, wholebar::mem::Chunk) {
+    fn configure(rig: &mut Rig) -> (wholebar_core::mem::Chunk, wholebar_core::mem::Chunk) {
         let (values, seen) = (rig.memory(PAGE), rig.memory(PAGE));
         let cmd = Cmd::new(0x7c).prp(rig.at(&values), rig.at(&seen));
         assert_eq!(rig.admin(cmd).status, 0);

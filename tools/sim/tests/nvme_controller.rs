@@ -4,11 +4,11 @@ mod common;
 
 use common::{CC, CSTS, Cmd, Rig, pair};
 use std::sync::Arc;
-use wholebar::PageSize;
-use wholebar::Work;
-use wholebar::bar::{MapPolicy, layout, plan};
-use wholebar::model::InProcess;
-use wholebar::pci::{CONFIG, Config, Isolation, PciDevice};
+use wholebar_core::PageSize;
+use wholebar_core::Work;
+use wholebar_core::bar::{MapPolicy, layout, plan};
+use wholebar_core::model::InProcess;
+use wholebar_core::pci::{CONFIG, Config, Isolation, PciDevice};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 
 /// What CC says where all is well: 64- and 16-byte entries, enabled.
@@ -314,10 +314,10 @@ fn a_doorbell_out_of_range_is_an_event_and_nothing_else() {
 #[test]
 #[cfg(not(miri))]
 fn completions_signal_the_vector_of_their_queue() {
-    use wholebar::irq::Interrupts;
+    use wholebar_core::irq::Interrupts;
     let mut rig = Rig::new("size=1M,vectors=4");
     let device: Arc<dyn PciDevice> = rig.device.clone();
-    let interrupts = Interrupts::new(device, wholebar::pci::IRQ_MSIX, 4).unwrap();
+    let interrupts = Interrupts::new(device, wholebar_core::pci::IRQ_MSIX, 4).unwrap();
     let fds: Vec<_> = (0..4).map(|v| interrupts.vector(v).unwrap()).collect();
     let counts = || fds.iter().map(|fd| fd.take()).collect::<Vec<_>>();
     // A completion queue with interrupts on vector 3, and one without.

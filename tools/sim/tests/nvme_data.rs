@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Cmd, PAGE, Pair, Rig};
-use wholebar::mem::Chunk;
-use wholebar::pci::PciDevice;
+use wholebar_core::mem::Chunk;
+use wholebar_core::pci::PciDevice;
 
 const WRITE: u8 = 1;
 const READ: u8 = 2;
@@ -266,7 +266,7 @@ fn transfers_have_a_limit() {
 
 #[test]
 fn data_may_lie_across_maps() {
-    use wholebar::mem::{Arena, ArenaOptions};
+    use wholebar_core::mem::{Arena, ArenaOptions};
     let mut c = Case::new("sgl=1");
     // Two more arenas: where they come to lie side by side, one piece of data can cross from one to the other.
     let arenas: Vec<_> = (0..2).map(|_| Arena::new(64 << 10, ArenaOptions::default()).unwrap()).collect();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{CC, CSTS, Cmd, Done, PAGE, Pair, Rig};
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar_core::pci::{CONFIG, PciDevice};
 
 const READ: u8 = 2;
 

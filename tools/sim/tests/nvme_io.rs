@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Cmd, DNR, MORE, PAGE, Pair, Rig};
-use wholebar::mem::Chunk;
+use wholebar_core::mem::Chunk;
 
 const FLUSH: u8 = 0;
 const WRITE: u8 = 1;

@@ -5,9 +5,9 @@ mod common;
 
 use common::{CC, Cmd, PAGE, Pair, Rig};
 use proptest::prelude::*;
-use wholebar::Work;
-use wholebar::model::InProcess;
-use wholebar::pci::PciDevice;
+use wholebar_core::Work;
+use wholebar_core::model::InProcess;
+use wholebar_core::pci::PciDevice;
 use wholebar_sim::fpga::Fpga;
 
 /// Something a host may do.
@@ -160,7 +160,7 @@ proptest! {
     #[test]
     fn fpga(acts in prop::collection::vec((0u64..4, any::<u64>(), any::<u32>()), 1..200)) {
         let device = InProcess::new(Fpga::new().unwrap()).unwrap();
-        let arena = wholebar::mem::Arena::new(16 * PAGE, wholebar::mem::ArenaOptions::default()).unwrap();
+        let arena = wholebar_core::mem::Arena::new(16 * PAGE, wholebar_core::mem::ArenaOptions::default()).unwrap();
         let dma = device.dma().attach(&arena).unwrap();
         let memory = arena.alloc(16 * PAGE, 1).unwrap();
         device.write(7, 4, &6u16.to_le_bytes()).unwrap();

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use wholebar::bar::{Bar, BarOptions};
+use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_sim::{ModelParams, OpenOptions, Target, open, serve};
 
 /// Serves `model`, and has `client` run on its socket.

@@ -20,9 +20,9 @@ use serde::Serialize;
 use std::fmt::Write;
 use wholebar::PageSize;
 use wholebar::pci::Address;
+use wholebar::sim::{OpenOptions, Target};
 use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
-use wholebar_sim::{OpenOptions, Target};
 
 /// Say whether a PCI function can be opened, what is in the way, and what mends it
 ///
@@ -145,7 +145,7 @@ pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
 /// Opens it, and gives it back.
 fn try_it(name: &str) -> Finding {
     const CHECK: &str = "opened";
-    let opened = name.parse::<Target>().and_then(|target| wholebar_sim::open(&target, OpenOptions::default()));
+    let opened = name.parse::<Target>().and_then(|target| wholebar::sim::open(&target, OpenOptions::default()));
     match opened {
         Ok(opened) => {
             let isolation = opened.device.isolation();

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use std::fs::File;
 use std::io::{self, Read};
-use wholebar_sim::pcap::{ETHERNET, Packet, Problem, Reader};
+use wholebar::sim::pcap::{ETHERNET, Packet, Problem, Reader};
 
 /// An Ethernet header: the least a packet is.
 const LEAST: u64 = 14;

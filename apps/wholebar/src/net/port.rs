@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wholebar::PageSize;
+use wholebar::igb::Igb;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Offloads, Port, PortConfig, PortError, Rss, RxQueue, Statistic, TxQueue};
 use wholebar::pci::Config;
-use wholebar_igb::Igb;
-use wholebar_virtio::Net;
+use wholebar::virtio::Net;
 
 /// How ports are opened: arguments that all commands have.
 #[derive(clap::Args, Debug, Clone)]
@@ -276,12 +276,12 @@ fn drive(target: &Target, config: &PortConfig, args: &PortArgs) -> Result<(&'sta
     let ids = Config::of(device.as_ref())?;
     let ids = (ids.vendor(), ids.device());
     let (policy, page) = (args.policy.into(), args.page);
-    if wholebar_virtio::NET_IDS.contains(&ids) {
-        let options = wholebar_virtio::Options { policy, page, packed: !args.split, ..Default::default() };
+    if wholebar::virtio::NET_IDS.contains(&ids) {
+        let options = wholebar::virtio::Options { policy, page, packed: !args.split, ..Default::default() };
         return Ok(("virtio", Arc::new(Net::open(device.clone(), config, options)?)));
     }
-    if wholebar_igb::IDS.contains(&ids) {
-        let options = wholebar_igb::Options { policy, page, ..Default::default() };
+    if wholebar::igb::IDS.contains(&ids) {
+        let options = wholebar::igb::Options { policy, page, ..Default::default() };
         return Ok(("igb", Arc::new(Igb::open(device.clone(), config.clone(), options)?)));
     }
     let list = |ids: &[(u16, u16)]| {
@@ -291,8 +291,8 @@ fn drive(target: &Target, config: &PortConfig, args: &PortArgs) -> Result<(&'sta
     bail!(
         "it is {}, and no network driver is for that: there is one for virtio network devices ({}) and one for Intel's 82576 ({})",
         list(&[ids]),
-        list(&wholebar_virtio::NET_IDS),
-        list(&wholebar_igb::IDS)
+        list(&wholebar::virtio::NET_IDS),
+        list(&wholebar::igb::IDS)
     )
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::time::Instant;
-use wholebar_nvme::{Namespace, Options};
+use wholebar::nvme::{Namespace, Options};
 
 /// Copy a range of a namespace to a file
 ///

@@ -4,7 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar_nvme::{Namespace, Options};
+use wholebar::nvme::{Namespace, Options};
 
 /// Show what a controller and its namespaces are
 #[derive(clap::Args)]
@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
     if args.json { output::print_json(&identity) } else { output::print(identity.text()) }
 }
 
-fn optional_commands(found: &wholebar_nvme::Controller) -> Vec<&'static str> {
+fn optional_commands(found: &wholebar::nvme::Controller) -> Vec<&'static str> {
     [
         (found.has_compare(), "compare"),
         (found.has_dataset_management(), "dataset management"),

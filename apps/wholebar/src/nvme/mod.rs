@@ -17,7 +17,7 @@ use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::block::{Completion, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
+use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// Identify, read, write and measure NVMe controllers
 #[derive(clap::Subcommand)]
@@ -61,7 +61,7 @@ impl Controller {
     }
 
     /// What the controller says of itself.
-    pub fn identity(&self) -> &wholebar_nvme::Controller {
+    pub fn identity(&self) -> &wholebar::nvme::Controller {
         self.nvme.identify()
     }
 

@@ -14,8 +14,8 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use wholebar::block::Status;
+use wholebar::nvme::{Options, ShadowDoorbells};
 use wholebar::{PageSize, cores};
-use wholebar_nvme::{Options, ShadowDoorbells};
 
 /// Measure a namespace: commands a second, latencies, what doorbells cost
 ///

@@ -10,7 +10,7 @@ use crate::work::{self, Direction, Job, Order, Trouble, Workload};
 use anyhow::{Result, bail};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use wholebar_nvme::{Options, ShadowDoorbells};
+use wholebar::nvme::{Options, ShadowDoorbells};
 
 /// Bytes of a read, or the namespace's block where that is larger.
 const BYTES: u64 = 4096;

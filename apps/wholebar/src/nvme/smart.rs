@@ -4,7 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar_nvme::{Options, Smart};
+use wholebar::nvme::{Options, Smart};
 
 /// Show a controller's SMART / health information
 #[derive(clap::Args)]

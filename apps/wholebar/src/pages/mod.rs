@@ -25,9 +25,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::{BarOptions, MapPolicy, plan_of};
+use wholebar::nvme::Options;
 use wholebar::pci::Config;
 use wholebar::pci::config::Class;
-use wholebar_nvme::Options;
 
 /// Measure what pages of 4, 16 and 64 KiB cost a device, and what mapping its whole BAR gives back
 ///

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use wholebar::mem::{Arena, ArenaOptions, Iova, Pool};
-use wholebar::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
-use wholebar::net::PortConfig;
-use wholebar::pci::IrqInfo;
-use wholebar::{PageSize, Work};
+use wholebar_core::mem::{Arena, ArenaOptions, Iova, Pool};
+use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
+use wholebar_core::net::PortConfig;
+use wholebar_core::pci::IrqInfo;
+use wholebar_core::{PageSize, Work};
 use wholebar_igb::{Igb, Options, Service};
 
 pub const CTRL: u64 = 0x0000;
@@ -260,7 +260,7 @@ pub fn manual() -> Options {
 }
 
 pub fn small() -> PortConfig {
-    let offloads = wholebar::net::Offloads::ALL;
+    let offloads = wholebar_core::net::Offloads::ALL;
     PortConfig { rx_descriptors: Some(16), tx_descriptors: Some(16), headroom: 0, offloads, ..PortConfig::default() }
 }
 

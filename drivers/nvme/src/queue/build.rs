@@ -8,7 +8,7 @@ use crate::prp::{Segment, prps, sgl};
 use crate::split::{Piece, Pieces, Rules};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use wholebar::block::{Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::block::{Data, Op, QueueState, Reject, Rejected, Request, Status};
 
 /// What the commands of a request have in common.
 #[derive(Clone, Copy)]

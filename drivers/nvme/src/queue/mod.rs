@@ -20,10 +20,10 @@ use slot::Slots;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
-use wholebar::bar::DoorbellCounts;
-use wholebar::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
-use wholebar::mem::{DmaMapping, DmaRing, Iova};
-use wholebar::reset::{End, Gate};
+use wholebar_core::bar::DoorbellCounts;
+use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
+use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
+use wholebar_core::reset::{End, Gate};
 
 /// A submission and a completion queue.
 pub struct Queue {

@@ -6,8 +6,8 @@ use crate::control::Trouble;
 use crate::error::Fault;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use wholebar::block::{Completion, Data, QueueState, Status};
-use wholebar::reset::Turn;
+use wholebar_core::block::{Completion, Data, QueueState, Status};
+use wholebar_core::reset::Turn;
 
 /// How often commands in flight are looked at for their age.
 const LOOK: Duration = Duration::from_millis(5);

@@ -1,7 +1,7 @@
 //! The commands of a queue, one slot each: who owns its buffers, whether it is in flight, and which slots are free.
 
 use std::time::Instant;
-use wholebar::block::{Completion, Data, Request, Status};
+use wholebar_core::block::{Completion, Data, Request, Status};
 
 /// One command.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::block::{Completion, Data, Op, Request, Status};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
+use wholebar_core::block::{Completion, Data, Op, Request, Status};
+use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_nvme::{Nvme, Options, Queue, QueueOptions};
 use wholebar_sim::{OpenOptions, Opened, Target};
 

@@ -34,13 +34,13 @@ pub struct Disk {
     pub block_size: u32,
     /// It cannot be written.
     pub read_only: bool,
-    /// It has a cache, and takes [`Op::Flush`](wholebar::block::Op::Flush); without, what was written is durable.
+    /// It has a cache, and takes [`Op::Flush`](wholebar_core::block::Op::Flush); without, what was written is durable.
     pub flush: bool,
-    /// Blocks of one [`Op::Deallocate`](wholebar::block::Op::Deallocate) at most; 0 where it has none.
+    /// Blocks of one [`Op::Deallocate`](wholebar_core::block::Op::Deallocate) at most; 0 where it has none.
     pub max_deallocate: u32,
     /// What those best begin at a multiple of, in blocks.
     pub deallocate_alignment: u32,
-    /// Blocks of one [`Op::WriteZeroes`](wholebar::block::Op::WriteZeroes) at most; 0 where it has none.
+    /// Blocks of one [`Op::WriteZeroes`](wholebar_core::block::Op::WriteZeroes) at most; 0 where it has none.
     pub max_write_zeroes: u32,
     /// Queues that it has.
     pub queues: u16,

@@ -17,13 +17,13 @@ use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use wholebar::bar::{Bar, DoorbellCounts};
-use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request};
-use wholebar::irq::EventFd;
-use wholebar::keeper::Happened;
-use wholebar::mem::Arena;
-use wholebar::pci::{Opening, PciDevice};
-use wholebar::reactor::Armed;
+use wholebar_core::bar::{Bar, DoorbellCounts};
+use wholebar_core::block::{BlockQueue, Completion, QueueState, Rejected, Request};
+use wholebar_core::irq::EventFd;
+use wholebar_core::keeper::Happened;
+use wholebar_core::mem::Arena;
+use wholebar_core::pci::{Opening, PciDevice};
+use wholebar_core::reactor::Armed;
 
 /// The type of block devices (5.2.1).
 const TYPE: u16 = 2;
@@ -319,7 +319,7 @@ impl Queue {
     pub fn submit(&mut self, req: Request) -> Result<(), Rejected> {
         match &mut self.core {
             Some(core) => on!(core, queue => queue.submit(req)),
-            None => Err(Rejected { req, why: wholebar::block::Reject::Gone }),
+            None => Err(Rejected { req, why: wholebar_core::block::Reject::Gone }),
         }
     }
 

@@ -11,12 +11,12 @@ use crate::ring::{Ring, Segment};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::bar::{Doorbell, DoorbellCounts};
-use wholebar::block::{Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
-use wholebar::irq::EventFd;
-use wholebar::mem::{Chunk, DmaRing, Field};
-use wholebar::reactor::Armed;
-use wholebar::reset::Turn;
+use wholebar_core::bar::{Doorbell, DoorbellCounts};
+use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::irq::EventFd;
+use wholebar_core::mem::{Chunk, DmaRing, Field};
+use wholebar_core::reactor::Armed;
+use wholebar_core::reset::Turn;
 
 /// Request types (5.2.6).
 const IN: u32 = 0;
@@ -87,7 +87,7 @@ impl<R: Ring> Channel<R> {
         (memory, iova): (&Chunk, u64),
         bell: Doorbell<u16>,
         vector: Option<Arc<EventFd>>,
-    ) -> wholebar::Result<Self> {
+    ) -> wholebar_core::Result<Self> {
         let size = ring.size();
         let slot = |_| Slot { busy: false, orphan: false, seen: None, deadline: None, tag: 0, data: Data::None };
         Ok(Self {

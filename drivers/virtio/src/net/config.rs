@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use wholebar::net::{HashFields, Limits, Link, Mac, Offloads, PortConfig, Rss};
+use wholebar_core::net::{HashFields, Limits, Link, Mac, Offloads, PortConfig, Rss};
 
 /// `struct virtio_net_config`, in bytes from its start.
 mod at {

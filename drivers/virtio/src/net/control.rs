@@ -4,8 +4,8 @@ use crate::error::{Error, Fault, Result};
 use crate::machine::Shared;
 use crate::ring::{Ring, Segment, Used};
 use std::time::{Duration, Instant};
-use wholebar::bar::Doorbell;
-use wholebar::mem::Chunk;
+use wholebar_core::bar::Doorbell;
+use wholebar_core::mem::Chunk;
 
 /// A command: class, command, what it does.
 #[derive(Debug, Clone, Copy)]

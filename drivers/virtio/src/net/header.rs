@@ -1,7 +1,7 @@
 //! The header in front of every packet (VIRTIO 1.2, 5.1.6): what remains to be done with it, how many buffers it is in, its hash.
 
-use wholebar::mem::{Buf, Checked, L4, Offload};
-use wholebar::net::Offloads;
+use wholebar_core::mem::{Buf, Checked, L4, Offload};
+use wholebar_core::net::Offloads;
 
 /// Bytes of `struct virtio_net_hdr`, and with a hash (VIRTIO_NET_F_HASH_REPORT).
 pub(super) const LEN: u16 = 12;
@@ -210,7 +210,7 @@ pub(super) fn to_send(packet: &mut Buf, granted: Offloads) -> Option<[u8; LEN as
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wholebar::mem::{Arena, ArenaOptions, Pool};
+    use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 
     fn pool(count: u32) -> Pool {
         let arena = Arena::new(1 << 16, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap();

@@ -23,15 +23,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
-use wholebar::bar::Bar;
-use wholebar::irq::EventFd;
-use wholebar::mem::{Arena, Pool};
-use wholebar::net::{
+use wholebar_core::bar::Bar;
+use wholebar_core::irq::EventFd;
+use wholebar_core::mem::{Arena, Pool};
+use wholebar_core::net::{
     Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
     Statistic, TxCounters, TxQueue,
 };
-use wholebar::pci::{self, PciDevice};
-use wholebar::reactor::Armed;
+use wholebar_core::pci::{self, PciDevice};
+use wholebar_core::reactor::Armed;
 
 /// The type of network devices (5.1.1).
 const TYPE: u16 = 1;

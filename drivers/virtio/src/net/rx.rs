@@ -9,13 +9,13 @@ use crate::life::Life;
 use crate::machine::Parked;
 use crate::ring::{Ring, Segment, Used};
 use std::sync::Arc;
-use wholebar::Table;
-use wholebar::bar::Doorbell;
-use wholebar::irq::EventFd;
-use wholebar::mem::{Buf, Pool, PoolCache};
-use wholebar::net::{Burst, QueueState, RxCounters, RxQueue};
-use wholebar::reactor::Armed;
-use wholebar::reset::Turn;
+use wholebar_core::Table;
+use wholebar_core::bar::Doorbell;
+use wholebar_core::irq::EventFd;
+use wholebar_core::mem::{Buf, Pool, PoolCache};
+use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar_core::reactor::Armed;
+use wholebar_core::reset::Turn;
 
 /// How many buffers are asked of the pool at once.
 const BATCH: u16 = 32;

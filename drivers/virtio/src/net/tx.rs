@@ -8,11 +8,11 @@ use crate::life::Life;
 use crate::machine::Parked;
 use crate::ring::{Ring, Segment};
 use std::sync::Arc;
-use wholebar::Table;
-use wholebar::bar::Doorbell;
-use wholebar::mem::{Buf, PoolCache, give_back};
-use wholebar::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
-use wholebar::reset::Turn;
+use wholebar_core::Table;
+use wholebar_core::bar::Doorbell;
+use wholebar_core::mem::{Buf, PoolCache, give_back};
+use wholebar_core::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
+use wholebar_core::reset::Turn;
 
 /// After how many calls that found no room the device is told again that there is something to send; and then after twice as many, and so on.
 const FRUITLESS: u32 = 64;

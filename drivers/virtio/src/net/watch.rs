@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar::bar::Doorbell;
-use wholebar::net::{RxCounters, TxCounters};
+use wholebar_core::bar::Doorbell;
+use wholebar_core::net::{RxCounters, TxCounters};
 
 /// Looks after a pair of queues, several times a second.
 ///

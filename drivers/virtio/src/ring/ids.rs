@@ -2,7 +2,7 @@
 
 use super::Used;
 use crate::error::Fault;
-use wholebar::Table;
+use wholebar_core::Table;
 
 /// A buffer in flight, or nothing.
 #[derive(Debug, Clone, Copy, Default)]

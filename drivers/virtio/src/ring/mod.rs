@@ -17,7 +17,7 @@ pub(crate) use split::Split;
 use crate::error::Fault;
 use crate::feature;
 use std::sync::Arc;
-use wholebar::mem::{Arena, Chunk};
+use wholebar_core::mem::{Arena, Chunk};
 
 /// One piece of a buffer, as the device sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Areas {
 /// One virtqueue, driver's side.
 pub(crate) trait Ring: Send + Sized + 'static {
     /// A ring of `size` descriptors (a power of two), in zeroed memory of `arena`.
-    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> wholebar::Result<Self>;
+    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> wholebar_core::Result<Self>;
 
     /// Its memory.
     fn areas(&self) -> Areas;

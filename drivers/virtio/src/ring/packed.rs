@@ -5,8 +5,8 @@ use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, DmaRing, Field};
-use wholebar::{Result, barrier};
+use wholebar_core::mem::{Arena, DmaRing, Field};
+use wholebar_core::{Result, barrier};
 
 /// VIRTQ_DESC_F_NEXT (2.8.6): the buffer goes on in the next descriptor.
 const NEXT: u16 = 1;

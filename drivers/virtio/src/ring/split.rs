@@ -5,8 +5,8 @@ use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{Arena, DmaRing};
-use wholebar::{Result, barrier};
+use wholebar_core::mem::{Arena, DmaRing};
+use wholebar_core::{Result, barrier};
 
 /// VIRTQ_DESC_F_NEXT (2.7.5): the buffer goes on in another descriptor.
 const NEXT: u64 = 1;

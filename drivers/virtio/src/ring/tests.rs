@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar::mem::{ArenaOptions, DmaRing, Field};
+use wholebar_core::mem::{ArenaOptions, DmaRing, Field};
 
 /// A buffer as the device finds it: identifier, pieces with whether it may write them.
 type Found = (u16, Vec<(u64, u32, bool)>);

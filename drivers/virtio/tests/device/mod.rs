@@ -5,10 +5,10 @@
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
-use wholebar::mem::Iova;
-use wholebar::model::{Host, InProcess, Model, ModelRegion, ModelThread, Refused, Shape};
-use wholebar::pci::IrqInfo;
-use wholebar::{PageSize, Work};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Host, InProcess, Model, ModelRegion, ModelThread, Refused, Shape};
+use wholebar_core::pci::IrqInfo;
+use wholebar_core::{PageSize, Work};
 use wholebar_virtio::Options;
 
 /// How long anything is waited for that comes.

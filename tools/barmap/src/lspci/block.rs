@@ -3,8 +3,8 @@
 use super::line::{self, Rank, Slot};
 use crate::config::of_config;
 use crate::{Bar, Function, Ids, MsixFact, Notify, Place, Sriov};
-use wholebar::pci::Config;
-use wholebar::pci::config::{BarKind, Msix};
+use wholebar_core::pci::Config;
+use wholebar_core::pci::config::{BarKind, Msix};
 
 /// The lines of one function, as they come.
 pub(super) struct Block {

@@ -1,8 +1,8 @@
 //! Single lines of `lspci`'s output, cleaned. Every function here takes any text.
 
 use crate::Unplaced;
-use wholebar::pci::Address;
-use wholebar::pci::config::BarKind;
+use wholebar_core::pci::Address;
+use wholebar_core::pci::config::BarKind;
 
 /// A BAR, as a line tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 
 use crate::{Function, Ids, Machine, MsixFact};
 use std::collections::HashMap;
-use wholebar::pci::Address;
+use wholebar_core::pci::Address;
 
 /// How many devices at one address are told apart.
 const MOST_MACHINES: usize = 64;
@@ -140,8 +140,9 @@ fn differences_of(kept: &Function, other: &Function) -> Vec<String> {
     let mut differences = Vec::new();
     match (&kept.msix, &other.msix) {
         (MsixFact::Present(a), MsixFact::Present(b)) if a != b => {
-            let places =
-                |m: &wholebar::pci::config::Msix| (m.vectors, m.table_bar, m.table_offset, m.pba_bar, m.pba_offset);
+            let places = |m: &wholebar_core::pci::config::Msix| {
+                (m.vectors, m.table_bar, m.table_offset, m.pba_bar, m.pba_offset)
+            };
             if places(a) != places(b) {
                 differences.push(format!(
                     "MSI-X has {} vectors, its table is in BAR{} at {:#x}, its PBA in BAR{} at {:#x}",
@@ -190,7 +191,7 @@ fn complete(kept: &mut Function, other: Function) {
     }
 }
 
-/// What [`Auto`](wholebar::bar::MapPolicy::Auto) comes to on this machine, where its bridges tell of the platform.
+/// What [`Auto`](wholebar_core::bar::MapPolicy::Auto) comes to on this machine, where its bridges tell of the platform.
 pub(super) fn auto(machine: &Machine) -> Option<&'static str> {
     // IBM's PCI host bridges 3 to 5, which POWER8 to POWER10 have.
     const BRIDGES: [(u16, &str); 3] = [(0x03dc, "Device 03dc"), (0x04c1, "Device 04c1"), (0x0652, "Device 0652")];

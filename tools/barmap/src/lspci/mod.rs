@@ -20,7 +20,7 @@ use listing::Listing;
 use paste::{Line, Lines, Trouble};
 use std::collections::HashMap;
 use std::io::{self, Read};
-use wholebar::pci::Address;
+use wholebar_core::pci::Address;
 
 /// Why text is not of use.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::MsixFact;
-use wholebar::pci::config::BarKind;
+use wholebar_core::pci::config::BarKind;
 
 /// One function, with a line after it that ends it.
 fn one(text: &str) -> crate::Function {

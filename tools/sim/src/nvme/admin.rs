@@ -7,8 +7,8 @@ use super::log::{self, Event, Health};
 use super::queue::{Cq, Sq};
 use super::turn::Held;
 use super::{Nvme, Shadow, data};
-use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar_core::mem::Iova;
+use wholebar_core::model::Host;
 
 /// Feature identifiers (base 5.27.1).
 mod feature {

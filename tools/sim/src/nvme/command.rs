@@ -2,7 +2,7 @@
 
 use super::bits::Status;
 use std::sync::atomic::AtomicU64;
-use wholebar::model::ReadOnly;
+use wholebar_core::model::ReadOnly;
 
 /// A submission queue entry, as the eight words it was read by.
 #[derive(Debug, Clone, Copy)]

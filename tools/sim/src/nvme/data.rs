@@ -5,8 +5,8 @@
 use super::bits::Status;
 use super::command::Command;
 use std::sync::atomic::AtomicU64;
-use wholebar::mem::Iova;
-use wholebar::model::{Dma, Entries, Host, ReadOnly};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Dma, Entries, Host, ReadOnly};
 
 /// How many SGL descriptors a command may have.
 const MAX_DESCRIPTORS: u32 = 4096;

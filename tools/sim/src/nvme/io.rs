@@ -4,7 +4,7 @@ use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
 use crate::media::Media;
-use wholebar::model::Host;
+use wholebar_core::model::Host;
 
 /// A namespace.
 pub(super) struct Namespace {

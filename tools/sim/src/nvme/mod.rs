@@ -50,10 +50,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use turn::Held;
-use wholebar::Work;
-use wholebar::mem::Iova;
-use wholebar::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
-use wholebar::pci::{IRQ_ERR, IrqInfo};
+use wholebar_core::Work;
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
+use wholebar_core::pci::{IRQ_ERR, IrqInfo};
 
 /// The version it reports: 2.0 (base 3.1.3.2).
 const VERSION: u32 = 0x0002_0000;
@@ -176,7 +176,7 @@ impl Nvme {
         bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
         let bar = Pages::new(BAR0_SIZE)?;
         let (offset, len) = (reg::DOORBELLS, 4096);
-        let missing = wholebar::Error::OutOfRange { what: "BAR", offset, len, size: BAR0_SIZE };
+        let missing = wholebar_core::Error::OutOfRange { what: "BAR", offset, len, size: BAR0_SIZE };
         let nvme = Self {
             name: "sim:nvme".to_owned(),
             doorbells: bar.registers(offset, len as usize / 4).ok_or(missing)?,
@@ -231,7 +231,7 @@ impl Nvme {
     /// The registers that say what the controller is.
     fn publish(&self) {
         let p = &self.params;
-        let mps = |page: wholebar::PageSize| u64::from(page.bytes().trailing_zeros()) - 12;
+        let mps = |page: wholebar_core::PageSize| u64::from(page.bytes().trailing_zeros()) - 12;
         let cap = u64::from(p.entries - 1)
             | cap::CQR
             | u64::from(p.timeout) << cap::TO_SHIFT
@@ -415,18 +415,18 @@ impl Model for Nvme {
 
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match region {
-            wholebar::pci::CONFIG if self.state == State::Gone => {
+            wholebar_core::pci::CONFIG if self.state == State::Gone => {
                 buf.fill(0xff);
                 Ok(())
             }
-            wholebar::pci::CONFIG => self.config.read(offset, buf),
+            wholebar_core::pci::CONFIG => self.config.read(offset, buf),
             _ => Err(Refused(libc::EINVAL)),
         }
     }
 
     fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
         match region {
-            wholebar::pci::CONFIG => {
+            wholebar_core::pci::CONFIG => {
                 if self.state != State::Gone && self.config.write(offset, buf)? {
                     self.reset();
                 }

@@ -4,7 +4,7 @@ use crate::faults::FaultPlan;
 use crate::media::{Backing, BackingParams};
 use crate::params::{self, Given, Parameter};
 use crate::{Error, Result};
-use wholebar::PageSize;
+use wholebar_core::PageSize;
 
 /// The parameters of `sim:nvme`, with what each can be.
 pub const PARAMETERS: &[Parameter] = &[

@@ -6,8 +6,8 @@
 use super::command::{Answer, Command, Sqe};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use wholebar::mem::Iova;
-use wholebar::model::{Denied, Entries, Entry, Host};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Denied, Entries, Entry, Host};
 
 /// A completion queue entry in memory.
 pub(super) type Cqe = [AtomicU32; 4];

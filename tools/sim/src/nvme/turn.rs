@@ -16,9 +16,9 @@ use crate::faults::{Fault, Faults};
 use crate::media;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
-use wholebar::Work;
-use wholebar::mem::Iova;
-use wholebar::model::{Entries, Host};
+use wholebar_core::Work;
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Entries, Host};
 
 /// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
 pub(super) const BURST: u32 = 32;

@@ -9,9 +9,9 @@ use super::{CONFIG_MAX, Device, Virtio};
 use crate::media::{self, Backing, BackingParams, Failed, Media};
 use crate::params::{self, Parameter};
 use crate::{Error, Result};
-use wholebar::Work;
-use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar_core::Work;
+use wholebar_core::mem::Iova;
+use wholebar_core::model::Host;
 
 /// The unit of addresses and lengths (5.2.6), in bytes.
 const SECTOR: u64 = 512;
@@ -324,7 +324,7 @@ fn transfer(
     skip: u64,
     len: u64,
     mut at: u64,
-    mut each: impl FnMut(u64, &wholebar::model::Dma<'_>) -> Result<(), Failed>,
+    mut each: impl FnMut(u64, &wholebar_core::model::Dma<'_>) -> Result<(), Failed>,
 ) -> Result<Result<(), Bad>, Broken> {
     let (mut skip, mut left) = (skip, len);
     for part in parts.iter().filter(|p| p.writable == writable) {

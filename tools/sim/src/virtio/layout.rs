@@ -11,8 +11,8 @@ use crate::faults::FaultPlan;
 use crate::params::{Given, Parameter};
 use crate::{Error, Result};
 use std::sync::Arc;
-use wholebar::PageSize;
-use wholebar::model::{ModelRegion, MsixPlace, Pages};
+use wholebar_core::PageSize;
+use wholebar_core::model::{ModelRegion, MsixPlace, Pages};
 
 /// BAR0: the structures, a page each.
 pub(super) const BAR0_SIZE: u64 = 16 << 10;

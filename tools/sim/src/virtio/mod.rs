@@ -33,9 +33,9 @@ use bits::{NO_VECTOR, feature, status};
 use layout::{BAR0_SIZE, COMMON, COMMON_LEN, DEVICE, ISR, Kind, Layout};
 use queue::{Bell, Broken, Queue, Rules, Setup, Woes};
 use std::sync::Arc;
-use wholebar::Work;
-use wholebar::model::{Host, Model, Refused, Shape};
-use wholebar::pci::{BAR0, CONFIG, IRQ_ERR, IrqInfo};
+use wholebar_core::Work;
+use wholebar_core::model::{Host, Model, Refused, Shape};
+use wholebar_core::pci::{BAR0, CONFIG, IRQ_ERR, IrqInfo};
 
 /// Device configuration is no longer than this.
 const CONFIG_MAX: usize = 64;

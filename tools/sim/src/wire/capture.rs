@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-use wholebar::net::PcapNg;
+use wholebar_core::net::PcapNg;
 
 /// Files that stand for the rest of the world.
 pub(super) struct Capture {
@@ -28,7 +28,8 @@ impl Capture {
         let from = from.map(|path| open(path).map_err(|why| Error::Capture { path: path.to_owned(), why }));
         let make = |path: &Path| -> Result<PcapNg> {
             let mut file = PcapNg::create(path)?;
-            let failed = |cause| wholebar::Error::Io { what: format!("{} cannot be written", path.display()), cause };
+            let failed =
+                |cause| wholebar_core::Error::Io { what: format!("{} cannot be written", path.display()), cause };
             file.interface(None).map_err(failed)?;
             Ok(file)
         };

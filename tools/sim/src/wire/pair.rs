@@ -5,8 +5,8 @@ use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use wholebar::model::{Beside, InProcess, ModelThread};
-use wholebar::ring::{Consumer, Producer, spsc};
+use wholebar_core::model::{Beside, InProcess, ModelThread};
+use wholebar_core::ring::{Consumer, Producer, spsc};
 
 /// The pairs of this process that wait for their second end, or whose ends are both there.
 static PAIRS: Mutex<BTreeMap<String, Waiting>> = Mutex::new(BTreeMap::new());

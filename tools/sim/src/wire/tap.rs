@@ -4,7 +4,7 @@ use super::Frame;
 use super::frame::HEADER;
 use crate::{Error, Result};
 use std::io::ErrorKind;
-use wholebar::tap::Tap;
+use wholebar_core::tap::Tap;
 
 /// A TAP interface, and a frame that any packet fits in.
 pub(super) struct TapEnd {

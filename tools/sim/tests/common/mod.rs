@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use wholebar::Work;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
-use wholebar::model::InProcess;
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar_core::Work;
+use wholebar_core::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
+use wholebar_core::model::InProcess;
+use wholebar_core::pci::{CONFIG, PciDevice};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 
 pub const CC: u64 = 0x14;

@@ -2,7 +2,7 @@
 
 use crate::net::bytes;
 use crate::rig::*;
-use wholebar::model::InProcess;
+use wholebar_core::model::InProcess;
 use wholebar_sim::virtio::blk::{self, BlkParams};
 
 const OK: u8 = 0;

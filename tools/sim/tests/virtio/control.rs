@@ -2,7 +2,7 @@
 
 use crate::net::{bytes, packet};
 use crate::rig::*;
-use wholebar::mem::Chunk;
+use wholebar_core::mem::Chunk;
 use wholebar_sim::virtio::net::NetStats;
 
 const CTRL: u64 = 1 << 17;

@@ -3,7 +3,7 @@
 use crate::net::{Card, packet};
 use crate::rig::*;
 use proptest::prelude::*;
-use wholebar::mem::Chunk;
+use wholebar_core::mem::Chunk;
 use wholebar_sim::{OpenOptions, Target, open};
 
 /// Sends `n` packets one by one; returns what each turn used.
@@ -56,7 +56,7 @@ fn a_device_that_is_gone_or_hangs_says_so_by_its_registers() {
     assert_eq!(rig.get8(STATUS), 0);
     rig.set8(STATUS, 0);
     assert_ne!(rig.get8(STATUS), 0);
-    use wholebar::pci::PciDevice;
+    use wholebar_core::pci::PciDevice;
     rig.device.reset().unwrap();
     assert_eq!(rig.get8(STATUS), 0);
 }
@@ -141,7 +141,7 @@ proptest! {
                     }
                 }
                 Act::Register(register, width, value) => {
-                    use wholebar::pci::PciDevice;
+                    use wholebar_core::pci::PciDevice;
                     let bytes = value.to_le_bytes();
                     let _ = card.rig.device.write(0, register.into(), &bytes[..1 << width]);
                 }
@@ -154,7 +154,7 @@ proptest! {
             card.rig.step();
         }
         // Whatever it was, a reset mends it.
-        use wholebar::pci::{CONFIG, PciDevice};
+        use wholebar_core::pci::{CONFIG, PciDevice};
         card.rig.device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
         prop_assert_eq!(card.rig.agree(VERSION_1 | layout), 11);
         (card.rx, card.tx) = (card.rig.queue(0, 8), card.rig.queue(1, 8));

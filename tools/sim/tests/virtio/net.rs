@@ -1,8 +1,8 @@
 //! Packets through rings by hand: both layouts, chains, mergeable buffers, indexes that wrap, what is counted.
 
 use crate::rig::*;
-use wholebar::Work;
-use wholebar::mem::Chunk;
+use wholebar_core::Work;
+use wholebar_core::mem::Chunk;
 
 const MRG: u64 = 1 << 15;
 const HEADER: usize = 12;

@@ -3,8 +3,8 @@
 use crate::net::{Card, packet};
 use crate::rig::*;
 use std::os::fd::AsFd;
-use wholebar::PageSize;
-use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
+use wholebar_core::PageSize;
+use wholebar_core::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
 use wholebar_sim::virtio::net::NetParams;
 
 fn config(rig: &Rig, at: u64) -> u8 {

@@ -3,10 +3,10 @@
 //! It is *not* a driver: it checks nothing, waits for nothing, and lets a test write what it likes.
 
 use std::sync::Arc;
-use wholebar::Work;
-use wholebar::mem::{Arena, ArenaOptions, Chunk, DmaMapping};
-use wholebar::model::InProcess;
-use wholebar::pci::{CONFIG, PciDevice};
+use wholebar_core::Work;
+use wholebar_core::mem::{Arena, ArenaOptions, Chunk, DmaMapping};
+use wholebar_core::model::InProcess;
+use wholebar_core::pci::{CONFIG, PciDevice};
 use wholebar_sim::virtio::net::{self, NetHandle, NetParams};
 
 pub const INDIRECT: u64 = 1 << 28;

@@ -5,8 +5,8 @@ use super::flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use super::{Net, accepts};
 use crate::virtio::bits::net;
 use crate::virtio::queue::{Broken, Queue, Turn, Woes, gather, lengths, scatter, turn};
-use wholebar::Work;
-use wholebar::model::Host;
+use wholebar_core::Work;
+use wholebar_core::model::Host;
 
 const OK: u8 = 0;
 const ERR: u8 = 1;

@@ -32,8 +32,8 @@ use flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use receive::Merge;
 use stats::Counts;
 use std::sync::Arc;
-use wholebar::Work;
-use wholebar::model::Host;
+use wholebar_core::Work;
+use wholebar_core::model::Host;
 
 /// An Ethernet header.
 const ETHERNET: usize = 14;

@@ -5,8 +5,8 @@ use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
 use crate::virtio::queue::{Ahead, Broken, Chain, Part, Queue, Turn, Woes, scatter, turn};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
-use wholebar::Work;
-use wholebar::model::Host;
+use wholebar_core::Work;
+use wholebar_core::model::Host;
 
 /// A frame that was put into the driver's buffers, or is not going to be.
 const DONE: u16 = u16::MAX;

@@ -1,8 +1,8 @@
 //! Chains that are taken some time before they are worked on: what they name is on its way to this core's cache meanwhile.
 
 use super::{Broken, Chain, Part, Turn};
-use wholebar::mem::Iova;
-use wholebar::model::Host;
+use wholebar_core::mem::Iova;
+use wholebar_core::model::Host;
 
 /// Scratch of a turn: chains of one descriptor that were taken, of which those from `at` on wait; and the buffers of another chain.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use super::{Broken, Chain, Part, Turn};
 use crate::faults::{Fault, Faults};
-use wholebar::model::Host;
+use wholebar_core::model::Host;
 
 /// What goes wrong with buffers that a virtio device used; the rest of the kinds mean nothing there.
 pub(in super::super) const KINDS: [Fault; 7] =

@@ -20,8 +20,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::mem::Iova;
-use wholebar::model::{Denied, Dma, Host, Pages, ReadOnly};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Denied, Dma, Host, Pages, ReadOnly};
 
 pub(super) use ahead::Ahead;
 pub(super) use faulty::{Faulty, KINDS};

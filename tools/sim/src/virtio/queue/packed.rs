@@ -3,8 +3,8 @@
 use super::{Broken, Chain, Part, Rules, Setup, Table, Turn, add, wanted, words};
 use crate::virtio::bits::{desc, event};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
-use wholebar::mem::Iova;
-use wholebar::model::{Entries, Host, ReadOnly};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Entries, Host, ReadOnly};
 
 /// A descriptor, in the words it is read by.
 type Desc = [AtomicU64; 2];

@@ -3,8 +3,8 @@
 use super::{Broken, Chain, Desc, Part, Rules, Setup, Table, Turn, add, wanted, words};
 use crate::virtio::bits::desc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
-use wholebar::mem::Iova;
-use wholebar::model::{Entries, Host, ReadOnly};
+use wholebar_core::mem::Iova;
+use wholebar_core::model::{Entries, Host, ReadOnly};
 
 /// Available ring (2.7.6): flags, idx, ring, used_event.
 const AVAIL_FLAGS: usize = 0;

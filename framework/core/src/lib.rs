@@ -1,0 +1,60 @@
+//! **wholebar** is a framework for userspace, polled-mode PCI drivers.
+//!
+//! It maps whole BARs (MSI-X table included, when the platform isolates the device's interrupts), polls queues that are owned
+//! values on pinned cores, and leaves MSI-X to the slow path. Drivers built on it contain no unsafe code.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`pci`] | the seam: a PCI function as VFIO describes one, and its configuration space |
+//! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
+//! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
+//! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
+//! | [`ring`] | rings between cores |
+//! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
+//! | [`block`] | the queue trait of storage drivers |
+//! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
+//! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
+//! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
+//! | [`vfio`] | devices through the kernel's VFIO |
+//! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
+//! | [`model`] | the device side of the seam: software devices, in this process |
+
+pub mod bar;
+pub mod barrier;
+pub mod block;
+mod cell;
+pub mod cores;
+mod door;
+mod error;
+pub mod irq;
+pub mod keeper;
+pub mod mem;
+pub mod model;
+pub mod net;
+mod page;
+pub mod pci;
+mod prefetch;
+pub mod reactor;
+pub mod reset;
+pub mod ring;
+mod sigbus;
+pub mod slow_path;
+mod sync;
+mod table;
+#[cfg(not(miri))]
+pub mod tap;
+pub mod vfio;
+pub mod vfio_user;
+
+pub use error::{Error, Result};
+pub use page::PageSize;
+pub use table::Table;
+
+/// What one turn of a poll loop found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing to do.
+    Idle,
+    /// Something was done.
+    Busy,
+}
