@@ -8,16 +8,22 @@
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
+//! | `capture` | `capture`: packets of any queue in pcapng files | no |
+//! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!
 //! Everything else is the core, [`wholebar_core`], under this crate's name.
 
 pub use wholebar_core::*;
 
+#[cfg(feature = "capture")]
+pub use wholebar_capture as capture;
 #[cfg(feature = "igb")]
 pub use wholebar_igb as igb;
 #[cfg(feature = "nvme")]
 pub use wholebar_nvme as nvme;
 #[cfg(feature = "sim")]
 pub use wholebar_sim as sim;
+#[cfg(feature = "statistics")]
+pub use wholebar_statistics as statistics;
 #[cfg(feature = "virtio")]
 pub use wholebar_virtio as virtio;

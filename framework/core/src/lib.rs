@@ -16,6 +16,7 @@
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
 //! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
+//! | [`unix`] | Unix sockets that servers listen at |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
 //! | [`model`] | the device side of the seam: software devices, in this process |
 
@@ -24,7 +25,6 @@ pub mod barrier;
 pub mod block;
 mod cell;
 pub mod cores;
-mod door;
 mod error;
 pub mod irq;
 pub mod keeper;
@@ -43,6 +43,7 @@ mod sync;
 mod table;
 #[cfg(not(miri))]
 pub mod tap;
+pub mod unix;
 pub mod vfio;
 pub mod vfio_user;
 

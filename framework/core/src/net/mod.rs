@@ -4,44 +4,35 @@
 //! the program's choice, a queue at a time. What is configured, read or reset is the [`Port`]'s, off the hot path. This module does
 //! *not* look into packets.
 //!
-//! Around any queue, and around each other, go [`Captured`] (a tap into a file), [`Faulty`] (what wires and devices do wrong) and [`Traced`].
-//! What all of that counts, [`statistics`] shows to other processes:
+//! Around any queue, and around each other, go [`Faulty`] (what wires and devices do wrong) and [`Traced`]; `wholebar-capture` has another, a tap into
+//! a file, and `wholebar-statistics` shows to other processes what all of them count.
 //!
 //! ```no_run
-//! # use std::{path::Path, sync::Arc};
-//! # use wholebar_core::net::{Port, PortError, statistics::Figures, Capture, Direction, Faults, Faulty, Traced};
+//! # use wholebar_core::net::{Faults, Faulty, Port, PortError, Traced};
 //! # use wholebar_core::mem::Pool;
-//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> Result<(), PortError> {
-//! let capture = Capture::create(Path::new("all.pcapng"), 8192)?;
-//! let rx = capture.tap(port.rx_queue(0, pool)?, "rx0", Direction::In)?;
+//! # fn example(port: &dyn Port, pool: &Pool) -> Result<(), PortError> {
+//! let rx = Traced::new(port.rx_queue(0, pool)?, "rx0");
 //! let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
 //! let tx = Faulty::new(Traced::new(port.tx_queue(0)?, "tx0"), faults, pool.cache(8));
 //!
-//! let _server = Figures::new("my program").port("0", port).pool("0", pool).serve(Path::new("/run/my.sock"))?;
-//! // ... `rx` and `tx` are used as any queue, on their cores; then they are dropped, and the capture is finished:
+//! // ... `rx` and `tx` are used as any queue, on their cores.
 //! # drop((rx, tx));
-//! println!("{} packets are in the file", capture.finish()?);
 //! # Ok(()) }
 //! ```
 
 mod burst;
-mod captured;
 mod config;
 mod counters;
 mod faulty;
-mod pcapng;
 mod port;
-pub mod statistics;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod traced;
 
 pub use burst::Burst;
-pub use captured::{Capture, CaptureCounters, Captured};
 pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
-pub use pcapng::{Direction, PcapNg};
 pub use port::{Event, Limits, Link, Port, PortError, Statistic};
 pub use traced::Traced;
 

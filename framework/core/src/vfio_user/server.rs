@@ -5,8 +5,8 @@
 
 use super::session::{self, Session};
 use super::socket::wait_for;
-use crate::door::Door;
 use crate::model::{Card, Model};
+use crate::unix::Listener;
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::os::unix::net::UnixStream;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 ///
 /// When a client goes, by its own will or not, its memory is let go, its interrupts are off, and the model is reset.
 pub struct Server<M: Model> {
-    door: Option<Door>,
+    listener: Option<Listener>,
     card: Card<M>,
     session: Option<Session>,
     pace: Pace,
@@ -42,14 +42,14 @@ impl<M: Model> Server<M> {
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
         let path = path.as_ref();
         let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
-        let door = Door::open(path).map_err(failed)?;
-        Ok(Self { door: Some(door), card: card(model), session: None, pace: Pace::new(), spin: false })
+        let listener = Listener::bind(path).map_err(failed)?;
+        Ok(Self { listener: Some(listener), card: card(model), session: None, pace: Pace::new(), spin: false })
     }
 
     /// Serves the client at the other end of a connection that exists already, and nobody after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
         let session = Some(Session::new(stream));
-        Self { door: None, card: card(model), session, pace: Pace::new(), spin: false }
+        Self { listener: None, card: card(model), session, pace: Pace::new(), spin: false }
     }
 
     /// Whether [`run`](Self::run) keeps its core when nothing happens. Else it sleeps for a millisecond at a time then.
@@ -105,7 +105,7 @@ impl<M: Model> Server<M> {
                 }
             },
             None => {
-                self.session = self.door.as_ref().and_then(Door::accept).map(Session::new);
+                self.session = self.listener.as_ref().and_then(Listener::accept).map(Session::new);
                 if self.session.is_some() {
                     tracing::info!("a client is here");
                 }
@@ -133,16 +133,16 @@ impl<M: Model> Server<M> {
         let mut idle = 0u32;
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
-            match (self.turn(), &self.session, &self.door) {
+            match (self.turn(), &self.session, &self.listener) {
                 (Work::Busy, ..) => idle = 0,
                 (Work::Idle, None, None) => return Ok(()),
                 // Somebody waits who can't be let in: who asks at once whether that is over asks without end.
-                (Work::Idle, None, Some(door)) if door.is_stuck() => {
+                (Work::Idle, None, Some(listener)) if listener.is_stuck() => {
                     std::thread::sleep(STOP_LATENCY);
                     self.pace.hurry();
                 }
-                (Work::Idle, None, Some(door)) => {
-                    wait_for(door, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                (Work::Idle, None, Some(listener)) => {
+                    wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
                     self.pace.hurry();
                 }
                 (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
