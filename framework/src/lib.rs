@@ -7,7 +7,9 @@
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
+//! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
+//! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!

@@ -4,8 +4,8 @@ use crate::error::Error;
 use crate::igb::Igb;
 use crate::regs;
 use crate::settings::Settings;
-use crossbeam::channel::Receiver;
 use std::sync::Arc;
+use wholebar_core::channel::Receiver;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue};
 

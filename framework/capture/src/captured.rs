@@ -6,12 +6,12 @@
 //! device took off, or is to put in, is in its place.
 
 use crate::{Direction, PcapNg};
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use wholebar_core::channel::{Receiver, Sender, TryRecvError, unbounded};
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool, PoolCache, give_back};
 use wholebar_core::net::{Burst, Count, QueueState, RxQueue, TxQueue};

@@ -8,7 +8,7 @@ use crate::mem::{Arena, DmaMapping};
 use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt::Display;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

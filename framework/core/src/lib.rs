@@ -17,8 +17,13 @@
 //! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`unix`] | Unix sockets that servers listen at |
-//! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
+//! | `vfio_user` | the seam over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
 //! | [`model`] | the device side of the seam: software devices, in this process |
+
+#![cfg_attr(
+    not(feature = "vfio-user"),
+    allow(dead_code, reason = "parts of models and memory are for vfio-user alone")
+)]
 
 pub mod bar;
 pub mod barrier;
@@ -45,8 +50,11 @@ mod table;
 pub mod tap;
 pub mod unix;
 pub mod vfio;
+#[cfg(feature = "vfio-user")]
 pub mod vfio_user;
 
+/// crossbeam's channels: events of devices come by their receivers.
+pub use crossbeam_channel as channel;
 pub use error::{Error, Result};
 pub use page::PageSize;
 pub use table::Table;

@@ -1,11 +1,11 @@
 //! A port that is none, served and read: by this crate's client, by hand, and by a strict reader of OpenMetrics.
 
 use super::*;
-use crossbeam::channel::{Receiver, unbounded};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use wholebar_core::channel::{Receiver, unbounded};
 use wholebar_core::mem::Arena;
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortError, Rss, RxQueue, TxCounters, TxQueue, testing};
 

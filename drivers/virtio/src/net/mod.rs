@@ -16,7 +16,6 @@ use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use config::Facts;
 use control::{Command, ControlQueue};
-use crossbeam::channel::Receiver as Channel;
 use rx::{AnyReceiver, Layout, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
 use wholebar_core::bar::Bar;
+use wholebar_core::channel::Receiver as Channel;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{

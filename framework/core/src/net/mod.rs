@@ -4,25 +4,13 @@
 //! the program's choice, a queue at a time. What is configured, read or reset is the [`Port`]'s, off the hot path. This module does
 //! *not* look into packets.
 //!
-//! Around any queue, and around each other, go [`Faulty`] (what wires and devices do wrong) and [`Traced`]; `wholebar-capture` has another, a tap into
-//! a file, and `wholebar-statistics` shows to other processes what all of them count.
-//!
-//! ```no_run
-//! # use wholebar_core::net::{Faults, Faulty, Port, PortError, Traced};
-//! # use wholebar_core::mem::Pool;
-//! # fn example(port: &dyn Port, pool: &Pool) -> Result<(), PortError> {
-//! let rx = Traced::new(port.rx_queue(0, pool)?, "rx0");
-//! let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
-//! let tx = Faulty::new(Traced::new(port.tx_queue(0)?, "tx0"), faults, pool.cache(8));
-//!
-//! // ... `rx` and `tx` are used as any queue, on their cores.
-//! # drop((rx, tx));
-//! # Ok(()) }
-//! ```
+//! Around any queue, and around each other, go [`Traced`] and `Faulty` (what wires and devices do wrong; with the feature `faults`);
+//! `wholebar-capture` has another, a tap into a file, and `wholebar-statistics` shows to other processes what all of them count.
 
 mod burst;
 mod config;
 mod counters;
+#[cfg(feature = "faults")]
 mod faulty;
 mod port;
 #[cfg(any(test, feature = "testing"))]
@@ -32,6 +20,7 @@ mod traced;
 pub use burst::Burst;
 pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
+#[cfg(feature = "faults")]
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
 pub use port::{Event, Limits, Link, Port, PortError, Statistic};
 pub use traced::Traced;

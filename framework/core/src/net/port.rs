@@ -3,7 +3,7 @@
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
 use crate::keeper::Happened;
 use crate::mem::{Arena, Pool};
-use crossbeam::channel::Receiver;
+use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
