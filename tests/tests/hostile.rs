@@ -60,8 +60,7 @@ trait WithModel {
 }
 
 fn with_model<W: WithModel>(name: &str, work: W) -> W::Out {
-    let Target::Model { params, .. } = Target::parse(name).unwrap() else { panic!("{name} is no model") };
-    match params {
+    match Target::parse(name).unwrap().params {
         ModelParams::Nvme(params) => work.with(nvme::Nvme::new(params).unwrap()),
         ModelParams::Fpga => work.with(Fpga::new().unwrap()),
         ModelParams::VirtioBlk(params) => work.with(blk::model(params).unwrap()),
@@ -91,7 +90,7 @@ impl WithModel for Serve<'_> {
         let (mut longest, mut idle) = (Duration::ZERO, 0u32);
         while !stop.load(Ordering::Relaxed) {
             let began = Instant::now();
-            let work = server.turn();
+            let work = server.poll();
             longest = longest.max(began.elapsed());
             match work {
                 Work::Busy => idle = 0,

@@ -28,16 +28,16 @@
 
 pub mod blk;
 mod caps;
+mod device;
 mod error;
 mod feature;
 mod hardware;
 mod life;
-mod machine;
 mod net;
 mod options;
 mod ring;
 
-pub use blk::Blk;
+pub use blk::{BLK_IDS, Blk};
 pub use error::{Error, Fault, Result};
 pub use net::{NET_IDS, Net};
 pub use options::{Options, Service};

@@ -6,8 +6,8 @@
 //! ```no_run
 //! use std::path::Path;
 //! use wholebar_capture::{Capture, Direction};
-//! # use wholebar_core::{mem::Pool, net::{Port, PortError}};
-//! # fn example(port: &dyn Port, pool: &Pool) -> Result<(), PortError> {
+//! # use wholebar_core::{mem::Pool, net::Port};
+//! # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
 //!
 //! let capture = Capture::create(Path::new("all.pcapng"), 8192)?;
 //! let rx = capture.tap(port.rx_queue(0, pool)?, "rx0", Direction::In)?;

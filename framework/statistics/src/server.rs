@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use wholebar_core::irq::EventFd;
-use wholebar_core::unix::Listener;
+use wholebar_core::listener::Listener;
 
 /// A socket that statistics are read from, until it is dropped.
 pub struct StatisticsServer {
@@ -93,7 +93,7 @@ impl Server {
             let now = Instant::now();
             let figures = &self.figures;
             // Its turn comes first: it is not to blame where this thread was late.
-            self.clients.retain_mut(|client| client.turn(figures) && client.until > now);
+            self.clients.retain_mut(|client| client.poll(figures) && client.until > now);
         }
     }
 
@@ -129,7 +129,7 @@ impl Server {
 
 impl Client {
     /// Whether it stays.
-    fn turn(&mut self, figures: &Figures) -> bool {
+    fn poll(&mut self, figures: &Figures) -> bool {
         while self.answer.is_none() {
             let mut part = [0; 2048];
             match self.stream.read(&mut part) {

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use wholebar_core::DriverError;
 use wholebar_core::channel::{Receiver, unbounded};
 use wholebar_core::mem::Arena;
-use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortError, Rss, RxQueue, TxCounters, TxQueue, testing};
+use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Rss, RxQueue, TxCounters, TxQueue, testing};
 
 /// Counts, and can nothing else.
 struct Fake {
@@ -16,6 +17,10 @@ struct Fake {
 }
 
 impl Port for Fake {
+    fn driver(&self) -> &'static str {
+        "none"
+    }
+
     fn name(&self) -> &str {
         "fake"
     }
@@ -42,27 +47,27 @@ impl Port for Fake {
         Mac([2, 0, 0, 0, 0, 1])
     }
 
-    fn set_mac(&self, _: Mac) -> Result<(), PortError> {
+    fn set_mac(&self, _: Mac) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_promiscuous(&self, _: bool) -> Result<(), PortError> {
+    fn set_promiscuous(&self, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_all_multicast(&self, _: bool) -> Result<(), PortError> {
+    fn set_all_multicast(&self, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_filters(&self, _: &[Mac]) -> Result<(), PortError> {
+    fn set_filters(&self, _: &[Mac]) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_vlan(&self, _: u16, _: bool) -> Result<(), PortError> {
+    fn set_vlan(&self, _: u16, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_rss(&self, _: &Rss) -> Result<(), PortError> {
+    fn set_rss(&self, _: &Rss) -> Result<(), DriverError> {
         Ok(())
     }
 
@@ -81,19 +86,19 @@ impl Port for Fake {
         self.tx.all().map(of("tx0")).chain([("resets", 3), ("odd name-", 4)].map(of(""))).collect()
     }
 
-    fn attach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
+    fn attach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
-        Err("none".into())
+    fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
+        Err(wholebar_core::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
-    fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, PortError> {
-        Err("none".into())
+    fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, DriverError> {
+        Err(wholebar_core::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
-    fn reset(&self) -> Result<(), PortError> {
+    fn reset(&self) -> Result<(), DriverError> {
         Ok(())
     }
 }

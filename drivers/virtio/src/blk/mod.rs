@@ -3,28 +3,31 @@
 mod config;
 mod queue;
 
-pub use config::{Disk, Topology};
+pub use config::{Geometry, Topology};
 
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
 use crate::error::{Error, Result};
 use crate::feature;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use wholebar_core::DriverError;
 use wholebar_core::bar::{Bar, DoorbellCounts};
-use wholebar_core::block::{BlockQueue, Completion, QueueState, Rejected, Request};
+use wholebar_core::block::{self, BlockQueue, Completion, Disk, Namespace, QueueState, Rejected, Request};
 use wholebar_core::channel::Receiver;
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::irq::EventFd;
-use wholebar_core::keeper::Happened;
 use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Opening, PciDevice};
 use wholebar_core::reactor::Armed;
 
+/// The PCI ids, vendor and device, of block devices: modern and transitional (4.1.2.1).
+pub const BLK_IDS: [(u16, u16); 2] = [(0x1af4, 0x1042), (0x1af4, 0x1001)];
 /// The type of block devices (5.2.1).
 const TYPE: u16 = 2;
 /// Descriptors of a queue where nobody says, if the device has as many.
@@ -79,7 +82,7 @@ pub struct Blk(Arc<Handle<Storage>>);
 
 /// What a block device is, besides a virtio device.
 pub(crate) struct Storage {
-    disk: Disk,
+    disk: Geometry,
     queues: u16,
     /// As it was when it was last looked at.
     blocks: Mutex<u64>,
@@ -101,8 +104,8 @@ macro_rules! on {
 }
 
 impl Parked for Core {
-    fn look(&mut self) {
-        on!(self, queue => queue.look());
+    fn check_timeouts(&mut self) {
+        on!(self, queue => queue.check_timeouts());
     }
 }
 
@@ -115,12 +118,12 @@ impl Blk {
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
-        let disk = Disk::of(&hw)?;
+        let disk = Geometry::of(&hw)?;
         let queues = config.queues.min(disk.queues);
         if queues == 0 {
             return Err(hw.unavailable("a block device without queues is of no use: ask for one".to_owned()));
         }
-        let features = Disk::features(&hw, queues) | hw.common_features(&options);
+        let features = Geometry::features(&hw, queues) | hw.common_features(&options);
         let config = BlkConfig { queues, ..*config };
         match features & feature::RING_PACKED {
             0 => Self::with(hw, disk, config, options, features, |q: Channel<Split>| Core::Split(Box::new(q))),
@@ -130,7 +133,7 @@ impl Blk {
 
     fn with<R: Ring>(
         hw: Hardware,
-        disk: Disk,
+        disk: Geometry,
         config: BlkConfig,
         options: Options,
         features: u64,
@@ -149,13 +152,14 @@ impl Blk {
             );
         }
         // Of a request's descriptors, two are for its header and its status.
-        let disk = Disk { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
-        let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
+        let disk =
+            Geometry { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
+        let (interrupts, wake) = device::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
         let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
-        let memory = machine::memory(&hw, each.sum::<u64>() + (64 << 10))?;
+        let memory = device::memory(&hw, each.sum::<u64>() + (64 << 10))?;
         let shared = Shared::new(hw, options, features, wake);
         let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
         for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
@@ -164,25 +168,25 @@ impl Blk {
                 _ => None,
             };
             let ring =
-                machine::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
+                device::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
             let slots = memory.arena().alloc(Channel::<R>::memory(size), 64)?;
             let at = memory.iova().offset(slots.offset()).0;
             queues
                 .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
         }
-        let personality = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
-        let parts = Parts { shared, personality, interrupts, records, queues, state: () };
-        Ok(Self(Arc::new(machine::start(parts)?)))
+        let device_type = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
+        let parts = Parts { shared, device_type, interrupts, records, queues, state: () };
+        Ok(Self(Arc::new(device::start(parts)?)))
     }
 
     /// What it is.
-    pub fn disk(&self) -> &Disk {
-        &self.0.personality.disk
+    pub fn disk(&self) -> &Geometry {
+        &self.0.device_type.disk
     }
 
     /// How many queues it was opened with.
     pub fn queues(&self) -> u16 {
-        self.0.personality.queues
+        self.0.device_type.queues
     }
 
     /// The device below.
@@ -205,7 +209,7 @@ impl Blk {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// A queue, to be owned by one core. It can be had again once it was dropped.
@@ -274,18 +278,72 @@ impl Blk {
     }
 }
 
-impl From<Happened> for BlkEvent {
-    fn from(happened: Happened) -> Self {
-        match happened {
-            Happened::FunctionError => Self::FunctionError,
-            Happened::UnbindRequest => Self::UnbindRequest,
-            Happened::Reset { why, lost } => Self::Reset { why, lost },
-            Happened::Ended { why } => Self::Ended { why },
+impl Disk for Blk {
+    fn driver(&self) -> &'static str {
+        "virtio"
+    }
+
+    fn name(&self) -> &str {
+        self.device().name()
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        let disk = self.disk();
+        // Each piece of a buffer takes a segment.
+        let most = disk.max_segments.saturating_mul(disk.max_segment) / disk.block_size * disk.block_size;
+        vec![Namespace {
+            nsid: 1,
+            blocks: disk.blocks,
+            block_size: disk.block_size,
+            read_only: disk.read_only,
+            max_transfer: most,
+            flush: disk.flush,
+            compare: false,
+            max_write_zeroes: disk.max_write_zeroes,
+            max_deallocate: disk.max_deallocate,
+            max_verify: 0,
+        }]
+    }
+
+    fn queues(&self) -> u16 {
+        Blk::queues(self)
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Blk::attach(self, arena)?)
+    }
+
+    fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        Ok(Box::new(Blk::queue(self)?))
+    }
+
+    fn event(&self) -> Option<block::Event> {
+        self.events().try_recv().ok().map(|event| match event {
+            BlkEvent::Resized { .. } => block::Event::Namespaces,
+            BlkEvent::FunctionError => block::Event::FunctionError,
+            BlkEvent::UnbindRequest => block::Event::UnbindRequest,
+            BlkEvent::Reset { why, lost } => block::Event::Reset { why, lost },
+            BlkEvent::Ended { why } => block::Event::Ended { why },
+        })
+    }
+
+    fn reset(&self) -> Result<(), DriverError> {
+        Ok(Blk::reset(self)?)
+    }
+}
+
+impl From<DeviceEvent> for BlkEvent {
+    fn from(event: DeviceEvent) -> Self {
+        match event {
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
         }
     }
 }
 
-impl Personality for Storage {
+impl DeviceType for Storage {
     type Event = BlkEvent;
     type Queue = Core;
     type State = ();
@@ -295,7 +353,7 @@ impl Personality for Storage {
     }
 
     fn changed(&self, shared: &Shared, (): &mut (), tell: &mut dyn FnMut(BlkEvent)) -> Result<()> {
-        let blocks = Disk::of(&shared.hw)?.blocks;
+        let blocks = Geometry::of(&shared.hw)?.blocks;
         if std::mem::replace(&mut *self.blocks.lock().unwrap_or_else(|e| e.into_inner()), blocks) != blocks {
             tell(BlkEvent::Resized { blocks });
         }
@@ -342,9 +400,9 @@ impl Queue {
 
     /// Looks at the clock: where a request took too long, the device is reset. Polling does this once in a while; who sleeps instead calls it
     /// when woken.
-    pub fn look(&mut self) {
+    pub fn check_timeouts(&mut self) {
         if let Some(core) = &mut self.core {
-            on!(core, queue => queue.look_at(Instant::now()));
+            on!(core, queue => queue.check_timeouts_at(Instant::now()));
         }
     }
 

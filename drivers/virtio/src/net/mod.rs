@@ -7,11 +7,11 @@ mod rx;
 mod tx;
 mod watch;
 
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
 use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use config::Facts;
@@ -22,13 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
+use wholebar_core::DriverError;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver as Channel;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{
-    Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
-    Statistic, TxCounters, TxQueue,
+    Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxCounters, RxQueue, Statistic,
+    TxCounters, TxQueue,
 };
 use wholebar_core::pci::{self, PciDevice};
 use wholebar_core::reactor::Armed;
@@ -97,10 +98,10 @@ pub(crate) enum Queue {
 }
 
 impl Parked for Queue {
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         match self {
-            Self::Rx(queue) => queue.look(),
-            Self::Tx(queue) => queue.look(),
+            Self::Rx(queue) => queue.check_timeouts(),
+            Self::Tx(queue) => queue.check_timeouts(),
         }
     }
 }
@@ -200,7 +201,7 @@ impl Net {
             let State { control, wanted, .. } = &mut kept.state;
             let changed = change(wanted);
             if let Some(control) = control {
-                tell(&self.0.personality, shared, control, wanted)?;
+                tell(&self.0.device_type, shared, control, wanted)?;
             }
             Ok(changed)
         })
@@ -245,11 +246,11 @@ impl Opening<'_> {
             merge: has(bit::MRG_RXBUF),
         };
         let vectored = if config.rx_interrupts { pairs } else { 0 };
-        let (interrupts, wake) = machine::vectors(&hw, vectored)?;
+        let (interrupts, wake) = device::vectors(&hw, vectored)?;
         hw.check_vectors(interrupts.as_ref(), vectored)?;
         // Rings, and headers for those that send.
         let each = sizes.iter().map(|size| 48 * u64::from(*size) + 64 * u64::from(headers_of(*size)) + 4096);
-        let memory = machine::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
+        let memory = device::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
         let allowed = Allowed { header, len: u64::from(mtu) + u64::from(LINK_HEADER), offloads: granted };
 
         let mut bells = Vec::new();
@@ -258,7 +259,7 @@ impl Opening<'_> {
         }
         hw.reset()?;
         let shared = Shared::new(hw, options, features, wake);
-        shared.ties.attach(memory.arena())?;
+        shared.queue_context.attach(memory.arena())?;
         let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
@@ -267,8 +268,8 @@ impl Opening<'_> {
             let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
             let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
             let rx_ring =
-                machine::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
-            let tx_ring = machine::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
+                device::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
+            let tx_ring = device::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
             let vector = match &interrupts {
                 Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
@@ -285,7 +286,7 @@ impl Opening<'_> {
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = machine::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
+                let ring = device::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -294,7 +295,7 @@ impl Opening<'_> {
         };
         let wanted = Wanted { promiscuous: config.promiscuous, rss: config.rss.clone(), ..Wanted::default() };
         let (link, _) = config::link(&shared.hw, features)?;
-        let personality = Ethernet {
+        let device_type = Ethernet {
             name: shared.hw.name(),
             limits,
             granted,
@@ -310,8 +311,8 @@ impl Opening<'_> {
             stalls: AtomicU64::new(0),
         };
         let state = State { control, wanted, watches };
-        let parts = Parts { shared, personality, interrupts, records, queues, state };
-        Ok(Net(Arc::new(machine::start(parts)?)))
+        let parts = Parts { shared, device_type, interrupts, records, queues, state };
+        Ok(Net(Arc::new(device::start(parts)?)))
     }
 }
 
@@ -366,7 +367,7 @@ impl Ethernet {
     }
 }
 
-impl Personality for Ethernet {
+impl DeviceType for Ethernet {
     type Event = Event;
     type Queue = Queue;
     type State = State;
@@ -396,7 +397,7 @@ impl Personality for Ethernet {
             tell(Event::Link(link));
         }
         for (queue, watch) in (0..).zip(&mut state.watches) {
-            if let Some(waited) = watch.look(link.up) {
+            if let Some(waited) = watch.check_timeouts(link.up) {
                 self.stalls.fetch_add(1, Ordering::Relaxed);
                 tell(Event::Stalled { queue, waited });
             }
@@ -410,52 +411,56 @@ impl Personality for Ethernet {
 }
 
 impl Port for Net {
+    fn driver(&self) -> &'static str {
+        "virtio"
+    }
+
     fn name(&self) -> &str {
-        &self.0.personality.name
+        &self.0.device_type.name
     }
 
     fn limits(&self) -> &Limits {
-        &self.0.personality.limits
+        &self.0.device_type.limits
     }
 
     fn granted(&self) -> Offloads {
-        self.0.personality.granted
+        self.0.device_type.granted
     }
 
     fn queues(&self) -> (u16, u16) {
-        (self.0.personality.pairs, self.0.personality.pairs)
+        (self.0.device_type.pairs, self.0.device_type.pairs)
     }
 
     fn mtu(&self) -> u16 {
-        self.0.personality.mtu
+        self.0.device_type.mtu
     }
 
     fn mac(&self) -> Mac {
         let set = self.0.peek(|control| control.state.wanted.mac);
-        set.or(self.0.personality.chosen).or(self.0.personality.facts.mac).unwrap_or_default()
+        set.or(self.0.device_type.chosen).or(self.0.device_type.facts.mac).unwrap_or_default()
     }
 
-    fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
+    fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
             return Err(self.0.shared.hw.unavailable(format!("{mac} is not the address of one station")).into());
         }
         Ok(self.set(bit::CTRL_MAC_ADDR, "way to change its address", |w| w.mac = Some(mac), &Ethernet::tell_mac)?)
     }
 
-    fn set_promiscuous(&self, on: bool) -> Result<(), PortError> {
+    fn set_promiscuous(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.set(bit::CTRL_RX, "promiscuous mode", |w| w.promiscuous = on, &Ethernet::tell_mode)?)
     }
 
-    fn set_all_multicast(&self, on: bool) -> Result<(), PortError> {
+    fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.set(bit::CTRL_RX, "mode for all multicast", |w| w.all_multicast = on, &Ethernet::tell_mode)?)
     }
 
-    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError> {
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {
         let set = |w: &mut Wanted| w.filters = addresses.to_vec();
         Ok(self.set(bit::CTRL_RX, "filters for addresses", set, &Ethernet::tell_filters)?)
     }
 
-    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError> {
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
         if !(1..=4094).contains(&vlan) {
             return Err(self.0.shared.hw.unavailable(format!("{vlan} is not a VLAN: they are 1 to 4094")).into());
         }
@@ -466,15 +471,15 @@ impl Port for Net {
         Ok(())
     }
 
-    fn set_rss(&self, rss: &Rss) -> Result<(), PortError> {
+    fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         // Refused before it is what is wanted.
-        config::rss_data(&self.0.shared.hw, &self.0.personality.facts, rss, self.0.personality.pairs, true)?;
+        config::rss_data(&self.0.shared.hw, &self.0.device_type.facts, rss, self.0.device_type.pairs, true)?;
         let set = |w: &mut Wanted| w.rss = Some(rss.clone());
         Ok(self.set(bit::RSS, "RSS that was asked for when it was opened", set, &Ethernet::tell_spread)?)
     }
 
     fn link(&self) -> Link {
-        *self.0.personality.link.lock().unwrap_or_else(|e| e.into_inner())
+        *self.0.device_type.link.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn events(&self) -> &Channel<Event> {
@@ -483,7 +488,7 @@ impl Port for Net {
 
     fn statistics(&self) -> Vec<Statistic> {
         let mut all = Vec::new();
-        for (i, (rx, tx)) in self.0.personality.counters.iter().enumerate() {
+        for (i, (rx, tx)) in self.0.device_type.counters.iter().enumerate() {
             let of = |queue: String| {
                 move |(name, value): (&'static str, u64)| Statistic {
                     queue: queue.clone().into(),
@@ -499,20 +504,20 @@ impl Port for Net {
         let own = [
             ("resets", domain.epoch()),
             ("quarantined_buffers", domain.quarantined()),
-            ("link_changes", count(&self.0.personality.link_changes)),
-            ("tx_stalls", count(&self.0.personality.stalls)),
+            ("link_changes", count(&self.0.device_type.link_changes)),
+            ("tx_stalls", count(&self.0.device_type.stalls)),
         ];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
-        let (shared, own) = (&self.0.shared, &self.0.personality);
-        if shared.ties.arena(pool.arena().id()).is_none() {
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
+        let (shared, own) = (&self.0.shared, &self.0.device_type);
+        if shared.queue_context.arena(pool.arena().id()).is_none() {
             return Err(shared
                 .hw
                 .unavailable("it was not let into the pool's arena: see `Port::attach`".to_owned())
@@ -541,7 +546,7 @@ impl Port for Net {
         }
     }
 
-    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError> {
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError> {
         match self.take(index, 2 * u32::from(index) + 1) {
             Some(Queue::Tx(queue)) => {
                 Ok(Box::new(Tx { index: 2 * index + 1, queue: Some(queue), home: self.0.clone() }))
@@ -550,18 +555,18 @@ impl Port for Net {
         }
     }
 
-    fn reset(&self) -> Result<(), PortError> {
+    fn reset(&self) -> Result<(), DriverError> {
         Ok(self.0.reset()?)
     }
 }
 
 impl Net {
     fn take(&self, index: u16, virtqueue: u32) -> Option<Queue> {
-        (index < self.0.personality.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
+        (index < self.0.device_type.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
     }
 
-    fn none(&self, what: &'static str, index: u16) -> PortError {
-        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.personality.pairs }.into()
+    fn none(&self, what: &'static str, index: u16) -> DriverError {
+        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.device_type.pairs }.into()
     }
 }
 

@@ -1,25 +1,27 @@
 //! A model in this process, behind the seam: a driver cannot tell it from hardware but by its speed.
 //!
-//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]). A trapped access to a direct range makes a real `pread` or
+//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]), which ends with the device. A trapped access to a direct range makes a real `pread` or
 //! `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
 //! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
 //! elsewhere are calls into the model.
 
 use super::pages::{Pages, Trap};
-use super::thread::{Beside, ModelThread, Slot};
-use super::{Card, Model, Refused, Shape};
+use super::thread::{ModelThread, Slot};
+use super::{Model, ModelFunction, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A model in this process.
+/// A model in this process. Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as
+/// they use the device.
 pub struct InProcess {
     shape: Shape,
-    card: Arc<Slot>,
+    function: Arc<Slot>,
     dma: Arc<DmaSpace>,
+    thread: Mutex<Option<ModelThread>>,
 }
 
 impl InProcess {
@@ -28,33 +30,61 @@ impl InProcess {
     /// # Errors
     /// [`Error::PageSize`] where the model's page is smaller than the host's.
     pub fn new<M: Model + 'static>(model: M) -> Result<Arc<Self>> {
-        let card: Box<Card<dyn Model>> = Box::new(Card::new(model));
-        let shape = card.shape().clone();
+        let function: Box<ModelFunction<dyn Model>> = Box::new(ModelFunction::new(model));
+        let shape = function.shape().clone();
         if shape.page < PageSize::host() {
             return Err(Error::PageSize { bytes: shape.page.bytes() });
         }
-        let card = Arc::new(Slot::new(card));
-        let dma = DmaSpace::new(Box::new(Dma(card.clone())))?;
-        Ok(Arc::new(Self { shape, card, dma }))
+        let function = Arc::new(Slot::new(function));
+        let dma = DmaSpace::new(Box::new(Dma(function.clone())))?;
+        Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None) }))
     }
 
     /// One turn of the model, on this thread.
     pub fn step(&self) -> Work {
-        self.card.lock().poll()
+        self.function.lock().poll()
     }
 
-    /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
+    /// Runs the model on a thread of its own, until [`stop`](Self::stop) or the end of this. `prepare` runs there first, to pin it. Nothing
+    /// changes where it has a thread already.
     ///
     /// # Errors
     /// [`Error::Io`] where the system has no thread left.
-    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<ModelThread> {
-        ModelThread::spawn(self.card.clone(), prepare)
+    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
+        let mut thread = self.thread();
+        if thread.is_none() {
+            *thread = Some(ModelThread::spawn(self.function.clone(), prepare)?);
+        }
+        Ok(())
     }
 
-    /// Runs the model on a thread that runs another already: they take turns, and data between them stays in one core's
-    /// caches. `None` where that thread has ended.
-    pub fn spawn_beside(&self, other: &Beside) -> Option<ModelThread> {
-        ModelThread::join(self.card.clone(), other)
+    /// Runs the model on the thread that runs `other`: they take turns, and data between them stays in one core's caches. Returns
+    /// whether it has a thread now: `false` where `other` has none.
+    pub fn spawn_beside(&self, other: &Self) -> bool {
+        // One after the other: two threads may call this of each other.
+        let beside = other.thread().as_ref().map(ModelThread::beside);
+        let mut thread = self.thread();
+        if thread.is_none() {
+            *thread = beside.and_then(|beside| ModelThread::join(self.function.clone(), &beside));
+        }
+        thread.is_some()
+    }
+
+    /// Stops the model's thread, where it has one: the device does nothing more by itself until [`step`](Self::step) or
+    /// [`spawn`](Self::spawn).
+    pub fn stop(&self) {
+        // Dropped once the lock is free: this waits for the thread.
+        let thread = self.thread().take();
+        drop(thread);
+    }
+
+    /// The id of the model's thread in `/proc/self/task`, where the CPU time that it used can be read; `None` where it has none.
+    pub fn thread_id(&self) -> Option<i32> {
+        self.thread().as_ref().map(ModelThread::tid)
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<ModelThread>> {
+        self.thread.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {
@@ -70,7 +100,7 @@ impl InProcess {
         r.direct.iter().any(|d| d.start <= offset && end <= d.end).then_some(pages)
     }
 
-    /// Whether a write would touch what the card guards: MSI-X table and PBA.
+    /// Whether a write would touch what the function guards: MSI-X table and PBA.
     fn guarded(&self, region: u32, offset: u64, len: u64) -> bool {
         self.shape.msix.is_some_and(|m| m.guards(region, offset, len))
     }
@@ -101,7 +131,7 @@ impl PciDevice for InProcess {
         if index >= self.info().regions {
             return Err(Error::NoSuchRegion { device: self.shape.name.clone(), region: index });
         }
-        Ok(self.card.lock().region(index))
+        Ok(self.function.lock().region(index))
     }
 
     fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -111,7 +141,7 @@ impl PciDevice for InProcess {
                 pages.trap(offset, Trap::Read(buf));
                 pages.access(offset, Trap::Read(buf))
             }
-            None => self.card.lock().read(region, offset, buf),
+            None => self.function.lock().read(region, offset, buf),
         };
         done.map_err(|e| self.refused("read", region, offset, len, e))
     }
@@ -123,7 +153,7 @@ impl PciDevice for InProcess {
                 pages.trap(offset, Trap::Write(buf));
                 pages.access(offset, Trap::Write(buf))
             }
-            None => self.card.lock().write(region, offset, buf),
+            None => self.function.lock().write(region, offset, buf),
         };
         done.map_err(|e| self.refused("write", region, offset, buf.len(), e))
     }
@@ -154,18 +184,18 @@ impl PciDevice for InProcess {
                     .map(|fd| fd.map(|fd| fd.try_clone_to_owned()).transpose())
                     .collect::<io::Result<_>>()
                     .map_err(|cause| Error::Io { what: "duplicating an eventfd".to_owned(), cause })?;
-                self.card.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
+                self.function.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
             }
             IrqAction::Disable => {
-                self.card.lock().disable_irqs(index);
+                self.function.lock().disable_irqs(index);
                 Ok(())
             }
             IrqAction::Trigger(n) => {
-                self.card.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
+                self.function.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
             }
             IrqAction::Mask(n) | IrqAction::Unmask(n) => {
                 let masked = matches!(action, IrqAction::Mask(_));
-                self.card.lock().mask_irqs(index, first, n, masked).map_err(|Refused(errno)| match errno {
+                self.function.lock().mask_irqs(index, first, n, masked).map_err(|Refused(errno)| match errno {
                     libc::EINVAL => missing(first.saturating_add(n)),
                     // As with the kernel's MSI and MSI-X.
                     errno => Error::Io {
@@ -182,7 +212,7 @@ impl PciDevice for InProcess {
     }
 
     fn reset(&self) -> Result<()> {
-        self.card.lock().reset();
+        self.function.lock().reset();
         Ok(())
     }
 }

@@ -133,8 +133,8 @@ const PATIENCE: u32 = 256;
 ///
 /// ```no_run
 /// use wholebar_core::net::{Faults, Faulty, Traced};
-/// # use wholebar_core::{mem::Pool, net::{Port, PortError}};
-/// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), PortError> {
+/// # use wholebar_core::{mem::Pool, net::Port};
+/// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
 /// // Used as any queue; what is lost on the way is in its counters, and not in the trace.

@@ -22,7 +22,7 @@ pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
 #[cfg(feature = "faults")]
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
-pub use port::{Event, Limits, Link, Port, PortError, Statistic};
+pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
 
 pub use crate::block::QueueState;

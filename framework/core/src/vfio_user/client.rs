@@ -5,12 +5,12 @@
 use super::peer::{Expect, Failed, Peer};
 use super::regions::{Region, read_region};
 use super::wire::{self, Command};
+use crate::listener::connect;
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
     BAR0, DeviceInfo, DeviceKind, IRQ_ERR, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo,
     RegionMapping,
 };
-use crate::unix::connect;
 use crate::{Error, PageSize, Result};
 use std::io;
 use std::ops::Range;

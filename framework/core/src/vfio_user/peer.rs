@@ -6,8 +6,8 @@
 use super::client::Options;
 use super::socket::{Broken, Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
+use crate::listener::A_YEAR;
 use crate::pci::{DeviceInfo, IrqInfo};
-use crate::unix::A_YEAR;
 use crate::{Error, Result};
 use std::fmt;
 use std::io;
