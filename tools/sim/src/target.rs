@@ -101,7 +101,10 @@ impl Target {
             ModelParams::VirtioNet(params) => {
                 let (model, port) = net::model(params.clone())?;
                 let struck = model.struck();
-                Ok(Opened { model: run(&port.company, model.named(name), core)?, struck, net: Some(port.handle) })
+                let (model, handle) = (run(&port.company, model.named(name), core)?, port.handle);
+                let counted = handle.clone();
+                model.set_counters(move || counted.stats().all().collect());
+                Ok(Opened { model, struck, net: Some(handle) })
             }
             ModelParams::VirtioBlk(params) => {
                 let model = blk::model(params.clone())?.named(name);
