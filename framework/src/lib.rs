@@ -37,11 +37,13 @@
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!
-//! All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
+//! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
 pub mod block;
 pub mod drivers;
 mod error;
+#[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]
+pub mod guide;
 pub mod net;
 mod target;
 

@@ -101,11 +101,10 @@ impl Target {
             ModelParams::VirtioNet(params) => {
                 let (model, port) = net::model(params.clone())?;
                 let fault_counts = model.fault_counts();
-                Ok(Opened {
-                    model: run(&port.pair_thread, model.named(name), core)?,
-                    fault_counts,
-                    net: Some(port.handle),
-                })
+                let (model, handle) = (run(&port.pair_thread, model.named(name), core)?, port.handle);
+                let counted = handle.clone();
+                model.set_counters(move || counted.stats().all().collect());
+                Ok(Opened { model, fault_counts, net: Some(handle) })
             }
             ModelParams::VirtioBlk(params) => {
                 let model = blk::model(params.clone())?.named(name);

@@ -508,6 +508,7 @@ impl Port for Net {
             ("tx_stalls", count(&self.0.device_type.stalls)),
         ];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
+        all.extend(Statistic::of_model(self.0.shared.hw.device.as_ref()));
         all
     }
 

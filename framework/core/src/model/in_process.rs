@@ -13,7 +13,7 @@ use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevic
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// A model in this process. Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as
 /// they use the device.
@@ -22,7 +22,10 @@ pub struct InProcess {
     function: Arc<Slot>,
     dma: Arc<DmaSpace>,
     thread: Mutex<Option<ModelThread>>,
+    counters: OnceLock<Counters>,
 }
+
+type Counters = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 impl InProcess {
     /// Puts a model behind the seam.
@@ -37,7 +40,7 @@ impl InProcess {
         }
         let function = Arc::new(Slot::new(function));
         let dma = DmaSpace::new(Box::new(Dma(function.clone())))?;
-        Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None) }))
+        Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None), counters: OnceLock::new() }))
     }
 
     /// One turn of the model, on this thread.
@@ -76,6 +79,11 @@ impl InProcess {
         // Dropped once the lock is free: this waits for the thread.
         let thread = self.thread().take();
         drop(thread);
+    }
+
+    /// Says how the model's counters are read, while it runs, for [`PciDevice::counters`]. Only the first who says it is heard.
+    pub fn set_counters(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        let _ = self.counters.set(Box::new(read));
     }
 
     /// The id of the model's thread in `/proc/self/task`, where the CPU time that it used can be read; `None` where it has none.
@@ -209,6 +217,10 @@ impl PciDevice for InProcess {
 
     fn dma(&self) -> Arc<DmaSpace> {
         self.dma.clone()
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.counters.get().map_or_else(Vec::new, |read| read())
     }
 
     fn reset(&self) -> Result<()> {
