@@ -79,7 +79,7 @@ impl Target {
     ///
     /// # Errors
     /// [`OpenError::Target`] for what names nothing, [`OpenError::Feature`] where it needs a feature that is not compiled in;
-    /// [`OpenError::Parameter`], [`OpenError::Value`] and [`OpenError::Model`] for what follows the name.
+    /// [`OpenError::Parameter`], [`OpenError::Value`] and `OpenError::Model` (of the feature `sim`) for what follows the name.
     pub fn parse(text: &str) -> Result<Self, OpenError> {
         let unknown = || {
             #[cfg(feature = "sim")]
@@ -118,7 +118,12 @@ impl Target {
     /// Opens the device. A model runs on a thread of its own from here on, until the device is dropped.
     ///
     /// # Errors
-    /// [`OpenError::Device`] with what the kernel or the server says; [`OpenError::Model`] where a model can't be made.
+    /// [`OpenError::Device`] with what the kernel or the server says; `OpenError::Model`, of the feature `sim`, where a model
+    /// can't be made.
+    #[cfg_attr(
+        not(any(feature = "sim", feature = "vfio-user")),
+        allow(unused_variables, reason = "the kernel's devices have none of these options")
+    )]
     pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
         let device: Arc<dyn PciDevice> = match self {
             Self::Pci { address, options } => Vfio::open(*address, options)?,
