@@ -3,6 +3,7 @@
 # built on them alone and run. Nothing is fetched: versions are those of Cargo.lock, and what is built has been downloaded for the workspace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+cargo build --quiet -p wholebar-cli
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
@@ -29,5 +30,11 @@ cp tests/packaged/*.rs "$work/src/bin"
 
 cd "$work"
 cargo build --quiet --offline --target-dir "$target/packaged"
-"$target/packaged/debug/read_block" sim:nvme,size=64M | tee read
-grep -q ': .*, [1-9][0-9]* bytes$' read
+read_block() { "$target/packaged/debug/read_block" "$1" | tee read; grep -q ': .*, [1-9][0-9]* bytes$' read; }
+read_block sim:nvme,size=64M
+"$target/debug/wholebar" sim serve nvme --socket "$work/socket" --size 64M 2>served &
+trap 'kill $!; wait; rm -rf "$work"' EXIT
+until grep -q "listens on" served; do kill -0 $!; sleep 0.1; done
+read_block "vfio-user:$work/socket"
+"$target/packaged/debug/forward" sim:virtio-net sim:virtio-net | tee forwarded
+grep -q '^[0-9]* packets were passed on$' forwarded
