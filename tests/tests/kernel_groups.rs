@@ -14,7 +14,7 @@ use wholebar::block::{Data, Op, Status};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::nvme::{Nvme, QueueOptions};
-use wholebar::pci::{Address, Config, IRQ_MSI, IRQ_MSIX, PciDevice, config};
+use wholebar::pci::{Address, Config, Irq, PciDevice, config};
 use wholebar::vfio::{Route, Vfio, VfioOptions};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, first, function, functions, kernel_ways};
@@ -158,8 +158,8 @@ fn allocated(address: Address) -> Result<usize> {
 #[ignore = "wants a guest"]
 fn vectors_are_added_one_at_a_time() -> Result<()> {
     let (rig, name) = (first()?, functions()?[0]);
-    ensure!(rig.device.irq_info(IRQ_MSIX)?.resizable, "this kernel adds vectors one at a time (NORESIZE is clear)");
-    let irqs = Interrupts::new(rig.device.clone(), IRQ_MSIX, u32::MAX)?;
+    ensure!(rig.device.irq_info(Irq::Msix)?.resizable, "this kernel adds vectors one at a time (NORESIZE is clear)");
+    let irqs = Interrupts::new(rig.device.clone(), Irq::Msix, u32::MAX)?;
     for (count, vector) in [0, 7, 3].into_iter().enumerate() {
         ensure!(allocated(name)? == count, "{} vectors are allocated, not {count}", allocated(name)?);
         let fd = irqs.vector(vector)?;
@@ -179,13 +179,13 @@ fn nic() -> Result<Address> {
 #[ignore = "wants a guest"]
 fn msi_works_where_msix_is_not_in_use() -> Result<()> {
     let device = Vfio::open(nic()?, &VfioOptions::default())?;
-    ensure!(device.irq_info(IRQ_MSI)?.count == 1, "{:?}", device.irq_info(IRQ_MSI)?);
-    let msix = Interrupts::new(device.clone(), IRQ_MSIX, 2)?;
+    ensure!(device.irq_info(Irq::Msi)?.count == 1, "{:?}", device.irq_info(Irq::Msi)?);
+    let msix = Interrupts::new(device.clone(), Irq::Msix, 2)?;
     let _vector = msix.vector(1)?;
-    let both = Interrupts::new(device.clone(), IRQ_MSI, 1).and_then(|irqs| irqs.vector(0).map(drop));
+    let both = Interrupts::new(device.clone(), Irq::Msi, 1).and_then(|irqs| irqs.vector(0).map(drop));
     println!("MSI beside MSI-X: {}", both.err().context("one kind at a time")?);
     drop(msix);
-    let irqs = Interrupts::new(device.clone(), IRQ_MSI, 1)?;
+    let irqs = Interrupts::new(device.clone(), Irq::Msi, 1)?;
     let fd = irqs.vector(0)?;
     ensure!(allocated(nic()?)? == 1, "{} vectors are allocated", allocated(nic()?)?);
     irqs.trigger(0)?;
@@ -229,7 +229,7 @@ fn virtual_function(physical: &Vfio, right: &VfioOptions, wrong: &VfioOptions) -
     ensure!((header.vendor(), header.device()) == (0x8086, 0x10ca), "{:04x}:{:04x}", header.vendor(), header.device());
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     device.dma().attach(&arena)?;
-    let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 1)?;
+    let irqs = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let fd = irqs.vector(0)?;
     irqs.trigger(0)?;
     ensure!(fd.wait(Some(SOON))? > 0, "its vector is silent");

@@ -13,7 +13,7 @@ use std::time::Instant;
 use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::pci::{IRQ_MSIX, PciDevice};
+use wholebar::pci::{Irq, PciDevice};
 use wholebar::sim::{OpenOptions, Target};
 use wholebar::slow_path::{Event, SlowPath};
 
@@ -35,7 +35,7 @@ fn run(target: &Target) -> Result<()> {
 
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
     let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(&arena)?)?;
-    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, 3)?;
+    let interrupts = Interrupts::new(device.clone(), Irq::Msix, 3)?;
     let (_slow_path, events) = SlowPath::channel(&interrupts, &[0, 1, 2])?;
     bar.write(IRQ_ENABLE, 0b111u32)?;
     let wait_for = |vector| match events.recv_timeout(PATIENCE) {

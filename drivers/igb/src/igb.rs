@@ -20,7 +20,7 @@ use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
-use wholebar_core::pci::{IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
@@ -269,11 +269,11 @@ fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
 
 /// The vectors that are needed, and the link's eventfd.
 fn wake(hw: &Hardware, config: &PortConfig) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
+    if hw.device.irq_info(Irq::Msix)?.count == 0 {
         return Ok((None, Arc::new(EventFd::new()?)));
     }
     let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
-    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + queues)?;
+    let interrupts = Interrupts::new(hw.device.clone(), Irq::Msix, 1 + queues)?;
     let wake = interrupts.vector(0)?;
     Ok((Some(interrupts), wake))
 }

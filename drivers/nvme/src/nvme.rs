@@ -22,7 +22,7 @@ use wholebar_core::bar::Bar;
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaRing};
-use wholebar_core::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
@@ -259,12 +259,12 @@ impl Nvme {
 
 /// What wakes the slow path. Without interrupts, it looks at the controller now and then.
 fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    let has = |kind: &u32| hw.device.irq_info(*kind).is_ok_and(|info| info.count > 0);
-    let Some(kind) = options.interrupts.or([IRQ_MSIX, IRQ_MSI, IRQ_INTX].into_iter().find(has)) else {
+    let has = |kind: &Irq| hw.device.irq_info(*kind).is_ok_and(|info| info.count > 0);
+    let Some(kind) = options.interrupts.or([Irq::Msix, Irq::Msi, Irq::Intx].into_iter().find(has)) else {
         return Ok((None, Arc::new(EventFd::new()?)));
     };
     // Queues have vectors of their own with MSI-X alone.
-    let queues = if kind == IRQ_MSIX { options.io_queues } else { 0 };
+    let queues = if kind == Irq::Msix { options.io_queues } else { 0 };
     let interrupts = Interrupts::new(hw.device.clone(), kind, 1 + u32::from(queues))?;
     let wake = interrupts.vector(0)?;
     Ok((Some(interrupts), wake))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar_core::pci::{IRQ_MSIX, PciDevice};
+use wholebar_core::pci::{Irq, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// What a type of device adds.
@@ -85,10 +85,10 @@ pub(crate) struct Parts<P: Personality> {
 
 /// The MSI-X vectors of a device with `queues` queues that interrupt, where it has any, and what vector 0 signals.
 pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
+    if hw.device.irq_info(Irq::Msix)?.count == 0 {
         return Ok((None, Arc::new(EventFd::new()?)));
     }
-    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + u32::from(queues))?;
+    let interrupts = Interrupts::new(hw.device.clone(), Irq::Msix, 1 + u32::from(queues))?;
     let wake = interrupts.vector(0)?;
     Ok((Some(interrupts), wake))
 }

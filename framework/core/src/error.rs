@@ -81,12 +81,12 @@ pub enum Error {
         region: u32,
     },
     /// The device has no such interrupt.
-    #[error("{device} has no {} interrupt {vector} (it has {count})", irq_kind(*index))]
+    #[error("{device} has no {kind} interrupt {vector} (it has {count})")]
     NoSuchIrq {
         /// The device.
         device: String,
-        /// The interrupt kind, an `IRQ_` constant of [`pci`](crate::pci).
-        index: u32,
+        /// The kind of interrupt.
+        kind: crate::pci::Irq,
         /// The vector asked for.
         vector: u32,
         /// How many there are.
@@ -363,9 +363,3 @@ pub enum Error {
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// What a person calls this kind of interrupt.
-fn irq_kind(index: u32) -> String {
-    let names = ["INTx", "MSI", "MSI-X", "error", "unbind-request"];
-    names.get(index as usize).map_or_else(|| format!("kind {index}"), |name| (*name).to_owned())
-}

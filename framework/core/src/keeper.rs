@@ -5,7 +5,7 @@
 
 use crate::irq::{EventFd, Interrupts};
 use crate::mem::{Arena, DmaMapping};
-use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice, config, function};
+use crate::pci::{Irq, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -108,7 +108,7 @@ pub struct Kept<D: Driver> {
     ties: Arc<Ties<D::Trouble>>,
     events: Receiver<D::Event>,
     /// What the kernel has to say of the function.
-    notices: Vec<(u32, Interrupts, Arc<EventFd>)>,
+    notices: Vec<(Irq, Interrupts, Arc<EventFd>)>,
     /// How long a queue's owner may take to poll it while the device is to be reset.
     patience: Duration,
     /// The slow path's thread has to end.
@@ -147,11 +147,11 @@ impl<D: Driver> Keeper<D> {
     /// What the backend says of the kernel's notices; [`Error::Io`] where there is no thread to be had.
     pub fn new(driver: D, state: D::State, ties: Arc<Ties<D::Trouble>>, patience: Duration) -> Result<Self> {
         let mut notices = Vec::new();
-        for index in [IRQ_ERR, IRQ_REQ] {
-            if driver.device().irq_info(index).is_ok_and(|info| info.count > 0) {
-                let interrupts = Interrupts::new(driver.device().clone(), index, 1)?;
+        for kind in [Irq::Err, Irq::Req] {
+            if driver.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
+                let interrupts = Interrupts::new(driver.device().clone(), kind, 1)?;
                 let fd = interrupts.vector(0)?;
-                notices.push((index, interrupts, fd));
+                notices.push((kind, interrupts, fd));
             }
         }
         let (send, events) = bounded(EVENTS);
@@ -246,9 +246,9 @@ impl<D: Driver> Kept<D> {
     pub fn service(&self) -> Result<bool> {
         let mut control = self.control();
         self.check()?;
-        for (index, _, fd) in &self.notices {
+        for (kind, _, fd) in &self.notices {
             if fd.take() > 0 {
-                if *index == IRQ_ERR {
+                if *kind == Irq::Err {
                     control.tell(Happened::FunctionError);
                     self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned());
                 } else {

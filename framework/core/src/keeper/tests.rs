@@ -110,8 +110,8 @@ fn who_does_not_poll_is_lost_and_named() {
     let _gate = keeper.domain().join(7);
     assert!(matches!(keeper.reset(), Err(Error::Unresponsive { queues, .. }) if queues == [7]));
     keeper.with(|_| Ok(())).unwrap();
-    wires.raise(IRQ_ERR, 0);
-    wires.raise(IRQ_REQ, 0);
+    wires.raise(Irq::Err, 0);
+    wires.raise(Irq::Req, 0);
     keeper.service().unwrap();
     let events: Vec<_> = keeper.events().try_iter().skip(1).collect();
     assert!(matches!(
