@@ -59,13 +59,13 @@ fn groups_share_an_address_space_where_they_are_told_to() -> Result<()> {
     for way in kernel_ways() {
         let first = Vfio::open(one, &way)?;
         let alone = Vfio::open(other, &way)?;
-        ensure!(!Arc::ptr_eq(&first.dma(), &alone.dma()), "each group has an address space of its own");
+        ensure!(!first.dma().is_shared_with(&alone.dma()), "each group has an address space of its own");
         let share = VfioOptions { share: Some(first.dma()), ..way.clone() };
         let error = Vfio::open(other, &share).err().context("it is in another space")?.to_string();
         ensure!(error.contains("address space of its own"), "{error}");
         drop(alone);
         let second = Vfio::open(other, &share)?;
-        ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "it is the same space");
+        ensure!(first.dma().is_shared_with(&second.dma()), "it is the same space");
         copy(first, second).with_context(|| format!("{:?}", way.route))?;
     }
     Ok(())
@@ -77,7 +77,7 @@ fn devices_of_one_group_share_an_address_space() -> Result<()> {
     let [_, two, three] = one_and_two()?;
     for way in kernel_ways() {
         let (first, second) = (Vfio::open(two, &way)?, Vfio::open(three, &way)?);
-        ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "they cannot be told apart");
+        ensure!(first.dma().is_shared_with(&second.dma()), "they cannot be told apart");
         copy(first.clone(), second.clone()).with_context(|| format!("{:?}", way.route))?;
         // One goes and comes again while the other one works on.
         let nvme = Nvme::open(second.clone(), nvme::patient())?;

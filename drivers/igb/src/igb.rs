@@ -158,6 +158,14 @@ impl Igb {
         Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
+    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.ties().detach(arena)?)
+    }
+
     /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
     /// bytes, the largest packet in one: 2048 bytes and the headroom for an MTU of 1500.
     ///

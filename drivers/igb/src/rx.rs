@@ -204,8 +204,8 @@ impl Rx {
     /// Buffers that the device has never go home.
     fn quarantine(&mut self) {
         self.assembly.clear();
-        let lost = self.ring.restart().map(std::mem::forget).count();
-        self.member.quarantined(lost as u64);
+        let lost = self.ring.restart().map(Buf::quarantine).sum();
+        self.member.quarantined(lost);
     }
 
     /// Whether it can be used.

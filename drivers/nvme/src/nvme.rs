@@ -150,6 +150,14 @@ impl Nvme {
         Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
+    /// Takes an arena away from the controller: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.ties().detach(arena)?)
+    }
+
     /// A queue pair, to be owned by one core.
     ///
     /// # Errors

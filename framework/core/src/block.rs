@@ -93,9 +93,11 @@ impl Data {
 
     /// Never gives the buffers back, because a device may still write them; returns how many there are. Their pool counts them as out.
     pub fn quarantine(self) -> u64 {
-        let buffers = self.bufs().len() as u64;
-        std::mem::forget(self);
-        buffers
+        match self {
+            Self::None => 0,
+            Self::One(buf) => buf.quarantine(),
+            Self::Many(bufs) => bufs.into_iter().map(Buf::quarantine).sum(),
+        }
     }
 
     /// The buffers, in order.

@@ -242,12 +242,28 @@ pub enum Error {
         size: u64,
     },
     /// No device address is free for an arena.
-    #[error("no window of the device's address space has {len} free bytes at a multiple of {align}")]
+    #[error(
+        "no window of the device's address space has {len} free bytes at a multiple of {align} within the device's DMA mask of {bits} bits"
+    )]
     NoIova {
         /// Bytes asked for.
         len: u64,
         /// What the address must be a multiple of.
         align: u64,
+        /// How many bits of an address the device can use.
+        bits: u32,
+    },
+    /// An arena that is, or would be, at addresses that the device cannot use.
+    #[error("{len} bytes at IOVA {iova:#x} are beyond the device's DMA mask of {bits} bits: {why}")]
+    BeyondMask {
+        /// The device address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// How many bits of an address the device can use.
+        bits: u32,
+        /// Why it is there, and what to do.
+        why: &'static str,
     },
     /// An arena that is not whole pages of the device's addresses.
     #[error(
@@ -278,6 +294,16 @@ pub enum Error {
         len: u64,
         /// What is wrong with it.
         why: String,
+    },
+    /// An arena cannot be taken away from a device.
+    #[error(
+        "an arena of {len} bytes stays attached to {device}: drop the queues that were given buffers of it, or have their rings there"
+    )]
+    StillAttached {
+        /// The device.
+        device: String,
+        /// The arena's size, in bytes.
+        len: u64,
     },
     /// The space can have no more maps.
     #[error("the device's address space can hold {limit} maps, and all are taken: use fewer, larger arenas")]

@@ -430,10 +430,10 @@ impl<T> Ties<T> {
         self.wake.signal();
     }
 
-    /// Lets the device into an arena, whose buffers its queues can use then. Once more changes nothing.
+    /// Lets the device into an arena, whose buffers its queues can use then, at an address within the device's DMA mask. Once more changes nothing.
     ///
     /// # Errors
-    /// What the address space says.
+    /// As [`DmaSpace::attach`](crate::mem::DmaSpace::attach).
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
         let mapping = self.device.dma().attach(arena)?;
         let mut arenas = self.arenas();
@@ -441,6 +441,21 @@ impl<T> Ties<T> {
             arenas.push(mapping.clone());
         }
         Ok(mapping)
+    }
+
+    /// Takes an arena away from the device: it is unmapped when this returns, and no queue can use its buffers. One that is not attached is no
+    /// error.
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`] where a queue was given buffers of it and still is there, or a ring is in it: nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        let mut arenas = self.arenas();
+        let Some(at) = arenas.iter().position(|m| m.arena().id() == arena.id()) else { return Ok(()) };
+        let mapping = arenas.swap_remove(at);
+        mapping.detach().map_err(|held| {
+            arenas.push(held);
+            Error::StillAttached { device: self.device.name().to_owned(), len: arena.len() }
+        })
     }
 
     /// Where arena `id` is, as the device sees it.

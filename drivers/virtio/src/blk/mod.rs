@@ -208,6 +208,15 @@ impl Blk {
         Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
+    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] where a queue was given buffers of it, also one that was dropped since: the device has all of its
+    /// queues as long as it is open. Nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.ties().detach(arena)?)
+    }
+
     /// A queue, to be owned by one core. It can be had again once it was dropped.
     ///
     /// # Errors

@@ -510,6 +510,10 @@ impl Port for Net {
         Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+        Ok(self.0.ties().detach(arena)?)
+    }
+
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
         let (shared, own) = (&self.0.shared, &self.0.personality);
         if shared.ties.arena(pool.arena().id()).is_none() {

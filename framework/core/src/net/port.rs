@@ -65,6 +65,13 @@ pub trait Port: Send + Sync {
     /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError>;
 
+    /// Takes an arena away from the device: it can't reach it any more when this returns. One that is not attached is no error.
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`](crate::Error::StillAttached) while a queue is there that was given buffers of it, or, of a device that always has all of
+    /// its queues (virtio), was there; nothing has changed then.
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), PortError>;
+
     /// A queue that receives, into buffers of `pool`. It can be had again once it was dropped.
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError>;
 

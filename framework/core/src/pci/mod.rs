@@ -103,8 +103,8 @@ pub trait PciDevice: Send + Sync {
     /// Configures interrupts `first..` of a kind.
     fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()>;
 
-    /// The address space this device's DMA goes through: one object a container, IOAS or peer, so that the identity of the
-    /// `Arc` tells who shares it.
+    /// The address space this device's DMA goes through, with this device's DMA mask ([`DmaSpace::set_dma_mask`]): always the same object. Devices of
+    /// one container or IOAS have a space together ([`DmaSpace::is_shared_with`]).
     fn dma(&self) -> Arc<DmaSpace>;
 
     /// A driver begins to open the device, or has opened it ([`Opening`]). A backend whose answers somebody else gives bounds what all of them take

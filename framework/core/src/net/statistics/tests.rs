@@ -86,6 +86,9 @@ impl Port for Fake {
     fn attach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
         Ok(())
     }
+    fn detach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
+        Ok(())
+    }
 
     fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
         Err("none".into())
