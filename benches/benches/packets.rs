@@ -49,10 +49,11 @@ impl Stepped {
     fn open(wire: &str, packed: bool, pool: &Pool) -> Result<Self> {
         let device = InProcess::new(model(NetParams::parse(&format!("wire={wire},full=wait"))?)?.0)?;
         // The model runs by itself while it is opened, and by steps afterwards.
-        let _thread = device.spawn(|| {})?;
+        device.spawn(|| {})?;
         let options = Options { packed, service: Service::Manual, ..Options::default() };
         let port = Net::open(device.clone(), &PortConfig::default(), options)?;
         port.attach(pool.arena())?;
+        device.stop();
         Ok(Self { port, device })
     }
 

@@ -4,8 +4,9 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::sync::Arc;
 use wholebar::bar::{Bar, BarOptions, MapPolicy, plan_of};
-use wholebar::sim::{OpenOptions, Target};
+use wholebar::pci::PciDevice;
 
 /// A doorbell of a queue that the model doesn't have yet: it is memory, and nobody acts on it.
 const DOORBELL: u64 = 0x1080;
@@ -13,13 +14,13 @@ const DOORBELL: u64 = 0x1080;
 const REGISTER: u64 = 0;
 
 fn registers(c: &mut Criterion) {
-    let Ok(target) = Target::parse("sim:nvme,backing=null") else { return };
-    let Ok(opened) = wholebar::sim::open(&target, OpenOptions::default()) else { return };
+    let Ok(opened) = wholebar::sim::open("sim:nvme,backing=null") else { return };
     // Nobody polls: what is measured is this side alone.
-    drop(opened.thread);
+    opened.model.stop();
+    let device: Arc<dyn PciDevice> = opened.model;
     let mut group = c.benchmark_group("register");
     for (name, policy) in [("direct", MapPolicy::Whole), ("trapped", MapPolicy::Trapped)] {
-        let Ok(bar) = Bar::of(&opened.device, 0, BarOptions { policy, ..Default::default() }) else { return };
+        let Ok(bar) = Bar::of(&device, 0, BarOptions { policy, ..Default::default() }) else { return };
         let Ok(mut doorbell) = bar.doorbell::<u32>(DOORBELL) else { return };
         let mut value = 0;
         group.bench_function(format!("doorbell, {name}"), |b| {
@@ -31,7 +32,7 @@ fn registers(c: &mut Criterion) {
         group.bench_function(format!("cold read, {name}"), |b| b.iter(|| black_box(bar.read::<u64>(REGISTER))));
     }
     group.bench_function("plan", |b| {
-        b.iter(|| black_box(plan_of(opened.device.as_ref(), 0, BarOptions::default())));
+        b.iter(|| black_box(plan_of(device.as_ref(), 0, BarOptions::default())));
     });
     group.finish();
 }

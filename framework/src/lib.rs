@@ -1,6 +1,30 @@
-//! **wholebar** is a framework for userspace, polled-mode PCI drivers: this crate is all that an application depends on.
+//! **wholebar** is a framework for userspace, polled-mode PCI drivers. This crate is all that an application depends on.
 //!
-//! It holds no code of its own but the names of devices and drivers. What it is made of are features:
+//! ```
+//! # #[cfg(all(feature = "sim", feature = "nvme"))] {
+//! use wholebar::block::{self, Data, DiskConfig, Op, Request};
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A device by its name; 0000:01:00.0 and vfio-user:/run/nvme.sock are others. A disk of it, by the driver that it needs.
+//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
+//! // Memory that the device is let into, and buffers in it.
+//! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+//! disk.attach(&arena)?;
+//! let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+//! // A queue, for one thread: post, ring, poll. The buffer belongs to the command until it completes.
+//! let mut queue = disk.queue()?;
+//! let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
+//! queue.submit(Request { tag: 0, nsid: ns.nsid, op: Op::Read { lba: 0 }, data, deadline: None })?;
+//! queue.ring();
+//! while queue.poll(1, &mut |done| println!("{:?}: {} bytes", done.status, done.data.len())) == 0 {}
+//! # Ok(()) }
+//! # main().unwrap();
+//! # }
+//! ```
+//!
+//! What can be opened, and by which driver, is a matter of features:
 //!
 //! | feature | what it adds | by default |
 //! |---|---|---|
@@ -9,8 +33,16 @@
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //!
-//! Everything else is the core, [`wholebar_core`], under this crate's name.
+//! All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
+pub mod block;
+pub mod drivers;
+mod error;
+pub mod net;
+mod target;
+
+pub use error::OpenError;
+pub use target::{OpenOptions, Opened, Target, open};
 pub use wholebar_core::*;
 
 #[cfg(feature = "igb")]

@@ -12,7 +12,6 @@ use wholebar::model::Model;
 use wholebar::pci::PciDevice;
 use wholebar::sim::nvme::{Nvme, NvmeParams};
 use wholebar::sim::virtio::net::{self, NetHandle, NetParams};
-use wholebar::sim::{OpenOptions, Target};
 use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{self, Server, VfioUser};
 
@@ -63,8 +62,8 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
 /// # Errors
 /// What its parameters or the system say.
 pub fn on_thread(target: &str) -> Result<Rig> {
-    let opened = wholebar::sim::open(&Target::parse(target)?, OpenOptions::default())?;
-    Ok(Rig { device: opened.device, name: "in process", net: opened.net, _keep: vec![Box::new(opened.thread)] })
+    let opened = wholebar::sim::open(target)?;
+    Ok(Rig { device: opened.model, name: "in process", net: opened.net, _keep: vec![] })
 }
 
 /// A model behind a vfio-user socket, served by a thread, reached by the client.

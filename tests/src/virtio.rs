@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::time::Instant;
 use wholebar::block::{Data, Op, Reject, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
-use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig, PortError, Rss, RxQueue, TxQueue};
+use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig, Rss, RxQueue, TxQueue};
 use wholebar::virtio::blk::{BlkConfig, Queue};
 use wholebar::virtio::{Blk, Net, Options};
 
@@ -148,10 +148,6 @@ pub struct End {
     pub tx: Vec<Box<dyn TxQueue>>,
 }
 
-fn boxed(error: PortError) -> anyhow::Error {
-    anyhow::anyhow!(error)
-}
-
 impl End {
     /// Opens a port with all its queues, and a pool of `buffers`.
     ///
@@ -160,11 +156,11 @@ impl End {
     pub fn open(rig: &Rig, config: &PortConfig, options: Options, buffers: u32) -> Result<Self> {
         let port = Net::open(rig.device.clone(), config, options)?;
         let arena = Arena::new(u64::from(buffers) * 2048 + (1 << 20), ArenaOptions::default())?;
-        port.attach(&arena).map_err(boxed)?;
+        port.attach(&arena)?;
         let pool = Pool::new(&arena, buffers, 2048, 64)?;
         let (rx, tx) = port.queues();
-        let rx = (0..rx).map(|i| port.rx_queue(i, &pool).map_err(boxed)).collect::<Result<_>>()?;
-        let tx = (0..tx).map(|i| port.tx_queue(i).map_err(boxed)).collect::<Result<_>>()?;
+        let rx = (0..rx).map(|i| port.rx_queue(i, &pool)).collect::<Result<_, _>>()?;
+        let tx = (0..tx).map(|i| port.tx_queue(i)).collect::<Result<_, _>>()?;
         Ok(Self { port, pool, rx, tx })
     }
 
@@ -511,7 +507,7 @@ pub fn flows_are_spread(rigs: &[Rig; 2], options: Options) -> Result<()> {
         seen[queue] += 1;
     }
     ensure!(seen.iter().all(|n| *n > 8), "flows are spread {seen:?}");
-    b.port.set_rss(&Rss { table: vec![1], ..rss }).map_err(boxed)?;
+    b.port.set_rss(&Rss { table: vec![1], ..rss })?;
     for flow in 0..8 {
         let packet = a.packet(&datagram(to, flow, L4::Udp, &[5; 30]).0)?;
         a.send(0, packet)?;
@@ -553,30 +549,30 @@ pub fn filters_filter(rigs: &[Rig; 2], options: Options) -> Result<()> {
     for (what, to, expected) in [("own", own, true), ("another's", other, false), ("a group's", group, false)] {
         ensure!(arrives(&mut a, &mut b, to, None)? == expected, "{what} address");
     }
-    b.port.set_filters(&[other, group]).map_err(boxed)?;
+    b.port.set_filters(&[other, group])?;
     ensure!(arrives(&mut a, &mut b, other, None)? && arrives(&mut a, &mut b, group, None)?, "filters");
-    b.port.set_filters(&[]).map_err(boxed)?;
+    b.port.set_filters(&[])?;
     ensure!(!arrives(&mut a, &mut b, other, None)? && !arrives(&mut a, &mut b, group, None)?, "no filters");
-    b.port.set_all_multicast(true).map_err(boxed)?;
+    b.port.set_all_multicast(true)?;
     ensure!(!arrives(&mut a, &mut b, other, None)? && arrives(&mut a, &mut b, group, None)?, "all multicast");
-    b.port.set_promiscuous(true).map_err(boxed)?;
+    b.port.set_promiscuous(true)?;
     ensure!(arrives(&mut a, &mut b, other, None)?, "promiscuous");
-    b.port.set_promiscuous(false).map_err(boxed)?;
-    b.port.set_mac(other).map_err(boxed)?;
+    b.port.set_promiscuous(false)?;
+    b.port.set_mac(other)?;
     ensure!(b.port.mac() == other && arrives(&mut a, &mut b, other, None)?, "a new address");
     ensure!(!arrives(&mut a, &mut b, own, None)?, "the old address");
     // QEMU 10.0 begins with all of them.
     for vlan in [7, 8] {
-        b.port.set_vlan(vlan, false).map_err(boxed)?;
+        b.port.set_vlan(vlan, false)?;
     }
     ensure!(!arrives(&mut a, &mut b, other, Some(7))?, "a VLAN that was not asked for");
-    b.port.set_vlan(7, true).map_err(boxed)?;
+    b.port.set_vlan(7, true)?;
     ensure!(arrives(&mut a, &mut b, other, Some(7))? && !arrives(&mut a, &mut b, other, Some(8))?, "a VLAN");
     // All of that is told again after a reset, for which nobody polls: dropped queues take part by themselves.
     let End { port, pool, rx, tx } = b;
     drop((rx, tx));
-    port.reset().map_err(boxed)?;
-    let (rx, tx) = (port.rx_queue(0, &pool).map_err(boxed)?, port.tx_queue(0).map_err(boxed)?);
+    port.reset()?;
+    let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
     let mut b = End { port, pool, rx: vec![rx], tx: vec![tx] };
     // The other end sees the link come back a little later.
     let (began, mut got) = (Instant::now(), Burst::new(1));

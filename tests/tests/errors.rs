@@ -57,11 +57,7 @@ fn a_chain_says_nothing_twice() {
             .err()
             .unwrap()
             .into(),
-        wholebar::sim::Target::parse("sim:nvme,file=/nowhere")
-            .and_then(|target| wholebar::sim::open(&target, wholebar::sim::OpenOptions::default()))
-            .err()
-            .unwrap()
-            .into(),
+        wholebar::sim::open("sim:nvme,file=/nowhere").err().unwrap().into(),
     ];
     for error in errors {
         let chain = format!("{:#}", error.context("trying"));

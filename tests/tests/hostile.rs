@@ -60,8 +60,7 @@ trait WithModel {
 }
 
 fn with_model<W: WithModel>(name: &str, work: W) -> W::Out {
-    let Target::Model { params, .. } = Target::parse(name).unwrap() else { panic!("{name} is no model") };
-    match params {
+    match Target::parse(name).unwrap().params {
         ModelParams::Nvme(params) => work.with(nvme::Nvme::new(params).unwrap()),
         ModelParams::Fpga => work.with(Fpga::new().unwrap()),
         ModelParams::VirtioBlk(params) => work.with(blk::model(params).unwrap()),

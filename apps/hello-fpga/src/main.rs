@@ -8,13 +8,11 @@ mod copy_engine;
 use anyhow::{Context, Result, bail, ensure};
 use copy_engine::{CopyEngine, ENTRIES, PATIENCE};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::pci::{Irq, PciDevice};
-use wholebar::sim::{OpenOptions, Target};
+use wholebar::pci::Irq;
 use wholebar::slow_path::{Event, SlowPath};
 
 // The interrupt block.
@@ -23,11 +21,11 @@ const IRQ_PENDING: u64 = 0x2104;
 const IRQ_CLEAR: u64 = 0x2108;
 const IRQ_TEST: u64 = 0x210c;
 
-fn run(target: &Target) -> Result<()> {
-    let opened = wholebar::sim::open(target, OpenOptions::default())?;
-    let device: &Arc<dyn PciDevice> = &opened.device;
+fn run(target: &str) -> Result<()> {
+    let device = wholebar::open(target)?;
     copy_engine::check_ids(device.as_ref())?;
-    let bar = Bar::of(device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
+    let bar =
+        Bar::of(&device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
     println!("{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why);
     for span in &bar.plan().spans {
         println!("  {:#06x}-{:#06x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why);
@@ -75,16 +73,9 @@ fn run(target: &Target) -> Result<()> {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let target = match (args.next(), args.next()) {
-        (target, None) => Target::parse(target.as_deref().unwrap_or("sim:fpga")),
+        (target, None) => target.unwrap_or_else(|| "sim:fpga".to_owned()),
         (_, Some(_)) => {
             eprintln!("usage: hello-fpga [TARGET]");
-            return ExitCode::from(2);
-        }
-    };
-    let target = match target {
-        Ok(target) => target,
-        Err(error) => {
-            eprintln!("hello-fpga: {error}");
             return ExitCode::from(2);
         }
     };
@@ -92,7 +83,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hello-fpga: {error:#}");
-            ExitCode::from(1)
+            let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
+            ExitCode::from(if usage { 2 } else { 1 })
         }
     }
 }

@@ -3,35 +3,20 @@
 //! Without a target it runs on a model in this process. Others: `sim:nvme,block=4096,size=64M`, `vfio-user:/run/nvme.sock`, `0000:01:00.0`.
 //! What was in the block is put back at the end, but a device whose data matters is no place to try a first program.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-use wholebar::block::{Data, Op, Request, Status};
+use wholebar::block::{Data, Disk, Op, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::nvme::{Nvme, Options, Queue, QueueOptions, StatusCode};
-use wholebar::sim::{OpenOptions, Target};
 
-fn run(target: &Target) -> Result<()> {
-    // A PCI function, whatever stands behind the name. It comes first, so that it is dropped last: a model stops then.
-    let opened = wholebar::sim::open(target, OpenOptions::default())?;
-
+fn run(target: &str) -> Result<()> {
     // The controller: mapped, reset, enabled, identified. A thread of its own looks after events, time-outs and resets.
-    let nvme = Nvme::open(opened.device.clone(), Options::default())?;
-    let controller = nvme.identify();
-    println!(
-        "{}: {}, serial {}, firmware {}",
-        nvme.device().name(),
-        controller.model,
-        controller.serial,
-        controller.firmware
-    );
+    let nvme = Nvme::open(wholebar::open(target)?, Options::default())?;
+    let id = nvme.identify();
+    println!("{}: {}, serial {}, firmware {}", nvme.name(), id.model, id.serial, id.firmware);
     println!("BAR0 is mapped {:?}: {}", nvme.bar().plan().policy, nvme.bar().plan().why);
-    let namespaces = nvme.namespaces();
-    for ns in namespaces.iter() {
-        let note = ns.unsupported.as_deref().unwrap_or("usable");
-        println!("namespace {}: {} blocks of {} bytes ({note})", ns.nsid, ns.blocks, ns.block_size);
-    }
-    let ns = namespaces.iter().find(|n| n.unsupported.is_none()).context("there is no usable namespace")?;
+    let ns = Disk::namespaces(&nvme).into_iter().next().context("there is no usable namespace")?;
+    println!("namespace {}: {} blocks of {} bytes", ns.nsid, ns.blocks, ns.block_size);
 
     // Memory: an arena that the controller is let into, and equal buffers in it. A `Buf` is an owned handle of eight bytes.
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
@@ -52,19 +37,15 @@ fn run(target: &Target) -> Result<()> {
     execute(&mut queue, ns.nsid, Op::Write { lba }, before)?;
 
     let rung = queue.doorbells();
-    println!(
-        "block {lba} was written, read back and found equal ({} doorbells by a store, {} trapped)",
-        rung.direct, rung.trapped
-    );
+    println!("block {lba} was written, read back and found equal");
+    println!("{} doorbells were rung by a store, {} trapped", rung.direct, rung.trapped);
     Ok(())
 }
 
 /// One request from beginning to end. Programs in a hurry submit many, ring once, and poll for many.
 fn execute(queue: &mut Queue, nsid: u32, op: Op, buf: Buf) -> Result<Buf> {
     // The buffer moves into the command: while it is in flight, nobody can touch or free it. A refused request comes back, with the reason.
-    let request =
-        Request { tag: 0, nsid, op, data: Data::One(buf), deadline: Some(Instant::now() + Duration::from_secs(30)) };
-    queue.submit(request).map_err(|rejected| anyhow!("{op:?} was not taken: {}", rejected.why))?;
+    queue.submit(Request { tag: 0, nsid, op, data: Data::One(buf), deadline: None })?;
     // One doorbell tells the controller of all that was submitted.
     queue.ring();
     let mut completion = None;
@@ -89,11 +70,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match Target::parse(target).map_err(Into::into).and_then(|target| run(&target)) {
+    match run(target) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hello-nvme: {error}");
-            ExitCode::FAILURE
+            eprintln!("hello-nvme: {error:#}");
+            let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
+            ExitCode::from(if usage { 2 } else { 1 })
         }
     }
 }

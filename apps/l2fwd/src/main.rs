@@ -12,16 +12,14 @@
 //!
 //! Everything is here: devices, drivers, memory, queues, the loop. `wholebar net fwd` is the same with several queues and cores, rates, JSON.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::cores;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::net::{Burst, Event, Port, PortConfig, RxQueue, TxQueue};
-use wholebar::pci::{Config, PciDevice};
-use wholebar::sim::{OpenOptions, Target};
+use wholebar::net::{self, Burst, Event, Port, PortConfig, RxQueue, TxQueue};
+use wholebar::{OpenError, OpenOptions, Target, cores};
 
 /// Packets that are moved at once.
 const BURST: usize = 32;
@@ -31,30 +29,28 @@ const BUFFER: u32 = 2048 + 128;
 /// How long packets go round without ports.
 const DEMONSTRATION: Duration = Duration::from_secs(2);
 
-/// A port and its one pair of queues. Fields are dropped in this order: queues before their port.
+/// A port and its one pair of queues.
 struct End {
+    port: Box<dyn Port>,
     rx: Box<dyn RxQueue>,
     tx: Box<dyn TxQueue>,
-    port: Box<dyn Port>,
 }
 
-fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
+fn run(names: [&str; 2], time: Option<Duration>) -> Result<()> {
     // The first Ctrl-C ends the loop, so that devices are given back in order.
     let stop = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
 
-    // PCI functions, whatever stands behind their names. They come first, so that they are dropped last: a model stops then. This thread gets
-    // a core to itself, and models another.
+    // This thread gets a core to itself, and models another.
     let (core, others) = cores::allowed().split_first().context("this process may use no core")?;
-    let options = OpenOptions { core: others.first().copied(), ..OpenOptions::default() };
-    let opened = [wholebar::sim::open(&targets[0], options)?, wholebar::sim::open(&targets[1], options)?];
     cores::pin(*core)?;
+    let options = OpenOptions { model_core: others.first().copied(), ..OpenOptions::default() };
 
     // Memory: one arena that both devices are let into, so that a buffer one received into, the other can send from. A `Buf` is an owned
     // handle of eight bytes, and goes home to its pool when it is dropped.
     let arena = Arena::new(u64::from(BUFFERS) * u64::from(BUFFER), ArenaOptions::default())?;
     let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
-    let mut ends = [end(0, &opened[0].device, &pool)?, end(1, &opened[1].device, &pool)?];
+    let mut ends = [end(0, names[0], &options, &pool)?, end(1, names[1], &options, &pool)?];
     let headers = [header(0, &ends[0]), header(1, &ends[1])];
     // What one end received, and the other has not sent yet.
     let mut bursts = [Burst::new(BURST), Burst::new(BURST)];
@@ -78,7 +74,7 @@ fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
                     *addresses = headers[to];
                 }
             }
-            // What there is no room for stays in the burst, in front. Who has nothing to send looks after what was sent.
+            // What there is no room for stays in the burst, in front. A queue with nothing to send gives back the buffers of what it sent.
             match burst.is_empty() {
                 true => ends[to].tx.reclaim(),
                 false => _ = ends[to].tx.tx(burst),
@@ -103,23 +99,15 @@ fn run(targets: [Target; 2], time: Option<Duration>) -> Result<()> {
     Ok(())
 }
 
-/// A port by the driver that its PCI ids ask for, let into the pool's arena, and its queues.
-fn end(number: usize, device: &Arc<dyn PciDevice>, pool: &Pool) -> Result<End> {
+/// A port by its device's name, with whichever driver that needs; let into the pool's arena; and its queues.
+fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool) -> Result<End> {
+    let device = Target::parse(name)?.open(options)?.device;
     // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
-    let ids = Config::of(device.as_ref())?;
-    let ids = (ids.vendor(), ids.device());
-    let port: Box<dyn Port> = if wholebar::virtio::NET_IDS.contains(&ids) {
-        Box::new(wholebar::virtio::Net::open(device.clone(), &config, wholebar::virtio::Options::default())?)
-    } else if wholebar::igb::IDS.contains(&ids) {
-        Box::new(wholebar::igb::Igb::open(device.clone(), config, wholebar::igb::Options::default())?)
-    } else {
-        bail!("{} is {:04x}:{:04x}, and there is no network driver for that", device.name(), ids.0, ids.1)
-    };
-    port.attach(pool.arena()).map_err(|e| anyhow!(e))?;
+    let port = net::open(&device, &config)?;
+    port.attach(pool.arena())?;
     println!("port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link());
-    let (rx, tx) = (port.rx_queue(0, pool).map_err(|e| anyhow!(e))?, port.tx_queue(0).map_err(|e| anyhow!(e))?);
-    Ok(End { rx, tx, port })
+    Ok(End { rx: port.rx_queue(0, pool)?, tx: port.tx_queue(0)?, port })
 }
 
 /// The Ethernet addresses of what a port sends: destination, source.
@@ -153,12 +141,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let forwarded = (|| run([Target::parse(names[0])?, Target::parse(names[1])?], time))();
-    match forwarded {
+    match run(names, time) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("l2fwd: {error}");
-            ExitCode::FAILURE
+            eprintln!("l2fwd: {error:#}");
+            ExitCode::from(if error.downcast_ref().is_some_and(OpenError::is_name) { 2 } else { 1 })
         }
     }
 }

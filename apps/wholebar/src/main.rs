@@ -86,7 +86,7 @@ enum Command {
 }
 
 /// The target of what queues tell that are traced.
-const TRACED: &str = "wholebar::net::traced";
+const TRACED: &str = "wholebar_core::net::traced";
 
 /// Has standard error get what is logged: from a level on, or what `RUST_LOG` says (TARGET=LEVEL, separated by commas).
 fn log(level: Level, traced: bool) {

@@ -2,7 +2,6 @@
 //! that are stores and such as are system calls. One core has the driver, both ends of it; another has both models.
 
 use crate::args::policy_name;
-use crate::net::failed;
 use crate::report::{Cpu, Doorbells, PacketRun};
 use crate::rounds::{Case, Plan, Rounds};
 use crate::target::{self, CpuShare, Target};
@@ -121,7 +120,7 @@ impl Session {
         let arena = Arena::new(bytes.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
         let began = Instant::now();
         for port in [&from, &to] {
-            port.attach(&arena).map_err(failed)?;
+            port.attach(&arena)?;
             while !port.link().up {
                 if began.elapsed() > PATIENCE {
                     bail!("{}: the link does not come up", port.name());
@@ -130,7 +129,7 @@ impl Session {
             }
         }
         let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
-        let (tx, rx) = (from.tx_queue(0).map_err(failed)?, to.rx_queue(0, &pool).map_err(failed)?);
+        let (tx, rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
         let ends = Mutex::new(Ends { tx, rx, cache: pool.cache(32), to: to.mac() });
         Ok(Self { ends, ports: [from, to], targets: [from_target, to_target], way, core })
     }

@@ -70,8 +70,7 @@ fn after_help() -> String {
 pub fn run(command: Command) -> Result<()> {
     let Command::Serve(args) = command;
     let target = format!("sim:{}", [vec![args.model.clone()], args.params.clone()].concat().join(","));
-    let parsed = target.parse().map_err(|e: wholebar::sim::Error| Usage(e.to_string()))?;
-    let Target::Model { name, params } = parsed else { bail!(Usage(format!("there is no model {:?}", args.model))) };
+    let Target { name, params } = Target::parse(&target).map_err(|e| Usage(e.to_string()))?;
     let params = args.with_backing(params)?;
     let stop = signal::interrupted()?;
     if let Some(core) = args.core {

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use wholebar::cores;
 use wholebar::pci::PciDevice;
 use wholebar::sim::virtio::net::NetHandle;
-use wholebar::sim::{OpenOptions, Opened};
+use wholebar::{OpenError, OpenOptions, sim};
 
 /// A device that was opened.
 pub struct Target {
     /// The device.
     pub device: Arc<dyn PciDevice>,
-    opened: Opened,
+    sim: Option<sim::Opened>,
     shares_cores: bool,
 }
 
@@ -30,16 +30,16 @@ pub fn open_within(
     model_core: Option<usize>,
     timeout: Option<Duration>,
 ) -> Result<Target> {
-    let target: wholebar::sim::Target = name.parse().map_err(|e: wholebar::sim::Error| Usage(e.to_string()))?;
-    let core = match model_core {
+    let target = wholebar::Target::parse(name).map_err(|e: OpenError| Usage(e.to_string()))?;
+    let model_core = match model_core {
         Some(core) => Some(core),
         // Commands that don't measure leave it to the system.
         None if driver_cores.is_empty() => None,
         None => cores::allowed().iter().copied().find(|core| !driver_cores.contains(core)),
     };
-    let opened = wholebar::sim::open(&target, OpenOptions { core, timeout })?;
-    let shares_cores = opened.thread.is_some() && core.is_none_or(|core| driver_cores.contains(&core));
-    Ok(Target { device: opened.device.clone(), opened, shares_cores })
+    let opened = target.open(&OpenOptions { model_core, timeout })?;
+    let shares_cores = opened.sim.is_some() && model_core.is_none_or(|core| driver_cores.contains(&core));
+    Ok(Target { device: opened.device, sim: opened.sim, shares_cores })
 }
 
 impl Target {
@@ -50,12 +50,12 @@ impl Target {
 
     /// The link and the counters of a network model in this process.
     pub fn net(&self) -> Option<&Arc<NetHandle>> {
-        self.opened.net.as_ref()
+        self.sim.as_ref()?.net.as_ref()
     }
 
     /// The CPU time of a model in this process, from now on.
     pub fn model_cpu(&self) -> CpuShare {
-        CpuShare::of(self.opened.thread.as_ref().map(|thread| Thread(thread.tid())))
+        CpuShare::of(self.sim.as_ref().and_then(|sim| sim.model.thread_id()).map(Thread))
     }
 }
 

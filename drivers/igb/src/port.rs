@@ -6,10 +6,15 @@ use crate::regs;
 use crate::settings::Settings;
 use crossbeam::channel::Receiver;
 use std::sync::Arc;
+use wholebar_core::DriverError;
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue};
+use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
 
 impl Port for Igb {
+    fn driver(&self) -> &'static str {
+        "igb"
+    }
+
     fn name(&self) -> &str {
         self.0.name()
     }
@@ -34,7 +39,7 @@ impl Port for Igb {
         self.0.mac()
     }
 
-    fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
+    fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
             let why = format!("{mac} is no address that one station can have");
             return Err(Error::Address { device: self.0.hw.name(), why }.into());
@@ -42,20 +47,20 @@ impl Port for Igb {
         Ok(self.0.set(|settings| settings.mac = mac, Settings::apply_addresses)?)
     }
 
-    fn set_promiscuous(&self, on: bool) -> Result<(), PortError> {
+    fn set_promiscuous(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.0.set(|settings| settings.promiscuous = on, Settings::apply_receive)?)
     }
 
-    fn set_all_multicast(&self, on: bool) -> Result<(), PortError> {
+    fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.0.set(|settings| settings.all_multicast = on, Settings::apply_receive)?)
     }
 
-    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError> {
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {
         Settings::check_filters(self.0.name(), addresses)?;
         Ok(self.0.set(|settings| settings.filters = addresses.to_vec(), Settings::apply_addresses)?)
     }
 
-    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError> {
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
         if !(1..=4094).contains(&vlan) {
             let why = format!("{vlan} is not a VLAN: they are from 1 to 4094");
             return Err(Error::Address { device: self.0.hw.name(), why }.into());
@@ -67,7 +72,7 @@ impl Port for Igb {
         Ok(self.0.set(change, |settings, hw| hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word]))?)
     }
 
-    fn set_rss(&self, rss: &Rss) -> Result<(), PortError> {
+    fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         let checked = Settings::check_rss(rss, self.0.config.rx_queues);
         checked.map_err(|why| Error::Rss { device: self.0.hw.name(), why })?;
         Ok(self.0.set(|settings| settings.rss = Some(rss.clone()), Settings::apply_rss)?)
@@ -113,23 +118,23 @@ impl Port for Igb {
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(Igb::attach(self, arena)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(Igb::detach(self, arena)?)
     }
 
-    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         Ok(Box::new(self.rx(index, pool)?))
     }
 
-    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError> {
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError> {
         Ok(Box::new(self.tx(index)?))
     }
 
-    fn reset(&self) -> Result<(), PortError> {
+    fn reset(&self) -> Result<(), DriverError> {
         Ok(Igb::reset(self)?)
     }
 }

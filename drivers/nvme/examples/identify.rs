@@ -1,4 +1,4 @@
-//! `identify [TARGET]`: everything a controller says of itself, its namespaces, features and logs.
+//! `identify [MODEL]`: everything a controller, here a model, says of itself, its namespaces, features and logs.
 //!
 //! ```sh
 //! cargo run -p wholebar-nvme --example identify -- sim:nvme,block=512+4096,ns=2
@@ -6,12 +6,11 @@
 
 use std::error::Error;
 use wholebar_nvme::{Nvme, Options, feature};
-use wholebar_sim::{OpenOptions, Target};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme".to_owned());
-    let opened = wholebar_sim::open(&Target::parse(&target)?, OpenOptions::default())?;
-    let nvme = Nvme::open(opened.device.clone(), Options::default())?;
+    let opened = wholebar_sim::open(&target)?;
+    let nvme = Nvme::open(opened.model, Options::default())?;
     println!("{:#?}", nvme.identify());
     println!("{:#?}", nvme.namespaces());
     println!(

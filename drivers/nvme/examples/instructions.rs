@@ -57,14 +57,14 @@ fn caller_side(bufs: &mut Vec<Buf>, done: &mut Vec<Buf>, lba: u64) {
 fn main() -> Result<(), Box<dyn Error>> {
     let device = InProcess::new(Model::new(NvmeParams::parse("size=64M,backing=null")?)?)?;
     // The model runs by itself while the controller is opened and closed, and by steps in between.
-    let thread = device.spawn(|| {})?;
+    device.spawn(|| {})?;
     let nvme = Nvme::open(device.clone(), Options { service: Service::Manual, ..Options::default() })?;
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
     nvme.attach(&arena)?;
     let pool = Pool::new(&arena, DEPTH as u32, 4096, 4096)?;
     let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(4096)).collect();
     let mut queue = nvme.queue(QueueOptions { entries: Some(256), ..QueueOptions::default() })?;
-    drop(thread);
+    device.stop();
     for round in 0..ROUNDS {
         driver_side_submit(&mut queue, &mut bufs, black_box(8 * (round % 1000)));
         while queue.in_flight() > 0 {
@@ -78,7 +78,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for round in 0..ROUNDS {
         caller_side(&mut bufs, &mut done, black_box(8 * (round % 1000)));
     }
-    let _thread = device.spawn(|| {})?;
+    device.spawn(|| {})?;
     println!("{} I/Os, {:?}", ROUNDS * DEPTH as u64, queue.doorbells());
     drop(queue);
     Ok(nvme.shutdown()?)

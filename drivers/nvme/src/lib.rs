@@ -26,6 +26,7 @@ mod admin;
 mod bytes;
 mod command;
 mod control;
+mod disk;
 mod doorbell;
 mod error;
 mod event;
@@ -51,3 +52,6 @@ pub use nvme::Nvme;
 pub use options::{Options, QueueOptions, Service, ShadowDoorbells};
 pub use queue::Queue;
 pub use status::StatusCode;
+
+/// The PCI class of NVMe controllers (NVM Express over PCIe 1.0, 3.8): mass storage, non-volatile memory, NVM Express.
+pub const CLASS: wholebar_core::pci::Class = wholebar_core::pci::Class { base: 1, sub: 8, interface: 2 };

@@ -191,14 +191,14 @@ fn a_reset_that_hangs_takes_a_reset_of_the_function() {
 #[test]
 fn one_that_hangs_when_it_is_opened_is_a_named_error() {
     let opened = open("sim:nvme,size=4M,to=1,faults=hang:1/1");
-    let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
+    let error = Nvme::open(opened.model.clone(), patient()).err().unwrap();
     assert!(matches!(error, Error::NotReady { .. }), "{error}");
 }
 
 #[test]
 fn what_is_no_nvme_controller_is_not_touched() {
     let opened = open("sim:fpga");
-    let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
+    let error = Nvme::open(opened.model.clone(), patient()).err().unwrap();
     assert_eq!(
         error.to_string(),
         "sim:fpga is not a controller for this driver: its PCI class is 120000, and theirs is 010802"
@@ -209,13 +209,13 @@ fn what_is_no_nvme_controller_is_not_touched() {
 fn admin_commands_are_bounded_too() {
     let opened = open("sim:nvme,size=4M,faults=drop:@1,strike=admin");
     let impatient = Options { admin_timeout: Duration::from_millis(500), ..patient() };
-    let error = Nvme::open(opened.device.clone(), impatient).err().unwrap();
+    let error = Nvme::open(opened.model.clone(), impatient).err().unwrap();
     assert_eq!(
         error.to_string(),
         "sim:nvme,size=4M,faults=drop:@1,strike=admin did not complete Identify within 500ms: it will be reset"
     );
     let opened = open("sim:nvme,size=4M,faults=corrupt:@1,strike=admin");
-    let error = Nvme::open(opened.device.clone(), patient()).err().unwrap();
+    let error = Nvme::open(opened.model.clone(), patient()).err().unwrap();
     assert!(matches!(&error, Error::Refused { command: "Identify", .. }), "{error}");
 }
 

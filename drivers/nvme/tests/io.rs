@@ -7,6 +7,7 @@ use common::*;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
 use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::pci::PciDevice;
 use wholebar_nvme::{Error, Nvme, Options, QueueOptions, ShadowDoorbells, StatusCode, feature};
 
 #[test]
@@ -233,9 +234,9 @@ fn what_cannot_be_done_comes_back() {
 #[test]
 fn every_attach_honours_the_mask_and_detach_waits_for_queues() {
     let opened = open("sim:nvme,size=1M");
-    let dma = opened.device.dma();
+    let dma = opened.model.dma();
     dma.set_dma_mask(25);
-    let nvme = Nvme::open(opened.device.clone(), patient()).unwrap();
+    let nvme = Nvme::open(opened.model.clone(), patient()).unwrap();
     let arenas: Vec<_> = (0..4).map(|_| Arena::new(8 << 20, ArenaOptions::default()).unwrap()).collect();
     // 32 MiB hold the rings and three of 8 MiB; the fourth finds no room there.
     for arena in &arenas[..3] {

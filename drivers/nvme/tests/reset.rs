@@ -7,6 +7,7 @@ use common::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::pci::PciDevice;
 use wholebar_nvme::{Error, Event, Options, QueueOptions, Service, ShadowDoorbells};
 
 /// What the workers are told.
@@ -223,5 +224,5 @@ fn the_handle_may_go_before_its_queues() {
     drop((read, queue));
     assert_eq!(pool.available(), 96);
     drop((pool, arena));
-    assert_eq!(opened.device.dma().mapped(), 0, "everything is unmapped");
+    assert_eq!(opened.model.dma().mapped(), 0, "everything is unmapped");
 }

@@ -49,18 +49,18 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         let (model, _) = model(NetParams::parse("wire=pair:instructions,full=wait")?)?;
         let device = InProcess::new(model)?;
         // The model runs by itself while it is opened, and by steps afterwards.
-        let thread = device.spawn(|| {})?;
+        device.spawn(|| {})?;
         let options = Options { packed, service: Service::Manual, ..Options::default() };
-        Ok((Net::open(device.clone(), &PortConfig::default(), options)?, device, thread))
+        Ok((Net::open(device.clone(), &PortConfig::default(), options)?, device))
     };
-    let ((from, from_device, from_thread), (to, to_device, to_thread)) = (open()?, open()?);
+    let ((from, from_device), (to, to_device)) = (open()?, open()?);
     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
     from.attach(&arena)?;
     to.attach(&arena)?;
     let pool = Pool::new(&arena, 1024, 2048, 64)?;
     let (mut tx, mut rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
-    drop((from_thread, to_thread));
     let devices = [from_device, to_device];
+    devices.iter().for_each(|device| device.stop());
     let (mut out, mut got, mut cache) = (Burst::new(size), Burst::new(size), pool.cache(32));
     let mut came = 0;
     while came < PACKETS {
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         got.give_back_to(&mut cache);
     }
     drop((out, got, tx, rx));
-    let _threads = devices.iter().map(|device| device.spawn(|| {})).collect::<wholebar_core::Result<Vec<_>>>()?;
+    devices.iter().try_for_each(|device| device.spawn(|| {}))?;
     from.shutdown()?;
     Ok(to.shutdown()?)
 }

@@ -1,5 +1,5 @@
-//! `ports [TARGET TARGET]`: packets of 64 bytes from one network device to another that is wired to it, on split and on packed rings,
-//! by the size of a burst. By default two models on one wire: figures of emulation.
+//! `ports [MODEL MODEL]`: packets of 64 bytes from one network device to another that is wired to it, on split and on packed rings,
+//! by the size of a burst. The devices are models, by default two on one wire: figures of emulation.
 //!
 //! ```sh
 //! cargo run -p wholebar-virtio --release --example ports
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::cores;
 use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 use wholebar_core::net::{Burst, Port, PortConfig};
-use wholebar_sim::{OpenOptions, Target};
+use wholebar_sim::Target;
 use wholebar_virtio::{Net, Options};
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -27,12 +27,11 @@ fn main() -> Result<()> {
     let cores = cores::allowed();
     cores::pin(cores.first().copied().unwrap_or(0))?;
     for packed in [false, true] {
-        let options = OpenOptions { core: cores.get(1).copied(), ..OpenOptions::default() };
-        let devices = [&from, &to].map(|target| wholebar_sim::open(&Target::parse(target)?, options));
+        let devices = [&from, &to].map(|model| Target::parse(model)?.open(cores.get(1).copied()));
         let [from, to] = devices.map(|device| device.map_err(Box::<dyn Error + Send + Sync>::from));
         let (from, to) = (from?, to?);
         let open = |device: &wholebar_sim::Opened| {
-            Net::open(device.device.clone(), &PortConfig::default(), Options { packed, ..Options::default() })
+            Net::open(device.model.clone(), &PortConfig::default(), Options { packed, ..Options::default() })
         };
         let (from_port, to_port) = (open(&from)?, open(&to)?);
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;

@@ -163,6 +163,12 @@ impl From<wholebar_core::Error> for Error {
     }
 }
 
+impl From<Error> for wholebar_core::DriverError {
+    fn from(error: Error) -> Self {
+        Self::new(error)
+    }
+}
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

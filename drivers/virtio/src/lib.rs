@@ -37,7 +37,7 @@ mod net;
 mod options;
 mod ring;
 
-pub use blk::Blk;
+pub use blk::{BLK_IDS, Blk};
 pub use error::{Error, Fault, Result};
 pub use net::{NET_IDS, Net};
 pub use options::{Options, Service};

@@ -1,8 +1,159 @@
-//! The queue trait of storage drivers: post and ring are two verbs, the caller bounds the poll, buffers are owned by the command in flight.
+//! Storage: the traits of disks and of their queues. Post and ring are two verbs, the caller bounds the poll, and buffers are owned by the
+//! command in flight.
+//!
+//! ```
+//! use wholebar_core::block::{Data, Disk, Op, Request};
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//!
+//! /// Reads the first block of a disk's first namespace.
+//! fn first_block(disk: &dyn Disk) -> Result<Data, Box<dyn std::error::Error>> {
+//!     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
+//!     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+//!     disk.attach(&arena)?;
+//!     let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+//!     let mut queue = disk.queue()?;
+//!     let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
+//!     queue.submit(Request { tag: 0, nsid: ns.nsid, op: Op::Read { lba: 0 }, data, deadline: None })?;
+//!     queue.ring();
+//!     let mut read = Data::None;
+//!     while queue.poll(1, &mut |done| read = done.data) == 0 {}
+//!     Ok(read)
+//! }
+//! ```
 
-use crate::mem::Buf;
+use crate::DriverError;
+use crate::keeper::Happened;
+use crate::mem::{Arena, Buf};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
+
+/// A storage device, opened: an NVMe controller with its namespaces, or a device that is one disk. Its queues are values of their own
+/// ([`BlockQueue`]), which keep the device open: a disk and its queues may be dropped in any order.
+///
+/// Every method can be called at any time, from any thread, while queues are polled on others. Those that return a `Result` take the lock of
+/// the device's control plane and wait for a reset that is under way; they are not for the loop that does I/O. Their error is the driver's own:
+/// [`DriverError::downcast_ref`] gives it.
+pub trait Disk: Send + Sync {
+    /// The driver's name: `nvme`, `virtio`.
+    fn driver(&self) -> &'static str;
+
+    /// The device's name: its PCI address, or the target that it was opened by.
+    fn name(&self) -> &str;
+
+    /// The namespaces that the driver can use, in the order of their numbers, as they are now. A device that is one disk has one, number 1.
+    fn namespaces(&self) -> Vec<Namespace>;
+
+    /// How many queues can be had at once.
+    fn queues(&self) -> u16;
+
+    /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing.
+    ///
+    /// # Errors
+    /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+
+    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// `rte_dev_dma_unmap`.)
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
+    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+
+    /// A queue, to be owned by one core. Dropped, another can be had.
+    ///
+    /// # Errors
+    /// The driver's, where all are in use, or the device is gone.
+    fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError>;
+
+    /// Takes the oldest event that waits; `None` where none does. While 256 wait, further ones are dropped.
+    fn event(&self) -> Option<Event>;
+
+    /// Resets the device, and returns when its queues can go on: what was in flight completes as [`Status::Aborted`]. Each queue has to be
+    /// polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
+    ///
+    /// # Errors
+    /// The driver's, where queues were not polled, or the device did not come up again.
+    fn reset(&self) -> Result<(), DriverError>;
+}
+
+/// How a [`Disk`] is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// Queues to ask the device for; it may have fewer.
+    pub queues: u16,
+    /// Entries, or descriptors, of each: a power of two; `None` for what suits the device.
+    pub entries: Option<u16>,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self { queues: 1, entries: None }
+    }
+}
+
+/// What can be read and written of a [`Disk`], and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its number, as [`Request::nsid`] has it.
+    pub nsid: u32,
+    /// Its capacity, in blocks.
+    pub blocks: u64,
+    /// Bytes of a block: a power of two from 512.
+    pub block_size: u32,
+    /// It cannot be written.
+    pub read_only: bool,
+    /// Bytes of one read or write at most: a multiple of the block size.
+    pub max_transfer: u32,
+    /// It takes [`Op::Flush`]; where it does not, what was written is durable.
+    pub flush: bool,
+    /// It takes [`Op::Compare`].
+    pub compare: bool,
+    /// Blocks of one [`Op::WriteZeroes`] at most; 0 where it takes none.
+    pub max_write_zeroes: u32,
+    /// Blocks of one [`Op::Deallocate`] at most; 0 where it takes none.
+    pub max_deallocate: u32,
+    /// Blocks of one [`Op::Verify`] at most; 0 where it takes none.
+    pub max_verify: u32,
+}
+
+/// Something that happened to a [`Disk`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The namespaces may have changed, in number or size: [`Disk::namespaces`] has them as they are now.
+    Namespaces,
+    /// The device reports something else: as its specification names it.
+    Device(String),
+    /// The kernel reports an error of the function (AER).
+    FunctionError,
+    /// The kernel wants the device back: close it soon.
+    UnbindRequest,
+    /// The device was reset; queues run again.
+    Reset {
+        /// Why.
+        why: String,
+        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
+        lost: Vec<u32>,
+    },
+    /// The device cannot be used any more.
+    Ended {
+        /// Why.
+        why: String,
+    },
+}
+
+impl From<Happened> for Event {
+    fn from(happened: Happened) -> Self {
+        match happened {
+            Happened::FunctionError => Self::FunctionError,
+            Happened::UnbindRequest => Self::UnbindRequest,
+            Happened::Reset { why, lost } => Self::Reset { why, lost },
+            Happened::Ended { why } => Self::Ended { why },
+        }
+    }
+}
 
 /// One command.
 #[derive(Debug)]
@@ -143,6 +294,16 @@ pub struct Rejected {
     /// Why it wasn't taken.
     pub why: Reject,
 }
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} was not taken: {}", self.req.op, self.why)
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+impl std::error::Error for Reject {}
 
 /// Why a request was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@
 //! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
 //! | [`ring`] | rings between cores |
 //! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
-//! | [`block`] | the queue trait of storage drivers |
+//! | [`block`] | storage: the traits of disks and of their queues |
 //! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
 //! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
@@ -25,6 +25,7 @@ pub mod block;
 mod cell;
 pub mod cores;
 mod door;
+mod driver_error;
 mod error;
 pub mod irq;
 pub mod keeper;
@@ -46,6 +47,7 @@ pub mod tap;
 pub mod vfio;
 pub mod vfio_user;
 
+pub use driver_error::DriverError;
 pub use error::{Error, Result};
 pub use page::PageSize;
 pub use table::Table;

@@ -20,7 +20,7 @@ fn each_line_fails_for_its_reason() {
     for file in files {
         let compiled = Command::new("rustc")
             .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--error-format=short", "-Awarnings"])
-            .arg(format!("--extern=wholebar={}", library.display()))
+            .arg(format!("--extern=wholebar_core={}", library.display()))
             .arg(format!("-Ldependency={}", deps.display()))
             .arg("--out-dir")
             .args([scratch.path(), &file])
@@ -41,7 +41,7 @@ fn library() -> (PathBuf, PathBuf) {
     let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     let ours = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("libwholebar-") && name.ends_with(".rlib")
+        name.starts_with("libwholebar_core-") && name.ends_with(".rlib")
     };
     let found = fs::read_dir(&deps).unwrap().map(|entry| entry.unwrap().path()).filter(ours);
     let newest = found.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());

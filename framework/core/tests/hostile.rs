@@ -14,9 +14,7 @@ use wholebar_core::mem::{
     Arena, ArenaOptions, Buf, Chunk, DmaBackend, DmaMapping, DmaRing, DmaSpace, Field, Frame, Iova, IovaWindow,
     Mapping, Pool, PoolCache, Shared, Source,
 };
-use wholebar_core::model::{
-    Host, InProcess, Model, ModelRegion, ModelThread, MsixPlace, Pages, Refused, Registers, Shape,
-};
+use wholebar_core::model::{Host, InProcess, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar_core::pci::{
     DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
 };
@@ -107,7 +105,6 @@ fn types_cross_threads_as_they_should() {
     both::<Pages>();
     both::<Registers<AtomicU32>>();
     both::<InProcess>();
-    both::<ModelThread>();
     both::<Domain>();
     both::<Gate>();
     both::<Table<u32>>();

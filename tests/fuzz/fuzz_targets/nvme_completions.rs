@@ -58,7 +58,7 @@ fuzz_target!(|bytes: &[u8]| {
     let lie = Lie::default();
     let params = NvmeParams::parse("size=1M,backing=null,entries=64,queues=1").unwrap();
     let device = InProcess::new(Liar(Honest::new(params).unwrap(), lie.clone())).unwrap();
-    let _thread = device.spawn(|| {}).unwrap();
+    device.spawn(|| {}).unwrap();
     let options = Options { service: Service::Manual, timeout: Duration::from_millis(5), ..Options::default() };
     let nvme = Nvme::open(device, options).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();

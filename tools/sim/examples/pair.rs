@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::cores;
 use wholebar_core::mem::{Arena, ArenaOptions, Chunk, DmaMapping, DmaRing};
 use wholebar_core::pci::{CONFIG, PciDevice};
-use wholebar_sim::{OpenOptions, Opened, Target, open};
+use wholebar_sim::Target;
 
 const SIZE: u16 = 256;
 const LEN: u32 = 64;
@@ -62,14 +62,13 @@ fn run([mut a, mut b]: [Port; 2], burst: u16, time: Duration) -> f64 {
 struct Port {
     rx: Queue,
     tx: Queue,
-    _opened: Opened,
+    _device: Arc<dyn PciDevice>,
 }
 
 impl Port {
     fn open(core: Option<usize>, features: u64) -> Result<Self, Error> {
         let target = Target::parse("sim:virtio-net,wire=pair:example,full=wait,control=0")?;
-        let opened = open(&target, OpenOptions { core, ..OpenOptions::default() })?;
-        let device = &opened.device;
+        let device: Arc<dyn PciDevice> = target.open(core)?.model;
         let arena = Arena::new(2 << 20, ArenaOptions::default())?;
         let dma = device.dma().attach(&arena)?;
         device.write(CONFIG, 4, &6u16.to_le_bytes())?;
@@ -86,7 +85,7 @@ impl Port {
         let rx = Queue::new(device.as_ref(), &arena, &dma, 0, packed)?;
         let tx = Queue::new(device.as_ref(), &arena, &dma, 1, packed)?;
         device.write(0, 0x14, &[15])?;
-        Ok(Self { rx, tx, _opened: opened })
+        Ok(Self { rx, tx, _device: device })
     }
 }
 

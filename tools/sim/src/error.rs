@@ -8,9 +8,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Nothing is called so.
-    #[error(
-        "{text:?} names no device: use sim:nvme, sim:fpga, sim:virtio-net, sim:virtio-blk, vfio-user:PATH or a PCI address such as 0000:01:00.0"
-    )]
+    #[error("{text:?} names no model: use sim:nvme, sim:fpga, sim:virtio-net or sim:virtio-blk")]
     Target {
         /// What was given.
         text: String,
@@ -91,6 +89,16 @@ pub enum Error {
     /// What the framework says.
     #[error(transparent)]
     Framework(#[from] wholebar_core::Error),
+}
+
+impl Error {
+    /// Whether it is the model's name or parameters that are wrong: then nothing was touched.
+    pub fn is_name(&self) -> bool {
+        matches!(
+            self,
+            Self::Target { .. } | Self::Model { .. } | Self::Parameter { .. } | Self::Value { .. } | Self::Conflict(_)
+        )
+    }
 }
 
 /// A result with this crate's [`Error`].

@@ -342,7 +342,7 @@ fn completions_signal_the_vector_of_their_queue() {
 #[test]
 fn the_model_runs_on_a_thread() {
     let mut rig = Rig::off("size=1M");
-    let _thread = rig.device.spawn(|| ()).unwrap();
+    rig.device.spawn(|| ()).unwrap();
     rig.write32(0x24, 0x0007_0007);
     rig.write64(0x28, rig.at(rig.admin.sq.chunk()));
     rig.write64(0x30, rig.at(rig.admin.cq.chunk()));

@@ -2,15 +2,18 @@
 #![cfg(not(miri))]
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar_core::bar::{Bar, BarOptions};
-use wholebar_sim::{ModelParams, OpenOptions, Target, open, serve};
+use wholebar_core::pci::PciDevice;
+use wholebar_core::vfio_user::{Options, VfioUser};
+use wholebar_sim::{ModelParams, Target, serve};
 
 /// Serves `model`, and has `client` run on its socket.
 fn with_server(model: &str, client: impl FnOnce(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("model.sock");
-    let Target::Model { params, .. } = Target::parse(model).unwrap() else { panic!("not a model") };
+    let params = Target::parse(model).unwrap().params;
     let stop = AtomicBool::new(false);
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
@@ -24,9 +27,8 @@ fn with_server(model: &str, client: impl FnOnce(&Path)) {
 }
 
 fn open_bar(socket: &Path) -> Bar {
-    let target = Target::parse(&format!("vfio-user:{}", socket.display())).unwrap();
-    let opened = open(&target, OpenOptions::default()).unwrap();
-    Bar::of(&opened.device, 0, BarOptions::default()).unwrap()
+    let device: Arc<dyn PciDevice> = VfioUser::connect(socket, Options::default()).unwrap();
+    Bar::of(&device, 0, BarOptions::default()).unwrap()
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn the_two_ends_of_a_pair_are_served_side_by_side() {
 
 #[test]
 fn a_model_that_cannot_be_made_is_not_served() {
-    let Target::Model { params, .. } = Target::parse("sim:nvme,file=/nonexistent/file").unwrap() else { panic!() };
+    let params = Target::parse("sim:nvme,file=/nonexistent/file").unwrap().params;
     assert!(matches!(params, ModelParams::Nvme(_)));
     let stop = AtomicBool::new(false);
     let error = serve(&params, Path::new("/nonexistent/socket"), false, &stop, || panic!("ready")).unwrap_err();

@@ -19,8 +19,8 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use std::fmt::Write;
 use wholebar::PageSize;
+use wholebar::Target;
 use wholebar::pci::Address;
-use wholebar::sim::{OpenOptions, Target};
 use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
 
@@ -122,7 +122,7 @@ struct Asked {
 
 fn parse(name: &str) -> Result<Asked> {
     match name.parse() {
-        Ok(Target::Pci { address, params }) => Ok(Asked { name: name.to_owned(), address, route: params.route }),
+        Ok(Target::Pci { address, options }) => Ok(Asked { name: name.to_owned(), address, route: options.route }),
         Ok(_) => {
             bail!(Usage(format!("{name} is no PCI function of this machine: it needs nothing, and can be opened")))
         }
@@ -145,10 +145,9 @@ pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
 /// Opens it, and gives it back.
 fn try_it(name: &str) -> Finding {
     const CHECK: &str = "opened";
-    let opened = name.parse::<Target>().and_then(|target| wholebar::sim::open(&target, OpenOptions::default()));
-    match opened {
-        Ok(opened) => {
-            let isolation = opened.device.isolation();
+    match wholebar::open(name) {
+        Ok(device) => {
+            let isolation = device.isolation();
             Finding::ok(CHECK, format!("and given back; interrupts: {}", isolation.evidence.join("; ")))
         }
         Err(error) => Finding::stop(CHECK, error.to_string(), []),

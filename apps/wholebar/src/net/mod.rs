@@ -17,7 +17,6 @@ mod stat;
 mod tap;
 
 use anyhow::Result;
-pub use port::failed;
 
 /// Forward, generate, receive, capture and count packets on network devices
 #[derive(clap::Subcommand)]

@@ -6,7 +6,7 @@ use crate::host;
 use crate::origin::Origin;
 use crate::output;
 use crate::target::{self, Target};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,11 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wholebar::PageSize;
-use wholebar::igb::Igb;
+use wholebar::drivers::Mapping;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::net::{Offloads, Port, PortConfig, PortError, Rss, RxQueue, Statistic, TxQueue};
-use wholebar::pci::Config;
-use wholebar::virtio::Net;
+use wholebar::net::{self, Offloads, Port, PortConfig, Rss, RxQueue, Statistic, TxQueue};
+use wholebar::virtio;
 
 /// How ports are opened: arguments that all commands have.
 #[derive(clap::Args, Debug, Clone)]
@@ -189,8 +188,6 @@ pub struct OpenPort {
     pub number: usize,
     /// What it was asked for by: others may have been, too.
     pub target: String,
-    /// Its driver.
-    pub driver: &'static str,
     /// What it is made of.
     pub origin: Origin,
     /// What others count of it.
@@ -228,18 +225,21 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
     args.check_pool()?;
     let config = args.config(rx_interrupts);
     let (count, size) = args.buffers();
+    let packed = !args.split;
+    let drivers = net::drivers().with(net::virtio(move |options| virtio::Options { packed, ..options }));
+    let mapping = Mapping { policy: args.policy.into(), page: args.page };
     let opened = targets
         .iter()
         .map(|name| {
             let device = target::open(name, cores, None)?;
             // What nobody asked for may be missing.
             let modest = PortConfig { promiscuous: false, ..config.clone() };
-            let opened = match drive(&device, &config, args) {
-                Err(_) if args.promiscuous.is_none() => drive(&device, &modest, args),
+            let opened = match drivers.open(&device.device, &config, mapping) {
+                Err(_) if args.promiscuous.is_none() => drivers.open(&device.device, &modest, mapping),
                 opened => opened,
             };
-            let (driver, port) = opened.with_context(|| format!("{name} cannot be opened"))?;
-            Ok((name, device, driver, port))
+            let port: Arc<dyn Port> = opened.with_context(|| format!("{name} cannot be opened"))?.into();
+            Ok((name, device, port))
         })
         .collect::<Result<Vec<_>>>()?;
 
@@ -253,8 +253,8 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         );
     }
     let arena = Arena::new(all.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
-    let ports = opened.into_iter().enumerate().map(|(number, (name, device, driver, port))| {
-        port.attach(&arena).map_err(failed)?;
+    let ports = opened.into_iter().enumerate().map(|(number, (name, device, port))| {
+        port.attach(&arena)?;
         let missing = config.offloads.without(port.granted());
         if missing != Offloads::NONE {
             output::note(format!("port {number}: {name} has no {missing}"));
@@ -265,40 +265,9 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         if let Some(model) = device.net().cloned() {
             more.add(move || named("model", model.stats().all()));
         }
-        Ok(OpenPort { port, pool, number, target: name.clone(), driver, origin, more, device })
+        Ok(OpenPort { port, pool, number, target: name.clone(), origin, more, device })
     });
     ports.collect()
-}
-
-/// Opens a device with the driver that its PCI ids ask for.
-fn drive(target: &Target, config: &PortConfig, args: &PortArgs) -> Result<(&'static str, Arc<dyn Port>)> {
-    let device = &target.device;
-    let ids = Config::of(device.as_ref())?;
-    let ids = (ids.vendor(), ids.device());
-    let (policy, page) = (args.policy.into(), args.page);
-    if wholebar::virtio::NET_IDS.contains(&ids) {
-        let options = wholebar::virtio::Options { policy, page, packed: !args.split, ..Default::default() };
-        return Ok(("virtio", Arc::new(Net::open(device.clone(), config, options)?)));
-    }
-    if wholebar::igb::IDS.contains(&ids) {
-        let options = wholebar::igb::Options { policy, page, ..Default::default() };
-        return Ok(("igb", Arc::new(Igb::open(device.clone(), config.clone(), options)?)));
-    }
-    let list = |ids: &[(u16, u16)]| {
-        let ids: Vec<_> = ids.iter().map(|(vendor, device)| format!("{vendor:04x}:{device:04x}")).collect();
-        ids.join(", ")
-    };
-    bail!(
-        "it is {}, and no network driver is for that: there is one for virtio network devices ({}) and one for Intel's 82576 ({})",
-        list(&[ids]),
-        list(&wholebar::virtio::NET_IDS),
-        list(&wholebar::igb::IDS)
-    )
-}
-
-/// What a driver says, where it isn't known which it is.
-pub fn failed(error: PortError) -> anyhow::Error {
-    anyhow!(error)
 }
 
 impl OpenPort {
@@ -309,12 +278,12 @@ impl OpenPort {
 
     /// A queue that receives into the port's own buffers.
     pub fn rx(&self, queue: u16) -> Result<Box<dyn RxQueue>> {
-        self.port.rx_queue(queue, &self.pool).map_err(failed)
+        Ok(self.port.rx_queue(queue, &self.pool)?)
     }
 
     /// A queue that sends.
     pub fn tx(&self, queue: u16) -> Result<Box<dyn TxQueue>> {
-        self.port.tx_queue(queue).map_err(failed)
+        Ok(self.port.tx_queue(queue)?)
     }
 
     /// Everything that is counted: for each queue, for the device, by its model where it is one, and by queues around its own.
@@ -345,7 +314,7 @@ impl OpenPort {
         Facts {
             port: self.number,
             target: self.target.clone(),
-            driver: self.driver,
+            driver: port.driver(),
             device: self.origin,
             mac: port.mac().to_string(),
             mtu: port.mtu(),
@@ -362,7 +331,7 @@ impl OpenPort {
             "port {}: {} ({}), {}, MTU {}, {queues} queue{} each way, link {}",
             self.number,
             self.target,
-            self.driver,
+            port.driver(),
             port.mac(),
             port.mtu(),
             if queues == 1 { "" } else { "s" },

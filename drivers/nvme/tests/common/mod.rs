@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::block::{Completion, Data, Op, Request, Status};
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_nvme::{Nvme, Options, Queue, QueueOptions};
-use wholebar_sim::{OpenOptions, Opened, Target};
+use wholebar_sim::Opened;
 
 /// How long anything is waited for that comes.
 pub const LONG: Duration = Duration::from_secs(600);
@@ -15,17 +15,16 @@ pub struct Rig {
     pub nvme: Nvme,
     pub pool: Pool,
     pub arena: Arc<Arena>,
-    // Last: the model runs until the driver has let go.
     pub opened: Opened,
 }
 
 pub fn open(target: &str) -> Opened {
-    wholebar_sim::open(&Target::parse(target).unwrap(), OpenOptions::default()).unwrap()
+    wholebar_sim::open(target).unwrap()
 }
 
 pub fn rig_with(target: &str, options: Options) -> Rig {
     let opened = open(target);
-    let nvme = Nvme::open(opened.device.clone(), options).unwrap();
+    let nvme = Nvme::open(opened.model.clone(), options).unwrap();
     let arena = Arena::new(8 << 20, ArenaOptions::default()).unwrap();
     nvme.attach(&arena).unwrap();
     let pool = Pool::new(&arena, 96, 64 << 10, 4096).unwrap();

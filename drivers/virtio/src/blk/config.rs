@@ -27,7 +27,7 @@ mod at {
 
 /// What a block device is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
+pub struct Geometry {
     /// Blocks.
     pub blocks: u64,
     /// Bytes of a block: a power of two.
@@ -65,7 +65,7 @@ pub struct Topology {
     pub best_io: u32,
 }
 
-impl Disk {
+impl Geometry {
     pub(super) fn of(hw: &Hardware) -> Result<Self> {
         let has = |feature: u64| hw.offered & feature != 0;
         let (disk, sectors) = hw.config(|config| {

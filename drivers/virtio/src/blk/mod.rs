@@ -3,7 +3,7 @@
 mod config;
 mod queue;
 
-pub use config::{Disk, Topology};
+pub use config::{Geometry, Topology};
 
 use crate::error::{Error, Result};
 use crate::feature;
@@ -17,14 +17,17 @@ use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use wholebar_core::DriverError;
 use wholebar_core::bar::{Bar, DoorbellCounts};
-use wholebar_core::block::{BlockQueue, Completion, QueueState, Rejected, Request};
+use wholebar_core::block::{self, BlockQueue, Completion, Disk, Namespace, QueueState, Rejected, Request};
 use wholebar_core::irq::EventFd;
 use wholebar_core::keeper::Happened;
 use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Opening, PciDevice};
 use wholebar_core::reactor::Armed;
 
+/// The PCI ids, vendor and device, of block devices: modern and transitional (4.1.2.1).
+pub const BLK_IDS: [(u16, u16); 2] = [(0x1af4, 0x1042), (0x1af4, 0x1001)];
 /// The type of block devices (5.2.1).
 const TYPE: u16 = 2;
 /// Descriptors of a queue where nobody says, if the device has as many.
@@ -79,7 +82,7 @@ pub struct Blk(Arc<Handle<Storage>>);
 
 /// What a block device is, besides a virtio device.
 pub(crate) struct Storage {
-    disk: Disk,
+    disk: Geometry,
     queues: u16,
     /// As it was when it was last looked at.
     blocks: Mutex<u64>,
@@ -115,12 +118,12 @@ impl Blk {
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
-        let disk = Disk::of(&hw)?;
+        let disk = Geometry::of(&hw)?;
         let queues = config.queues.min(disk.queues);
         if queues == 0 {
             return Err(hw.unavailable("a block device without queues is of no use: ask for one".to_owned()));
         }
-        let features = Disk::features(&hw, queues) | hw.common_features(&options);
+        let features = Geometry::features(&hw, queues) | hw.common_features(&options);
         let config = BlkConfig { queues, ..*config };
         match features & feature::RING_PACKED {
             0 => Self::with(hw, disk, config, options, features, |q: Channel<Split>| Core::Split(Box::new(q))),
@@ -130,7 +133,7 @@ impl Blk {
 
     fn with<R: Ring>(
         hw: Hardware,
-        disk: Disk,
+        disk: Geometry,
         config: BlkConfig,
         options: Options,
         features: u64,
@@ -149,7 +152,8 @@ impl Blk {
             );
         }
         // Of a request's descriptors, two are for its header and its status.
-        let disk = Disk { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
+        let disk =
+            Geometry { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
         let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
@@ -176,7 +180,7 @@ impl Blk {
     }
 
     /// What it is.
-    pub fn disk(&self) -> &Disk {
+    pub fn disk(&self) -> &Geometry {
         &self.0.personality.disk
     }
 
@@ -283,6 +287,64 @@ impl Blk {
     }
 }
 
+impl Disk for Blk {
+    fn driver(&self) -> &'static str {
+        "virtio"
+    }
+
+    fn name(&self) -> &str {
+        self.device().name()
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        let disk = self.disk();
+        // Each piece of a buffer takes a segment.
+        let most = disk.max_segments.saturating_mul(disk.max_segment) / disk.block_size * disk.block_size;
+        vec![Namespace {
+            nsid: 1,
+            blocks: disk.blocks,
+            block_size: disk.block_size,
+            read_only: disk.read_only,
+            max_transfer: most,
+            flush: disk.flush,
+            compare: false,
+            max_write_zeroes: disk.max_write_zeroes,
+            max_deallocate: disk.max_deallocate,
+            max_verify: 0,
+        }]
+    }
+
+    fn queues(&self) -> u16 {
+        Blk::queues(self)
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Blk::attach(self, arena)?)
+    }
+
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Blk::detach(self, arena)?)
+    }
+
+    fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        Ok(Box::new(Blk::queue(self)?))
+    }
+
+    fn event(&self) -> Option<block::Event> {
+        self.events().try_recv().ok().map(|event| match event {
+            BlkEvent::Resized { .. } => block::Event::Namespaces,
+            BlkEvent::FunctionError => block::Event::FunctionError,
+            BlkEvent::UnbindRequest => block::Event::UnbindRequest,
+            BlkEvent::Reset { why, lost } => block::Event::Reset { why, lost },
+            BlkEvent::Ended { why } => block::Event::Ended { why },
+        })
+    }
+
+    fn reset(&self) -> Result<(), DriverError> {
+        Ok(Blk::reset(self)?)
+    }
+}
+
 impl From<Happened> for BlkEvent {
     fn from(happened: Happened) -> Self {
         match happened {
@@ -304,7 +366,7 @@ impl Personality for Storage {
     }
 
     fn changed(&self, shared: &Shared, (): &mut (), tell: &mut dyn FnMut(BlkEvent)) -> Result<()> {
-        let blocks = Disk::of(&shared.hw)?.blocks;
+        let blocks = Geometry::of(&shared.hw)?.blocks;
         if std::mem::replace(&mut *self.blocks.lock().unwrap_or_else(|e| e.into_inner()), blocks) != blocks {
             tell(BlkEvent::Resized { blocks });
         }

@@ -3,7 +3,7 @@
 //! Each request in flight has a slot: who owns its buffers, and 64 bytes of DMA memory for header and status. Nothing here locks, allocates or calls
 //! the kernel while the queue runs.
 
-use super::config::{Disk, SECTOR};
+use super::config::{Geometry, SECTOR};
 use crate::error::{Error, Fault};
 use crate::life::Life;
 use crate::machine::Parked;
@@ -55,7 +55,7 @@ struct Slot {
 pub(crate) struct Channel<R> {
     life: Life,
     ring: R,
-    disk: Disk,
+    disk: Geometry,
     slots: Box<[Slot]>,
     free: Vec<u16>,
     /// The slot of each of the ring's identifiers.
@@ -83,7 +83,7 @@ impl<R: Ring> Channel<R> {
     pub fn new(
         life: Life,
         ring: R,
-        disk: Disk,
+        disk: Geometry,
         (memory, iova): (&Chunk, u64),
         bell: Doorbell<u16>,
         vector: Option<Arc<EventFd>>,

@@ -23,12 +23,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
+use wholebar_core::DriverError;
 use wholebar_core::bar::Bar;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{
-    Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, PortError, QueueState, Rss, RxCounters, RxQueue,
-    Statistic, TxCounters, TxQueue,
+    Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxCounters, RxQueue, Statistic,
+    TxCounters, TxQueue,
 };
 use wholebar_core::pci::{self, PciDevice};
 use wholebar_core::reactor::Armed;
@@ -410,6 +411,10 @@ impl Personality for Ethernet {
 }
 
 impl Port for Net {
+    fn driver(&self) -> &'static str {
+        "virtio"
+    }
+
     fn name(&self) -> &str {
         &self.0.personality.name
     }
@@ -435,27 +440,27 @@ impl Port for Net {
         set.or(self.0.personality.chosen).or(self.0.personality.facts.mac).unwrap_or_default()
     }
 
-    fn set_mac(&self, mac: Mac) -> Result<(), PortError> {
+    fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
             return Err(self.0.shared.hw.unavailable(format!("{mac} is not the address of one station")).into());
         }
         Ok(self.set(bit::CTRL_MAC_ADDR, "way to change its address", |w| w.mac = Some(mac), &Ethernet::tell_mac)?)
     }
 
-    fn set_promiscuous(&self, on: bool) -> Result<(), PortError> {
+    fn set_promiscuous(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.set(bit::CTRL_RX, "promiscuous mode", |w| w.promiscuous = on, &Ethernet::tell_mode)?)
     }
 
-    fn set_all_multicast(&self, on: bool) -> Result<(), PortError> {
+    fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.set(bit::CTRL_RX, "mode for all multicast", |w| w.all_multicast = on, &Ethernet::tell_mode)?)
     }
 
-    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError> {
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {
         let set = |w: &mut Wanted| w.filters = addresses.to_vec();
         Ok(self.set(bit::CTRL_RX, "filters for addresses", set, &Ethernet::tell_filters)?)
     }
 
-    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError> {
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
         if !(1..=4094).contains(&vlan) {
             return Err(self.0.shared.hw.unavailable(format!("{vlan} is not a VLAN: they are 1 to 4094")).into());
         }
@@ -466,7 +471,7 @@ impl Port for Net {
         Ok(())
     }
 
-    fn set_rss(&self, rss: &Rss) -> Result<(), PortError> {
+    fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         // Refused before it is what is wanted.
         config::rss_data(&self.0.shared.hw, &self.0.personality.facts, rss, self.0.personality.pairs, true)?;
         let set = |w: &mut Wanted| w.rss = Some(rss.clone());
@@ -506,15 +511,15 @@ impl Port for Net {
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(self.0.ties().attach(arena).map(drop)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), PortError> {
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(self.0.ties().detach(arena)?)
     }
 
-    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         let (shared, own) = (&self.0.shared, &self.0.personality);
         if shared.ties.arena(pool.arena().id()).is_none() {
             return Err(shared
@@ -545,7 +550,7 @@ impl Port for Net {
         }
     }
 
-    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError> {
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError> {
         match self.take(index, 2 * u32::from(index) + 1) {
             Some(Queue::Tx(queue)) => {
                 Ok(Box::new(Tx { index: 2 * index + 1, queue: Some(queue), home: self.0.clone() }))
@@ -554,7 +559,7 @@ impl Port for Net {
         }
     }
 
-    fn reset(&self) -> Result<(), PortError> {
+    fn reset(&self) -> Result<(), DriverError> {
         Ok(self.0.reset()?)
     }
 }
@@ -564,7 +569,7 @@ impl Net {
         (index < self.0.personality.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
     }
 
-    fn none(&self, what: &'static str, index: u16) -> PortError {
+    fn none(&self, what: &'static str, index: u16) -> DriverError {
         Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.personality.pairs }.into()
     }
 }

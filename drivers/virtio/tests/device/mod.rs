@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 use wholebar_core::mem::Iova;
-use wholebar_core::model::{Host, InProcess, Model, ModelRegion, ModelThread, Refused, Shape};
+use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
 use wholebar_core::pci::IrqInfo;
 use wholebar_core::{PageSize, Work};
 use wholebar_virtio::Options;
@@ -99,13 +99,12 @@ pub struct Rig {
     pub device: Arc<InProcess>,
     state: Arc<Mutex<State>>,
     scripts: mpsc::Sender<Script>,
-    thread: Option<ModelThread>,
 }
 
 /// On a thread of its own.
 pub fn rig(spec: Spec) -> Rig {
-    let mut rig = by_hand(spec);
-    rig.thread = Some(rig.device.spawn(|| {}).unwrap());
+    let rig = by_hand(spec);
+    rig.device.spawn(|| {}).unwrap();
     rig
 }
 
@@ -130,7 +129,7 @@ pub fn by_hand(spec: Spec) -> Rig {
         spec,
     }));
     let device = InProcess::new(Scripted { state: state.clone(), scripts: receive }).unwrap();
-    Rig { device, state, scripts, thread: None }
+    Rig { device, state, scripts }
 }
 
 impl Rig {
@@ -142,7 +141,7 @@ impl Rig {
     pub fn run<T: Send + 'static>(&self, f: impl FnOnce(&mut State, &mut Host<'_>) -> T + Send + 'static) -> T {
         let (send, receive) = mpsc::channel();
         self.scripts.send(Box::new(move |state, host| send.send(f(state, host)).unwrap())).unwrap();
-        if self.thread.is_none() {
+        if self.device.thread_id().is_none() {
             self.device.step();
         }
         receive.recv().unwrap()

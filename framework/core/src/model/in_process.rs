@@ -1,12 +1,12 @@
 //! A model in this process, behind the seam: a driver cannot tell it from hardware but by its speed.
 //!
-//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]). A trapped access to a direct range makes a real `pread` or
+//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]), which ends with the device. A trapped access to a direct range makes a real `pread` or
 //! `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
 //! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
 //! elsewhere are calls into the model.
 
 use super::pages::{Pages, Trap};
-use super::thread::{Beside, ModelThread, Slot};
+use super::thread::{ModelThread, Slot};
 use super::{Card, Model, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
@@ -15,13 +15,15 @@ use crate::pci::{
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A model in this process.
+/// A model in this process. Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as
+/// they use the device.
 pub struct InProcess {
     shape: Shape,
     card: Arc<Slot>,
     dma: Arc<DmaSpace>,
+    thread: Mutex<Option<ModelThread>>,
 }
 
 impl InProcess {
@@ -37,7 +39,7 @@ impl InProcess {
         }
         let card = Arc::new(Slot::new(card));
         let dma = DmaSpace::new(Box::new(Dma(card.clone())))?;
-        Ok(Arc::new(Self { shape, card, dma }))
+        Ok(Arc::new(Self { shape, card, dma, thread: Mutex::new(None) }))
     }
 
     /// One turn of the model, on this thread.
@@ -45,18 +47,46 @@ impl InProcess {
         self.card.lock().poll()
     }
 
-    /// Runs the model on a thread of its own until the handle is dropped. `prepare` runs there first, to pin it.
+    /// Runs the model on a thread of its own, until [`stop`](Self::stop) or the end of this. `prepare` runs there first, to pin it. Nothing
+    /// changes where it has a thread already.
     ///
     /// # Errors
     /// [`Error::Io`] where the system has no thread left.
-    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<ModelThread> {
-        ModelThread::spawn(self.card.clone(), prepare)
+    pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
+        let mut thread = self.thread();
+        if thread.is_none() {
+            *thread = Some(ModelThread::spawn(self.card.clone(), prepare)?);
+        }
+        Ok(())
     }
 
-    /// Runs the model on a thread that runs another already: they take turns, and data between them stays in one core's
-    /// caches. `None` where that thread has ended.
-    pub fn spawn_beside(&self, other: &Beside) -> Option<ModelThread> {
-        ModelThread::join(self.card.clone(), other)
+    /// Runs the model on the thread that runs `other`: they take turns, and data between them stays in one core's caches. Returns
+    /// whether it has a thread now: `false` where `other` has none.
+    pub fn spawn_beside(&self, other: &Self) -> bool {
+        // One after the other: two threads may call this of each other.
+        let beside = other.thread().as_ref().map(ModelThread::beside);
+        let mut thread = self.thread();
+        if thread.is_none() {
+            *thread = beside.and_then(|beside| ModelThread::join(self.card.clone(), &beside));
+        }
+        thread.is_some()
+    }
+
+    /// Stops the model's thread, where it has one: the device does nothing more by itself until [`step`](Self::step) or
+    /// [`spawn`](Self::spawn).
+    pub fn stop(&self) {
+        // Dropped once the lock is free: this waits for the thread.
+        let thread = self.thread().take();
+        drop(thread);
+    }
+
+    /// The id of the model's thread in `/proc/self/task`, where the CPU time that it used can be read; `None` where it has none.
+    pub fn thread_id(&self) -> Option<i32> {
+        self.thread().as_ref().map(ModelThread::tid)
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<ModelThread>> {
+        self.thread.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn refused(&self, op: &'static str, region: u32, offset: u64, len: usize, Refused(errno): Refused) -> Error {

@@ -19,7 +19,6 @@ pub use dma::{Denied, Dma, Entries, Entry, ReadOnly, Reason};
 pub use host::Host;
 pub use in_process::InProcess;
 pub use pages::{Pages, Registers};
-pub use thread::{Beside, ModelThread};
 
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::{PageSize, Work};

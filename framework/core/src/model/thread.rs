@@ -42,14 +42,13 @@ impl Slot {
 }
 
 /// A model on a thread; it stops when this is dropped, and the thread ends with its last model.
-pub struct ModelThread {
+pub(super) struct ModelThread {
     slot: Arc<Slot>,
     runner: Arc<Runner>,
 }
 
 /// Where another model could run too: see [`ModelThread::beside`].
-#[derive(Clone)]
-pub struct Beside(Weak<Runner>);
+pub(super) struct Beside(Weak<Runner>);
 
 /// A thread and the models that it runs.
 struct Runner {
@@ -90,13 +89,13 @@ impl ModelThread {
         Some(Self { slot, runner })
     }
 
-    /// Its id in `/proc/self/task`, where the CPU time that it has used can be read.
-    pub fn tid(&self) -> i32 {
+    /// Its id in `/proc/self/task`.
+    pub(super) fn tid(&self) -> i32 {
         *self.runner.tid.wait()
     }
 
-    /// This thread, for another model to run on: see [`InProcess::spawn_beside`](super::InProcess::spawn_beside). It keeps nothing running.
-    pub fn beside(&self) -> Beside {
+    /// This thread, for another model to run on. It keeps nothing running.
+    pub(super) fn beside(&self) -> Beside {
         Beside(Arc::downgrade(&self.runner))
     }
 }

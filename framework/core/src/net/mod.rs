@@ -9,9 +9,9 @@
 //!
 //! ```no_run
 //! # use std::{path::Path, sync::Arc};
-//! # use wholebar_core::net::{Port, PortError, statistics::Figures, Capture, Direction, Faults, Faulty, Traced};
+//! # use wholebar_core::net::{Port, statistics::Figures, Capture, Direction, Faults, Faulty, Traced};
 //! # use wholebar_core::mem::Pool;
-//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> Result<(), PortError> {
+//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
 //! let capture = Capture::create(Path::new("all.pcapng"), 8192)?;
 //! let rx = capture.tap(port.rx_queue(0, pool)?, "rx0", Direction::In)?;
 //! let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
@@ -42,7 +42,7 @@ pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
 pub use pcapng::{Direction, PcapNg};
-pub use port::{Event, Limits, Link, Port, PortError, Statistic};
+pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
 
 pub use crate::block::QueueState;

@@ -1,6 +1,7 @@
 //! A port: the control plane of a network device, the same for every driver.
 
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
+use crate::DriverError;
 use crate::keeper::Happened;
 use crate::mem::{Arena, Pool};
 use crossbeam::channel::Receiver;
@@ -9,77 +10,135 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a driver's own error becomes where a program does not know which driver it has.
-pub type PortError = Box<dyn std::error::Error + Send + Sync>;
-
-/// A network device, opened. Its queues are values of their own.
+/// A network device, opened: what is configured, read or reset, as `rte_ethdev` has it in DPDK. Its queues are values of their own
+/// ([`RxQueue`], [`TxQueue`]), which keep the device open: a port and its queues may be dropped in any order.
+///
+/// Every method can be called at any time, from any thread, while queues are polled on others. Those that return a `Result` take the lock of
+/// the device's control plane, wait for a reset that is under way, and reach registers or a control queue: microseconds to milliseconds.
+/// They are not for the loop that moves packets. Their error is the driver's own: [`DriverError::downcast_ref`] gives it.
+///
+/// ```
+/// # use wholebar_core::{DriverError, mem::{Arena, ArenaOptions, Pool}, net::{Burst, Port}};
+/// /// Sends back whatever comes, until the queue is lost.
+/// fn reflect(port: &dyn Port) -> Result<(), Box<dyn std::error::Error>> {
+///     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
+///     port.attach(&arena)?;
+///     let pool = Pool::new(&arena, 2048, 2048, 64)?;
+///     let (mut rx, mut tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
+///     let mut burst = Burst::new(32);
+///     while rx.state() == wholebar_core::block::QueueState::Running {
+///         rx.rx(&mut burst);
+///         tx.tx(&mut burst);
+///     }
+///     Ok(())
+/// }
+/// ```
 pub trait Port: Send + Sync {
-    /// What a person calls it.
+    /// The driver's name: `virtio`, `igb`.
+    fn driver(&self) -> &'static str;
+
+    /// The device's name: its PCI address, or the target that it was opened by.
     fn name(&self) -> &str;
 
-    /// What the device can be asked for.
+    /// The most that the device can be asked for, whatever it was opened with. (DPDK: `rte_eth_dev_info_get`.)
     fn limits(&self) -> &Limits;
 
-    /// Of the offloads that were asked for, those that there are.
+    /// Of the offloads that [`PortConfig::offloads`](super::PortConfig::offloads) asked for, those that the device has and does.
     fn granted(&self) -> Offloads;
 
-    /// Queues that receive, queues that send.
+    /// How many receive and how many send queues the port was opened with.
     fn queues(&self) -> (u16, u16);
 
-    /// The largest packet, in bytes, without link-layer header.
+    /// The largest packet, in bytes, without link-layer header and checksum.
     fn mtu(&self) -> u16;
 
-    /// Its address.
+    /// The station address: that of [`set_mac`](Self::set_mac), or else the device's own.
     fn mac(&self) -> Mac;
 
-    /// Gives it another address.
+    /// Sets the station address. It lasts until the device is closed, through resets.
     ///
     /// # Errors
-    /// What the driver says; so below.
-    fn set_mac(&self, mac: Mac) -> Result<(), PortError>;
+    /// The driver's, where `mac` is a group address or zero, where the device cannot change its address, or is gone.
+    fn set_mac(&self, mac: Mac) -> Result<(), DriverError>;
 
-    /// Whether it receives what is sent to anybody.
-    fn set_promiscuous(&self, on: bool) -> Result<(), PortError>;
+    /// Promiscuous mode: whether packets to any address are received. It lasts through resets.
+    ///
+    /// # Errors
+    /// The driver's, where the device has no such mode, or is gone.
+    fn set_promiscuous(&self, on: bool) -> Result<(), DriverError>;
 
-    /// Whether it receives what is sent to any group.
-    fn set_all_multicast(&self, on: bool) -> Result<(), PortError>;
+    /// Whether packets to any multicast address are received. It lasts through resets.
+    ///
+    /// # Errors
+    /// The driver's, where the device has no such mode, or is gone.
+    fn set_all_multicast(&self, on: bool) -> Result<(), DriverError>;
 
-    /// The addresses besides its own for which it receives; instead of those set before.
-    fn set_filters(&self, addresses: &[Mac]) -> Result<(), PortError>;
+    /// Sets the addresses, besides [`mac`](Self::mac), to which packets are received; they replace those set before. It lasts through resets.
+    /// (DPDK: `rte_eth_dev_set_mc_addr_list`, `rte_eth_dev_mac_addr_add`.)
+    ///
+    /// # Errors
+    /// The driver's, where there are more than the device has room for, where it has no filters, or is gone.
+    fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError>;
 
-    /// Whether it receives packets of a VLAN (1 to 4094), where it filters them.
-    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), PortError>;
+    /// Whether packets of the VLAN `vlan`, 1 to 4094, are received, where [`Offloads::vlan_filter`] was granted. It lasts through resets.
+    ///
+    /// # Errors
+    /// The driver's, for a number that is no VLAN, where the device does not filter VLANs, or is gone.
+    fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError>;
 
-    /// How packets are spread over the queues that receive.
-    fn set_rss(&self, rss: &Rss) -> Result<(), PortError>;
+    /// Sets how packets are spread over the receive queues: receive-side scaling. It lasts through resets.
+    ///
+    /// # Errors
+    /// The driver's, for a table or key that the device cannot have, or queues that the port has not; where the device has no RSS, or is gone.
+    fn set_rss(&self, rss: &Rss) -> Result<(), DriverError>;
 
-    /// How its link is.
+    /// The state of the link, as it was last told or read. Up to a fifth of a second old; may read a register.
     fn link(&self) -> Link;
 
-    /// What happens to it. While as many wait here as the driver keeps, further ones are dropped.
+    /// What happens to the port. While 256 events wait here, further ones are dropped. Receivers share what comes: each event goes to one.
     fn events(&self) -> &Receiver<Event>;
 
-    /// Everything that is counted: for each queue, and for the device.
+    /// Every counter of each queue and of the device. Counters begin at 0 when the port is opened and go on through resets. It takes the lock
+    /// where counters are registers of the device.
+    ///
+    /// Packets that a device drops because they are for other addresses are here only where the device counts them: VIRTIO 1.2 has no such
+    /// counter.
     fn statistics(&self) -> Vec<Statistic>;
 
-    /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), PortError>;
-
-    /// Takes an arena away from the device: it can't reach it any more when this returns. One that is not attached is no error.
+    /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing.
+    /// (DPDK: `rte_dev_dma_map`.)
     ///
     /// # Errors
-    /// [`Error::StillAttached`](crate::Error::StillAttached) while a queue is there that was given buffers of it, or, of a device that always has all of
-    /// its queues (virtio), was there; nothing has changed then.
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), PortError>;
+    /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// A queue that receives, into buffers of `pool`. It can be had again once it was dropped.
-    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, PortError>;
+    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// `rte_dev_dma_unmap`.)
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
+    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// A queue that sends. It can be had again once it was dropped.
-    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, PortError>;
+    /// Receive queue `index`, from 0, which takes its buffers from `pool`. Dropped, it can be had again.
+    ///
+    /// # Errors
+    /// The driver's, where the port has no such queue or it is in use, where the pool's arena is not attached, or its buffers are too small for the
+    /// MTU and headroom.
+    fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError>;
 
-    /// Resets the device, and waits until its queues can go on. They have to be polled meanwhile, on other threads.
-    fn reset(&self) -> Result<(), PortError>;
+    /// Send queue `index`, from 0. Dropped, it can be had again; packets in flight end with the port.
+    ///
+    /// # Errors
+    /// The driver's, where the port has no such queue or it is in use.
+    fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError>;
+
+    /// Resets the device, and returns when its queues can go on: packets in flight are dropped and counted, their buffers go home. Each
+    /// queue has to be polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
+    ///
+    /// # Errors
+    /// The driver's, where queues were not polled, or the device did not come up again.
+    fn reset(&self) -> Result<(), DriverError>;
 }
 
 /// What a device can be asked for.

@@ -58,6 +58,13 @@ pub struct Class {
     pub interface: u8,
 }
 
+/// As in the register: `010802`.
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}{:02x}", self.base, self.sub, self.interface)
+    }
+}
+
 /// A base address register, as found (7.5.1.2.1). The BAR's size is its region's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BarRegister {

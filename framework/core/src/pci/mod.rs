@@ -19,7 +19,7 @@ pub mod function;
 mod mapping;
 
 pub use address::Address;
-pub use config::Config;
+pub use config::{Class, Config};
 pub use function::Opening;
 pub use mapping::RegionMapping;
 

@@ -16,7 +16,7 @@ pub fn threads() {
 
 pub struct Plain(pub u32);
 
-impl Shared for Plain { //~ E0200: the trait `wholebar::mem::Shared` requires an `unsafe impl` declaration
+impl Shared for Plain { //~ E0200: the trait `wholebar_core::mem::Shared` requires an `unsafe impl` declaration
     fn words(_: &mut dyn FnMut(u64, u8)) {}
     fn clear(&self) {}
 }

@@ -4,8 +4,8 @@ use super::Frame;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use wholebar_core::model::{Beside, InProcess, ModelThread};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use wholebar_core::model::InProcess;
 use wholebar_core::ring::{Consumer, Producer, spsc};
 
 /// The pairs of this process that wait for their second end, or whose ends are both there.
@@ -45,19 +45,20 @@ pub(super) struct End {
 
 /// Models that run on one thread: what passes between them stays in one core's caches.
 #[derive(Clone, Default)]
-pub(crate) struct Company(Arc<Mutex<Option<Beside>>>);
+pub(crate) struct Company(Arc<Mutex<Weak<InProcess>>>);
 
 impl Company {
     /// Runs a model on the thread that runs another of these, or else on one of its own, which `prepare` prepares.
-    pub(crate) fn run(&self, device: &InProcess, prepare: impl FnOnce() + Send + 'static) -> Result<ModelThread> {
+    pub(crate) fn run(&self, device: &Arc<InProcess>, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut place = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let beside = place.as_ref().and_then(|beside| device.spawn_beside(beside));
-        let thread = match beside {
-            Some(thread) => thread,
-            None => device.spawn(prepare)?,
-        };
-        *place = Some(thread.beside());
-        Ok(thread)
+        let other = place.upgrade();
+        if !other.as_ref().is_some_and(|other| device.spawn_beside(other)) {
+            device.spawn(prepare)?;
+        }
+        *place = Arc::downgrade(device);
+        // Where `other` is the last reference, its thread is waited for once nobody waits for this lock.
+        drop(place);
+        Ok(())
     }
 }
 

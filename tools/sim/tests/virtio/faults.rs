@@ -4,7 +4,7 @@ use crate::net::{Card, packet};
 use crate::rig::*;
 use proptest::prelude::*;
 use wholebar_core::mem::Chunk;
-use wholebar_sim::{OpenOptions, Target, open};
+use wholebar_sim::{Target, open};
 
 /// Sends `n` packets one by one; returns what each turn used.
 fn send(card: &mut Card, n: usize) -> Vec<Vec<(u16, u32)>> {
@@ -65,7 +65,7 @@ fn a_device_that_is_gone_or_hangs_says_so_by_its_registers() {
 #[cfg_attr(miri, ignore = "a thread for each")]
 fn faults_are_counted_where_they_can_be_read() {
     for name in ["sim:virtio-net,faults=drop:1/10", "sim:virtio-blk,faults=id:1/10"] {
-        let opened = open(&Target::parse(name).unwrap(), OpenOptions::default()).unwrap();
+        let opened = open(name).unwrap();
         assert_eq!(opened.struck.unwrap().total(), 0);
     }
     for bad in ["phase:1/2", "delay:@1", "dma:1/2", "head:1/2", "drop"] {

@@ -260,7 +260,7 @@ fn the_link_is_up_while_a_driver_is_at_the_other_end() {
     (b.rx, b.tx) = (b.rig.queue(0, 8), b.rig.queue(1, 8));
     b.rig.ok();
     assert_eq!(link(&a.rig), 1);
-    let third = wholebar_sim::open(&"sim:virtio-net,wire=pair:link".parse().unwrap(), Default::default());
+    let third = wholebar_sim::open("sim:virtio-net,wire=pair:link");
     let error = third.err().unwrap().to_string();
     assert!(error.starts_with("wire=pair:link has two ends already"), "{error}");
     drop((kept, sent));
@@ -269,14 +269,14 @@ fn the_link_is_up_while_a_driver_is_at_the_other_end() {
 #[test]
 #[cfg_attr(miri, ignore = "two opened devices and their thread: minutes")]
 fn two_ports_by_name_share_a_thread() {
-    use wholebar_sim::{OpenOptions, Target, open};
-    let target: Target = "sim:virtio-net,wire=pair:by-name".parse().unwrap();
-    let a = open(&target, OpenOptions::default()).unwrap();
-    let b = open(&target, OpenOptions::default()).unwrap();
-    assert_eq!(a.thread.as_ref().unwrap().tid(), b.thread.as_ref().unwrap().tid());
+    use wholebar_core::pci::PciDevice;
+    let open = || wholebar_sim::open("sim:virtio-net,wire=pair:by-name").unwrap();
+    let (a, b) = (open(), open());
+    assert!(a.model.thread_id().is_some());
+    assert_eq!(a.model.thread_id(), b.model.thread_id());
     let rig = |opened: &wholebar_sim::Opened| {
         let mut byte = [0];
-        opened.device.read(0, 0x2005, &mut byte).unwrap();
+        opened.model.read(0, 0x2005, &mut byte).unwrap();
         byte[0]
     };
     // The ends have addresses of their own.
@@ -285,5 +285,5 @@ fn two_ports_by_name_share_a_thread() {
     drop(a);
     assert_eq!(rig(&b), 2);
     drop(b);
-    open(&target, OpenOptions::default()).unwrap();
+    open();
 }

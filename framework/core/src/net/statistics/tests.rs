@@ -1,9 +1,8 @@
 //! A port that is none, served and read: by this crate's client, by hand, and by a strict reader of OpenMetrics.
 
-use super::super::{
-    Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxCounters, TxQueue, testing,
-};
+use super::super::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxCounters, TxQueue, testing};
 use super::*;
+use crate::DriverError;
 use crate::mem::Arena;
 use crossbeam::channel::{Receiver, unbounded};
 use std::io::{Read, Write};
@@ -18,6 +17,10 @@ struct Fake {
 }
 
 impl Port for Fake {
+    fn driver(&self) -> &'static str {
+        "none"
+    }
+
     fn name(&self) -> &str {
         "fake"
     }
@@ -44,27 +47,27 @@ impl Port for Fake {
         Mac([2, 0, 0, 0, 0, 1])
     }
 
-    fn set_mac(&self, _: Mac) -> Result<(), PortError> {
+    fn set_mac(&self, _: Mac) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_promiscuous(&self, _: bool) -> Result<(), PortError> {
+    fn set_promiscuous(&self, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_all_multicast(&self, _: bool) -> Result<(), PortError> {
+    fn set_all_multicast(&self, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_filters(&self, _: &[Mac]) -> Result<(), PortError> {
+    fn set_filters(&self, _: &[Mac]) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_vlan(&self, _: u16, _: bool) -> Result<(), PortError> {
+    fn set_vlan(&self, _: u16, _: bool) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn set_rss(&self, _: &Rss) -> Result<(), PortError> {
+    fn set_rss(&self, _: &Rss) -> Result<(), DriverError> {
         Ok(())
     }
 
@@ -83,22 +86,22 @@ impl Port for Fake {
         self.tx.all().map(of("tx0")).chain([("resets", 3), ("odd name-", 4)].map(of(""))).collect()
     }
 
-    fn attach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
+    fn attach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
-    fn detach(&self, _: &Arc<Arena>) -> Result<(), PortError> {
+    fn detach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, PortError> {
-        Err("none".into())
+    fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
+        Err(crate::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
-    fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, PortError> {
-        Err("none".into())
+    fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, DriverError> {
+        Err(crate::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
-    fn reset(&self) -> Result<(), PortError> {
+    fn reset(&self) -> Result<(), DriverError> {
         Ok(())
     }
 }

@@ -1,0 +1,72 @@
+//! The controller as any [`Disk`]: what programs use that do not care which driver they have.
+
+use crate::event::Event;
+use crate::nvme::Nvme;
+use crate::options::QueueOptions;
+use std::sync::Arc;
+use wholebar_core::DriverError;
+use wholebar_core::block::{self, BlockQueue, Disk, Namespace};
+use wholebar_core::mem::Arena;
+
+impl Disk for Nvme {
+    fn driver(&self) -> &'static str {
+        "nvme"
+    }
+
+    fn name(&self) -> &str {
+        self.device().name()
+    }
+
+    fn namespaces(&self) -> Vec<Namespace> {
+        let controller = self.identify();
+        // Requests are cut into commands, so that no limit of these is one of theirs.
+        let any = |has: bool| if has { u32::MAX } else { 0 };
+        let list = Nvme::namespaces(self);
+        let usable = list.iter().filter(|ns| ns.unsupported.is_none() && ns.block_size <= self.max_transfer());
+        usable
+            .map(|ns| Namespace {
+                nsid: ns.nsid,
+                blocks: ns.blocks,
+                block_size: ns.block_size,
+                read_only: false,
+                max_transfer: u32::MAX / ns.block_size * ns.block_size,
+                flush: true,
+                compare: controller.has_compare(),
+                max_write_zeroes: any(controller.has_write_zeroes()),
+                max_deallocate: any(controller.has_dataset_management()),
+                max_verify: any(controller.has_verify()),
+            })
+            .collect()
+    }
+
+    fn queues(&self) -> u16 {
+        self.io_queues()
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Nvme::attach(self, arena)?)
+    }
+
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Nvme::detach(self, arena)?)
+    }
+
+    fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        Ok(Box::new(Nvme::queue(self, QueueOptions::default())?))
+    }
+
+    fn event(&self) -> Option<block::Event> {
+        self.events().try_recv().ok().map(|event| match event {
+            Event::Controller(event) if event.namespaces_changed() => block::Event::Namespaces,
+            Event::Controller(event) => block::Event::Device(event.to_string()),
+            Event::FunctionError => block::Event::FunctionError,
+            Event::UnbindRequest => block::Event::UnbindRequest,
+            Event::Reset { why, lost } => block::Event::Reset { why, lost },
+            Event::Ended { why } => block::Event::Ended { why },
+        })
+    }
+
+    fn reset(&self) -> Result<(), DriverError> {
+        Ok(Nvme::reset(self)?)
+    }
+}

@@ -1,0 +1,62 @@
+//! Storage devices: [`open`] makes a [`Disk`] of one, whichever driver it needs. All else is [`wholebar_core::block`].
+//!
+//! ```
+//! # #[cfg(all(feature = "sim", feature = "nvme"))] {
+//! use wholebar::block::{self, DiskConfig};
+//!
+//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! for ns in disk.namespaces() {
+//!     println!("{}, namespace {}: {} blocks of {} bytes", disk.name(), ns.nsid, ns.blocks, ns.block_size);
+//! }
+//! # }
+//! # Ok::<(), wholebar::OpenError>(())
+//! ```
+
+use crate::OpenError;
+use crate::drivers::Mapping;
+use std::sync::Arc;
+use wholebar_core::pci::PciDevice;
+
+pub use wholebar_core::block::*;
+
+/// Drivers of storage devices.
+pub type Drivers = crate::drivers::Drivers<dyn Disk, DiskConfig>;
+/// A driver of storage devices.
+pub type Driver = crate::drivers::Driver<dyn Disk, DiskConfig>;
+
+/// Opens a storage device with the driver that is for it, of those that this program has as features.
+///
+/// # Errors
+/// As [`Drivers::open`](crate::drivers::Drivers::open).
+pub fn open(device: &Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn Disk>, OpenError> {
+    drivers().open(device, config, Mapping::default())
+}
+
+/// The drivers of storage devices that this program has as features.
+pub fn drivers() -> Drivers {
+    let drivers = Drivers::new("storage");
+    #[cfg(feature = "virtio")]
+    let drivers = drivers.with(Driver {
+        name: "virtio",
+        ids: &wholebar_virtio::BLK_IDS,
+        class: None,
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let options = wholebar_virtio::Options { policy, page, ..Default::default() };
+            let DiskConfig { queues, entries: descriptors } = *config;
+            let blk = wholebar_virtio::blk::BlkConfig { queues, descriptors, interrupts: false };
+            Ok(Box::new(wholebar_virtio::Blk::open(device, &blk, options)?))
+        }),
+    });
+    #[cfg(feature = "nvme")]
+    let drivers = drivers.with(Driver {
+        name: "nvme",
+        ids: &[],
+        class: Some(wholebar_nvme::CLASS),
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let mut options = wholebar_nvme::Options { policy, page, io_queues: config.queues, ..Default::default() };
+            options.entries = config.entries.map_or(options.entries, u32::from);
+            Ok(Box::new(wholebar_nvme::Nvme::open(device, options)?))
+        }),
+    });
+    drivers
+}

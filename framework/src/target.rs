@@ -1,0 +1,288 @@
+//! Devices by name: `0000:01:00.0`, `vfio-user:/run/x.sock`, and `sim:nvme,size=1G` with the feature `sim`.
+
+use crate::OpenError;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use wholebar_core::pci::{Address, PciDevice};
+use wholebar_core::vfio::{IommuType, Route, Vfio, VfioOptions};
+use wholebar_core::vfio_user::{self, VfioUser};
+
+/// Opens a device by its name, with [`OpenOptions::default`].
+///
+/// What it returns is all that has to be kept: a driver holds it, and a model in this process runs for as long.
+///
+/// ```
+/// # #[cfg(feature = "sim")] {
+/// let device = wholebar::open("sim:nvme,size=1G")?;
+/// assert_eq!(device.name(), "sim:nvme,size=1G");
+/// # }
+/// # Ok::<(), wholebar::OpenError>(())
+/// ```
+///
+/// # Errors
+/// As [`Target::parse`] and [`Target::open`].
+pub fn open(target: &str) -> Result<Arc<dyn PciDevice>, OpenError> {
+    Ok(Target::parse(target)?.open(&OpenOptions::default())?.device)
+}
+
+/// A device's name, understood.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Target {
+    /// A PCI function, through the kernel's VFIO: `0000:01:00.0`, and behind it `,via=group`, `,iommu=type1`, `,token=UUID`.
+    Pci {
+        /// Where it is.
+        address: Address,
+        /// By which route, which IOMMU, with which token.
+        options: VfioOptions,
+    },
+    /// A vfio-user server: `vfio-user:/run/x.sock`, and behind it `,timeout=SECONDS`.
+    VfioUser {
+        /// Its socket.
+        path: PathBuf,
+        /// How long it may take to answer a message, where that is said.
+        timeout: Option<Duration>,
+    },
+    /// A model in this process: `sim:nvme,size=1G`.
+    #[cfg(feature = "sim")]
+    Sim(wholebar_sim::Target),
+}
+
+/// How a device is opened, where its name doesn't say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions {
+    /// The core that a model's thread is pinned to; `None` leaves it to the system.
+    pub model_core: Option<usize>,
+    /// How long a vfio-user server may take to answer a message; `None` for the client's own limit.
+    pub timeout: Option<Duration>,
+}
+
+/// A device that was opened, and what there is to know of the model behind it, if one in this process is.
+pub struct Opened {
+    /// The device. It needs nothing else here to be kept.
+    pub device: Arc<dyn PciDevice>,
+    /// The model behind it: its faults, its counters, its thread.
+    #[cfg(feature = "sim")]
+    pub sim: Option<wholebar_sim::Opened>,
+}
+
+const PCI: &str = "via=group|node|no-iommu, iommu=type1|tce1|tce2 and token=UUID";
+
+impl Target {
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// [`OpenError::Target`] for what names nothing, [`OpenError::Feature`] where it needs a feature that is not compiled in;
+    /// [`OpenError::Parameter`], [`OpenError::Value`] and [`OpenError::Model`] for what follows the name.
+    pub fn parse(text: &str) -> Result<Self, OpenError> {
+        let unknown = || {
+            #[cfg(feature = "sim")]
+            let models = wholebar_sim::MODELS.map(|(name, _)| format!("sim:{name}, ")).concat();
+            #[cfg(not(feature = "sim"))]
+            let models = "";
+            let known = format!("{models}vfio-user:PATH or a PCI address such as 0000:01:00.0");
+            OpenError::Target { text: text.to_owned(), known }
+        };
+        match text.split_once(':') {
+            #[cfg(feature = "sim")]
+            Some(("sim", _)) => Ok(Self::Sim(wholebar_sim::Target::parse(text)?)),
+            #[cfg(not(feature = "sim"))]
+            Some(("sim", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "sim" }),
+            Some(("vfio-user", "")) => Err(unknown()),
+            Some(("vfio-user", target)) => {
+                // A path may have commas of its own.
+                let (path, timeout) = match target.rsplit_once(",timeout=") {
+                    Some((path, text)) => (path, Some(seconds(text)?)),
+                    None => (target, None),
+                };
+                Ok(Self::VfioUser { path: path.into(), timeout })
+            }
+            _ => {
+                let (address, parameters) = text.split_once(',').unwrap_or((text, ""));
+                let address = address.parse().map_err(|_| unknown())?;
+                Ok(Self::Pci { address, options: pci_options(parameters)? })
+            }
+        }
+    }
+
+    /// Opens the device. A model runs on a thread of its own from here on, until the device is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError::Device`] with what the kernel or the server says; [`OpenError::Model`] where a model can't be made.
+    pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
+        let device: Arc<dyn PciDevice> = match self {
+            Self::Pci { address, options } => Vfio::open(*address, options)?,
+            Self::VfioUser { path, timeout } => {
+                let limits =
+                    timeout.or(options.timeout).map_or_else(vfio_user::Options::default, vfio_user::Options::of);
+                VfioUser::connect(path, limits)?
+            }
+            #[cfg(feature = "sim")]
+            Self::Sim(target) => {
+                let sim = target.open(options.model_core)?;
+                return Ok(Opened { device: sim.model.clone(), sim: Some(sim) });
+            }
+        };
+        Ok(Opened {
+            device,
+            #[cfg(feature = "sim")]
+            sim: None,
+        })
+    }
+}
+
+/// Seconds: `30`, `30s`, `0.5`.
+fn seconds(text: &str) -> Result<Duration, OpenError> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s| (0.001..=1e6).contains(s));
+    let expected = "seconds, from 0.001 to 1000000";
+    let bad = || OpenError::Value { key: "timeout", value: text.to_owned(), expected };
+    seconds.map(Duration::from_secs_f64).ok_or_else(bad)
+}
+
+fn pci_options(text: &str) -> Result<VfioOptions, OpenError> {
+    let mut options = VfioOptions::default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        let bad = |key, expected| OpenError::Value { key, value: value.to_owned(), expected };
+        match key {
+            "via" => {
+                options.route = match value {
+                    "group" => Route::Group,
+                    "node" => Route::Node,
+                    "no-iommu" => Route::NoIommu,
+                    _ => {
+                        let expected = "group, node, or no-iommu (the device can then overwrite any memory)";
+                        return Err(bad("via", expected));
+                    }
+                }
+            }
+            "iommu" => {
+                options.iommu = Some(match value {
+                    "type1" => IommuType::Type1v2,
+                    "tce1" => IommuType::TceV1,
+                    "tce2" => IommuType::TceV2,
+                    _ => return Err(bad("iommu", "type1, tce1 or tce2, where the kernel offers several")),
+                });
+            }
+            "token" => options.vf_token = Some(value.parse()?),
+            _ => return Err(OpenError::Parameter { target: "a PCI function", key: key.to_owned(), known: PCI }),
+        }
+    }
+    Ok(options)
+}
+
+impl FromStr for Target {
+    type Err = OpenError;
+
+    fn from_str(text: &str) -> Result<Self, OpenError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VfioUser { path, timeout: None } => write!(f, "vfio-user:{}", path.display()),
+            Self::VfioUser { path, timeout: Some(timeout) } => {
+                write!(f, "vfio-user:{},timeout={}", path.display(), timeout.as_secs_f64())
+            }
+            // The token is a secret.
+            Self::Pci { address, options } => {
+                write!(f, "{address}")?;
+                match options.route {
+                    Route::Auto => {}
+                    Route::Group => f.write_str(",via=group")?,
+                    Route::Node => f.write_str(",via=node")?,
+                    Route::NoIommu => f.write_str(",via=no-iommu")?,
+                }
+                match options.iommu {
+                    Some(IommuType::Type1v2 | IommuType::Type1) => f.write_str(",iommu=type1"),
+                    Some(IommuType::TceV1) => f.write_str(",iommu=tce1"),
+                    Some(IommuType::TceV2) => f.write_str(",iommu=tce2"),
+                    Some(IommuType::None) | None => Ok(()),
+                }
+            }
+            #[cfg(feature = "sim")]
+            Self::Sim(target) => target.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Target::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_are_understood_and_shown_as_they_were() {
+        for (text, path, timeout) in [
+            ("vfio-user:/run/x.sock", "/run/x.sock", None),
+            ("vfio-user:/run/x,y=1", "/run/x,y=1", None),
+            ("vfio-user:/run/x,y=1,timeout=0.5", "/run/x,y=1", Some(Duration::from_millis(500))),
+            ("vfio-user:x,timeout=30", "x", Some(Duration::from_secs(30))),
+        ] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.to_string(), text);
+            let Target::VfioUser { path: p, timeout: t } = target else { panic!("{text}") };
+            assert_eq!((p, t), (path.into(), timeout));
+        }
+        assert!(matches!(Target::parse("vfio-user:x,timeout=30s"), Ok(Target::VfioUser { timeout: Some(_), .. })));
+        for (text, address) in
+            [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
+        {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(target.to_string(), address);
+            assert!(matches!(target, Target::Pci { options: VfioOptions { route: Route::Auto, .. }, .. }));
+        }
+        for text in ["0000:01:00.0,via=no-iommu", "0000:01:00.0,via=group,iommu=tce1", "0000:01:00.0,via=node"] {
+            assert_eq!(Target::parse(text).unwrap().to_string(), text);
+        }
+        let token = Target::parse("0000:01:00.0,token=2ab74924-c335-45f4-9b16-8569e5b08258").unwrap();
+        assert_eq!(token.to_string(), "0000:01:00.0", "a secret is not shown");
+        assert!(matches!(token, Target::Pci { options: VfioOptions { vf_token: Some(_), .. }, .. }));
+        assert!(error("0000:01:00.0,via=luck").starts_with("via=luck: expected group"));
+        assert!(error("0000:01:00.0,speed=1").starts_with("a PCI function has no parameter \"speed\""));
+        assert!(error("0000:01:00.0,token=1").contains("UUID"));
+        assert!(error("vfio-user:x,timeout=soon").starts_with("timeout=soon: expected seconds"));
+        assert!(error("vfio-user:x,timeout=-1").starts_with("timeout=-1: expected seconds"));
+    }
+
+    #[test]
+    fn what_names_nothing_is_refused() {
+        for text in [
+            "",
+            "nvme",
+            "vfio-user:",
+            "0000:01:00",
+            "0000:01:20.0",
+            "0000:01:00.8",
+            "1:00.0",
+            "00:01:00.0.0",
+            "+1:00.0",
+        ] {
+            assert!(error(text).contains("names no device"), "{text}");
+        }
+    }
+
+    #[test]
+    fn models_are_a_feature() {
+        if cfg!(feature = "sim") {
+            assert_eq!(Target::parse("sim:nvme,size=64M").unwrap().to_string(), "sim:nvme,size=64M");
+            assert!(error("sim:toaster").contains("there is no model"));
+        } else {
+            assert!(error("sim:nvme").contains("the feature \"sim\""));
+        }
+    }
+
+    #[test]
+    fn a_function_that_is_not_there_says_so() {
+        let error = open("fffe:ff:1f.7").err().unwrap().to_string();
+        assert!(error.starts_with("fffe:ff:1f.7 cannot be opened: there is no such PCI function"), "{error}");
+    }
+}
