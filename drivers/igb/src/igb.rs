@@ -1,7 +1,7 @@
 //! A device, opened: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
 
 use crate::control::{Control, QueueId, Record, Totals, memory};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::options::{Options, Service};
 use crate::regs::{self, queue};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar_core::keeper::{Driver, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     pub max_packet: u32,
     pub domain: Domain,
     name: String,
-    interrupts: Option<Interrupts>,
+    ties: Arc<Ties<Error>>,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
 }
@@ -99,7 +99,8 @@ impl Igb {
             granted,
         };
         let max_packet = settings.max_packet();
-        let (interrupts, wake) = wake(&hw, &config)?;
+        let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
+        let ties = Ties::new(&hw.device, Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
         let mut control = Control {
             settings,
             queues: BTreeMap::new(),
@@ -108,13 +109,13 @@ impl Igb {
             link_changes: 0,
             totals: Totals::default(),
         };
-        let vectors = rx_vectors(&config, interrupts.as_ref());
-        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, interrupts.as_ref(), vectors));
+        let vectors = rx_vectors(&config, ties.interrupts());
+        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, ties.interrupts(), vectors));
         if let Err(error) = started {
             let _ = hw.bus_master(false);
             return Err(error);
         }
-        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let (service, patience) = (options.service, options.stop_timeout);
         let inner = Inner {
             name: hw.name(),
             hw,
@@ -122,8 +123,8 @@ impl Igb {
             limits: LIMITS,
             granted,
             max_packet,
-            domain: Domain::new(),
-            interrupts,
+            domain: ties.domain().clone(),
+            ties: ties.clone(),
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
@@ -147,7 +148,7 @@ impl Igb {
 
     /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.interrupts.as_ref()
+        self.0.ties().interrupts()
     }
 
     /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -275,17 +276,6 @@ fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
     Ok(rss)
 }
 
-/// The vectors that are needed, and the link's eventfd.
-fn wake(hw: &Hardware, config: &PortConfig) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(Irq::Msix)?.count == 0 {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    }
-    let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
-    let interrupts = Interrupts::new(hw.device.clone(), Irq::Msix, 1 + queues)?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
-}
-
 /// How many receive queues, from the first on, have a vector.
 fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
     let vectors = interrupts.map_or(0, |interrupts| interrupts.count().saturating_sub(1));
@@ -373,8 +363,8 @@ impl Inner {
         let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
         let bar = &self.hw.bar;
         let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
-        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
-        let wakeup = match &self.interrupts {
+        let vectors = rx_vectors(&self.config, self.ties.interrupts());
+        let wakeup = match self.ties.interrupts() {
             Some(interrupts) if index < vectors => {
                 let vector = u32::from(index) + 1;
                 let register = |register| bar.doorbell(register);
@@ -405,22 +395,10 @@ impl Driver for Inner {
     const NAME: &'static str = "igb";
     type State = Control;
     type Event = Event;
-    type Trouble = (u16, Fault);
+    type Trouble = Error;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    fn event(happened: Happened) -> Event {
-        happened.into()
-    }
-
-    fn remedy(error: &Error) -> Remedy {
+    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
         match error {
             Error::Gone { .. } => Remedy::Gone,
             Error::NotReady { .. } => Remedy::Reset,
@@ -437,34 +415,17 @@ impl Driver for Inner {
     }
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.hw.bus_master(true)?;
-        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
-        control.set_up(&self.hw, self.interrupts.as_ref(), vectors)?;
+        let vectors = rx_vectors(&self.config, self.ties.interrupts());
+        control.set_up(&self.hw, self.ties.interrupts(), vectors)?;
         control.recreate(&self.hw, &self.domain)
-    }
-
-    /// A queue that nobody has is none.
-    fn turn(&self, _: &mut Control) {}
-
-    fn help(&self, _: &mut Control, (queue, fault): (u16, Fault)) -> Result<Option<String>> {
-        Ok(Some(Error::Broken { device: self.hw.name(), queue, fault }.to_string()))
     }
 
     fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
-        control.follow_link(&self.hw, self.interrupts.is_some(), tell)?;
+        control.follow_link(&self.hw, self.ties.interrupts().is_some(), tell)?;
         control.count(&self.hw)
     }
-
-    fn put_away(&self, _: &mut Control) -> Result<()> {
-        Ok(())
-    }
-
-    fn release(&self, _: &mut Control) {}
 }
 
 impl Handle {

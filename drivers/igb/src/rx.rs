@@ -5,7 +5,7 @@
 use crate::assembly::{Assembly, Made};
 use crate::control::QueueId;
 use crate::descriptor::WriteBack;
-use crate::error::Fault;
+use crate::error::{Error, Fault};
 use crate::igb::Handle;
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
@@ -176,7 +176,8 @@ impl Rx {
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
-            self.inner.ties().trouble(epoch, (self.index, fault));
+            let (device, queue) = (self.inner.hw.name(), self.index);
+            self.inner.ties().trouble(epoch, Error::Broken { device, queue, fault });
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::log::lid;
 use std::fmt;
+use wholebar_core::keeper::Happened;
 
 /// Something that happened to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,17 @@ pub enum Event {
         /// Why.
         why: String,
     },
+}
+
+impl From<Happened> for Event {
+    fn from(happened: Happened) -> Self {
+        match happened {
+            Happened::FunctionError => Self::FunctionError,
+            Happened::UnbindRequest => Self::UnbindRequest,
+            Happened::Reset { why, lost } => Self::Reset { why, lost },
+            Happened::Ended { why } => Self::Ended { why },
+        }
+    }
 }
 
 /// An asynchronous event: dword 0 of the completion.

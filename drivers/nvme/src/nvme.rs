@@ -19,8 +19,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
-use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
+use wholebar_core::irq::Interrupts;
+use wholebar_core::keeper::{Driver, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     pub controller: Controller,
     pub namespaces: Namespaces,
     pub domain: Domain,
-    interrupts: Option<Interrupts>,
+    ties: Arc<Ties<Trouble>>,
 }
 
 impl Nvme {
@@ -52,7 +52,7 @@ impl Nvme {
         // Whoever had it before may have left it running.
         hw.disable()?;
         // Vectors before CC.EN: some controllers look at them only then.
-        let (interrupts, wake) = wake(&hw, &options)?;
+        let ties = Ties::new(&hw.device, interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
         let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
@@ -66,9 +66,10 @@ impl Nvme {
                 return Err(error);
             }
         };
-        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let (service, patience) = (options.service, options.stop_timeout);
         let namespaces = Namespaces::new(namespaces);
-        let inner = Inner { hw, options, controller, namespaces, domain: Domain::new(), interrupts };
+        let domain = ties.domain().clone();
+        let inner = Inner { hw, options, controller, namespaces, domain, ties: ties.clone() };
         let mut keeper = Keeper::new(inner, control, ties, patience)?;
         if service == Service::Thread {
             keeper.spawn()?;
@@ -139,7 +140,7 @@ impl Nvme {
 
     /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.interrupts.as_ref()
+        self.0.ties().interrupts()
     }
 
     /// Lets the controller into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -265,17 +266,14 @@ impl Nvme {
     }
 }
 
-/// What wakes the slow path. Without interrupts, it looks at the controller now and then.
-fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    let has = |kind: &Irq| hw.device.irq_info(*kind).is_ok_and(|info| info.count > 0);
-    let Some(kind) = options.interrupts.or([Irq::Msix, Irq::Msi, Irq::Intx].into_iter().find(has)) else {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    };
-    // Queues have vectors of their own with MSI-X alone.
-    let queues = if kind == Irq::Msix { options.io_queues } else { 0 };
-    let interrupts = Interrupts::new(hw.device.clone(), kind, 1 + u32::from(queues))?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
+/// The interrupts that were asked for, or else the best that there are. Queues have vectors of their own with MSI-X alone.
+fn interrupts(hw: &Hardware, options: &Options) -> Result<Option<Interrupts>> {
+    let (device, count) = (hw.device.clone(), 1 + u32::from(options.io_queues));
+    Ok(match options.interrupts {
+        None => Interrupts::best(device, count)?,
+        Some(Irq::Msix) => Some(Interrupts::new(device, Irq::Msix, count)?),
+        Some(kind) => Some(Interrupts::new(device, kind, 1)?),
+    })
 }
 
 /// Enables the controller for the first time and asks it what it is.
@@ -351,7 +349,7 @@ impl Inner {
         let granted = control.granted;
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
-        let count = self.interrupts.as_ref().map_or(0, Interrupts::count);
+        let count = self.ties.interrupts().map_or(0, Interrupts::count);
         if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
@@ -416,24 +414,7 @@ impl Driver for Inner {
     type Trouble = Trouble;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    fn event(happened: Happened) -> Event {
-        match happened {
-            Happened::FunctionError => Event::FunctionError,
-            Happened::UnbindRequest => Event::UnbindRequest,
-            Happened::Reset { why, lost } => Event::Reset { why, lost },
-            Happened::Ended { why } => Event::Ended { why },
-        }
-    }
-
-    fn remedy(error: &Error) -> Remedy {
+    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
         match error {
             Error::Gone { .. } => Remedy::Gone,
             Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
@@ -446,10 +427,6 @@ impl Driver for Inner {
     }
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.hw.bus_master(true)?;
         control.admin.start(&self.hw)?;
         control.set_up(&self.hw, &self.controller, &self.options)?;
@@ -458,25 +435,16 @@ impl Driver for Inner {
         control.recreate(&self.hw, &self.domain)
     }
 
-    /// A queue that nobody has is none.
-    fn turn(&self, _: &mut Control) {}
-
     fn help(&self, control: &mut Control, trouble: Trouble) -> Result<Option<String>> {
         match trouble {
             Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            Trouble::Stuck { qid, cid } => {
-                Ok(Some(format!("command {cid} of queue {qid} was neither completed nor aborted in time")))
-            }
-            Trouble::Broken(fault) => Ok(Some(fault.to_string())),
+            Trouble::Stuck { .. } | Trouble::Broken(_) => Ok(Some(trouble.to_string())),
         }
     }
 
     fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
-        let healthy = self.hw.healthy("while it was running");
-        let attended = healthy.and_then(|()| control.take_events(&self.hw, &self.controller, &self.namespaces, tell));
-        // What raised them was taken above.
-        let rearmed = self.interrupts.as_ref().map_or(Ok(()), Interrupts::rearm);
-        attended.and(rearmed.map_err(Error::from))
+        self.hw.healthy("while it was running")?;
+        control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
     }
 
     fn put_away(&self, _: &mut Control) -> Result<()> {

@@ -9,7 +9,7 @@ use crate::options::{Options, Service};
 use crate::ring::{Areas, Ring, RingOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::irq::Interrupts;
 use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
 use wholebar_core::pci::{Irq, PciDevice};
@@ -60,7 +60,6 @@ pub(crate) struct Record {
 pub(crate) struct Machine<P> {
     pub shared: Arc<Shared>,
     pub personality: P,
-    pub interrupts: Option<Interrupts>,
 }
 
 /// What is under the lock.
@@ -77,20 +76,14 @@ pub(crate) type Handle<P> = Keeper<Machine<P>>;
 pub(crate) struct Parts<P: Personality> {
     pub shared: Arc<Shared>,
     pub personality: P,
-    pub interrupts: Option<Interrupts>,
     pub records: Vec<Record>,
     pub queues: BTreeMap<u16, P::Queue>,
     pub state: P::State,
 }
 
-/// The MSI-X vectors of a device with `queues` queues that interrupt, where it has any, and what vector 0 signals.
-pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(Irq::Msix)?.count == 0 {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    }
-    let interrupts = Interrupts::new(hw.device.clone(), Irq::Msix, 1 + u32::from(queues))?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
+/// The MSI-X vectors of a device with `queues` queues that interrupt, where it has any.
+pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<Option<Interrupts>> {
+    Ok(Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + u32::from(queues))?)
 }
 
 /// Lets the device into an arena of `bytes`.
@@ -114,9 +107,9 @@ pub(crate) fn ring<R: Ring>(
 }
 
 impl Shared {
-    pub fn new(hw: Hardware, options: Options, features: u64, wake: Arc<EventFd>) -> Arc<Self> {
-        let ties = Ties::new(&hw.device, wake);
-        Arc::new(Self { hw, options, features, domain: Domain::new(), ties })
+    pub fn new(hw: Hardware, options: Options, features: u64, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
+        let ties = Ties::new(&hw.device, interrupts)?;
+        Ok(Arc::new(Self { hw, options, features, domain: ties.domain().clone(), ties }))
     }
 
     /// Whether a feature was negotiated.
@@ -127,11 +120,11 @@ impl Shared {
 
 /// Starts a device.
 pub(crate) fn start<P: Personality>(parts: Parts<P>) -> Result<Handle<P>> {
-    let Parts { shared, personality, interrupts, records, queues, state } = parts;
+    let Parts { shared, personality, records, queues, state } = parts;
     let (service, patience, ties) = (shared.options.service, shared.options.stop_timeout, shared.ties.clone());
     let control = Control { records, parked: queues, state };
     // Dropped, it shuts the device down.
-    let mut keeper = Keeper::new(Machine { shared, personality, interrupts }, control, ties, patience)?;
+    let mut keeper = Keeper::new(Machine { shared, personality }, control, ties, patience)?;
     keeper.peek(|control| keeper.bring_up(control))?;
     if service == Service::Thread {
         keeper.spawn()?;
@@ -145,7 +138,7 @@ impl<P: Personality> Machine<P> {
         let hw = &self.shared.hw;
         hw.bus_master(true)?;
         hw.negotiate(self.shared.features)?;
-        if self.interrupts.is_some() {
+        if self.shared.ties.interrupts().is_some() {
             hw.set_config_vector(0)?;
         }
         for record in &control.records {
@@ -166,19 +159,7 @@ impl<P: Personality> Driver for Machine<P> {
     type Trouble = Error;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.shared.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.shared.domain
-    }
-
-    fn event(happened: Happened) -> P::Event {
-        happened.into()
-    }
-
-    fn remedy(error: &Error) -> Remedy {
+    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
         match error {
             Error::Gone { .. } => Remedy::Gone,
             Error::NeedsReset { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
@@ -194,10 +175,6 @@ impl<P: Personality> Driver for Machine<P> {
         // A lost queue's ring is its owner's still; the device is not told of it again.
         control.records.retain(|record| !lost.contains(&record.index.into()));
         control.records.iter().for_each(|record| record.areas.zero());
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.bring_up(control)
     }
 
@@ -205,17 +182,9 @@ impl<P: Personality> Driver for Machine<P> {
         control.parked.values_mut().for_each(Parked::look);
     }
 
-    fn help(&self, _: &mut Control<P>, trouble: Error) -> Result<Option<String>> {
-        Ok(Some(trouble.to_string()))
-    }
-
     fn attend(&self, control: &mut Control<P>, tell: &mut dyn FnMut(P::Event)) -> Result<()> {
         self.shared.hw.healthy()?;
         self.personality.changed(&self.shared, &mut control.state, tell)
-    }
-
-    fn put_away(&self, _: &mut Control<P>) -> Result<()> {
-        Ok(())
     }
 
     fn release(&self, control: &mut Control<P>) {

@@ -92,6 +92,20 @@ pub enum Error {
         /// How many there are.
         count: u32,
     },
+    /// A register did not become what was waited for.
+    #[error("{device}: the register at {offset:#x} of BAR{bar} still reads {value:#x} after {waited:?}")]
+    NotReady {
+        /// The device.
+        device: String,
+        /// The BAR.
+        bar: u8,
+        /// The register, in bytes from the BAR's start.
+        offset: u64,
+        /// What it read last.
+        value: u64,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// This part of a BAR may not be touched: it holds the MSI-X table or the PBA.
     #[error("BAR{bar}: {len} bytes at {offset:#x} touch the MSI-X {what}, which only the read-only dump may see")]
     Guarded {

@@ -105,6 +105,31 @@ impl Interrupts {
         Ok(new)
     }
 
+    /// The best kind that the device has: MSI-X, else MSI, else INTx; `None` for a device without interrupts. Of MSI-X these are `count` vectors, or
+    /// all that there are if that is fewer. Of MSI it is one: several must be granted together, which platforms seldom do. INTx is one, and has to be
+    /// [rearmed](Self::rearm) each time.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn best(device: Arc<dyn PciDevice>, count: u32) -> Result<Option<Self>> {
+        Self::first_of(device, &[Irq::Msix, Irq::Msi, Irq::Intx], count)
+    }
+
+    /// As [`best`](Self::best), among `kinds`, best first: for a device or driver that has no use for the others.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn first_of(device: Arc<dyn PciDevice>, kinds: &[Irq], count: u32) -> Result<Option<Self>> {
+        for &kind in kinds {
+            match device.irq_info(kind) {
+                Ok(IrqInfo { count: 0, .. }) | Err(Error::NoSuchIrq { .. }) => {}
+                Ok(_) => return Self::new(device, kind, if kind == Irq::Msix { count } else { 1 }).map(Some),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// The eventfd of interrupt `vector`, which is enabled from now on.
     ///
     /// # Errors
@@ -375,6 +400,27 @@ pub(crate) mod tests {
         assert!(matches!(irqs.vector(8), Err(Error::NoSuchIrq { vector: 8, count: 8, .. })));
         drop(irqs);
         assert_eq!(device.calls(), ["MSI-X: off"]);
+    }
+
+    #[test]
+    fn the_best_kind_is_taken() {
+        let best = |irqs: [u32; 3], count| {
+            let mut device = Wires::new(0, true, 1);
+            let wires = Arc::get_mut(&mut device).unwrap();
+            wires.irqs.iter_mut().zip(irqs).for_each(|(info, count)| info.count = count);
+            Interrupts::best(device, count).unwrap().map(|irqs| (irqs.info().0, irqs.count()))
+        };
+        for (irqs, count, expected) in [
+            ([1, 4, 8], 3, Some((Irq::Msix, 3))),
+            ([1, 4, 8], 9, Some((Irq::Msix, 8))),
+            ([1, 4, 0], 3, Some((Irq::Msi, 1))),
+            ([1, 0, 0], 3, Some((Irq::Intx, 1))),
+            ([0, 0, 0], 3, None),
+        ] {
+            assert_eq!(best(irqs, count), expected, "{irqs:?} {count}");
+        }
+        let device = Wires::new(8, true, 0);
+        assert!(Interrupts::first_of(device, &[Irq::Msi], 1).unwrap().is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::irq::{EventFd, Interrupts};
 use crate::mem::{Arena, DmaMapping};
-use crate::pci::{Irq, PciDevice, config, function};
+use crate::pci::{Irq, Opening, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam::channel::{Receiver, Sender, bounded};
@@ -16,51 +16,91 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a driver adds. All but the first four are called under the lock.
+/// What a driver adds: how its device is stopped and brought up. All but [`remedy`](Self::remedy) are called under the lock of the control plane, from
+/// [`Kept::service`] and whoever resets the device; what is not written here does what most drivers need.
+///
+/// ```
+/// use wholebar_core::bar::Bar;
+/// use wholebar_core::keeper::{Driver, Happened};
+/// use wholebar_core::pci::config;
+/// use wholebar_core::{Error, Result};
+///
+/// struct Engine(Bar);
+///
+/// impl Driver for Engine {
+///     const NAME: &'static str = "engine";
+///     type State = ();
+///     type Event = Happened;
+///     type Trouble = String;
+///     type Error = Error;
+///
+///     fn stop(&self, _: &mut ()) -> Result<()> {
+///         self.0.write(0x10, 0u32)
+///     }
+///
+///     fn restart(&self, _: &mut (), _: &[u32]) -> Result<()> {
+///         config::enable_bus_master(self.0.device().as_ref(), true)?;
+///         self.0.write(0x10, 1u32)
+///     }
+/// }
+/// ```
 pub trait Driver: Send + Sync + Sized + 'static {
     /// What the slow path's thread is called.
     const NAME: &'static str;
     /// What is under the lock.
     type State: Send;
     /// What its users are told.
-    type Event: Send;
-    /// A queue's call for help.
-    type Trouble: Send;
+    type Event: From<Happened> + Send;
+    /// A queue's call for help, which says what is wrong.
+    type Trouble: Display + Send;
     /// What can go wrong.
     type Error: From<Error> + Display;
 
-    /// The device.
-    fn device(&self) -> &Arc<dyn PciDevice>;
+    /// What an error says of the device. By default, that it is gone where nobody answers for it on its bus, and else nothing.
+    fn remedy(error: &Self::Error, device: &dyn PciDevice) -> Remedy {
+        let _ = error;
+        match function::check(device) {
+            Err(Error::Gone { .. }) => Remedy::Gone,
+            _ => Remedy::Nothing,
+        }
+    }
 
-    /// What its queues are members of.
-    fn domain(&self) -> &Domain;
-
-    /// What happened, as users are told.
-    fn event(happened: Happened) -> Self::Event;
-
-    /// What an error says of the device.
-    fn remedy(error: &Self::Error) -> Remedy;
-
-    /// Stops the device: it reaches no memory any more, nor its queues.
+    /// Stops the device: when this returns, it reaches no memory any more, nor its queues. An error says that it may.
     fn stop(&self, state: &mut Self::State) -> Result<(), Self::Error>;
 
-    /// Brings the device up again, with its queues, but for those that were `lost`; it was stopped, or the function reset.
+    /// Brings the device up, with its queues, but for those that were `lost`: after [`stop`](Self::stop), a reset of the function perhaps, and
+    /// with bus mastering off. Interrupts are set up.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
-    /// Queues that nobody has take their turn in a reset.
-    fn turn(&self, state: &mut Self::State);
+    /// Queues that nobody has take their turn in a reset. By default, there are none.
+    fn turn(&self, state: &mut Self::State) {
+        let _ = state;
+    }
 
-    /// Helps a queue. A reason is one to reset the device.
-    fn help(&self, state: &mut Self::State, trouble: Self::Trouble) -> Result<Option<String>, Self::Error>;
+    /// Helps a queue. A reason is one to reset the device, as is any trouble by default.
+    fn help(&self, state: &mut Self::State, trouble: Self::Trouble) -> Result<Option<String>, Self::Error> {
+        let _ = state;
+        Ok(Some(trouble.to_string()))
+    }
 
-    /// Looks after the device's health, and passes on what it tells.
-    fn attend(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error>;
+    /// Looks after the device, and passes on what it tells: when its vector 0 was raised, and several times a second. Interrupts that a device has to be
+    /// told to lower are acknowledged here. By default, there is nothing to do.
+    fn attend(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error> {
+        let _ = (state, tell);
+        Ok(())
+    }
 
-    /// Has the device put everything away, before it is stopped for good.
-    fn put_away(&self, state: &mut Self::State) -> Result<(), Self::Error>;
+    /// Has the device put everything away (caches written back, say), before it is stopped for good. By default, there is nothing.
+    fn put_away(&self, state: &mut Self::State) -> Result<(), Self::Error> {
+        let _ = state;
+        Ok(())
+    }
 
-    /// The device is stopped for good: its memory may be given back.
-    fn release(&self, state: &mut Self::State);
+    /// The device is stopped for good: memory that was [quarantined](crate::mem::Chunk::set_quarantine) while it knew of it may be given back. By
+    /// default, there is none.
+    fn release(&self, state: &mut Self::State) {
+        let _ = state;
+    }
 }
 
 /// What can happen to any device.
@@ -118,10 +158,12 @@ pub struct Kept<D: Driver> {
 /// What queues have of it: a part of its own, for queues that are themselves kept under the lock.
 pub struct Ties<T> {
     device: Arc<dyn PciDevice>,
+    domain: Domain,
+    interrupts: Option<Interrupts>,
     troubles: Mutex<Vec<(u64, T)>>,
     /// Arenas whose buffers queues can use.
     arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    /// Signalled by the device's own vector, and by queues in trouble.
+    /// Signalled by vector 0 of the device, and by queues in trouble.
     wake: Arc<EventFd>,
 }
 
@@ -141,6 +183,30 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(200);
 
 impl<D: Driver> Keeper<D> {
+    /// Brings a device up ([`Driver::stop`], [`Driver::restart`]), keeps it, and starts the slow path's thread. A queue's owner may take
+    /// `patience` to poll it while the device is to be reset.
+    ///
+    /// # Errors
+    /// The driver's, where the device does not come up; [`Error::Io`] where the system has no thread or descriptor left.
+    pub fn start(
+        driver: D,
+        state: D::State,
+        ties: Arc<Ties<D::Trouble>>,
+        patience: Duration,
+    ) -> Result<Self, D::Error> {
+        let _opening = Opening::of(ties.device());
+        config::enable_bus_master(ties.device().as_ref(), false)?;
+        // Dropped, it stops the device.
+        let mut keeper = Self::new(driver, state, ties, patience)?;
+        let mut control = keeper.control();
+        // Whoever had it before may have left it running.
+        keeper.driver.stop(&mut control.state)?;
+        keeper.driver.restart(&mut control.state, &[])?;
+        drop(control);
+        keeper.spawn()?;
+        Ok(keeper)
+    }
+
     /// Keeps a device that runs.
     ///
     /// # Errors
@@ -148,8 +214,8 @@ impl<D: Driver> Keeper<D> {
     pub fn new(driver: D, state: D::State, ties: Arc<Ties<D::Trouble>>, patience: Duration) -> Result<Self> {
         let mut notices = Vec::new();
         for kind in [Irq::Err, Irq::Req] {
-            if driver.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
-                let interrupts = Interrupts::new(driver.device().clone(), kind, 1)?;
+            if ties.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
+                let interrupts = Interrupts::new(ties.device().clone(), kind, 1)?;
                 let fd = interrupts.vector(0)?;
                 notices.push((kind, interrupts, fd));
             }
@@ -175,6 +241,16 @@ impl<D: Driver> Keeper<D> {
 }
 
 impl<D: Driver> Kept<D> {
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        self.ties.device()
+    }
+
+    /// What its queues are members of.
+    pub fn domain(&self) -> &Domain {
+        self.ties.domain()
+    }
+
     /// What queues have of it.
     pub fn ties(&self) -> &Arc<Ties<D::Trouble>> {
         &self.ties
@@ -271,7 +347,9 @@ impl<D: Driver> Kept<D> {
             let Control { state, events, .. } = &mut *control;
             // The oldest stay where nobody takes them.
             let attended = self.driver.attend(state, &mut |event| drop(events.try_send(event)));
-            if let Err(error) = attended {
+            // What raised an interrupt was served above.
+            let rearmed = self.ties.interrupts().map_or(Ok(()), Interrupts::rearm);
+            if let Err(error) = attended.and(rearmed.map_err(D::Error::from)) {
                 self.settle(&mut control, &error);
             }
         }
@@ -282,7 +360,7 @@ impl<D: Driver> Kept<D> {
 
     /// Acts upon what an error says of the device.
     fn settle(&self, control: &mut Control<D>, error: &D::Error) {
-        match D::remedy(error) {
+        match D::remedy(error, self.device().as_ref()) {
             Remedy::Gone => self.end(control, error, ""),
             Remedy::Reset => self.begin_reset(control, error.to_string()),
             Remedy::Nothing => {}
@@ -329,7 +407,7 @@ impl<D: Driver> Kept<D> {
             Err(error) if device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
                 function::reset(device)?;
-                // Where it took the vectors' eventfds away, it took these too. (Vectors are the driver's.)
+                // Where it took the vectors' eventfds away, it took these too.
                 for (_, interrupts, _) in &self.notices {
                     interrupts.restore()?;
                 }
@@ -343,13 +421,17 @@ impl<D: Driver> Kept<D> {
         self.driver.stop(state)?;
         self.domain().quiet();
         self.driver.turn(state);
+        if let Some(interrupts) = self.ties.interrupts() {
+            // A reset of the function took them away.
+            interrupts.restore()?;
+        }
         self.driver.restart(state, lost)
     }
 
     /// The device cannot be used any more.
     fn end(&self, control: &mut Control<D>, error: &D::Error, during: &str) {
         control.stopping = None;
-        let gone = D::remedy(error) == Remedy::Gone;
+        let gone = D::remedy(error, self.device().as_ref()) == Remedy::Gone;
         let device = self.device().as_ref();
         let _ = config::enable_bus_master(device, false);
         // Nobody on the bus writes nothing; a device that was stopped doesn't either.
@@ -413,10 +495,32 @@ impl<D: Driver> Kept<D> {
 }
 
 impl<T> Ties<T> {
-    /// Of a device; what is to be done at once signals `wake`.
-    pub fn new(device: &Arc<dyn PciDevice>, wake: Arc<EventFd>) -> Arc<Self> {
-        let (device, troubles, arenas) = (device.clone(), Mutex::default(), Mutex::default());
-        Arc::new(Self { device, troubles, arenas, wake })
+    /// Of a device and its interrupts, whose vector 0 wakes the slow path. Without any, the slow path looks after the device several times a second.
+    ///
+    /// # Errors
+    /// What [`Interrupts::vector`] says; [`Error::Io`] where the process has no descriptor left.
+    pub fn new(device: &Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
+        let wake = match &interrupts {
+            Some(interrupts) => interrupts.vector(0)?,
+            None => Arc::new(EventFd::new()?),
+        };
+        let (device, domain, troubles, arenas) = (device.clone(), Domain::new(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { device, domain, interrupts, troubles, arenas, wake }))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.device
+    }
+
+    /// What the device's queues are members of.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The device's interrupts, where it has some: vector 0 is the slow path's.
+    pub fn interrupts(&self) -> Option<&Interrupts> {
+        self.interrupts.as_ref()
     }
 
     /// What is signalled when there is something for [`service`](Kept::service) to do at once.
@@ -471,7 +575,7 @@ impl<T> Ties<T> {
 impl<D: Driver> Control<D> {
     /// Passes an event on; the oldest stay where nobody takes them.
     fn tell(&self, happened: Happened) {
-        let _ = self.events.try_send(D::event(happened));
+        let _ = self.events.try_send(happened.into());
     }
 }
 

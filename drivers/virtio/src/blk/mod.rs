@@ -154,16 +154,16 @@ impl Blk {
         // Of a request's descriptors, two are for its header and its status.
         let disk =
             Geometry { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
-        let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
+        let interrupts = machine::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
         let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
         let memory = machine::memory(&hw, each.sum::<u64>() + (64 << 10))?;
-        let shared = Shared::new(hw, options, features, wake);
+        let shared = Shared::new(hw, options, features, interrupts)?;
         let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
         for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
-            let vector = match &interrupts {
+            let vector = match shared.ties.interrupts() {
                 Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
                 _ => None,
             };
@@ -175,7 +175,7 @@ impl Blk {
                 .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
         }
         let personality = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
-        let parts = Parts { shared, personality, interrupts, records, queues, state: () };
+        let parts = Parts { shared, personality, records, queues, state: () };
         Ok(Self(Arc::new(machine::start(parts)?)))
     }
 

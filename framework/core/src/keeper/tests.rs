@@ -2,13 +2,11 @@
 
 use super::*;
 use crate::irq::tests::Wires;
+use crate::pci::function::tests::Slot;
 use crate::reset::Turn;
 
 /// A driver of nothing.
-struct Toy {
-    device: Arc<dyn PciDevice>,
-    domain: Domain,
-}
+struct Toy;
 
 /// What was called, and what fails.
 #[derive(Default)]
@@ -25,16 +23,7 @@ impl Driver for Toy {
     type Trouble = &'static str;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.device
-    }
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-    fn event(happened: Happened) -> Happened {
-        happened
-    }
-    fn remedy(error: &Error) -> Remedy {
+    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
         match error {
             Error::Gone { .. } => Remedy::Gone,
             Error::Config { .. } => Remedy::Reset,
@@ -49,7 +38,6 @@ impl Driver for Toy {
         calls.seen.push("restart");
         Ok(())
     }
-    fn turn(&self, _: &mut Calls) {}
     fn help(&self, calls: &mut Calls, trouble: &'static str) -> Result<Option<String>> {
         calls.seen.push("help");
         match calls.gone {
@@ -78,9 +66,8 @@ impl Toy {
 fn keeper(patience: Duration) -> (Arc<Wires>, Keeper<Toy>) {
     let wires = Wires::new(1, true, 1);
     let device: Arc<dyn PciDevice> = wires.clone();
-    let ties = Ties::new(&device, Arc::new(EventFd::new().unwrap()));
-    let toy = Toy { device, domain: Domain::new() };
-    (wires, Keeper::new(toy, Calls::default(), ties, patience).unwrap())
+    let ties = Ties::new(&device, None).unwrap();
+    (wires, Keeper::new(Toy, Calls::default(), ties, patience).unwrap())
 }
 
 fn seen(keeper: &Keeper<Toy>) -> Vec<&'static str> {
@@ -151,4 +138,68 @@ fn dropped_it_is_put_away_and_releases_its_memory() {
     let kept = keeper.kept.clone();
     drop(keeper);
     assert_eq!(kept.peek(|calls| calls.seen.clone()), ["away", "stop", "release"]);
+}
+
+/// A driver that writes no more than it must.
+struct Plain(Arc<AtomicBool>);
+
+impl Driver for Plain {
+    const NAME: &'static str = "plain";
+    type State = u32;
+    type Event = Happened;
+    type Trouble = &'static str;
+    type Error = Error;
+
+    fn stop(&self, _: &mut u32) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Error::Config { device: "plain".to_owned(), why: "it does not stop".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    fn restart(&self, starts: &mut u32, _: &[u32]) -> Result<()> {
+        *starts += 1;
+        Ok(())
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "waits two seconds for a function that does not come back")]
+fn a_driver_need_only_stop_and_start_its_device() {
+    let (device, stuck): (Arc<dyn PciDevice>, _) = (Slot::start(0, u32::MAX), Arc::new(AtomicBool::new(false)));
+    let ties = Ties::new(&device, None).unwrap();
+    let keeper = Keeper::start(Plain(stuck.clone()), 0, ties, Duration::ZERO).unwrap();
+    let event = || keeper.events().recv_timeout(Duration::from_secs(60)).unwrap();
+    let reset = |why: &str| Happened::Reset { why: why.to_owned(), lost: vec![] };
+    assert_eq!(keeper.peek(|starts| *starts), 1);
+    keeper.reset().unwrap();
+    assert_eq!(event(), reset("it was asked for"));
+    keeper.ties().trouble(keeper.domain().epoch(), "help");
+    assert_eq!((event(), keeper.peek(|starts| *starts)), (reset("help"), 3));
+    // Where it does not stop, its function is reset; this one does not come back, which its bus tells.
+    stuck.store(true, Ordering::Relaxed);
+    assert!(matches!(keeper.reset(), Err(Error::Gone { .. })));
+    assert!(matches!(event(), Happened::Ended { why } if why.contains("did not come back")));
+    assert!(keeper.domain().ended().is_some_and(|end| end.gone && end.harmless));
+
+    let ties = Ties::new(&device, None).unwrap();
+    assert!(Keeper::start(Plain(stuck), 0, ties, Duration::ZERO).is_err(), "it cannot be stopped");
+}
+
+#[test]
+fn a_line_is_unmasked_once_the_driver_has_looked_after_its_device() {
+    let wires = Wires::new(0, true, 0);
+    let device: Arc<dyn PciDevice> = wires.clone();
+    let ties = Ties::new(&device, Interrupts::best(device.clone(), 4).unwrap()).unwrap();
+    let keeper = Keeper::new(Toy, Calls::default(), ties, Duration::ZERO).unwrap();
+    wires.raise(Irq::Intx, 0);
+    keeper.service().unwrap();
+    assert_eq!(wires.calls(), ["INTx: 0+1", "INTx: unmasked"]);
+    // What a reset of the function took away is there again before the driver goes on.
+    wires.reset().unwrap();
+    keeper.reset().unwrap();
+    assert_eq!(wires.calls(), ["INTx: 0+1"]);
+    keeper.ties().wake().take();
+    wires.raise(Irq::Intx, 0);
+    assert_eq!(keeper.ties().wake().take(), 1);
 }
