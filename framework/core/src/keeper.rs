@@ -49,7 +49,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
     const NAME: &'static str;
     /// What is under the lock.
     type State: Send;
-    /// What its users are told.
+    /// What its users are told: [`Event`] does, where they need no more.
     type Event: From<Happened> + Send;
     /// A queue's call for help, which says what is wrong.
     type Trouble: Display + Send;
@@ -122,6 +122,21 @@ pub enum Happened {
         /// Why.
         why: String,
     },
+}
+
+/// What users of a device are told, for a driver that needs no more than this: `T` is what its device tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<T> {
+    /// The device told something.
+    Device(T),
+    /// Something happened to the device.
+    Happened(Happened),
+}
+
+impl<T> From<Happened> for Event<T> {
+    fn from(happened: Happened) -> Self {
+        Self::Happened(happened)
+    }
 }
 
 /// What is to be done about an error.

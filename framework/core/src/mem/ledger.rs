@@ -265,7 +265,7 @@ mod tests {
                 };
                 let expected = match what {
                     0 | 1 => {
-                        let highest = if what == 0 { u64::MAX } else { page << 12 | 0x333 * u64::from(log) };
+                        let highest = if what == 0 { u64::MAX } else { (page << 12) + 0x333 * u64::from(log) };
                         let align = 1u64 << log;
                         let candidates = all.iter().copied().filter(|p| p.is_multiple_of(align) && free(&taken, *p, pages) && ((p + pages) << 12) - 1 <= highest);
                         let found = ledger.find(pages << 12, align << 12, highest);
