@@ -33,11 +33,13 @@
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //!
-//! All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
+//! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
 pub mod block;
 pub mod drivers;
 mod error;
+#[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]
+pub mod guide;
 pub mod net;
 mod target;
 

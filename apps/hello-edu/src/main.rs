@@ -6,8 +6,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
+use wholebar::control_plane::{ControlPlane, DeviceEvent, Driver, Event, QueueContext};
 use wholebar::irq::Interrupts;
-use wholebar::keeper::{Driver, Event, Happened, Keeper, Ties};
 use wholebar::mem::{Arena, ArenaOptions, Buf, DmaMapping, Pool};
 use wholebar::pci::{Config, Irq, config, function};
 
@@ -43,7 +43,7 @@ impl Driver for Edu {
     const NAME: &'static str = "edu";
     type State = ();
     type Event = Event<u32>;
-    type Trouble = String;
+    type QueueFault = String;
     type Error = wholebar::Error;
 
     /// The device reaches no memory when this returns: a transfer that runs has ended.
@@ -60,29 +60,29 @@ impl Driver for Edu {
     }
 
     /// An interrupt came, or nothing did for a while.
-    fn attend(&self, (): &mut (), tell: &mut dyn FnMut(Event<u32>)) -> wholebar::Result<()> {
+    fn poll_events(&self, (): &mut (), tell: &mut dyn FnMut(Event<u32>)) -> wholebar::Result<()> {
         function::check(self.bar.device().as_ref())?;
         let causes: u32 = self.bar.read(CAUSES)?;
         if causes != 0 {
             self.bar.write(ACKNOWLEDGE, causes)?;
-            tell(Event::Device(causes));
+            tell(Event::Driver(causes));
         }
         Ok(())
     }
 }
 
-fn wait_for(edu: &Keeper<Edu>, cause: u32) -> Result<()> {
+fn wait_for(edu: &ControlPlane<Edu>, cause: u32) -> Result<()> {
     loop {
         match edu.events().recv_timeout(PATIENCE).context("no interrupt came")? {
-            Event::Device(causes) if causes & cause != 0 => return Ok(()),
-            Event::Happened(Happened::Ended { why }) => bail!("the device has ended: {why}"),
+            Event::Driver(causes) if causes & cause != 0 => return Ok(()),
+            Event::Device(DeviceEvent::Ended { why }) => bail!("the device has ended: {why}"),
             _ => {}
         }
     }
 }
 
 /// Fills the device's buffer from `buf`, or `buf` from the device's. Until the device is done it may write to `buf`, which otherwise is never used again.
-fn transfer(edu: &Keeper<Edu>, memory: &DmaMapping, buf: Buf, from_device: bool) -> Result<Buf> {
+fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device: bool) -> Result<Buf> {
     let ours = memory.iova().offset(buf.arena_offset()).0;
     let (source, destination, direction) =
         if from_device { (BUFFER, ours, DMA_FROM_DEVICE) } else { (ours, BUFFER, 0) };
@@ -97,7 +97,7 @@ fn transfer(edu: &Keeper<Edu>, memory: &DmaMapping, buf: Buf, from_device: bool)
     Ok(buf)
 }
 
-fn show(edu: &Keeper<Edu>, memory: &DmaMapping, pool: &Pool) -> Result<()> {
+fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool) -> Result<()> {
     edu.bar.write(LIVENESS, 0x1234_5678u32)?;
     ensure!(edu.bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
     edu.bar.write(FACTORIAL, 10u32)?;
@@ -131,10 +131,10 @@ fn main() -> Result<()> {
         false => Interrupts::best(device.clone(), 1)?.context("it has no interrupts")?,
     };
     println!("{}: edu {}.{}, which interrupts by {}", device.name(), id >> 24, id >> 16 & 0xff, interrupts.info().0);
-    let edu = Keeper::start(Edu { bar }, (), Ties::new(&device, Some(interrupts))?, PATIENCE)?;
+    let edu = ControlPlane::start(Edu { bar }, (), QueueContext::new(&device, Some(interrupts))?, PATIENCE)?;
 
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    let memory = edu.ties().attach(&arena)?;
+    let memory = edu.queue_context().attach(&arena)?;
     let pool = Pool::new(&arena, 2, BUFFER_SIZE, 64)?;
     println!("{} KiB of memory are at {} for it", arena.len() >> 10, memory.iova());
     show(&edu, &memory, &pool)?;
@@ -143,7 +143,7 @@ fn main() -> Result<()> {
     show(&edu, &memory, &pool)?;
 
     // Until the kernel wants the device back, or it is gone. Then it is stopped for good, as it is when `edu` is dropped.
-    let over = |event| matches!(event, Event::Happened(Happened::UnbindRequest | Happened::Ended { .. }));
+    let over = |event| matches!(event, Event::Device(DeviceEvent::UnbindRequest | DeviceEvent::Ended { .. }));
     while asked("stay") && !over(edu.events().recv()?) {}
     Ok(edu.shut_down()?)
 }

@@ -16,8 +16,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
+use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
@@ -27,7 +27,7 @@ use wholebar_core::reset::Domain;
 pub struct Igb(pub(crate) Arc<Handle>);
 
 /// What keeps a device open: held by [`Igb`] and by its queues.
-pub(crate) struct Handle(Keeper<Inner>);
+pub(crate) struct Handle(ControlPlane<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     pub max_packet: u32,
     pub domain: Domain,
     name: String,
-    ties: Arc<Ties<Error>>,
+    queue_context: Arc<QueueContext<Error>>,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
 }
@@ -100,7 +100,8 @@ impl Igb {
         };
         let max_packet = settings.max_packet();
         let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
-        let ties = Ties::new(&hw.device, Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
+        let queue_context =
+            QueueContext::new(&hw.device, Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
         let mut control = Control {
             settings,
             queues: BTreeMap::new(),
@@ -109,8 +110,8 @@ impl Igb {
             link_changes: 0,
             totals: Totals::default(),
         };
-        let vectors = rx_vectors(&config, ties.interrupts());
-        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, ties.interrupts(), vectors));
+        let vectors = rx_vectors(&config, queue_context.interrupts());
+        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, queue_context.interrupts(), vectors));
         if let Err(error) = started {
             let _ = hw.bus_master(false);
             return Err(error);
@@ -123,17 +124,17 @@ impl Igb {
             limits: LIMITS,
             granted,
             max_packet,
-            domain: ties.domain().clone(),
-            ties: ties.clone(),
+            domain: queue_context.domain().clone(),
+            queue_context: queue_context.clone(),
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
         };
-        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
-            keeper.spawn()?;
+            control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(keeper))))
+        Ok(Self(Arc::new(Handle(control_plane))))
     }
 
     /// BAR0, as it was mapped.
@@ -148,7 +149,7 @@ impl Igb {
 
     /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.ties().interrupts()
+        self.0.queue_context().interrupts()
     }
 
     /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -156,7 +157,7 @@ impl Igb {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// Takes an arena away from the device: it can't reach it any more when this returns.
@@ -164,7 +165,7 @@ impl Igb {
     /// # Errors
     /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().detach(arena)?)
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
@@ -175,7 +176,7 @@ impl Igb {
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
         let split = inner.buffers(pool)?;
-        let mapping = inner.ties().attach(pool.arena())?;
+        let mapping = inner.queue_context().attach(pool.arena())?;
         let parts = inner.with(|control| inner.make_rx(control, index, pool, split, mapping))?;
         Ok(Rx::new(inner.clone(), parts))
     }
@@ -222,7 +223,7 @@ impl Igb {
 
     /// What is signalled when there is something for [`service`](Self::service) to do at once.
     pub fn wakeup(&self) -> &Arc<EventFd> {
-        self.0.ties().wake()
+        self.0.queue_context().wake()
     }
 
     /// Whether the device can be used.
@@ -363,8 +364,8 @@ impl Inner {
         let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
         let bar = &self.hw.bar;
         let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
-        let vectors = rx_vectors(&self.config, self.ties.interrupts());
-        let wakeup = match self.ties.interrupts() {
+        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
+        let wakeup = match self.queue_context.interrupts() {
             Some(interrupts) if index < vectors => {
                 let vector = u32::from(index) + 1;
                 let register = |register| bar.doorbell(register);
@@ -395,14 +396,14 @@ impl Driver for Inner {
     const NAME: &'static str = "igb";
     type State = Control;
     type Event = Event;
-    type Trouble = Error;
+    type QueueFault = Error;
     type Error = Error;
 
-    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
-            Error::Gone { .. } => Remedy::Gone,
-            Error::NotReady { .. } => Remedy::Reset,
-            _ => Remedy::Nothing,
+            Error::Gone { .. } => Recovery::Gone,
+            Error::NotReady { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -416,14 +417,14 @@ impl Driver for Inner {
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
         self.hw.bus_master(true)?;
-        let vectors = rx_vectors(&self.config, self.ties.interrupts());
-        control.set_up(&self.hw, self.ties.interrupts(), vectors)?;
+        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
+        control.set_up(&self.hw, self.queue_context.interrupts(), vectors)?;
         control.recreate(&self.hw, &self.domain)
     }
 
-    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
-        control.follow_link(&self.hw, self.ties.interrupts().is_some(), tell)?;
+        control.follow_link(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
         control.count(&self.hw)
     }
 }
@@ -468,9 +469,9 @@ impl Handle {
 }
 
 impl Deref for Handle {
-    type Target = Keeper<Inner>;
+    type Target = ControlPlane<Inner>;
 
-    fn deref(&self) -> &Keeper<Inner> {
+    fn deref(&self) -> &ControlPlane<Inner> {
         &self.0
     }
 }

@@ -177,14 +177,14 @@ impl Rx {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
             let (device, queue) = (self.inner.hw.name(), self.index);
-            self.inner.ties().trouble(epoch, Error::Broken { device, queue, fault });
+            self.inner.queue_context().report_fault(epoch, Error::Broken { device, queue, fault });
         }
     }
 
     /// A turn of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.turn() {
+        match self.member.step() {
             Home::Wait => {}
             Home::Restart => {
                 self.let_go();

@@ -19,7 +19,7 @@ use wholebar_core::reset::Domain;
 
 /// What a queue tells the control plane.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum QueueFault {
     /// A command took longer than it may: abort it.
     Overdue { qid: u16, cid: u16 },
     /// A command was not answered after it was to be aborted.
@@ -28,7 +28,7 @@ pub(crate) enum Trouble {
     Broken(Fault),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for QueueFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overdue { qid, cid } => write!(f, "command {cid} of queue {qid} takes too long"),

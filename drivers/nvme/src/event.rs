@@ -2,7 +2,7 @@
 
 use crate::log::lid;
 use std::fmt;
-use wholebar_core::keeper::Happened;
+use wholebar_core::control_plane::DeviceEvent;
 
 /// Something that happened to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,13 +28,13 @@ pub enum Event {
     },
 }
 
-impl From<Happened> for Event {
-    fn from(happened: Happened) -> Self {
+impl From<DeviceEvent> for Event {
+    fn from(happened: DeviceEvent) -> Self {
         match happened {
-            Happened::FunctionError => Self::FunctionError,
-            Happened::UnbindRequest => Self::UnbindRequest,
-            Happened::Reset { why, lost } => Self::Reset { why, lost },
-            Happened::Ended { why } => Self::Ended { why },
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::admin::AdminQueue;
 use crate::command;
-use crate::control::{Control, Record, Trouble, memory};
+use crate::control::{Control, QueueFault, Record, memory};
 use crate::doorbell::{Bell, Shadows};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -19,8 +19,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
+use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::Interrupts;
-use wholebar_core::keeper::{Driver, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
@@ -29,7 +29,7 @@ use wholebar_core::reset::Domain;
 pub struct Nvme(pub(crate) Arc<Handle>);
 
 /// What keeps a controller open: held by [`Nvme`] and by its queues.
-pub(crate) struct Handle(Keeper<Inner>);
+pub(crate) struct Handle(ControlPlane<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     pub controller: Controller,
     pub namespaces: Namespaces,
     pub domain: Domain,
-    ties: Arc<Ties<Trouble>>,
+    queue_context: Arc<QueueContext<QueueFault>>,
 }
 
 impl Nvme {
@@ -52,7 +52,7 @@ impl Nvme {
         // Whoever had it before may have left it running.
         hw.disable()?;
         // Vectors before CC.EN: some controllers look at them only then.
-        let ties = Ties::new(&hw.device, interrupts(&hw, &options)?)?;
+        let queue_context = QueueContext::new(&hw.device, interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
         let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
@@ -68,13 +68,13 @@ impl Nvme {
         };
         let (service, patience) = (options.service, options.stop_timeout);
         let namespaces = Namespaces::new(namespaces);
-        let domain = ties.domain().clone();
-        let inner = Inner { hw, options, controller, namespaces, domain, ties: ties.clone() };
-        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        let domain = queue_context.domain().clone();
+        let inner = Inner { hw, options, controller, namespaces, domain, queue_context: queue_context.clone() };
+        let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
-            keeper.spawn()?;
+            control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(keeper))))
+        Ok(Self(Arc::new(Handle(control_plane))))
     }
 
     /// What the controller says of itself.
@@ -140,7 +140,7 @@ impl Nvme {
 
     /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.ties().interrupts()
+        self.0.queue_context().interrupts()
     }
 
     /// Lets the controller into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -148,7 +148,7 @@ impl Nvme {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// Takes an arena away from the controller: it can't reach it any more when this returns.
@@ -156,7 +156,7 @@ impl Nvme {
     /// # Errors
     /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().detach(arena)?)
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     /// A queue pair, to be owned by one core.
@@ -349,7 +349,7 @@ impl Inner {
         let granted = control.granted;
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
-        let count = self.ties.interrupts().map_or(0, Interrupts::count);
+        let count = self.queue_context.interrupts().map_or(0, Interrupts::count);
         if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
@@ -411,14 +411,14 @@ impl Driver for Inner {
     const NAME: &'static str = "nvme";
     type State = Control;
     type Event = Event;
-    type Trouble = Trouble;
+    type QueueFault = QueueFault;
     type Error = Error;
 
-    fn remedy(error: &Error, _: &dyn PciDevice) -> Remedy {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
-            Error::Gone { .. } => Remedy::Gone,
-            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
-            _ => Remedy::Nothing,
+            Error::Gone { .. } => Recovery::Gone,
+            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -435,19 +435,19 @@ impl Driver for Inner {
         control.recreate(&self.hw, &self.domain)
     }
 
-    fn help(&self, control: &mut Control, trouble: Trouble) -> Result<Option<String>> {
+    fn handle_fault(&self, control: &mut Control, trouble: QueueFault) -> Result<Option<String>> {
         match trouble {
-            Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            Trouble::Stuck { .. } | Trouble::Broken(_) => Ok(Some(trouble.to_string())),
+            QueueFault::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
+            QueueFault::Stuck { .. } | QueueFault::Broken(_) => Ok(Some(trouble.to_string())),
         }
     }
 
-    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy("while it was running")?;
         control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
     }
 
-    fn put_away(&self, _: &mut Control) -> Result<()> {
+    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
         self.hw.shut_down()
     }
 
@@ -490,9 +490,9 @@ impl Handle {
 }
 
 impl Deref for Handle {
-    type Target = Keeper<Inner>;
+    type Target = ControlPlane<Inner>;
 
-    fn deref(&self) -> &Keeper<Inner> {
+    fn deref(&self) -> &ControlPlane<Inner> {
         &self.0
     }
 }

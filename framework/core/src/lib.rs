@@ -14,7 +14,7 @@
 //! | [`block`] | storage: the traits of disks and of their queues |
 //! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
-//! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
+//! | [`control_plane`] | the control plane of a device: its lock, its slow path, its resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
 //! | [`model`] | the device side of the seam: software devices, in this process |
@@ -23,12 +23,12 @@ pub mod bar;
 pub mod barrier;
 pub mod block;
 mod cell;
+pub mod control_plane;
 pub mod cores;
-mod door;
 mod driver_error;
 mod error;
 pub mod irq;
-pub mod keeper;
+mod listener;
 pub mod mem;
 pub mod model;
 pub mod net;

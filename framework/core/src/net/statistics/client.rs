@@ -45,7 +45,7 @@ impl Snapshot {
 /// The whole answer, head and all.
 fn ask(socket: &Path, patience: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
-    let mut stream = crate::door::connect(socket, patience)?;
+    let mut stream = crate::listener::connect(socket, patience)?;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(patience.max(Duration::from_millis(1))))?;
     stream.write_all(b"GET /json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

@@ -2,8 +2,8 @@
 //! closed. It waits for nobody: clients have a few seconds, there is room for a few, and the oldest makes room for a new one.
 
 use super::{Figures, openmetrics};
-use crate::door::Door;
 use crate::irq::EventFd;
+use crate::listener::Listener;
 use crate::{Error, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -39,7 +39,7 @@ impl Figures {
     /// The same, with so long for each client.
     pub(super) fn serve_with(self, socket: &Path, patience: Duration) -> Result<StatisticsServer> {
         let failed = |cause| Error::Io { what: format!("serving statistics on {}", socket.display()), cause };
-        let door = Door::open(socket).map_err(failed)?;
+        let door = Listener::open(socket).map_err(failed)?;
         let stop = Arc::new(EventFd::new()?);
         let mut server = Server { figures: self, door, stop: stop.clone(), patience, clients: Vec::new() };
         let thread = std::thread::Builder::new().name("statistics".to_owned()).spawn(move || server.run());
@@ -59,7 +59,7 @@ impl Drop for StatisticsServer {
 
 struct Server {
     figures: Figures,
-    door: Door,
+    door: Listener,
     stop: Arc<EventFd>,
     patience: Duration,
     /// The oldest first.
@@ -94,7 +94,7 @@ impl Server {
             let now = Instant::now();
             let figures = &self.figures;
             // Its turn comes first: it is not to blame where this thread was late.
-            self.clients.retain_mut(|client| client.turn(figures) && client.until > now);
+            self.clients.retain_mut(|client| client.poll(figures) && client.until > now);
         }
     }
 
@@ -130,7 +130,7 @@ impl Server {
 
 impl Client {
     /// Whether it stays.
-    fn turn(&mut self, figures: &Figures) -> bool {
+    fn poll(&mut self, figures: &Figures) -> bool {
         while self.answer.is_none() {
             let mut part = [0; 2048];
             match self.stream.read(&mut part) {

@@ -1,4 +1,4 @@
-//! What keeps a device going: the one lock of its control plane, the slow path's thread, calls for help from queues, resets, the end.
+//! The control plane of a device: its one lock, the slow path's thread, faults that queues report, resets, the end.
 //!
 //! It is the same for every driver; what differs is a [`Driver`]: how its device is stopped and brought up again, and what has to be looked
 //! after. This file does *not* know any device, nor what queues do while they wait ([`reset`](crate::reset)).
@@ -16,12 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a driver adds: how its device is stopped and brought up. All but [`remedy`](Self::remedy) are called under the lock of the control plane, from
-/// [`Kept::service`] and whoever resets the device; what is not written here does what most drivers need.
+/// What a driver adds: how its device is stopped and brought up. All but [`recovery`](Self::recovery) are called under the lock of the control plane, from
+/// [`DeviceControl::service`] and whoever resets the device; what is not written here does what most drivers need.
 ///
 /// ```
 /// use wholebar_core::bar::Bar;
-/// use wholebar_core::keeper::{Driver, Happened};
+/// use wholebar_core::control_plane::{Driver, DeviceEvent};
 /// use wholebar_core::pci::config;
 /// use wholebar_core::{Error, Result};
 ///
@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 /// impl Driver for Engine {
 ///     const NAME: &'static str = "engine";
 ///     type State = ();
-///     type Event = Happened;
-///     type Trouble = String;
+///     type Event = DeviceEvent;
+///     type QueueFault = String;
 ///     type Error = Error;
 ///
 ///     fn stop(&self, _: &mut ()) -> Result<()> {
@@ -50,18 +50,18 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What is under the lock.
     type State: Send;
     /// What its users are told: [`Event`] does, where they need no more.
-    type Event: From<Happened> + Send;
-    /// A queue's call for help, which says what is wrong.
-    type Trouble: Display + Send;
+    type Event: From<DeviceEvent> + Send;
+    /// A fault that a queue reports. Shown, it says what is wrong.
+    type QueueFault: Display + Send;
     /// What can go wrong.
     type Error: From<Error> + Display;
 
     /// What an error says of the device. By default, that it is gone where nobody answers for it on its bus, and else nothing.
-    fn remedy(error: &Self::Error, device: &dyn PciDevice) -> Remedy {
+    fn recovery(error: &Self::Error, device: &dyn PciDevice) -> Recovery {
         let _ = error;
         match function::check(device) {
-            Err(Error::Gone { .. }) => Remedy::Gone,
-            _ => Remedy::Nothing,
+            Err(Error::Gone { .. }) => Recovery::Gone,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -72,26 +72,26 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// with bus mastering off. Interrupts are set up.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
-    /// Queues that nobody has take their turn in a reset. By default, there are none.
-    fn turn(&self, state: &mut Self::State) {
+    /// Polls the queues that no application has: they take part in a reset, too. By default, there are none.
+    fn poll_parked(&self, state: &mut Self::State) {
         let _ = state;
     }
 
-    /// Helps a queue. A reason is one to reset the device, as is any trouble by default.
-    fn help(&self, state: &mut Self::State, trouble: Self::Trouble) -> Result<Option<String>, Self::Error> {
+    /// Handles a fault of a queue. Returns why the device has to be reset, where it has to be: by default, what the fault says.
+    fn handle_fault(&self, state: &mut Self::State, fault: Self::QueueFault) -> Result<Option<String>, Self::Error> {
         let _ = state;
-        Ok(Some(trouble.to_string()))
+        Ok(Some(fault.to_string()))
     }
 
     /// Looks after the device, and passes on what it tells: when its vector 0 was raised, and several times a second. Interrupts that a device has to be
     /// told to lower are acknowledged here. By default, there is nothing to do.
-    fn attend(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error> {
+    fn poll_events(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error> {
         let _ = (state, tell);
         Ok(())
     }
 
     /// Has the device put everything away (caches written back, say), before it is stopped for good. By default, there is nothing.
-    fn put_away(&self, state: &mut Self::State) -> Result<(), Self::Error> {
+    fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error> {
         let _ = state;
         Ok(())
     }
@@ -105,7 +105,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
 
 /// What can happen to any device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happened {
+pub enum DeviceEvent {
     /// The kernel reports an error of the function (AER).
     FunctionError,
     /// The kernel wants the device back: close it soon.
@@ -124,24 +124,24 @@ pub enum Happened {
     },
 }
 
-/// What users of a device are told, for a driver that needs no more than this: `T` is what its device tells.
+/// What users of a device are told, for a driver that needs no more than this: `T` is what the driver tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<T> {
-    /// The device told something.
-    Device(T),
-    /// Something happened to the device.
-    Happened(Happened),
+    /// What the driver tells.
+    Driver(T),
+    /// What is told of any device.
+    Device(DeviceEvent),
 }
 
-impl<T> From<Happened> for Event<T> {
-    fn from(happened: Happened) -> Self {
-        Self::Happened(happened)
+impl<T> From<DeviceEvent> for Event<T> {
+    fn from(event: DeviceEvent) -> Self {
+        Self::Device(event)
     }
 }
 
 /// What is to be done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
+pub enum Recovery {
     /// Nothing: the device is as it was.
     Nothing,
     /// The device has to be reset.
@@ -150,17 +150,17 @@ pub enum Remedy {
     Gone,
 }
 
-/// Keeps a device open, and its slow path's thread running. Dropped, it stops the device for good.
-pub struct Keeper<D: Driver> {
-    kept: Arc<Kept<D>>,
+/// The control plane of a device that is open, with the thread of its slow path. Dropped, it stops the device for good.
+pub struct ControlPlane<D: Driver> {
+    kept: Arc<DeviceControl<D>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A device that is kept.
-pub struct Kept<D: Driver> {
+/// What the threads of a control plane share.
+pub struct DeviceControl<D: Driver> {
     driver: D,
     control: Mutex<Control<D>>,
-    ties: Arc<Ties<D::Trouble>>,
+    queue_context: Arc<QueueContext<D::QueueFault>>,
     events: Receiver<D::Event>,
     /// What the kernel has to say of the function.
     notices: Vec<(Irq, Interrupts, Arc<EventFd>)>,
@@ -170,12 +170,12 @@ pub struct Kept<D: Driver> {
     closing: AtomicBool,
 }
 
-/// What queues have of it: a part of its own, for queues that are themselves kept under the lock.
-pub struct Ties<T> {
+/// What queues have of the control plane. It is a part of its own, since queues may themselves be under the lock.
+pub struct QueueContext<T> {
     device: Arc<dyn PciDevice>,
     domain: Domain,
     interrupts: Option<Interrupts>,
-    troubles: Mutex<Vec<(u64, T)>>,
+    queue_faults: Mutex<Vec<(u64, T)>>,
     /// Arenas whose buffers queues can use.
     arenas: Mutex<Vec<Arc<DmaMapping>>>,
     /// Signalled by vector 0 of the device, and by queues in trouble.
@@ -197,7 +197,7 @@ const EVENTS: usize = 256;
 /// How often the slow path's thread looks after a device without being asked to.
 const TICK: Duration = Duration::from_millis(200);
 
-impl<D: Driver> Keeper<D> {
+impl<D: Driver> ControlPlane<D> {
     /// Brings a device up ([`Driver::stop`], [`Driver::restart`]), keeps it, and starts the slow path's thread. A queue's owner may take
     /// `patience` to poll it while the device is to be reset.
     ///
@@ -206,31 +206,36 @@ impl<D: Driver> Keeper<D> {
     pub fn start(
         driver: D,
         state: D::State,
-        ties: Arc<Ties<D::Trouble>>,
+        queue_context: Arc<QueueContext<D::QueueFault>>,
         patience: Duration,
     ) -> Result<Self, D::Error> {
-        let _opening = Opening::of(ties.device());
-        config::enable_bus_master(ties.device().as_ref(), false)?;
+        let _opening = Opening::of(queue_context.device());
+        config::enable_bus_master(queue_context.device().as_ref(), false)?;
         // Dropped, it stops the device.
-        let mut keeper = Self::new(driver, state, ties, patience)?;
-        let mut control = keeper.control();
+        let mut control_plane = Self::new(driver, state, queue_context, patience)?;
+        let mut control = control_plane.control();
         // Whoever had it before may have left it running.
-        keeper.driver.stop(&mut control.state)?;
-        keeper.driver.restart(&mut control.state, &[])?;
+        control_plane.driver.stop(&mut control.state)?;
+        control_plane.driver.restart(&mut control.state, &[])?;
         drop(control);
-        keeper.spawn()?;
-        Ok(keeper)
+        control_plane.spawn()?;
+        Ok(control_plane)
     }
 
     /// Keeps a device that runs.
     ///
     /// # Errors
     /// What the backend says of the kernel's notices; [`Error::Io`] where there is no thread to be had.
-    pub fn new(driver: D, state: D::State, ties: Arc<Ties<D::Trouble>>, patience: Duration) -> Result<Self> {
+    pub fn new(
+        driver: D,
+        state: D::State,
+        queue_context: Arc<QueueContext<D::QueueFault>>,
+        patience: Duration,
+    ) -> Result<Self> {
         let mut notices = Vec::new();
         for kind in [Irq::Err, Irq::Req] {
-            if ties.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
-                let interrupts = Interrupts::new(ties.device().clone(), kind, 1)?;
+            if queue_context.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
+                let interrupts = Interrupts::new(queue_context.device().clone(), kind, 1)?;
                 let fd = interrupts.vector(0)?;
                 notices.push((kind, interrupts, fd));
             }
@@ -238,37 +243,37 @@ impl<D: Driver> Keeper<D> {
         let (send, events) = bounded(EVENTS);
         let control = Mutex::new(Control { state, stopping: None, lost: Vec::new(), events: send });
         let closing = AtomicBool::new(false);
-        let kept = Arc::new(Kept { driver, control, ties, events, notices, patience, closing });
+        let kept = Arc::new(DeviceControl { driver, control, queue_context, events, notices, patience, closing });
         Ok(Self { kept, thread: None })
     }
 
-    /// Starts the slow path's thread. Without it somebody calls [`service`](Kept::service), regularly.
+    /// Starts the slow path's thread. Without it somebody calls [`service`](DeviceControl::service), regularly.
     ///
     /// # Errors
     /// [`Error::Io`] where there is none to be had.
     pub fn spawn(&mut self) -> Result<()> {
         let kept = self.kept.clone();
-        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.look_after());
+        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.run());
         let failed = |cause| Error::Io { what: "starting the slow path's thread".to_owned(), cause };
         self.thread = Some(thread.map_err(failed)?);
         Ok(())
     }
 }
 
-impl<D: Driver> Kept<D> {
+impl<D: Driver> DeviceControl<D> {
     /// The device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
-        self.ties.device()
+        self.queue_context.device()
     }
 
     /// What its queues are members of.
     pub fn domain(&self) -> &Domain {
-        self.ties.domain()
+        self.queue_context.domain()
     }
 
     /// What queues have of it.
-    pub fn ties(&self) -> &Arc<Ties<D::Trouble>> {
-        &self.ties
+    pub fn queue_context(&self) -> &Arc<QueueContext<D::QueueFault>> {
+        &self.queue_context
     }
 
     fn control(&self) -> MutexGuard<'_, Control<D>> {
@@ -316,15 +321,15 @@ impl<D: Driver> Kept<D> {
         }
     }
 
-    fn look_after(&self) {
-        // Pairs with the Release store when the keeper is dropped; the wake-up that follows it brings us here.
+    fn run(&self) {
+        // Pairs with the Release store when the control plane is dropped; the wake-up that follows it brings us here.
         while !self.closing.load(Ordering::Acquire) {
             let wait = match self.service() {
                 Ok(true) => Duration::from_millis(1),
                 Ok(false) => TICK,
                 Err(_) => return,
             };
-            if let Err(error) = self.ties.wake.wait(Some(wait)) {
+            if let Err(error) = self.queue_context.wake.wait(Some(wait)) {
                 return tracing::error!(%error, "the slow path ended");
             }
         }
@@ -340,18 +345,19 @@ impl<D: Driver> Kept<D> {
         for (kind, _, fd) in &self.notices {
             if fd.take() > 0 {
                 if *kind == Irq::Err {
-                    control.tell(Happened::FunctionError);
+                    control.tell(DeviceEvent::FunctionError);
                     self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned());
                 } else {
-                    control.tell(Happened::UnbindRequest);
+                    control.tell(DeviceEvent::UnbindRequest);
                 }
             }
         }
-        let troubles = std::mem::take(&mut *self.ties.troubles.lock().unwrap_or_else(|e| e.into_inner()));
-        for (epoch, trouble) in troubles {
-            // Else it was of what a reset, or another's call for help, ended.
+        let queue_faults =
+            std::mem::take(&mut *self.queue_context.queue_faults.lock().unwrap_or_else(|e| e.into_inner()));
+        for (epoch, fault) in queue_faults {
+            // Else a reset, or an earlier fault, ended what it was of.
             if epoch == self.domain().epoch() && self.domain().ended().is_none() {
-                match self.driver.help(&mut control.state, trouble) {
+                match self.driver.handle_fault(&mut control.state, fault) {
                     Ok(None) => {}
                     Ok(Some(why)) => self.begin_reset(&mut control, why),
                     Err(error) => self.settle(&mut control, &error),
@@ -361,9 +367,9 @@ impl<D: Driver> Kept<D> {
         if control.stopping.is_none() {
             let Control { state, events, .. } = &mut *control;
             // The oldest stay where nobody takes them.
-            let attended = self.driver.attend(state, &mut |event| drop(events.try_send(event)));
+            let attended = self.driver.poll_events(state, &mut |event| drop(events.try_send(event)));
             // What raised an interrupt was served above.
-            let rearmed = self.ties.interrupts().map_or(Ok(()), Interrupts::rearm);
+            let rearmed = self.queue_context.interrupts().map_or(Ok(()), Interrupts::rearm);
             if let Err(error) = attended.and(rearmed.map_err(D::Error::from)) {
                 self.settle(&mut control, &error);
             }
@@ -375,10 +381,10 @@ impl<D: Driver> Kept<D> {
 
     /// Acts upon what an error says of the device.
     fn settle(&self, control: &mut Control<D>, error: &D::Error) {
-        match D::remedy(error, self.device().as_ref()) {
-            Remedy::Gone => self.end(control, error, ""),
-            Remedy::Reset => self.begin_reset(control, error.to_string()),
-            Remedy::Nothing => {}
+        match D::recovery(error, self.device().as_ref()) {
+            Recovery::Gone => self.end(control, error, ""),
+            Recovery::Reset => self.begin_reset(control, error.to_string()),
+            Recovery::Nothing => {}
         }
     }
 
@@ -387,7 +393,7 @@ impl<D: Driver> Kept<D> {
             tracing::warn!(device = self.device().name(), why, "resetting the device");
             self.domain().stop();
             control.stopping = Some((why, Instant::now()));
-            self.ties.wake.signal();
+            self.queue_context.wake.signal();
         }
     }
 
@@ -395,7 +401,7 @@ impl<D: Driver> Kept<D> {
     fn advance(&self, control: &mut Control<D>) {
         let Some((_, since)) = &control.stopping else { return };
         let (since, domain) = (*since, self.domain());
-        self.driver.turn(&mut control.state);
+        self.driver.poll_parked(&mut control.state);
         if !domain.waiting().is_empty() && since.elapsed() < self.patience {
             return;
         }
@@ -404,9 +410,9 @@ impl<D: Driver> Kept<D> {
         match self.reset_now(control) {
             Ok(()) => {
                 domain.resume();
-                self.driver.turn(&mut control.state);
+                self.driver.poll_parked(&mut control.state);
                 let lost = control.lost.clone();
-                control.tell(Happened::Reset { why, lost });
+                control.tell(DeviceEvent::Reset { why, lost });
             }
             Err(error) => self.end(control, &error, &why),
         }
@@ -435,8 +441,8 @@ impl<D: Driver> Kept<D> {
     fn start_over(&self, Control { state, lost, .. }: &mut Control<D>) -> Result<(), D::Error> {
         self.driver.stop(state)?;
         self.domain().quiet();
-        self.driver.turn(state);
-        if let Some(interrupts) = self.ties.interrupts() {
+        self.driver.poll_parked(state);
+        if let Some(interrupts) = self.queue_context.interrupts() {
             // A reset of the function took them away.
             interrupts.restore()?;
         }
@@ -446,7 +452,7 @@ impl<D: Driver> Kept<D> {
     /// The device cannot be used any more.
     fn end(&self, control: &mut Control<D>, error: &D::Error, during: &str) {
         control.stopping = None;
-        let gone = D::remedy(error, self.device().as_ref()) == Remedy::Gone;
+        let gone = D::recovery(error, self.device().as_ref()) == Recovery::Gone;
         let device = self.device().as_ref();
         let _ = config::enable_bus_master(device, false);
         // Nobody on the bus writes nothing; a device that was stopped doesn't either.
@@ -458,7 +464,7 @@ impl<D: Driver> Kept<D> {
         let why = if during.is_empty() { error.to_owned() } else { format!("{error} (it was reset because {during})") };
         tracing::error!(device = device.name(), why, harmless, "the device has ended");
         self.domain().end(End { gone, harmless, why: why.clone() });
-        control.tell(Happened::Ended { why });
+        control.tell(DeviceEvent::Ended { why });
     }
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
@@ -495,7 +501,7 @@ impl<D: Driver> Kept<D> {
     pub fn shut_down(&self) -> Result<(), D::Error> {
         let mut control = self.control();
         self.check()?;
-        let away = self.driver.put_away(&mut control.state);
+        let away = self.driver.prepare_shutdown(&mut control.state);
         let stopped = self.driver.stop(&mut control.state);
         let _ = config::enable_bus_master(self.device().as_ref(), false);
         match &stopped {
@@ -509,7 +515,7 @@ impl<D: Driver> Kept<D> {
     }
 }
 
-impl<T> Ties<T> {
+impl<T> QueueContext<T> {
     /// Of a device and its interrupts, whose vector 0 wakes the slow path. Without any, the slow path looks after the device several times a second.
     ///
     /// # Errors
@@ -519,8 +525,9 @@ impl<T> Ties<T> {
             Some(interrupts) => interrupts.vector(0)?,
             None => Arc::new(EventFd::new()?),
         };
-        let (device, domain, troubles, arenas) = (device.clone(), Domain::new(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { device, domain, interrupts, troubles, arenas, wake }))
+        let (device, domain, queue_faults, arenas) =
+            (device.clone(), Domain::new(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
     }
 
     /// The device.
@@ -538,14 +545,14 @@ impl<T> Ties<T> {
         self.interrupts.as_ref()
     }
 
-    /// What is signalled when there is something for [`service`](Kept::service) to do at once.
+    /// What is signalled when there is something for [`service`](DeviceControl::service) to do at once.
     pub fn wake(&self) -> &Arc<EventFd> {
         &self.wake
     }
 
-    /// A queue's call for help, in the epoch it is in step with.
-    pub fn trouble(&self, epoch: u64, trouble: T) {
-        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, trouble));
+    /// Reports a fault of a queue, in the epoch that the queue is in.
+    pub fn report_fault(&self, epoch: u64, fault: T) {
+        self.queue_faults.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, fault));
         self.wake.signal();
     }
 
@@ -589,20 +596,20 @@ impl<T> Ties<T> {
 
 impl<D: Driver> Control<D> {
     /// Passes an event on; the oldest stay where nobody takes them.
-    fn tell(&self, happened: Happened) {
+    fn tell(&self, happened: DeviceEvent) {
         let _ = self.events.try_send(happened.into());
     }
 }
 
-impl<D: Driver> Deref for Keeper<D> {
-    type Target = Kept<D>;
+impl<D: Driver> Deref for ControlPlane<D> {
+    type Target = DeviceControl<D>;
 
-    fn deref(&self) -> &Kept<D> {
+    fn deref(&self) -> &DeviceControl<D> {
         &self.kept
     }
 }
 
-impl<D: Driver> Deref for Kept<D> {
+impl<D: Driver> Deref for DeviceControl<D> {
     type Target = D;
 
     fn deref(&self) -> &D {
@@ -610,11 +617,11 @@ impl<D: Driver> Deref for Kept<D> {
     }
 }
 
-impl<D: Driver> Drop for Keeper<D> {
+impl<D: Driver> Drop for ControlPlane<D> {
     fn drop(&mut self) {
         // Pairs with the Acquire load in the thread.
         self.closing.store(true, Ordering::Release);
-        self.ties.wake.signal();
+        self.queue_context.wake.signal();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where clients come in.
-pub(crate) struct Door {
+pub(crate) struct Listener {
     listener: UnixListener,
     path: PathBuf,
     /// Which file `path` was behind our making it. Another one isn't ours to remove; nor may this be, if it came there just then.
@@ -29,7 +29,7 @@ pub(crate) struct Door {
 /// As good as for ever, and still a point in time.
 pub(crate) const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-impl Door {
+impl Listener {
     /// Listens on `path`. A socket that a dead server left there is replaced; what anybody else has there is not.
     pub fn open(path: &Path) -> io::Result<Self> {
         /// How often something else may come there meanwhile.
@@ -83,13 +83,13 @@ impl Door {
     }
 }
 
-impl AsFd for Door {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Drop for Door {
+impl Drop for Listener {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|file| file == self.file)
             && let Err(error) = take_away(&self.path, |there| leads_to(there, &self.listener))
@@ -292,7 +292,7 @@ mod tests {
             precious(&file);
             let door = std::thread::scope(|both| {
                 both.spawn(|| fs::rename(&file, &path).unwrap());
-                Door::open(&path)
+                Listener::open(&path)
             });
             drop(door);
             assert!(is_precious(&path));
@@ -306,7 +306,7 @@ mod tests {
     fn what_was_taken_for_ours_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let mut door = Door::open(&path).unwrap();
+        let mut door = Listener::open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         precious(&path);
         door.file = identity(&path).unwrap();
@@ -314,9 +314,9 @@ mod tests {
         assert!(is_precious(&path));
         // Or another server's.
         fs::remove_file(&path).unwrap();
-        let mut door = Door::open(&path).unwrap();
+        let mut door = Listener::open(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let other = Door::open(&path).unwrap();
+        let other = Listener::open(&path).unwrap();
         door.file = other.file;
         drop(door);
         assert!(UnixStream::connect(&path).is_ok());
@@ -329,12 +329,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let longest = dir.path().join("s".repeat(106 - dir.path().as_os_str().len()));
         assert_eq!(longest.as_os_str().len(), 107);
-        let door = Door::open(&longest).unwrap();
+        let door = Listener::open(&longest).unwrap();
         assert!(UnixStream::connect(&longest).is_ok() && door.accept().is_some());
         drop(door);
         drop(UnixListener::bind(&longest).unwrap());
-        Door::open(&longest).map(drop).expect("a dead one is replaced");
-        let error = Door::open(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
+        Listener::open(&longest).map(drop).expect("a dead one is replaced");
+        let error = Listener::open(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
         assert!(error.to_string().contains("107 bytes"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -352,7 +352,7 @@ mod tests {
         let waiting: Vec<_> =
             (0..16).map(|_| socket()).take_while(|s| rustix::net::connect(s, &address).is_ok()).collect();
         assert!((1..16).contains(&waiting.len()));
-        let error = Door::open(&path).map(|_| ()).unwrap_err();
+        let error = Listener::open(&path).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("another server listens there"), "{error}");
     }
 }
