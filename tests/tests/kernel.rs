@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::nvme::{Event, Nvme, Options, QueueOptions, Service, ShadowDoorbells};
-use wholebar::pci::{IRQ_INTX, Verdict};
+use wholebar::pci::{Irq, Verdict};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, kernel, kernel_ways};
 use wholebar_tests::nvme::{self, Bench};
@@ -66,7 +66,7 @@ fn events_come() -> Result<()> {
 #[ignore = "wants a guest"]
 fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
     const NOBODYS_DOORBELL: u64 = 0x1000 + 2 * 60 * 4;
-    let options = Options { interrupts: Some(IRQ_INTX), service: Service::Manual, ..nvme::patient() };
+    let options = Options { interrupts: Some(Irq::Intx), service: Service::Manual, ..nvme::patient() };
     let nvme = Nvme::open(kernel(&kernel_ways()[0])?.device, options)?;
     let line = nvme.interrupts().context("QEMU's NVMe has a line")?.vector(0)?;
     // What opening it raised.

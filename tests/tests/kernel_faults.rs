@@ -10,7 +10,7 @@ use wholebar::bar::{BarOptions, MapPolicy, MsixTable, plan_of};
 use wholebar::block::{BlockQueue, Status};
 use wholebar::mem::{Arena, ArenaOptions, Iova, Source};
 use wholebar::nvme::{Event, Nvme, Options, QueueOptions};
-use wholebar::pci::{IRQ_ERR, IRQ_MSIX, IrqAction, PciDevice, Verdict, config};
+use wholebar::pci::{Irq, IrqAction, PciDevice, Verdict, config};
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Descriptors, Vfio, VfioOptions};
 use wholebar_tests::guest::{
@@ -150,9 +150,9 @@ fn an_unbind_request_comes_while_polling() -> Result<()> {
 #[ignore = "wants a guest"]
 fn an_error_of_the_function_resets_it() -> Result<()> {
     let rig = first()?;
-    ensure!(rig.device.irq_info(IRQ_ERR)?.count == 1, "the kernel offers to tell of errors");
+    ensure!(rig.device.irq_info(Irq::Err)?.count == 1, "the kernel offers to tell of errors");
     let bench = Bench::open(&rig, nvme::patient(), 16, 4096)?;
-    let end = poll_while(&bench, |device| device.set_irqs(IRQ_ERR, 0, IrqAction::Trigger(1)))?;
+    let end = poll_while(&bench, |device| device.set_irqs(Irq::Err, 0, IrqAction::Trigger(1)))?;
     ensure!(end.starts_with("reset: the kernel reports an error"), "{end}");
     bench.nvme.smart()?;
     drop(bench);
@@ -434,8 +434,8 @@ fn the_last_map_is_named() -> Result<()> {
 #[ignore = "wants a guest"]
 fn vectors_are_as_many_as_there_are() -> Result<()> {
     let device = first()?.device;
-    let info = device.irq_info(IRQ_MSIX)?;
-    let irqs = wholebar::irq::Interrupts::new(device.clone(), IRQ_MSIX, u32::MAX)?;
+    let info = device.irq_info(Irq::Msix)?;
+    let irqs = wholebar::irq::Interrupts::new(device.clone(), Irq::Msix, u32::MAX)?;
     ensure!(irqs.count() == info.count, "{} of {}", irqs.count(), info.count);
     // Out of order: where the kernel adds them one at a time, there are gaps.
     for vector in [info.count - 1, 0, 3] {

@@ -14,7 +14,7 @@ use wholebar::block::{Data, Op, Status};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::nvme::{Nvme, QueueOptions};
-use wholebar::pci::{Address, Config, IRQ_MSI, IRQ_MSIX, PciDevice, config};
+use wholebar::pci::{Address, Config, Irq, PciDevice, config};
 use wholebar::vfio::{Route, Vfio, VfioOptions};
 use wholebar_tests::Rig;
 use wholebar_tests::guest::{SOON, first, function, functions, kernel_ways};
@@ -59,13 +59,13 @@ fn groups_share_an_address_space_where_they_are_told_to() -> Result<()> {
     for way in kernel_ways() {
         let first = Vfio::open(one, &way)?;
         let alone = Vfio::open(other, &way)?;
-        ensure!(!Arc::ptr_eq(&first.dma(), &alone.dma()), "each group has an address space of its own");
+        ensure!(!first.dma().is_shared_with(&alone.dma()), "each group has an address space of its own");
         let share = VfioOptions { share: Some(first.dma()), ..way.clone() };
         let error = Vfio::open(other, &share).err().context("it is in another space")?.to_string();
         ensure!(error.contains("address space of its own"), "{error}");
         drop(alone);
         let second = Vfio::open(other, &share)?;
-        ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "it is the same space");
+        ensure!(first.dma().is_shared_with(&second.dma()), "it is the same space");
         copy(first, second).with_context(|| format!("{:?}", way.route))?;
     }
     Ok(())
@@ -77,7 +77,7 @@ fn devices_of_one_group_share_an_address_space() -> Result<()> {
     let [_, two, three] = one_and_two()?;
     for way in kernel_ways() {
         let (first, second) = (Vfio::open(two, &way)?, Vfio::open(three, &way)?);
-        ensure!(Arc::ptr_eq(&first.dma(), &second.dma()), "they cannot be told apart");
+        ensure!(first.dma().is_shared_with(&second.dma()), "they cannot be told apart");
         copy(first.clone(), second.clone()).with_context(|| format!("{:?}", way.route))?;
         // One goes and comes again while the other one works on.
         let nvme = Nvme::open(second.clone(), nvme::patient())?;
@@ -158,8 +158,8 @@ fn allocated(address: Address) -> Result<usize> {
 #[ignore = "wants a guest"]
 fn vectors_are_added_one_at_a_time() -> Result<()> {
     let (rig, name) = (first()?, functions()?[0]);
-    ensure!(rig.device.irq_info(IRQ_MSIX)?.resizable, "this kernel adds vectors one at a time (NORESIZE is clear)");
-    let irqs = Interrupts::new(rig.device.clone(), IRQ_MSIX, u32::MAX)?;
+    ensure!(rig.device.irq_info(Irq::Msix)?.resizable, "this kernel adds vectors one at a time (NORESIZE is clear)");
+    let irqs = Interrupts::new(rig.device.clone(), Irq::Msix, u32::MAX)?;
     for (count, vector) in [0, 7, 3].into_iter().enumerate() {
         ensure!(allocated(name)? == count, "{} vectors are allocated, not {count}", allocated(name)?);
         let fd = irqs.vector(vector)?;
@@ -179,13 +179,13 @@ fn nic() -> Result<Address> {
 #[ignore = "wants a guest"]
 fn msi_works_where_msix_is_not_in_use() -> Result<()> {
     let device = Vfio::open(nic()?, &VfioOptions::default())?;
-    ensure!(device.irq_info(IRQ_MSI)?.count == 1, "{:?}", device.irq_info(IRQ_MSI)?);
-    let msix = Interrupts::new(device.clone(), IRQ_MSIX, 2)?;
+    ensure!(device.irq_info(Irq::Msi)?.count == 1, "{:?}", device.irq_info(Irq::Msi)?);
+    let msix = Interrupts::new(device.clone(), Irq::Msix, 2)?;
     let _vector = msix.vector(1)?;
-    let both = Interrupts::new(device.clone(), IRQ_MSI, 1).and_then(|irqs| irqs.vector(0).map(drop));
+    let both = Interrupts::new(device.clone(), Irq::Msi, 1).and_then(|irqs| irqs.vector(0).map(drop));
     println!("MSI beside MSI-X: {}", both.err().context("one kind at a time")?);
     drop(msix);
-    let irqs = Interrupts::new(device.clone(), IRQ_MSI, 1)?;
+    let irqs = Interrupts::new(device.clone(), Irq::Msi, 1)?;
     let fd = irqs.vector(0)?;
     ensure!(allocated(nic()?)? == 1, "{} vectors are allocated", allocated(nic()?)?);
     irqs.trigger(0)?;
@@ -229,7 +229,7 @@ fn virtual_function(physical: &Vfio, right: &VfioOptions, wrong: &VfioOptions) -
     ensure!((header.vendor(), header.device()) == (0x8086, 0x10ca), "{:04x}:{:04x}", header.vendor(), header.device());
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     device.dma().attach(&arena)?;
-    let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 1)?;
+    let irqs = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let fd = irqs.vector(0)?;
     irqs.trigger(0)?;
     ensure!(fd.wait(Some(SOON))? > 0, "its vector is silent");

@@ -16,7 +16,7 @@ use vfio_user::{Client, DmaMapFlags, DmaUnmapFlags, IrqInfo, ServerBackend, Serv
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions};
-use wholebar::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
+use wholebar::pci::{CONFIG, Irq, IrqAction, PciDevice, RegionCap};
 use wholebar::vfio_user::{Options, Server, VfioUser};
 use wholebar::{Error, PageSize};
 
@@ -90,7 +90,7 @@ impl ServerBackend for Backend {
     }
 
     fn set_irqs(&mut self, index: u32, flags: u32, start: u32, count: u32, fds: Vec<File>) -> Result<(), IoError> {
-        assert_eq!((index, start, count as usize), (IRQ_MSIX, 3, fds.len().max(count as usize)));
+        assert_eq!((index, start, count as usize), (Irq::Msix.index(), 3, fds.len().max(count as usize)));
         assert_eq!(flags, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER);
         self.interrupt = fds.into_iter().next();
         Ok(())
@@ -117,7 +117,8 @@ fn our_client_with_their_server() {
         mmap_fd: Some(bells.as_raw_fd()),
         ..region(0, 3 * page, flags | VFIO_REGION_INFO_FLAG_MMAP)
     };
-    let irqs = (0..5).map(|index| IrqInfo { index, flags: 1, count: if index == IRQ_MSIX { VECTORS } else { 0 } });
+    let irqs =
+        (0..5).map(|index| IrqInfo { index, flags: 1, count: if index == Irq::Msix.index() { VECTORS } else { 0 } });
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("theirs");
     let server = vfio_user::Server::new(&path, true, irqs.collect(), regions).unwrap();
@@ -133,7 +134,7 @@ fn our_client_with_their_server() {
     let bar0 = device.region(0).unwrap();
     let sparse = std::iter::once(page..2 * page).collect();
     assert_eq!((bar0.size, bar0.mappable, bar0.caps), (3 * page, true, vec![RegionCap::SparseMmap(sparse)]));
-    assert_eq!(device.irq_info(IRQ_MSIX).unwrap().count, VECTORS);
+    assert_eq!(device.irq_info(Irq::Msix).unwrap().count, VECTORS);
 
     let mut config = [0; 4096];
     device.read(CONFIG, 0, &mut config).unwrap();
@@ -162,7 +163,7 @@ fn our_client_with_their_server() {
     assert_eq!(rung, 0x1234_5678_u32.to_le_bytes());
 
     let event = EventFd::new().unwrap();
-    device.set_irqs(IRQ_MSIX, 3, IrqAction::Fds(&[Some(event.as_fd())])).unwrap();
+    device.set_irqs(Irq::Msix, 3, IrqAction::Fds(&[Some(event.as_fd())])).unwrap();
     let arena = Arena::new(1 << 16, ArenaOptions::default()).unwrap();
     let mapping = device.dma().attach(&arena).unwrap();
     let buffer = arena.alloc(64, 64).unwrap();
@@ -172,7 +173,7 @@ fn our_client_with_their_server() {
     let mut bytes = [0; 64];
     buffer.read(0, &mut bytes).unwrap();
     assert_eq!(bytes, [6; 64]);
-    device.set_irqs(IRQ_MSIX, 3, IrqAction::Fds(&[None])).unwrap();
+    device.set_irqs(Irq::Msix, 3, IrqAction::Fds(&[None])).unwrap();
 
     drop((mapping, bell, bar, seam, device));
     server.join().unwrap();
@@ -217,7 +218,7 @@ fn talk(client: &mut Client, page: u64) {
     client.reset().unwrap();
     client.region_read(0, SCRATCH, &mut scratch).unwrap();
     assert_eq!(scratch, [0; 8]);
-    let irq = client.get_irq_info(IRQ_MSIX).unwrap();
+    let irq = client.get_irq_info(Irq::Msix.index()).unwrap();
     assert_eq!((irq.count, irq.flags & VFIO_IRQ_INFO_EVENTFD), (VECTORS, 1));
 
     // A ring at 0x10000 and a buffer behind it, in one file.
@@ -227,7 +228,7 @@ fn talk(client: &mut Client, page: u64) {
     client.dma_map(0x1000, 0x10000, 0x3000, memory.as_raw_fd()).unwrap();
     let event = EventFd::new().unwrap();
     let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-    client.set_irqs(IRQ_MSIX, flags, 1, 1, &[event.as_fd().as_raw_fd()]).unwrap();
+    client.set_irqs(Irq::Msix.index(), flags, 1, 1, &[event.as_fd().as_raw_fd()]).unwrap();
     let entry: Vec<u8> = [0x12000u64, 32].iter().flat_map(|w| w.to_ne_bytes()).collect();
     memory.write_all_at(&entry, 0x1000).unwrap();
     memory.write_all_at(&[9; 32], 0x3000).unwrap();

@@ -117,7 +117,10 @@ impl Drop for CopyEngine {
         // Memory is given back when the device says that it has stopped; otherwise never.
         if self.bar.write(CONTROL, 0u32).is_err() || self.wait_for_status(0).is_err() {
             self.ring.set_quarantine(true);
-            self.in_flight.drain(..).for_each(std::mem::forget);
+            for (from, to) in self.in_flight.drain(..) {
+                from.quarantine();
+                to.quarantine();
+            }
         }
     }
 }

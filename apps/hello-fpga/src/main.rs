@@ -12,7 +12,7 @@ use std::time::Instant;
 use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::pci::IRQ_MSIX;
+use wholebar::pci::Irq;
 use wholebar::slow_path::{Event, SlowPath};
 
 // The interrupt block.
@@ -33,7 +33,7 @@ fn run(target: &str) -> Result<()> {
 
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
     let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(&arena)?)?;
-    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, 3)?;
+    let interrupts = Interrupts::new(device.clone(), Irq::Msix, 3)?;
     let (_slow_path, events) = SlowPath::channel(&interrupts, &[0, 1, 2])?;
     bar.write(IRQ_ENABLE, 0b111u32)?;
     let wait_for = |vector| match events.recv_timeout(PATIENCE) {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use wholebar::bar::MsixTable;
 use wholebar::irq::Interrupts;
-use wholebar::pci::{Address, DeviceKind, IRQ_MSIX, PciDevice};
+use wholebar::pci::{Address, DeviceKind, Irq, PciDevice};
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar_barmap::{VectorState, X86_WINDOW, findings};
 
@@ -107,7 +107,7 @@ fn wrong(device: &dyn PciDevice, enabled: bool, vectors: &[Vector]) -> Vec<Findi
 
 /// Enables the first `count` vectors, or all that there are; disabled on drop. Also: the number of each one's eventfd.
 fn enable(device: &Arc<dyn PciDevice>, count: u32) -> Result<(Interrupts, Vec<i32>)> {
-    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, count)?;
+    let interrupts = Interrupts::new(device.clone(), Irq::Msix, count)?;
     let fd = |vector| {
         let fd = interrupts.vector(vector).with_context(|| format!("cannot enable vector {vector}"))?;
         Ok(fd.as_fd().as_raw_fd())

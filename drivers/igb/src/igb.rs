@@ -1,7 +1,7 @@
 //! A device, opened: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
 
 use crate::control::{Control, QueueId, Record, Totals, memory};
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::options::{Options, Service};
 use crate::regs::{self, queue};
@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
-use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
+use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
-use wholebar_core::pci::{IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     pub max_packet: u32,
     pub domain: Domain,
     name: String,
-    interrupts: Option<Interrupts>,
+    queue_context: Arc<QueueContext<Error>>,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
 }
@@ -99,7 +99,9 @@ impl Igb {
             granted,
         };
         let max_packet = settings.max_packet();
-        let (interrupts, wake) = wake(&hw, &config)?;
+        let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
+        let queue_context =
+            QueueContext::new(&hw.device, Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
         let mut control = Control {
             settings,
             queues: BTreeMap::new(),
@@ -108,14 +110,13 @@ impl Igb {
             link_changes: 0,
             totals: Totals::default(),
         };
-        let vectors = rx_vectors(&config, interrupts.as_ref());
-        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, interrupts.as_ref(), vectors));
+        let vectors = rx_vectors(&config, queue_context.interrupts());
+        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, queue_context.interrupts(), vectors));
         if let Err(error) = started {
             let _ = hw.bus_master(false);
             return Err(error);
         }
-        let (service, patience, queue_context) =
-            (options.service, options.stop_timeout, QueueContext::new(&hw.device, wake));
+        let (service, patience) = (options.service, options.stop_timeout);
         let inner = Inner {
             name: hw.name(),
             hw,
@@ -123,8 +124,8 @@ impl Igb {
             limits: LIMITS,
             granted,
             max_packet,
-            domain: Domain::new(),
-            interrupts,
+            domain: queue_context.domain().clone(),
+            queue_context: queue_context.clone(),
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
@@ -148,7 +149,7 @@ impl Igb {
 
     /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.interrupts.as_ref()
+        self.0.queue_context().interrupts()
     }
 
     /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -157,6 +158,14 @@ impl Igb {
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
+    }
+
+    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
@@ -268,17 +277,6 @@ fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
     Ok(rss)
 }
 
-/// The vectors that are needed, and the link's eventfd.
-fn wake(hw: &Hardware, config: &PortConfig) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    }
-    let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
-    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + queues)?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
-}
-
 /// How many receive queues, from the first on, have a vector.
 fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
     let vectors = interrupts.map_or(0, |interrupts| interrupts.count().saturating_sub(1));
@@ -366,8 +364,8 @@ impl Inner {
         let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
         let bar = &self.hw.bar;
         let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
-        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
-        let wakeup = match &self.interrupts {
+        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
+        let wakeup = match self.queue_context.interrupts() {
             Some(interrupts) if index < vectors => {
                 let vector = u32::from(index) + 1;
                 let register = |register| bar.doorbell(register);
@@ -398,22 +396,10 @@ impl Driver for Inner {
     const NAME: &'static str = "igb";
     type State = Control;
     type Event = Event;
-    type QueueFault = (u16, Fault);
+    type QueueFault = Error;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    fn event(event: DeviceEvent) -> Event {
-        event.into()
-    }
-
-    fn recovery(error: &Error) -> Recovery {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
             Error::Gone { .. } => Recovery::Gone,
             Error::NotReady { .. } => Recovery::Reset,
@@ -430,34 +416,17 @@ impl Driver for Inner {
     }
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.hw.bus_master(true)?;
-        let vectors = rx_vectors(&self.config, self.interrupts.as_ref());
-        control.set_up(&self.hw, self.interrupts.as_ref(), vectors)?;
+        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
+        control.set_up(&self.hw, self.queue_context.interrupts(), vectors)?;
         control.recreate(&self.hw, &self.domain)
-    }
-
-    /// A queue that nobody has is none.
-    fn poll_parked(&self, _: &mut Control) {}
-
-    fn handle_fault(&self, _: &mut Control, (queue, fault): (u16, Fault)) -> Result<Option<String>> {
-        Ok(Some(Error::Broken { device: self.hw.name(), queue, fault }.to_string()))
     }
 
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
-        control.follow_link(&self.hw, self.interrupts.is_some(), tell)?;
+        control.follow_link(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
         control.count(&self.hw)
     }
-
-    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
-        Ok(())
-    }
-
-    fn release(&self, _: &mut Control) {}
 }
 
 impl Handle {

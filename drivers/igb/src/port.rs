@@ -122,6 +122,10 @@ impl Port for Igb {
         Ok(Igb::attach(self, arena)?)
     }
 
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Igb::detach(self, arena)?)
+    }
+
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         Ok(Box::new(self.rx(index, pool)?))
     }

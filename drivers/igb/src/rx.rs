@@ -5,7 +5,7 @@
 use crate::assembly::{Assembly, Made};
 use crate::control::QueueId;
 use crate::descriptor::WriteBack;
-use crate::error::Fault;
+use crate::error::{Error, Fault};
 use crate::igb::Handle;
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
@@ -176,7 +176,8 @@ impl Rx {
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
-            self.inner.queue_context().report_fault(epoch, (self.index, fault));
+            let (device, queue) = (self.inner.hw.name(), self.index);
+            self.inner.queue_context().report_fault(epoch, Error::Broken { device, queue, fault });
         }
     }
 
@@ -204,8 +205,8 @@ impl Rx {
     /// Buffers that the device has never go home.
     fn quarantine(&mut self) {
         self.assembly.clear();
-        let lost = self.ring.restart().map(std::mem::forget).count();
-        self.member.quarantined(lost as u64);
+        let lost = self.ring.restart().map(Buf::quarantine).sum();
+        self.member.quarantined(lost);
     }
 
     /// Whether it can be used.

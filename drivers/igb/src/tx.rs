@@ -233,12 +233,8 @@ impl Tx {
 
     /// Packets that the device has never go home: each of their buffers.
     fn quarantine(&mut self) {
-        let mut lost = 0;
-        for packet in self.ring.restart() {
-            lost += packet.segments().count();
-            std::mem::forget(packet);
-        }
-        self.member.quarantined(lost as u64);
+        let lost = self.ring.restart().map(Buf::quarantine).sum();
+        self.member.quarantined(lost);
     }
 
     /// How many packets were taken and are not known to be sent.

@@ -11,6 +11,7 @@ use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
 use crate::ring::Rings;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
@@ -25,6 +26,18 @@ pub(crate) enum QueueFault {
     Stuck { qid: u16, cid: u16 },
     /// The completion queue holds nonsense; the queue takes nothing from it any more.
     Broken(Fault),
+}
+
+impl fmt::Display for QueueFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Overdue { qid, cid } => write!(f, "command {cid} of queue {qid} takes too long"),
+            Self::Stuck { qid, cid } => {
+                write!(f, "command {cid} of queue {qid} was neither completed nor aborted in time")
+            }
+            Self::Broken(fault) => fault.fmt(f),
+        }
+    }
 }
 
 /// An I/O queue that the controller knows of, or knew.

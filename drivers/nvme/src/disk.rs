@@ -47,6 +47,10 @@ impl Disk for Nvme {
         Ok(Nvme::attach(self, arena)?)
     }
 
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Nvme::detach(self, arena)?)
+    }
+
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
         Ok(Box::new(Nvme::queue(self, QueueOptions::default())?))
     }

@@ -2,6 +2,7 @@
 
 use crate::log::lid;
 use std::fmt;
+use wholebar_core::control_plane::DeviceEvent;
 
 /// Something that happened to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,17 @@ pub enum Event {
         /// Why.
         why: String,
     },
+}
+
+impl From<DeviceEvent> for Event {
+    fn from(happened: DeviceEvent) -> Self {
+        match happened {
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
+        }
+    }
 }
 
 /// An asynchronous event: dword 0 of the completion.

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
-use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
-use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
+use wholebar_core::irq::Interrupts;
 use wholebar_core::mem::{Arena, DmaRing};
-use wholebar_core::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
+use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     pub controller: Controller,
     pub namespaces: Namespaces,
     pub domain: Domain,
-    interrupts: Option<Interrupts>,
+    queue_context: Arc<QueueContext<QueueFault>>,
 }
 
 impl Nvme {
@@ -52,7 +52,7 @@ impl Nvme {
         // Whoever had it before may have left it running.
         hw.disable()?;
         // Vectors before CC.EN: some controllers look at them only then.
-        let (interrupts, wake) = wake(&hw, &options)?;
+        let queue_context = QueueContext::new(&hw.device, interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
         let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
@@ -66,10 +66,10 @@ impl Nvme {
                 return Err(error);
             }
         };
-        let (service, patience, queue_context) =
-            (options.service, options.stop_timeout, QueueContext::new(&hw.device, wake));
+        let (service, patience) = (options.service, options.stop_timeout);
         let namespaces = Namespaces::new(namespaces);
-        let inner = Inner { hw, options, controller, namespaces, domain: Domain::new(), interrupts };
+        let domain = queue_context.domain().clone();
+        let inner = Inner { hw, options, controller, namespaces, domain, queue_context: queue_context.clone() };
         let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
             control_plane.spawn()?;
@@ -140,7 +140,7 @@ impl Nvme {
 
     /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
     pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.0.interrupts.as_ref()
+        self.0.queue_context().interrupts()
     }
 
     /// Lets the controller into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -149,6 +149,14 @@ impl Nvme {
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
+    }
+
+    /// Takes an arena away from the controller: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     /// A queue pair, to be owned by one core.
@@ -258,17 +266,14 @@ impl Nvme {
     }
 }
 
-/// What wakes the slow path. Without interrupts, it looks at the controller now and then.
-fn wake(hw: &Hardware, options: &Options) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    let has = |kind: &u32| hw.device.irq_info(*kind).is_ok_and(|info| info.count > 0);
-    let Some(kind) = options.interrupts.or([IRQ_MSIX, IRQ_MSI, IRQ_INTX].into_iter().find(has)) else {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    };
-    // Queues have vectors of their own with MSI-X alone.
-    let queues = if kind == IRQ_MSIX { options.io_queues } else { 0 };
-    let interrupts = Interrupts::new(hw.device.clone(), kind, 1 + u32::from(queues))?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
+/// The interrupts that were asked for, or else the best that there are. Queues have vectors of their own with MSI-X alone.
+fn interrupts(hw: &Hardware, options: &Options) -> Result<Option<Interrupts>> {
+    let (device, count) = (hw.device.clone(), 1 + u32::from(options.io_queues));
+    Ok(match options.interrupts {
+        None => Interrupts::best(device, count)?,
+        Some(Irq::Msix) => Some(Interrupts::new(device, Irq::Msix, count)?),
+        Some(kind) => Some(Interrupts::new(device, kind, 1)?),
+    })
 }
 
 /// Enables the controller for the first time and asks it what it is.
@@ -344,7 +349,7 @@ impl Inner {
         let granted = control.granted;
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
-        let count = self.interrupts.as_ref().map_or(0, Interrupts::count);
+        let count = self.queue_context.interrupts().map_or(0, Interrupts::count);
         if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
@@ -409,24 +414,7 @@ impl Driver for Inner {
     type QueueFault = QueueFault;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    fn event(event: DeviceEvent) -> Event {
-        match event {
-            DeviceEvent::FunctionError => Event::FunctionError,
-            DeviceEvent::UnbindRequest => Event::UnbindRequest,
-            DeviceEvent::Reset { why, lost } => Event::Reset { why, lost },
-            DeviceEvent::Ended { why } => Event::Ended { why },
-        }
-    }
-
-    fn recovery(error: &Error) -> Recovery {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
             Error::Gone { .. } => Recovery::Gone,
             Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
@@ -439,10 +427,6 @@ impl Driver for Inner {
     }
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.hw.bus_master(true)?;
         control.admin.start(&self.hw)?;
         control.set_up(&self.hw, &self.controller, &self.options)?;
@@ -451,25 +435,16 @@ impl Driver for Inner {
         control.recreate(&self.hw, &self.domain)
     }
 
-    /// A queue that nobody has is none.
-    fn poll_parked(&self, _: &mut Control) {}
-
     fn handle_fault(&self, control: &mut Control, trouble: QueueFault) -> Result<Option<String>> {
         match trouble {
             QueueFault::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            QueueFault::Stuck { qid, cid } => {
-                Ok(Some(format!("command {cid} of queue {qid} was neither completed nor aborted in time")))
-            }
-            QueueFault::Broken(fault) => Ok(Some(fault.to_string())),
+            QueueFault::Stuck { .. } | QueueFault::Broken(_) => Ok(Some(trouble.to_string())),
         }
     }
 
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
-        let healthy = self.hw.healthy("while it was running");
-        let attended = healthy.and_then(|()| control.take_events(&self.hw, &self.controller, &self.namespaces, tell));
-        // What raised them was taken above.
-        let rearmed = self.interrupts.as_ref().map_or(Ok(()), Interrupts::rearm);
-        attended.and(rearmed.map_err(Error::from))
+        self.hw.healthy("while it was running")?;
+        control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
     }
 
     fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {

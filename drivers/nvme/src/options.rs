@@ -3,6 +3,7 @@
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
+use wholebar_core::pci::Irq;
 
 /// How a controller is opened.
 #[derive(Debug, Clone)]
@@ -21,9 +22,8 @@ pub struct Options {
     pub sgls: bool,
     /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
     pub max_transfer: u32,
-    /// Which interrupts wake the slow path: [`IRQ_MSIX`](wholebar_core::pci::IRQ_MSIX), [`IRQ_MSI`](wholebar_core::pci::IRQ_MSI) or
-    /// [`IRQ_INTX`](wholebar_core::pci::IRQ_INTX); `None` for the first of these that the controller has.
-    pub interrupts: Option<u32>,
+    /// Which interrupts wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
+    pub interrupts: Option<Irq>,
     /// How long an I/O command may take before it is aborted, and then again before the controller is reset.
     pub timeout: Duration,
     /// How long an admin command may take.

@@ -6,6 +6,8 @@ mod common;
 use common::*;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+use wholebar_core::pci::PciDevice;
 use wholebar_nvme::{Error, Nvme, Options, QueueOptions, ShadowDoorbells, StatusCode, feature};
 
 #[test]
@@ -210,8 +212,8 @@ fn what_cannot_be_done_comes_back() {
     assert_eq!(refuse(1, Op::Flush, Data::One(rig.buf(512))), "this operation takes no data");
     assert_eq!(refuse(1, Op::Verify { lba: 0, blocks: 0 }, Data::None), "there are no blocks to act on");
     assert_eq!(refuse(9, Op::Flush, Data::None), "the controller has no such namespace");
-    let stranger = wholebar_core::mem::Arena::new(4096, Default::default()).unwrap();
-    let stranger = wholebar_core::mem::Pool::new(&stranger, 1, 512, 512).unwrap();
+    let stranger = Arena::new(4096, Default::default()).unwrap();
+    let stranger = Pool::new(&stranger, 1, 512, 512).unwrap();
     let why = refuse(1, Op::Read { lba: 0 }, Data::One(stranger.get_len(512).unwrap()));
     assert_eq!(why, "the buffer's arena is not attached: see `Nvme::attach`");
     let two = || rig.pool.get_len(256).unwrap();
@@ -226,6 +228,41 @@ fn what_cannot_be_done_comes_back() {
     queue.ring();
     assert_eq!(wait(&mut queue, 7).len(), 7);
     assert_eq!(queue.state(), QueueState::Running);
+}
+
+/// A driver says how many bits of an address its device has, once: rings, and what an application attaches, lie below then.
+#[test]
+fn every_attach_honours_the_mask_and_detach_waits_for_queues() {
+    let opened = open("sim:nvme,size=1M");
+    let dma = opened.model.dma();
+    dma.set_dma_mask(25);
+    let nvme = Nvme::open(opened.model.clone(), patient()).unwrap();
+    let arenas: Vec<_> = (0..4).map(|_| Arena::new(8 << 20, ArenaOptions::default()).unwrap()).collect();
+    // 32 MiB hold the rings and three of 8 MiB; the fourth finds no room there.
+    for arena in &arenas[..3] {
+        nvme.attach(arena).unwrap();
+        assert!(dma.attach(arena).unwrap().iova().0 + arena.len() <= 32 << 20);
+    }
+    let refused = nvme.attach(&arenas[3]);
+    assert!(matches!(refused, Err(Error::Core(wholebar_core::Error::NoIova { bits: 25, .. }))), "{refused:?}");
+
+    let pool = Pool::new(&arenas[0], 1, 4096, 4096).unwrap();
+    let mut queue = nvme.queue(QueueOptions::default()).unwrap();
+    let read = one(ok(&mut queue, Op::Read { lba: 0 }, Data::One(pool.get_len(4096).unwrap())));
+    let used = nvme.detach(&arenas[0]);
+    assert!(matches!(used, Err(Error::Core(wholebar_core::Error::StillAttached { .. }))), "{used:?}");
+    ok(&mut queue, Op::Read { lba: 0 }, Data::One(read));
+    nvme.detach(&arenas[1]).unwrap();
+    nvme.detach(&arenas[1]).unwrap();
+    nvme.attach(&arenas[3]).unwrap();
+    drop(queue);
+    let before = dma.mapped();
+    nvme.detach(&arenas[0]).unwrap();
+    assert_eq!(dma.mapped(), before - 1);
+    let mut queue = nvme.queue(QueueOptions::default()).unwrap();
+    let buf = pool.get_len(4096).unwrap();
+    let refused = queue.submit(request(0, Op::Read { lba: 0 }, Data::One(buf))).unwrap_err();
+    assert!(matches!(refused.why, Reject::Invalid(why) if why.contains("not attached")), "{:?}", refused.why);
 }
 
 /// However many queues there are, they share a few arenas: a peer may allow 64 maps, or fewer.

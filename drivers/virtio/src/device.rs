@@ -10,9 +10,9 @@ use crate::ring::{Areas, Ring, RingOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
-use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::irq::Interrupts;
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar_core::pci::{IRQ_MSIX, PciDevice};
+use wholebar_core::pci::{Irq, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// What a type of device adds.
@@ -60,7 +60,6 @@ pub(crate) struct Record {
 pub(crate) struct VirtioDevice<P> {
     pub shared: Arc<Shared>,
     pub device_type: P,
-    pub interrupts: Option<Interrupts>,
 }
 
 /// What is under the lock.
@@ -77,20 +76,14 @@ pub(crate) type Handle<P> = ControlPlane<VirtioDevice<P>>;
 pub(crate) struct Parts<P: DeviceType> {
     pub shared: Arc<Shared>,
     pub device_type: P,
-    pub interrupts: Option<Interrupts>,
     pub records: Vec<Record>,
     pub queues: BTreeMap<u16, P::Queue>,
     pub state: P::State,
 }
 
-/// The MSI-X vectors of a device with `queues` queues that interrupt, where it has any, and what vector 0 signals.
-pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<(Option<Interrupts>, Arc<EventFd>)> {
-    if hw.device.irq_info(IRQ_MSIX)?.count == 0 {
-        return Ok((None, Arc::new(EventFd::new()?)));
-    }
-    let interrupts = Interrupts::new(hw.device.clone(), IRQ_MSIX, 1 + u32::from(queues))?;
-    let wake = interrupts.vector(0)?;
-    Ok((Some(interrupts), wake))
+/// The MSI-X vectors of a device with `queues` queues that interrupt, where it has any.
+pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<Option<Interrupts>> {
+    Ok(Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + u32::from(queues))?)
 }
 
 /// Lets the device into an arena of `bytes`.
@@ -114,9 +107,9 @@ pub(crate) fn ring<R: Ring>(
 }
 
 impl Shared {
-    pub fn new(hw: Hardware, options: Options, features: u64, wake: Arc<EventFd>) -> Arc<Self> {
-        let queue_context = QueueContext::new(&hw.device, wake);
-        Arc::new(Self { hw, options, features, domain: Domain::new(), queue_context })
+    pub fn new(hw: Hardware, options: Options, features: u64, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
+        let queue_context = QueueContext::new(&hw.device, interrupts)?;
+        Ok(Arc::new(Self { hw, options, features, domain: queue_context.domain().clone(), queue_context }))
     }
 
     /// Whether a feature was negotiated.
@@ -127,13 +120,12 @@ impl Shared {
 
 /// Starts a device.
 pub(crate) fn start<P: DeviceType>(parts: Parts<P>) -> Result<Handle<P>> {
-    let Parts { shared, device_type, interrupts, records, queues, state } = parts;
+    let Parts { shared, device_type, records, queues, state } = parts;
     let (service, patience, queue_context) =
         (shared.options.service, shared.options.stop_timeout, shared.queue_context.clone());
     let control = Control { records, parked: queues, state };
     // Dropped, it shuts the device down.
-    let mut control_plane =
-        ControlPlane::new(VirtioDevice { shared, device_type, interrupts }, control, queue_context, patience)?;
+    let mut control_plane = ControlPlane::new(VirtioDevice { shared, device_type }, control, queue_context, patience)?;
     control_plane.peek(|control| control_plane.bring_up(control))?;
     if service == Service::Thread {
         control_plane.spawn()?;
@@ -147,7 +139,7 @@ impl<P: DeviceType> VirtioDevice<P> {
         let hw = &self.shared.hw;
         hw.bus_master(true)?;
         hw.negotiate(self.shared.features)?;
-        if self.interrupts.is_some() {
+        if self.shared.queue_context.interrupts().is_some() {
             hw.set_config_vector(0)?;
         }
         for record in &control.records {
@@ -168,19 +160,7 @@ impl<P: DeviceType> Driver for VirtioDevice<P> {
     type QueueFault = Error;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.shared.hw.device
-    }
-
-    fn domain(&self) -> &Domain {
-        &self.shared.domain
-    }
-
-    fn event(event: DeviceEvent) -> P::Event {
-        event.into()
-    }
-
-    fn recovery(error: &Error) -> Recovery {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
             Error::Gone { .. } => Recovery::Gone,
             Error::NeedsReset { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
@@ -196,10 +176,6 @@ impl<P: DeviceType> Driver for VirtioDevice<P> {
         // A lost queue's ring is its owner's still; the device is not told of it again.
         control.records.retain(|record| !lost.contains(&record.index.into()));
         control.records.iter().for_each(|record| record.areas.zero());
-        if let Some(interrupts) = &self.interrupts {
-            // A function level reset took them away.
-            interrupts.restore()?;
-        }
         self.bring_up(control)
     }
 
@@ -207,17 +183,9 @@ impl<P: DeviceType> Driver for VirtioDevice<P> {
         control.parked.values_mut().for_each(Parked::check_timeouts);
     }
 
-    fn handle_fault(&self, _: &mut Control<P>, trouble: Error) -> Result<Option<String>> {
-        Ok(Some(trouble.to_string()))
-    }
-
     fn poll_events(&self, control: &mut Control<P>, tell: &mut dyn FnMut(P::Event)) -> Result<()> {
         self.shared.hw.healthy()?;
         self.device_type.changed(&self.shared, &mut control.state, tell)
-    }
-
-    fn prepare_shutdown(&self, _: &mut Control<P>) -> Result<()> {
-        Ok(())
     }
 
     fn release(&self, control: &mut Control<P>) {

@@ -116,12 +116,7 @@ impl Life {
 
     /// Never gives buffers back, because the device may still write them.
     pub fn quarantine(&self, bufs: impl Iterator<Item = Buf>) {
-        let count = bufs.map(|buf| {
-            let all = buf.segments().count() as u64;
-            std::mem::forget(buf);
-            all
-        });
-        self.quarantined(count.sum());
+        self.quarantined(bufs.map(Buf::quarantine).sum());
     }
 
     /// Counts buffers that are never given back.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wholebar_core::bar::{BarOptions, MsixTable, layouts, plan_of};
 use wholebar_core::irq::Interrupts;
 use wholebar_core::mem::{Arena, ArenaOptions};
-use wholebar_core::pci::{Config, IRQ_MSIX, PciDevice, config};
+use wholebar_core::pci::{Config, Irq, PciDevice, config};
 use wholebar_core::vfio::sysfs::Sysfs;
 use wholebar_core::vfio::{IommuType, Route, Vfio, VfioOptions};
 
@@ -58,8 +58,8 @@ fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
             println!("    {:#7x}..{:#7x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why);
         }
     }
-    for index in 0..info.irqs {
-        println!("  interrupt kind {index}: {:?}", device.irq_info(index)?);
+    for kind in [Irq::Intx, Irq::Msi, Irq::Msix, Irq::Err, Irq::Req] {
+        println!("  {kind} interrupts: {:?}", device.irq_info(kind)?);
     }
 
     let space = device.dma();
@@ -71,9 +71,9 @@ fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
         Err(error) => println!("  no arena: {error}"),
     }
 
-    if device.irq_info(IRQ_MSIX)?.count > 0 {
+    if device.irq_info(Irq::Msix)?.count > 0 {
         config::enable_bus_master(device.as_ref(), true)?;
-        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 4)?;
+        let irqs = Interrupts::new(device.clone(), Irq::Msix, 4)?;
         let vectors: Vec<_> = (0..irqs.count().min(2)).map(|v| irqs.vector(v)).collect::<Result<_, _>>()?;
         for (vector, fd) in vectors.iter().enumerate() {
             irqs.trigger(vector as u32)?;

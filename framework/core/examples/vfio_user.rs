@@ -10,7 +10,7 @@ use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::irq::Interrupts;
 use wholebar_core::model::{Host, Model, ModelRegion, Pages, Refused, Shape};
-use wholebar_core::pci::{CONFIG, Config, IRQ_MSIX, IrqInfo, PciDevice};
+use wholebar_core::pci::{CONFIG, Config, Irq, IrqInfo, PciDevice};
 use wholebar_core::vfio_user::{Options, Server, VfioUser};
 use wholebar_core::{PageSize, Work};
 
@@ -88,7 +88,7 @@ fn drive(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let device: Arc<dyn PciDevice> = VfioUser::connect(socket, Options::default())?;
     let config = Config::of(device.as_ref())?;
     println!("{}: {:04x}:{:04x}", device.name(), config.vendor(), config.device());
-    let interrupts = Interrupts::new(device.clone(), IRQ_MSIX, 1)?;
+    let interrupts = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let interrupt = interrupts.vector(0)?;
     let bar = Bar::of(&device, 0, BarOptions::default())?;
     let mut doorbell = bar.doorbell::<u64>(NUMBER)?;

@@ -53,6 +53,14 @@ pub trait Disk: Send + Sync {
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
+    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// `rte_dev_dma_unmap`.)
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
+    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+
     /// A queue, to be owned by one core. Dropped, another can be had.
     ///
     /// # Errors
@@ -236,9 +244,11 @@ impl Data {
 
     /// Never gives the buffers back, because a device may still write them; returns how many there are. Their pool counts them as out.
     pub fn quarantine(self) -> u64 {
-        let buffers = self.bufs().len() as u64;
-        std::mem::forget(self);
-        buffers
+        match self {
+            Self::None => 0,
+            Self::One(buf) => buf.quarantine(),
+            Self::Many(bufs) => bufs.into_iter().map(Buf::quarantine).sum(),
+        }
     }
 
     /// The buffers, in order.

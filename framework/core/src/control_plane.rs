@@ -5,7 +5,7 @@
 
 use crate::irq::{EventFd, Interrupts};
 use crate::mem::{Arena, DmaMapping};
-use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice, config, function};
+use crate::pci::{Irq, Opening, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -16,51 +16,91 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a driver adds. All but the first four are called under the lock.
+/// What a driver adds: how its device is stopped and brought up. All but [`recovery`](Self::recovery) are called under the lock of the control plane, from
+/// [`DeviceControl::service`] and whoever resets the device; what is not written here does what most drivers need.
+///
+/// ```
+/// use wholebar_core::bar::Bar;
+/// use wholebar_core::control_plane::{Driver, DeviceEvent};
+/// use wholebar_core::pci::config;
+/// use wholebar_core::{Error, Result};
+///
+/// struct Engine(Bar);
+///
+/// impl Driver for Engine {
+///     const NAME: &'static str = "engine";
+///     type State = ();
+///     type Event = DeviceEvent;
+///     type QueueFault = String;
+///     type Error = Error;
+///
+///     fn stop(&self, _: &mut ()) -> Result<()> {
+///         self.0.write(0x10, 0u32)
+///     }
+///
+///     fn restart(&self, _: &mut (), _: &[u32]) -> Result<()> {
+///         config::enable_bus_master(self.0.device().as_ref(), true)?;
+///         self.0.write(0x10, 1u32)
+///     }
+/// }
+/// ```
 pub trait Driver: Send + Sync + Sized + 'static {
     /// What the slow path's thread is called.
     const NAME: &'static str;
     /// What is under the lock.
     type State: Send;
-    /// What its users are told.
-    type Event: Send;
-    /// A fault that a queue reports.
-    type QueueFault: Send;
+    /// What its users are told: [`Event`] does, where they need no more.
+    type Event: From<DeviceEvent> + Send;
+    /// A fault that a queue reports. Shown, it says what is wrong.
+    type QueueFault: Display + Send;
     /// What can go wrong.
     type Error: From<Error> + Display;
 
-    /// The device.
-    fn device(&self) -> &Arc<dyn PciDevice>;
+    /// What an error says of the device. By default, that it is gone where nobody answers for it on its bus, and else nothing.
+    fn recovery(error: &Self::Error, device: &dyn PciDevice) -> Recovery {
+        let _ = error;
+        match function::check(device) {
+            Err(Error::Gone { .. }) => Recovery::Gone,
+            _ => Recovery::Nothing,
+        }
+    }
 
-    /// What its queues are members of.
-    fn domain(&self) -> &Domain;
-
-    /// An event of any device, as the users of this driver are told of it.
-    fn event(event: DeviceEvent) -> Self::Event;
-
-    /// What an error says of the device.
-    fn recovery(error: &Self::Error) -> Recovery;
-
-    /// Stops the device: it reaches no memory any more, nor its queues.
+    /// Stops the device: when this returns, it reaches no memory any more, nor its queues. An error says that it may.
     fn stop(&self, state: &mut Self::State) -> Result<(), Self::Error>;
 
-    /// Brings the device up again, with its queues, but for those that were `lost`; it was stopped, or the function reset.
+    /// Brings the device up, with its queues, but for those that were `lost`: after [`stop`](Self::stop), a reset of the function perhaps, and
+    /// with bus mastering off. Interrupts are set up.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
-    /// Polls the queues that no application has: they take part in a reset, too.
-    fn poll_parked(&self, state: &mut Self::State);
+    /// Polls the queues that no application has: they take part in a reset, too. By default, there are none.
+    fn poll_parked(&self, state: &mut Self::State) {
+        let _ = state;
+    }
 
-    /// Handles a fault of a queue. Returns why the device has to be reset, where it has to be.
-    fn handle_fault(&self, state: &mut Self::State, fault: Self::QueueFault) -> Result<Option<String>, Self::Error>;
+    /// Handles a fault of a queue. Returns why the device has to be reset, where it has to be: by default, what the fault says.
+    fn handle_fault(&self, state: &mut Self::State, fault: Self::QueueFault) -> Result<Option<String>, Self::Error> {
+        let _ = state;
+        Ok(Some(fault.to_string()))
+    }
 
-    /// Checks the health of the device, and passes on the events that it has for users.
-    fn poll_events(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error>;
+    /// Looks after the device, and passes on what it tells: when its vector 0 was raised, and several times a second. Interrupts that a device has to be
+    /// told to lower are acknowledged here. By default, there is nothing to do.
+    fn poll_events(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error> {
+        let _ = (state, tell);
+        Ok(())
+    }
 
-    /// Has the device write back what it holds, before it is stopped for good.
-    fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error>;
+    /// Has the device put everything away (caches written back, say), before it is stopped for good. By default, there is nothing.
+    fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error> {
+        let _ = state;
+        Ok(())
+    }
 
-    /// The device is stopped for good: its memory may be given back.
-    fn release(&self, state: &mut Self::State);
+    /// The device is stopped for good: memory that was [quarantined](crate::mem::Chunk::set_quarantine) while it knew of it may be given back. By
+    /// default, there is none.
+    fn release(&self, state: &mut Self::State) {
+        let _ = state;
+    }
 }
 
 /// What can happen to any device.
@@ -82,6 +122,21 @@ pub enum DeviceEvent {
         /// Why.
         why: String,
     },
+}
+
+/// What users of a device are told, for a driver that needs no more than this: `T` is what the driver tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event<T> {
+    /// What the driver tells.
+    Driver(T),
+    /// What is told of any device.
+    Device(DeviceEvent),
+}
+
+impl<T> From<DeviceEvent> for Event<T> {
+    fn from(event: DeviceEvent) -> Self {
+        Self::Device(event)
+    }
 }
 
 /// What is to be done about an error.
@@ -108,7 +163,7 @@ pub struct DeviceControl<D: Driver> {
     queue_context: Arc<QueueContext<D::QueueFault>>,
     events: Receiver<D::Event>,
     /// What the kernel has to say of the function.
-    notices: Vec<(u32, Interrupts, Arc<EventFd>)>,
+    notices: Vec<(Irq, Interrupts, Arc<EventFd>)>,
     /// How long a queue's owner may take to poll it while the device is to be reset.
     patience: Duration,
     /// The slow path's thread has to end.
@@ -118,10 +173,12 @@ pub struct DeviceControl<D: Driver> {
 /// What queues have of the control plane. It is a part of its own, since queues may themselves be under the lock.
 pub struct QueueContext<T> {
     device: Arc<dyn PciDevice>,
+    domain: Domain,
+    interrupts: Option<Interrupts>,
     queue_faults: Mutex<Vec<(u64, T)>>,
     /// Arenas whose buffers queues can use.
     arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    /// Signalled by the device's own vector, and by queues that report faults.
+    /// Signalled by vector 0 of the device, and by queues in trouble.
     wake: Arc<EventFd>,
 }
 
@@ -141,7 +198,31 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(200);
 
 impl<D: Driver> ControlPlane<D> {
-    /// Takes over a device that runs.
+    /// Brings a device up ([`Driver::stop`], [`Driver::restart`]), keeps it, and starts the slow path's thread. A queue's owner may take
+    /// `patience` to poll it while the device is to be reset.
+    ///
+    /// # Errors
+    /// The driver's, where the device does not come up; [`Error::Io`] where the system has no thread or descriptor left.
+    pub fn start(
+        driver: D,
+        state: D::State,
+        queue_context: Arc<QueueContext<D::QueueFault>>,
+        patience: Duration,
+    ) -> Result<Self, D::Error> {
+        let _opening = Opening::of(queue_context.device());
+        config::enable_bus_master(queue_context.device().as_ref(), false)?;
+        // Dropped, it stops the device.
+        let mut control_plane = Self::new(driver, state, queue_context, patience)?;
+        let mut control = control_plane.control();
+        // Whoever had it before may have left it running.
+        control_plane.driver.stop(&mut control.state)?;
+        control_plane.driver.restart(&mut control.state, &[])?;
+        drop(control);
+        control_plane.spawn()?;
+        Ok(control_plane)
+    }
+
+    /// Keeps a device that runs.
     ///
     /// # Errors
     /// What the backend says of the kernel's notices; [`Error::Io`] where there is no thread to be had.
@@ -152,11 +233,11 @@ impl<D: Driver> ControlPlane<D> {
         patience: Duration,
     ) -> Result<Self> {
         let mut notices = Vec::new();
-        for index in [IRQ_ERR, IRQ_REQ] {
-            if driver.device().irq_info(index).is_ok_and(|info| info.count > 0) {
-                let interrupts = Interrupts::new(driver.device().clone(), index, 1)?;
+        for kind in [Irq::Err, Irq::Req] {
+            if queue_context.device().irq_info(kind).is_ok_and(|info| info.count > 0) {
+                let interrupts = Interrupts::new(queue_context.device().clone(), kind, 1)?;
                 let fd = interrupts.vector(0)?;
-                notices.push((index, interrupts, fd));
+                notices.push((kind, interrupts, fd));
             }
         }
         let (send, events) = bounded(EVENTS);
@@ -180,6 +261,16 @@ impl<D: Driver> ControlPlane<D> {
 }
 
 impl<D: Driver> DeviceControl<D> {
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        self.queue_context.device()
+    }
+
+    /// What its queues are members of.
+    pub fn domain(&self) -> &Domain {
+        self.queue_context.domain()
+    }
+
     /// What queues have of it.
     pub fn queue_context(&self) -> &Arc<QueueContext<D::QueueFault>> {
         &self.queue_context
@@ -251,9 +342,9 @@ impl<D: Driver> DeviceControl<D> {
     pub fn service(&self) -> Result<bool> {
         let mut control = self.control();
         self.check()?;
-        for (index, _, fd) in &self.notices {
+        for (kind, _, fd) in &self.notices {
             if fd.take() > 0 {
-                if *index == IRQ_ERR {
+                if *kind == Irq::Err {
                     control.tell(DeviceEvent::FunctionError);
                     self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned());
                 } else {
@@ -277,7 +368,9 @@ impl<D: Driver> DeviceControl<D> {
             let Control { state, events, .. } = &mut *control;
             // The oldest stay where nobody takes them.
             let attended = self.driver.poll_events(state, &mut |event| drop(events.try_send(event)));
-            if let Err(error) = attended {
+            // What raised an interrupt was served above.
+            let rearmed = self.queue_context.interrupts().map_or(Ok(()), Interrupts::rearm);
+            if let Err(error) = attended.and(rearmed.map_err(D::Error::from)) {
                 self.settle(&mut control, &error);
             }
         }
@@ -288,7 +381,7 @@ impl<D: Driver> DeviceControl<D> {
 
     /// Acts upon what an error says of the device.
     fn settle(&self, control: &mut Control<D>, error: &D::Error) {
-        match D::recovery(error) {
+        match D::recovery(error, self.device().as_ref()) {
             Recovery::Gone => self.end(control, error, ""),
             Recovery::Reset => self.begin_reset(control, error.to_string()),
             Recovery::Nothing => {}
@@ -335,7 +428,7 @@ impl<D: Driver> DeviceControl<D> {
             Err(error) if device.info().resettable => {
                 tracing::warn!(%error, "resetting the function");
                 function::reset(device)?;
-                // Where it took the vectors' eventfds away, it took these too. (Vectors are the driver's.)
+                // Where it took the vectors' eventfds away, it took these too.
                 for (_, interrupts, _) in &self.notices {
                     interrupts.restore()?;
                 }
@@ -349,13 +442,17 @@ impl<D: Driver> DeviceControl<D> {
         self.driver.stop(state)?;
         self.domain().quiet();
         self.driver.poll_parked(state);
+        if let Some(interrupts) = self.queue_context.interrupts() {
+            // A reset of the function took them away.
+            interrupts.restore()?;
+        }
         self.driver.restart(state, lost)
     }
 
     /// The device cannot be used any more.
     fn end(&self, control: &mut Control<D>, error: &D::Error, during: &str) {
         control.stopping = None;
-        let gone = D::recovery(error) == Recovery::Gone;
+        let gone = D::recovery(error, self.device().as_ref()) == Recovery::Gone;
         let device = self.device().as_ref();
         let _ = config::enable_bus_master(device, false);
         // Nobody on the bus writes nothing; a device that was stopped doesn't either.
@@ -419,10 +516,33 @@ impl<D: Driver> DeviceControl<D> {
 }
 
 impl<T> QueueContext<T> {
-    /// Of a device; what is to be done at once signals `wake`.
-    pub fn new(device: &Arc<dyn PciDevice>, wake: Arc<EventFd>) -> Arc<Self> {
-        let (device, queue_faults, arenas) = (device.clone(), Mutex::default(), Mutex::default());
-        Arc::new(Self { device, queue_faults, arenas, wake })
+    /// Of a device and its interrupts, whose vector 0 wakes the slow path. Without any, the slow path looks after the device several times a second.
+    ///
+    /// # Errors
+    /// What [`Interrupts::vector`] says; [`Error::Io`] where the process has no descriptor left.
+    pub fn new(device: &Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
+        let wake = match &interrupts {
+            Some(interrupts) => interrupts.vector(0)?,
+            None => Arc::new(EventFd::new()?),
+        };
+        let (device, domain, queue_faults, arenas) =
+            (device.clone(), Domain::new(), Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.device
+    }
+
+    /// What the device's queues are members of.
+    pub fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// The device's interrupts, where it has some: vector 0 is the slow path's.
+    pub fn interrupts(&self) -> Option<&Interrupts> {
+        self.interrupts.as_ref()
     }
 
     /// What is signalled when there is something for [`service`](DeviceControl::service) to do at once.
@@ -436,10 +556,10 @@ impl<T> QueueContext<T> {
         self.wake.signal();
     }
 
-    /// Lets the device into an arena, whose buffers its queues can use then. Once more changes nothing.
+    /// Lets the device into an arena, whose buffers its queues can use then, at an address within the device's DMA mask. Once more changes nothing.
     ///
     /// # Errors
-    /// What the address space says.
+    /// As [`DmaSpace::attach`](crate::mem::DmaSpace::attach).
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
         let mapping = self.device.dma().attach(arena)?;
         let mut arenas = self.arenas();
@@ -447,6 +567,21 @@ impl<T> QueueContext<T> {
             arenas.push(mapping.clone());
         }
         Ok(mapping)
+    }
+
+    /// Takes an arena away from the device: it is unmapped when this returns, and no queue can use its buffers. One that is not attached is no
+    /// error.
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`] where a queue was given buffers of it and still is there, or a ring is in it: nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        let mut arenas = self.arenas();
+        let Some(at) = arenas.iter().position(|m| m.arena().id() == arena.id()) else { return Ok(()) };
+        let mapping = arenas.swap_remove(at);
+        mapping.detach().map_err(|held| {
+            arenas.push(held);
+            Error::StillAttached { device: self.device.name().to_owned(), len: arena.len() }
+        })
     }
 
     /// Where arena `id` is, as the device sees it.
@@ -461,8 +596,8 @@ impl<T> QueueContext<T> {
 
 impl<D: Driver> Control<D> {
     /// Passes an event on; the oldest stay where nobody takes them.
-    fn tell(&self, event: DeviceEvent) {
-        let _ = self.events.try_send(D::event(event));
+    fn tell(&self, happened: DeviceEvent) {
+        let _ = self.events.try_send(happened.into());
     }
 }
 

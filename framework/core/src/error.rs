@@ -81,16 +81,30 @@ pub enum Error {
         region: u32,
     },
     /// The device has no such interrupt.
-    #[error("{device} has no {} interrupt {vector} (it has {count})", irq_kind(*index))]
+    #[error("{device} has no {kind} interrupt {vector} (it has {count})")]
     NoSuchIrq {
         /// The device.
         device: String,
-        /// The interrupt kind, an `IRQ_` constant of [`pci`](crate::pci).
-        index: u32,
+        /// The kind of interrupt.
+        kind: crate::pci::Irq,
         /// The vector asked for.
         vector: u32,
         /// How many there are.
         count: u32,
+    },
+    /// A register did not become what was waited for.
+    #[error("{device}: the register at {offset:#x} of BAR{bar} still reads {value:#x} after {waited:?}")]
+    NotReady {
+        /// The device.
+        device: String,
+        /// The BAR.
+        bar: u8,
+        /// The register, in bytes from the BAR's start.
+        offset: u64,
+        /// What it read last.
+        value: u64,
+        /// How long it was waited for.
+        waited: Duration,
     },
     /// This part of a BAR may not be touched: it holds the MSI-X table or the PBA.
     #[error("BAR{bar}: {len} bytes at {offset:#x} touch the MSI-X {what}, which only the read-only dump may see")]
@@ -242,12 +256,28 @@ pub enum Error {
         size: u64,
     },
     /// No device address is free for an arena.
-    #[error("no window of the device's address space has {len} free bytes at a multiple of {align}")]
+    #[error(
+        "no window of the device's address space has {len} free bytes at a multiple of {align} within the device's DMA mask of {bits} bits"
+    )]
     NoIova {
         /// Bytes asked for.
         len: u64,
         /// What the address must be a multiple of.
         align: u64,
+        /// How many bits of an address the device can use.
+        bits: u32,
+    },
+    /// An arena that is, or would be, at addresses that the device cannot use.
+    #[error("{len} bytes at IOVA {iova:#x} are beyond the device's DMA mask of {bits} bits: {why}")]
+    BeyondMask {
+        /// The device address.
+        iova: u64,
+        /// Bytes.
+        len: u64,
+        /// How many bits of an address the device can use.
+        bits: u32,
+        /// Why it is there, and what to do.
+        why: &'static str,
     },
     /// An arena that is not whole pages of the device's addresses.
     #[error(
@@ -278,6 +308,16 @@ pub enum Error {
         len: u64,
         /// What is wrong with it.
         why: String,
+    },
+    /// An arena cannot be taken away from a device.
+    #[error(
+        "an arena of {len} bytes stays attached to {device}: drop the queues that were given buffers of it, or have their rings there"
+    )]
+    StillAttached {
+        /// The device.
+        device: String,
+        /// The arena's size, in bytes.
+        len: u64,
     },
     /// The space can have no more maps.
     #[error("the device's address space can hold {limit} maps, and all are taken: use fewer, larger arenas")]
@@ -355,9 +395,3 @@ pub enum Error {
 
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// What a person calls this kind of interrupt.
-fn irq_kind(index: u32) -> String {
-    let names = ["INTx", "MSI", "MSI-X", "error", "unbind-request"];
-    names.get(index as usize).map_or_else(|| format!("kind {index}"), |name| (*name).to_owned())
-}

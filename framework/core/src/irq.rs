@@ -3,7 +3,7 @@
 //! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::slow_path`] and
 //! [`crate::reactor`].
 
-use crate::pci::{IRQ_INTX, IrqAction, IrqInfo, PciDevice};
+use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io::{self, IoSliceMut};
@@ -78,22 +78,21 @@ impl AsFd for EventFd {
 /// when this is made.
 pub struct Interrupts {
     device: Arc<dyn PciDevice>,
-    index: u32,
+    kind: Irq,
     info: IrqInfo,
     fds: Mutex<Vec<Option<Arc<EventFd>>>>,
 }
 
 impl Interrupts {
-    /// The first `count` interrupts of kind `index` ([`IRQ_MSIX`](crate::pci::IRQ_MSIX) and its like), or all that there are if that
-    /// is fewer.
+    /// The first `count` interrupts of a kind, or all that there are if that is fewer.
     ///
     /// # Errors
     /// [`Error::NoSuchIrq`] where the device has none of that kind; what the backend says.
-    pub fn new(device: Arc<dyn PciDevice>, index: u32, count: u32) -> Result<Self> {
-        let info = device.irq_info(index)?;
+    pub fn new(device: Arc<dyn PciDevice>, kind: Irq, count: u32) -> Result<Self> {
+        let info = device.irq_info(kind)?;
         let count = count.min(info.count);
         if count == 0 {
-            return Err(Error::NoSuchIrq { device: device.name().to_owned(), index, vector: 0, count: 0 });
+            return Err(Error::NoSuchIrq { device: device.name().to_owned(), kind, vector: 0, count: 0 });
         }
         let mut fds = vec![None; count as usize];
         if !info.resizable {
@@ -101,9 +100,34 @@ impl Interrupts {
                 *fd = Some(Arc::new(EventFd::new()?));
             }
         }
-        let new = Self { device, index, info, fds: Mutex::new(fds) };
+        let new = Self { device, kind, info, fds: Mutex::new(fds) };
         new.restore()?;
         Ok(new)
+    }
+
+    /// The best kind that the device has: MSI-X, else MSI, else INTx; `None` for a device without interrupts. Of MSI-X these are `count` vectors, or
+    /// all that there are if that is fewer. Of MSI it is one: several must be granted together, which platforms seldom do. INTx is one, and has to be
+    /// [rearmed](Self::rearm) each time.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn best(device: Arc<dyn PciDevice>, count: u32) -> Result<Option<Self>> {
+        Self::first_of(device, &[Irq::Msix, Irq::Msi, Irq::Intx], count)
+    }
+
+    /// As [`best`](Self::best), among `kinds`, best first: for a device or driver that has no use for the others.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn first_of(device: Arc<dyn PciDevice>, kinds: &[Irq], count: u32) -> Result<Option<Self>> {
+        for &kind in kinds {
+            match device.irq_info(kind) {
+                Ok(IrqInfo { count: 0, .. }) | Err(Error::NoSuchIrq { .. }) => {}
+                Ok(_) => return Self::new(device, kind, if kind == Irq::Msix { count } else { 1 }).map(Some),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// The eventfd of interrupt `vector`, which is enabled from now on.
@@ -114,13 +138,13 @@ impl Interrupts {
         let mut fds = self.fds();
         let count = fds.len() as u32;
         let Some(slot) = fds.get_mut(vector as usize) else {
-            return Err(Error::NoSuchIrq { device: self.device.name().to_owned(), index: self.index, vector, count });
+            return Err(Error::NoSuchIrq { device: self.device.name().to_owned(), kind: self.kind, vector, count });
         };
         if let Some(fd) = slot {
             return Ok(fd.clone());
         }
         let fd = Arc::new(EventFd::new()?);
-        self.device.set_irqs(self.index, vector, IrqAction::Fds(&[Some(fd.as_fd())]))?;
+        self.device.set_irqs(self.kind, vector, IrqAction::Fds(&[Some(fd.as_fd())]))?;
         Ok(slot.insert(fd).clone())
     }
 
@@ -135,7 +159,7 @@ impl Interrupts {
         let mut first = 0;
         for run in borrowed.chunk_by(|a, b| a.is_some() == b.is_some()) {
             if run[0].is_some() {
-                self.device.set_irqs(self.index, first, IrqAction::Fds(run))?;
+                self.device.set_irqs(self.kind, first, IrqAction::Fds(run))?;
             }
             first += run.len() as u32;
         }
@@ -147,7 +171,7 @@ impl Interrupts {
     /// # Errors
     /// What the backend says.
     pub fn trigger(&self, vector: u32) -> Result<()> {
-        self.device.set_irqs(self.index, vector, IrqAction::Trigger(1))
+        self.device.set_irqs(self.kind, vector, IrqAction::Trigger(1))
     }
 
     /// Lets an interrupt come again that the kernel masked when it signalled it: INTx, whose line stays up until the device has been served.
@@ -156,7 +180,7 @@ impl Interrupts {
     /// # Errors
     /// What the backend says.
     pub fn rearm(&self) -> Result<()> {
-        rearm(self.device.as_ref(), self.index)
+        rearm(self.device.as_ref(), self.kind)
     }
 
     /// How many there can be.
@@ -165,8 +189,8 @@ impl Interrupts {
     }
 
     /// What kind they are and what can be done with them.
-    pub fn info(&self) -> (u32, IrqInfo) {
-        (self.index, self.info)
+    pub fn info(&self) -> (Irq, IrqInfo) {
+        (self.kind, self.info)
     }
 
     /// The device.
@@ -182,16 +206,16 @@ impl Interrupts {
 impl Drop for Interrupts {
     fn drop(&mut self) {
         if self.fds().iter().any(Option::is_some)
-            && let Err(error) = self.device.set_irqs(self.index, 0, IrqAction::Disable)
+            && let Err(error) = self.device.set_irqs(self.kind, 0, IrqAction::Disable)
         {
-            tracing::warn!(device = self.device.name(), kind = self.index, %error, "interrupts stay enabled");
+            tracing::warn!(device = self.device.name(), kind = %self.kind, %error, "interrupts stay enabled");
         }
     }
 }
 
 /// See [`Interrupts::rearm`].
-pub(crate) fn rearm(device: &dyn PciDevice, index: u32) -> Result<()> {
-    if index == IRQ_INTX { device.set_irqs(index, 0, IrqAction::Unmask(1)) } else { Ok(()) }
+pub(crate) fn rearm(device: &dyn PciDevice, kind: Irq) -> Result<()> {
+    if kind == Irq::Intx { device.set_irqs(kind, 0, IrqAction::Unmask(1)) } else { Ok(()) }
 }
 
 /// Waits for several eventfds at once, each with a number.
@@ -239,7 +263,7 @@ fn failed(what: &str, e: rustix::io::Errno) -> Error {
 pub(crate) mod tests {
     use super::*;
     use crate::mem::DmaSpace;
-    use crate::pci::{DeviceInfo, DeviceKind, IRQ_MSIX, Isolation, Prot, RegionInfo, RegionMapping};
+    use crate::pci::{DeviceInfo, DeviceKind, Irq, Isolation, Prot, RegionInfo, RegionMapping};
     use crate::{Error, PageSize};
     use std::os::fd::OwnedFd;
 
@@ -251,7 +275,7 @@ pub(crate) mod tests {
 
     #[derive(Default)]
     pub(crate) struct WiresState {
-        pub fds: std::collections::BTreeMap<(u32, u32), OwnedFd>,
+        pub fds: std::collections::BTreeMap<(Irq, u32), OwnedFd>,
         pub calls: Vec<String>,
     }
 
@@ -262,9 +286,9 @@ pub(crate) mod tests {
             Arc::new(Self { irqs, state: Mutex::default() })
         }
 
-        pub(crate) fn raise(&self, index: u32, vector: u32) {
+        pub(crate) fn raise(&self, kind: Irq, vector: u32) {
             let state = self.state.lock().unwrap();
-            rustix::io::write(&state.fds[&(index, vector)], &1u64.to_ne_bytes()).unwrap();
+            rustix::io::write(&state.fds[&(kind, vector)], &1u64.to_ne_bytes()).unwrap();
         }
 
         pub(crate) fn calls(&self) -> Vec<String> {
@@ -304,26 +328,26 @@ pub(crate) mod tests {
         fn map(&self, _: u32, _: std::ops::Range<u64>, _: Prot) -> Result<RegionMapping> {
             none()
         }
-        fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-            Ok(self.irqs[index as usize])
+        fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+            Ok(self.irqs[kind as usize])
         }
-        fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
+        fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
             let mut state = self.state.lock().unwrap();
             match action {
                 IrqAction::Fds(fds) => {
-                    state.calls.push(format!("{index}: {first}+{}", fds.len()));
+                    state.calls.push(format!("{kind}: {first}+{}", fds.len()));
                     for (vector, fd) in (first..).zip(fds) {
-                        state.fds.insert((index, vector), fd.unwrap().try_clone_to_owned().unwrap());
+                        state.fds.insert((kind, vector), fd.unwrap().try_clone_to_owned().unwrap());
                     }
                 }
                 IrqAction::Disable => {
-                    state.calls.push(format!("{index}: off"));
-                    state.fds.retain(|(i, _), _| *i != index);
+                    state.calls.push(format!("{kind}: off"));
+                    state.fds.retain(|(k, _), _| *k != kind);
                 }
                 IrqAction::Trigger(_) => {
-                    rustix::io::write(&state.fds[&(index, first)], &1u64.to_ne_bytes()).unwrap();
+                    rustix::io::write(&state.fds[&(kind, first)], &1u64.to_ne_bytes()).unwrap();
                 }
-                IrqAction::Unmask(_) => state.calls.push(format!("{index}: unmasked")),
+                IrqAction::Unmask(_) => state.calls.push(format!("{kind}: unmasked")),
                 IrqAction::Mask(_) => return none(),
             }
             Ok(())
@@ -361,32 +385,53 @@ pub(crate) mod tests {
     #[test]
     fn vectors_are_added_one_at_a_time_where_they_can_be() {
         let device = Wires::new(8, true, 0);
-        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 100).unwrap();
+        let irqs = Interrupts::new(device.clone(), Irq::Msix, 100).unwrap();
         assert_eq!(irqs.count(), 8);
         assert!(device.calls().is_empty());
         for vector in [3, 0, 3, 1] {
             irqs.vector(vector).unwrap();
         }
-        assert_eq!(device.calls(), ["2: 3+1", "2: 0+1", "2: 1+1"]);
+        assert_eq!(device.calls(), ["MSI-X: 3+1", "MSI-X: 0+1", "MSI-X: 1+1"]);
         device.reset().unwrap();
         irqs.restore().unwrap();
-        assert_eq!(device.calls(), ["2: 0+2", "2: 3+1"]);
+        assert_eq!(device.calls(), ["MSI-X: 0+2", "MSI-X: 3+1"]);
         irqs.trigger(3).unwrap();
         assert_eq!((irqs.vector(3).unwrap().take(), irqs.vector(1).unwrap().take()), (1, 0));
         assert!(matches!(irqs.vector(8), Err(Error::NoSuchIrq { vector: 8, count: 8, .. })));
         drop(irqs);
-        assert_eq!(device.calls(), ["2: off"]);
+        assert_eq!(device.calls(), ["MSI-X: off"]);
+    }
+
+    #[test]
+    fn the_best_kind_is_taken() {
+        let best = |irqs: [u32; 3], count| {
+            let mut device = Wires::new(0, true, 1);
+            let wires = Arc::get_mut(&mut device).unwrap();
+            wires.irqs.iter_mut().zip(irqs).for_each(|(info, count)| info.count = count);
+            Interrupts::best(device, count).unwrap().map(|irqs| (irqs.info().0, irqs.count()))
+        };
+        for (irqs, count, expected) in [
+            ([1, 4, 8], 3, Some((Irq::Msix, 3))),
+            ([1, 4, 8], 9, Some((Irq::Msix, 8))),
+            ([1, 4, 0], 3, Some((Irq::Msi, 1))),
+            ([1, 0, 0], 3, Some((Irq::Intx, 1))),
+            ([0, 0, 0], 3, None),
+        ] {
+            assert_eq!(best(irqs, count), expected, "{irqs:?} {count}");
+        }
+        let device = Wires::new(8, true, 0);
+        assert!(Interrupts::first_of(device, &[Irq::Msi], 1).unwrap().is_none());
     }
 
     #[test]
     fn elsewhere_all_are_enabled_at_once() {
         let device = Wires::new(8, false, 0);
-        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 5).unwrap();
+        let irqs = Interrupts::new(device.clone(), Irq::Msix, 5).unwrap();
         irqs.vector(4).unwrap();
         assert!(irqs.vector(5).is_err());
-        assert_eq!(device.calls(), ["2: 0+5"]);
+        assert_eq!(device.calls(), ["MSI-X: 0+5"]);
         drop(irqs);
-        assert_eq!(device.calls(), ["2: off"]);
-        assert!(matches!(Interrupts::new(device, crate::pci::IRQ_MSI, 1), Err(Error::NoSuchIrq { .. })));
+        assert_eq!(device.calls(), ["MSI-X: off"]);
+        assert!(matches!(Interrupts::new(device, Irq::Msi, 1), Err(Error::NoSuchIrq { .. })));
     }
 }

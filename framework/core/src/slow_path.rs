@@ -5,7 +5,7 @@
 //! the bare events.
 
 use crate::irq::{Epoll, Interrupts, rearm};
-use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice};
+use crate::pci::{Irq, PciDevice};
 use crate::reactor::Stop;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, bounded};
@@ -133,10 +133,10 @@ struct Notices(Vec<(Event, Interrupts)>);
 impl Notices {
     fn of(device: &Arc<dyn PciDevice>) -> Result<Self> {
         let mut notices = Vec::new();
-        for (index, event) in [(IRQ_ERR, Event::DeviceError), (IRQ_REQ, Event::UnbindRequest)] {
+        for (kind, event) in [(Irq::Err, Event::DeviceError), (Irq::Req, Event::UnbindRequest)] {
             // A kind that the backend doesn't know is one the device doesn't have.
-            if index < device.info().irqs && device.irq_info(index).is_ok_and(|info| info.count > 0) {
-                notices.push((event, Interrupts::new(device.clone(), index, 1)?));
+            if device.irq_info(kind).is_ok_and(|info| info.count > 0) {
+                notices.push((event, Interrupts::new(device.clone(), kind, 1)?));
             }
         }
         Ok(Self(notices))
@@ -147,7 +147,7 @@ impl Notices {
 mod tests {
     use super::*;
     use crate::irq::tests::Wires;
-    use crate::pci::{IRQ_INTX, IRQ_MSIX};
+    use crate::pci::Irq;
     use std::sync::Mutex;
     use std::time::Duration;
 
@@ -155,7 +155,7 @@ mod tests {
 
     fn wires() -> (Arc<Wires>, Interrupts) {
         let device = Wires::new(4, true, 1);
-        let irqs = Interrupts::new(device.clone(), IRQ_MSIX, 4).unwrap();
+        let irqs = Interrupts::new(device.clone(), Irq::Msix, 4).unwrap();
         (device, irqs)
     }
 
@@ -164,10 +164,10 @@ mod tests {
         let (device, irqs) = wires();
         let (slow, events) = SlowPath::channel(&irqs, &[0, 2]).unwrap();
         for (index, vector, event) in [
-            (IRQ_MSIX, 2, Event::Vector(2)),
-            (IRQ_ERR, 0, Event::DeviceError),
-            (IRQ_MSIX, 0, Event::Vector(0)),
-            (IRQ_REQ, 0, Event::UnbindRequest),
+            (Irq::Msix, 2, Event::Vector(2)),
+            (Irq::Err, 0, Event::DeviceError),
+            (Irq::Msix, 0, Event::Vector(0)),
+            (Irq::Req, 0, Event::UnbindRequest),
         ] {
             device.raise(index, vector);
             assert_eq!(events.recv_timeout(SOON), Ok(event));
@@ -176,20 +176,24 @@ mod tests {
         drop(slow);
         assert!(events.recv().is_err(), "the thread has ended, and its sender with it");
         let left: Vec<_> = device.state.lock().unwrap().fds.keys().copied().collect();
-        assert_eq!(left, [(IRQ_MSIX, 0), (IRQ_MSIX, 2)], "error and unbind notices are disabled, vectors are not ours");
+        assert_eq!(
+            left,
+            [(Irq::Msix, 0), (Irq::Msix, 2)],
+            "error and unbind notices are disabled, vectors are not ours"
+        );
     }
 
     #[test]
     fn an_interrupt_line_is_unmasked_once_it_was_served() {
         let device = Wires::new(0, true, 0);
-        let irqs = Interrupts::new(device.clone(), IRQ_INTX, 1).unwrap();
+        let irqs = Interrupts::new(device.clone(), Irq::Intx, 1).unwrap();
         let (slow, events) = SlowPath::channel(&irqs, &[0]).unwrap();
         for _ in 0..2 {
-            device.raise(IRQ_INTX, 0);
+            device.raise(Irq::Intx, 0);
             assert_eq!(events.recv_timeout(SOON), Ok(Event::Vector(0)));
         }
         drop(slow);
-        assert_eq!(device.calls(), ["0: 0+1", "0: unmasked", "0: unmasked"]);
+        assert_eq!(device.calls(), ["INTx: 0+1", "INTx: unmasked", "INTx: unmasked"]);
     }
 
     #[test]
@@ -199,7 +203,7 @@ mod tests {
         let (send, receive) = bounded(0);
         let _slow = SlowPath::spawn(&irqs, &[1], move |event| send.send(event).unwrap()).unwrap();
         for _ in 0..count {
-            device.raise(IRQ_MSIX, 1);
+            device.raise(Irq::Msix, 1);
             assert_eq!(receive.recv_timeout(SOON), Ok(Event::Vector(1)));
         }
     }
@@ -215,13 +219,13 @@ mod tests {
             send.send(()).unwrap();
         });
         *own.lock().unwrap() = Some(slow.unwrap());
-        device.raise(IRQ_MSIX, 0);
+        device.raise(Irq::Msix, 0);
         assert_eq!(receive.recv_timeout(SOON), Ok(()));
         // Its end drops the handler, and the sender with it.
         assert!(receive.recv_timeout(SOON).is_err());
 
         let slow = SlowPath::spawn(&irqs, &[3], |_| panic!("a driver's mistake")).unwrap();
-        device.raise(IRQ_MSIX, 3);
+        device.raise(Irq::Msix, 3);
         while slow.is_running() {
             std::thread::yield_now();
         }

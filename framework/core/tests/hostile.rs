@@ -16,7 +16,7 @@ use wholebar_core::mem::{
 };
 use wholebar_core::model::{Host, InProcess, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar_core::pci::{
-    DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
+    DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
 };
 use wholebar_core::reset::{Domain, Gate};
 use wholebar_core::ring::{Consumer, Producer, Ring, Stash, spsc};
@@ -334,11 +334,11 @@ impl PciDevice for Liar {
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
         self.device.map(region, (self.map)(range), prot)
     }
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        self.device.irq_info(index)
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        self.device.irq_info(kind)
     }
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
-        self.device.set_irqs(index, first, action)
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
+        self.device.set_irqs(kind, first, action)
     }
     fn dma(&self) -> Arc<DmaSpace> {
         self.device.dma()
@@ -421,11 +421,11 @@ fn a_model_that_lies_about_its_memory_is_refused() {
     for range in [0..8192, 4096..8192, 0..u64::MAX, 1 << 40..(1 << 40) + 4096] {
         assert!(device.map(0, range, Prot::ReadWrite).is_err());
     }
-    device.set_irqs(2, 0, IrqAction::Fds(&[None; 16])).unwrap();
-    assert!(device.set_irqs(2, u32::MAX, IrqAction::Fds(&[None; 2])).is_err());
-    assert!(device.set_irqs(2, 1, IrqAction::Trigger(u32::MAX)).is_err());
-    assert!(device.set_irqs(1, u32::MAX, IrqAction::Mask(2)).is_err());
-    device.set_irqs(2, 0, IrqAction::Disable).unwrap();
+    device.set_irqs(Irq::Msix, 0, IrqAction::Fds(&[None; 16])).unwrap();
+    assert!(device.set_irqs(Irq::Msix, u32::MAX, IrqAction::Fds(&[None; 2])).is_err());
+    assert!(device.set_irqs(Irq::Msix, 1, IrqAction::Trigger(u32::MAX)).is_err());
+    assert!(device.set_irqs(Irq::Msi, u32::MAX, IrqAction::Mask(2)).is_err());
+    device.set_irqs(Irq::Msix, 0, IrqAction::Disable).unwrap();
 }
 
 /// How maps are made, by one who says yes to everything, has them where he likes, and panics in the middle.

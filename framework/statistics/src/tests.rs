@@ -89,6 +89,9 @@ impl Port for Fake {
     fn attach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
+    fn detach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(())
+    }
 
     fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         Err(wholebar_core::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())

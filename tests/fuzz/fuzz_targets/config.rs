@@ -8,7 +8,7 @@ use std::sync::Arc;
 use wholebar::bar::{self, Access, Bar, BarOptions, BarPlan, MapPolicy, MsixTable};
 use wholebar::mem::DmaSpace;
 use wholebar::pci::{
-    CONFIG, Config, DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo,
+    CONFIG, Config, DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo,
     RegionMapping, Verdict,
 };
 use wholebar::{Error, PageSize, Result};
@@ -63,10 +63,10 @@ impl PciDevice for Liar {
     fn map(&self, _: u32, _: Range<u64>, _: Prot) -> Result<RegionMapping> {
         none()
     }
-    fn irq_info(&self, _: u32) -> Result<IrqInfo> {
+    fn irq_info(&self, _: Irq) -> Result<IrqInfo> {
         none()
     }
-    fn set_irqs(&self, _: u32, _: u32, _: IrqAction<'_>) -> Result<()> {
+    fn set_irqs(&self, _: Irq, _: u32, _: IrqAction<'_>) -> Result<()> {
         none()
     }
     fn dma(&self) -> Arc<DmaSpace> {

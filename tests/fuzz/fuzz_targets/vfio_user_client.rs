@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use wholebar::irq::EventFd;
 use wholebar::mem::{Arena, ArenaOptions};
-use wholebar::pci::{CONFIG, IrqAction, PciDevice, Prot};
+use wholebar::pci::{CONFIG, Irq, IrqAction, PciDevice, Prot};
 use wholebar::vfio_user::{Options, VfioUser};
 
 fuzz_target!(|data: &[u8]| {
@@ -65,8 +65,8 @@ fn use_it(device: &VfioUser) -> wholebar::Result<()> {
     let event = EventFd::new()?;
     device.read(CONFIG, 0, &mut [0; 64])?;
     device.write(0, 8, &[0; 4])?;
-    for index in 0..5 {
-        device.set_irqs(index, 0, IrqAction::Fds(&[Some(event.as_fd()), None]))?;
+    for kind in [Irq::Intx, Irq::Msi, Irq::Msix, Irq::Err, Irq::Req] {
+        device.set_irqs(kind, 0, IrqAction::Fds(&[Some(event.as_fd()), None]))?;
     }
     let arena = Arena::new(4096, ArenaOptions::default())?;
     drop(device.dma().attach(&arena)?);

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
-use wholebar_core::pci::{IRQ_ERR, IrqInfo};
+use wholebar_core::pci::{Irq, IrqInfo};
 use wholebar_core::{PageSize, Work};
 
 /// Interrupt enable bits.
@@ -271,7 +271,7 @@ impl Model for Fpga {
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: VECTORS, eventfd: true, maskable: false, resizable: true };
-        irqs[IRQ_ERR as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
+        irqs[Irq::Err as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
         Shape { name: self.name.clone(), page: PageSize::host(), regions, irqs, msix: Some(MSIX) }
     }
 

@@ -186,7 +186,7 @@ fn events_signal_their_vectors_once_until_cleared() {
     use wholebar_core::irq::Interrupts;
     let rig = Rig::new(4);
     let device: Arc<dyn PciDevice> = rig.device.clone();
-    let interrupts = Interrupts::new(device, wholebar_core::pci::IRQ_MSIX, 8).unwrap();
+    let interrupts = Interrupts::new(device, wholebar_core::pci::Irq::Msix, 8).unwrap();
     let (done, test) = (interrupts.vector(0).unwrap(), interrupts.vector(3).unwrap());
     rig.write(fpga::IRQ_TEST, 1 << 3);
     rig.settle();

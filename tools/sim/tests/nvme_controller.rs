@@ -317,7 +317,7 @@ fn completions_signal_the_vector_of_their_queue() {
     use wholebar_core::irq::Interrupts;
     let mut rig = Rig::new("size=1M,vectors=4");
     let device: Arc<dyn PciDevice> = rig.device.clone();
-    let interrupts = Interrupts::new(device, wholebar_core::pci::IRQ_MSIX, 4).unwrap();
+    let interrupts = Interrupts::new(device, wholebar_core::pci::Irq::Msix, 4).unwrap();
     let fds: Vec<_> = (0..4).map(|v| interrupts.vector(v).unwrap()).collect();
     let counts = || fds.iter().map(|fd| fd.take()).collect::<Vec<_>>();
     // A completion queue with interrupts on vector 3, and one without.

@@ -154,16 +154,16 @@ impl Blk {
         // Of a request's descriptors, two are for its header and its status.
         let disk =
             Geometry { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
-        let (interrupts, wake) = device::vectors(&hw, if vectored { count } else { 0 })?;
+        let interrupts = device::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
         let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
         let memory = device::memory(&hw, each.sum::<u64>() + (64 << 10))?;
-        let shared = Shared::new(hw, options, features, wake);
+        let shared = Shared::new(hw, options, features, interrupts)?;
         let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
         for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
-            let vector = match &interrupts {
+            let vector = match shared.queue_context.interrupts() {
                 Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
                 _ => None,
             };
@@ -175,7 +175,7 @@ impl Blk {
                 .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
         }
         let device_type = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
-        let parts = Parts { shared, device_type, interrupts, records, queues, state: () };
+        let parts = Parts { shared, device_type, records, queues, state: () };
         Ok(Self(Arc::new(device::start(parts)?)))
     }
 
@@ -210,6 +210,15 @@ impl Blk {
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
+    }
+
+    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    ///
+    /// # Errors
+    /// [`wholebar_core::Error::StillAttached`] where a queue was given buffers of it, also one that was dropped since: the device has all of its
+    /// queues as long as it is open. Nothing has changed then.
+    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     /// A queue, to be owned by one core. It can be had again once it was dropped.
@@ -311,6 +320,10 @@ impl Disk for Blk {
 
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(Blk::attach(self, arena)?)
+    }
+
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(Blk::detach(self, arena)?)
     }
 
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {

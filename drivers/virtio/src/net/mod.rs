@@ -246,7 +246,7 @@ impl Opening<'_> {
             merge: has(bit::MRG_RXBUF),
         };
         let vectored = if config.rx_interrupts { pairs } else { 0 };
-        let (interrupts, wake) = device::vectors(&hw, vectored)?;
+        let interrupts = device::vectors(&hw, vectored)?;
         hw.check_vectors(interrupts.as_ref(), vectored)?;
         // Rings, and headers for those that send.
         let each = sizes.iter().map(|size| 48 * u64::from(*size) + 64 * u64::from(headers_of(*size)) + 4096);
@@ -258,7 +258,7 @@ impl Opening<'_> {
             bells.push(hw.bell(index)?);
         }
         hw.reset()?;
-        let shared = Shared::new(hw, options, features, wake);
+        let shared = Shared::new(hw, options, features, interrupts)?;
         shared.queue_context.attach(memory.arena())?;
         let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
@@ -270,7 +270,7 @@ impl Opening<'_> {
             let rx_ring =
                 device::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
             let tx_ring = device::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
-            let vector = match &interrupts {
+            let vector = match shared.queue_context.interrupts() {
                 Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
             };
@@ -311,7 +311,7 @@ impl Opening<'_> {
             stalls: AtomicU64::new(0),
         };
         let state = State { control, wanted, watches };
-        let parts = Parts { shared, device_type, interrupts, records, queues, state };
+        let parts = Parts { shared, device_type, records, queues, state };
         Ok(Net(Arc::new(device::start(parts)?)))
     }
 }
@@ -514,6 +514,10 @@ impl Port for Net {
 
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
+    }
+
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+        Ok(self.0.queue_context().detach(arena)?)
     }
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {

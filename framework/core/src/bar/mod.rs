@@ -17,11 +17,12 @@ pub use layout::{BarLayout, BarOptions, layout, layouts, plan_of};
 pub use msix::{MsixEntry, MsixTable};
 pub use plan::{Access, BarPlan, MapPolicy, Span, Why, plan};
 
-use crate::pci::{PciDevice, Prot, RegionMapping, Verdict};
+use crate::pci::{PciDevice, Prot, RegionMapping, Verdict, function};
 use crate::{Error, Result, barrier};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// One BAR, mapped by its plan.
 #[derive(Clone)]
@@ -170,6 +171,33 @@ impl Bar {
             return if mapping.is_gone() { Err(self.shared.gone()) } else { Ok(()) };
         }
         self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
+    }
+
+    /// Reads a register until `is` holds of it, at most for `patience`; returns what it read then. Linux has the like as `readl_poll_timeout`. It sleeps
+    /// between reads, so it is not for the hot path.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] where the time is over, [`Error::Gone`] where the register reads all ones because nobody answers for the device on its bus;
+    /// as [`read`](Self::read).
+    pub fn wait_for<T: Width>(&self, offset: u64, patience: Duration, is: impl Fn(T) -> bool) -> Result<T> {
+        let start = Instant::now();
+        loop {
+            // The clock first: what is read once the time is over is what counts.
+            let waited = start.elapsed();
+            let value: T = self.read(offset)?;
+            if value.to_le().as_ref().iter().all(|byte| *byte == 0xff) {
+                function::check(self.shared.device.as_ref())?;
+            }
+            if is(value) {
+                return Ok(value);
+            }
+            if waited >= patience {
+                let (device, bar, value) =
+                    (self.shared.device.name().to_owned(), self.shared.plan.layout.bar, value.into());
+                return Err(Error::NotReady { device, bar, offset, value, waited });
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     /// A register for the hot path: one store where its span is direct, a system call or a message where it is trapped.

@@ -5,7 +5,7 @@ use crate::mem::{Arena, ArenaOptions, DmaSpace, Iova};
 use crate::model::{Host, InProcess, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
 use crate::pci::config::{enable_bus_master, enable_memory};
 use crate::pci::{
-    CONFIG, Config, DeviceInfo, DeviceKind, IRQ_MSIX, IrqAction, IrqInfo, Isolation, RegionInfo, RegionMapping, Verdict,
+    CONFIG, Config, DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, RegionInfo, RegionMapping, Verdict,
 };
 use crate::{PageSize, Work};
 use std::os::fd::AsFd;
@@ -296,7 +296,7 @@ fn the_table_is_shown_as_the_device_has_it() {
         let device = board.start();
         let table = MsixTable::of(&device).unwrap().unwrap();
         assert_eq!((table.len(), table.capability().table_offset), (VECTORS, TABLE as u32));
-        device.set_irqs(IRQ_MSIX, 69, IrqAction::Fds(&[Some(eventfd.as_fd())])).unwrap();
+        device.set_irqs(Irq::Msix, 69, IrqAction::Fds(&[Some(eventfd.as_fd())])).unwrap();
         let entry = table.entry(69).unwrap();
         assert_eq!(entry.mapped, mapped);
         match mapped {
@@ -381,11 +381,11 @@ impl PciDevice for Frail {
         let end = if self.short { range.end - self.page_size().bytes() } else { range.end };
         self.device.map(region, range.start..end, prot)
     }
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        self.device.irq_info(index)
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        self.device.irq_info(kind)
     }
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
-        self.device.set_irqs(index, first, action)
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
+        self.device.set_irqs(kind, first, action)
     }
     fn dma(&self) -> Arc<DmaSpace> {
         self.device.dma()
@@ -464,11 +464,11 @@ impl PciDevice for Liar {
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping> {
         self.device.map(if self.moved && region == 2 { 0 } else { region }, range, prot)
     }
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        self.device.irq_info(index)
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        self.device.irq_info(kind)
     }
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
-        self.device.set_irqs(index, first, action)
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
+        self.device.set_irqs(kind, first, action)
     }
     fn dma(&self) -> Arc<DmaSpace> {
         self.device.dma()

@@ -1,14 +1,12 @@
-//! The control plane of a driver that has no device: what is called when.
+//! A driver of nothing, kept: what is called when.
 
 use super::*;
 use crate::irq::tests::Wires;
+use crate::pci::function::tests::Slot;
 use crate::reset::Step;
 
 /// A driver of nothing.
-struct Toy {
-    device: Arc<dyn PciDevice>,
-    domain: Domain,
-}
+struct Toy;
 
 /// What was called, and what fails.
 #[derive(Default)]
@@ -25,16 +23,7 @@ impl Driver for Toy {
     type QueueFault = &'static str;
     type Error = Error;
 
-    fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.device
-    }
-    fn domain(&self) -> &Domain {
-        &self.domain
-    }
-    fn event(event: DeviceEvent) -> DeviceEvent {
-        event
-    }
-    fn recovery(error: &Error) -> Recovery {
+    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
             Error::Gone { .. } => Recovery::Gone,
             Error::Config { .. } => Recovery::Reset,
@@ -49,7 +38,6 @@ impl Driver for Toy {
         calls.seen.push("restart");
         Ok(())
     }
-    fn poll_parked(&self, _: &mut Calls) {}
     fn handle_fault(&self, calls: &mut Calls, trouble: &'static str) -> Result<Option<String>> {
         calls.seen.push("help");
         match calls.gone {
@@ -78,9 +66,8 @@ impl Toy {
 fn control_plane(patience: Duration) -> (Arc<Wires>, ControlPlane<Toy>) {
     let wires = Wires::new(1, true, 1);
     let device: Arc<dyn PciDevice> = wires.clone();
-    let queue_context = QueueContext::new(&device, Arc::new(EventFd::new().unwrap()));
-    let toy = Toy { device, domain: Domain::new() };
-    (wires, ControlPlane::new(toy, Calls::default(), queue_context, patience).unwrap())
+    let queue_context = QueueContext::new(&device, None).unwrap();
+    (wires, ControlPlane::new(Toy, Calls::default(), queue_context, patience).unwrap())
 }
 
 fn seen(control_plane: &ControlPlane<Toy>) -> Vec<&'static str> {
@@ -110,8 +97,8 @@ fn who_does_not_poll_is_lost_and_named() {
     let _gate = control_plane.domain().join(7);
     assert!(matches!(control_plane.reset(), Err(Error::Unresponsive { queues, .. }) if queues == [7]));
     control_plane.with(|_| Ok(())).unwrap();
-    wires.raise(IRQ_ERR, 0);
-    wires.raise(IRQ_REQ, 0);
+    wires.raise(Irq::Err, 0);
+    wires.raise(Irq::Req, 0);
     control_plane.service().unwrap();
     let events: Vec<_> = control_plane.events().try_iter().skip(1).collect();
     assert!(matches!(
@@ -153,4 +140,68 @@ fn dropped_it_is_put_away_and_releases_its_memory() {
     let kept = control_plane.kept.clone();
     drop(control_plane);
     assert_eq!(kept.peek(|calls| calls.seen.clone()), ["away", "stop", "release"]);
+}
+
+/// A driver that writes no more than it must.
+struct Plain(Arc<AtomicBool>);
+
+impl Driver for Plain {
+    const NAME: &'static str = "plain";
+    type State = u32;
+    type Event = DeviceEvent;
+    type QueueFault = &'static str;
+    type Error = Error;
+
+    fn stop(&self, _: &mut u32) -> Result<()> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(Error::Config { device: "plain".to_owned(), why: "it does not stop".to_owned() }),
+            false => Ok(()),
+        }
+    }
+
+    fn restart(&self, starts: &mut u32, _: &[u32]) -> Result<()> {
+        *starts += 1;
+        Ok(())
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "waits two seconds for a function that does not come back")]
+fn a_driver_need_only_stop_and_start_its_device() {
+    let (device, stuck): (Arc<dyn PciDevice>, _) = (Slot::start(0, u32::MAX), Arc::new(AtomicBool::new(false)));
+    let queue_context = QueueContext::new(&device, None).unwrap();
+    let control_plane = ControlPlane::start(Plain(stuck.clone()), 0, queue_context, Duration::ZERO).unwrap();
+    let event = || control_plane.events().recv_timeout(Duration::from_secs(60)).unwrap();
+    let reset = |why: &str| DeviceEvent::Reset { why: why.to_owned(), lost: vec![] };
+    assert_eq!(control_plane.peek(|starts| *starts), 1);
+    control_plane.reset().unwrap();
+    assert_eq!(event(), reset("it was asked for"));
+    control_plane.queue_context().report_fault(control_plane.domain().epoch(), "help");
+    assert_eq!((event(), control_plane.peek(|starts| *starts)), (reset("help"), 3));
+    // Where it does not stop, its function is reset; this one does not come back, which its bus tells.
+    stuck.store(true, Ordering::Relaxed);
+    assert!(matches!(control_plane.reset(), Err(Error::Gone { .. })));
+    assert!(matches!(event(), DeviceEvent::Ended { why } if why.contains("did not come back")));
+    assert!(control_plane.domain().ended().is_some_and(|end| end.gone && end.harmless));
+
+    let queue_context = QueueContext::new(&device, None).unwrap();
+    assert!(ControlPlane::start(Plain(stuck), 0, queue_context, Duration::ZERO).is_err(), "it cannot be stopped");
+}
+
+#[test]
+fn a_line_is_unmasked_once_the_driver_has_looked_after_its_device() {
+    let wires = Wires::new(0, true, 0);
+    let device: Arc<dyn PciDevice> = wires.clone();
+    let queue_context = QueueContext::new(&device, Interrupts::best(device.clone(), 4).unwrap()).unwrap();
+    let control_plane = ControlPlane::new(Toy, Calls::default(), queue_context, Duration::ZERO).unwrap();
+    wires.raise(Irq::Intx, 0);
+    control_plane.service().unwrap();
+    assert_eq!(wires.calls(), ["INTx: 0+1", "INTx: unmasked"]);
+    // What a reset of the function took away is there again before the driver goes on.
+    wires.reset().unwrap();
+    control_plane.reset().unwrap();
+    assert_eq!(wires.calls(), ["INTx: 0+1"]);
+    control_plane.queue_context().wake().take();
+    wires.raise(Irq::Intx, 0);
+    assert_eq!(control_plane.queue_context().wake().take(), 1);
 }

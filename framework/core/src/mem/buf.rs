@@ -243,6 +243,14 @@ impl Buf {
         Some(self)
     }
 
+    /// Never gives the buffer, and those that follow it, back, because a device may still write them; returns how many there are. Their pool counts
+    /// them as out, and is leaked when it is dropped.
+    pub fn quarantine(self) -> u64 {
+        let buffers = self.segments().count() as u64;
+        std::mem::forget(self);
+        buffers
+    }
+
     /// Bytes in use, of this buffer alone.
     #[inline]
     pub fn len(&self) -> u32 {
@@ -576,6 +584,16 @@ mod tests {
         bufs[1].append(other.get().unwrap());
         cache.put_bulk(&mut bufs);
         assert_eq!((pool.available() as usize + cache.len(), other.available()), (8, 2));
+    }
+
+    #[test]
+    fn what_is_quarantined_never_comes_home() {
+        let pool = pool(3, 64);
+        let mut first = pool.get().unwrap();
+        first.append(pool.get().unwrap());
+        assert_eq!(first.quarantine(), 2);
+        assert_eq!((pool.available(), pool.get().unwrap().quarantine()), (1, 1));
+        assert!(pool.get().is_none());
     }
 
     #[test]

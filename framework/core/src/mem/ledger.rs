@@ -48,10 +48,12 @@ impl<T> Ledger<T> {
         self.taken.len()
     }
 
-    /// The first free range of `len` bytes aligned to `align`, in the first window that has one and whose pages divide `len`.
-    pub(super) fn find(&self, len: u64, align: u64) -> Option<Iova> {
+    /// The first free range of `len` bytes aligned to `align` that ends at `highest` or before, in the first window that has one and whose pages
+    /// divide `len`.
+    pub(super) fn find(&self, len: u64, align: u64, highest: u64) -> Option<Iova> {
         self.windows.iter().find_map(|window| {
             let (first, last) = usable(window)?;
+            let last = last.min(highest);
             let page = window.page.bytes();
             if len == 0 || !len.is_multiple_of(page) {
                 return None;
@@ -168,7 +170,7 @@ mod tests {
         ] {
             assert_eq!(usable(&window(range.clone(), page)), Some((first, last)), "{range:x?}");
             let mut ledger = Ledger::new(vec![window(range.clone(), page)]).unwrap();
-            assert_eq!(ledger.find(page.bytes(), 1), Some(Iova(first)));
+            assert_eq!(ledger.find(page.bytes(), 1, u64::MAX), Some(Iova(first)));
             for at in [Iova(first), Iova(last + 1 - page.bytes())] {
                 ledger.place(at, page.bytes(), ()).unwrap();
                 assert!(ledger.place(at, page.bytes(), ()).is_err());
@@ -178,7 +180,7 @@ mod tests {
         }
         for range in [0..=0xfff, 0..=0, 0x1001..=0x2ffe, 5..=6, u64::MAX - 0xfff..=u64::MAX, u64::MAX..=u64::MAX] {
             assert_eq!(usable(&window(range.clone(), PageSize::K4)), None, "{range:x?}");
-            assert_eq!(Ledger::<()>::new(vec![window(range, PageSize::K4)]).unwrap().find(4096, 1), None);
+            assert_eq!(Ledger::<()>::new(vec![window(range, PageSize::K4)]).unwrap().find(4096, 1, u64::MAX), None);
         }
     }
 
@@ -189,7 +191,7 @@ mod tests {
         #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
         let reversed = window(2..=1, PageSize::K4);
         assert!(Ledger::<()>::new(vec![a, reversed]).is_err());
-        assert_eq!(Ledger::<()>::new(vec![]).unwrap().find(4096, 1), None);
+        assert_eq!(Ledger::<()>::new(vec![]).unwrap().find(4096, 1, u64::MAX), None);
     }
 
     #[test]
@@ -223,7 +225,7 @@ mod tests {
         ledger.enter(Iova(1 << 40), 0x1000, 'c').unwrap();
         assert!(ledger.enter(Iova((1 << 40) - 0x800), 0x1000, 'd').is_err());
         ledger.set_windows(vec![window(1 << 40..=(1 << 40) + 0x1fff, PageSize::K4)]).unwrap();
-        assert_eq!(ledger.find(0x1000, 1), Some(Iova((1 << 40) + 0x1000)));
+        assert_eq!(ledger.find(0x1000, 1, u64::MAX), Some(Iova((1 << 40) + 0x1000)));
         ledger.strike(Iova(1 << 40), 0x1000).unwrap();
         assert_eq!(ledger.len(), 1);
         assert_eq!(ledger.strike(Iova(0x4000), 0x2000).unwrap(), 'a');
@@ -263,9 +265,10 @@ mod tests {
                 };
                 let expected = match what {
                     0 | 1 => {
+                        let highest = if what == 0 { u64::MAX } else { (page << 12) + 0x333 * u64::from(log) };
                         let align = 1u64 << log;
-                        let candidates = all.iter().copied().filter(|p| p.is_multiple_of(align) && free(&taken, *p, pages));
-                        let found = ledger.find(pages << 12, align << 12);
+                        let candidates = all.iter().copied().filter(|p| p.is_multiple_of(align) && free(&taken, *p, pages) && ((p + pages) << 12) - 1 <= highest);
+                        let found = ledger.find(pages << 12, align << 12, highest);
                         prop_assert_eq!(found, candidates.min().map(|p| Iova(p << 12)));
                         let Some(iova) = found else { continue };
                         Some((iova.0 >> 12, pages))

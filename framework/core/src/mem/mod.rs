@@ -43,6 +43,7 @@ pub use chunk::{Chunk, DmaRing, Field, Shared};
 pub use mapping::Mapping;
 pub(crate) use mapping::memfd;
 pub use pool::{Pool, PoolCache, leaked_buffers};
+pub(crate) use space::WeakSpace;
 pub use space::{DmaBackend, DmaMapping, DmaSpace, IovaWindow};
 pub(crate) use words::Words;
 

@@ -1,6 +1,6 @@
 //! The addresses a device sees: windows, what is mapped where, and the arenas that joined.
 //!
-//! One object a container, IOAS or vfio-user peer. What is mapped is only ever an [`Arena`], so that no safe code can let a device into
+//! One space a container, IOAS or vfio-user peer; each device has a [`DmaSpace`] of its own to it, with the device's DMA mask. What is mapped is only ever an [`Arena`], so that no safe code can let a device into
 //! memory that may be freed. How a map is made is the backend's ([`DmaBackend`]).
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
@@ -10,6 +10,7 @@ use super::{Arena, Iova};
 use crate::{Error, PageSize, Result};
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// A range of addresses that a device can use.
@@ -35,8 +36,15 @@ pub trait DmaBackend: Send + Sync {
     fn fixed(&self, arena: &Arena) -> Result<Option<Iova>>;
 }
 
-/// The addresses a device, or several that share them, sees.
+/// The addresses that one device sees: its part in a space, which other devices may share, and its DMA mask.
 pub struct DmaSpace {
+    shared: Arc<Shared>,
+    /// How many bits of an address the device has.
+    bits: AtomicU32,
+}
+
+/// What devices of one container, IOAS or peer have together.
+struct Shared {
     // Dropped first: what could not be unmapped goes with the backend, and only then its memory.
     backend: Box<dyn DmaBackend>,
     ledger: Mutex<Ledger<Tenant>>,
@@ -44,17 +52,26 @@ pub struct DmaSpace {
 
 /// What is mapped at an address.
 enum Tenant {
-    /// An arena, by its id, and the mapping that its holders have. Where that is being dropped, it is gone already.
-    Arena(u32, Weak<DmaMapping>),
+    /// An arena, by its id, and the mapping that its holders have, with its number. Where that is being dropped, it is gone already.
+    Arena(u32, Weak<DmaMapping>, u64),
     /// An arena of which it isn't known whether a device reaches it, since unmapping failed: neither it nor the address is given back.
     Stuck(#[allow(dead_code, reason = "held")] Arc<Arena>),
 }
 
+/// A space that nobody need be in any more.
+#[derive(Clone)]
+pub(crate) struct WeakSpace(Weak<Shared>);
+
 /// An arena's place in a space; unmapped on drop.
+///
+/// All who attach an arena to a space hold the same mapping, and it is undone when the last of them drops it: a queue holds those of the arenas whose
+/// buffers it was given. So an arena is *detached* from a device by dropping what uses it; [`detach`](Self::detach) tells whether that has happened.
 pub struct DmaMapping {
-    space: Arc<DmaSpace>,
+    shared: Arc<Shared>,
     arena: Arc<Arena>,
     iova: Iova,
+    /// No other mapping of this process has it. (Nor has another its address while it is in its `Arc`, but it can be moved out of that.)
+    number: u64,
 }
 
 impl DmaSpace {
@@ -64,42 +81,109 @@ impl DmaSpace {
     /// [`Error::Ledger`] for windows that end before they begin, or overlap.
     pub fn new(backend: Box<dyn DmaBackend>) -> Result<Arc<Self>> {
         let ledger = Mutex::new(Ledger::new(backend.windows())?);
-        Ok(Arc::new(Self { backend, ledger }))
+        Ok(Self::of(Arc::new(Shared { backend, ledger })))
+    }
+
+    fn of(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, bits: AtomicU32::new(64) })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakSpace {
+        WeakSpace(Arc::downgrade(&self.shared))
+    }
+
+    /// Whether two devices have one space together: what is mapped for one, the other reaches too.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Says how many bits of an address the device can use, as Linux's `dma_set_mask` and DPDK's `rte_mem_set_dma_mask` do; 64 at first.
+    ///
+    /// It is for the device's driver to call, before it attaches the first arena. From then on, arenas that are attached for this device lie within
+    /// the mask: an address is chosen there, and an arena that lies elsewhere already (for another device in this space, or from before) is
+    /// refused. Maps that exist stay as they are, and other devices in this space keep their masks.
+    pub fn set_dma_mask(&self, bits: u32) {
+        // Relaxed: it guards nothing but itself.
+        self.bits.store(bits.min(64), Ordering::Relaxed);
+    }
+
+    /// How many bits of an address the device can use.
+    pub fn dma_mask(&self) -> u32 {
+        self.bits.load(Ordering::Relaxed)
     }
 
     /// Lets devices of this space into `arena`, at an address of the space's choice. An arena that has joined already is told where
     /// it is: it is mapped once, and unmapped when the last holder lets go.
     ///
     /// # Errors
-    /// [`Error::NoIova`] where no window has room, [`Error::TooManyMaps`]; what the backend says.
-    pub fn attach(self: &Arc<Self>, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
-        self.join(arena, None)
+    /// [`Error::NoIova`] where no window has room within the device's [mask](Self::set_dma_mask), [`Error::BeyondMask`] where the arena is mapped already,
+    /// beyond it; [`Error::TooManyMaps`], [`Error::Granule`]; what the backend says.
+    pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
+        self.shared.attach(arena, None, self.dma_mask())
     }
 
     /// As [`attach`](Self::attach), at an address of the caller's choice.
     ///
     /// # Errors
     /// [`Error::Ledger`] where the address cannot be had, or the arena has joined at another; else as [`attach`](Self::attach).
-    pub fn attach_at(self: &Arc<Self>, arena: &Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
-        self.join(arena, Some(iova))
+    pub fn attach_at(&self, arena: &Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
+        self.shared.attach(arena, Some(iova), self.dma_mask())
     }
 
-    fn join(self: &Arc<Self>, arena: &Arc<Arena>, wanted: Option<Iova>) -> Result<Arc<DmaMapping>> {
+    /// Asks the backend for its windows anew: a device that joined may have taken some away. What is mapped stays where it is.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        self.shared.ledger().set_windows(self.shared.backend.windows())
+    }
+
+    /// The ranges that devices of this space can use.
+    pub fn windows(&self) -> Vec<IovaWindow> {
+        self.shared.ledger().windows().to_vec()
+    }
+
+    /// How many maps there are now, for all devices of this space; those that could not be undone count.
+    pub fn mapped(&self) -> usize {
+        self.shared.ledger().len()
+    }
+
+    /// How many maps more there can be, where that is limited. Whoever needs memory again and again asks, and takes more at once where few are left.
+    pub fn maps_left(&self) -> Option<usize> {
+        self.shared.backend.max_maps().map(|limit| limit.saturating_sub(self.mapped()))
+    }
+}
+
+impl WeakSpace {
+    /// A new device's part in it, while any other is left.
+    pub(crate) fn upgrade(&self) -> Option<Arc<DmaSpace>> {
+        self.0.upgrade().map(DmaSpace::of)
+    }
+}
+
+impl Shared {
+    fn attach(self: &Arc<Self>, arena: &Arc<Arena>, wanted: Option<Iova>, bits: u32) -> Result<Arc<DmaMapping>> {
         let len = arena.len();
+        let highest = u64::MAX.checked_shr(64u32.saturating_sub(bits)).unwrap_or(0);
+        let within = |iova: Iova, why| match iova.0.checked_add(len.saturating_sub(1)) {
+            Some(last) if last <= highest => Ok(()),
+            _ => Err(Error::BeyondMask { iova: iova.0, len, bits, why }),
+        };
         let mut ledger = self.ledger();
         let joined = ledger.items_mut().find_map(|(iova, tenant)| match tenant {
-            Tenant::Arena(id, mapping) if *id == arena.id() => Some((iova, mapping)),
+            Tenant::Arena(id, mapping, number) if *id == arena.id() => Some((iova, mapping, number)),
             _ => None,
         });
-        if let Some((iova, known)) = joined {
+        if let Some((iova, known, number)) = joined {
             if wanted.is_some_and(|wanted| wanted != iova) {
                 let why = "this arena is mapped already, at another address";
                 return Err(Error::Ledger { op: "map", iova: iova.0, len, why });
             }
+            within(
+                iova,
+                "the arena is mapped there already, so give this device an arena of its own, or attach it for this device first",
+            )?;
             return Ok(known.upgrade().unwrap_or_else(|| {
                 // Its last holder is dropping it and waits for the ledger. The map is taken over before it is undone.
                 let heir = self.mapping(arena, iova);
-                *known = Arc::downgrade(&heir);
+                (*known, *number) = (Arc::downgrade(&heir), heir.number);
                 heir
             }));
         }
@@ -110,9 +194,13 @@ impl DmaSpace {
         }
         let align = arena.align();
         let iova = match (self.backend.fixed(arena)?, wanted) {
-            (Some(iova), _) => iova,
+            (Some(iova), _) => {
+                within(iova, "the arena's memory is there, and nothing translates this device's addresses")?;
+                iova
+            }
             (None, Some(iova)) => {
                 ledger.check(iova, len)?;
+                within(iova, "choose a lower address")?;
                 iova
             }
             (None, None) => {
@@ -120,7 +208,7 @@ impl DmaSpace {
                 if let Some(page) = pages().min().filter(|_| pages().all(|p| !len.is_multiple_of(p.bytes()))) {
                     return Err(Error::Granule { len, page });
                 }
-                ledger.find(len, align).ok_or(Error::NoIova { len, align })?
+                ledger.find(len, align, highest).ok_or(Error::NoIova { len, align, bits })?
             }
         };
         let refuse = |why| Err(Error::Ledger { op: "map", iova: iova.0, len, why });
@@ -138,33 +226,15 @@ impl DmaSpace {
         }
         let mapping = self.mapping(arena, iova);
         if let Ok(tenant) = ledger.get_mut(iova, len) {
-            *tenant = Tenant::Arena(arena.id(), Arc::downgrade(&mapping));
+            *tenant = Tenant::Arena(arena.id(), Arc::downgrade(&mapping), mapping.number);
         }
         Ok(mapping)
     }
 
     fn mapping(self: &Arc<Self>, arena: &Arc<Arena>, iova: Iova) -> Arc<DmaMapping> {
-        Arc::new(DmaMapping { space: self.clone(), arena: arena.clone(), iova })
-    }
-
-    /// Asks the backend for its windows anew: a device that joined may have taken some away. What is mapped stays where it is.
-    pub(crate) fn refresh(&self) -> Result<()> {
-        self.ledger().set_windows(self.backend.windows())
-    }
-
-    /// The ranges that devices of this space can use.
-    pub fn windows(&self) -> Vec<IovaWindow> {
-        self.ledger().windows().to_vec()
-    }
-
-    /// How many maps there are now; those that could not be undone count.
-    pub fn mapped(&self) -> usize {
-        self.ledger().len()
-    }
-
-    /// How many maps more there can be, where that is limited. Whoever needs memory again and again asks, and takes more at once where few are left.
-    pub fn maps_left(&self) -> Option<usize> {
-        self.backend.max_maps().map(|limit| limit.saturating_sub(self.mapped()))
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Arc::new(DmaMapping { shared: self.clone(), arena: arena.clone(), iova, number })
     }
 
     fn leave(&self, mapping: &DmaMapping) {
@@ -172,7 +242,7 @@ impl DmaSpace {
         let mut ledger = self.ledger();
         match ledger.get_mut(iova, len) {
             // Not taken over by an heir.
-            Ok(Tenant::Arena(_, known)) if std::ptr::eq(known.as_ptr(), mapping) => {}
+            Ok(Tenant::Arena(_, _, number)) if *number == mapping.number => {}
             _ => return,
         }
         // Neither the address nor the memory is used again before it is known that no device reaches it.
@@ -194,7 +264,8 @@ impl DmaSpace {
 
 impl fmt::Debug for DmaSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DmaSpace").field("windows", &self.windows()).field("mapped", &self.mapped()).finish()
+        let (windows, mapped, bits) = (self.windows(), self.mapped(), self.dma_mask());
+        f.debug_struct("DmaSpace").field("windows", &windows).field("mapped", &mapped).field("dma_mask", &bits).finish()
     }
 }
 
@@ -210,9 +281,14 @@ impl DmaMapping {
         &self.arena
     }
 
-    /// The space.
-    pub fn space(&self) -> &Arc<DmaSpace> {
-        &self.space
+    /// Unmaps the arena now: the device, and those that share its space, can't reach it any more. The arena itself, its pools and buffers stay, and can
+    /// be attached again, perhaps elsewhere.
+    ///
+    /// # Errors
+    /// The mapping is given back where somebody else holds it: queues hold those of the arenas whose buffers they were given, until they are
+    /// dropped, and so does a device that was told to attach it. Nothing has changed then.
+    pub fn detach(self: Arc<Self>) -> Result<(), Arc<Self>> {
+        Arc::try_unwrap(self).map(drop)
     }
 }
 
@@ -224,7 +300,7 @@ impl fmt::Debug for DmaMapping {
 
 impl Drop for DmaMapping {
     fn drop(&mut self) {
-        self.space.leave(self);
+        self.shared.leave(self);
     }
 }
 
@@ -297,7 +373,7 @@ mod tests {
         let arena = arena(3);
         let (a, b, c) = (space.attach(&arena).unwrap(), space.attach(&arena).unwrap(), other.attach(&arena).unwrap());
         assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &c));
-        assert!(Arc::ptr_eq(c.space(), &other) && Arc::ptr_eq(a.arena(), &arena));
+        assert!(Arc::ptr_eq(&c.shared, &other.shared) && Arc::ptr_eq(a.arena(), &arena));
         assert!(a.iova().0.is_multiple_of(arena.align()) && a.iova().0 > 0);
         drop(a);
         assert_eq!((strict.calls.load(Ordering::Relaxed), space.mapped(), other.mapped()), (1, 1, 1));
@@ -340,6 +416,71 @@ mod tests {
         assert!(matches!(space.attach(&other), Err(Error::Ledger { .. })));
         drop(at);
         assert_eq!(Some(space.attach(&other).unwrap().iova()), fixed);
+    }
+
+    #[test]
+    fn a_device_is_given_no_address_beyond_its_mask() {
+        let ((strict, space), page) = (space(None), PageSize::host().bytes());
+        let narrow = space.downgrade().upgrade().unwrap();
+        narrow.set_dma_mask(24);
+        assert!(narrow.is_shared_with(&space) && (narrow.dma_mask(), space.dma_mask()) == (24, 64));
+        // All below 16 MiB but the last page.
+        let last = Iova((16 << 20) - page);
+        let low = arena((last.0 - (2 << 20)) / page);
+        let _low = space.attach_at(&low, Iova(2 << 20)).unwrap();
+        let sizes = (0..).map(|n| page << n).take_while(|size| *size < 2 << 20);
+        let _lower: Vec<_> = sizes.map(|at| space.attach_at(&arena(at / page), Iova(at)).unwrap()).collect();
+        let (one, other) = (arena(1), arena(1));
+        assert_eq!(narrow.attach(&one).unwrap().iova(), last, "the only one that there is");
+        let held = narrow.attach_at(&one, last).unwrap();
+        assert!(matches!(narrow.attach(&other), Err(Error::NoIova { bits: 24, .. })));
+        assert!(matches!(narrow.attach_at(&other, Iova(16 << 20)), Err(Error::BeyondMask { bits: 24, .. })));
+        let high = space.attach(&other).unwrap();
+        assert!(high.iova().0 >= 16 << 20, "whoever has a wider mask goes there");
+        let calls = strict.calls.load(Ordering::Relaxed);
+        let error = narrow.attach(&other).unwrap_err().to_string();
+        assert!(error.contains("24 bits: the arena is mapped there already"), "{error}");
+        // Maps from before a mask was set stay; they aren't given out any more.
+        narrow.set_dma_mask(23);
+        assert!(matches!(narrow.attach(&one), Err(Error::BeyondMask { iova, .. }) if iova == last.0));
+        assert_eq!((strict.calls.load(Ordering::Relaxed), held.iova()), (calls, last));
+        narrow.set_dma_mask(0);
+        assert!(matches!(narrow.attach(&arena(1)), Err(Error::NoIova { .. })));
+        narrow.set_dma_mask(u32::MAX);
+        assert!(Arc::ptr_eq(&narrow.attach(&other).unwrap(), &high));
+    }
+
+    #[test]
+    fn where_nothing_translates_a_mask_refuses_what_lies_beyond() {
+        let strict = Arc::new(Strict { fixed: Some(Iova(1 << 28)), ..Strict::default() });
+        let space = DmaSpace::new(Box::new(strict.clone())).unwrap();
+        space.set_dma_mask(28);
+        assert!(matches!(space.attach(&arena(1)), Err(Error::BeyondMask { .. })));
+        assert_eq!(strict.calls.load(Ordering::Relaxed), 0);
+        space.set_dma_mask(29);
+        space.attach(&arena(1)).unwrap();
+    }
+
+    #[test]
+    fn an_arena_is_detached_once_nobody_holds_it() {
+        let (strict, space) = space(None);
+        let arena = arena(1);
+        let (one, other) = (space.attach(&arena).unwrap(), space.attach(&arena).unwrap());
+        let one = one.detach().unwrap_err();
+        assert_eq!((space.mapped(), Arc::ptr_eq(&one, &other)), (1, true), "somebody holds it: nothing has changed");
+        drop(other);
+        one.detach().unwrap();
+        assert_eq!((space.mapped(), strict.maps.lock().unwrap().len(), Arc::strong_count(&arena)), (0, 0, 1));
+        space.attach(&arena).unwrap();
+    }
+
+    /// Where the mapping is when it is dropped makes no difference.
+    #[test]
+    fn a_mapping_that_was_moved_out_of_its_arc_is_undone() {
+        let (strict, space) = space(None);
+        let mapping = Arc::try_unwrap(space.attach(&arena(1)).unwrap()).unwrap();
+        drop(Box::new(mapping));
+        assert_eq!((space.mapped(), strict.maps.lock().unwrap().len()), (0, 0));
     }
 
     #[test]

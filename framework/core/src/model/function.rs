@@ -5,7 +5,7 @@ use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Arena, Iova, Mapping};
-use crate::pci::{IRQ_MSIX, IrqInfo, Prot, RegionCap, RegionInfo};
+use crate::pci::{Irq, IrqInfo, Prot, RegionCap, RegionInfo};
 use crate::{Result, Work};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -125,7 +125,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn set_irqs(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Result<(), Refused> {
         let count = fds.len() as u32;
         self.irqs.set(index, first, fds).ok_or(Refused(libc::EINVAL))?;
-        if index == IRQ_MSIX {
+        if index == Irq::Msix.index() {
             (first..first + count).for_each(|v| self.show_vector(v));
         }
         Ok(())
@@ -134,7 +134,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// Disables a kind of interrupt.
     pub fn disable_irqs(&mut self, index: u32) {
         self.irqs.clear(index);
-        if index == IRQ_MSIX {
+        if index == Irq::Msix.index() {
             (0..self.irq_info(index).count).for_each(|v| self.show_vector(v));
         }
     }
@@ -165,7 +165,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     fn show_vector(&self, vector: u32) {
         let Some(msix) = self.shape.msix.filter(|m| vector < m.vectors) else { return };
         let Some(pages) = self.model_region(msix.table_bar.into()).and_then(|r| r.pages.as_ref()) else { return };
-        let fd = self.irqs.fd(IRQ_MSIX, vector);
+        let fd = self.irqs.fd(Irq::Msix.index(), vector);
         // An address no platform uses, so that nobody takes a model's table for a machine's; data is the descriptor's number.
         let (address, data, control) = match fd {
             Some(fd) => (0xfee0_0000u32, fd.as_raw_fd() as u32, 0),

@@ -3,7 +3,7 @@
 use super::dma::{Denied, Dma, DmaTable};
 use super::signal::Signaller;
 use crate::mem::Iova;
-use crate::pci::IRQ_MSIX;
+use crate::pci::Irq;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ impl<'a> Host<'a> {
 
     /// Signals MSI-X vector `vector`; nothing happens where nobody listens.
     pub fn interrupt(&mut self, vector: u32) {
-        self.irqs.signal(IRQ_MSIX, vector);
+        self.irqs.signal(Irq::Msix.index(), vector);
     }
 
     /// Signals interrupt `vector` of another kind.

@@ -9,7 +9,9 @@ use super::pages::{Pages, Trap};
 use super::thread::{ModelThread, Slot};
 use super::{Model, ModelFunction, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
-use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
+use crate::pci::{
+    DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping,
+};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
@@ -177,13 +179,13 @@ impl PciDevice for InProcess {
         RegionMapping::new(pages.map(range.clone(), prot)?, self, region, range.start)
     }
 
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        Ok(self.shape.irqs.get(index as usize).copied().unwrap_or_default())
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        Ok(self.shape.irqs.get(kind as usize).copied().unwrap_or_default())
     }
 
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
-        let count = self.irq_info(index)?.count;
-        let missing = |vector| Error::NoSuchIrq { device: self.shape.name.clone(), index, vector, count };
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
+        let (index, count) = (kind.index(), self.irq_info(kind)?.count);
+        let missing = |vector| Error::NoSuchIrq { device: self.shape.name.clone(), kind, vector, count };
         match action {
             IrqAction::Fds(fds) => {
                 let last = first.saturating_add(fds.len() as u32).saturating_sub(1);
@@ -207,7 +209,7 @@ impl PciDevice for InProcess {
                     libc::EINVAL => missing(first.saturating_add(n)),
                     // As with the kernel's MSI and MSI-X.
                     errno => Error::Io {
-                        what: format!("{}: masking interrupt kind {index}", self.shape.name),
+                        what: format!("{}: masking {kind} interrupts", self.shape.name),
                         cause: io::Error::from_raw_os_error(errno),
                     },
                 })

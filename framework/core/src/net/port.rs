@@ -114,6 +114,14 @@ pub trait Port: Send + Sync {
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
+    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// `rte_dev_dma_unmap`.)
+    ///
+    /// # Errors
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
+    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+
     /// Receive queue `index`, from 0, which takes its buffers from `pool`. Dropped, it can be had again.
     ///
     /// # Errors

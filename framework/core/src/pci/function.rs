@@ -75,13 +75,13 @@ fn gone(device: &dyn PciDevice, why: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
     use crate::{PageSize, Work};
 
     /// A function whose ids somebody else answers for, as the kernel's VFIO does.
-    struct Slot {
+    pub(crate) struct Slot {
         /// How many times more it is asked before it answers.
         away: u32,
         /// How long it is away after a reset.
@@ -90,7 +90,7 @@ mod tests {
     }
 
     impl Slot {
-        fn start(away: u32, late: u32) -> std::sync::Arc<InProcess> {
+        pub(crate) fn start(away: u32, late: u32) -> std::sync::Arc<InProcess> {
             InProcess::new(Self { away, late, command: [0; 2] }).unwrap()
         }
     }

@@ -30,16 +30,40 @@ pub const ROM: u32 = 6;
 /// Region index of configuration space (`VFIO_PCI_CONFIG_REGION_INDEX`).
 pub const CONFIG: u32 = 7;
 
-/// Interrupt index of INTx (`VFIO_PCI_INTX_IRQ_INDEX`).
-pub const IRQ_INTX: u32 = 0;
-/// Interrupt index of MSI.
-pub const IRQ_MSI: u32 = 1;
-/// Interrupt index of MSI-X.
-pub const IRQ_MSIX: u32 = 2;
-/// Interrupt index of error reporting (AER).
-pub const IRQ_ERR: u32 = 3;
-/// Interrupt index of the kernel's request to give the device back.
-pub const IRQ_REQ: u32 = 4;
+/// A kind of interrupt. Its number is VFIO's index of it (`VFIO_PCI_INTX_IRQ_INDEX` and those that follow).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Irq {
+    /// A line (INTA to INTD), level-triggered: the kernel masks it when it signals it, until [`Interrupts::rearm`](crate::irq::Interrupts::rearm).
+    Intx = 0,
+    /// Message signalled interrupts: up to 32 vectors.
+    Msi = 1,
+    /// Message signalled interrupts with a table: up to 2048 vectors.
+    Msix = 2,
+    /// The kernel tells of an error of the function (AER).
+    Err = 3,
+    /// The kernel asks for the device back.
+    Req = 4,
+}
+
+impl Irq {
+    /// VFIO's index.
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+impl fmt::Display for Irq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Intx => "INTx",
+            Self::Msi => "MSI",
+            Self::Msix => "MSI-X",
+            Self::Err => "error",
+            Self::Req => "unbind-request",
+        })
+    }
+}
 
 /// A PCI function as VFIO describes one: regions, interrupts, DMA, reset.
 ///
@@ -73,14 +97,14 @@ pub trait PciDevice: Send + Sync {
     /// Maps a page-aligned range of a region (its end may be the region's end instead): exactly that, or more at its end.
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
-    /// How many interrupts of kind `index` there are and what can be done with them.
-    fn irq_info(&self, index: u32) -> Result<IrqInfo>;
+    /// How many interrupts of a kind there are and what can be done with them; a count of 0 where the device has none of that kind.
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo>;
 
-    /// Configures interrupts `first..` of kind `index`.
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()>;
+    /// Configures interrupts `first..` of a kind.
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()>;
 
-    /// The address space this device's DMA goes through: one object a container, IOAS or peer, so that the identity of the
-    /// `Arc` tells who shares it.
+    /// The address space this device's DMA goes through, with this device's DMA mask ([`DmaSpace::set_dma_mask`]): always the same object. Devices of
+    /// one container or IOAS have a space together ([`DmaSpace::is_shared_with`]).
     fn dma(&self) -> Arc<DmaSpace>;
 
     /// What is counted of the device on the other side of the seam, by name: by a model in this process. Others tell what they count by registers alone.

@@ -9,8 +9,8 @@ use super::{caps, sysfs::Sysfs};
 use crate::irq::EventFd;
 use crate::mem::{DmaSpace, Mapping};
 use crate::pci::{
-    Address, CONFIG, DeviceInfo, DeviceKind, IRQ_MSI, IRQ_MSIX, IrqAction, IrqInfo, Isolation, PciDevice, Prot,
-    RegionInfo, RegionMapping, Verdict, config, function,
+    Address, CONFIG, DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo,
+    RegionMapping, Verdict, config, function,
 };
 use crate::{Error, PageSize, Result};
 use std::fmt;
@@ -103,7 +103,7 @@ impl Vfio {
     /// Enables one vector for a moment: only then does sysfs say which chip delivers it.
     fn corroborate(&mut self, sysfs: &Sysfs) {
         let kind =
-            [IRQ_MSIX, IRQ_MSI].into_iter().find(|kind| self.irqs.get(*kind as usize).is_some_and(|i| i.count > 0));
+            [Irq::Msix, Irq::Msi].into_iter().find(|kind| self.irqs.get(*kind as usize).is_some_and(|i| i.count > 0));
         let (Some(kind), Ok(fd)) = (kind, EventFd::new()) else { return };
         if self.set_irqs(kind, 0, IrqAction::Fds(&[Some(fd.as_fd())])).is_err() {
             return;
@@ -261,19 +261,19 @@ impl PciDevice for Vfio {
         RegionMapping::new(mapping.of_device(), self, region, range.start)?.guarded(self.gone.clone())
     }
 
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        let missing = || Error::NoSuchIrq { device: self.name.clone(), index, vector: 0, count: 0 };
-        self.irqs.get(index as usize).copied().ok_or_else(missing)
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        let missing = || Error::NoSuchIrq { device: self.name.clone(), kind, vector: 0, count: 0 };
+        self.irqs.get(kind as usize).copied().ok_or_else(missing)
     }
 
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
         self.alive()?;
-        let have = self.irq_info(index)?.count;
+        let (index, have) = (kind.index(), self.irq_info(kind)?.count);
         let check = |n: u32| match first.checked_add(n) {
             Some(end) if end <= have => Ok(n),
             end => {
                 let vector = end.map_or(u32::MAX, |end| end.saturating_sub(1));
-                Err(Error::NoSuchIrq { device: self.name.clone(), index, vector, count: have })
+                Err(Error::NoSuchIrq { device: self.name.clone(), kind, vector, count: have })
             }
         };
         let device = self.device.as_fd();
@@ -295,7 +295,7 @@ impl PciDevice for Vfio {
                 ("triggering", ioctl::set_irq_action(device, VFIO_IRQ_SET_ACTION_TRIGGER, index, first, check(n)?))
             }
         };
-        done.map_err(|e| self.system_error(&format!("{what} interrupts of kind {index} from {first} on"), e))
+        done.map_err(|e| self.system_error(&format!("{what} {kind} interrupts from {first} on"), e))
     }
 
     fn dma(&self) -> Arc<DmaSpace> {

@@ -7,7 +7,7 @@ use super::ioctl;
 use super::isolation::{Attached, weigh};
 use super::sysfs::{Function, Sysfs};
 use super::{IommuType, Route, VfToken, VfioOptions};
-use crate::mem::{DmaSpace, Iova};
+use crate::mem::{DmaSpace, Iova, WeakSpace};
 use crate::pci::{Address, Isolation};
 use crate::{Error, Result};
 use std::io;
@@ -103,7 +103,7 @@ impl Target {
 
 /// Where each address space is that this process has opened.
 static SPACES: Mutex<Vec<Space>> = Mutex::new(Vec::new());
-type Space = (Weak<DmaSpace>, Weak<dyn Iommu>);
+type Space = (WeakSpace, Weak<dyn Iommu>);
 
 /// The address spaces of this process; nobody else opens one meanwhile.
 pub(super) struct Spaces(MutexGuard<'static, Vec<Space>>);
@@ -111,24 +111,25 @@ pub(super) struct Spaces(MutexGuard<'static, Vec<Space>>);
 impl Spaces {
     pub(super) fn lock() -> Self {
         let mut spaces = SPACES.lock().unwrap_or_else(|e| e.into_inner());
-        spaces.retain(|(space, iommu)| space.strong_count() > 0 && iommu.strong_count() > 0);
+        spaces.retain(|(space, iommu)| space.upgrade().is_some() && iommu.strong_count() > 0);
         Self(spaces)
     }
 
-    /// The one that `group` is in.
+    /// The one that `group` is in, for one more device.
     pub(super) fn of_group(&self, group: u32) -> Option<(Arc<DmaSpace>, Arc<dyn Iommu>)> {
         self.all().find(|(_, iommu)| iommu.groups().iter().any(|(g, _)| *g == group))
     }
 
-    /// The one that devices see as `space`.
-    pub(super) fn of_space(&self, space: &Arc<DmaSpace>) -> Option<Arc<dyn Iommu>> {
-        self.all().find(|(s, _)| Arc::ptr_eq(s, space)).map(|(_, iommu)| iommu)
+    /// The one that another device sees as `space`.
+    pub(super) fn of_space(&self, space: &DmaSpace) -> Option<(Arc<DmaSpace>, Arc<dyn Iommu>)> {
+        self.all().find(|(s, _)| s.is_shared_with(space))
     }
 
-    pub(super) fn add(&mut self, space: &Arc<DmaSpace>, iommu: &Arc<dyn Iommu>) {
-        self.0.push((Arc::downgrade(space), Arc::downgrade(iommu)));
+    pub(super) fn add(&mut self, space: &DmaSpace, iommu: &Arc<dyn Iommu>) {
+        self.0.push((space.downgrade(), Arc::downgrade(iommu)));
     }
 
+    /// Each with a new device's part in it.
     fn all(&self) -> impl Iterator<Item = (Arc<DmaSpace>, Arc<dyn Iommu>)> {
         self.0.iter().filter_map(|(space, iommu)| Some((space.upgrade()?, iommu.upgrade()?)))
     }

@@ -179,19 +179,19 @@ impl Vfio {
         let mut spaces = Spaces::lock();
         let known = match &options.share {
             Some(space) => {
-                let iommu = spaces.of_space(space).ok_or_else(|| {
+                let known = spaces.of_space(space).ok_or_else(|| {
                     target.refused(
                         "the address space to share is no device's of the kernel's VFIO",
                         "open it without sharing",
                     )
                 })?;
                 if let Some((other, _)) = spaces.of_group(group)
-                    && !Arc::ptr_eq(&other, space)
+                    && !other.is_shared_with(space)
                 {
                     let why = format!("another device of IOMMU group {group} is open, in an address space of its own");
                     return Err(target.refused(why, "open it without sharing, or close the other one first"));
                 }
-                Some((space.clone(), iommu))
+                Some(known)
             }
             None => spaces.of_group(group),
         };

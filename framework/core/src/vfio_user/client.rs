@@ -8,8 +8,7 @@ use super::wire::{self, Command};
 use crate::listener::connect;
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
-    BAR0, DeviceInfo, DeviceKind, IRQ_ERR, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo,
-    RegionMapping,
+    BAR0, DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo, RegionMapping,
 };
 use crate::{Error, PageSize, Result};
 use std::io;
@@ -29,7 +28,7 @@ pub struct VfioUser {
     regions: Vec<Region>,
     irqs: Vec<IrqInfo>,
     /// The eventfd of vector 0, and of which kind of interrupt that is.
-    first: Mutex<Option<(u32, OwnedFd)>>,
+    first: Mutex<Option<(Irq, OwnedFd)>>,
     dma: Arc<DmaSpace>,
 }
 
@@ -202,12 +201,12 @@ impl PciDevice for VfioUser {
         self.known(region)?.map(&self.peer, self, region, range, prot)
     }
 
-    fn irq_info(&self, index: u32) -> Result<IrqInfo> {
-        Ok(self.irqs.get(index as usize).copied().unwrap_or_default())
+    fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {
+        Ok(self.irqs.get(kind as usize).copied().unwrap_or_default())
     }
 
-    fn set_irqs(&self, index: u32, first: u32, action: IrqAction<'_>) -> Result<()> {
-        let count = self.irq_info(index)?.count;
+    fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()> {
+        let (index, count) = (kind.index(), self.irq_info(kind)?.count);
         let wanted = match action {
             IrqAction::Fds(fds) => fds.len(),
             IrqAction::Disable => 0,
@@ -215,15 +214,15 @@ impl PciDevice for VfioUser {
         };
         if first as usize + wanted > count as usize {
             let vector = first.saturating_add(wanted as u32).saturating_sub(1);
-            return Err(Error::NoSuchIrq { device: self.name().to_owned(), index, vector, count });
+            return Err(Error::NoSuchIrq { device: self.name().to_owned(), kind, vector, count });
         }
         let set =
             |flags, start, count, fds| self.peer.set_irqs(wire::IrqSet { argsz: 0, flags, index, start, count }, fds);
         match action {
-            IrqAction::Fds(fds) => self.arm(index, first, fds),
+            IrqAction::Fds(fds) => self.arm(kind, first, fds),
             // "A count (and start) of 0 with DATA_NONE disables all interrupts of the index."
             IrqAction::Disable => {
-                self.first().take_if(|(kind, _)| *kind == index);
+                self.first().take_if(|(known, _)| *known == kind);
                 set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, 0, Vec::new())
             }
             IrqAction::Mask(n) => set(VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_MASK, first, n, Vec::new()),
@@ -250,27 +249,27 @@ impl PciDevice for VfioUser {
 impl VfioUser {
     /// Gives vectors their eventfds. libvfio-user kept those of ERR and REQ where it keeps that of vector 0, until late in 2025, and nothing that a
     /// server says tells whether it does: so vector 0 is told once more after them.
-    fn arm(&self, index: u32, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
-        self.set_fds(index, first, fds)?;
+    fn arm(&self, kind: Irq, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
+        self.set_fds(kind, first, fds)?;
         let mut known = self.first();
         match (fds.first(), &*known) {
-            (Some(fd), _) if index < IRQ_ERR && first == 0 => {
+            (Some(fd), _) if kind < Irq::Err && first == 0 => {
                 let own = fd.map(|fd| fd.try_clone_to_owned()).transpose();
                 let own = own.map_err(|e| self.peer.refused("duplicating an eventfd", e))?;
-                *known = own.map(|fd| (index, fd));
+                *known = own.map(|fd| (kind, fd));
                 Ok(())
             }
-            (_, Some((kind, fd))) if index >= IRQ_ERR => self.set_fds(*kind, 0, &[Some(fd.as_fd())]),
+            (_, Some((known, fd))) if kind >= Irq::Err => self.set_fds(*known, 0, &[Some(fd.as_fd())]),
             _ => Ok(()),
         }
     }
 
-    fn first(&self) -> MutexGuard<'_, Option<(u32, OwnedFd)>> {
+    fn first(&self) -> MutexGuard<'_, Option<(Irq, OwnedFd)>> {
         self.first.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// A message has descriptors for all of its vectors or for none, and no more than the server takes at once.
-    fn set_fds(&self, index: u32, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
+    fn set_fds(&self, kind: Irq, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
         let most = usize::try_from(self.peer.server.max_msg_fds).unwrap_or(usize::MAX).min(wire::MAX_FDS);
         let mut start = first;
         for run in fds.chunk_by(|a, b| a.is_some() == b.is_some()) {
@@ -283,7 +282,7 @@ impl VfioUser {
                 let owned = part.iter().flatten().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>();
                 let owned = owned.map_err(|e| self.peer.refused("duplicating an eventfd", e))?;
                 let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-                let set = wire::IrqSet { argsz: 0, flags, index, start, count: part.len() as u32 };
+                let set = wire::IrqSet { argsz: 0, flags, index: kind.index(), start, count: part.len() as u32 };
                 self.peer.set_irqs(set, owned)?;
                 start += part.len() as u32;
             }

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use wholebar_core::pci::{CONFIG, IRQ_INTX, IRQ_MSIX};
+use wholebar_core::pci::{CONFIG, Irq};
 
 /// A client by hand.
 struct Client(UnixStream);
@@ -66,8 +66,8 @@ fn access(command: u16, region: u32, offset: u64, count: u32, data: &[u8]) -> Me
     Message::command(command, [longs(&[offset]), words(&[region, count]), data.to_vec()].concat())
 }
 
-fn irqs(flags: u32, index: u32, start: u32, count: u32) -> Message {
-    Message::command(raw::SET_IRQS, words(&[20, flags, index, start, count]))
+fn irqs(flags: u32, kind: Irq, start: u32, count: u32) -> Message {
+    Message::command(raw::SET_IRQS, words(&[20, flags, kind.index(), start, count]))
 }
 
 fn event() -> OwnedFd {
@@ -134,21 +134,21 @@ fn what_is_wrong_is_refused_and_the_client_goes_on() {
         ("an unmap with a dirty bitmap", unmap(1, 0, 4096), EINVAL),
         ("an unmap of all of a part", unmap(2, 0, 4096), EINVAL),
         ("interrupts cut off", Message::command(SET_IRQS, words(&[20, 1, 2])), EINVAL),
-        ("interrupt kind 9", irqs(1 | 1 << 5, 9, 0, 1), EINVAL),
-        ("interrupts that aren't there", irqs(1 | 1 << 5, IRQ_MSIX, 19, 2), EINVAL),
-        ("interrupts beyond all numbers", irqs(1 | 1 << 5, IRQ_MSIX, u32::MAX, 2), EINVAL),
-        ("no data, no action", irqs(0, IRQ_MSIX, 0, 1), EINVAL),
-        ("two actions", irqs(1 | 1 << 4 | 1 << 5, IRQ_MSIX, 0, 1), EINVAL),
-        ("two kinds of data", irqs(3 | 1 << 5, IRQ_MSIX, 0, 1), EINVAL),
-        ("masking what has no masks", irqs(1 | 1 << 3, IRQ_MSIX, 0, 1), libc::ENOTTY),
-        ("disabling a part", irqs(1 | 1 << 5, IRQ_MSIX, 1, 0), EINVAL),
-        ("masking none", irqs(1 | 1 << 3, IRQ_INTX, 0, 0), EINVAL),
-        ("booleans that aren't there", irqs(2 | 1 << 5, IRQ_MSIX, 0, 4), EINVAL),
-        ("fewer eventfds than vectors", irqs(4 | 1 << 5, IRQ_MSIX, 0, 2).with(event()), EINVAL),
-        ("more eventfds than vectors", irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(event()).with(event()), EINVAL),
-        ("a file for an eventfd", irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(file(1)), EINVAL),
-        ("an eventfd for masking", irqs(4 | 1 << 3, IRQ_MSIX, 0, 1).with(event()), EINVAL),
-        ("an eventfd for no eventfd", irqs(1 | 1 << 5, IRQ_MSIX, 0, 1).with(event()), EINVAL),
+        ("interrupt kind 9", Message::command(raw::SET_IRQS, words(&[20, 1 | 1 << 5, 9, 0, 1])), EINVAL),
+        ("interrupts that aren't there", irqs(1 | 1 << 5, Irq::Msix, 19, 2), EINVAL),
+        ("interrupts beyond all numbers", irqs(1 | 1 << 5, Irq::Msix, u32::MAX, 2), EINVAL),
+        ("no data, no action", irqs(0, Irq::Msix, 0, 1), EINVAL),
+        ("two actions", irqs(1 | 1 << 4 | 1 << 5, Irq::Msix, 0, 1), EINVAL),
+        ("two kinds of data", irqs(3 | 1 << 5, Irq::Msix, 0, 1), EINVAL),
+        ("masking what has no masks", irqs(1 | 1 << 3, Irq::Msix, 0, 1), libc::ENOTTY),
+        ("disabling a part", irqs(1 | 1 << 5, Irq::Msix, 1, 0), EINVAL),
+        ("masking none", irqs(1 | 1 << 3, Irq::Intx, 0, 0), EINVAL),
+        ("booleans that aren't there", irqs(2 | 1 << 5, Irq::Msix, 0, 4), EINVAL),
+        ("fewer eventfds than vectors", irqs(4 | 1 << 5, Irq::Msix, 0, 2).with(event()), EINVAL),
+        ("more eventfds than vectors", irqs(4 | 1 << 5, Irq::Msix, 0, 1).with(event()).with(event()), EINVAL),
+        ("a file for an eventfd", irqs(4 | 1 << 5, Irq::Msix, 0, 1).with(file(1)), EINVAL),
+        ("an eventfd for masking", irqs(4 | 1 << 3, Irq::Msix, 0, 1).with(event()), EINVAL),
+        ("an eventfd for no eventfd", irqs(1 | 1 << 5, Irq::Msix, 0, 1).with(event()), EINVAL),
     ];
     for (what, message, errno) in cases {
         assert_eq!(client.errno(message), errno, "{what}");
@@ -323,27 +323,27 @@ fn interrupts_are_raised_masked_and_taken_away() {
     let client = Client::new(&served);
     let (a, b) = (event(), event());
     let trigger = 1 << 5;
-    assert_eq!(client.errno(irqs(4 | trigger, IRQ_MSIX, 3, 2).with(&a).with(&b)), 0);
-    assert_eq!(client.errno(irqs(1 | trigger, IRQ_MSIX, 0, 20)), 0, "all");
+    assert_eq!(client.errno(irqs(4 | trigger, Irq::Msix, 3, 2).with(&a).with(&b)), 0);
+    assert_eq!(client.errno(irqs(1 | trigger, Irq::Msix, 0, 20)), 0, "all");
     assert_eq!((taken(&a), taken(&b)), (1, 1));
-    let mut bools = irqs(2 | trigger, IRQ_MSIX, 3, 2);
+    let mut bools = irqs(2 | trigger, Irq::Msix, 3, 2);
     bools.payload.extend([0, 1]);
     assert_eq!(client.errno(bools), 0, "the second");
     assert_eq!((taken(&a), taken(&b)), (0, 1));
-    assert_eq!(client.errno(irqs(4 | trigger, IRQ_MSIX, 4, 1)), 0, "without an eventfd: take it away");
-    assert_eq!(client.errno(irqs(1 | trigger, IRQ_MSIX, 0, 20)), 0);
+    assert_eq!(client.errno(irqs(4 | trigger, Irq::Msix, 4, 1)), 0, "without an eventfd: take it away");
+    assert_eq!(client.errno(irqs(1 | trigger, Irq::Msix, 0, 20)), 0);
     assert_eq!((taken(&a), taken(&b)), (1, 0));
-    assert_eq!(client.errno(irqs(1 | trigger, IRQ_MSIX, 0, 0)), 0, "disable");
-    assert_eq!(client.errno(irqs(1 | trigger, IRQ_MSIX, 0, 20)), 0);
+    assert_eq!(client.errno(irqs(1 | trigger, Irq::Msix, 0, 0)), 0, "disable");
+    assert_eq!(client.errno(irqs(1 | trigger, Irq::Msix, 0, 20)), 0);
     assert_eq!((taken(&a), taken(&b)), (0, 0));
 
-    assert_eq!(client.errno(irqs(4 | trigger, IRQ_INTX, 0, 1).with(&a)), 0);
-    assert_eq!(client.errno(irqs(1 | 1 << 3, IRQ_INTX, 0, 1)), 0, "mask");
-    assert_eq!(client.errno(irqs(1 | trigger, IRQ_INTX, 0, 1)), 0);
+    assert_eq!(client.errno(irqs(4 | trigger, Irq::Intx, 0, 1).with(&a)), 0);
+    assert_eq!(client.errno(irqs(1 | 1 << 3, Irq::Intx, 0, 1)), 0, "mask");
+    assert_eq!(client.errno(irqs(1 | trigger, Irq::Intx, 0, 1)), 0);
     assert_eq!(taken(&a), 0, "masked");
-    assert_eq!(client.errno(irqs(1 | 1 << 4, IRQ_INTX, 0, 1)), 0, "unmask");
+    assert_eq!(client.errno(irqs(1 | 1 << 4, Irq::Intx, 0, 1)), 0, "unmask");
     assert_eq!(taken(&a), 1, "it was pending");
-    assert_eq!(client.errno(irqs(1 | 1 << 4, IRQ_INTX, 0, 1)), 0, "unmask once more");
+    assert_eq!(client.errno(irqs(1 | 1 << 4, Irq::Intx, 0, 1)), 0, "unmask once more");
     assert_eq!(taken(&a), 0, "only once");
 }
 
@@ -353,8 +353,8 @@ fn an_eventfd_that_would_block_does_not_stop_the_server() {
     let client = Client::new(&served);
     let full = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(&full)), 0);
-    assert_eq!(client.errno(irqs(1 | 1 << 5, IRQ_MSIX, 0, 1)), 0);
+    assert_eq!(client.errno(irqs(4 | 1 << 5, Irq::Msix, 0, 1).with(&full)), 0);
+    assert_eq!(client.errno(irqs(1 | 1 << 5, Irq::Msix, 0, 1)), 0);
     assert_eq!(client.errno(access(raw::REGION_READ, 0, 0, 4, &[])), 0);
 }
 
@@ -364,7 +364,7 @@ fn an_eventfd_that_is_filled_meanwhile_does_not_stop_the_server() {
     let served = Served::new();
     let client = Client::new(&served);
     let blocking = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-    assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 1).with(&blocking)), 0);
+    assert_eq!(client.errno(irqs(4 | 1 << 5, Irq::Msix, 0, 1).with(&blocking)), 0);
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|both| {
         both.spawn(|| {
@@ -379,7 +379,7 @@ fn an_eventfd_that_is_filled_meanwhile_does_not_stop_the_server() {
                 let _ = rustix::io::read(&blocking, &mut [0; 8]);
             }
         });
-        let mut many = irqs(2 | 1 << 5, IRQ_MSIX, 0, 1);
+        let mut many = irqs(2 | 1 << 5, Irq::Msix, 0, 1);
         many.payload.push(1);
         let silent = Message { flags: NO_REPLY, ..many };
         for _ in 0..200 {
@@ -555,8 +555,8 @@ fn qemu_gets_what_it_insists_on() {
     let config = client.ask(access(raw::REGION_READ, CONFIG, 0, 4096, &[])).unwrap();
     assert_eq!(config.payload[16..], crate::model::config());
     let fds = [event(), event()];
-    assert_eq!(client.errno(irqs(4 | 1 << 5, IRQ_MSIX, 0, 2).with(&fds[0]).with(&fds[1])), 0);
-    assert_eq!(client.errno(irqs(1 | 1 << 5, IRQ_MSIX, 0, 0)), 0);
+    assert_eq!(client.errno(irqs(4 | 1 << 5, Irq::Msix, 0, 2).with(&fds[0]).with(&fds[1])), 0);
+    assert_eq!(client.errno(irqs(1 | 1 << 5, Irq::Msix, 0, 0)), 0);
     assert_eq!(client.errno(Message::command(raw::RESET, Vec::new())), 0);
     // Guest memory comes and goes while it runs.
     assert_eq!(client.errno(unmap(2, 0, 0)), 0);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, ArenaOptions};
-use wholebar_core::pci::{CONFIG, IRQ_ERR, IRQ_MSIX, IRQ_REQ, IrqAction, Opening, PciDevice, Prot, RegionCap};
+use wholebar_core::pci::{CONFIG, Irq, IrqAction, Opening, PciDevice, Prot, RegionCap};
 use wholebar_core::vfio_user::{Options, VfioUser};
 use wholebar_core::{Error, PageSize, Result};
 
@@ -49,7 +49,7 @@ fn honest(ask: &Message) -> Message {
         raw::GET_REGION_INFO => [words(&[32, 0, word(&ask.payload, 2), 0]), longs(&[0, 0])].concat(),
         raw::GET_IRQ_INFO => {
             let index = word(&ask.payload, 2);
-            words(&[16, 1, index, if index == IRQ_MSIX { 20 } else { 0 }])
+            words(&[16, 1, index, if index == Irq::Msix.index() { 20 } else { 0 }])
         }
         raw::REGION_READ => [&ask.payload[..16], &vec![0xa5; word(&ask.payload, 3) as usize]].concat(),
         raw::REGION_WRITE => ask.payload[..16].to_vec(),
@@ -154,7 +154,7 @@ fn provoke(device: &VfioUser, command: u16) -> Result<()> {
     match command {
         raw::REGION_READ => device.read(CONFIG, 0, &mut [0; 64]),
         raw::REGION_WRITE => device.write(0, 0x10, &[0; 4]),
-        raw::SET_IRQS => device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&[Some(event.as_fd())])),
+        raw::SET_IRQS => device.set_irqs(Irq::Msix, 0, IrqAction::Fds(&[Some(event.as_fd())])),
         raw::RESET => device.reset(),
         raw::DMA_MAP => {
             let arena = Arena::new(1, ArenaOptions::default()).unwrap();
@@ -344,7 +344,7 @@ fn a_refusal_may_have_a_payload_of_any_length() {
                 assert!(matches!(error, Error::Access { .. } | Error::Io { .. }), "{error:?}");
                 assert!(error.to_string().contains("Invalid argument"), "{error}");
             }
-            assert!(device.irq_info(IRQ_MSIX).is_ok());
+            assert!(device.irq_info(Irq::Msix).is_ok());
             drop(device);
             server.join().unwrap();
         }
@@ -635,19 +635,19 @@ fn vector_0_stays_its_own_where_a_server_has_one_place_for_it_and_for_notices() 
     });
     let device = device.unwrap();
     let (vector, notice) = (EventFd::new().unwrap(), EventFd::new().unwrap());
-    let arm = |index, fd: &EventFd| device.set_irqs(index, 0, IrqAction::Fds(&[Some(fd.as_fd())])).unwrap();
+    let arm = |kind, fd: &EventFd| device.set_irqs(kind, 0, IrqAction::Fds(&[Some(fd.as_fd())])).unwrap();
     let raise = || {
         let place = place.lock().unwrap();
         rustix::io::write(place.as_ref().unwrap(), &1u64.to_ne_bytes()).unwrap();
         (vector.take(), notice.take())
     };
-    for notices in [IRQ_ERR, IRQ_REQ] {
-        arm(IRQ_MSIX, &vector);
+    for notices in [Irq::Err, Irq::Req] {
+        arm(Irq::Msix, &vector);
         arm(notices, &notice);
         assert_eq!(raise(), (1, 0), "vectors first");
-        device.set_irqs(IRQ_MSIX, 0, IrqAction::Disable).unwrap();
+        device.set_irqs(Irq::Msix, 0, IrqAction::Disable).unwrap();
         arm(notices, &notice);
-        arm(IRQ_MSIX, &vector);
+        arm(Irq::Msix, &vector);
         assert_eq!(raise(), (1, 0), "notices first");
         device.reset().unwrap();
         arm(notices, &notice);
@@ -671,7 +671,7 @@ fn descriptors_are_sent_as_many_at_a_time_as_the_server_takes() {
     let event = EventFd::new().unwrap();
     let mut fds = [Some(event.as_fd()); 20];
     fds[9..12].fill(None);
-    device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&fds)).unwrap();
+    device.set_irqs(Irq::Msix, 0, IrqAction::Fds(&fds)).unwrap();
     drop(device);
     server.join().unwrap();
     let batches: Vec<_> = batches.iter().collect();

@@ -18,7 +18,7 @@ use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, ArenaOptions, DmaRing, Frame};
-use wholebar_core::pci::{CONFIG, DeviceKind, IRQ_MSIX, IrqAction, PciDevice, RegionCap, function};
+use wholebar_core::pci::{CONFIG, DeviceKind, Irq, IrqAction, PciDevice, RegionCap, function};
 use wholebar_core::vfio_user::{Options, Server, VfioUser};
 use wholebar_core::{Error, PageSize};
 
@@ -86,8 +86,8 @@ fn a_served_device_is_what_its_model_is() {
     assert_eq!(device.region(1).unwrap().size, 0);
     assert_eq!(device.region(CONFIG).unwrap().size, 4096);
     assert!(matches!(device.region(9), Err(Error::NoSuchRegion { .. })));
-    assert_eq!(device.irq_info(IRQ_MSIX).unwrap().count, VECTORS);
-    assert_eq!(device.irq_info(7).unwrap().count, 0);
+    assert_eq!(device.irq_info(Irq::Msix).unwrap().count, VECTORS);
+    assert_eq!(device.irq_info(Irq::Msi).unwrap().count, 0);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn add_one(device: &VfioUser, ring_doorbell: impl FnOnce(u32)) {
     let buffer = arena.alloc(4096, 4096).unwrap();
     buffer.write(0, &[41; 4096]).unwrap();
     let event = EventFd::new().unwrap();
-    device.set_irqs(IRQ_MSIX, 1, IrqAction::Fds(&[Some(event.as_fd())])).unwrap();
+    device.set_irqs(Irq::Msix, 1, IrqAction::Fds(&[Some(event.as_fd())])).unwrap();
     let at = |offset| mapping.iova().offset(offset).0;
     ring.at(0)[0].store(at(buffer.offset()), Ordering::Relaxed);
     ring.at(0)[1].store(4096, Ordering::Relaxed);
@@ -182,11 +182,11 @@ fn accesses_that_no_server_has_to_be_asked_about() {
     let event = EventFd::new().unwrap();
     let fds = [Some(event.as_fd()); 2];
     assert!(matches!(
-        device.set_irqs(IRQ_MSIX, VECTORS - 1, IrqAction::Fds(&fds)),
+        device.set_irqs(Irq::Msix, VECTORS - 1, IrqAction::Fds(&fds)),
         Err(Error::NoSuchIrq { vector: VECTORS, .. })
     ));
-    assert!(matches!(device.set_irqs(7, 0, IrqAction::Trigger(1)), Err(Error::NoSuchIrq { count: 0, .. })));
-    assert!(matches!(device.set_irqs(IRQ_MSIX, 0, IrqAction::Mask(1)), Err(Error::Io { .. })), "MSI-X has no masks");
+    assert!(matches!(device.set_irqs(Irq::Msi, 0, IrqAction::Trigger(1)), Err(Error::NoSuchIrq { count: 0, .. })));
+    assert!(matches!(device.set_irqs(Irq::Msix, 0, IrqAction::Mask(1)), Err(Error::Io { .. })), "MSI-X has no masks");
     assert_eq!(read::<4>(&device, 0, ID).unwrap(), ID_VALUE.to_le_bytes(), "and it goes on");
 }
 
@@ -209,15 +209,15 @@ fn interrupts_are_set_taken_away_and_disabled() {
     let events: Vec<_> = (0..VECTORS).map(|_| EventFd::new().unwrap()).collect();
     let fds: Vec<_> = events.iter().map(|e| Some(e.as_fd())).collect();
     let trigger = || {
-        device.set_irqs(IRQ_MSIX, 0, IrqAction::Trigger(VECTORS)).unwrap();
+        device.set_irqs(Irq::Msix, 0, IrqAction::Trigger(VECTORS)).unwrap();
         events.iter().map(|e| e.take()).collect::<Vec<_>>()
     };
     // More than fit in one message.
-    device.set_irqs(IRQ_MSIX, 0, IrqAction::Fds(&fds)).unwrap();
+    device.set_irqs(Irq::Msix, 0, IrqAction::Fds(&fds)).unwrap();
     assert_eq!(trigger(), [1; VECTORS as usize]);
-    device.set_irqs(IRQ_MSIX, 1, IrqAction::Fds(&[None])).unwrap();
+    device.set_irqs(Irq::Msix, 1, IrqAction::Fds(&[None])).unwrap();
     assert_eq!(trigger()[..3], [1, 0, 1]);
-    device.set_irqs(IRQ_MSIX, 0, IrqAction::Disable).unwrap();
+    device.set_irqs(Irq::Msix, 0, IrqAction::Disable).unwrap();
     assert_eq!(trigger(), [0; VECTORS as usize]);
 }
 

@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
-use wholebar_core::pci::{IRQ_ERR, IrqInfo};
+use wholebar_core::pci::{Irq, IrqInfo};
 
 /// The version it reports: 2.0 (base 3.1.3.2).
 const VERSION: u32 = 0x0002_0000;
@@ -409,7 +409,7 @@ impl Model for Nvme {
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: self.msix.vectors, eventfd: true, maskable: false, resizable: true };
-        irqs[IRQ_ERR as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
+        irqs[Irq::Err as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
         Shape { name: self.name.clone(), page: self.params.page, regions, irqs, msix: Some(self.msix) }
     }
 

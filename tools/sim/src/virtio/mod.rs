@@ -35,7 +35,7 @@ use queue::{Bell, Broken, FaultState, Queue, Rules, Setup};
 use std::sync::Arc;
 use wholebar_core::Work;
 use wholebar_core::model::{Host, Model, Refused, Shape};
-use wholebar_core::pci::{BAR0, CONFIG, IRQ_ERR, IrqInfo};
+use wholebar_core::pci::{BAR0, CONFIG, Irq, IrqInfo};
 
 /// Device configuration is no longer than this.
 const CONFIG_MAX: usize = 64;
@@ -443,7 +443,7 @@ impl Model for Virtio {
     fn shape(&self) -> Shape {
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: self.layout.msix.vectors, eventfd: true, maskable: false, resizable: true };
-        irqs[IRQ_ERR as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
+        irqs[Irq::Err as usize] = IrqInfo { count: 1, eventfd: true, ..IrqInfo::default() };
         let (regions, msix) = (self.layout.regions(), Some(self.layout.msix));
         Shape { name: self.name.clone(), page: self.transport.page, regions, irqs, msix }
     }

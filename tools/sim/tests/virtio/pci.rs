@@ -4,7 +4,7 @@ use crate::net::{Card, packet};
 use crate::rig::*;
 use std::os::fd::AsFd;
 use wholebar_core::PageSize;
-use wholebar_core::pci::{CONFIG, IRQ_MSIX, IrqAction, PciDevice, RegionCap};
+use wholebar_core::pci::{CONFIG, Irq, IrqAction, PciDevice, RegionCap};
 use wholebar_sim::virtio::net::NetParams;
 
 fn config(rig: &Rig, at: u64) -> u8 {
@@ -218,7 +218,7 @@ struct Event(std::os::fd::OwnedFd);
 impl Event {
     fn on(rig: &Rig, vector: u32) -> Self {
         let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-        rig.device.set_irqs(IRQ_MSIX, vector, IrqAction::Fds(&[Some(fd.as_fd())])).unwrap();
+        rig.device.set_irqs(Irq::Msix, vector, IrqAction::Fds(&[Some(fd.as_fd())])).unwrap();
         Self(fd)
     }
 

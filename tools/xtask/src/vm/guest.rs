@@ -168,6 +168,9 @@ pub struct Machine {
     /// A virtio block device with a disk of this size, and QEMU's properties for it: 64M,packed=on
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub blk: Vec<Disk>,
+    /// Any other device that QEMU has, and its properties: edu. Repeat for more
+    #[arg(long, value_name = "MODEL[,PROPERTY=VALUE]")]
+    pub device: Vec<String>,
     /// Without interrupt remapping (x86_64 only): VFIO then refuses devices unless told not to
     #[arg(long)]
     pub no_intremap: bool,
@@ -343,6 +346,11 @@ impl Machine {
             };
             add("-netdev", wire);
             add("-device", format!("{model},id=nic{index},netdev=net{index},romfile=,{place}"));
+        }
+        for (index, model) in self.device.iter().enumerate() {
+            let Slot { bridge, place } = slot();
+            add("-device", bridge);
+            add("-device", format!("{model},id=other{index},{place}"));
         }
         arguments.extend(self.qemu.iter().cloned());
         arguments

@@ -31,7 +31,7 @@ const DYNAMIC: &str =
 /// What the guest does before the command, and what it holds.
 #[derive(Debug, Clone, Args)]
 pub struct Inside {
-    /// Devices for vfio-pci: nvme, nic, blk, all (but bridges, and what else is the machine's own), none, or a PCI address. The others have no driver until
+    /// Devices for vfio-pci: nvme, nic, blk, other, all (but bridges, and what else is the machine's own), none, or a PCI address. The others have no driver until
     /// one is loaded. Where a device that is named by its address cannot be given, the command is not run (125)
     #[arg(long, value_name = "DEVICE", default_value = "nvme", value_parser = device)]
     pub bind: Vec<String>,
@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// A device of `--bind`: its kind, or its address as Linux writes it.
 fn device(text: &str) -> Result<String, String> {
-    if ["nvme", "nic", "blk", "all", "none"].contains(&text) {
+    if ["nvme", "nic", "blk", "other", "all", "none"].contains(&text) {
         return Ok(text.to_owned());
     }
     let address = match text.matches(':').count() {
@@ -181,7 +181,7 @@ fn device(text: &str) -> Result<String, String> {
         {
             Ok(address)
         }
-        _ => Err("it is neither nvme, nic, blk, all or none, nor a PCI address like 0000:01:00.0".to_owned()),
+        _ => Err("it is neither nvme, nic, blk, other, all or none, nor a PCI address like 0000:01:00.0".to_owned()),
     }
 }
 
@@ -225,9 +225,13 @@ mod tests {
 
     #[test]
     fn devices_are_kinds_or_addresses() {
-        for (text, device_) in
-            [("nvme", "nvme"), ("all", "all"), ("0001:00:01.0", "0001:00:01.0"), ("00:1F.2", "0000:00:1f.2")]
-        {
+        for (text, device_) in [
+            ("nvme", "nvme"),
+            ("other", "other"),
+            ("all", "all"),
+            ("0001:00:01.0", "0001:00:01.0"),
+            ("00:1F.2", "0000:00:1f.2"),
+        ] {
             assert_eq!(device(text).as_deref(), Ok(device_));
         }
         for wrong in [
@@ -271,7 +275,7 @@ mod tests {
                 std::os::unix::fs::symlink(driver, function.join("driver")).unwrap();
             }
         }
-        let script = ". \"$0\" && echo $ready $WHOLEBAR_NVME $WHOLEBAR_NIC $WHOLEBAR_BLK";
+        let script = ". \"$0\" && echo $ready $WHOLEBAR_NVME $WHOLEBAR_NIC $WHOLEBAR_BLK $WHOLEBAR_OTHER";
         let said = root.path().join("said");
         let mut shell = Command::new("sh");
         shell.args(["-c", script, concat!(env!("CARGO_MANIFEST_DIR"), "/../vm/bind")]);
@@ -290,11 +294,12 @@ mod tests {
 
     #[test]
     fn whatever_is_asked_for_is_given_or_refused_in_words() {
-        const NAMES: &str = "0000:01:00.0 0000:02:00.0 0000:04:00.0";
+        const NAMES: &str = "0000:01:00.0 0000:02:00.0 0000:04:00.0 0000:03:00.0";
         for (words, given_, says, ready) in [
             ("none", &[][..], "", "yes"),
             ("nvme nic", &["0000:01:00.0", "0000:02:00.0"], "", "yes"),
             ("0000:03:00.0", &["0000:03:00.0"], "", "yes"),
+            ("other", &["0000:03:00.0"], "", "yes"),
             // The chipset is not meant by all, and can be named.
             (
                 "all",
