@@ -22,7 +22,7 @@
 // 5. Errors. Functions that return int give 0, a count or a state, or one of the negative numbers of errno.h: -EINVAL (a wrong argument or
 //    name), -EAGAIN (no room now, or a reset is under way: poll, and try again), -ENODEV (the device is gone), -ENOTSUP (no driver is for it),
 //    -ENOMEM, -EIO (all else), and -ENOTRECOVERABLE (a fault of this library, which is also told on standard error: the handle can only be
-//    freed, and buffers that the call was given are not the caller's any more). Those that return a pointer give NULL, and wb_errno has the
+//    freed, and so can buffers that it was given: those that are gone are refused). Those that return a pointer give NULL, and wb_errno has the
 //    number. wb_error has a sentence that says what was tried, what came back and what to do.
 // 6. The process is the program's. No function ends it, reads its arguments, writes to standard output, or changes what signals do, but for one:
 //    once registers of a device are mapped there is a handler for SIGBUS, which puts other pages in place of those of a device that was taken
@@ -423,8 +423,8 @@ int wb_port_reset(const struct wb_port *port);
 int wb_rx_burst(struct wb_rx_queue *queue, struct wb_buf **packets, uint16_t n);
 
 // Sends packets, from the front of the array on, as many as there is room for; returns how many. Those are the queue's, the rest stays the caller's. A packet that
-// can never be sent counts as sent, and is dropped. -EINVAL where a buffer is not the caller's: then none of its 64, from a multiple of 64 on, were taken, and
-// those in front of them are. (DPDK: rte_eth_tx_burst.)
+// can never be sent counts as sent, and is dropped. Where a buffer is not the caller's, -EINVAL, or how many of those in front of it were taken, as with any other
+// error. (DPDK: rte_eth_tx_burst.)
 int wb_tx_burst(struct wb_tx_queue *queue, struct wb_buf *const *packets, uint16_t n);
 
 // Gives back the buffers of packets that were sent, where nothing is to be sent for a while: wb_tx_burst does so when it needs room. (DPDK: rte_eth_tx_done_cleanup.)

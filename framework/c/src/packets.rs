@@ -60,8 +60,8 @@ pub unsafe extern "C" fn wb_rx_burst(queue: *mut wb_rx_queue, packets: *mut *mut
 }
 
 /// Sends packets, from the front of the array on, as many as there is room for; returns how many. Those are the queue's, the rest stays the caller's. A packet that
-/// can never be sent counts as sent, and is dropped. -EINVAL where a buffer is not the caller's: then none of its 64, from a multiple of 64 on, were taken, and
-/// those in front of them are. (DPDK: rte_eth_tx_burst.)
+/// can never be sent counts as sent, and is dropped. Where a buffer is not the caller's, -EINVAL, or how many of those in front of it were taken, as with any other
+/// error. (DPDK: rte_eth_tx_burst.)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_tx_burst(queue: *mut wb_tx_queue, packets: *const *mut wb_buf, n: u16) -> c_int {
     entry(|| {
@@ -72,11 +72,12 @@ pub unsafe extern "C" fn wb_tx_burst(queue: *mut wb_tx_queue, packets: *const *m
         let mut sent = 0;
         for some in packets.chunks(BURST) {
             // SAFETY: rule 4: buffers of the caller's.
-            let taken = unsafe { send(queue, some) }?;
-            sent += taken;
-            if taken < some.len() {
-                break;
+            let taken = unsafe { send(queue, some) };
+            sent += *taken.as_ref().unwrap_or(&0);
+            if taken.as_ref().is_ok_and(|taken| *taken == some.len()) {
+                continue;
             }
+            return told(sent, taken);
         }
         Ok(count(sent))
     })

@@ -290,7 +290,11 @@ fn packets_go_from_port_to_port_and_no_buffer_twice() {
         assert_eq!(wb_tx_burst(tx, twice.as_ptr(), 3), -libc::EINVAL);
         assert_eq!((wb_buf_len(sent[0]), wb_buf_len(sent[1])), (60, 60), "none was taken");
         assert_eq!(wb_tx_burst(tx, [sent[0], null_mut()].as_ptr(), 2), -libc::EINVAL);
-        let (mut gone, mut came) = (0, Vec::new());
+        // What was taken in front of an error is told, and the error at the next call.
+        let wrong: Vec<_> = sent[..64].iter().copied().chain([null_mut()]).collect();
+        let mut gone = wb_tx_burst(tx, wrong.as_ptr(), 65) as usize;
+        assert!((1..=64).contains(&gone), "{}", error());
+        let mut came = Vec::new();
         while came.len() < 100 {
             let n = wb_tx_burst(tx, sent[gone..].as_ptr(), (100 - gone) as u16);
             assert!(n >= 0, "{}", error());
