@@ -11,7 +11,7 @@ repo=$PWD system=$PWD/target/minimal/${SUITE:-trixie}
 
 outside() {
   if ! unshare --mount --pid --fork --net mount -t tmpfs none /mnt; then
-    echo "skipped: no namespaces to be had here"
+    echo "LEFT OUT: minimal.sh: no namespaces to be had here"
     exit
   fi
   cargo test --workspace --no-run

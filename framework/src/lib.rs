@@ -31,13 +31,19 @@
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
+//! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
+//! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
+//! | `capture` | `capture`: packets of any queue in pcapng files | no |
+//! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!
-//! All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
+//! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues, the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
 pub mod block;
 pub mod drivers;
 mod error;
+#[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]
+pub mod guide;
 pub mod net;
 mod target;
 
@@ -45,11 +51,15 @@ pub use error::OpenError;
 pub use target::{OpenOptions, Opened, Target, open};
 pub use wholebar_core::*;
 
+#[cfg(feature = "capture")]
+pub use wholebar_capture as capture;
 #[cfg(feature = "igb")]
 pub use wholebar_igb as igb;
 #[cfg(feature = "nvme")]
 pub use wholebar_nvme as nvme;
 #[cfg(feature = "sim")]
 pub use wholebar_sim as sim;
+#[cfg(feature = "statistics")]
+pub use wholebar_statistics as statistics;
 #[cfg(feature = "virtio")]
 pub use wholebar_virtio as virtio;

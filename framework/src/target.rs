@@ -1,13 +1,15 @@
-//! Devices by name: `0000:01:00.0`, `vfio-user:/run/x.sock`, and `sim:nvme,size=1G` with the feature `sim`.
+//! Devices by name: `0000:01:00.0`, `vfio-user:/run/x.sock` with the feature `vfio-user`, and `sim:nvme,size=1G` with the feature `sim`.
 
 use crate::OpenError;
 use std::fmt;
+#[cfg(feature = "vfio-user")]
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::pci::{Address, PciDevice};
 use wholebar_core::vfio::{IommuType, Route, Vfio, VfioOptions};
+#[cfg(feature = "vfio-user")]
 use wholebar_core::vfio_user::{self, VfioUser};
 
 /// Opens a device by its name, with [`OpenOptions::default`].
@@ -40,6 +42,7 @@ pub enum Target {
         options: VfioOptions,
     },
     /// A vfio-user server: `vfio-user:/run/x.sock`, and behind it `,timeout=SECONDS`.
+    #[cfg(feature = "vfio-user")]
     VfioUser {
         /// Its socket.
         path: PathBuf,
@@ -83,7 +86,8 @@ impl Target {
             let models = wholebar_sim::MODELS.map(|(name, _)| format!("sim:{name}, ")).concat();
             #[cfg(not(feature = "sim"))]
             let models = "";
-            let known = format!("{models}vfio-user:PATH or a PCI address such as 0000:01:00.0");
+            let servers = if cfg!(feature = "vfio-user") { "vfio-user:PATH or " } else { "" };
+            let known = format!("{models}{servers}a PCI address such as 0000:01:00.0");
             OpenError::Target { text: text.to_owned(), known }
         };
         match text.split_once(':') {
@@ -92,6 +96,9 @@ impl Target {
             #[cfg(not(feature = "sim"))]
             Some(("sim", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "sim" }),
             Some(("vfio-user", "")) => Err(unknown()),
+            #[cfg(not(feature = "vfio-user"))]
+            Some(("vfio-user", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "vfio-user" }),
+            #[cfg(feature = "vfio-user")]
             Some(("vfio-user", target)) => {
                 // A path may have commas of its own.
                 let (path, timeout) = match target.rsplit_once(",timeout=") {
@@ -115,6 +122,7 @@ impl Target {
     pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
         let device: Arc<dyn PciDevice> = match self {
             Self::Pci { address, options } => Vfio::open(*address, options)?,
+            #[cfg(feature = "vfio-user")]
             Self::VfioUser { path, timeout } => {
                 let limits =
                     timeout.or(options.timeout).map_or_else(vfio_user::Options::default, vfio_user::Options::of);
@@ -134,6 +142,7 @@ impl Target {
     }
 }
 
+#[cfg(feature = "vfio-user")]
 /// Seconds: `30`, `30s`, `0.5`.
 fn seconds(text: &str) -> Result<Duration, OpenError> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s| (0.001..=1e6).contains(s));
@@ -185,7 +194,9 @@ impl FromStr for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(feature = "vfio-user")]
             Self::VfioUser { path, timeout: None } => write!(f, "vfio-user:{}", path.display()),
+            #[cfg(feature = "vfio-user")]
             Self::VfioUser { path, timeout: Some(timeout) } => {
                 write!(f, "vfio-user:{},timeout={}", path.display(), timeout.as_secs_f64())
             }
@@ -221,6 +232,7 @@ mod tests {
 
     #[test]
     fn names_are_understood_and_shown_as_they_were() {
+        #[cfg(feature = "vfio-user")]
         for (text, path, timeout) in [
             ("vfio-user:/run/x.sock", "/run/x.sock", None),
             ("vfio-user:/run/x,y=1", "/run/x,y=1", None),
@@ -232,7 +244,12 @@ mod tests {
             let Target::VfioUser { path: p, timeout: t } = target else { panic!("{text}") };
             assert_eq!((p, t), (path.into(), timeout));
         }
-        assert!(matches!(Target::parse("vfio-user:x,timeout=30s"), Ok(Target::VfioUser { timeout: Some(_), .. })));
+        #[cfg(feature = "vfio-user")]
+        {
+            assert!(matches!(Target::parse("vfio-user:x,timeout=30s"), Ok(Target::VfioUser { timeout: Some(_), .. })));
+            assert!(error("vfio-user:x,timeout=soon").starts_with("timeout=soon: expected seconds"));
+            assert!(error("vfio-user:x,timeout=-1").starts_with("timeout=-1: expected seconds"));
+        }
         for (text, address) in
             [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
         {
@@ -249,8 +266,6 @@ mod tests {
         assert!(error("0000:01:00.0,via=luck").starts_with("via=luck: expected group"));
         assert!(error("0000:01:00.0,speed=1").starts_with("a PCI function has no parameter \"speed\""));
         assert!(error("0000:01:00.0,token=1").contains("UUID"));
-        assert!(error("vfio-user:x,timeout=soon").starts_with("timeout=soon: expected seconds"));
-        assert!(error("vfio-user:x,timeout=-1").starts_with("timeout=-1: expected seconds"));
     }
 
     #[test]
@@ -271,7 +286,10 @@ mod tests {
     }
 
     #[test]
-    fn models_are_a_feature() {
+    fn what_needs_a_feature_says_which() {
+        if cfg!(not(feature = "vfio-user")) {
+            assert!(error("vfio-user:x").contains("the feature \"vfio-user\""));
+        }
         if cfg!(feature = "sim") {
             assert_eq!(Target::parse("sim:nvme,size=64M").unwrap().to_string(), "sim:nvme,size=64M");
             assert!(error("sim:toaster").contains("there is no model"));

@@ -90,7 +90,7 @@ impl WithModel for Serve<'_> {
         let (mut longest, mut idle) = (Duration::ZERO, 0u32);
         while !stop.load(Ordering::Relaxed) {
             let began = Instant::now();
-            let work = server.turn();
+            let work = server.poll();
             longest = longest.max(began.elapsed());
             match work {
                 Work::Busy => idle = 0,

@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use wholebar::bar::MapPolicy;
 use wholebar::block::Request;
+use wholebar::capture::{Capture, Direction};
 use wholebar::mem::PoolCache;
-use wholebar::net::{Burst, Capture, Direction, Faulty, PortConfig, RxQueue, TxQueue};
+use wholebar::net::{Burst, Faulty, PortConfig, RxQueue, TxQueue};
 use wholebar::nvme::{Options, Queue, QueueOptions};
 use wholebar_tests::nvme::{Bench, patient};
 use wholebar_tests::virtio::End;

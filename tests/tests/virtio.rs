@@ -1,9 +1,14 @@
 //! Virtio over every backend, on both kinds of ring, under every policy.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::net::{self, Burst, PortConfig};
 use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::virtio::Options;
 use wholebar_tests::{Rig, behind_socket, net_behind_socket, on_thread, virtio};
@@ -108,4 +113,33 @@ fn filters_filter() -> Result<()> {
 #[test]
 fn packets_go_on_after_resets() -> Result<()> {
     on_wires("", |rigs, options| virtio::packets_go_on_after_resets(rigs, options, 4))
+}
+
+/// What a model filtered is among its port's statistics: here, packets to another station, in front of one to the port.
+#[test]
+fn what_a_model_filtered_is_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let from = dir.path().join("in.pcap");
+    let mut file = PcapWriter::new(File::create(&from)?)?;
+    for to in [0x12, 0x12, 0x12, 0x11] {
+        let packet = [&[2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, 0x78, 0x88, 0xb5][..], &[0; 46]].concat();
+        file.write_packet(&PcapPacket::new(Duration::ZERO, 60, &packet))?;
+    }
+    drop(file);
+    let model = "sim:virtio-net,mac=02:00:00:00:00:11,wire=pcap,full=wait";
+    let device = wholebar::open(&format!("{model},replay={}", from.display()))?;
+    let port = net::open(&device, &PortConfig::default())?;
+    let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+    port.attach(&arena)?;
+    let mut rx = port.rx_queue(0, &Pool::new(&arena, 256, 2048, 64)?)?;
+    let (mut burst, began) = (Burst::new(4), Instant::now());
+    let told = || port.statistics().iter().find(|s| s.queue == "model" && s.name == "rx_filtered").map(|s| s.value);
+    // The model counts at the end of a turn: the packet may come before.
+    while burst.is_empty() || told() == Some(0) {
+        rx.rx(&mut burst);
+        ensure!(began.elapsed() < Duration::from_secs(60), "{} packets came, {:?} were filtered", burst.len(), told());
+        std::thread::yield_now();
+    }
+    assert_eq!((burst.len(), told()), (1, Some(3)));
+    Ok(())
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar::cores;
 use wholebar::pci::PciDevice;
-use wholebar::sim::virtio::net::NetHandle;
 use wholebar::{OpenError, OpenOptions, sim};
 
 /// A device that was opened.
@@ -46,11 +45,6 @@ impl Target {
     /// Whether a model in this process has no core to itself.
     pub fn shares_cores(&self) -> bool {
         self.shares_cores
-    }
-
-    /// The link and the counters of a network model in this process.
-    pub fn net(&self) -> Option<&Arc<NetHandle>> {
-        self.sim.as_ref()?.net.as_ref()
     }
 
     /// The CPU time of a model in this process, from now on.

@@ -10,14 +10,14 @@ use crate::rx_ring::RxRing;
 use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
 use crate::tx::{Tx, TxParts};
 use crate::tx_ring::TxRing;
-use crossbeam::channel::Receiver;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
+use wholebar_core::channel::Receiver;
+use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
 use wholebar_core::pci::{IRQ_MSIX, Opening, PciDevice};
@@ -27,7 +27,7 @@ use wholebar_core::reset::Domain;
 pub struct Igb(pub(crate) Arc<Handle>);
 
 /// What keeps a device open: held by [`Igb`] and by its queues.
-pub(crate) struct Handle(Keeper<Inner>);
+pub(crate) struct Handle(ControlPlane<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -114,7 +114,8 @@ impl Igb {
             let _ = hw.bus_master(false);
             return Err(error);
         }
-        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let (service, patience, queue_context) =
+            (options.service, options.stop_timeout, QueueContext::new(&hw.device, wake));
         let inner = Inner {
             name: hw.name(),
             hw,
@@ -128,11 +129,11 @@ impl Igb {
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
         };
-        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
-            keeper.spawn()?;
+            control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(keeper))))
+        Ok(Self(Arc::new(Handle(control_plane))))
     }
 
     /// BAR0, as it was mapped.
@@ -155,7 +156,7 @@ impl Igb {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
@@ -166,7 +167,7 @@ impl Igb {
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
         let split = inner.buffers(pool)?;
-        let mapping = inner.ties().attach(pool.arena())?;
+        let mapping = inner.queue_context().attach(pool.arena())?;
         let parts = inner.with(|control| inner.make_rx(control, index, pool, split, mapping))?;
         Ok(Rx::new(inner.clone(), parts))
     }
@@ -213,7 +214,7 @@ impl Igb {
 
     /// What is signalled when there is something for [`service`](Self::service) to do at once.
     pub fn wakeup(&self) -> &Arc<EventFd> {
-        self.0.ties().wake()
+        self.0.queue_context().wake()
     }
 
     /// Whether the device can be used.
@@ -397,7 +398,7 @@ impl Driver for Inner {
     const NAME: &'static str = "igb";
     type State = Control;
     type Event = Event;
-    type Trouble = (u16, Fault);
+    type QueueFault = (u16, Fault);
     type Error = Error;
 
     fn device(&self) -> &Arc<dyn PciDevice> {
@@ -408,15 +409,15 @@ impl Driver for Inner {
         &self.domain
     }
 
-    fn event(happened: Happened) -> Event {
-        happened.into()
+    fn event(event: DeviceEvent) -> Event {
+        event.into()
     }
 
-    fn remedy(error: &Error) -> Remedy {
+    fn recovery(error: &Error) -> Recovery {
         match error {
-            Error::Gone { .. } => Remedy::Gone,
-            Error::NotReady { .. } => Remedy::Reset,
-            _ => Remedy::Nothing,
+            Error::Gone { .. } => Recovery::Gone,
+            Error::NotReady { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -440,19 +441,19 @@ impl Driver for Inner {
     }
 
     /// A queue that nobody has is none.
-    fn turn(&self, _: &mut Control) {}
+    fn poll_parked(&self, _: &mut Control) {}
 
-    fn help(&self, _: &mut Control, (queue, fault): (u16, Fault)) -> Result<Option<String>> {
+    fn handle_fault(&self, _: &mut Control, (queue, fault): (u16, Fault)) -> Result<Option<String>> {
         Ok(Some(Error::Broken { device: self.hw.name(), queue, fault }.to_string()))
     }
 
-    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
         control.follow_link(&self.hw, self.interrupts.is_some(), tell)?;
         control.count(&self.hw)
     }
 
-    fn put_away(&self, _: &mut Control) -> Result<()> {
+    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
         Ok(())
     }
 
@@ -499,9 +500,9 @@ impl Handle {
 }
 
 impl Deref for Handle {
-    type Target = Keeper<Inner>;
+    type Target = ControlPlane<Inner>;
 
-    fn deref(&self) -> &Keeper<Inner> {
+    fn deref(&self) -> &ControlPlane<Inner> {
         &self.0
     }
 }

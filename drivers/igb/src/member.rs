@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 use wholebar_core::net::QueueState;
-use wholebar_core::reset::{End, Gate, Turn};
+use wholebar_core::reset::{End, Gate, Step};
 
 /// A queue's gate, and why it will never open again.
 pub(crate) struct Member {
@@ -41,7 +41,7 @@ impl Member {
 
     /// Takes hands off where that is asked for.
     #[cold]
-    pub fn turn(&mut self) -> Home {
+    pub fn step(&mut self) -> Home {
         match &self.ending {
             Some(Ending::Expelled) => return Home::Quarantine,
             Some(Ending::Device(end)) if end.harmless => return Home::Ended,
@@ -49,14 +49,14 @@ impl Member {
             None if self.gate.open() => return Home::Wait,
             None => {}
         }
-        match self.gate.turn() {
-            Turn::Stop | Turn::Abort => Home::Wait,
-            Turn::Restart => Home::Restart,
-            Turn::Expelled => {
+        match self.gate.step() {
+            Step::Stop | Step::Abort => Home::Wait,
+            Step::Restart => Home::Restart,
+            Step::Expelled => {
                 self.ending = Some(Ending::Expelled);
                 Home::Quarantine
             }
-            Turn::Ended(end) => {
+            Step::Ended(end) => {
                 let home = if end.harmless { Home::Ended } else { Home::Quarantine };
                 self.ending = Some(Ending::Device(end));
                 home

@@ -4,9 +4,9 @@ use crate::error::Error;
 use crate::igb::Igb;
 use crate::regs;
 use crate::settings::Settings;
-use crossbeam::channel::Receiver;
 use std::sync::Arc;
 use wholebar_core::DriverError;
+use wholebar_core::channel::Receiver;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
 

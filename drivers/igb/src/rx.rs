@@ -176,14 +176,14 @@ impl Rx {
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
-            self.inner.ties().trouble(epoch, (self.index, fault));
+            self.inner.queue_context().report_fault(epoch, (self.index, fault));
         }
     }
 
     /// A turn of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.turn() {
+        match self.member.step() {
             Home::Wait => {}
             Home::Restart => {
                 self.let_go();

@@ -186,7 +186,7 @@ impl Tx {
         let mapping = match known {
             Some(mapping) => mapping,
             None => {
-                let mapping = self.inner.ties().arena(id).ok_or(Unfit::Arena)?;
+                let mapping = self.inner.queue_context().arena(id).ok_or(Unfit::Arena)?;
                 self.arenas.push(mapping.clone());
                 mapping
             }
@@ -213,7 +213,7 @@ impl Tx {
     /// A turn of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.turn() {
+        match self.member.step() {
             Home::Wait => {}
             Home::Restart => {
                 self.let_go();

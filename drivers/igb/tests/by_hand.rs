@@ -12,8 +12,8 @@ use wholebar_core::pci::PciDevice;
 use wholebar_core::reactor::Armed;
 use wholebar_igb::{Error, Fault, Igb, Options};
 
-fn open(hand: &Hand) -> Result<Igb, Error> {
-    Igb::open(hand.device(), PortConfig::default(), manual())
+fn open(nic: &FakeNic) -> Result<Igb, Error> {
+    Igb::open(nic.device(), PortConfig::default(), manual())
 }
 
 fn statistic(igb: &Igb, queue: &str, name: &str) -> u64 {
@@ -22,46 +22,46 @@ fn statistic(igb: &Igb, queue: &str, name: &str) -> u64 {
 
 #[test]
 fn its_address_is_the_eeprom_s() {
-    let hand = Hand::new();
-    assert_eq!(open(&hand).unwrap().mac().to_string(), "52:54:00:12:34:56");
-    assert_eq!((hand.register(RAL0), hand.register(RAH0)), (0, 0), "it was reset when it was closed");
+    let nic = FakeNic::new();
+    assert_eq!(open(&nic).unwrap().mac().to_string(), "52:54:00:12:34:56");
+    assert_eq!((nic.register(RAL0), nic.register(RAH0)), (0, 0), "it was reset when it was closed");
     // The second port.
-    let status = hand.register(STATUS);
-    hand.set(STATUS, status | 1 << 2);
-    let device = hand.device();
-    hand.inside().eeprom[2] = 0x5634;
+    let status = nic.register(STATUS);
+    nic.set(STATUS, status | 1 << 2);
+    let device = nic.device();
+    nic.inside().eeprom[2] = 0x5634;
     let igb = Igb::open(device, PortConfig::default(), manual()).unwrap();
     // A reset takes the port's number with it here, so that it is the first again.
     assert_eq!(igb.mac().to_string(), "52:54:00:12:34:56");
     drop(igb);
     // A checksum that is wrong, and nothing loaded.
-    hand.inside().eeprom[5] ^= 1;
-    assert!(matches!(open(&hand), Err(Error::NoAddress { checksum: 0xbabb, .. })));
-    hand.inside().eeprom[5] ^= 1;
-    hand.inside().eeprom[..3].fill(0);
-    assert!(matches!(open(&hand), Err(Error::NoAddress { .. })));
+    nic.inside().eeprom[5] ^= 1;
+    assert!(matches!(open(&nic), Err(Error::NoAddress { checksum: 0xbabb, .. })));
+    nic.inside().eeprom[5] ^= 1;
+    nic.inside().eeprom[..3].fill(0);
+    assert!(matches!(open(&nic), Err(Error::NoAddress { .. })));
 }
 
 #[test]
 fn what_is_no_82576_is_left_alone() {
-    let hand = Hand::new();
-    hand.set(CTRL_EXT, 3 << 22);
-    assert!(open(&hand).is_err_and(|e| e.to_string().contains("LINK_MODE is 3")));
-    hand.inside().vendor = [0xf4, 0x1a, 0x41, 0x10];
-    let error = open(&hand).err().unwrap().to_string();
+    let nic = FakeNic::new();
+    nic.set(CTRL_EXT, 3 << 22);
+    assert!(open(&nic).is_err_and(|e| e.to_string().contains("LINK_MODE is 3")));
+    nic.inside().vendor = [0xf4, 0x1a, 0x41, 0x10];
+    let error = open(&nic).err().unwrap().to_string();
     assert_eq!(error, "by hand is not a device for this driver: it is 1af4:1041, and not an 82576");
-    assert_eq!(hand.inside().resets, 1);
+    assert_eq!(nic.inside().resets, 1);
 }
 
 #[test]
 fn every_wait_ends() {
-    let hand = Hand::new();
-    hand.inside().stuck_reset = true;
-    let error = open(&hand).err().unwrap();
+    let nic = FakeNic::new();
+    nic.inside().stuck_reset = true;
+    let error = open(&nic).err().unwrap();
     assert!(matches!(error, Error::NotReady { what: "end its reset", register: CTRL, .. }), "{error}");
-    let hand = Hand::new();
-    hand.inside().firmware = true;
-    let error = open(&hand).err().unwrap();
+    let nic = FakeNic::new();
+    nic.inside().firmware = true;
+    let error = open(&nic).err().unwrap();
     assert!(error.to_string().contains("firmware's semaphore"), "{error}");
 }
 
@@ -69,13 +69,13 @@ fn every_wait_ends() {
 fn packets_are_taken_as_they_were_written() {
     let rig = rig(small());
     let (mut rx, mut out) = (rig.igb.rx(0, &rig.pool).unwrap(), Burst::new(8));
-    assert_eq!(rig.hand.register(RX + TAIL), 15);
+    assert_eq!(rig.nic.register(RX + TAIL), 15);
     let mut index = 0;
     for lap in 0..40u32 {
         let bytes: Vec<u8> = (0..60 + lap * 24).map(|i| (i + lap) as u8).collect();
         // VP, IPCS, L4CS; L4E on odd laps.
         let status = 3 | 1 << 3 | 1 << 5 | 1 << 6 | u64::from(lap % 2) << 29 | u64::from(lap as u16) << 48;
-        rig.hand.receive(&rig.device, index, &bytes, status);
+        rig.nic.receive(&rig.device, index, &bytes, status);
         index = (index + 1) % 16;
         assert_eq!(rx.rx(&mut out), 1);
         let packet = out.pop().unwrap();
@@ -85,15 +85,15 @@ fn packets_are_taken_as_they_were_written() {
     }
     // In parts, over two calls; then one that is cut off by an error.
     for (part, status) in [([1u8; 1024], 1), ([2; 1024], 1)] {
-        rig.hand.receive(&rig.device, index, &part, status);
+        rig.nic.receive(&rig.device, index, &part, status);
         index = (index + 1) % 16;
     }
     assert_eq!((rx.rx(&mut out), statistic(&rig.igb, "rx0", "packets")), (0, 40));
-    rig.hand.receive(&rig.device, index, &[3; 5], 3);
+    rig.nic.receive(&rig.device, index, &[3; 5], 3);
     index = (index + 1) % 16;
     // 2053 bytes are more than a packet may have, with an MTU of 1500.
     assert_eq!((rx.rx(&mut out), statistic(&rig.igb, "rx0", "dropped_too_long")), (0, 1));
-    rig.hand.receive(&rig.device, index, &[4; 60], 3 | 1 << 31);
+    rig.nic.receive(&rig.device, index, &[4; 60], 3 | 1 << 31);
     assert_eq!((rx.rx(&mut out), statistic(&rig.igb, "rx0", "dropped_malformed")), (0, 1));
     drop(rx);
     assert_eq!((rig.pool.available(), rig.igb.quarantined()), (BUFFERS, 0));
@@ -105,7 +105,7 @@ fn a_ring_that_holds_nonsense_ends_in_a_reset() {
     let (mut rx, mut tx, mut out) = (rig.igb.rx(0, &rig.pool).unwrap(), rig.igb.tx(0).unwrap(), Burst::new(8));
     out.push(rig.pool.get_len(60).unwrap()).unwrap();
     assert_eq!((tx.tx(&mut out), tx.in_flight()), (1, 1));
-    rig.hand.write_back(&rig.device, RX, 0, [0, 3 | 1025 << 32]);
+    rig.nic.write_back(&rig.device, RX, 0, [0, 3 | 1025 << 32]);
     assert_eq!((rx.rx(&mut out), rx.state()), (0, QueueState::Resetting));
     let mut turns = 0;
     while rig.igb.service().unwrap() || tx.state() != QueueState::Running || rx.state() != QueueState::Running {
@@ -122,7 +122,7 @@ fn a_ring_that_holds_nonsense_ends_in_a_reset() {
     assert!(events.contains(&Event::Reset { why, lost: vec![] }), "{events:?}");
     assert_eq!((statistic(&rig.igb, "tx0", "dropped_reset"), tx.in_flight()), (1, 0));
     // It goes on from the first descriptor.
-    rig.hand.receive(&rig.device, 0, &[9; 60], 3);
+    rig.nic.receive(&rig.device, 0, &[9; 60], 3);
     assert_eq!((rx.rx(&mut out), out.pop().unwrap().bytes()), (1, &[9; 60][..]));
     drop((rx, tx));
     assert_eq!((rig.pool.available(), rig.igb.quarantined()), (BUFFERS, 0));
@@ -140,18 +140,18 @@ fn descriptors_say_what_is_to_be_done() {
     packet.set_offload(Some(offload));
     burst.push(packet).unwrap();
     burst.push(rig.pool.get_len(60).unwrap()).unwrap();
-    assert_eq!((tx.tx(&mut burst), rig.hand.register(TX + TAIL)), (2, 4));
-    let words = |i| rig.hand.words(&rig.device, TX, i);
+    assert_eq!((tx.tx(&mut burst), rig.nic.register(TX + TAIL)), (2, 4));
+    let words = |i| rig.nic.words(&rig.device, TX, i);
     assert_eq!(words(0), [0x6064 << 16 | 14 << 9 | 20, 0x2020_0400], "the context");
     assert_eq!(words(1)[1], 0x6230_0064 | (1100 << 14 | 0x300) << 32);
     assert_eq!(words(2)[1], 0x6330_03e8 | (1100 << 14 | 0x300) << 32);
     assert_eq!(words(3)[1], 0x2b30_003c | (60 << 14) << 32, "the last of a burst reports");
     assert_eq!(tx.in_flight(), 2);
     // DD on one that was not to report says nothing.
-    rig.hand.write_back(&rig.device, TX, 2, [0, words(2)[1] | 1 << 32]);
+    rig.nic.write_back(&rig.device, TX, 2, [0, words(2)[1] | 1 << 32]);
     tx.reclaim();
     assert_eq!(tx.in_flight(), 2);
-    rig.hand.write_back(&rig.device, TX, 3, [0, words(3)[1] | 1 << 32]);
+    rig.nic.write_back(&rig.device, TX, 3, [0, words(3)[1] | 1 << 32]);
     tx.reclaim();
     assert_eq!((tx.in_flight(), rig.pool.available()), (0, BUFFERS));
     // The device has the context still.
@@ -161,7 +161,7 @@ fn descriptors_say_what_is_to_be_done() {
         packet.set_offload(Some(offload));
         burst.push(packet).unwrap();
         tx.tx(&mut burst);
-        assert_eq!(rig.hand.register(TX + TAIL), tail);
+        assert_eq!(rig.nic.register(TX + TAIL), tail);
     }
 }
 
@@ -181,7 +181,7 @@ fn packets_that_cannot_be_sent_are_dropped_and_counted() {
     tagged.set_vlan(Some(1));
     burst.push(tagged).unwrap();
     burst.push(elsewhere.get_len(100).unwrap()).unwrap();
-    assert_eq!((tx.tx(&mut burst), burst.len(), rig.hand.register(TX + TAIL)), (5, 0, 0));
+    assert_eq!((tx.tx(&mut burst), burst.len(), rig.nic.register(TX + TAIL)), (5, 0, 0));
     let dropped = ["dropped_length", "dropped_segments", "dropped_offload", "dropped_arena"];
     assert_eq!(dropped.map(|name| statistic(&rig.igb, "tx0", name)), [2, 1, 1, 1]);
     // A full ring keeps the rest.
@@ -221,7 +221,7 @@ fn removal_is_seen_and_frees_what_nobody_can_write() {
     let (mut rx, mut tx, mut burst) = (rig.igb.rx(0, &rig.pool).unwrap(), rig.igb.tx(0).unwrap(), Burst::new(8));
     burst.push(rig.pool.get_len(60).unwrap()).unwrap();
     tx.tx(&mut burst);
-    rig.hand.inside().gone = true;
+    rig.nic.inside().gone = true;
     assert!(matches!(rig.igb.service(), Err(Error::Gone { .. })));
     rx.rx(&mut burst);
     tx.reclaim();
@@ -236,33 +236,33 @@ fn removal_is_seen_and_frees_what_nobody_can_write() {
 fn a_queue_that_cannot_be_disabled_keeps_its_memory_from_others() {
     let rig = rig(small());
     let rx = rig.igb.rx(0, &rig.pool).unwrap();
-    rig.hand.inside().stuck_queues = true;
+    rig.nic.inside().stuck_queues = true;
     drop(rx);
     assert_eq!((rig.igb.quarantined(), rig.pool.available()), (15, BUFFERS - 15));
     // A reset stops it, and then it can be had again.
-    let resets = rig.hand.inside().resets;
+    let resets = rig.nic.inside().resets;
     let rx = rig.igb.rx(0, &rig.pool).unwrap();
-    assert_eq!((rx.state(), rig.hand.inside().resets), (QueueState::Running, resets + 1));
+    assert_eq!((rx.state(), rig.nic.inside().resets), (QueueState::Running, resets + 1));
 }
 
 #[test]
 fn the_link_is_told_and_what_is_counted_adds_up() {
     let rig = rig(small());
-    rig.hand.interrupt(&rig.device, 0);
+    rig.nic.interrupt(&rig.device, 0);
     assert!(rig.igb.wakeup().wait(Some(Duration::from_secs(60))).unwrap() > 0);
     rig.igb.service().unwrap();
     assert_eq!(rig.igb.events().try_recv(), Ok(Event::Link(rig.igb.link())));
     for n in 1..=3 {
-        rig.hand.set(0x4074, n);
-        rig.hand.set(0x4088, u32::MAX);
-        rig.hand.set(0x408c, 1);
+        rig.nic.set(0x4074, n);
+        rig.nic.set(0x4088, u32::MAX);
+        rig.nic.set(0x408c, 1);
         rig.igb.service().unwrap();
-        rig.hand.set(0x408c, 0);
-        rig.hand.set(0x4088, 0);
+        rig.nic.set(0x408c, 0);
+        rig.nic.set(0x4088, 0);
     }
     assert_eq!(statistic(&rig.igb, "", "rx_packets"), 6);
     assert_eq!(statistic(&rig.igb, "", "rx_bytes"), 3 * ((1 << 32) | u64::from(u32::MAX)));
-    rig.hand.set(STATUS, 0x80);
+    rig.nic.set(STATUS, 0x80);
     rig.igb.service().unwrap();
     assert!(matches!(rig.igb.events().try_recv(), Ok(Event::Link(link)) if !link.up));
     assert_eq!((statistic(&rig.igb, "", "link_changes"), statistic(&rig.igb, "", "resets")), (2, 0));
@@ -275,12 +275,12 @@ fn queues_are_armed_one_by_one() {
     let rig = rig(PortConfig { rx_queues: 2, rx_interrupts: true, ..small() });
     let (mut first, mut second) = (rig.igb.rx(0, &rig.pool).unwrap(), rig.igb.rx(1, &rig.pool).unwrap());
     // Receive queues 0 and 1 have vectors 1 and 2.
-    assert_eq!((rig.hand.register(0x1700), rig.hand.register(0x1704), rig.hand.register(0x1708)), (0x81, 0x82, 0));
-    assert_eq!((first.arm(), rig.hand.register(0x1524)), (Armed::Yes, 2));
-    assert_eq!((second.arm(), rig.hand.register(0x1524)), (Armed::Yes, 4));
+    assert_eq!((rig.nic.register(0x1700), rig.nic.register(0x1704), rig.nic.register(0x1708)), (0x81, 0x82, 0));
+    assert_eq!((first.arm(), rig.nic.register(0x1524)), (Armed::Yes, 2));
+    assert_eq!((second.arm(), rig.nic.register(0x1524)), (Armed::Yes, 4));
     second.disarm();
-    assert_eq!(rig.hand.register(0x1528), 4);
-    rig.hand.interrupt(&rig.device, 2);
+    assert_eq!(rig.nic.register(0x1528), 4);
+    rig.nic.interrupt(&rig.device, 2);
     assert_eq!((first.wakeup().unwrap().take(), second.wakeup().unwrap().take()), (0, 1));
 }
 
@@ -295,12 +295,12 @@ fn settings_outlive_resets() {
         [CTRL, 0x100, 0x400]
             .into_iter()
             .chain((0x5000..0x5b00).step_by(4))
-            .map(|r| rig.hand.register(r))
+            .map(|r| rig.nic.register(r))
             .collect::<Vec<_>>()
     };
     let before = all();
     rig.igb.reset().unwrap();
-    assert_eq!((all() == before, rig.hand.register(RAL0), rig.hand.register(0x5604)), (true, 2, 2));
+    assert_eq!((all() == before, rig.nic.register(RAL0), rig.nic.register(0x5604)), (true, 2, 2));
     assert!(rig.igb.set_vlan(0, true).is_err() && rig.igb.set_vlan(4095, true).is_err());
     let device = rig.igb.device().clone();
     assert!(Igb::open(device, PortConfig { mtu: Some(67), ..small() }, Options::default()).is_err());

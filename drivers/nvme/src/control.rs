@@ -18,7 +18,7 @@ use wholebar_core::reset::Domain;
 
 /// What a queue tells the control plane.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum QueueFault {
     /// A command took longer than it may: abort it.
     Overdue { qid: u16, cid: u16 },
     /// A command was not answered after it was to be aborted.

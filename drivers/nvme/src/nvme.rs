@@ -2,7 +2,7 @@
 
 use crate::admin::AdminQueue;
 use crate::command;
-use crate::control::{Control, Record, Trouble, memory};
+use crate::control::{Control, QueueFault, Record, memory};
 use crate::doorbell::{Bell, Shadows};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -13,14 +13,14 @@ use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::{Parts, Queue};
 use crate::ring::QueuePair;
-use crossbeam::channel::Receiver;
 use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
+use wholebar_core::channel::Receiver;
+use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::pci::{IRQ_INTX, IRQ_MSI, IRQ_MSIX, Opening, PciDevice};
 use wholebar_core::reset::Domain;
@@ -29,7 +29,7 @@ use wholebar_core::reset::Domain;
 pub struct Nvme(pub(crate) Arc<Handle>);
 
 /// What keeps a controller open: held by [`Nvme`] and by its queues.
-pub(crate) struct Handle(Keeper<Inner>);
+pub(crate) struct Handle(ControlPlane<Inner>);
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -66,14 +66,15 @@ impl Nvme {
                 return Err(error);
             }
         };
-        let (service, patience, ties) = (options.service, options.stop_timeout, Ties::new(&hw.device, wake));
+        let (service, patience, queue_context) =
+            (options.service, options.stop_timeout, QueueContext::new(&hw.device, wake));
         let namespaces = Namespaces::new(namespaces);
         let inner = Inner { hw, options, controller, namespaces, domain: Domain::new(), interrupts };
-        let mut keeper = Keeper::new(inner, control, ties, patience)?;
+        let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
-            keeper.spawn()?;
+            control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(keeper))))
+        Ok(Self(Arc::new(Handle(control_plane))))
     }
 
     /// What the controller says of itself.
@@ -147,7 +148,7 @@ impl Nvme {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// A queue pair, to be owned by one core.
@@ -405,7 +406,7 @@ impl Driver for Inner {
     const NAME: &'static str = "nvme";
     type State = Control;
     type Event = Event;
-    type Trouble = Trouble;
+    type QueueFault = QueueFault;
     type Error = Error;
 
     fn device(&self) -> &Arc<dyn PciDevice> {
@@ -416,20 +417,20 @@ impl Driver for Inner {
         &self.domain
     }
 
-    fn event(happened: Happened) -> Event {
-        match happened {
-            Happened::FunctionError => Event::FunctionError,
-            Happened::UnbindRequest => Event::UnbindRequest,
-            Happened::Reset { why, lost } => Event::Reset { why, lost },
-            Happened::Ended { why } => Event::Ended { why },
+    fn event(event: DeviceEvent) -> Event {
+        match event {
+            DeviceEvent::FunctionError => Event::FunctionError,
+            DeviceEvent::UnbindRequest => Event::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Event::Reset { why, lost },
+            DeviceEvent::Ended { why } => Event::Ended { why },
         }
     }
 
-    fn remedy(error: &Error) -> Remedy {
+    fn recovery(error: &Error) -> Recovery {
         match error {
-            Error::Gone { .. } => Remedy::Gone,
-            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
-            _ => Remedy::Nothing,
+            Error::Gone { .. } => Recovery::Gone,
+            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -451,19 +452,19 @@ impl Driver for Inner {
     }
 
     /// A queue that nobody has is none.
-    fn turn(&self, _: &mut Control) {}
+    fn poll_parked(&self, _: &mut Control) {}
 
-    fn help(&self, control: &mut Control, trouble: Trouble) -> Result<Option<String>> {
+    fn handle_fault(&self, control: &mut Control, trouble: QueueFault) -> Result<Option<String>> {
         match trouble {
-            Trouble::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            Trouble::Stuck { qid, cid } => {
+            QueueFault::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
+            QueueFault::Stuck { qid, cid } => {
                 Ok(Some(format!("command {cid} of queue {qid} was neither completed nor aborted in time")))
             }
-            Trouble::Broken(fault) => Ok(Some(fault.to_string())),
+            QueueFault::Broken(fault) => Ok(Some(fault.to_string())),
         }
     }
 
-    fn attend(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         let healthy = self.hw.healthy("while it was running");
         let attended = healthy.and_then(|()| control.take_events(&self.hw, &self.controller, &self.namespaces, tell));
         // What raised them was taken above.
@@ -471,7 +472,7 @@ impl Driver for Inner {
         attended.and(rearmed.map_err(Error::from))
     }
 
-    fn put_away(&self, _: &mut Control) -> Result<()> {
+    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
         self.hw.shut_down()
     }
 
@@ -514,9 +515,9 @@ impl Handle {
 }
 
 impl Deref for Handle {
-    type Target = Keeper<Inner>;
+    type Target = ControlPlane<Inner>;
 
-    fn deref(&self) -> &Keeper<Inner> {
+    fn deref(&self) -> &ControlPlane<Inner> {
         &self.0
     }
 }

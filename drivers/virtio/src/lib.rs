@@ -28,11 +28,11 @@
 
 pub mod blk;
 mod caps;
+mod device;
 mod error;
 mod feature;
 mod hardware;
 mod life;
-mod machine;
 mod net;
 mod options;
 mod ring;

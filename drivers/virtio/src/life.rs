@@ -1,12 +1,12 @@
 //! What every queue does besides its work: it stops for resets, starts over after them, says when it is broken, and translates addresses.
 
+use crate::device::Shared;
 use crate::error::{Error, Fault};
-use crate::machine::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
 use wholebar_core::mem::{Buf, DmaMapping};
-use wholebar_core::reset::{End, Gate, Turn};
+use wholebar_core::reset::{End, Gate, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
@@ -67,7 +67,7 @@ impl Life {
     #[cold]
     fn look_up(&mut self, id: u32) -> Option<()> {
         if self.arenas.iter().all(|m| m.arena().id() != id) {
-            self.arenas.push(self.shared.ties.arena(id)?);
+            self.arenas.push(self.shared.queue_context.arena(id)?);
         }
         let mapping = self.arenas.iter().find(|m| m.arena().id() == id)?;
         (self.arena, self.base) = (id, mapping.iova().0);
@@ -79,32 +79,32 @@ impl Life {
     pub fn break_down(&mut self, fault: Fault) {
         let (device, queue) = (self.shared.hw.name(), self.index);
         tracing::error!(device, queue, %fault, "a queue is broken");
-        self.trouble(Error::Broken { device, queue, fault });
+        self.report_fault(Error::Broken { device, queue, fault });
         self.gate.close();
     }
 
     /// A call for help: the device is reset.
     #[cold]
-    pub fn trouble(&self, error: Error) {
+    pub fn report_fault(&self, error: Error) {
         if let Some(epoch) = self.gate.epoch() {
-            self.shared.ties.trouble(epoch, error);
+            self.shared.queue_context.report_fault(epoch, error);
         }
     }
 
     /// Takes hands off where that is asked for; `None` where the gate is open.
     #[cold]
-    pub fn turn(&mut self) -> Option<Turn> {
+    pub fn step(&mut self) -> Option<Step> {
         match &self.ending {
-            Some(Ending::Expelled) => return Some(Turn::Expelled),
-            Some(Ending::Device(end)) => return Some(Turn::Ended(end.clone())),
+            Some(Ending::Expelled) => return Some(Step::Expelled),
+            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
             None if self.gate.open() => return None,
             None => {}
         }
-        let turn = self.gate.turn();
+        let turn = self.gate.step();
         match &turn {
-            Turn::Expelled => self.ending = Some(Ending::Expelled),
-            Turn::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Turn::Stop | Turn::Abort | Turn::Restart => {}
+            Step::Expelled => self.ending = Some(Ending::Expelled),
+            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
+            Step::Stop | Step::Abort | Step::Restart => {}
         }
         Some(turn)
     }

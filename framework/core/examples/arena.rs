@@ -2,7 +2,7 @@
 //!
 //!     cargo run -p wholebar-core --example arena
 
-use crossbeam::channel::bounded;
+use wholebar_core::channel::bounded;
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_core::reactor::Reactor;
 use wholebar_core::ring::spsc;

@@ -22,7 +22,7 @@
 //! ```
 
 use crate::DriverError;
-use crate::keeper::Happened;
+use crate::control_plane::DeviceEvent;
 use crate::mem::{Arena, Buf};
 use std::fmt;
 use std::sync::Arc;
@@ -136,13 +136,13 @@ pub enum Event {
     },
 }
 
-impl From<Happened> for Event {
-    fn from(happened: Happened) -> Self {
-        match happened {
-            Happened::FunctionError => Self::FunctionError,
-            Happened::UnbindRequest => Self::UnbindRequest,
-            Happened::Reset { why, lost } => Self::Reset { why, lost },
-            Happened::Ended { why } => Self::Ended { why },
+impl From<DeviceEvent> for Event {
+    fn from(event: DeviceEvent) -> Self {
+        match event {
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
         }
     }
 }

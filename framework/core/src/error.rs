@@ -343,14 +343,6 @@ pub enum Error {
         /// What a person can do, after a colon; or nothing.
         advice: String,
     },
-    /// A program's statistics cannot be read.
-    #[error("no statistics can be read from {socket}: {why}")]
-    Statistics {
-        /// The socket's path.
-        socket: String,
-        /// What came of it, and what a person can do.
-        why: String,
-    },
     /// Anything else the system said.
     #[error("{what}: {cause}")]
     Io {

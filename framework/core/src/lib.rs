@@ -14,21 +14,27 @@
 //! | [`block`] | storage: the traits of disks and of their queues |
 //! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
-//! | [`keeper`] | what keeps a device going: its control plane's lock, its slow path, its resets; the same for every driver |
+//! | [`control_plane`] | the control plane of a device: its lock, its slow path, its resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
-//! | [`vfio_user`] | the seam over a Unix socket: a client, and a server for any model |
+//! | [`listener`] | Unix sockets that servers listen at |
+//! | `vfio_user` | the seam over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
 //! | [`model`] | the device side of the seam: software devices, in this process |
+
+#![cfg_attr(
+    not(feature = "vfio-user"),
+    allow(dead_code, reason = "parts of models and memory are for vfio-user alone")
+)]
 
 pub mod bar;
 pub mod barrier;
 pub mod block;
 mod cell;
+pub mod control_plane;
 pub mod cores;
-mod door;
 mod driver_error;
 mod error;
 pub mod irq;
-pub mod keeper;
+pub mod listener;
 pub mod mem;
 pub mod model;
 pub mod net;
@@ -45,8 +51,11 @@ mod table;
 #[cfg(not(miri))]
 pub mod tap;
 pub mod vfio;
+#[cfg(feature = "vfio-user")]
 pub mod vfio_user;
 
+/// crossbeam's channels: events of devices come by their receivers.
+pub use crossbeam_channel as channel;
 pub use driver_error::DriverError;
 pub use error::{Error, Result};
 pub use page::PageSize;

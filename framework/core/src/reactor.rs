@@ -6,7 +6,7 @@
 
 use crate::irq::{Epoll, EventFd};
 use crate::{Error, Result, Work, barrier, cores};
-use crossbeam::channel::bounded;
+use crossbeam_channel::bounded;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -381,7 +381,7 @@ impl Bed {
 mod tests {
     use super::*;
     use crate::ring::{Consumer, spsc};
-    use crossbeam::channel::{Sender, unbounded};
+    use crossbeam_channel::{Sender, unbounded};
     use std::sync::atomic::AtomicU64;
     use std::time::Duration;
 

@@ -198,7 +198,7 @@ pub struct Gate {
 
 /// What a queue has to do once its gate isn't open.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
+pub enum Step {
     /// Hands off rings and doorbells; what is in flight stays with the queue.
     Stop,
     /// As before, and what is in flight is to be given back as aborted.
@@ -222,31 +222,31 @@ impl Gate {
     /// What to do where it isn't open. This is the acknowledgement: the caller has its hands off when it calls it, and keeps them
     /// off until [`enter`](Self::enter).
     #[cold]
-    pub fn turn(&mut self) -> Turn {
+    pub fn step(&mut self) -> Step {
         self.seen = u64::MAX;
         let word = self.shared.word.load(Ordering::Acquire);
         let phase = Phase::of(word);
         if phase == Phase::Ended {
             let end = self.shared.ended();
-            return Turn::Ended(end.unwrap_or(End { gone: false, harmless: false, why: "it ended".to_owned() }));
+            return Step::Ended(end.unwrap_or(End { gone: false, harmless: false, why: "it ended".to_owned() }));
         }
         let last = self.member.acknowledged.load(Ordering::Relaxed);
         if last == EXPELLED {
-            return Turn::Expelled;
+            return Step::Expelled;
         }
         let epoch = word >> 2;
         if last < epoch {
             // Release pairs with the Acquire in `Domain::waiting`.
             let swap = self.member.acknowledged.compare_exchange(last, epoch, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_err() {
-                return Turn::Expelled;
+                return Step::Expelled;
             }
         }
         match phase {
-            Phase::Running if self.closed == Some(epoch) => Turn::Stop,
-            Phase::Running => Turn::Restart,
-            Phase::Stopping => Turn::Stop,
-            Phase::Quiet | Phase::Ended => Turn::Abort,
+            Phase::Running if self.closed == Some(epoch) => Step::Stop,
+            Phase::Running => Step::Restart,
+            Phase::Stopping => Step::Stop,
+            Phase::Quiet | Phase::Ended => Step::Abort,
         }
     }
 
@@ -325,7 +325,7 @@ mod exhaustive {
                     while !restarted {
                         if gate.open() {
                             ring.touch();
-                        } else if gate.turn() == Turn::Restart {
+                        } else if gate.step() == Step::Restart {
                             gate.enter();
                             ring.touch();
                             restarted = true;
@@ -352,9 +352,9 @@ mod exhaustive {
             let domain = Domain::new();
             let mut gate = domain.join(1);
             domain.stop();
-            let queue = thread::spawn(move || gate.turn());
+            let queue = thread::spawn(move || gate.step());
             let expelled = domain.expel() == [1];
-            assert_eq!(queue.join().unwrap() == Turn::Expelled, expelled);
+            assert_eq!(queue.join().unwrap() == Step::Expelled, expelled);
         });
     }
 }
@@ -372,16 +372,16 @@ mod tests {
         domain.stop();
         assert!(!a.open() && !b.open());
         assert_eq!(domain.waiting(), [1, 2]);
-        assert_eq!(a.turn(), Turn::Stop);
+        assert_eq!(a.step(), Step::Stop);
         assert_eq!(domain.waiting(), [2]);
-        assert_eq!(b.turn(), Turn::Stop);
+        assert_eq!(b.step(), Step::Stop);
         assert!(domain.waiting().is_empty());
         domain.quiet();
-        assert_eq!(a.turn(), Turn::Abort);
+        assert_eq!(a.step(), Step::Abort);
         domain.resume();
         assert!(!a.open(), "it has to start over first");
         for gate in [&mut a, &mut b] {
-            assert_eq!(gate.turn(), Turn::Restart);
+            assert_eq!(gate.step(), Step::Restart);
             gate.enter();
             assert!(gate.open());
         }
@@ -393,13 +393,13 @@ mod tests {
         let domain = Domain::new();
         let (mut a, mut b) = (domain.join(1), domain.join(2));
         domain.stop();
-        assert_eq!(a.turn(), Turn::Stop);
+        assert_eq!(a.step(), Step::Stop);
         assert_eq!(domain.expel(), [2]);
         assert!(domain.waiting().is_empty());
         assert!(domain.has(1) && !domain.has(2));
         domain.quiet();
         domain.resume();
-        assert_eq!((a.turn(), b.turn()), (Turn::Restart, Turn::Expelled));
+        assert_eq!((a.step(), b.step()), (Step::Restart, Step::Expelled));
         b.quarantined(3);
         assert_eq!((b.epoch(), domain.quarantined()), (None, 3));
         drop(b);
@@ -412,15 +412,15 @@ mod tests {
         let domain = Domain::new();
         let mut gate = domain.join(1);
         domain.stop();
-        assert_eq!(gate.turn(), Turn::Stop);
+        assert_eq!(gate.step(), Step::Stop);
         domain.quiet();
         domain.resume();
         domain.stop();
         assert_eq!(domain.waiting(), [1]);
-        assert_eq!(gate.turn(), Turn::Stop);
+        assert_eq!(gate.step(), Step::Stop);
         domain.quiet();
         domain.resume();
-        assert_eq!(gate.turn(), Turn::Restart);
+        assert_eq!(gate.step(), Step::Restart);
         domain.stop();
         gate.enter();
         assert!(!gate.open());
@@ -432,13 +432,13 @@ mod tests {
         let mut gate = domain.join(1);
         gate.close();
         assert!(!gate.open());
-        assert_eq!(gate.turn(), Turn::Stop);
+        assert_eq!(gate.step(), Step::Stop);
         domain.stop();
-        assert_eq!(gate.turn(), Turn::Stop);
+        assert_eq!(gate.step(), Step::Stop);
         assert!(domain.waiting().is_empty());
         domain.quiet();
         domain.resume();
-        assert_eq!(gate.turn(), Turn::Restart);
+        assert_eq!(gate.step(), Step::Restart);
         gate.enter();
         assert!(gate.open());
     }
@@ -454,7 +454,7 @@ mod tests {
         domain.resume();
         assert_eq!(domain.phase(), Phase::Ended);
         assert!(!gate.open());
-        assert_eq!(gate.turn(), Turn::Ended(end));
+        assert_eq!(gate.step(), Step::Ended(end));
     }
 
     #[test]
@@ -485,7 +485,7 @@ mod tests {
                         if gate.open() {
                             // SAFETY: the gate is open, so the control plane waits for us before it touches the ring.
                             unsafe { *rings[i as usize].0.get() += 1 };
-                        } else if gate.turn() == Turn::Restart {
+                        } else if gate.step() == Step::Restart {
                             restarts += 1;
                             gate.enter();
                         }

@@ -8,7 +8,7 @@ use crate::irq::{Epoll, Interrupts, rearm};
 use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice};
 use crate::reactor::Stop;
 use crate::{Error, Result};
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 

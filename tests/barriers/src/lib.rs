@@ -1,9 +1,9 @@
 //! Each device barrier where drivers meet it, one function each: `tools/check-barriers` looks at their instructions.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use wholebar::bar::Doorbell;
-use wholebar::barrier;
-use wholebar::mem::DmaRing;
+use wholebar_core::bar::Doorbell;
+use wholebar_core::barrier;
+use wholebar_core::mem::DmaRing;
 
 /// Earlier stores, the barrier, then the store to the device.
 #[inline(never)]

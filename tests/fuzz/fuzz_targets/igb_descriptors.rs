@@ -28,11 +28,11 @@ fuzz_target!(|bytes: &[u8]| {
             // The device writes words of a descriptor.
             0 | 1 => {
                 let queue = if step & 1 == 0 { RX } else { TX };
-                let [low, high] = rig.hand.words(&rig.device, queue, step >> 3 & 15);
+                let [low, high] = rig.nic.words(&rig.device, queue, step >> 3 & 15);
                 // Little of it, so that much of it makes sense.
                 let high = if step >> 7 == 0 { high | take(1) } else { take(8) };
                 let high = if queue == TX { high ^ (take(1) & 1) << 32 } else { high };
-                rig.hand.write_back(&rig.device, queue, step >> 3 & 15, [low ^ take(1), high]);
+                rig.nic.write_back(&rig.device, queue, step >> 3 & 15, [low ^ take(1), high]);
             }
             2 => {
                 rx.rx(&mut held);
@@ -64,7 +64,7 @@ fuzz_target!(|bytes: &[u8]| {
             5 => tx.reclaim(),
             6 => {
                 // The link's and the counters' registers.
-                rig.hand.set([8, 0xc0, 0x4010, 0x40a0][step as usize >> 3 & 3], take(4) as u32 & 0x7fff_ffff);
+                rig.nic.set([8, 0xc0, 0x4010, 0x40a0][step as usize >> 3 & 3], take(4) as u32 & 0x7fff_ffff);
                 let _ = rig.igb.service();
             }
             _ => {

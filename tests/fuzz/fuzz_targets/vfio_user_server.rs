@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     let mut server = Server::from_stream(theirs, Adder::new().0);
     let mut turns = |n: usize| {
         (0..n).all(|_| {
-            let _ = server.turn();
+            let _ = server.poll();
             server.is_connected()
         })
     };

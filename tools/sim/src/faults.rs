@@ -148,9 +148,9 @@ fn fault(text: &str) -> Option<(Fault, When)> {
 
 /// How often each kind struck; shared, so that it can be read while the model runs.
 #[derive(Debug, Default)]
-pub struct Struck([AtomicU64; Fault::ALL.len()]);
+pub struct FaultCounts([AtomicU64; Fault::ALL.len()]);
 
-impl Struck {
+impl FaultCounts {
     /// How often `fault` struck.
     pub fn count(&self, fault: Fault) -> u64 {
         self.0[fault as usize].load(Ordering::Relaxed)
@@ -196,16 +196,16 @@ pub(crate) struct Faults {
     commands: u64,
     resets: u64,
     chance: Chance,
-    struck: Arc<Struck>,
+    fault_counts: Arc<FaultCounts>,
 }
 
 impl Faults {
     pub(crate) fn new(plan: FaultPlan) -> Self {
-        Self { commands: 0, resets: 0, chance: Chance::new(plan.seed), struck: Arc::default(), plan }
+        Self { commands: 0, resets: 0, chance: Chance::new(plan.seed), fault_counts: Arc::default(), plan }
     }
 
-    pub(crate) fn struck(&self) -> Arc<Struck> {
-        self.struck.clone()
+    pub(crate) fn fault_counts(&self) -> Arc<FaultCounts> {
+        self.fault_counts.clone()
     }
 
     /// How late a delayed command is.
@@ -246,7 +246,7 @@ impl Faults {
                 When::Rate(n, of) => asked(fault) && self.chance.strikes(Some(Share(n, of))),
             };
             if now && asked(fault) {
-                self.struck.0[fault as usize].fetch_add(1, Ordering::Relaxed);
+                self.fault_counts.0[fault as usize].fetch_add(1, Ordering::Relaxed);
                 return Some(fault);
             }
         }

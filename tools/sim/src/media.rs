@@ -250,7 +250,7 @@ impl Media {
     }
 
     /// What it costs to make something durable, or to deallocate it, as if it were so many bytes: a file's system has work to do.
-    pub(crate) fn toll(&self) -> u64 {
+    pub(crate) fn cost(&self) -> u64 {
         if matches!(self, Self::File(_)) { TURN } else { 0 }
     }
 

@@ -1,12 +1,12 @@
 //! Models by name: `sim:nvme,size=1G`; and how one is started.
 
-use crate::faults::Struck;
+use crate::faults::FaultCounts;
 use crate::fpga::Fpga;
 use crate::nvme::{Nvme, NvmeParams};
 use crate::params::{self, Parameter};
 use crate::virtio::blk::{self, BlkParams};
 use crate::virtio::net::{self, NetHandle, NetParams};
-use crate::wire::Company;
+use crate::wire::PairThread;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -48,7 +48,7 @@ pub struct Opened {
     /// The device. Its thread ends when the last reference to it, which is usually a driver's, is dropped.
     pub model: Arc<InProcess>,
     /// How often each fault struck, where the model has faults.
-    pub struck: Option<Arc<Struck>>,
+    pub fault_counts: Option<Arc<FaultCounts>>,
     /// The link and the counters of a network model.
     pub net: Option<Arc<NetHandle>>,
 }
@@ -88,34 +88,37 @@ impl Target {
     /// [`Error::Framework`] where there is no thread or memory to be had.
     pub fn open(&self, core: Option<usize>) -> Result<Opened> {
         let name = &self.name;
-        let alone = Company::default();
+        let alone = PairThread::default();
         match &self.params {
             ModelParams::Nvme(params) => {
                 let model = Nvme::new(params.clone())?.named(name);
-                let struck = model.struck();
-                Ok(Opened { model: run(&alone, model, core)?, struck, net: None })
+                let fault_counts = model.fault_counts();
+                Ok(Opened { model: run(&alone, model, core)?, fault_counts, net: None })
             }
             ModelParams::Fpga => {
-                Ok(Opened { model: run(&alone, Fpga::new()?.named(name), core)?, struck: None, net: None })
+                Ok(Opened { model: run(&alone, Fpga::new()?.named(name), core)?, fault_counts: None, net: None })
             }
             ModelParams::VirtioNet(params) => {
                 let (model, port) = net::model(params.clone())?;
-                let struck = model.struck();
-                Ok(Opened { model: run(&port.company, model.named(name), core)?, struck, net: Some(port.handle) })
+                let fault_counts = model.fault_counts();
+                let (model, handle) = (run(&port.pair_thread, model.named(name), core)?, port.handle);
+                let counted = handle.clone();
+                model.set_counters(move || counted.stats().all().collect());
+                Ok(Opened { model, fault_counts, net: Some(handle) })
             }
             ModelParams::VirtioBlk(params) => {
                 let model = blk::model(params.clone())?.named(name);
-                let struck = model.struck();
-                Ok(Opened { model: run(&alone, model, core)?, struck, net: None })
+                let fault_counts = model.fault_counts();
+                Ok(Opened { model: run(&alone, model, core)?, fault_counts, net: None })
             }
         }
     }
 }
 
-/// Puts a model behind the seam, and runs it on the thread of its company, if it has some.
-fn run<M: Model + 'static>(company: &Company, model: M, core: Option<usize>) -> Result<Arc<InProcess>> {
+/// Puts a model behind the seam, and runs it on the thread that runs the other end of its pair, if one does.
+fn run<M: Model + 'static>(pair_thread: &PairThread, model: M, core: Option<usize>) -> Result<Arc<InProcess>> {
     let device = InProcess::new(model)?;
-    company.run(&device, move || {
+    pair_thread.run(&device, move || {
         if let Some(id) = core
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {

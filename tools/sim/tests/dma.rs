@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use wholebar_core::Work;
 use wholebar_core::mem::{Arena, ArenaOptions, Chunk, Iova};
-use wholebar_core::model::{Card, Model};
+use wholebar_core::model::{Model, ModelFunction};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 use wholebar_sim::virtio::Virtio;
 use wholebar_sim::virtio::blk::{self, BlkParams};
@@ -28,7 +28,7 @@ use Lies::{Flat, Scattered};
 /// A model and its host's memory.
 struct Guest<M: Model> {
     lies: Lies,
-    card: Card<M>,
+    card: ModelFunction<M>,
     arena: Arc<Arena>,
     memory: Chunk,
 }
@@ -38,7 +38,7 @@ impl<M: Model> Guest<M> {
         let arena = Arena::new(PAGES * PAGE, ArenaOptions::default()).unwrap();
         let memory = arena.alloc(PAGES * PAGE, PAGE).unwrap();
         memory.zero();
-        let mut guest = Self { lies, card: Card::new(model), arena, memory };
+        let mut guest = Self { lies, card: ModelFunction::new(model), arena, memory };
         guest.map_all();
         guest.card.write(7, 4, &6u16.to_le_bytes()).unwrap();
         guest

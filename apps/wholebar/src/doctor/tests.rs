@@ -116,14 +116,14 @@ fn all(tree: &Tree, page: PageSize, route: Route) -> Vec<Finding> {
 }
 
 /// What is not as it should be: check, verdict, evidence and mending in one.
-fn troubles(tree: &Tree, page: PageSize, route: Route) -> Vec<(&'static str, Verdict, String)> {
+fn failures(tree: &Tree, page: PageSize, route: Route) -> Vec<(&'static str, Verdict, String)> {
     let findings = all(tree, page, route).into_iter().filter(|f| f.verdict != Verdict::Ok);
     findings.map(|f| (f.check, f.verdict, format!("{} -> {}", f.evidence, f.mend.join(" -> ")))).collect()
 }
 
 /// Checks that exactly these are not as they should be, and say so.
 fn expect(tree: &Tree, page: PageSize, route: Route, expected: &[(&str, Verdict, &[&str])]) {
-    let found = troubles(tree, page, route);
+    let found = failures(tree, page, route);
     assert_eq!(
         found.iter().map(|(check, verdict, _)| (*check, *verdict)).collect::<Vec<_>>(),
         expected.iter().map(|(check, verdict, _)| (*check, *verdict)).collect::<Vec<_>>(),
@@ -191,7 +191,7 @@ fn without_an_iommu_it_says_what_the_firmware_has() {
     };
     stop(bare(), &["none: no device is in an IOMMU group", "firmware's setup", "enable_unsafe_noiommu_mode"]);
     let built_without = bare().without("sys/module/vfio");
-    assert!(!troubles(&built_without, PageSize::K4, Route::Auto)[0].2.contains("noiommu"), "it offers no such thing");
+    assert!(!failures(&built_without, PageSize::K4, Route::Auto)[0].2.contains("noiommu"), "it offers no such thing");
     stop(bare().put("sys/firmware/acpi/tables/DMAR", ""), &["VT-d", "intel_iommu=on"]);
     stop(bare().put("sys/firmware/acpi/tables/IVRS", ""), &["IVRS", "dmesg"]);
     stop(
@@ -425,7 +425,7 @@ fn hugepages_are_advised_by_node() {
     let flat = Tree::new().put("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0");
     let flat = flat.put("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "0").function(DEVICE, "", None);
     let text =
-        troubles(&flat, PageSize::K4, Route::Auto).into_iter().find(|(check, _, _)| *check == "hugepages").unwrap().2;
+        failures(&flat, PageSize::K4, Route::Auto).into_iter().find(|(check, _, _)| *check == "hugepages").unwrap().2;
     assert!(text.contains("echo 512 > /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"), "{text}");
 }
 

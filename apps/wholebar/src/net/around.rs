@@ -5,8 +5,9 @@ use crate::output;
 use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::Arc;
-use wholebar::net::statistics::{Figures, StatisticsServer};
-use wholebar::net::{Capture, CaptureCounters, Direction, Faults, Faulty, RxQueue, Traced, TxQueue};
+use wholebar::capture::{Capture, CaptureCounters, Direction};
+use wholebar::net::{Faults, Faulty, RxQueue, Traced, TxQueue};
+use wholebar::statistics::{Figures, StatisticsServer};
 
 /// How a command can be watched.
 #[derive(clap::Args, Debug, Clone)]

@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
         show(&report.text())?;
     }
     written.check(&args.file)?;
-    report.ran.trouble().map_or(Ok(()), |trouble| bail!(trouble))
+    report.ran.failure().map_or(Ok(()), |trouble| bail!(trouble))
 }
 
 impl Report {
@@ -108,7 +108,7 @@ struct Dump {
 }
 
 impl Lane for Dump {
-    fn turn(&mut self) -> Work {
+    fn poll(&mut self) -> Work {
         let mut work = Work::Idle;
         for rx in &mut self.rx {
             if rx.rx(&mut self.burst) > 0 {

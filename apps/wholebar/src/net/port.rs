@@ -195,7 +195,7 @@ pub struct OpenPort {
     device: Target,
 }
 
-/// What is counted of a port besides by itself: by its model, and by queues around its own.
+/// What is counted of a port besides by itself: by queues around its own.
 #[derive(Clone, Default)]
 pub struct More(Arc<Mutex<Vec<Counted>>>);
 type Counted = Box<dyn Fn() -> Vec<Statistic> + Send>;
@@ -261,11 +261,7 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         }
         let pool = Pool::new(&arena, count, size, 64)?;
         let origin = Origin::of(device.device.as_ref()).0;
-        let more = More::default();
-        if let Some(model) = device.net().cloned() {
-            more.add(move || named("model", model.stats().all()));
-        }
-        Ok(OpenPort { port, pool, number, target: name.clone(), origin, more, device })
+        Ok(OpenPort { port, pool, number, target: name.clone(), origin, more: More::default(), device })
     });
     ports.collect()
 }
@@ -286,7 +282,7 @@ impl OpenPort {
         Ok(self.port.tx_queue(queue)?)
     }
 
-    /// Everything that is counted: for each queue, for the device, by its model where it is one, and by queues around its own.
+    /// Everything that is counted: by the port, and by queues around its own.
     pub fn statistics(&self) -> Vec<Statistic> {
         let mut all = self.port.statistics();
         all.append(&mut self.more.statistics());

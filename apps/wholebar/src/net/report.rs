@@ -1,7 +1,7 @@
 //! What every command that moves packets tells in the end: its ports with what they counted, what happened to them, and how it ended.
 
 use super::port::{self, Buffers, Facts, OpenPort, Totals};
-use super::run::{Happened, Outcome};
+use super::run::{DeviceEvent, Outcome};
 use crate::host::Host;
 use crate::output;
 use anyhow::Result;
@@ -30,7 +30,7 @@ pub struct Ran {
     /// How often cores slept.
     slept: u64,
     pub ports: Vec<Port>,
-    events: Vec<Happened>,
+    events: Vec<DeviceEvent>,
     /// All that was given to devices was sent before they were closed.
     settled: bool,
     /// Why it ended early, where a port did.
@@ -122,7 +122,7 @@ impl Ran {
     }
 
     /// What went wrong, where something did.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<String> {
         if let Some(ended) = &self.ended {
             return Some(format!("it ended early: {ended}"));
         }

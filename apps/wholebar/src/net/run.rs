@@ -63,7 +63,7 @@ impl RunArgs {
 /// A thread's work on a queue, or on some.
 pub trait Lane: Send {
     /// One turn: a burst.
-    fn turn(&mut self) -> Work;
+    fn poll(&mut self) -> Work;
 
     /// A turn once it is over: no new packets, but those in hand are sent and those under way waited for. Says whether there are none.
     fn settle(&mut self) -> bool;
@@ -88,7 +88,7 @@ pub struct Outcome {
     /// How long packets were moved.
     pub time: Duration,
     /// What happened to ports, in order.
-    pub events: Vec<Happened>,
+    pub events: Vec<DeviceEvent>,
     /// The port that ended, and why.
     pub ended: Option<String>,
     /// All that was in hand was sent, and nothing is under way.
@@ -101,7 +101,7 @@ pub struct Outcome {
 
 /// Something that happened to a port.
 #[derive(Debug, Clone, Serialize)]
-pub struct Happened {
+pub struct DeviceEvent {
     /// Since the beginning.
     seconds: f64,
     port: usize,
@@ -211,7 +211,7 @@ pub fn run<L: Lane + 'static>(
 /// What has happened to ports so far.
 struct Events {
     began: Instant,
-    all: Vec<Happened>,
+    all: Vec<DeviceEvent>,
     /// Ports that have sent nothing since they were told to be stuck, and how many packets they had sent by then.
     stuck: BTreeMap<usize, u64>,
 }
@@ -237,7 +237,7 @@ impl Events {
                     self.stuck.insert(port.number, port.totals().tx_packets);
                 }
                 let seconds = self.began.elapsed().as_secs_f64();
-                self.all.push(Happened { seconds, port: port.number, event: what });
+                self.all.push(DeviceEvent { seconds, port: port.number, event: what });
             }
             if self.stuck.get(&port.number).is_some_and(|sent| *sent != port.totals().tx_packets) {
                 self.stuck.remove(&port.number);
@@ -339,7 +339,7 @@ impl<L: Lane> Poller for Station<L> {
         if self.ending.asked.load(Ordering::Relaxed) {
             return self.settle();
         }
-        let work = self.lanes.iter_mut().fold(Work::Idle, |all, lane| match lane.turn() {
+        let work = self.lanes.iter_mut().fold(Work::Idle, |all, lane| match lane.poll() {
             Work::Busy => Work::Busy,
             Work::Idle => all,
         });
@@ -454,7 +454,7 @@ mod tests {
     }
 
     impl Lane for Counts {
-        fn turn(&mut self) -> Work {
+        fn poll(&mut self) -> Work {
             self.turns += 1;
             if self.turns.is_multiple_of(2) { Work::Idle } else { Work::Busy }
         }

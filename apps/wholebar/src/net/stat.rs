@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::net::statistics::Snapshot;
+use wholebar::statistics::Snapshot;
 
 /// Show statistics of a program that moves packets, while it runs
 ///

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
+use wholebar::capture::PcapNg;
 use wholebar::mem::Buf;
-use wholebar::net::{Count, PcapNg};
+use wholebar::net::Count;
 
 /// What was written, for all to see.
 #[derive(Default)]

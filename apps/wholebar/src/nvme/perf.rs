@@ -8,7 +8,7 @@ use crate::output::{self, Progress};
 use crate::report::{self, Report, Run};
 use crate::signal;
 use crate::target::{self, Target};
-use crate::work::{self, Direction, Job, Order, Outcome, Percentiles, Phase, Trouble, Workload};
+use crate::work::{self, Direction, Failure, Job, Order, Outcome, Percentiles, Phase, Workload};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
@@ -342,12 +342,12 @@ fn histogram(nanos: &Histogram<u64>) -> String {
 
 /// A run with errors, or one that ended early by itself, failed.
 fn verdict(outcome: &Outcome) -> Result<()> {
-    for (trouble, times) in &outcome.troubles {
+    for (trouble, times) in &outcome.failures {
         let what = match trouble {
             // Why it is gone is said below, once.
-            Trouble::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
-            Trouble::Status(status) => status_name(*status),
-            Trouble::Data(fault) => format!("data: {}", fault.name()),
+            Failure::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
+            Failure::Status(status) => status_name(*status),
+            Failure::Data(fault) => format!("data: {}", fault.name()),
         };
         output::note(format!("{} commands: {what}", output::count(*times)));
     }

@@ -6,7 +6,7 @@ use crate::output;
 use crate::report::Run;
 use crate::rounds::{Case, Load, Plan, Rounds};
 use crate::target::Target;
-use crate::work::{self, Direction, Job, Order, Trouble, Workload};
+use crate::work::{self, Direction, Failure, Job, Order, Workload};
 use anyhow::{Result, bail};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -76,8 +76,8 @@ impl Reads<'_> {
         if let Some(why) = outcome.cut_short.as_ref().filter(|why| *why != work::INTERRUPTED) {
             bail!("the run ended early: {why}");
         }
-        for (trouble, times) in &outcome.troubles {
-            if let Trouble::Status(status) = trouble {
+        for (trouble, times) in &outcome.failures {
+            if let Failure::Status(status) = trouble {
                 output::note(format!("{times} commands: {}", status_name(*status)));
             }
         }

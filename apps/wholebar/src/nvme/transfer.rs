@@ -83,7 +83,7 @@ impl Transfer<'_> {
                 let lba = self.lba_of(window.next());
                 self.submit(&mut window, Op::Read { lba }, Data::One(buf))?;
             }
-            self.turn(&mut window)?;
+            self.poll(&mut window)?;
             while let Some(data) = window.take() {
                 for buf in data.bufs() {
                     out.write_all(buf.bytes()).context("cannot write the output")?;
@@ -119,7 +119,7 @@ impl Transfer<'_> {
                 self.submit(&mut window, Op::Write { lba }, Data::One(buf))?;
                 read += len;
             }
-            self.turn(&mut window)?;
+            self.poll(&mut window)?;
             while let Some(data) = window.take() {
                 window.copied += data.len();
                 (self.progress)(window.copied);
@@ -127,7 +127,7 @@ impl Transfer<'_> {
         }
         self.submit(&mut window, Op::Flush, Data::None)?;
         while window.take().is_none() {
-            self.turn(&mut window)?;
+            self.poll(&mut window)?;
         }
         Ok(window.copied)
     }
@@ -168,7 +168,7 @@ impl Transfer<'_> {
                 // A command that the driver splits takes more than one place.
                 Err(Rejected { req: back, why: Reject::Full | Reject::Resetting }) => {
                     req = back;
-                    self.turn(window)?;
+                    self.poll(window)?;
                 }
                 Err(Rejected { why, .. }) => bail!("the queue did not take a command: {why}"),
             }
@@ -178,7 +178,7 @@ impl Transfer<'_> {
     }
 
     /// Rings, and polls until something is done.
-    fn turn(&mut self, window: &mut Window) -> Result<()> {
+    fn poll(&mut self, window: &mut Window) -> Result<()> {
         self.queue.ring();
         let mut idle = 0u32;
         while self.queue.poll(64, &mut |completion| window.done(completion)) == 0 && self.queue.in_flight() > 0 {

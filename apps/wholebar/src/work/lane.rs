@@ -47,7 +47,7 @@ struct Slot {
 struct Counters {
     reads: Latency,
     writes: Latency,
-    troubles: Vec<(Trouble, u64)>,
+    failures: Vec<(Failure, u64)>,
 }
 
 /// What a lane counted.
@@ -57,12 +57,12 @@ pub struct Tally {
     /// Latencies of writes that ended well, in nanoseconds.
     pub writes: Histogram<u64>,
     /// Commands that failed, or whose data were wrong, by how.
-    pub troubles: Vec<(Trouble, u64)>,
+    pub failures: Vec<(Failure, u64)>,
 }
 
 /// How a command failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Failure {
     /// With a status.
     Status(Status),
     /// With the wrong data.
@@ -71,14 +71,14 @@ pub enum Trouble {
 
 impl Counters {
     fn new(clock: &Clock) -> Self {
-        Self { reads: Latency::new(clock), writes: Latency::new(clock), troubles: Vec::new() }
+        Self { reads: Latency::new(clock), writes: Latency::new(clock), failures: Vec::new() }
     }
 
     #[cold]
-    fn trouble(&mut self, trouble: Trouble) {
-        match self.troubles.iter_mut().find(|(t, _)| *t == trouble) {
+    fn failure(&mut self, trouble: Failure) {
+        match self.failures.iter_mut().find(|(t, _)| *t == trouble) {
             Some((_, times)) => *times += 1,
-            None => self.troubles.push((trouble, 1)),
+            None => self.failures.push((trouble, 1)),
         }
     }
 }
@@ -122,7 +122,7 @@ impl<Q: Pair> Lane<Q> {
 
     /// One turn: takes at most a batch of completions and submits as many commands. Returns how many ended.
     #[inline]
-    pub fn turn(&mut self) -> Result<usize, String> {
+    pub fn poll(&mut self) -> Result<usize, String> {
         let done = &mut self.done;
         if self.queue.poll_each(self.batch, |completion| done.push(completion)) == 0 {
             return if self.held.is_empty() { Ok(0) } else { self.retry() };
@@ -139,7 +139,7 @@ impl<Q: Pair> Lane<Q> {
                 let latency = if slot.pick.write { &mut tally.writes } else { &mut tally.reads };
                 latency.record(now.wrapping_sub(slot.submitted));
             } else {
-                self.tally.trouble(Trouble::Status(completion.status));
+                self.tally.failure(Failure::Status(completion.status));
                 if let Some(why) = self.queue.hopeless(completion.status, self.nsid) {
                     return Err(why);
                 }
@@ -202,7 +202,7 @@ impl<Q: Pair> Lane<Q> {
             _ => None,
         };
         if let Err(fault) = self.book.done(pick, bytes, self.block, lba) {
-            self.tally.trouble(Trouble::Data(fault));
+            self.tally.failure(Failure::Data(fault));
         }
     }
 
@@ -230,8 +230,8 @@ impl<Q: Pair> Lane<Q> {
 
     /// What was counted until now, taken away.
     pub fn take_tally(&mut self) -> Tally {
-        let Counters { reads, writes, troubles } = std::mem::replace(&mut self.tally, Counters::new(&self.clock));
-        Tally { reads: reads.into_histogram(), writes: writes.into_histogram(), troubles }
+        let Counters { reads, writes, failures } = std::mem::replace(&mut self.tally, Counters::new(&self.clock));
+        Tally { reads: reads.into_histogram(), writes: writes.into_histogram(), failures }
     }
 
     /// How often its doorbells were rung.

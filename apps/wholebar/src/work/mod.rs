@@ -9,7 +9,7 @@ mod latency;
 mod pattern;
 mod worker;
 
-pub use lane::Trouble;
+pub use lane::Failure;
 pub use latency::{Percentiles, empty};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -127,7 +127,7 @@ pub struct Outcome {
     /// How much of its window each thread had a CPU: 1 is all of it.
     pub cpu: Vec<f64>,
     /// Commands that failed, or whose data were wrong, by how.
-    pub troubles: Vec<(Trouble, u64)>,
+    pub failures: Vec<(Failure, u64)>,
     /// Units read back after the window to verify them.
     pub read_back: u64,
     /// Why it ended before its time.
@@ -137,14 +137,14 @@ pub struct Outcome {
 impl Outcome {
     /// Commands that did not.
     pub fn errors(&self) -> u64 {
-        self.troubles.iter().map(|(_, times)| times).sum()
+        self.failures.iter().map(|(_, times)| times).sum()
     }
 
-    fn add_troubles(&mut self, troubles: Vec<(Trouble, u64)>) {
-        for (trouble, times) in troubles {
-            match self.troubles.iter_mut().find(|(t, _)| *t == trouble) {
+    fn add_failures(&mut self, failures: Vec<(Failure, u64)>) {
+        for (trouble, times) in failures {
+            match self.failures.iter_mut().find(|(t, _)| *t == trouble) {
                 Some((_, sum)) => *sum += times,
-                None => self.troubles.push((trouble, times)),
+                None => self.failures.push((trouble, times)),
             }
         }
     }
@@ -316,7 +316,7 @@ fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
         window: Duration::ZERO,
         doorbells: DoorbellCounts::default(),
         cpu: Vec::new(),
-        troubles: Vec::new(),
+        failures: Vec::new(),
         read_back: 0,
         cut_short,
     };
@@ -326,9 +326,9 @@ fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
             commands += tally.reads.len() + tally.writes.len();
             // All have the same bounds.
             let _ = (outcome.reads.add(tally.reads), outcome.writes.add(tally.writes));
-            outcome.add_troubles(tally.troubles);
+            outcome.add_failures(tally.failures);
         }
-        window.late.into_iter().for_each(|tally| outcome.add_troubles(tally.troubles));
+        window.late.into_iter().for_each(|tally| outcome.add_failures(tally.failures));
         let nanos = window.length.max(1) as f64;
         outcome.iops += commands as f64 * 1e9 / nanos;
         outcome.window = outcome.window.max(Duration::from_nanos(window.length));
@@ -410,7 +410,7 @@ mod tests {
         let commands = outcome.reads.len();
         let expected = commands as f64 / outcome.window.as_secs_f64();
         assert!((outcome.iops / expected - 1.0).abs() < 0.01, "{} {expected}", outcome.iops);
-        assert!(outcome.writes.is_empty() && outcome.troubles.is_empty() && outcome.cut_short.is_none());
+        assert!(outcome.writes.is_empty() && outcome.failures.is_empty() && outcome.cut_short.is_none());
         // Depth 8 in batches of 4.
         let per_bell = commands as f64 / outcome.doorbells.direct as f64;
         assert!((3.5..=4.5).contains(&per_bell), "{per_bell}");
@@ -422,7 +422,7 @@ mod tests {
         let endless = Job { time: Duration::from_secs(600), ..job(read, false) };
         let outcome = run_once(&endless, 1, Mishap::Fail(100, ram::HOPELESS));
         assert_eq!(outcome.cut_short.as_deref(), Some("namespace 1 is not there any more"));
-        assert_eq!(outcome.troubles, [(Trouble::Status(Status::Device(ram::HOPELESS)), 1)]);
+        assert_eq!(outcome.failures, [(Failure::Status(Status::Device(ram::HOPELESS)), 1)]);
     }
 
     #[test]
@@ -437,7 +437,7 @@ mod tests {
     fn data_that_come_back_as_they_were_are_no_trouble() {
         for order in [Order::Random, Order::Sequential] {
             let outcome = run_on_ram(&job(Workload { order, ..MIXED }, true), 2, Mishap::None);
-            assert_eq!(outcome.troubles, []);
+            assert_eq!(outcome.failures, []);
             assert_eq!(outcome.read_back, 32, "all units were written");
             assert!(!outcome.reads.is_empty() && !outcome.writes.is_empty());
         }
@@ -452,12 +452,12 @@ mod tests {
         ] {
             let outcome = run_on_ram(&job(MIXED, true), 1, mishap);
             assert!(outcome.errors() > 0, "{mishap:?}");
-            for (trouble, _) in &outcome.troubles {
-                assert!(matches!(trouble, Trouble::Data(f) if faults.contains(f)), "{mishap:?}: {trouble:?}");
+            for (trouble, _) in &outcome.failures {
+                assert!(matches!(trouble, Failure::Data(f) if faults.contains(f)), "{mishap:?}: {trouble:?}");
             }
         }
         let failed = run_on_ram(&job(MIXED, true), 1, Mishap::Fail(0, 0x281));
-        assert_eq!(failed.troubles, [(Trouble::Status(Status::Device(0x281)), 1)], "counted, though in the warm-up");
+        assert_eq!(failed.failures, [(Failure::Status(Status::Device(0x281)), 1)], "counted, though in the warm-up");
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl<Q: Pair> Worker<'_, Q> {
     fn turns_once(&mut self, idle: &mut u32) -> Result<usize, String> {
         let mut n = 0;
         for lane in &mut self.lanes {
-            n += lane.turn()?;
+            n += lane.poll()?;
         }
         if n > 0 {
             *idle = 0;

@@ -49,9 +49,9 @@ pub struct Inside {
 
 /// A handle to it.
 #[derive(Clone)]
-pub struct Hand(Arc<Mutex<Inside>>);
+pub struct FakeNic(Arc<Mutex<Inside>>);
 
-struct Card(Hand);
+struct Card(FakeNic);
 
 impl Inside {
     fn reset(&mut self) {
@@ -63,7 +63,7 @@ impl Inside {
     }
 }
 
-impl Hand {
+impl FakeNic {
     pub fn new() -> Self {
         let mut eeprom = [0; 64];
         eeprom[..3].copy_from_slice(&[0x5452, 0x1200, 0x5634]);
@@ -249,7 +249,7 @@ impl Model for Card {
 pub struct Rig {
     pub igb: Igb,
     pub pool: Pool,
-    pub hand: Hand,
+    pub nic: FakeNic,
     pub device: Arc<InProcess>,
 }
 
@@ -269,11 +269,11 @@ pub fn rig(config: PortConfig) -> Rig {
 }
 
 pub fn rig_with(config: PortConfig, options: Options) -> Rig {
-    let hand = Hand::new();
-    let device = hand.device();
+    let nic = FakeNic::new();
+    let device = nic.device();
     let igb = Igb::open(device.clone(), config, options).unwrap();
     let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();
     igb.attach(&arena).unwrap();
     let pool = Pool::new(&arena, BUFFERS, 1024, 64).unwrap();
-    Rig { igb, pool, hand, device }
+    Rig { igb, pool, nic, device }
 }

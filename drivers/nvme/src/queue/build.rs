@@ -189,7 +189,7 @@ impl Queue {
             self.base = match known {
                 Some(mapping) => mapping.iova().0,
                 None => {
-                    let mapping = self.inner.ties().arena(id);
+                    let mapping = self.inner.queue_context().arena(id);
                     let mapping =
                         mapping.ok_or(Reject::Invalid("the buffer's arena is not attached: see `Nvme::attach`"))?;
                     let base = mapping.iova().0;

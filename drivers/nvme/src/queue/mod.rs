@@ -9,7 +9,7 @@ mod recover;
 mod slot;
 
 use crate::command::{Command, DataPointer, io};
-use crate::control::Trouble;
+use crate::control::QueueFault;
 use crate::error::Fault;
 use crate::nvme::{Handle, Inner, Nvme};
 use crate::prp::{Segment, two_pages};
@@ -234,26 +234,26 @@ impl Queue {
         self.pair.acknowledge();
         self.until_look -= 1;
         if self.until_look == 0 {
-            self.look_after();
+            self.check_timeouts_now_and_then();
         }
         count
     }
 
     /// What is not done in every poll.
     #[cold]
-    fn look_after(&mut self) {
+    fn check_timeouts_now_and_then(&mut self) {
         self.until_look = POLLS;
         self.refresh_namespaces();
         if std::mem::take(&mut self.announce) {
             self.ring();
         }
-        self.look();
+        self.check_timeouts();
     }
 
     /// Looks at the clock: commands that took too long are aborted, at last by a reset. Polling does this once in a while; who sleeps
     /// instead calls it when woken.
-    pub fn look(&mut self) {
-        self.look_at(Instant::now());
+    pub fn check_timeouts(&mut self) {
+        self.check_timeouts_at(Instant::now());
     }
 
     /// Whether it can be used.
@@ -309,7 +309,7 @@ impl Queue {
         tracing::debug!(%fault, "a queue is broken");
         self.fault = Some(fault);
         if let Some(epoch) = self.gate.epoch() {
-            self.inner.ties().trouble(epoch, Trouble::Broken(fault));
+            self.inner.queue_context().report_fault(epoch, QueueFault::Broken(fault));
         }
         self.gate.close();
     }

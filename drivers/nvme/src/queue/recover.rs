@@ -2,12 +2,12 @@
 
 use super::slot::State;
 use super::{Ending, Queue, status, status_of_parts};
-use crate::control::Trouble;
+use crate::control::QueueFault;
 use crate::error::Fault;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Completion, Data, QueueState, Status};
-use wholebar_core::reset::Turn;
+use wholebar_core::reset::Step;
 
 /// How often commands in flight are looked at for their age.
 const LOOK: Duration = Duration::from_millis(5);
@@ -59,7 +59,7 @@ impl Queue {
 
     /// Looks for commands that took too long.
     #[cold]
-    pub(super) fn look_at(&mut self, now: Instant) {
+    pub(super) fn check_timeouts_at(&mut self, now: Instant) {
         if now < self.next_look || self.slots.in_use() == 0 {
             return;
         }
@@ -93,10 +93,10 @@ impl Queue {
                 }
                 (slot.aborting, slot.seen) = (true, time);
                 self.aborts_asked += 1;
-                self.inner.ties().trouble(epoch, Trouble::Overdue { qid: self.qid, cid });
+                self.inner.queue_context().report_fault(epoch, QueueFault::Overdue { qid: self.qid, cid });
             } else if slot.aborting && age >= millis(grace) {
                 slot.seen = time;
-                self.inner.ties().trouble(epoch, Trouble::Stuck { qid: self.qid, cid });
+                self.inner.queue_context().report_fault(epoch, QueueFault::Stuck { qid: self.qid, cid });
             }
         }
         for cid in free {
@@ -107,18 +107,18 @@ impl Queue {
     /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
     #[cold]
     pub(super) fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
-        match self.turn() {
-            None | Some(Turn::Stop) => 0,
-            Some(Turn::Abort) => self.drain(max, Status::Aborted, false, done),
-            Some(Turn::Restart) => {
+        match self.step() {
+            None | Some(Step::Stop) => 0,
+            Some(Step::Abort) => self.drain(max, Status::Aborted, false, done),
+            Some(Step::Restart) => {
                 let count = self.drain(max, Status::Aborted, false, done);
                 if self.slots.in_use() == 0 {
                     self.restart();
                 }
                 count
             }
-            Some(Turn::Expelled) => self.drain(max, Status::Aborted, true, done),
-            Some(Turn::Ended(end)) => {
+            Some(Step::Expelled) => self.drain(max, Status::Aborted, true, done),
+            Some(Step::Ended(end)) => {
                 let status = if end.gone { Status::Gone } else { Status::Aborted };
                 self.drain(max, status, !end.harmless, done)
             }
@@ -126,25 +126,25 @@ impl Queue {
     }
 
     /// Takes hands off where that is asked for; `None` where the gate is open.
-    fn turn(&mut self) -> Option<Turn> {
+    fn step(&mut self) -> Option<Step> {
         match &self.ending {
-            Some(Ending::Expelled) => return Some(Turn::Expelled),
-            Some(Ending::Device(end)) => return Some(Turn::Ended(end.clone())),
+            Some(Ending::Expelled) => return Some(Step::Expelled),
+            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
             None if self.gate.open() => return None,
             None => {}
         }
-        let turn = self.gate.turn();
+        let turn = self.gate.step();
         match &turn {
-            Turn::Expelled => self.ending = Some(Ending::Expelled),
-            Turn::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Turn::Stop | Turn::Abort | Turn::Restart => {}
+            Step::Expelled => self.ending = Some(Ending::Expelled),
+            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
+            Step::Stop | Step::Abort | Step::Restart => {}
         }
         Some(turn)
     }
 
     /// Takes hands off, for who does not poll. With nothing in flight, nothing has to be given back before it starts over.
     pub(super) fn acknowledge_stop(&mut self) {
-        if self.turn() == Some(Turn::Restart) && self.slots.in_use() == 0 {
+        if self.step() == Some(Step::Restart) && self.slots.in_use() == 0 {
             self.restart();
         }
     }

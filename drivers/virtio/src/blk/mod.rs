@@ -5,14 +5,13 @@ mod queue;
 
 pub use config::{Geometry, Topology};
 
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
 use crate::error::{Error, Result};
 use crate::feature;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
-use crossbeam::channel::Receiver;
 use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,8 +19,9 @@ use std::time::Instant;
 use wholebar_core::DriverError;
 use wholebar_core::bar::{Bar, DoorbellCounts};
 use wholebar_core::block::{self, BlockQueue, Completion, Disk, Namespace, QueueState, Rejected, Request};
+use wholebar_core::channel::Receiver;
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::irq::EventFd;
-use wholebar_core::keeper::Happened;
 use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Opening, PciDevice};
 use wholebar_core::reactor::Armed;
@@ -104,8 +104,8 @@ macro_rules! on {
 }
 
 impl Parked for Core {
-    fn look(&mut self) {
-        on!(self, queue => queue.look());
+    fn check_timeouts(&mut self) {
+        on!(self, queue => queue.check_timeouts());
     }
 }
 
@@ -154,12 +154,12 @@ impl Blk {
         // Of a request's descriptors, two are for its header and its status.
         let disk =
             Geometry { max_segments: disk.max_segments.min(u32::from(smallest) - 2).min(MAX_PIECES as u32), ..disk };
-        let (interrupts, wake) = machine::vectors(&hw, if vectored { count } else { 0 })?;
+        let (interrupts, wake) = device::vectors(&hw, if vectored { count } else { 0 })?;
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
         let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
-        let memory = machine::memory(&hw, each.sum::<u64>() + (64 << 10))?;
+        let memory = device::memory(&hw, each.sum::<u64>() + (64 << 10))?;
         let shared = Shared::new(hw, options, features, wake);
         let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
         for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
@@ -168,25 +168,25 @@ impl Blk {
                 _ => None,
             };
             let ring =
-                machine::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
+                device::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
             let slots = memory.arena().alloc(Channel::<R>::memory(size), 64)?;
             let at = memory.iova().offset(slots.offset()).0;
             queues
                 .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
         }
-        let personality = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
-        let parts = Parts { shared, personality, interrupts, records, queues, state: () };
-        Ok(Self(Arc::new(machine::start(parts)?)))
+        let device_type = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
+        let parts = Parts { shared, device_type, interrupts, records, queues, state: () };
+        Ok(Self(Arc::new(device::start(parts)?)))
     }
 
     /// What it is.
     pub fn disk(&self) -> &Geometry {
-        &self.0.personality.disk
+        &self.0.device_type.disk
     }
 
     /// How many queues it was opened with.
     pub fn queues(&self) -> u16 {
-        self.0.personality.queues
+        self.0.device_type.queues
     }
 
     /// The device below.
@@ -209,7 +209,7 @@ impl Blk {
     /// # Errors
     /// What the address space says.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     /// A queue, to be owned by one core. It can be had again once it was dropped.
@@ -332,18 +332,18 @@ impl Disk for Blk {
     }
 }
 
-impl From<Happened> for BlkEvent {
-    fn from(happened: Happened) -> Self {
-        match happened {
-            Happened::FunctionError => Self::FunctionError,
-            Happened::UnbindRequest => Self::UnbindRequest,
-            Happened::Reset { why, lost } => Self::Reset { why, lost },
-            Happened::Ended { why } => Self::Ended { why },
+impl From<DeviceEvent> for BlkEvent {
+    fn from(event: DeviceEvent) -> Self {
+        match event {
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
         }
     }
 }
 
-impl Personality for Storage {
+impl DeviceType for Storage {
     type Event = BlkEvent;
     type Queue = Core;
     type State = ();
@@ -400,9 +400,9 @@ impl Queue {
 
     /// Looks at the clock: where a request took too long, the device is reset. Polling does this once in a while; who sleeps instead calls it
     /// when woken.
-    pub fn look(&mut self) {
+    pub fn check_timeouts(&mut self) {
         if let Some(core) = &mut self.core {
-            on!(core, queue => queue.look_at(Instant::now()));
+            on!(core, queue => queue.check_timeouts_at(Instant::now()));
         }
     }
 

@@ -4,9 +4,9 @@
 //! the kernel while the queue runs.
 
 use super::config::{Geometry, SECTOR};
+use crate::device::Parked;
 use crate::error::{Error, Fault};
 use crate::life::Life;
-use crate::machine::Parked;
 use crate::ring::{Ring, Segment};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Rejected, R
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Chunk, DmaRing, Field};
 use wholebar_core::reactor::Armed;
-use wholebar_core::reset::Turn;
+use wholebar_core::reset::Step;
 
 /// Request types (5.2.6).
 const IN: u32 = 0;
@@ -280,7 +280,7 @@ impl<R: Ring> Channel<R> {
         }
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(POLLS) {
-            self.look_at(Instant::now());
+            self.check_timeouts_at(Instant::now());
         }
         count
     }
@@ -307,7 +307,7 @@ impl<R: Ring> Channel<R> {
 
     /// Looks for requests that took too long. There is no abort in virtio: the device is reset.
     #[cold]
-    pub fn look_at(&mut self, now: Instant) {
+    pub fn check_timeouts_at(&mut self, now: Instant) {
         if now < self.next_look || self.in_flight() == 0 {
             return;
         }
@@ -319,7 +319,7 @@ impl<R: Ring> Channel<R> {
         });
         if late {
             let device = self.life.device();
-            self.life.trouble(Error::Unanswered { device, what: "complete a request", waited: timeout });
+            self.life.report_fault(Error::Unanswered { device, what: "complete a request", waited: timeout });
         }
     }
 
@@ -354,7 +354,7 @@ impl<R: Ring> Channel<R> {
     pub fn disarm(&mut self) {
         if self.life.is_open() {
             self.ring.set_interrupt(false);
-            self.look_at(Instant::now());
+            self.check_timeouts_at(Instant::now());
         }
     }
 
@@ -362,7 +362,7 @@ impl<R: Ring> Channel<R> {
     #[cold]
     fn closed(&mut self) -> Reject {
         // With nothing in flight, nothing has to be given back before it starts over.
-        if self.life.turn() == Some(Turn::Restart) && self.in_flight() == 0 {
+        if self.life.step() == Some(Step::Restart) && self.in_flight() == 0 {
             self.restart();
         }
         match self.life.state() {
@@ -381,18 +381,18 @@ impl<R: Ring> Channel<R> {
     /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
     #[cold]
     fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
-        match self.life.turn() {
-            None | Some(Turn::Stop) => 0,
-            Some(Turn::Abort) => self.drain(max, Status::Aborted, false, done),
-            Some(Turn::Restart) => {
+        match self.life.step() {
+            None | Some(Step::Stop) => 0,
+            Some(Step::Abort) => self.drain(max, Status::Aborted, false, done),
+            Some(Step::Restart) => {
                 let count = self.drain(max, Status::Aborted, false, done);
                 if self.in_flight() == 0 {
                     self.restart();
                 }
                 count
             }
-            Some(Turn::Expelled) => self.drain(max, Status::Aborted, true, done),
-            Some(Turn::Ended(end)) => {
+            Some(Step::Expelled) => self.drain(max, Status::Aborted, true, done),
+            Some(Step::Ended(end)) => {
                 let status = if end.gone { Status::Gone } else { Status::Aborted };
                 self.drain(max, status, !end.harmless, done)
             }
@@ -419,7 +419,7 @@ impl<R: Ring> Channel<R> {
 }
 
 impl<R: Ring> Parked for Channel<R> {
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         // What nobody waits for any more is dropped.
         self.poll_each(usize::MAX, drop);
     }

@@ -1,7 +1,7 @@
 //! The control queue (VIRTIO 1.2, 5.1.6.5): commands, one at a time, waited for. Under the device's lock.
 
+use crate::device::Shared;
 use crate::error::{Error, Fault, Result};
-use crate::machine::Shared;
 use crate::ring::{Ring, Segment, Used};
 use std::time::{Duration, Instant};
 use wholebar_core::bar::Doorbell;

@@ -7,16 +7,15 @@ mod rx;
 mod tx;
 mod watch;
 
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
 use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use crate::life::Life;
-use crate::machine::{self, Handle, Parked, Parts, Personality, Shared};
 use crate::options::Options;
 use crate::ring::{Packed, Ring, RingOptions, Split};
 use config::Facts;
 use control::{Command, ControlQueue};
-use crossbeam::channel::Receiver as Channel;
 use rx::{AnyReceiver, Layout, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +24,7 @@ use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
 use wholebar_core::DriverError;
 use wholebar_core::bar::Bar;
+use wholebar_core::channel::Receiver as Channel;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{
@@ -98,10 +98,10 @@ pub(crate) enum Queue {
 }
 
 impl Parked for Queue {
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         match self {
-            Self::Rx(queue) => queue.look(),
-            Self::Tx(queue) => queue.look(),
+            Self::Rx(queue) => queue.check_timeouts(),
+            Self::Tx(queue) => queue.check_timeouts(),
         }
     }
 }
@@ -201,7 +201,7 @@ impl Net {
             let State { control, wanted, .. } = &mut kept.state;
             let changed = change(wanted);
             if let Some(control) = control {
-                tell(&self.0.personality, shared, control, wanted)?;
+                tell(&self.0.device_type, shared, control, wanted)?;
             }
             Ok(changed)
         })
@@ -246,11 +246,11 @@ impl Opening<'_> {
             merge: has(bit::MRG_RXBUF),
         };
         let vectored = if config.rx_interrupts { pairs } else { 0 };
-        let (interrupts, wake) = machine::vectors(&hw, vectored)?;
+        let (interrupts, wake) = device::vectors(&hw, vectored)?;
         hw.check_vectors(interrupts.as_ref(), vectored)?;
         // Rings, and headers for those that send.
         let each = sizes.iter().map(|size| 48 * u64::from(*size) + 64 * u64::from(headers_of(*size)) + 4096);
-        let memory = machine::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
+        let memory = device::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
         let allowed = Allowed { header, len: u64::from(mtu) + u64::from(LINK_HEADER), offloads: granted };
 
         let mut bells = Vec::new();
@@ -259,7 +259,7 @@ impl Opening<'_> {
         }
         hw.reset()?;
         let shared = Shared::new(hw, options, features, wake);
-        shared.ties.attach(memory.arena())?;
+        shared.queue_context.attach(memory.arena())?;
         let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
@@ -268,8 +268,8 @@ impl Opening<'_> {
             let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
             let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
             let rx_ring =
-                machine::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
-            let tx_ring = machine::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
+                device::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
+            let tx_ring = device::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
             let vector = match &interrupts {
                 Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
@@ -286,7 +286,7 @@ impl Opening<'_> {
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = machine::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
+                let ring = device::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -295,7 +295,7 @@ impl Opening<'_> {
         };
         let wanted = Wanted { promiscuous: config.promiscuous, rss: config.rss.clone(), ..Wanted::default() };
         let (link, _) = config::link(&shared.hw, features)?;
-        let personality = Ethernet {
+        let device_type = Ethernet {
             name: shared.hw.name(),
             limits,
             granted,
@@ -311,8 +311,8 @@ impl Opening<'_> {
             stalls: AtomicU64::new(0),
         };
         let state = State { control, wanted, watches };
-        let parts = Parts { shared, personality, interrupts, records, queues, state };
-        Ok(Net(Arc::new(machine::start(parts)?)))
+        let parts = Parts { shared, device_type, interrupts, records, queues, state };
+        Ok(Net(Arc::new(device::start(parts)?)))
     }
 }
 
@@ -367,7 +367,7 @@ impl Ethernet {
     }
 }
 
-impl Personality for Ethernet {
+impl DeviceType for Ethernet {
     type Event = Event;
     type Queue = Queue;
     type State = State;
@@ -397,7 +397,7 @@ impl Personality for Ethernet {
             tell(Event::Link(link));
         }
         for (queue, watch) in (0..).zip(&mut state.watches) {
-            if let Some(waited) = watch.look(link.up) {
+            if let Some(waited) = watch.check_timeouts(link.up) {
                 self.stalls.fetch_add(1, Ordering::Relaxed);
                 tell(Event::Stalled { queue, waited });
             }
@@ -416,28 +416,28 @@ impl Port for Net {
     }
 
     fn name(&self) -> &str {
-        &self.0.personality.name
+        &self.0.device_type.name
     }
 
     fn limits(&self) -> &Limits {
-        &self.0.personality.limits
+        &self.0.device_type.limits
     }
 
     fn granted(&self) -> Offloads {
-        self.0.personality.granted
+        self.0.device_type.granted
     }
 
     fn queues(&self) -> (u16, u16) {
-        (self.0.personality.pairs, self.0.personality.pairs)
+        (self.0.device_type.pairs, self.0.device_type.pairs)
     }
 
     fn mtu(&self) -> u16 {
-        self.0.personality.mtu
+        self.0.device_type.mtu
     }
 
     fn mac(&self) -> Mac {
         let set = self.0.peek(|control| control.state.wanted.mac);
-        set.or(self.0.personality.chosen).or(self.0.personality.facts.mac).unwrap_or_default()
+        set.or(self.0.device_type.chosen).or(self.0.device_type.facts.mac).unwrap_or_default()
     }
 
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
@@ -473,13 +473,13 @@ impl Port for Net {
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         // Refused before it is what is wanted.
-        config::rss_data(&self.0.shared.hw, &self.0.personality.facts, rss, self.0.personality.pairs, true)?;
+        config::rss_data(&self.0.shared.hw, &self.0.device_type.facts, rss, self.0.device_type.pairs, true)?;
         let set = |w: &mut Wanted| w.rss = Some(rss.clone());
         Ok(self.set(bit::RSS, "RSS that was asked for when it was opened", set, &Ethernet::tell_spread)?)
     }
 
     fn link(&self) -> Link {
-        *self.0.personality.link.lock().unwrap_or_else(|e| e.into_inner())
+        *self.0.device_type.link.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn events(&self) -> &Channel<Event> {
@@ -488,7 +488,7 @@ impl Port for Net {
 
     fn statistics(&self) -> Vec<Statistic> {
         let mut all = Vec::new();
-        for (i, (rx, tx)) in self.0.personality.counters.iter().enumerate() {
+        for (i, (rx, tx)) in self.0.device_type.counters.iter().enumerate() {
             let of = |queue: String| {
                 move |(name, value): (&'static str, u64)| Statistic {
                     queue: queue.clone().into(),
@@ -504,20 +504,21 @@ impl Port for Net {
         let own = [
             ("resets", domain.epoch()),
             ("quarantined_buffers", domain.quarantined()),
-            ("link_changes", count(&self.0.personality.link_changes)),
-            ("tx_stalls", count(&self.0.personality.stalls)),
+            ("link_changes", count(&self.0.device_type.link_changes)),
+            ("tx_stalls", count(&self.0.device_type.stalls)),
         ];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
+        all.extend(Statistic::of_model(self.0.shared.hw.device.as_ref()));
         all
     }
 
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
-        Ok(self.0.ties().attach(arena).map(drop)?)
+        Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
-        let (shared, own) = (&self.0.shared, &self.0.personality);
-        if shared.ties.arena(pool.arena().id()).is_none() {
+        let (shared, own) = (&self.0.shared, &self.0.device_type);
+        if shared.queue_context.arena(pool.arena().id()).is_none() {
             return Err(shared
                 .hw
                 .unavailable("it was not let into the pool's arena: see `Port::attach`".to_owned())
@@ -562,11 +563,11 @@ impl Port for Net {
 
 impl Net {
     fn take(&self, index: u16, virtqueue: u32) -> Option<Queue> {
-        (index < self.0.personality.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
+        (index < self.0.device_type.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
     }
 
     fn none(&self, what: &'static str, index: u16) -> DriverError {
-        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.personality.pairs }.into()
+        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.device_type.pairs }.into()
     }
 }
 

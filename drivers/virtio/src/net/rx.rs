@@ -4,9 +4,9 @@
 //! header is taken off. Nothing here locks, allocates or calls the kernel while the queue runs.
 
 use super::header;
+use crate::device::Parked;
 use crate::error::Fault;
 use crate::life::Life;
-use crate::machine::Parked;
 use crate::ring::{Ring, Segment, Used};
 use std::sync::Arc;
 use wholebar_core::Table;
@@ -15,7 +15,7 @@ use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Buf, Pool, PoolCache};
 use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
-use wholebar_core::reset::Turn;
+use wholebar_core::reset::Step;
 
 /// How many buffers are asked of the pool at once.
 const BATCH: u16 = 32;
@@ -136,17 +136,17 @@ impl<R: Ring> Receiver<R> {
     /// A turn of a queue that does not run: its buffers go home once the device cannot write them any more.
     #[cold]
     fn closed(&mut self) {
-        match self.life.turn() {
-            None | Some(Turn::Stop) => {}
-            Some(Turn::Abort) => self.bufs.fill_with(|| None),
-            Some(Turn::Restart) => {
+        match self.life.step() {
+            None | Some(Step::Stop) => {}
+            Some(Step::Abort) => self.bufs.fill_with(|| None),
+            Some(Step::Restart) => {
                 self.bufs.fill_with(|| None);
                 self.ring.restart();
                 self.life.enter();
                 self.post_fresh();
             }
-            Some(Turn::Ended(end)) if end.harmless => self.bufs.fill_with(|| None),
-            Some(Turn::Ended(_) | Turn::Expelled) => self.quarantine(),
+            Some(Step::Ended(end)) if end.harmless => self.bufs.fill_with(|| None),
+            Some(Step::Ended(_) | Step::Expelled) => self.quarantine(),
         }
     }
 
@@ -223,7 +223,7 @@ impl<R: Ring> RxQueue for Receiver<R> {
 }
 
 impl<R: Ring> Parked for Receiver<R> {
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         if !self.life.is_open() {
             self.closed();
         }
@@ -233,7 +233,7 @@ impl<R: Ring> Parked for Receiver<R> {
 impl<R: Ring> AnyReceiver for Receiver<R> {
     fn set_pool(&mut self, pool: &Pool) {
         self.cache = Some(pool.cache(BATCH.into()));
-        self.look();
+        self.check_timeouts();
         if self.life.is_open() {
             self.post_fresh();
         }

@@ -4,15 +4,15 @@
 //! Nothing here locks, allocates or calls the kernel while the queue runs.
 
 use super::header;
+use crate::device::Parked;
 use crate::life::Life;
-use crate::machine::Parked;
 use crate::ring::{Ring, Segment};
 use std::sync::Arc;
 use wholebar_core::Table;
 use wholebar_core::bar::Doorbell;
 use wholebar_core::mem::{Buf, PoolCache, give_back};
 use wholebar_core::net::{Burst, Offloads, QueueState, TxCounters, TxQueue};
-use wholebar_core::reset::Turn;
+use wholebar_core::reset::Step;
 
 /// After how many calls that found no room the device is told again that there is something to send; and then after twice as many, and so on.
 const FRUITLESS: u32 = 64;
@@ -187,16 +187,16 @@ impl<R: Ring> Sender<R> {
     /// A turn of a queue that does not run: its packets go home once the device does not read them any more.
     #[cold]
     fn closed(&mut self) {
-        match self.life.turn() {
-            None | Some(Turn::Stop) => {}
-            Some(Turn::Abort) => self.drop_all(),
-            Some(Turn::Restart) => {
+        match self.life.step() {
+            None | Some(Step::Stop) => {}
+            Some(Step::Abort) => self.drop_all(),
+            Some(Step::Restart) => {
                 self.drop_all();
                 self.ring.restart();
                 self.life.enter();
             }
-            Some(Turn::Ended(end)) if end.harmless => self.drop_all(),
-            Some(Turn::Ended(_) | Turn::Expelled) => self.quarantine(),
+            Some(Step::Ended(end)) if end.harmless => self.drop_all(),
+            Some(Step::Ended(_) | Step::Expelled) => self.quarantine(),
         }
     }
 
@@ -312,7 +312,7 @@ impl<R: Ring> TxQueue for Sender<R> {
 }
 
 impl<R: Ring> Parked for Sender<R> {
-    fn look(&mut self) {
+    fn check_timeouts(&mut self) {
         self.reclaim();
     }
 }

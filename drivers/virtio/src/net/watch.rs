@@ -55,7 +55,7 @@ impl Watch {
     }
 
     /// Looks at the queues while the link is up or not; how long the one that sends has been stuck, told once each time.
-    pub fn look(&mut self, link: bool) -> Option<Duration> {
+    pub fn check_timeouts(&mut self, link: bool) -> Option<Duration> {
         let ((rx, received), (tx, sent)) = (&mut self.rx, &mut self.tx);
         let (packets, full) = (sent.packets.get(), sent.full.get());
         // Of packets there is something new to be told; buffers may be overlooked as long as none comes back. A queue that finds itself full tells it sooner.
@@ -65,7 +65,7 @@ impl Watch {
         if link && !rx.moved(received.packets.get()) {
             rx.remind();
         }
-        self.stall.look(link, packets, full, Instant::now())
+        self.stall.check_timeouts(link, packets, full, Instant::now())
     }
 }
 
@@ -75,7 +75,7 @@ impl Stall {
     }
 
     /// Nobody can tell a queue without traffic from one that is stuck; but who finds no room has packets, and the device as many.
-    fn look(&mut self, link: bool, packets: u64, full: u64, now: Instant) -> Option<Duration> {
+    fn check_timeouts(&mut self, link: bool, packets: u64, full: u64, now: Instant) -> Option<Duration> {
         let moved = std::mem::replace(&mut self.packets, packets) != packets;
         let tried = std::mem::replace(&mut self.full, full) != full;
         if moved || !link {
@@ -99,20 +99,20 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut stall = Stall::new(Duration::from_secs(5));
         // It works, is without a link, is left alone after it was full.
-        assert_eq!(stall.look(true, 10, 1, at(1)), None);
-        assert_eq!(stall.look(true, 20, 2, at(10)), None);
-        assert_eq!(stall.look(false, 20, 9, at(20)), None);
-        assert_eq!(stall.look(true, 20, 10, at(21)), None);
-        assert_eq!(stall.look(true, 20, 10, at(29)), None);
-        assert_eq!(stall.look(true, 21, 10, at(30)), None);
+        assert_eq!(stall.check_timeouts(true, 10, 1, at(1)), None);
+        assert_eq!(stall.check_timeouts(true, 20, 2, at(10)), None);
+        assert_eq!(stall.check_timeouts(false, 20, 9, at(20)), None);
+        assert_eq!(stall.check_timeouts(true, 20, 10, at(21)), None);
+        assert_eq!(stall.check_timeouts(true, 20, 10, at(29)), None);
+        assert_eq!(stall.check_timeouts(true, 21, 10, at(30)), None);
         // It is stuck, which is told once.
-        assert_eq!(stall.look(true, 21, 11, at(31)), None);
-        assert_eq!(stall.look(true, 21, 12, at(35)), None);
-        assert_eq!(stall.look(true, 21, 13, at(36)), Some(Duration::from_secs(5)));
-        assert_eq!(stall.look(true, 21, 14, at(50)), None);
+        assert_eq!(stall.check_timeouts(true, 21, 11, at(31)), None);
+        assert_eq!(stall.check_timeouts(true, 21, 12, at(35)), None);
+        assert_eq!(stall.check_timeouts(true, 21, 13, at(36)), Some(Duration::from_secs(5)));
+        assert_eq!(stall.check_timeouts(true, 21, 14, at(50)), None);
         // It goes on, and is stuck again.
-        assert_eq!(stall.look(true, 22, 15, at(51)), None);
-        assert_eq!(stall.look(true, 22, 16, at(52)), None);
-        assert_eq!(stall.look(true, 22, 17, at(58)), Some(Duration::from_secs(6)));
+        assert_eq!(stall.check_timeouts(true, 22, 15, at(51)), None);
+        assert_eq!(stall.check_timeouts(true, 22, 16, at(52)), None);
+        assert_eq!(stall.check_timeouts(true, 22, 17, at(58)), Some(Duration::from_secs(6)));
     }
 }

@@ -60,7 +60,7 @@ impl Split {
 
     /// Looks at the used index; whether there is something to take.
     #[inline(always)]
-    fn look(&mut self) -> Result<bool, Fault> {
+    fn check_timeouts(&mut self) -> Result<bool, Fault> {
         // Acquire pairs with the Release by which the device (or its model) sets the index after it wrote the entries and the buffers' data:
         // without it, both could be older than the index.
         self.used = u16::from_le(self.used_head.at(1).load(Ordering::Acquire));
@@ -196,7 +196,7 @@ impl Ring for Split {
 
     #[inline(always)]
     fn take(&mut self) -> Result<Option<Used>, Fault> {
-        if self.taken == self.used && !self.look()? {
+        if self.taken == self.used && !self.check_timeouts()? {
             // A batch is as many entries as its buffers, and the index says so (2.7.9).
             return if self.ids.in_batch() { Err(Fault::Batch) } else { Ok(None) };
         }

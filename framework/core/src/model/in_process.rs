@@ -7,22 +7,25 @@
 
 use super::pages::{Pages, Trap};
 use super::thread::{ModelThread, Slot};
-use super::{Card, Model, Refused, Shape};
+use super::{Model, ModelFunction, Refused, Shape};
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{DeviceInfo, DeviceKind, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result, Work};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// A model in this process. Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as
 /// they use the device.
 pub struct InProcess {
     shape: Shape,
-    card: Arc<Slot>,
+    function: Arc<Slot>,
     dma: Arc<DmaSpace>,
     thread: Mutex<Option<ModelThread>>,
+    counters: OnceLock<Counters>,
 }
+
+type Counters = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 impl InProcess {
     /// Puts a model behind the seam.
@@ -30,19 +33,19 @@ impl InProcess {
     /// # Errors
     /// [`Error::PageSize`] where the model's page is smaller than the host's.
     pub fn new<M: Model + 'static>(model: M) -> Result<Arc<Self>> {
-        let card: Box<Card<dyn Model>> = Box::new(Card::new(model));
-        let shape = card.shape().clone();
+        let function: Box<ModelFunction<dyn Model>> = Box::new(ModelFunction::new(model));
+        let shape = function.shape().clone();
         if shape.page < PageSize::host() {
             return Err(Error::PageSize { bytes: shape.page.bytes() });
         }
-        let card = Arc::new(Slot::new(card));
-        let dma = DmaSpace::new(Box::new(Dma(card.clone())))?;
-        Ok(Arc::new(Self { shape, card, dma, thread: Mutex::new(None) }))
+        let function = Arc::new(Slot::new(function));
+        let dma = DmaSpace::new(Box::new(Dma(function.clone())))?;
+        Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None), counters: OnceLock::new() }))
     }
 
     /// One turn of the model, on this thread.
     pub fn step(&self) -> Work {
-        self.card.lock().poll()
+        self.function.lock().poll()
     }
 
     /// Runs the model on a thread of its own, until [`stop`](Self::stop) or the end of this. `prepare` runs there first, to pin it. Nothing
@@ -53,7 +56,7 @@ impl InProcess {
     pub fn spawn(&self, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut thread = self.thread();
         if thread.is_none() {
-            *thread = Some(ModelThread::spawn(self.card.clone(), prepare)?);
+            *thread = Some(ModelThread::spawn(self.function.clone(), prepare)?);
         }
         Ok(())
     }
@@ -65,7 +68,7 @@ impl InProcess {
         let beside = other.thread().as_ref().map(ModelThread::beside);
         let mut thread = self.thread();
         if thread.is_none() {
-            *thread = beside.and_then(|beside| ModelThread::join(self.card.clone(), &beside));
+            *thread = beside.and_then(|beside| ModelThread::join(self.function.clone(), &beside));
         }
         thread.is_some()
     }
@@ -76,6 +79,11 @@ impl InProcess {
         // Dropped once the lock is free: this waits for the thread.
         let thread = self.thread().take();
         drop(thread);
+    }
+
+    /// Says how the model's counters are read, while it runs, for [`PciDevice::counters`]. Only the first who says it is heard.
+    pub fn set_counters(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        let _ = self.counters.set(Box::new(read));
     }
 
     /// The id of the model's thread in `/proc/self/task`, where the CPU time that it used can be read; `None` where it has none.
@@ -100,7 +108,7 @@ impl InProcess {
         r.direct.iter().any(|d| d.start <= offset && end <= d.end).then_some(pages)
     }
 
-    /// Whether a write would touch what the card guards: MSI-X table and PBA.
+    /// Whether a write would touch what the function guards: MSI-X table and PBA.
     fn guarded(&self, region: u32, offset: u64, len: u64) -> bool {
         self.shape.msix.is_some_and(|m| m.guards(region, offset, len))
     }
@@ -131,7 +139,7 @@ impl PciDevice for InProcess {
         if index >= self.info().regions {
             return Err(Error::NoSuchRegion { device: self.shape.name.clone(), region: index });
         }
-        Ok(self.card.lock().region(index))
+        Ok(self.function.lock().region(index))
     }
 
     fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()> {
@@ -141,7 +149,7 @@ impl PciDevice for InProcess {
                 pages.trap(offset, Trap::Read(buf));
                 pages.access(offset, Trap::Read(buf))
             }
-            None => self.card.lock().read(region, offset, buf),
+            None => self.function.lock().read(region, offset, buf),
         };
         done.map_err(|e| self.refused("read", region, offset, len, e))
     }
@@ -153,7 +161,7 @@ impl PciDevice for InProcess {
                 pages.trap(offset, Trap::Write(buf));
                 pages.access(offset, Trap::Write(buf))
             }
-            None => self.card.lock().write(region, offset, buf),
+            None => self.function.lock().write(region, offset, buf),
         };
         done.map_err(|e| self.refused("write", region, offset, buf.len(), e))
     }
@@ -184,18 +192,18 @@ impl PciDevice for InProcess {
                     .map(|fd| fd.map(|fd| fd.try_clone_to_owned()).transpose())
                     .collect::<io::Result<_>>()
                     .map_err(|cause| Error::Io { what: "duplicating an eventfd".to_owned(), cause })?;
-                self.card.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
+                self.function.lock().set_irqs(index, first, owned).map_err(|_| missing(last))
             }
             IrqAction::Disable => {
-                self.card.lock().disable_irqs(index);
+                self.function.lock().disable_irqs(index);
                 Ok(())
             }
             IrqAction::Trigger(n) => {
-                self.card.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
+                self.function.lock().trigger(index, first, n).map_err(|_| missing(first.saturating_add(n)))
             }
             IrqAction::Mask(n) | IrqAction::Unmask(n) => {
                 let masked = matches!(action, IrqAction::Mask(_));
-                self.card.lock().mask_irqs(index, first, n, masked).map_err(|Refused(errno)| match errno {
+                self.function.lock().mask_irqs(index, first, n, masked).map_err(|Refused(errno)| match errno {
                     libc::EINVAL => missing(first.saturating_add(n)),
                     // As with the kernel's MSI and MSI-X.
                     errno => Error::Io {
@@ -211,8 +219,12 @@ impl PciDevice for InProcess {
         self.dma.clone()
     }
 
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.counters.get().map_or_else(Vec::new, |read| read())
+    }
+
     fn reset(&self) -> Result<()> {
-        self.card.lock().reset();
+        self.function.lock().reset();
         Ok(())
     }
 }

@@ -1,21 +1,21 @@
 //! The device side of the seam: a device as software.
 //!
 //! A [`Model`] runs at three distances: stepped by hand in a test, on a thread of this process ([`InProcess`]), and in a process of its own behind a
-//! vfio-user socket. [`Card`] is what these have in common: it holds the model, the memory it may reach and the eventfds it may signal.
+//! vfio-user socket. [`ModelFunction`] is what these have in common: it holds the model, the memory it may reach and the eventfds it may signal.
 //!
 //! A page that is mapped has memory semantics: a model cannot see a store, only a value. So a model declares the ranges where values
 //! are enough (doorbells, registers without side effects of access) as *direct*, and gets a call for each access elsewhere.
 
-mod card;
 mod dma;
+mod function;
 mod host;
 mod in_process;
 mod pages;
 mod signal;
 mod thread;
 
-pub use card::Card;
 pub use dma::{Denied, Dma, Entries, Entry, ReadOnly, Reason};
+pub use function::ModelFunction;
 pub use host::Host;
 pub use in_process::InProcess;
 pub use pages::{Pages, Registers};

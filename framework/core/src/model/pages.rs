@@ -244,7 +244,7 @@ mod tests {
     /// What a client reads first, in whatever width, changes nothing about what is shown there later.
     #[test]
     fn the_table_is_of_words_of_32_bits() {
-        use crate::model::{Card, Host, Model, ModelRegion, MsixPlace, Shape};
+        use crate::model::{Host, Model, ModelFunction, ModelRegion, MsixPlace, Shape};
         struct Table(Arc<Pages>);
         impl Model for Table {
             fn shape(&self) -> Shape {
@@ -265,15 +265,15 @@ mod tests {
                 crate::Work::Idle
             }
         }
-        let mut card = Card::new(Table(Pages::new(4096).unwrap()));
+        let mut function = ModelFunction::new(Table(Pages::new(4096).unwrap()));
         let mut entry = [0; 16];
         for width in [1, 2, 8] {
             for at in (0..128).step_by(width) {
-                card.read(0, 1024 + at as u64, &mut entry[..width]).unwrap();
+                function.read(0, 1024 + at as u64, &mut entry[..width]).unwrap();
             }
         }
-        card.set_irqs(2, 7, vec![None]).unwrap();
-        card.read(0, 1024 + 7 * 16, &mut entry).unwrap();
+        function.set_irqs(2, 7, vec![None]).unwrap();
+        function.read(0, 1024 + 7 * 16, &mut entry).unwrap();
         assert_eq!(entry[12..], [1, 0, 0, 0], "masked");
     }
 

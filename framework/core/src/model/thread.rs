@@ -2,7 +2,7 @@
 //!
 //! A thread holds its models' locks for a while, since a lock costs more than an idle look, and steps aside for whoever wants to talk to one.
 
-use super::{Card, Model};
+use super::{Model, ModelFunction};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread::JoinHandle;
@@ -16,28 +16,28 @@ const TOGETHER: usize = 4;
 /// Idle turns after which whoever is waited for gets to run, where there are fewer cores than threads.
 const PATIENCE: u32 = 4096;
 
-/// The card, and who wants to talk to it: its thread steps aside for them.
+/// The function, and who wants to talk to it: its thread steps aside for them.
 pub(super) struct Slot {
-    card: Mutex<Box<Card<dyn Model>>>,
+    function: Mutex<Box<ModelFunction<dyn Model>>>,
     waiting: AtomicU32,
 }
 
 impl Slot {
-    pub(super) fn new(card: Box<Card<dyn Model>>) -> Self {
-        Self { card: Mutex::new(card), waiting: AtomicU32::new(0) }
+    pub(super) fn new(function: Box<ModelFunction<dyn Model>>) -> Self {
+        Self { function: Mutex::new(function), waiting: AtomicU32::new(0) }
     }
 
-    /// The card, for a call from outside; its thread is kept from taking it again first.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Box<Card<dyn Model>>> {
+    /// The function, for a call from outside; its thread is kept from taking it again first.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Box<ModelFunction<dyn Model>>> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let card = self.own();
+        let function = self.own();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        card
+        function
     }
 
-    /// The card, for the thread that runs it.
-    fn own(&self) -> MutexGuard<'_, Box<Card<dyn Model>>> {
-        self.card.lock().unwrap_or_else(|e| e.into_inner())
+    /// The function, for the thread that runs it.
+    fn own(&self) -> MutexGuard<'_, Box<ModelFunction<dyn Model>>> {
+        self.function.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -143,11 +143,11 @@ impl Runner {
                     std::thread::yield_now();
                     continue;
                 }
-                let mut cards = [const { None }; TOGETHER];
-                cards.iter_mut().zip(group).for_each(|(card, slot)| *card = Some(slot.own()));
+                let mut functions = [const { None }; TOGETHER];
+                functions.iter_mut().zip(group).for_each(|(function, slot)| *function = Some(slot.own()));
                 for _ in 0..TURNS {
-                    for card in cards.iter_mut().flatten() {
-                        match card.poll() {
+                    for function in functions.iter_mut().flatten() {
+                        match function.poll() {
                             Work::Busy => idle = 0,
                             Work::Idle => idle = idle.saturating_add(1),
                         }

@@ -40,6 +40,7 @@ macro_rules! counters {
         }
     };
 }
+#[cfg(feature = "faults")]
 pub(super) use counters;
 
 counters! {

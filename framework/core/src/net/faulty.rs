@@ -129,7 +129,19 @@ const TURN: usize = 32;
 /// A late packet goes on after so many calls that brought no other.
 const PATIENCE: u32 = 256;
 
-/// A queue that does things wrong.
+/// A queue around a queue, that does things wrong.
+///
+/// ```no_run
+/// use wholebar_core::net::{Faults, Faulty, Traced};
+/// # use wholebar_core::{mem::Pool, net::Port};
+/// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
+///
+/// let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
+/// // Used as any queue; what is lost on the way is in its counters, and not in the trace.
+/// let tx = Faulty::new(Traced::new(port.tx_queue(0)?, "tx0"), faults, pool.cache(8));
+/// # drop(tx);
+/// # Ok(()) }
+/// ```
 pub struct Faulty<Q> {
     inner: Q,
     work: Work,

@@ -4,44 +4,24 @@
 //! the program's choice, a queue at a time. What is configured, read or reset is the [`Port`]'s, off the hot path. This module does
 //! *not* look into packets.
 //!
-//! Around any queue, and around each other, go [`Captured`] (a tap into a file), [`Faulty`] (what wires and devices do wrong) and [`Traced`].
-//! What all of that counts, [`statistics`] shows to other processes:
-//!
-//! ```no_run
-//! # use std::{path::Path, sync::Arc};
-//! # use wholebar_core::net::{Port, statistics::Figures, Capture, Direction, Faults, Faulty, Traced};
-//! # use wholebar_core::mem::Pool;
-//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
-//! let capture = Capture::create(Path::new("all.pcapng"), 8192)?;
-//! let rx = capture.tap(port.rx_queue(0, pool)?, "rx0", Direction::In)?;
-//! let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;
-//! let tx = Faulty::new(Traced::new(port.tx_queue(0)?, "tx0"), faults, pool.cache(8));
-//!
-//! let _server = Figures::new("my program").port("0", port).pool("0", pool).serve(Path::new("/run/my.sock"))?;
-//! // ... `rx` and `tx` are used as any queue, on their cores; then they are dropped, and the capture is finished:
-//! # drop((rx, tx));
-//! println!("{} packets are in the file", capture.finish()?);
-//! # Ok(()) }
-//! ```
+//! Around any queue, and around each other, go [`Traced`] and `Faulty` (what wires and devices do wrong; with the feature `faults`);
+//! `wholebar-capture` has another, a tap into a file, and `wholebar-statistics` shows to other processes what all of them count.
 
 mod burst;
-mod captured;
 mod config;
 mod counters;
+#[cfg(feature = "faults")]
 mod faulty;
-mod pcapng;
 mod port;
-pub mod statistics;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod traced;
 
 pub use burst::Burst;
-pub use captured::{Capture, CaptureCounters, Captured};
 pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
 pub use counters::{Count, RxCounters, TxCounters};
+#[cfg(feature = "faults")]
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
-pub use pcapng::{Direction, PcapNg};
 pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
 

@@ -2,9 +2,10 @@
 
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
 use crate::DriverError;
-use crate::keeper::Happened;
+use crate::control_plane::DeviceEvent;
 use crate::mem::{Arena, Pool};
-use crossbeam::channel::Receiver;
+use crate::pci::PciDevice;
+use crossbeam_channel::Receiver;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -101,8 +102,9 @@ pub trait Port: Send + Sync {
     /// Every counter of each queue and of the device. Counters begin at 0 when the port is opened and go on through resets. It takes the lock
     /// where counters are registers of the device.
     ///
-    /// Packets that a device drops because they are for other addresses are here only where the device counts them: VIRTIO 1.2 has no such
-    /// counter.
+    /// Packets that a device drops because they are for other addresses are here only where somebody counts them. VIRTIO 1.2 has no such counter;
+    /// a model in this process tells (`rx_filtered`). A 82576 counts good packets that passed its filters (`rx_packets`), and all packets
+    /// (`rx_packets_all`): the latter has those with errors, too.
     fn statistics(&self) -> Vec<Statistic>;
 
     /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing.
@@ -209,13 +211,13 @@ pub enum Event {
     },
 }
 
-impl From<Happened> for Event {
-    fn from(happened: Happened) -> Self {
-        match happened {
-            Happened::FunctionError => Self::FunctionError,
-            Happened::UnbindRequest => Self::UnbindRequest,
-            Happened::Reset { why, lost } => Self::Reset { why, lost },
-            Happened::Ended { why } => Self::Ended { why },
+impl From<DeviceEvent> for Event {
+    fn from(event: DeviceEvent) -> Self {
+        match event {
+            DeviceEvent::FunctionError => Self::FunctionError,
+            DeviceEvent::UnbindRequest => Self::UnbindRequest,
+            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
+            DeviceEvent::Ended { why } => Self::Ended { why },
         }
     }
 }
@@ -223,12 +225,20 @@ impl From<Happened> for Event {
 /// One counter, and what it has come to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statistic {
-    /// The queue it is of (`rx0`, `tx3`), or nothing for the device's own.
+    /// The queue it is of (`rx0`, `tx3`), nothing for the device's own, or `model`.
     pub queue: Cow<'static, str>,
     /// What it counts.
     pub name: Cow<'static, str>,
     /// What it has come to.
     pub value: u64,
+}
+
+impl Statistic {
+    /// What a device counts of itself where it is a model in this process, as part of [`Port::statistics`].
+    pub fn of_model(device: &dyn PciDevice) -> impl Iterator<Item = Self> + use<> {
+        let counters = device.counters().into_iter();
+        counters.map(|(name, value)| Self { queue: "model".into(), name: name.into(), value })
+    }
 }
 
 #[cfg(test)]

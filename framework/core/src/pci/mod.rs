@@ -83,6 +83,11 @@ pub trait PciDevice: Send + Sync {
     /// `Arc` tells who shares it.
     fn dma(&self) -> Arc<DmaSpace>;
 
+    /// What is counted of the device on the other side of the seam, by name: by a model in this process. Others tell what they count by registers alone.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// A driver begins to open the device, or has opened it ([`Opening`]). A backend whose answers somebody else gives bounds what all of them take
     /// until then together.
     fn opening(&self, begins: bool) {

@@ -5,7 +5,7 @@
 use super::peer::{Expect, Failed, Peer};
 use super::regions::{Region, read_region};
 use super::wire::{self, Command};
-use crate::door::connect;
+use crate::listener::connect;
 use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
     BAR0, DeviceInfo, DeviceKind, IRQ_ERR, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo,

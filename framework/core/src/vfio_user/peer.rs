@@ -6,7 +6,7 @@
 use super::client::Options;
 use super::socket::{Broken, Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
-use crate::door::A_YEAR;
+use crate::listener::A_YEAR;
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::{Error, Result};
 use std::fmt;

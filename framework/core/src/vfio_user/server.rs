@@ -5,8 +5,8 @@
 
 use super::session::{self, Session};
 use super::socket::wait_for;
-use crate::door::Door;
-use crate::model::{Card, Model};
+use crate::listener::Listener;
+use crate::model::{Model, ModelFunction};
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::os::unix::net::UnixStream;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 ///
 /// When a client goes, by its own will or not, its memory is let go, its interrupts are off, and the model is reset.
 pub struct Server<M: Model> {
-    door: Option<Door>,
-    card: Card<M>,
+    listener: Option<Listener>,
+    function: ModelFunction<M>,
     session: Option<Session>,
     pace: Pace,
     spin: bool,
@@ -42,14 +42,14 @@ impl<M: Model> Server<M> {
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
         let path = path.as_ref();
         let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
-        let door = Door::open(path).map_err(failed)?;
-        Ok(Self { door: Some(door), card: card(model), session: None, pace: Pace::new(), spin: false })
+        let listener = Listener::bind(path).map_err(failed)?;
+        Ok(Self { listener: Some(listener), function: function(model), session: None, pace: Pace::new(), spin: false })
     }
 
     /// Serves the client at the other end of a connection that exists already, and nobody after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
         let session = Some(Session::new(stream));
-        Self { door: None, card: card(model), session, pace: Pace::new(), spin: false }
+        Self { listener: None, function: function(model), session, pace: Pace::new(), spin: false }
     }
 
     /// Whether [`run`](Self::run) keeps its core when nothing happens. Else it sleeps for a millisecond at a time then.
@@ -60,8 +60,8 @@ impl<M: Model> Server<M> {
     }
 
     /// The model in its slot.
-    pub fn card(&mut self) -> &mut Card<M> {
-        &mut self.card
+    pub fn function(&mut self) -> &mut ModelFunction<M> {
+        &mut self.function
     }
 
     /// Whether a client is there.
@@ -71,10 +71,10 @@ impl<M: Model> Server<M> {
 
     /// One turn: the model's, and at times a look at the socket. Never waits.
     #[inline]
-    pub fn turn(&mut self) -> Work {
+    pub fn poll(&mut self) -> Work {
         let work = match &self.session {
             Some(session) => {
-                let work = self.card.poll();
+                let work = self.function.poll();
                 // Before the next turn: what is not there any more is not worked with.
                 if session.is_robbed() {
                     self.lose(session::ROBBED);
@@ -87,7 +87,7 @@ impl<M: Model> Server<M> {
         if !self.pace.is_due(work) {
             return work;
         }
-        match self.look() {
+        match self.poll_socket() {
             true => Work::Busy,
             false => work,
         }
@@ -95,9 +95,9 @@ impl<M: Model> Server<M> {
 
     /// A look at the socket: whether anything came.
     #[cold]
-    fn look(&mut self) -> bool {
+    fn poll_socket(&mut self) -> bool {
         let came = match &mut self.session {
-            Some(session) => match session.turn(&mut self.card) {
+            Some(session) => match session.poll(&mut self.function) {
                 Ok(came) => came,
                 Err(why) => {
                     self.lose(&why);
@@ -105,7 +105,7 @@ impl<M: Model> Server<M> {
                 }
             },
             None => {
-                self.session = self.door.as_ref().and_then(Door::accept).map(Session::new);
+                self.session = self.listener.as_ref().and_then(Listener::accept).map(Session::new);
                 if self.session.is_some() {
                     tracing::info!("a client is here");
                 }
@@ -121,7 +121,7 @@ impl<M: Model> Server<M> {
     fn lose(&mut self, why: &str) {
         tracing::info!(why, "the client is gone");
         self.session = None;
-        self.card.release();
+        self.function.release();
     }
 
     /// Takes turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client is gone.
@@ -133,16 +133,16 @@ impl<M: Model> Server<M> {
         let mut idle = 0u32;
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
-            match (self.turn(), &self.session, &self.door) {
+            match (self.poll(), &self.session, &self.listener) {
                 (Work::Busy, ..) => idle = 0,
                 (Work::Idle, None, None) => return Ok(()),
                 // Somebody waits who can't be let in: who asks at once whether that is over asks without end.
-                (Work::Idle, None, Some(door)) if door.is_stuck() => {
+                (Work::Idle, None, Some(listener)) if listener.is_stuck() => {
                     std::thread::sleep(STOP_LATENCY);
                     self.pace.hurry();
                 }
-                (Work::Idle, None, Some(door)) => {
-                    wait_for(door, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                (Work::Idle, None, Some(listener)) => {
+                    wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
                     self.pace.hurry();
                 }
                 (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
@@ -165,16 +165,16 @@ impl<M: Model> Server<M> {
 }
 
 /// A model's slot for a client that may be hostile.
-fn card<M: Model>(model: M) -> Card<M> {
-    let mut card = Card::new(model);
-    if let Err(error) = card.distrust() {
+fn function<M: Model>(model: M) -> ModelFunction<M> {
+    let mut function = ModelFunction::new(model);
+    if let Err(error) = function.distrust() {
         tracing::warn!(
             %error,
             "no asynchronous I/O can be had from the kernel (sysctl fs.aio-max-nr?): eventfds that may block are refused, and a \
              client that lies about that can hold this server"
         );
     }
-    card
+    function
 }
 
 /// When to look at the socket: every turn while messages come, then ever less often, up to [`Pace::LONGEST`] apart.

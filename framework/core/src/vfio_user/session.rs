@@ -8,7 +8,7 @@ use super::socket::{Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
 use crate::PageSize;
 use crate::mem::Iova;
-use crate::model::{Card, Model, Refused};
+use crate::model::{Model, ModelFunction, Refused};
 use crate::pci::{BAR0, ROM};
 use std::io;
 use std::ops::Range;
@@ -69,7 +69,7 @@ impl Session {
     ///
     /// # Errors
     /// Why there is no client any more.
-    pub fn turn<M: Model + ?Sized>(&mut self, card: &mut Card<M>) -> Result<bool, String> {
+    pub fn poll<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
         if self.is_robbed() {
             return Err(ROBBED.to_owned());
         }
@@ -77,12 +77,12 @@ impl Session {
             return Ok(false);
         }
         match self.socket.receive().map_err(|e| e.to_string())? {
-            Some(frame) => self.answer(card, frame).map(|()| true),
+            Some(frame) => self.answer(function, frame).map(|()| true),
             None => Ok(false),
         }
     }
 
-    fn answer<M: Model + ?Sized>(&mut self, card: &mut Card<M>, frame: Frame) -> Result<(), String> {
+    fn answer<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>, frame: Frame) -> Result<(), String> {
         let command = frame.header;
         if command.kind() != wire::COMMAND {
             return Err(format!("it sent what is no command: flags {:#x}", command.flags));
@@ -91,7 +91,7 @@ impl Session {
         let answer = match command.command {
             Command::VERSION if first => self.version(&frame),
             _ if first => Err(INVALID),
-            _ => self.handle(card, frame),
+            _ => self.handle(function, frame),
         };
         if let Err(Refused(errno)) = answer {
             tracing::debug!(command = %command.command, errno, "refused");
@@ -130,7 +130,7 @@ impl Session {
         Ok(reply)
     }
 
-    fn handle<M: Model + ?Sized>(&mut self, card: &mut Card<M>, frame: Frame) -> Answer {
+    fn handle<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>, frame: Frame) -> Answer {
         let Frame { header, payload, fds, excess_fds } = frame;
         // SPDK sends the map's file with its unmap, too: it is closed.
         let takes_fds = matches!(header.command, Command::DMA_MAP | Command::DMA_UNMAP | Command::SET_IRQS);
@@ -138,17 +138,17 @@ impl Session {
             return Err(INVALID);
         }
         match header.command {
-            Command::DMA_MAP => self.dma_map(card, &payload, fds),
+            Command::DMA_MAP => self.dma_map(function, &payload, fds),
             Command::DMA_UNMAP if fds.len() > 1 => Err(INVALID),
-            Command::DMA_UNMAP => dma_unmap(card, &payload),
-            Command::GET_INFO => get_info(card, &payload),
-            Command::GET_REGION_INFO => self.region_info(card, &payload),
-            Command::GET_IRQ_INFO => irq_info(card, &payload),
-            Command::SET_IRQS => set_irqs(card, &payload, fds),
-            Command::REGION_READ => region_read(card, &payload),
-            Command::REGION_WRITE => region_write(card, &payload),
+            Command::DMA_UNMAP => dma_unmap(function, &payload),
+            Command::GET_INFO => get_info(function, &payload),
+            Command::GET_REGION_INFO => self.region_info(function, &payload),
+            Command::GET_IRQ_INFO => irq_info(function, &payload),
+            Command::SET_IRQS => set_irqs(function, &payload, fds),
+            Command::REGION_READ => region_read(function, &payload),
+            Command::REGION_WRITE => region_write(function, &payload),
             Command::RESET => {
-                card.reset();
+                function.reset();
                 Ok(Reply::default())
             }
             Command::VERSION => Err(INVALID),
@@ -156,7 +156,12 @@ impl Session {
         }
     }
 
-    fn dma_map<M: Model + ?Sized>(&mut self, card: &mut Card<M>, payload: &[u8], fds: Vec<OwnedFd>) -> Answer {
+    fn dma_map<M: Model + ?Sized>(
+        &mut self,
+        function: &mut ModelFunction<M>,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Answer {
         /// libvfio-user's: map the file, which is what we do with any.
         const BY_MAPPING: u32 = 1 << 2;
         let (map, _) = wire::split::<wire::DmaMap>(payload).ok_or(INVALID)?;
@@ -164,14 +169,14 @@ impl Session {
         if (map.argsz as usize) < size_of::<wire::DmaMap>() || map.flags & !known != 0 || fds.len() > 1 {
             return Err(INVALID);
         }
-        if card.dma_count() as u64 >= Capabilities::OURS.max_dma_maps {
+        if function.dma_count() as u64 >= Capabilities::OURS.max_dma_maps {
             return Err(Refused(libc::ENOSPC));
         }
         let (iova, writable) = (Iova(map.address), map.flags & VFIO_DMA_MAP_FLAG_WRITE != 0);
         match fds.first() {
             // Memory that can only be had by message: its place is taken, and no model can reach it.
             None => {
-                card.dma_map_unreachable(iova, map.size)?;
+                function.dma_map_unreachable(iova, map.size)?;
                 if !std::mem::replace(&mut self.told, true) {
                     tracing::warn!(
                         %iova,
@@ -183,25 +188,25 @@ impl Session {
             }
             Some(fd) => {
                 let (memory, at) = self.files.memory(fd, map.offset, map.size, writable).map_err(Refused)?;
-                card.dma_map(iova, memory, at, map.size, writable)?;
+                function.dma_map(iova, memory, at, map.size, writable)?;
             }
         }
         Ok(Reply::default())
     }
 
-    fn region_info<M: Model + ?Sized>(&self, card: &Card<M>, payload: &[u8]) -> Answer {
+    fn region_info<M: Model + ?Sized>(&self, function: &ModelFunction<M>, payload: &[u8]) -> Answer {
         const FIXED: u32 = size_of::<wire::RegionInfo>() as u32;
         let (ask, _) = wire::split::<wire::RegionInfo>(payload).ok_or(INVALID)?;
-        if ask.argsz < FIXED || ask.index >= card.shape().info().regions {
+        if ask.argsz < FIXED || ask.index >= function.shape().info().regions {
             return Err(INVALID);
         }
-        let region = card.region(ask.index);
+        let region = function.region(ask.index);
         let takes_files = self.client.is_some_and(|c| c.max_msg_fds > 0);
         let areas = if region.mappable && takes_files { offered(&region) } else { Vec::new() };
         let caps = capabilities(&areas, region.msix_mappable());
         let file = match areas.is_empty() {
             true => None,
-            false => card.model_region(ask.index).and_then(|r| r.pages.as_ref()).and_then(|p| p.fd()),
+            false => function.model_region(ask.index).and_then(|r| r.pages.as_ref()).and_then(|p| p.fd()),
         };
         let mut flags = 0;
         let mut flag = |bit, set: bool| flags |= if set { bit } else { 0 };
@@ -251,7 +256,7 @@ fn capabilities(areas: &[Range<u64>], msix_mappable: bool) -> Vec<u8> {
     bytes
 }
 
-fn dma_unmap<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8]) -> Answer {
+fn dma_unmap<M: Model + ?Sized>(function: &mut ModelFunction<M>, payload: &[u8]) -> Answer {
     let (unmap, _) = wire::split::<wire::DmaUnmap>(payload).ok_or(INVALID)?;
     if (unmap.argsz as usize) < size_of::<wire::DmaUnmap>() {
         return Err(INVALID);
@@ -259,42 +264,42 @@ fn dma_unmap<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8]) -> Answer {
     match unmap.flags {
         // As the kernel does: what lies inside goes, and where nothing does, nothing is wrong. QEMU counts on it.
         0 => {
-            card.dma_unmap_all_in(Iova(unmap.address), unmap.size)?;
+            function.dma_unmap_all_in(Iova(unmap.address), unmap.size)?;
         }
-        VFIO_DMA_UNMAP_FLAG_ALL if (unmap.address, unmap.size) == (0, 0) => card.dma_clear(),
+        VFIO_DMA_UNMAP_FLAG_ALL if (unmap.address, unmap.size) == (0, 0) => function.dma_clear(),
         _ => return Err(INVALID),
     }
     Ok(Reply::of(&unmap))
 }
 
-fn get_info<M: Model + ?Sized>(card: &Card<M>, payload: &[u8]) -> Answer {
+fn get_info<M: Model + ?Sized>(function: &ModelFunction<M>, payload: &[u8]) -> Answer {
     const SIZE: u32 = size_of::<wire::DeviceInfo>() as u32;
     let (ask, _) = wire::split::<wire::DeviceInfo>(payload).ok_or(INVALID)?;
     if ask.argsz < SIZE {
         return Err(INVALID);
     }
-    let info = card.shape().info();
+    let info = function.shape().info();
     let flags = VFIO_DEVICE_FLAGS_PCI | if info.resettable { VFIO_DEVICE_FLAGS_RESET } else { 0 };
     Ok(Reply::of(&wire::DeviceInfo { argsz: SIZE, flags, regions: info.regions, irqs: info.irqs }))
 }
 
-fn irq_info<M: Model + ?Sized>(card: &Card<M>, payload: &[u8]) -> Answer {
+fn irq_info<M: Model + ?Sized>(function: &ModelFunction<M>, payload: &[u8]) -> Answer {
     const SIZE: u32 = size_of::<wire::IrqInfo>() as u32;
     let (ask, _) = wire::split::<wire::IrqInfo>(payload).ok_or(INVALID)?;
-    if ask.argsz < SIZE || ask.index >= card.shape().info().irqs {
+    if ask.argsz < SIZE || ask.index >= function.shape().info().irqs {
         return Err(INVALID);
     }
-    let info = card.irq_info(ask.index);
+    let info = function.irq_info(ask.index);
     let flags = if info.eventfd { VFIO_IRQ_INFO_EVENTFD } else { 0 }
         | if info.maskable { VFIO_IRQ_INFO_MASKABLE } else { 0 }
         | if info.resizable { 0 } else { VFIO_IRQ_INFO_NORESIZE };
     Ok(Reply::of(&wire::IrqInfo { argsz: SIZE, flags, index: ask.index, count: info.count }))
 }
 
-fn set_irqs<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8], fds: Vec<OwnedFd>) -> Answer {
+fn set_irqs<M: Model + ?Sized>(function: &mut ModelFunction<M>, payload: &[u8], fds: Vec<OwnedFd>) -> Answer {
     let (set, bools) = wire::split::<wire::IrqSet>(payload).ok_or(INVALID)?;
     let wire::IrqSet { argsz, flags, index, start, count } = set;
-    let available = card.irq_info(index).count;
+    let available = function.irq_info(index).count;
     let fits = start.checked_add(count).is_some_and(|end| end <= available);
     let eventfds = flags & VFIO_IRQ_SET_DATA_TYPE_MASK == VFIO_IRQ_SET_DATA_EVENTFD;
     if (argsz as usize) < size_of::<wire::IrqSet>() || !fits || (!fds.is_empty() && !eventfds) {
@@ -302,36 +307,44 @@ fn set_irqs<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8], fds: Vec<Owne
     }
     let (data, action) = (flags & VFIO_IRQ_SET_DATA_TYPE_MASK, flags & !VFIO_IRQ_SET_DATA_TYPE_MASK);
     match (data, action) {
-        (VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_ACTION_TRIGGER) if count == 0 && start == 0 => card.disable_irqs(index),
+        (VFIO_IRQ_SET_DATA_NONE, VFIO_IRQ_SET_ACTION_TRIGGER) if count == 0 && start == 0 => {
+            function.disable_irqs(index)
+        }
         _ if count == 0 => return Err(INVALID),
-        (VFIO_IRQ_SET_DATA_NONE, action) => act(card, action, index, start, count)?,
+        (VFIO_IRQ_SET_DATA_NONE, action) => act(function, action, index, start, count)?,
         (VFIO_IRQ_SET_DATA_BOOL, action) => {
             let bools = bools.get(..count as usize).ok_or(INVALID)?;
             for (vector, _) in (start..).zip(bools).filter(|(_, on)| **on != 0) {
-                act(card, action, index, vector, 1)?;
+                act(function, action, index, vector, 1)?;
             }
         }
         // "If no file descriptors are provided, this de-assigns."
         (VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER) if fds.is_empty() => {
-            card.set_irqs(index, start, (0..count).map(|_| None).collect())?;
+            function.set_irqs(index, start, (0..count).map(|_| None).collect())?;
         }
         (VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER) => {
-            let good = |fd: &OwnedFd| is_eventfd(fd) && (card.never_waits() || is_nonblocking(fd));
+            let good = |fd: &OwnedFd| is_eventfd(fd) && (function.never_waits() || is_nonblocking(fd));
             if fds.len() != count as usize || !fds.iter().all(good) {
                 return Err(INVALID);
             }
-            card.set_irqs(index, start, fds.into_iter().map(Some).collect())?;
+            function.set_irqs(index, start, fds.into_iter().map(Some).collect())?;
         }
         _ => return Err(INVALID),
     }
     Ok(Reply::default())
 }
 
-fn act<M: Model + ?Sized>(card: &mut Card<M>, action: u32, index: u32, first: u32, count: u32) -> Result<(), Refused> {
+fn act<M: Model + ?Sized>(
+    function: &mut ModelFunction<M>,
+    action: u32,
+    index: u32,
+    first: u32,
+    count: u32,
+) -> Result<(), Refused> {
     match action {
-        VFIO_IRQ_SET_ACTION_MASK => card.mask_irqs(index, first, count, true),
-        VFIO_IRQ_SET_ACTION_UNMASK => card.mask_irqs(index, first, count, false),
-        VFIO_IRQ_SET_ACTION_TRIGGER => card.trigger(index, first, count),
+        VFIO_IRQ_SET_ACTION_MASK => function.mask_irqs(index, first, count, true),
+        VFIO_IRQ_SET_ACTION_UNMASK => function.mask_irqs(index, first, count, false),
+        VFIO_IRQ_SET_ACTION_TRIGGER => function.trigger(index, first, count),
         _ => Err(INVALID),
     }
 }
@@ -351,12 +364,12 @@ fn is_nonblocking(fd: &OwnedFd) -> bool {
 
 /// The access a message asks for, inside of its region, with a register's width where it is a BAR's.
 fn check_access<'a, M: Model + ?Sized>(
-    card: &Card<M>,
+    function: &ModelFunction<M>,
     payload: &'a [u8],
 ) -> Result<(wire::RegionAccess, &'a [u8]), Refused> {
     let (access, data) = wire::split::<wire::RegionAccess>(payload).ok_or(INVALID)?;
     let wire::RegionAccess { offset, region, count } = access;
-    let size = card.model_region(region).map_or(0, |r| r.size);
+    let size = function.model_region(region).map_or(0, |r| r.size);
     let inside = offset.checked_add(count.into()).is_some_and(|end| end <= size);
     let register = matches!(count, 1 | 2 | 4 | 8) && offset.is_multiple_of(count.into());
     if !inside || count as usize > wire::MAX_DATA || ((BAR0..ROM).contains(&region) && !register) {
@@ -365,20 +378,20 @@ fn check_access<'a, M: Model + ?Sized>(
     Ok((access, data))
 }
 
-fn region_read<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8]) -> Answer {
-    let (access, _) = check_access(card, payload)?;
+fn region_read<M: Model + ?Sized>(function: &mut ModelFunction<M>, payload: &[u8]) -> Answer {
+    let (access, _) = check_access(function, payload)?;
     let mut data = vec![0; access.count as usize];
-    card.read(access.region, access.offset, &mut data)?;
+    function.read(access.region, access.offset, &mut data)?;
     let mut reply = Reply::of(&access);
     reply.payload.append(&mut data);
     Ok(reply)
 }
 
-fn region_write<M: Model + ?Sized>(card: &mut Card<M>, payload: &[u8]) -> Answer {
-    let (access, data) = check_access(card, payload)?;
+fn region_write<M: Model + ?Sized>(function: &mut ModelFunction<M>, payload: &[u8]) -> Answer {
+    let (access, data) = check_access(function, payload)?;
     if data.len() != access.count as usize {
         return Err(INVALID);
     }
-    card.write(access.region, access.offset, data)?;
+    function.write(access.region, access.offset, data)?;
     Ok(Reply::of(&access))
 }

@@ -4,7 +4,7 @@
 //! messages mean.
 
 use super::wire::{Header, MAX_FDS, MAX_PAYLOAD};
-use crate::door::A_YEAR;
+use crate::listener::A_YEAR;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{

@@ -302,7 +302,7 @@ fn a_server_can_be_polled_by_its_owner() {
     });
     assert!(server.is_connected());
     while server.is_connected() {
-        let _ = server.turn();
+        let _ = server.poll();
     }
     assert_eq!(client.join().unwrap(), ID_VALUE.to_le_bytes());
     server.run(&AtomicBool::new(false)).unwrap();

@@ -17,7 +17,7 @@ mod paste;
 use crate::{Machine, MsixFact};
 use block::{Block, Whose};
 use listing::Listing;
-use paste::{Line, Lines, Trouble};
+use paste::{Line, Lines, ReadError};
 use std::collections::HashMap;
 use std::io::{self, Read};
 use wholebar_core::pci::Address;
@@ -147,8 +147,8 @@ impl Parser {
         let mut more = true;
         while more {
             more = lines.next(&mut next).map_err(|trouble| match trouble {
-                Trouble::Io(e) => Error::Read(e),
-                Trouble::Zero(at) => Error::Binary { at },
+                ReadError::Io(e) => Error::Read(e),
+                ReadError::Zero(at) => Error::Binary { at },
             })?;
             let short = held.text.len() < LONGEST_JOINED;
             if more && short && line::continues(&held.text, held.width, &next.text) {

@@ -39,7 +39,7 @@ pub(super) struct Lines<R: Read> {
 
 /// Why there are no more lines.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum ReadError {
     Io(io::Error),
     /// It isn't text: there is a zero byte, here.
     Zero(u64),
@@ -64,7 +64,7 @@ impl<R: Read> Lines<R> {
     }
 
     /// The next line; `false` at the end.
-    pub(super) fn next(&mut self, line: &mut Line) -> Result<bool, Trouble> {
+    pub(super) fn next(&mut self, line: &mut Line) -> Result<bool, ReadError> {
         line.text.clear();
         (line.cut, line.width) = (false, 0);
         let (mut first, mut glue) = (true, true);
@@ -93,13 +93,13 @@ impl<R: Read> Lines<R> {
     }
 
     /// Bytes up to the end of a line, which is `\n`, `\r\n` or `\r`. `None`: there is nothing more; `false`: the end is missing.
-    fn raw_line(&mut self) -> Result<Option<bool>, Trouble> {
+    fn raw_line(&mut self) -> Result<Option<bool>, ReadError> {
         let mut some = false;
         loop {
             let bytes = match self.input.fill_buf() {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(Trouble::Io(e)),
+                Err(e) => return Err(ReadError::Io(e)),
             };
             if bytes.is_empty() {
                 return Ok(some.then_some(false));
@@ -113,7 +113,7 @@ impl<R: Read> Lines<R> {
             let end = memchr::memchr2(b'\n', b'\r', bytes);
             let part = &bytes[..end.unwrap_or(bytes.len())];
             if let Some(at) = memchr::memchr(0, part) {
-                return Err(Trouble::Zero(self.offset + at as u64));
+                return Err(ReadError::Zero(self.offset + at as u64));
             }
             let room = LONGEST - self.raw.len();
             self.raw.extend_from_slice(&part[..part.len().min(room)]);
@@ -441,7 +441,7 @@ mod tests {
         // Not UTF-8: what can be read is.
         assert_eq!(lines(b"01:00.0 X: caf\xe9\n"), ["01:00.0 X: caf\u{fffd}"]);
         let mut zero = Lines::of(&b"\x7fELF\x02\x01\x01\0\0"[..]).unwrap();
-        assert!(matches!(zero.next(&mut Line::default()), Err(Trouble::Zero(7))));
+        assert!(matches!(zero.next(&mut Line::default()), Err(ReadError::Zero(7))));
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Store {
     }
 
     fn flush(&mut self, cmd: &Command) -> Result<(), Status> {
-        self.spent += self.namespaces.first().map_or(0, |ns| ns.media.toll());
+        self.spent += self.namespaces.first().map_or(0, |ns| ns.media.cost());
         if cmd.nsid() == u32::MAX {
             return Ok(self.namespaces.iter_mut().try_for_each(|ns| ns.media.flush())?);
         }
@@ -173,7 +173,7 @@ impl Store {
 
     /// Dataset Management (nvm 3.2.3): of the attributes, deallocate is the one that is more than a hint.
     fn dataset(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
-        self.spent += LIST + self.namespace(cmd.nsid())?.media.toll();
+        self.spent += LIST + self.namespace(cmd.nsid())?.media.cost();
         let ns = self.namespace(cmd.nsid())?;
         let mut bytes = [0; RANGES * 16];
         let count = (cmd.cdw10() as usize & 0xff) + 1;

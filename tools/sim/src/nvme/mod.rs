@@ -10,7 +10,7 @@
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
-//! | `turn` | one turn: doorbells, commands, completions, and faults where they are asked for |
+//! | `poll` | one poll: doorbells, commands, completions, and faults where they are asked for |
 //! | `mod` | the controller: registers and state |
 //!
 //! **Memory semantics**: all of BAR0 can be mapped, so the model cannot see an access, only values. It looks at CC and at the
@@ -28,15 +28,15 @@ mod identify;
 mod io;
 mod log;
 mod params;
+mod poll;
 mod queue;
-mod turn;
 
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
 
 use crate::Result;
 use crate::config::{self, Config, Identity};
-use crate::faults::{Faults, Struck};
+use crate::faults::{FaultCounts, Faults};
 use crate::media::Media;
 use admin::Features;
 use bits::{Cc, cap, csts, reg};
@@ -44,12 +44,12 @@ use command::{Answer, Command};
 use data::Rules;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
+use poll::Held;
 use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use turn::Held;
 use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
@@ -206,8 +206,8 @@ impl Nvme {
                 counters: Counters::default(),
                 spent: 0,
             },
-            batch: Vec::with_capacity(turn::BURST as usize),
-            answers: Vec::with_capacity(2 * turn::BURST as usize),
+            batch: Vec::with_capacity(poll::BURST as usize),
+            answers: Vec::with_capacity(2 * poll::BURST as usize),
             params,
         };
         // Each register's width is known before anybody else looks.
@@ -224,8 +224,8 @@ impl Nvme {
     }
 
     /// How often each fault struck; `None` where none are asked for.
-    pub fn struck(&self) -> Option<Arc<Struck>> {
-        self.faults.as_ref().map(|f| f.struck())
+    pub fn fault_counts(&self) -> Option<Arc<FaultCounts>> {
+        self.faults.as_ref().map(|f| f.fault_counts())
     }
 
     /// The registers that say what the controller is.
@@ -458,7 +458,7 @@ impl Model for Nvme {
         if self.state != State::Running || !self.config.bus_master() {
             return Work::Idle;
         }
-        match self.turn(host) {
+        match self.poll_queues(host) {
             Ok(work) => {
                 self.lost = None;
                 work

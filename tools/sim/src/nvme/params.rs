@@ -33,9 +33,9 @@ pub const PARAMETERS: &[Parameter] = &[
         "faults",
         "KIND:N/M or KIND:@N, joined by +; drop dup id phase head sqhd delay corrupt dma detach attach fatal hang vanish",
     ),
-    ("seed", "a number: which commands are struck (1)"),
+    ("seed", "a number: which commands are fault_counts (1)"),
     ("delay", "how late a delayed command is, 0 to 60000 ms (20)"),
-    ("strike", "io, admin or all: which commands are struck (io)"),
+    ("strike", "io, admin or all: which commands are fault_counts (io)"),
 ];
 
 /// The largest namespace, in bytes.

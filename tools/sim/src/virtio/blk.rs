@@ -4,7 +4,7 @@
 
 use super::bits::{BLK, blk};
 use super::layout::{self, Kind, Transport};
-use super::queue::{Broken, Part, Queue, Turn, Woes, gather, lengths, scatter, turn};
+use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, lengths, scatter, turn};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::media::{self, Backing, BackingParams, Failed, Media};
 use crate::params::{self, Parameter};
@@ -249,7 +249,7 @@ impl Blk {
                 Ok(done.and_then(|()| self.settle()))
             }
             blk::FLUSH if self.params.write_back => {
-                self.spent += self.media.toll();
+                self.spent += self.media.cost();
                 Ok(self.media.flush().map_err(Bad::from))
             }
             blk::GET_ID if room == 20 => {
@@ -286,7 +286,7 @@ impl Blk {
         if ranges().any(|(sector, count, _)| extent(sector, count).is_none()) {
             return Ok(Err(Bad(IOERR)));
         }
-        self.spent += self.media.toll();
+        self.spent += self.media.cost();
         for (sector, count, _) in ranges() {
             let (at, len) = (sector * SECTOR, u64::from(count) * SECTOR);
             let done = if discard { self.media.deallocate(at, len) } else { self.media.zero(at, len) };
@@ -419,7 +419,12 @@ impl Device for Blk {
     }
 
     #[inline]
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken> {
+    fn poll_queues(
+        &mut self,
+        host: &mut Host<'_>,
+        queues: &mut [Option<Queue>],
+        fault_state: &mut FaultState,
+    ) -> Result<Work, Broken> {
         let mut work = Work::Idle;
         let used = if self.has(blk::F_MQ) { queues.len() } else { 1 };
         let first = std::mem::take(&mut self.first);
@@ -427,7 +432,7 @@ impl Device for Blk {
         let (before, from) = queues[..used].split_at_mut(first.min(used));
         for (index, queue) in (first..).zip(from).chain((0..).zip(before)) {
             let Some(queue) = queue else { continue };
-            turn!(queue, host, woes, |turn, ahead| {
+            turn!(queue, host, fault_state, |turn, ahead| {
                 for _ in 0..BURST {
                     if self.spent > media::TURN {
                         break;

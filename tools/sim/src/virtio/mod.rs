@@ -28,10 +28,10 @@ mod queue;
 pub use layout::{Transport, VirtioMsix};
 
 use crate::Result;
-use crate::faults::{Fault, Struck};
+use crate::faults::{Fault, FaultCounts};
 use bits::{NO_VECTOR, feature, status};
 use layout::{BAR0_SIZE, COMMON, COMMON_LEN, DEVICE, ISR, Kind, Layout};
-use queue::{Bell, Broken, Queue, Rules, Setup, Woes};
+use queue::{Bell, Broken, FaultState, Queue, Rules, Setup};
 use std::sync::Arc;
 use wholebar_core::Work;
 use wholebar_core::model::{Host, Model, Refused, Shape};
@@ -64,7 +64,12 @@ trait Device: Send {
     fn reset(&mut self);
 
     /// A turn with a driver.
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken>;
+    fn poll_queues(
+        &mut self,
+        host: &mut Host<'_>,
+        queues: &mut [Option<Queue>],
+        fault_state: &mut FaultState,
+    ) -> Result<Work, Broken>;
 
     /// A turn without one.
     fn rest(&mut self) -> Work;
@@ -80,7 +85,7 @@ pub struct Virtio {
     common: Common,
     setups: Vec<Setup>,
     queues: Vec<Option<Queue>>,
-    woes: Woes,
+    fault_state: FaultState,
     /// A fault: a reset that does not end until the function is reset.
     hung: bool,
 }
@@ -120,7 +125,7 @@ impl Virtio {
             common: Common::new(),
             setups: vec![Setup::default(); queues],
             queues: (0..queues).map(|_| None).collect(),
-            woes: Woes { faults: transport.faults.start(), end: None },
+            fault_state: FaultState { faults: transport.faults.start(), end: None },
             hung: false,
             transport,
         };
@@ -136,13 +141,13 @@ impl Virtio {
     }
 
     /// How often each fault struck; `None` where none are asked for.
-    pub fn struck(&self) -> Option<Arc<Struck>> {
-        self.woes.faults.as_ref().map(|f| f.struck())
+    pub fn fault_counts(&self) -> Option<Arc<FaultCounts>> {
+        self.fault_state.faults.as_ref().map(|f| f.fault_counts())
     }
 
     /// A fault: from here on the device is not there, and what is read of it is all ones.
     fn gone(&self) -> bool {
-        self.woes.end == Some(Fault::Vanish)
+        self.fault_state.end == Some(Fault::Vanish)
     }
 
     fn features(&self) -> u64 {
@@ -180,7 +185,7 @@ impl Virtio {
         if self.gone() {
             self.restart();
         } else {
-            self.woes.end = None;
+            self.fault_state.end = None;
             self.broken("a fault that was asked for");
         }
     }
@@ -199,7 +204,7 @@ impl Virtio {
     fn set_status(&mut self, value: u8) {
         if value == 0 {
             self.restart();
-            self.hung |= self.woes.faults.as_mut().is_some_and(|f| f.hangs());
+            self.hung |= self.fault_state.faults.as_mut().is_some_and(|f| f.hangs());
             return;
         }
         let before = self.common.status;
@@ -489,7 +494,7 @@ impl Model for Virtio {
         if self.gone() {
             return;
         }
-        (self.hung, self.woes.end) = (false, None);
+        (self.hung, self.fault_state.end) = (false, None);
         self.restart();
         self.layout.config.reset();
     }
@@ -497,11 +502,11 @@ impl Model for Virtio {
     #[inline]
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
         let work = if self.running() {
-            let work = self.device.turn(host, &mut self.queues, &mut self.woes).unwrap_or_else(|why| {
+            let work = self.device.poll_queues(host, &mut self.queues, &mut self.fault_state).unwrap_or_else(|why| {
                 self.broken(why);
                 Work::Busy
             });
-            if self.woes.end.is_some() {
+            if self.fault_state.end.is_some() {
                 self.end();
             }
             work

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
-use wholebar_core::net::PcapNg;
+use wholebar_capture::PcapNg;
 
 /// Files that stand for the rest of the world.
 pub(super) struct Capture {

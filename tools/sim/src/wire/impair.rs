@@ -48,7 +48,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What a wire did to packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Toll {
+pub(crate) struct ImpairmentCounts {
     /// Packets that it lost.
     pub(crate) lost: u64,
     /// Packets that others overtook.
@@ -86,12 +86,12 @@ impl Impair {
     }
 
     /// Replaces what goes in by what comes out now. What is lost goes to `spare`.
-    pub(super) fn pass(&mut self, frames: &mut Vec<Frame>, spare: &mut Vec<Frame>) -> Toll {
-        let (mut toll, now) = (Toll::default(), Instant::now());
+    pub(super) fn pass(&mut self, frames: &mut Vec<Frame>, spare: &mut Vec<Frame>) -> ImpairmentCounts {
+        let (mut counts, now) = (ImpairmentCounts::default(), Instant::now());
         for frame in frames.drain(..) {
             if self.chance.strikes(self.what.loss) {
                 spare.push(frame);
-                toll.lost += 1;
+                counts.lost += 1;
                 continue;
             }
             self.late.iter_mut().for_each(|late| late.left = late.left.saturating_sub(1));
@@ -103,19 +103,19 @@ impl Impair {
             }
             self.passing.push(frame);
             self.passed += 1;
-            toll.reordered += self.release(|late| late.left == 0);
+            counts.reordered += self.release(|late| late.left == 0);
         }
-        toll.reordered += self.release(|late| late.latest <= now);
+        counts.reordered += self.release(|late| late.latest <= now);
         if self.what.delay.is_zero() {
             frames.append(&mut self.passing);
-            return toll;
+            return counts;
         }
         let due = now + self.what.delay;
         self.way.extend(self.passing.drain(..).map(|frame| (due, frame)));
         while self.way.front().is_some_and(|(due, _)| *due <= now) {
             frames.extend(self.way.pop_front().map(|(_, frame)| frame));
         }
-        toll
+        counts
     }
 
     /// Lets those packets go on of which `which` says so; returns how many of them were overtaken.

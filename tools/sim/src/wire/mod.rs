@@ -14,15 +14,15 @@ mod tap;
 pub(crate) use frame::{
     DATA_VALID, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, NEEDS_CSUM, Offload,
 };
-pub(crate) use impair::Toll;
+pub(crate) use impair::ImpairmentCounts;
 pub use impair::{Impairments, Share};
 pub(crate) use offload::{Accepts, Fit, check, cut, fit};
 
 use crate::Result;
 use capture::Capture;
 use impair::Impair;
-pub(crate) use pair::Company;
 use pair::End;
+pub(crate) use pair::PairThread;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 #[cfg(not(miri))]
@@ -134,27 +134,27 @@ impl Port {
 
     /// Puts on the wire what was sent; says what became of that.
     #[inline]
-    pub(crate) fn flush(&mut self) -> Toll {
-        let mut toll = match &mut self.impair {
-            None => Toll::default(),
+    pub(crate) fn flush(&mut self) -> ImpairmentCounts {
+        let mut counts = match &mut self.impair {
+            None => ImpairmentCounts::default(),
             Some(impair) => impair.pass(&mut self.outgoing, &mut self.spare),
         };
         if self.outgoing.is_empty() {
             if let Medium::Capture(capture) = &mut self.medium {
                 capture.idle();
             }
-            return toll;
+            return counts;
         }
         match &mut self.medium {
             Medium::Loop(queue) => queue.extend(self.outgoing.drain(..)),
             Medium::Pair(end) => end.send(&mut self.outgoing),
             #[cfg(not(miri))]
-            Medium::Tap(tap) => toll.lost += tap.send(&mut self.outgoing),
-            Medium::Capture(capture) => toll.lost += capture.send(&mut self.outgoing),
+            Medium::Tap(tap) => counts.lost += tap.send(&mut self.outgoing),
+            Medium::Capture(capture) => counts.lost += capture.send(&mut self.outgoing),
         }
         // Nobody else keeps them.
         self.spare.append(&mut self.outgoing);
-        toll
+        counts
     }
 
     /// Takes up to `max` frames off the wire.
@@ -231,10 +231,10 @@ impl Port {
     }
 
     /// The model at the other end, to run beside.
-    pub(crate) fn company(&self) -> Company {
+    pub(crate) fn pair_thread(&self) -> PairThread {
         match &self.medium {
-            Medium::Pair(end) => end.company(),
-            _ => Company::default(),
+            Medium::Pair(end) => end.pair_thread(),
+            _ => PairThread::default(),
         }
     }
 

@@ -22,7 +22,7 @@ struct Waiting {
 struct Shared {
     /// Whether a driver is at each.
     running: [AtomicBool; 2],
-    company: Company,
+    pair_thread: PairThread,
 }
 
 /// An end's ends of the rings.
@@ -45,9 +45,9 @@ pub(super) struct End {
 
 /// Models that run on one thread: what passes between them stays in one core's caches.
 #[derive(Clone, Default)]
-pub(crate) struct Company(Arc<Mutex<Weak<InProcess>>>);
+pub(crate) struct PairThread(Arc<Mutex<Weak<InProcess>>>);
 
-impl Company {
+impl PairThread {
     /// Runs a model on the thread that runs another of these, or else on one of its own, which `prepare` prepares.
     pub(crate) fn run(&self, device: &Arc<InProcess>, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut place = self.0.lock().unwrap_or_else(|e| e.into_inner());
@@ -120,8 +120,8 @@ impl End {
         self.shared.running[usize::from(1 - self.side)].load(Ordering::Relaxed)
     }
 
-    pub(super) fn company(&self) -> Company {
-        self.shared.company.clone()
+    pub(super) fn pair_thread(&self) -> PairThread {
+        self.shared.pair_thread.clone()
     }
 }
 

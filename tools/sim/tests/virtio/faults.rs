@@ -66,7 +66,7 @@ fn a_device_that_is_gone_or_hangs_says_so_by_its_registers() {
 fn faults_are_counted_where_they_can_be_read() {
     for name in ["sim:virtio-net,faults=drop:1/10", "sim:virtio-blk,faults=id:1/10"] {
         let opened = open(name).unwrap();
-        assert_eq!(opened.struck.unwrap().total(), 0);
+        assert_eq!(opened.fault_counts.unwrap().total(), 0);
     }
     for bad in ["phase:1/2", "delay:@1", "dma:1/2", "head:1/2", "drop"] {
         assert!(Target::parse(&format!("sim:virtio-net,faults={bad}")).is_err(), "{bad}");

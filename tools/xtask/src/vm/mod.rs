@@ -53,7 +53,7 @@ pub enum Command {
         /// Parts of the names of tests, of their scripts' or binaries' [default: all]
         names: Vec<String>,
     },
-    /// Measures what pages cost (`wholebar pages`) on ppc64le with 4 and with 64 KiB pages, and writes figure and table of the README
+    /// Measures what pages cost (`wholebar pages`) on ppc64le with 4 and with 64 KiB pages, and writes the figure of the README and the table of the guide
     Pages {
         /// Seconds to measure in each guest
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]

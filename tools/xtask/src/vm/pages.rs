@@ -1,4 +1,4 @@
-//! `vm pages`: `wholebar pages` in the guests that differ in nothing but their pages, side by side; and the README's figure and table of it.
+//! `vm pages`: `wholebar pages` in the guests that differ in nothing but their pages, side by side; and the figure of the README and the table of the guide.
 
 use std::env;
 use std::fs::{self, File};
@@ -11,22 +11,21 @@ use super::build::root;
 use super::guest::Guest;
 
 const GUESTS: [Guest; 2] = [Guest::Ppc64le4k, Guest::Ppc64le64k];
-/// Between these lines the README has the figure, and what `wholebar pages compare` says.
+/// Between these lines the guide has what `wholebar pages compare` says.
 const BEGIN: &str = "<!-- written by `cargo xtask vm pages`: -->\n";
 const END: &str = "<!-- end -->\n";
-const FIGURE: &str =
-    "![Reads a second over queue depth, in a guest with 4 KiB pages and in one with 64 KiB pages](tools/vm/pages.svg)";
+const GUIDE: &str = "framework/src/guide/pages.md";
 
 /// Measures for so many seconds in each guest, and writes reports into `directory`, figure and table into the repository.
 pub fn pages(seconds: u64, directory: &Path) -> Result<u8> {
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
     let reports = GUESTS.iter().map(|guest| measure(*guest, seconds, directory)).collect::<Result<Vec<_>>>()?;
     let text = compare(&reports, directory)?;
-    let readme = root().join("README.md");
-    let old = fs::read_to_string(&readme).context("reading README.md")?;
-    fs::write(&readme, replaced(&old, &text)?).context("writing README.md")?;
+    let guide = root().join(GUIDE);
+    let old = fs::read_to_string(&guide).context("reading the guide")?;
+    fs::write(&guide, replaced(&old, &text)?).context("writing the guide")?;
     eprintln!(
-        "vm: README.md and tools/vm/pages.svg are new, the reports and comparison.html are in {}",
+        "vm: {GUIDE} and tools/vm/pages.svg are new, the reports and comparison.html are in {}",
         directory.display()
     );
     Ok(0)
@@ -61,11 +60,11 @@ fn compare(reports: &[PathBuf], directory: &Path) -> Result<String> {
     String::from_utf8(output.stdout).context("reading the comparison")
 }
 
-/// The README with a new figure and table.
-fn replaced(readme: &str, text: &str) -> Result<String> {
-    let (before, rest) = readme.split_once(BEGIN).with_context(|| format!("README.md has no line {BEGIN:?}"))?;
-    let (_, after) = rest.split_once(END).with_context(|| format!("README.md has no line {END:?} after it"))?;
-    Ok(format!("{before}{BEGIN}{FIGURE}\n\n```\n{}\n```\n{END}{after}", text.trim_end()))
+/// The page of the guide with a new table.
+fn replaced(page: &str, text: &str) -> Result<String> {
+    let (before, rest) = page.split_once(BEGIN).with_context(|| format!("{GUIDE} has no line {BEGIN:?}"))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{GUIDE} has no line {END:?} after it"))?;
+    Ok(format!("{before}{BEGIN}```text\n{}\n```\n{END}{after}", text.trim_end()))
 }
 
 #[cfg(test)]
@@ -75,15 +74,15 @@ mod tests {
     #[test]
     fn the_table_is_replaced_and_nothing_else() {
         let old = format!("a\n{BEGIN}old\nlines\n{END}b\n");
-        let new = format!("a\n{BEGIN}{FIGURE}\n\n```\nnew\n```\n{END}b\n");
+        let new = format!("a\n{BEGIN}```text\nnew\n```\n{END}b\n");
         assert_eq!(replaced(&old, "new\n\n").unwrap(), new);
         assert_eq!(replaced(&new, "new").unwrap(), new);
         assert!(replaced("a\n", "new").is_err() && replaced(BEGIN, "new").is_err());
     }
 
     #[test]
-    fn the_readme_has_a_place_for_it() {
-        let readme = fs::read_to_string(root().join("README.md")).unwrap();
-        assert!(replaced(&readme, "new").is_ok());
+    fn the_guide_has_a_place_for_it() {
+        let guide = fs::read_to_string(root().join(GUIDE)).unwrap();
+        assert!(replaced(&guide, "new").is_ok());
     }
 }

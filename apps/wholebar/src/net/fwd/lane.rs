@@ -136,7 +136,7 @@ impl Maker {
 }
 
 impl Lane for Forward {
-    fn turn(&mut self) -> Work {
+    fn poll(&mut self) -> Work {
         let came = self.rx[0].rx(&mut self.burst);
         if came > 0 {
             self.deal(came);
@@ -276,8 +276,8 @@ mod tests {
             let sink = Sink { most: 3, begins, right: right.clone() };
             let source = Source(pool.cache(8), asks.clone());
             let mut lane = Forward::new(Box::new(source), (0, Box::new(sink)), job, SIZE, counts.clone());
-            lane.turn();
-            let allocated = allocation_counter::measure(|| (0..100).for_each(|_| _ = lane.turn())).count_total;
+            lane.poll();
+            let allocated = allocation_counter::measure(|| (0..100).for_each(|_| _ = lane.poll())).count_total;
             assert_eq!(allocated, 0);
             // Each turn sends three, and makes, keeps or takes as many as there is room for.
             assert_eq!(right.get(), if sends { 303 } else { 0 });

@@ -70,8 +70,8 @@ impl Report {
     }
 
     /// What went wrong, where something did.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<String> {
         let missing = || (!self.accounting.holds()).then(|| "packets are missing that nobody counted".to_owned());
-        self.ran.trouble().or_else(missing)
+        self.ran.failure().or_else(missing)
     }
 }

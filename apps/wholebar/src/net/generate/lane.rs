@@ -147,7 +147,7 @@ impl Sender {
 }
 
 impl Lane for Sender {
-    fn turn(&mut self) -> Work {
+    fn poll(&mut self) -> Work {
         let now = self.clock.now();
         if !self.started {
             self.started = true;
@@ -335,8 +335,8 @@ mod tests {
             let mut go = |until: u64| {
                 let began = std::time::Instant::now();
                 while seen.packets.get() < until && began.elapsed().as_secs() < 60 {
-                    sender.turn();
-                    if receiver.turn() == Work::Idle {
+                    sender.poll();
+                    if receiver.poll() == Work::Idle {
                         std::thread::yield_now();
                     }
                 }

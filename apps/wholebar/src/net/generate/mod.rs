@@ -189,7 +189,7 @@ pub fn run(args: Args) -> Result<()> {
         output::print(report.text())?;
     }
     around?;
-    report.trouble(args.tolerate).map_or(Ok(()), |trouble| bail!(trouble))
+    report.failure(args.tolerate).map_or(Ok(()), |trouble| bail!(trouble))
 }
 
 /// Where packets were lost on the way from one port to another.
@@ -371,10 +371,10 @@ enum Either {
 }
 
 impl Lane for Either {
-    fn turn(&mut self) -> Work {
+    fn poll(&mut self) -> Work {
         match self {
-            Self::Send(lane) => lane.turn(),
-            Self::Receive(lane) => lane.turn(),
+            Self::Send(lane) => lane.poll(),
+            Self::Receive(lane) => lane.poll(),
         }
     }
 

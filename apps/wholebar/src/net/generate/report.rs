@@ -84,8 +84,8 @@ impl Report {
     }
 
     /// What went wrong, where something did.
-    pub fn trouble(&self, tolerate: bool) -> Option<String> {
-        let lost = || self.received.as_ref().filter(|_| !tolerate).and_then(Received::trouble);
-        self.ran.trouble().or_else(lost)
+    pub fn failure(&self, tolerate: bool) -> Option<String> {
+        let lost = || self.received.as_ref().filter(|_| !tolerate).and_then(Received::failure);
+        self.ran.failure().or_else(lost)
     }
 }

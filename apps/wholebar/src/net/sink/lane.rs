@@ -166,7 +166,7 @@ const MORE: u64 = 2_000_000;
 const LULL: u64 = 1_000_000;
 
 impl Lane for Receiver {
-    fn turn(&mut self) -> Work {
+    fn poll(&mut self) -> Work {
         if self.receive() > 0 { Work::Busy } else { Work::Idle }
     }
 

@@ -105,8 +105,8 @@ pub fn run(args: Args) -> Result<()> {
         output::print(report.text())?;
     }
     args.write.as_deref().map_or(Ok(()), |file| written.check(file))?;
-    let lost = || report.received.trouble().filter(|_| !args.tolerate);
-    report.ran.trouble().or_else(lost).map_or(Ok(()), |trouble| bail!(trouble))
+    let lost = || report.received.failure().filter(|_| !args.tolerate);
+    report.ran.failure().or_else(lost).map_or(Ok(()), |trouble| bail!(trouble))
 }
 
 /// Buffers that are taken from a pool, or given back, at once.

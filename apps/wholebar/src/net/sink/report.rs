@@ -119,7 +119,7 @@ impl Received {
     }
 
     /// What went wrong, where something did.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn failure(&self) -> Option<String> {
         let n = output::count;
         match (self.lost, self.corrupt) {
             (0, 0) => None,

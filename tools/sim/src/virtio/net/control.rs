@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use super::{Net, accepts};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Broken, Queue, Turn, Woes, gather, lengths, scatter, turn};
+use crate::virtio::queue::{Broken, FaultState, Queue, Turn, gather, lengths, scatter, turn};
 use wholebar_core::Work;
 use wholebar_core::model::Host;
 
@@ -68,8 +68,13 @@ impl<'a> Data<'a> {
 impl Net {
     /// A turn of the control queue.
     #[inline]
-    pub(super) fn control(&mut self, host: &mut Host<'_>, queue: &mut Queue, woes: &mut Woes) -> Result<Work, Broken> {
-        let work = turn!(queue, host, woes, |turn, ahead| {
+    pub(super) fn control(
+        &mut self,
+        host: &mut Host<'_>,
+        queue: &mut Queue,
+        fault_state: &mut FaultState,
+    ) -> Result<Work, Broken> {
+        let work = turn!(queue, host, fault_state, |turn, ahead| {
             let mut work = Work::Idle;
             for _ in 0..COMMANDS {
                 let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };

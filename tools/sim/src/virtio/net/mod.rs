@@ -22,10 +22,10 @@ pub use stats::{NetHandle, NetStats};
 
 use super::bits::{NET, net};
 use super::layout::Kind;
-use super::queue::{Broken, Part, Queue, Turn, Woes, gather, turn};
+use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, turn};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
-use crate::wire::{Accepts, BURST, Company, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST};
+use crate::wire::{Accepts, BURST, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, PairThread};
 use crate::wire::{NEEDS_CSUM, Offload, Port, check};
 use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
@@ -87,7 +87,7 @@ pub struct NetPort {
     /// Its link and its counters.
     pub handle: Arc<NetHandle>,
     /// The model at the wire's other end, to run beside.
-    pub(crate) company: Company,
+    pub(crate) pair_thread: PairThread,
 }
 
 /// What a driver's features, or its offloads command, let it take.
@@ -106,7 +106,7 @@ impl Net {
         let port = Port::open(&params.wire, &params.impairments)?;
         let mac = params.mac.unwrap_or_else(|| port.mac(&params.wire));
         let handle = Arc::new(NetHandle::new());
-        let outside = NetPort { handle: handle.clone(), company: port.company() };
+        let outside = NetPort { handle: handle.clone(), pair_thread: port.pair_thread() };
         let frames = || Vec::with_capacity(2 * BURST);
         let mut net = Self {
             port,
@@ -156,14 +156,14 @@ impl Net {
         host: &mut Host<'_>,
         queue: &mut Queue,
         index: u16,
-        woes: &mut Woes,
+        fault_state: &mut FaultState,
     ) -> Result<usize, Broken> {
         let budget = self.port.room().min(BURST);
         if budget == 0 || queue.is_idle(host) {
             return Ok(0);
         }
         let flow_of = (!self.steering.single()).then_some(index);
-        let sent = turn!(queue, host, woes, |turn, ahead| {
+        let sent = turn!(queue, host, fault_state, |turn, ahead| {
             ahead.look(&mut turn, host, budget);
             let mut n = 0;
             while n < budget {
@@ -248,9 +248,9 @@ impl Net {
     /// Puts on the wire what was sent.
     #[inline]
     fn flush(&mut self) {
-        let toll = self.port.flush();
-        self.counts.wire_lost += toll.lost;
-        self.counts.wire_reordered += toll.reordered;
+        let counts = self.port.flush();
+        self.counts.wire_lost += counts.lost;
+        self.counts.wire_reordered += counts.reordered;
     }
 
     /// What was counted this turn, for all to see.
@@ -365,18 +365,23 @@ impl Device for Net {
     }
 
     #[inline]
-    fn turn(&mut self, host: &mut Host<'_>, queues: &mut [Option<Queue>], woes: &mut Woes) -> Result<Work, Broken> {
+    fn poll_queues(
+        &mut self,
+        host: &mut Host<'_>,
+        queues: &mut [Option<Queue>],
+        fault_state: &mut FaultState,
+    ) -> Result<Work, Broken> {
         self.watch_link();
         let mut work = Work::Idle;
         for pair in 0..self.pairs {
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair) + 1)
-                && self.transmit(host, queue, pair, woes)? > 0
+                && self.transmit(host, queue, pair, fault_state)? > 0
             {
                 work = Work::Busy;
             }
         }
         self.flush();
-        if self.receive(host, queues, woes)? == Work::Busy {
+        if self.receive(host, queues, fault_state)? == Work::Busy {
             work = Work::Busy;
         }
         self.port.give_back(&mut self.done);
@@ -386,7 +391,7 @@ impl Device for Net {
             let pairs = if self.has(net::MQ | net::RSS) { self.params.pairs } else { 1 };
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pairs))
                 && !queue.is_idle(host)
-                && self.control(host, queue, &mut Woes::default())? == Work::Busy
+                && self.control(host, queue, &mut FaultState::default())? == Work::Busy
             {
                 work = Work::Busy;
             }

@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Ahead, Broken, Chain, Part, Queue, Turn, Woes, scatter, turn};
+use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Queue, Turn, scatter, turn};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
 use wholebar_core::Work;
 use wholebar_core::model::Host;
@@ -35,7 +35,7 @@ impl Net {
         &mut self,
         host: &mut Host<'_>,
         queues: &mut [Option<Queue>],
-        woes: &mut Woes,
+        fault_state: &mut FaultState,
     ) -> Result<Work, Broken> {
         if self.ready.is_empty() {
             // Who has given no buffers may still say what is to be filtered: what waits does so on the wire.
@@ -50,11 +50,11 @@ impl Net {
         }
         let waiting = self.ready.len();
         if self.steering.single() {
-            self.deliver(host, queues, 0, woes)?;
+            self.deliver(host, queues, 0, fault_state)?;
         } else {
             for pair in 0..self.pairs {
                 if self.ready.iter().any(|f| f.queue == pair) {
-                    self.deliver(host, queues, pair, woes)?;
+                    self.deliver(host, queues, pair, fault_state)?;
                 }
             }
         }
@@ -162,7 +162,7 @@ impl Net {
         host: &mut Host<'_>,
         queues: &mut [Option<Queue>],
         pair: u16,
-        woes: &mut Woes,
+        fault_state: &mut FaultState,
     ) -> Result<(), Broken> {
         let Some(Some(queue)) = queues.get_mut(2 * usize::from(pair)) else {
             self.no_queue(pair);
@@ -170,7 +170,7 @@ impl Net {
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        let there = turn!(queue, host, woes, |turn, ahead| {
+        let there = turn!(queue, host, fault_state, |turn, ahead| {
             ahead.look(&mut turn, host, ready.len());
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).

@@ -230,7 +230,7 @@ impl Bell {
 
 /// A device's faults, and the one that ended it.
 #[derive(Default)]
-pub(super) struct Woes {
+pub(super) struct FaultState {
     pub(super) faults: Option<Box<Faults>>,
     pub(super) end: Option<Fault>,
 }
@@ -238,7 +238,7 @@ pub(super) struct Woes {
 /// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that. `None` where
 /// the queue's memory is not there now.
 macro_rules! turn {
-    ($queue:expr, $host:expr, $woes:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
+    ($queue:expr, $host:expr, $fault_state:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
         let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead, bell } = $queue;
         $ahead.clear();
         macro_rules! with {
@@ -253,14 +253,14 @@ macro_rules! turn {
                 }
             };
         }
-        use $crate::virtio::queue::{Faulty, Ring, Woes};
-        let looked = match (ring, &mut *$woes) {
-            (Ring::Split(ring), Woes { faults: None, .. }) => with!(ring, look => look),
-            (Ring::Packed(ring), Woes { faults: None, .. }) => with!(ring, look => look),
-            (Ring::Split(ring), Woes { faults: Some(faults), end }) => {
+        use $crate::virtio::queue::{Faulty, Ring, FaultState};
+        let looked = match (ring, &mut *$fault_state) {
+            (Ring::Split(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
+            (Ring::Packed(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
+            (Ring::Split(ring), FaultState { faults: Some(faults), end }) => {
                 with!(ring, look => Faulty::new(look, faults, end))
             }
-            (Ring::Packed(ring), Woes { faults: Some(faults), end }) => {
+            (Ring::Packed(ring), FaultState { faults: Some(faults), end }) => {
                 with!(ring, look => Faulty::new(look, faults, end))
             }
         };

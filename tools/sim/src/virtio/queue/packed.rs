@@ -56,7 +56,7 @@ pub(in super::super) struct Packed {
 }
 
 /// One look at it.
-pub(in super::super) struct PackedTurn<'q, 'h> {
+pub(in super::super) struct PackedPass<'q, 'h> {
     queue: &'q mut Packed,
     ring: Entries<'h, Desc>,
     words: Entries<'h, Words>,
@@ -87,13 +87,13 @@ impl Packed {
         let flags =
             host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u16(2 * FLAGS as u64));
         // Relaxed: a turn looks again.
-        let free = |flags: &AtomicU16| !PackedTurn::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
+        let free = |flags: &AtomicU16| !PackedPass::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
         flags.is_some_and(free)
     }
 
     /// Looks at what is available.
     #[inline]
-    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<PackedTurn<'_, 'h>, Broken> {
+    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<PackedPass<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
         let ring = host.dma(Iova(desc), 16 * n as u64);
@@ -115,7 +115,7 @@ impl Packed {
             words.iter().for_each(|(i, word)| tell(&device, *i, *word));
         }
         let start = self.used;
-        Ok(PackedTurn { queue: self, ring, words, driver, device, start, first: None, batch: None })
+        Ok(PackedPass { queue: self, ring, words, driver, device, start, first: None, batch: None })
     }
 }
 
@@ -127,7 +127,7 @@ fn tell(device: &Entries<'_, AtomicU16>, index: usize, word: u16) {
     }
 }
 
-impl PackedTurn<'_, '_> {
+impl PackedPass<'_, '_> {
     /// The descriptor at a place, which is inside of the ring.
     #[inline(always)]
     fn desc(&self, place: Place) -> (u64, u32, u16, u16) {
@@ -202,7 +202,7 @@ impl PackedTurn<'_, '_> {
     }
 }
 
-impl Turn for PackedTurn<'_, '_> {
+impl Turn for PackedPass<'_, '_> {
     #[inline]
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
         let place = self.queue.next;

@@ -29,7 +29,7 @@ pub(in super::super) struct Split {
 }
 
 /// One look at it.
-pub(in super::super) struct SplitTurn<'q, 'h> {
+pub(in super::super) struct SplitPass<'q, 'h> {
     queue: &'q mut Split,
     table: Entries<'h, Desc>,
     avail: Entries<'h, ReadOnly<AtomicU16>>,
@@ -92,7 +92,7 @@ impl Split {
 
     /// Looks at what is available.
     #[inline]
-    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<SplitTurn<'_, 'h>, Broken> {
+    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<SplitPass<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
         let (avail_len, used_len, table_len) = (6 + 2 * n as u64, 6 + 8 * n as u64, 16 * n as u64);
@@ -115,7 +115,7 @@ impl Split {
             return Err("the available index is more than the queue ahead".into());
         }
         let start = self.used;
-        Ok(SplitTurn { queue: self, table, avail, used, end, start, batch: None })
+        Ok(SplitPass { queue: self, table, avail, used, end, start, batch: None })
     }
 
     /// Adds a chain's buffers to `parts`.
@@ -142,7 +142,7 @@ impl Split {
     }
 }
 
-impl SplitTurn<'_, '_> {
+impl SplitPass<'_, '_> {
     #[inline(always)]
     fn write(&mut self, chain: Chain, len: u32) {
         let slot = usize::from(self.queue.used & (self.queue.setup.size - 1));
@@ -162,7 +162,7 @@ impl SplitTurn<'_, '_> {
     }
 }
 
-impl Turn for SplitTurn<'_, '_> {
+impl Turn for SplitPass<'_, '_> {
     #[inline]
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
         if self.queue.next == self.end {

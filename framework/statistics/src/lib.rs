@@ -8,19 +8,34 @@
 //! ```
 //!
 //! Queues write their counters in any case; whoever reads them is a thread of its own. A packet costs nothing more for it.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use wholebar_statistics::Figures;
+//! # use std::sync::Arc;
+//! # use wholebar_core::{mem::Pool, net::Port};
+//! # fn example(port: Arc<dyn Port>, pool: &Pool) -> wholebar_statistics::Result<()> {
+//!
+//! let server = Figures::new("my program").port("0", port).pool("0", pool).serve(Path::new("/run/my.sock"))?;
+//! // ... the program does its work; at its end the socket goes:
+//! drop(server);
+//! # Ok(()) }
+//! ```
 
 mod client;
+mod error;
 mod openmetrics;
 mod server;
 
+pub use error::{Error, Result};
 pub use server::StatisticsServer;
 
-use super::{Port, Statistic};
-use crate::mem::Pool;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
+use wholebar_core::mem::Pool;
+use wholebar_core::net::{Port, Statistic};
 
 /// Where a program's statistics come from.
 pub struct Figures {

@@ -1,14 +1,14 @@
 //! A port that is none, served and read: by this crate's client, by hand, and by a strict reader of OpenMetrics.
 
-use super::super::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxCounters, TxQueue, testing};
 use super::*;
-use crate::DriverError;
-use crate::mem::Arena;
-use crossbeam::channel::{Receiver, unbounded};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use wholebar_core::DriverError;
+use wholebar_core::channel::{Receiver, unbounded};
+use wholebar_core::mem::Arena;
+use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Rss, RxQueue, TxCounters, TxQueue, testing};
 
 /// Counts, and can nothing else.
 struct Fake {
@@ -91,11 +91,11 @@ impl Port for Fake {
     }
 
     fn rx_queue(&self, _: u16, _: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
-        Err(crate::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
+        Err(wholebar_core::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
     fn tx_queue(&self, _: u16) -> Result<Box<dyn TxQueue>, DriverError> {
-        Err(crate::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
+        Err(wholebar_core::Error::Ended { device: "fake".to_owned(), why: "it has no queues".to_owned() }.into())
     }
 
     fn reset(&self) -> Result<(), DriverError> {
@@ -263,7 +263,7 @@ fn sockets_are_taken_over_from_the_dead_only_and_removed_in_the_end() {
     let error = serve(&served.path()).unwrap_err();
     assert!(error.contains("not a socket") && served.path().exists(), "{error}");
     let error = serve(&served.dir.path().join("x".repeat(200))).unwrap_err();
-    assert!(error.contains("serving statistics on") && error.contains("107 bytes"), "{error}");
+    assert!(error.contains("cannot be served on") && error.contains("107 bytes"), "{error}");
     assert!(serve(Path::new("/no/such/folder/s")).is_err());
 }
 

@@ -13,9 +13,9 @@ impl Snapshot {
     /// What the program that serves `socket` has come to. It has `patience` to answer.
     ///
     /// # Errors
-    /// [`Error::Statistics`]: no such socket, nobody who listens, no answer in time, or one that makes no sense.
+    /// [`Error::Read`]: no such socket, nobody who listens, no answer in time, or one that makes no sense.
     pub fn read(socket: &Path, patience: Duration) -> Result<Self> {
-        let failed = |why: String| Error::Statistics { socket: socket.display().to_string(), why };
+        let failed = |why: String| Error::Read { socket: socket.display().to_string(), why };
         let answer = ask(socket, patience).map_err(|error| failed(reason(&error, patience)))?;
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut response = httparse::Response::new(&mut headers);
@@ -45,7 +45,7 @@ impl Snapshot {
 /// The whole answer, head and all.
 fn ask(socket: &Path, patience: Duration) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + patience;
-    let mut stream = crate::door::connect(socket, patience)?;
+    let mut stream = wholebar_core::listener::connect(socket, patience)?;
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(patience.max(Duration::from_millis(1))))?;
     stream.write_all(b"GET /json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

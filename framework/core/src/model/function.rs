@@ -11,14 +11,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 /// A model, the memory it may reach and the eventfds it may signal.
-pub struct Card<M: ?Sized> {
+pub struct ModelFunction<M: ?Sized> {
     shape: Shape,
     irqs: Irqs,
     dma: DmaTable,
     model: M,
 }
 
-impl<M: Model> Card<M> {
+impl<M: Model> ModelFunction<M> {
     /// Puts `model` in a slot.
     pub fn new(model: M) -> Self {
         let shape = model.shape();
@@ -34,7 +34,7 @@ impl<M: Model> Card<M> {
     }
 }
 
-impl<M: Model + ?Sized> Card<M> {
+impl<M: Model + ?Sized> ModelFunction<M> {
     /// What the model is.
     pub fn shape(&self) -> &Shape {
         &self.shape

@@ -5,26 +5,34 @@
 //! program has them: one with an offload asked for has its checksum to be filled in, or is longer than any on the wire. A VLAN tag that the
 //! device took off, or is to put in, is in its place.
 
-use super::{Burst, Direction, PcapNg, QueueState, RxQueue, TxQueue};
-use crate::irq::EventFd;
-use crate::mem::{Arena, ArenaOptions, Buf, Pool, PoolCache, give_back};
-use crate::reactor::Armed;
-use crate::ring::{Consumer, Producer, spsc};
-use crate::{Error, Result};
-use crossbeam::channel::{Receiver, Sender, TryRecvError, unbounded};
+use crate::{Direction, PcapNg};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use wholebar_core::channel::{Receiver, Sender, TryRecvError, unbounded};
+use wholebar_core::irq::EventFd;
+use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool, PoolCache, give_back};
+use wholebar_core::net::{Burst, Count, QueueState, RxQueue, TxQueue};
+use wholebar_core::reactor::Armed;
+use wholebar_core::ring::{Consumer, Producer, spsc};
+use wholebar_core::{Error, Result};
 
-super::counters::counters! {
-    /// What a tap counts.
-    CaptureCounters {
-        /// Packets handed to the file's thread.
-        captured,
-        /// Packets that went by and are not in the file: it was too slow for them.
-        missed,
+/// What a tap counts.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct CaptureCounters {
+    /// Packets handed to the file's thread.
+    pub captured: Count,
+    /// Packets that went by and are not in the file: it was too slow for them.
+    pub missed: Count,
+}
+
+impl CaptureCounters {
+    /// Each by its name.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [("captured", self.captured.get()), ("missed", self.missed.get())].into_iter()
     }
 }
 
@@ -295,12 +303,12 @@ impl<Q: TxQueue> TxQueue for Captured<Q> {
 
 #[cfg(all(test, not(miri)))]
 mod tests {
-    use super::super::testing::{Loop, packets, pool};
     use super::*;
     use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
     use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
     use pcap_file::pcapng::{Block, PcapNgReader};
     use std::fs::File;
+    use wholebar_core::net::testing::{Loop, packets, pool};
 
     /// Names of interfaces; packets, each with interface, flags, time and bytes.
     #[allow(clippy::type_complexity, reason = "a test's")]
@@ -375,7 +383,7 @@ mod tests {
             }
         }
         // After the end packets still go, and are missed.
-        let mut burst = super::super::testing::packets(&pool, 64, 64).next().unwrap();
+        let mut burst = wholebar_core::net::testing::packets(&pool, 64, 64).next().unwrap();
         while sending.tx(&mut burst) > 0 {}
         drop(sending);
         assert_eq!(pool.available(), pool.capacity());

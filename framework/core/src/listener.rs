@@ -1,4 +1,5 @@
-//! A Unix socket that clients come in by: made where nobody else listens, removed when it is done. And the way in, for those who connect.
+//! Unix sockets as servers of this project want them: a [`Listener`] whose socket is made where nobody else listens and removed in the end, and
+//! [`connect`] with a time limit. What is said over them is not looked at here.
 //!
 //! Nothing is removed by its name after a look at it: between the two, something else may have come there. What is at the name is
 //! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for.
@@ -16,8 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where clients come in.
-pub(crate) struct Door {
+/// A socket that listens at a path, and never blocks. Its file is removed when it is dropped, where it still is its own.
+#[derive(Debug)]
+pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     /// Which file `path` was behind our making it. Another one isn't ours to remove; nor may this be, if it came there just then.
@@ -29,9 +31,15 @@ pub(crate) struct Door {
 /// As good as for ever, and still a point in time.
 pub(crate) const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
-impl Door {
-    /// Listens on `path`. A socket that a dead server left there is replaced; what anybody else has there is not.
-    pub fn open(path: &Path) -> io::Result<Self> {
+impl Listener {
+    /// Listens at `path`. A socket that a dead server left there is replaced; what anybody else has there is not.
+    ///
+    /// Where another process listens, or makes a socket in the same directory, this may take up to ten seconds.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] where another server listens, or something that is no socket is there; [`io::ErrorKind::InvalidInput`] where
+    /// the path has more than 107 bytes; what the system says otherwise.
+    pub fn bind(path: &Path) -> io::Result<Self> {
         /// How often something else may come there meanwhile.
         const TRIES: usize = 16;
         SocketAddrUnix::new(path).map_err(|e| match e {
@@ -55,7 +63,7 @@ impl Door {
         Err(taken("what is there changes all the time"))
     }
 
-    /// The next client, if one waits and can be let in.
+    /// The next client, if one waits and can be let in; this does not block. The stream blocks, unless it is told not to.
     pub fn accept(&self) -> Option<UnixStream> {
         match self.listener.accept() {
             Ok((stream, _)) => {
@@ -77,19 +85,20 @@ impl Door {
         }
     }
 
-    /// Whether a client waits that cannot be let in: the system has no descriptor or memory left. Waiting for the door is no use then.
+    /// Whether a client waits that cannot be let in: the system has no descriptor or memory left. Polling for it is no use then: it is ready
+    /// all the time.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Relaxed)
     }
 }
 
-impl AsFd for Door {
+impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Drop for Door {
+impl Drop for Listener {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|file| file == self.file)
             && let Err(error) = take_away(&self.path, |there| leads_to(there, &self.listener))
@@ -116,8 +125,13 @@ fn leads_to(path: &Path, listener: &UnixListener) -> io::Result<()> {
     Err(taken("another server listens there"))
 }
 
-/// Connects without ever waiting longer than `timeout`: where a server's backlog is full, that blocks otherwise.
-pub(crate) fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+/// Connects to a server at `path`, which may be longer than an address, without ever waiting longer than `timeout`: where the server's backlog is
+/// full, `connect(2)` blocks. The stream does not block, unless it is told to.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] where nothing is there; [`io::ErrorKind::ConnectionRefused`] where nobody listens;
+/// [`io::ErrorKind::WouldBlock`] where the backlog was full all the time; what the system says otherwise.
+pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let ((address, _dir), fd) = (address(path)?, socket()?);
     let deadline = Instant::now() + timeout.min(A_YEAR);
     loop {
@@ -290,11 +304,11 @@ mod tests {
         for _ in 0..500 {
             drop(UnixListener::bind(&path).unwrap());
             precious(&file);
-            let door = std::thread::scope(|both| {
+            let listener = std::thread::scope(|both| {
                 both.spawn(|| fs::rename(&file, &path).unwrap());
-                Door::open(&path)
+                Listener::bind(&path)
             });
-            drop(door);
+            drop(listener);
             assert!(is_precious(&path));
             fs::remove_file(&path).unwrap();
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -306,19 +320,19 @@ mod tests {
     fn what_was_taken_for_ours_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
-        let mut door = Door::open(&path).unwrap();
+        let mut listener = Listener::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
         precious(&path);
-        door.file = identity(&path).unwrap();
-        drop(door);
+        listener.file = identity(&path).unwrap();
+        drop(listener);
         assert!(is_precious(&path));
         // Or another server's.
         fs::remove_file(&path).unwrap();
-        let mut door = Door::open(&path).unwrap();
+        let mut listener = Listener::bind(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let other = Door::open(&path).unwrap();
-        door.file = other.file;
-        drop(door);
+        let other = Listener::bind(&path).unwrap();
+        listener.file = other.file;
+        drop(listener);
         assert!(UnixStream::connect(&path).is_ok());
         drop(other);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -329,12 +343,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let longest = dir.path().join("s".repeat(106 - dir.path().as_os_str().len()));
         assert_eq!(longest.as_os_str().len(), 107);
-        let door = Door::open(&longest).unwrap();
-        assert!(UnixStream::connect(&longest).is_ok() && door.accept().is_some());
-        drop(door);
+        let listener = Listener::bind(&longest).unwrap();
+        assert!(UnixStream::connect(&longest).is_ok() && listener.accept().is_some());
+        drop(listener);
         drop(UnixListener::bind(&longest).unwrap());
-        Door::open(&longest).map(drop).expect("a dead one is replaced");
-        let error = Door::open(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
+        Listener::bind(&longest).map(drop).expect("a dead one is replaced");
+        let error = Listener::bind(&dir.path().join("s".repeat(107))).map(drop).unwrap_err();
         assert!(error.to_string().contains("107 bytes"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -352,7 +366,7 @@ mod tests {
         let waiting: Vec<_> =
             (0..16).map(|_| socket()).take_while(|s| rustix::net::connect(s, &address).is_ok()).collect();
         assert!((1..16).contains(&waiting.len()));
-        let error = Door::open(&path).map(|_| ()).unwrap_err();
+        let error = Listener::bind(&path).map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("another server listens there"), "{error}");
     }
 }

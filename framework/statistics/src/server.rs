@@ -1,10 +1,7 @@
 //! HTTP on a Unix socket, as little of it as statistics take: one thread, requests parsed by a library, an answer each, and the connection is
 //! closed. It waits for nobody: clients have a few seconds, there is room for a few, and the oldest makes room for a new one.
 
-use super::{Figures, openmetrics};
-use crate::door::Door;
-use crate::irq::EventFd;
-use crate::{Error, Result};
+use crate::{Error, Figures, Result, openmetrics};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io::{ErrorKind, Read, Write};
@@ -13,6 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use wholebar_core::irq::EventFd;
+use wholebar_core::listener::Listener;
 
 /// A socket that statistics are read from, until it is dropped.
 pub struct StatisticsServer {
@@ -31,17 +30,17 @@ impl Figures {
     /// Serves these on `socket`, by a thread of its own. A socket that a dead program left there is replaced.
     ///
     /// # Errors
-    /// [`Error::Io`] where somebody listens there, where something else is there, or what the system says.
+    /// [`Error::Serve`] where somebody listens there, where something else is there, or what the system says.
     pub fn serve(self, socket: &Path) -> Result<StatisticsServer> {
         self.serve_with(socket, PATIENCE)
     }
 
     /// The same, with so long for each client.
     pub(super) fn serve_with(self, socket: &Path, patience: Duration) -> Result<StatisticsServer> {
-        let failed = |cause| Error::Io { what: format!("serving statistics on {}", socket.display()), cause };
-        let door = Door::open(socket).map_err(failed)?;
+        let failed = |cause| Error::Serve { socket: socket.display().to_string(), cause };
+        let listener = Listener::bind(socket).map_err(failed)?;
         let stop = Arc::new(EventFd::new()?);
-        let mut server = Server { figures: self, door, stop: stop.clone(), patience, clients: Vec::new() };
+        let mut server = Server { figures: self, listener, stop: stop.clone(), patience, clients: Vec::new() };
         let thread = std::thread::Builder::new().name("statistics".to_owned()).spawn(move || server.run());
         Ok(StatisticsServer { stop, thread: Some(thread.map_err(failed)?) })
     }
@@ -59,7 +58,7 @@ impl Drop for StatisticsServer {
 
 struct Server {
     figures: Figures,
-    door: Door,
+    listener: Listener,
     stop: Arc<EventFd>,
     patience: Duration,
     /// The oldest first.
@@ -78,7 +77,7 @@ struct Client {
 impl Server {
     fn run(&mut self) {
         loop {
-            let (stop, door) = match self.wait() {
+            let (stop, listener) = match self.wait() {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::warn!(%error, "statistics are not served any more");
@@ -88,19 +87,19 @@ impl Server {
             if stop {
                 return;
             }
-            if door {
+            if listener {
                 self.let_in();
             }
             let now = Instant::now();
             let figures = &self.figures;
             // Its turn comes first: it is not to blame where this thread was late.
-            self.clients.retain_mut(|client| client.turn(figures) && client.until > now);
+            self.clients.retain_mut(|client| client.poll(figures) && client.until > now);
         }
     }
 
-    /// Waits until something is to be done: whether to stop, and whether somebody is at the door.
+    /// Waits until something is to be done: whether to stop, and whether somebody is at the listener.
     fn wait(&self) -> Result<(bool, bool), Errno> {
-        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&self.door, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(&self.listener, PollFlags::IN)];
         fds.extend(self.clients.iter().map(|client| {
             let events = if client.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
             PollFd::new(&client.stream, events)
@@ -115,8 +114,8 @@ impl Server {
     }
 
     fn let_in(&mut self) {
-        let Some(stream) = self.door.accept().filter(|stream| stream.set_nonblocking(true).is_ok()) else {
-            // Who waits at the door still waits: there is no descriptor for it now.
+        let Some(stream) = self.listener.accept().filter(|stream| stream.set_nonblocking(true).is_ok()) else {
+            // Who waits at the listener still waits: there is no descriptor for it now.
             std::thread::sleep(Duration::from_millis(50));
             return;
         };
@@ -130,7 +129,7 @@ impl Server {
 
 impl Client {
     /// Whether it stays.
-    fn turn(&mut self, figures: &Figures) -> bool {
+    fn poll(&mut self, figures: &Figures) -> bool {
         while self.answer.is_none() {
             let mut part = [0; 2048];
             match self.stream.read(&mut part) {

@@ -1,6 +1,5 @@
 //! Capture files: pcapng with times in nanoseconds, written by a library. This does *not* read any.
 
-use crate::{Error, Result};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
@@ -10,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
+use wholebar_core::{Error, Result};
 
 /// Which way a packet went, seen from the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

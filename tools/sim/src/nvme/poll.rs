@@ -53,13 +53,13 @@ impl Held {
 impl Nvme {
     /// One turn: some admin commands, then some of each I/O queue.
     #[inline]
-    pub(super) fn turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
+    pub(super) fn poll_queues(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         self.store.spent = 0;
         if !self.held.is_empty() {
             self.release(host)?;
         }
         // Where one queue is lost, the others are not.
-        let (admin, io) = (self.admin_turn(host), self.io_turn(host));
+        let (admin, io) = (self.poll_admin(host), self.poll_io(host));
         match (admin?, io?) {
             (Work::Idle, Work::Idle) => Ok(Work::Idle),
             _ => Ok(Work::Busy),
@@ -67,7 +67,7 @@ impl Nvme {
     }
 
     #[inline]
-    fn admin_turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
+    fn poll_admin(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         // The registers, never their shadows: few hosts have shadows of these, and those are told to ring always.
         let doorbells = Doorbells::registers(&self.doorbells, self.params.dstrd);
         let (tail, head) = (doorbells.tail(0), doorbells.head(0));
@@ -114,14 +114,14 @@ impl Nvme {
                     self.held.push(Held { sq: 0, cmd, due: Instant::now() + late, aborted: false });
                 }
                 Some((fault @ (Fault::Fatal | Fault::Vanish), _)) => self.end(fault),
-                struck => self.complete(host, 0, &cmd, struck.map(|(fault, _)| fault))?,
+                fault_counts => self.complete(host, 0, &cmd, fault_counts.map(|(fault, _)| fault))?,
             }
         }
         Ok(work)
     }
 
     #[inline]
-    fn io_turn(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
+    fn poll_io(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, features, .. } = self;
         let Some(doorbells) = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd) else {
             return Ok(Work::Idle);

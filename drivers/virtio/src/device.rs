@@ -9,16 +9,16 @@ use crate::options::{Options, Service};
 use crate::ring::{Areas, Ring, RingOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::keeper::{Driver, Happened, Keeper, Remedy, Ties};
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
 use wholebar_core::pci::{IRQ_MSIX, PciDevice};
 use wholebar_core::reset::Domain;
 
 /// What a type of device adds.
-pub(crate) trait Personality: Send + Sync + Sized + 'static {
+pub(crate) trait DeviceType: Send + Sync + Sized + 'static {
     /// What its users are told.
-    type Event: From<Happened> + Send;
+    type Event: From<DeviceEvent> + Send;
     /// Its queues, as they are parked.
     type Queue: Parked;
     /// What else is under the lock.
@@ -34,7 +34,7 @@ pub(crate) trait Personality: Send + Sync + Sized + 'static {
 /// A queue that nobody has.
 pub(crate) trait Parked: Send {
     /// Takes part in resets.
-    fn look(&mut self);
+    fn check_timeouts(&mut self);
 }
 
 /// What queues have of their device.
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     /// What was negotiated.
     pub features: u64,
     pub domain: Domain,
-    pub ties: Arc<Ties<Error>>,
+    pub queue_context: Arc<QueueContext<Error>>,
 }
 
 /// A queue that the device knows of.
@@ -57,26 +57,26 @@ pub(crate) struct Record {
 }
 
 /// A device that runs.
-pub(crate) struct Machine<P> {
+pub(crate) struct VirtioDevice<P> {
     pub shared: Arc<Shared>,
-    pub personality: P,
+    pub device_type: P,
     pub interrupts: Option<Interrupts>,
 }
 
 /// What is under the lock.
-pub(crate) struct Control<P: Personality> {
+pub(crate) struct Control<P: DeviceType> {
     records: Vec<Record>,
     parked: BTreeMap<u16, P::Queue>,
     pub state: P::State,
 }
 
 /// What keeps a device open: held by its owner and by its queues.
-pub(crate) type Handle<P> = Keeper<Machine<P>>;
+pub(crate) type Handle<P> = ControlPlane<VirtioDevice<P>>;
 
 /// What a machine is made of: the device is reset, and its features are chosen.
-pub(crate) struct Parts<P: Personality> {
+pub(crate) struct Parts<P: DeviceType> {
     pub shared: Arc<Shared>,
-    pub personality: P,
+    pub device_type: P,
     pub interrupts: Option<Interrupts>,
     pub records: Vec<Record>,
     pub queues: BTreeMap<u16, P::Queue>,
@@ -115,8 +115,8 @@ pub(crate) fn ring<R: Ring>(
 
 impl Shared {
     pub fn new(hw: Hardware, options: Options, features: u64, wake: Arc<EventFd>) -> Arc<Self> {
-        let ties = Ties::new(&hw.device, wake);
-        Arc::new(Self { hw, options, features, domain: Domain::new(), ties })
+        let queue_context = QueueContext::new(&hw.device, wake);
+        Arc::new(Self { hw, options, features, domain: Domain::new(), queue_context })
     }
 
     /// Whether a feature was negotiated.
@@ -126,20 +126,22 @@ impl Shared {
 }
 
 /// Starts a device.
-pub(crate) fn start<P: Personality>(parts: Parts<P>) -> Result<Handle<P>> {
-    let Parts { shared, personality, interrupts, records, queues, state } = parts;
-    let (service, patience, ties) = (shared.options.service, shared.options.stop_timeout, shared.ties.clone());
+pub(crate) fn start<P: DeviceType>(parts: Parts<P>) -> Result<Handle<P>> {
+    let Parts { shared, device_type, interrupts, records, queues, state } = parts;
+    let (service, patience, queue_context) =
+        (shared.options.service, shared.options.stop_timeout, shared.queue_context.clone());
     let control = Control { records, parked: queues, state };
     // Dropped, it shuts the device down.
-    let mut keeper = Keeper::new(Machine { shared, personality, interrupts }, control, ties, patience)?;
-    keeper.peek(|control| keeper.bring_up(control))?;
+    let mut control_plane =
+        ControlPlane::new(VirtioDevice { shared, device_type, interrupts }, control, queue_context, patience)?;
+    control_plane.peek(|control| control_plane.bring_up(control))?;
     if service == Service::Thread {
-        keeper.spawn()?;
+        control_plane.spawn()?;
     }
-    Ok(keeper)
+    Ok(control_plane)
 }
 
-impl<P: Personality> Machine<P> {
+impl<P: DeviceType> VirtioDevice<P> {
     /// From reset to DRIVER_OK, and what the type of device does then (VIRTIO 1.2, 3.1.1).
     fn bring_up(&self, control: &mut Control<P>) -> Result<()> {
         let hw = &self.shared.hw;
@@ -155,15 +157,15 @@ impl<P: Personality> Machine<P> {
             hw.enable_queue(record.index, record.size, areas, record.vector.unwrap_or(NO_VECTOR))?;
         }
         hw.start()?;
-        self.personality.started(&self.shared, &mut control.state)
+        self.device_type.started(&self.shared, &mut control.state)
     }
 }
 
-impl<P: Personality> Driver for Machine<P> {
+impl<P: DeviceType> Driver for VirtioDevice<P> {
     const NAME: &'static str = "virtio";
     type State = Control<P>;
     type Event = P::Event;
-    type Trouble = Error;
+    type QueueFault = Error;
     type Error = Error;
 
     fn device(&self) -> &Arc<dyn PciDevice> {
@@ -174,15 +176,15 @@ impl<P: Personality> Driver for Machine<P> {
         &self.shared.domain
     }
 
-    fn event(happened: Happened) -> P::Event {
-        happened.into()
+    fn event(event: DeviceEvent) -> P::Event {
+        event.into()
     }
 
-    fn remedy(error: &Error) -> Remedy {
+    fn recovery(error: &Error) -> Recovery {
         match error {
-            Error::Gone { .. } => Remedy::Gone,
-            Error::NeedsReset { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Remedy::Reset,
-            _ => Remedy::Nothing,
+            Error::Gone { .. } => Recovery::Gone,
+            Error::NeedsReset { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
         }
     }
 
@@ -201,20 +203,20 @@ impl<P: Personality> Driver for Machine<P> {
         self.bring_up(control)
     }
 
-    fn turn(&self, control: &mut Control<P>) {
-        control.parked.values_mut().for_each(Parked::look);
+    fn poll_parked(&self, control: &mut Control<P>) {
+        control.parked.values_mut().for_each(Parked::check_timeouts);
     }
 
-    fn help(&self, _: &mut Control<P>, trouble: Error) -> Result<Option<String>> {
+    fn handle_fault(&self, _: &mut Control<P>, trouble: Error) -> Result<Option<String>> {
         Ok(Some(trouble.to_string()))
     }
 
-    fn attend(&self, control: &mut Control<P>, tell: &mut dyn FnMut(P::Event)) -> Result<()> {
+    fn poll_events(&self, control: &mut Control<P>, tell: &mut dyn FnMut(P::Event)) -> Result<()> {
         self.shared.hw.healthy()?;
-        self.personality.changed(&self.shared, &mut control.state, tell)
+        self.device_type.changed(&self.shared, &mut control.state, tell)
     }
 
-    fn put_away(&self, _: &mut Control<P>) -> Result<()> {
+    fn prepare_shutdown(&self, _: &mut Control<P>) -> Result<()> {
         Ok(())
     }
 
@@ -223,7 +225,7 @@ impl<P: Personality> Driver for Machine<P> {
     }
 }
 
-impl<P: Personality> Control<P> {
+impl<P: DeviceType> Control<P> {
     /// Takes a queue that is parked.
     pub fn take(&mut self, index: u16) -> Option<P::Queue> {
         self.parked.remove(&index)

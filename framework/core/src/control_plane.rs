@@ -1,4 +1,4 @@
-//! What keeps a device going: the one lock of its control plane, the slow path's thread, calls for help from queues, resets, the end.
+//! The control plane of a device: its one lock, the slow path's thread, faults that queues report, resets, the end.
 //!
 //! It is the same for every driver; what differs is a [`Driver`]: how its device is stopped and brought up again, and what has to be looked
 //! after. This file does *not* know any device, nor what queues do while they wait ([`reset`](crate::reset)).
@@ -8,7 +8,7 @@ use crate::mem::{Arena, DmaMapping};
 use crate::pci::{IRQ_ERR, IRQ_REQ, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt::Display;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,8 @@ pub trait Driver: Send + Sync + Sized + 'static {
     type State: Send;
     /// What its users are told.
     type Event: Send;
-    /// A queue's call for help.
-    type Trouble: Send;
+    /// A fault that a queue reports.
+    type QueueFault: Send;
     /// What can go wrong.
     type Error: From<Error> + Display;
 
@@ -35,11 +35,11 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// What its queues are members of.
     fn domain(&self) -> &Domain;
 
-    /// What happened, as users are told.
-    fn event(happened: Happened) -> Self::Event;
+    /// An event of any device, as the users of this driver are told of it.
+    fn event(event: DeviceEvent) -> Self::Event;
 
     /// What an error says of the device.
-    fn remedy(error: &Self::Error) -> Remedy;
+    fn recovery(error: &Self::Error) -> Recovery;
 
     /// Stops the device: it reaches no memory any more, nor its queues.
     fn stop(&self, state: &mut Self::State) -> Result<(), Self::Error>;
@@ -47,17 +47,17 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// Brings the device up again, with its queues, but for those that were `lost`; it was stopped, or the function reset.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
-    /// Queues that nobody has take their turn in a reset.
-    fn turn(&self, state: &mut Self::State);
+    /// Polls the queues that no application has: they take part in a reset, too.
+    fn poll_parked(&self, state: &mut Self::State);
 
-    /// Helps a queue. A reason is one to reset the device.
-    fn help(&self, state: &mut Self::State, trouble: Self::Trouble) -> Result<Option<String>, Self::Error>;
+    /// Handles a fault of a queue. Returns why the device has to be reset, where it has to be.
+    fn handle_fault(&self, state: &mut Self::State, fault: Self::QueueFault) -> Result<Option<String>, Self::Error>;
 
-    /// Looks after the device's health, and passes on what it tells.
-    fn attend(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error>;
+    /// Checks the health of the device, and passes on the events that it has for users.
+    fn poll_events(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error>;
 
-    /// Has the device put everything away, before it is stopped for good.
-    fn put_away(&self, state: &mut Self::State) -> Result<(), Self::Error>;
+    /// Has the device write back what it holds, before it is stopped for good.
+    fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error>;
 
     /// The device is stopped for good: its memory may be given back.
     fn release(&self, state: &mut Self::State);
@@ -65,7 +65,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
 
 /// What can happen to any device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Happened {
+pub enum DeviceEvent {
     /// The kernel reports an error of the function (AER).
     FunctionError,
     /// The kernel wants the device back: close it soon.
@@ -86,7 +86,7 @@ pub enum Happened {
 
 /// What is to be done about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
+pub enum Recovery {
     /// Nothing: the device is as it was.
     Nothing,
     /// The device has to be reset.
@@ -95,17 +95,17 @@ pub enum Remedy {
     Gone,
 }
 
-/// Keeps a device open, and its slow path's thread running. Dropped, it stops the device for good.
-pub struct Keeper<D: Driver> {
-    kept: Arc<Kept<D>>,
+/// The control plane of a device that is open, with the thread of its slow path. Dropped, it stops the device for good.
+pub struct ControlPlane<D: Driver> {
+    kept: Arc<DeviceControl<D>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A device that is kept.
-pub struct Kept<D: Driver> {
+/// What the threads of a control plane share.
+pub struct DeviceControl<D: Driver> {
     driver: D,
     control: Mutex<Control<D>>,
-    ties: Arc<Ties<D::Trouble>>,
+    queue_context: Arc<QueueContext<D::QueueFault>>,
     events: Receiver<D::Event>,
     /// What the kernel has to say of the function.
     notices: Vec<(u32, Interrupts, Arc<EventFd>)>,
@@ -115,13 +115,13 @@ pub struct Kept<D: Driver> {
     closing: AtomicBool,
 }
 
-/// What queues have of it: a part of its own, for queues that are themselves kept under the lock.
-pub struct Ties<T> {
+/// What queues have of the control plane. It is a part of its own, since queues may themselves be under the lock.
+pub struct QueueContext<T> {
     device: Arc<dyn PciDevice>,
-    troubles: Mutex<Vec<(u64, T)>>,
+    queue_faults: Mutex<Vec<(u64, T)>>,
     /// Arenas whose buffers queues can use.
     arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    /// Signalled by the device's own vector, and by queues in trouble.
+    /// Signalled by the device's own vector, and by queues that report faults.
     wake: Arc<EventFd>,
 }
 
@@ -140,12 +140,17 @@ const EVENTS: usize = 256;
 /// How often the slow path's thread looks after a device without being asked to.
 const TICK: Duration = Duration::from_millis(200);
 
-impl<D: Driver> Keeper<D> {
-    /// Keeps a device that runs.
+impl<D: Driver> ControlPlane<D> {
+    /// Takes over a device that runs.
     ///
     /// # Errors
     /// What the backend says of the kernel's notices; [`Error::Io`] where there is no thread to be had.
-    pub fn new(driver: D, state: D::State, ties: Arc<Ties<D::Trouble>>, patience: Duration) -> Result<Self> {
+    pub fn new(
+        driver: D,
+        state: D::State,
+        queue_context: Arc<QueueContext<D::QueueFault>>,
+        patience: Duration,
+    ) -> Result<Self> {
         let mut notices = Vec::new();
         for index in [IRQ_ERR, IRQ_REQ] {
             if driver.device().irq_info(index).is_ok_and(|info| info.count > 0) {
@@ -157,27 +162,27 @@ impl<D: Driver> Keeper<D> {
         let (send, events) = bounded(EVENTS);
         let control = Mutex::new(Control { state, stopping: None, lost: Vec::new(), events: send });
         let closing = AtomicBool::new(false);
-        let kept = Arc::new(Kept { driver, control, ties, events, notices, patience, closing });
+        let kept = Arc::new(DeviceControl { driver, control, queue_context, events, notices, patience, closing });
         Ok(Self { kept, thread: None })
     }
 
-    /// Starts the slow path's thread. Without it somebody calls [`service`](Kept::service), regularly.
+    /// Starts the slow path's thread. Without it somebody calls [`service`](DeviceControl::service), regularly.
     ///
     /// # Errors
     /// [`Error::Io`] where there is none to be had.
     pub fn spawn(&mut self) -> Result<()> {
         let kept = self.kept.clone();
-        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.look_after());
+        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.run());
         let failed = |cause| Error::Io { what: "starting the slow path's thread".to_owned(), cause };
         self.thread = Some(thread.map_err(failed)?);
         Ok(())
     }
 }
 
-impl<D: Driver> Kept<D> {
+impl<D: Driver> DeviceControl<D> {
     /// What queues have of it.
-    pub fn ties(&self) -> &Arc<Ties<D::Trouble>> {
-        &self.ties
+    pub fn queue_context(&self) -> &Arc<QueueContext<D::QueueFault>> {
+        &self.queue_context
     }
 
     fn control(&self) -> MutexGuard<'_, Control<D>> {
@@ -225,15 +230,15 @@ impl<D: Driver> Kept<D> {
         }
     }
 
-    fn look_after(&self) {
-        // Pairs with the Release store when the keeper is dropped; the wake-up that follows it brings us here.
+    fn run(&self) {
+        // Pairs with the Release store when the control plane is dropped; the wake-up that follows it brings us here.
         while !self.closing.load(Ordering::Acquire) {
             let wait = match self.service() {
                 Ok(true) => Duration::from_millis(1),
                 Ok(false) => TICK,
                 Err(_) => return,
             };
-            if let Err(error) = self.ties.wake.wait(Some(wait)) {
+            if let Err(error) = self.queue_context.wake.wait(Some(wait)) {
                 return tracing::error!(%error, "the slow path ended");
             }
         }
@@ -249,18 +254,19 @@ impl<D: Driver> Kept<D> {
         for (index, _, fd) in &self.notices {
             if fd.take() > 0 {
                 if *index == IRQ_ERR {
-                    control.tell(Happened::FunctionError);
+                    control.tell(DeviceEvent::FunctionError);
                     self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned());
                 } else {
-                    control.tell(Happened::UnbindRequest);
+                    control.tell(DeviceEvent::UnbindRequest);
                 }
             }
         }
-        let troubles = std::mem::take(&mut *self.ties.troubles.lock().unwrap_or_else(|e| e.into_inner()));
-        for (epoch, trouble) in troubles {
-            // Else it was of what a reset, or another's call for help, ended.
+        let queue_faults =
+            std::mem::take(&mut *self.queue_context.queue_faults.lock().unwrap_or_else(|e| e.into_inner()));
+        for (epoch, fault) in queue_faults {
+            // Else a reset, or an earlier fault, ended what it was of.
             if epoch == self.domain().epoch() && self.domain().ended().is_none() {
-                match self.driver.help(&mut control.state, trouble) {
+                match self.driver.handle_fault(&mut control.state, fault) {
                     Ok(None) => {}
                     Ok(Some(why)) => self.begin_reset(&mut control, why),
                     Err(error) => self.settle(&mut control, &error),
@@ -270,7 +276,7 @@ impl<D: Driver> Kept<D> {
         if control.stopping.is_none() {
             let Control { state, events, .. } = &mut *control;
             // The oldest stay where nobody takes them.
-            let attended = self.driver.attend(state, &mut |event| drop(events.try_send(event)));
+            let attended = self.driver.poll_events(state, &mut |event| drop(events.try_send(event)));
             if let Err(error) = attended {
                 self.settle(&mut control, &error);
             }
@@ -282,10 +288,10 @@ impl<D: Driver> Kept<D> {
 
     /// Acts upon what an error says of the device.
     fn settle(&self, control: &mut Control<D>, error: &D::Error) {
-        match D::remedy(error) {
-            Remedy::Gone => self.end(control, error, ""),
-            Remedy::Reset => self.begin_reset(control, error.to_string()),
-            Remedy::Nothing => {}
+        match D::recovery(error) {
+            Recovery::Gone => self.end(control, error, ""),
+            Recovery::Reset => self.begin_reset(control, error.to_string()),
+            Recovery::Nothing => {}
         }
     }
 
@@ -294,7 +300,7 @@ impl<D: Driver> Kept<D> {
             tracing::warn!(device = self.device().name(), why, "resetting the device");
             self.domain().stop();
             control.stopping = Some((why, Instant::now()));
-            self.ties.wake.signal();
+            self.queue_context.wake.signal();
         }
     }
 
@@ -302,7 +308,7 @@ impl<D: Driver> Kept<D> {
     fn advance(&self, control: &mut Control<D>) {
         let Some((_, since)) = &control.stopping else { return };
         let (since, domain) = (*since, self.domain());
-        self.driver.turn(&mut control.state);
+        self.driver.poll_parked(&mut control.state);
         if !domain.waiting().is_empty() && since.elapsed() < self.patience {
             return;
         }
@@ -311,9 +317,9 @@ impl<D: Driver> Kept<D> {
         match self.reset_now(control) {
             Ok(()) => {
                 domain.resume();
-                self.driver.turn(&mut control.state);
+                self.driver.poll_parked(&mut control.state);
                 let lost = control.lost.clone();
-                control.tell(Happened::Reset { why, lost });
+                control.tell(DeviceEvent::Reset { why, lost });
             }
             Err(error) => self.end(control, &error, &why),
         }
@@ -342,14 +348,14 @@ impl<D: Driver> Kept<D> {
     fn start_over(&self, Control { state, lost, .. }: &mut Control<D>) -> Result<(), D::Error> {
         self.driver.stop(state)?;
         self.domain().quiet();
-        self.driver.turn(state);
+        self.driver.poll_parked(state);
         self.driver.restart(state, lost)
     }
 
     /// The device cannot be used any more.
     fn end(&self, control: &mut Control<D>, error: &D::Error, during: &str) {
         control.stopping = None;
-        let gone = D::remedy(error) == Remedy::Gone;
+        let gone = D::recovery(error) == Recovery::Gone;
         let device = self.device().as_ref();
         let _ = config::enable_bus_master(device, false);
         // Nobody on the bus writes nothing; a device that was stopped doesn't either.
@@ -361,7 +367,7 @@ impl<D: Driver> Kept<D> {
         let why = if during.is_empty() { error.to_owned() } else { format!("{error} (it was reset because {during})") };
         tracing::error!(device = device.name(), why, harmless, "the device has ended");
         self.domain().end(End { gone, harmless, why: why.clone() });
-        control.tell(Happened::Ended { why });
+        control.tell(DeviceEvent::Ended { why });
     }
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
@@ -398,7 +404,7 @@ impl<D: Driver> Kept<D> {
     pub fn shut_down(&self) -> Result<(), D::Error> {
         let mut control = self.control();
         self.check()?;
-        let away = self.driver.put_away(&mut control.state);
+        let away = self.driver.prepare_shutdown(&mut control.state);
         let stopped = self.driver.stop(&mut control.state);
         let _ = config::enable_bus_master(self.device().as_ref(), false);
         match &stopped {
@@ -412,21 +418,21 @@ impl<D: Driver> Kept<D> {
     }
 }
 
-impl<T> Ties<T> {
+impl<T> QueueContext<T> {
     /// Of a device; what is to be done at once signals `wake`.
     pub fn new(device: &Arc<dyn PciDevice>, wake: Arc<EventFd>) -> Arc<Self> {
-        let (device, troubles, arenas) = (device.clone(), Mutex::default(), Mutex::default());
-        Arc::new(Self { device, troubles, arenas, wake })
+        let (device, queue_faults, arenas) = (device.clone(), Mutex::default(), Mutex::default());
+        Arc::new(Self { device, queue_faults, arenas, wake })
     }
 
-    /// What is signalled when there is something for [`service`](Kept::service) to do at once.
+    /// What is signalled when there is something for [`service`](DeviceControl::service) to do at once.
     pub fn wake(&self) -> &Arc<EventFd> {
         &self.wake
     }
 
-    /// A queue's call for help, in the epoch it is in step with.
-    pub fn trouble(&self, epoch: u64, trouble: T) {
-        self.troubles.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, trouble));
+    /// Reports a fault of a queue, in the epoch that the queue is in.
+    pub fn report_fault(&self, epoch: u64, fault: T) {
+        self.queue_faults.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, fault));
         self.wake.signal();
     }
 
@@ -455,20 +461,20 @@ impl<T> Ties<T> {
 
 impl<D: Driver> Control<D> {
     /// Passes an event on; the oldest stay where nobody takes them.
-    fn tell(&self, happened: Happened) {
-        let _ = self.events.try_send(D::event(happened));
+    fn tell(&self, event: DeviceEvent) {
+        let _ = self.events.try_send(D::event(event));
     }
 }
 
-impl<D: Driver> Deref for Keeper<D> {
-    type Target = Kept<D>;
+impl<D: Driver> Deref for ControlPlane<D> {
+    type Target = DeviceControl<D>;
 
-    fn deref(&self) -> &Kept<D> {
+    fn deref(&self) -> &DeviceControl<D> {
         &self.kept
     }
 }
 
-impl<D: Driver> Deref for Kept<D> {
+impl<D: Driver> Deref for DeviceControl<D> {
     type Target = D;
 
     fn deref(&self) -> &D {
@@ -476,11 +482,11 @@ impl<D: Driver> Deref for Kept<D> {
     }
 }
 
-impl<D: Driver> Drop for Keeper<D> {
+impl<D: Driver> Drop for ControlPlane<D> {
     fn drop(&mut self) {
         // Pairs with the Acquire load in the thread.
         self.closing.store(true, Ordering::Release);
-        self.ties.wake.signal();
+        self.queue_context.wake.signal();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

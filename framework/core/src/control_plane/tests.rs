@@ -1,0 +1,156 @@
+//! The control plane of a driver that has no device: what is called when.
+
+use super::*;
+use crate::irq::tests::Wires;
+use crate::reset::Step;
+
+/// A driver of nothing.
+struct Toy {
+    device: Arc<dyn PciDevice>,
+    domain: Domain,
+}
+
+/// What was called, and what fails.
+#[derive(Default)]
+struct Calls {
+    seen: Vec<&'static str>,
+    sick: bool,
+    gone: bool,
+}
+
+impl Driver for Toy {
+    const NAME: &'static str = "toy";
+    type State = Calls;
+    type Event = DeviceEvent;
+    type QueueFault = &'static str;
+    type Error = Error;
+
+    fn device(&self) -> &Arc<dyn PciDevice> {
+        &self.device
+    }
+    fn domain(&self) -> &Domain {
+        &self.domain
+    }
+    fn event(event: DeviceEvent) -> DeviceEvent {
+        event
+    }
+    fn recovery(error: &Error) -> Recovery {
+        match error {
+            Error::Gone { .. } => Recovery::Gone,
+            Error::Config { .. } => Recovery::Reset,
+            _ => Recovery::Nothing,
+        }
+    }
+    fn stop(&self, calls: &mut Calls) -> Result<()> {
+        calls.seen.push("stop");
+        if calls.sick { Err(self.sick()) } else { Ok(()) }
+    }
+    fn restart(&self, calls: &mut Calls, _: &[u32]) -> Result<()> {
+        calls.seen.push("restart");
+        Ok(())
+    }
+    fn poll_parked(&self, _: &mut Calls) {}
+    fn handle_fault(&self, calls: &mut Calls, trouble: &'static str) -> Result<Option<String>> {
+        calls.seen.push("help");
+        match calls.gone {
+            true => Err(Error::Gone { device: "wires".to_owned(), why: trouble.to_owned() }),
+            false => Ok(Some(trouble.to_owned())),
+        }
+    }
+    fn poll_events(&self, calls: &mut Calls, _: &mut dyn FnMut(DeviceEvent)) -> Result<()> {
+        if calls.sick { Err(self.sick()) } else { Ok(()) }
+    }
+    fn prepare_shutdown(&self, calls: &mut Calls) -> Result<()> {
+        calls.seen.push("away");
+        Ok(())
+    }
+    fn release(&self, calls: &mut Calls) {
+        calls.seen.push("release");
+    }
+}
+
+impl Toy {
+    fn sick(&self) -> Error {
+        Error::Config { device: "wires".to_owned(), why: "it is sick".to_owned() }
+    }
+}
+
+fn control_plane(patience: Duration) -> (Arc<Wires>, ControlPlane<Toy>) {
+    let wires = Wires::new(1, true, 1);
+    let device: Arc<dyn PciDevice> = wires.clone();
+    let queue_context = QueueContext::new(&device, Arc::new(EventFd::new().unwrap()));
+    let toy = Toy { device, domain: Domain::new() };
+    (wires, ControlPlane::new(toy, Calls::default(), queue_context, patience).unwrap())
+}
+
+fn seen(control_plane: &ControlPlane<Toy>) -> Vec<&'static str> {
+    control_plane.peek(|calls| std::mem::take(&mut calls.seen))
+}
+
+#[test]
+fn a_queue_in_trouble_has_the_device_reset_once_all_have_their_hands_off() {
+    let (_, control_plane) = control_plane(Duration::from_secs(60));
+    let mut gate = control_plane.domain().join(1);
+    control_plane.queue_context().report_fault(0, "it hurts");
+    assert!(control_plane.service().unwrap() && control_plane.service().unwrap());
+    assert_eq!(seen(&control_plane), ["help"], "it waits for the queue");
+    assert_eq!(gate.step(), Step::Stop);
+    assert!(!control_plane.service().unwrap());
+    assert_eq!((seen(&control_plane), gate.step()), (vec!["stop", "restart"], Step::Restart));
+    let reset = DeviceEvent::Reset { why: "it hurts".to_owned(), lost: vec![] };
+    assert_eq!(control_plane.events().try_recv(), Ok(reset));
+    // What it was of has ended.
+    control_plane.queue_context().report_fault(0, "it hurt");
+    assert!(!control_plane.service().unwrap() && seen(&control_plane).is_empty());
+}
+
+#[test]
+fn who_does_not_poll_is_lost_and_named() {
+    let (wires, control_plane) = control_plane(Duration::ZERO);
+    let _gate = control_plane.domain().join(7);
+    assert!(matches!(control_plane.reset(), Err(Error::Unresponsive { queues, .. }) if queues == [7]));
+    control_plane.with(|_| Ok(())).unwrap();
+    wires.raise(IRQ_ERR, 0);
+    wires.raise(IRQ_REQ, 0);
+    control_plane.service().unwrap();
+    let events: Vec<_> = control_plane.events().try_iter().skip(1).collect();
+    assert!(matches!(
+        &events[..],
+        [DeviceEvent::FunctionError, DeviceEvent::UnbindRequest, DeviceEvent::Reset { lost, .. }] if lost.is_empty()
+    ));
+}
+
+#[test]
+fn what_no_reset_mends_has_ended() {
+    let (_, control_plane) = control_plane(Duration::ZERO);
+    control_plane.peek(|calls| calls.sick = true);
+    assert!(matches!(control_plane.service(), Err(Error::Ended { why, .. }) if why.contains("reset because")));
+    let end = control_plane.domain().ended().unwrap();
+    assert!(!end.gone && !end.harmless, "it may still write");
+    assert!(
+        control_plane.with(|_| Ok(())).is_err() && control_plane.reset().is_err() && control_plane.shut_down().is_err()
+    );
+    assert_eq!(seen(&control_plane), ["stop", "stop"]);
+}
+
+/// However many commands wait for a device that is gone, it ends once, and what is said of it says once that it is gone.
+#[test]
+fn one_that_is_gone_ends_once() {
+    let (_, control_plane) = control_plane(Duration::ZERO);
+    control_plane.peek(|calls| calls.gone = true);
+    (0..33).for_each(|_| control_plane.queue_context().report_fault(0, "nobody answers"));
+    let gone = control_plane.service().unwrap_err();
+    assert_eq!(gone.to_string(), "wires is gone: nobody answers");
+    assert_eq!(seen(&control_plane), ["help"]);
+    let events: Vec<_> = control_plane.events().try_iter().collect();
+    assert_eq!(events, [DeviceEvent::Ended { why: "nobody answers".to_owned() }]);
+}
+
+#[test]
+fn dropped_it_is_put_away_and_releases_its_memory() {
+    let (_, mut control_plane) = control_plane(Duration::ZERO);
+    control_plane.spawn().unwrap();
+    let kept = control_plane.kept.clone();
+    drop(control_plane);
+    assert_eq!(kept.peek(|calls| calls.seen.clone()), ["away", "stop", "release"]);
+}
