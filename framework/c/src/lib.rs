@@ -24,5 +24,5 @@ mod memory;
 mod packets;
 mod port;
 mod queue;
-#[cfg(all(test, feature = "nvme", feature = "virtio", feature = "sim"))]
+#[cfg(all(test, feature = "nvme", feature = "virtio", feature = "vfio-user", feature = "sim"))]
 mod tests;
