@@ -76,7 +76,8 @@ fn rows() -> Rows {
 /// The files with Rust in them below a folder, but for what is built.
 fn sources(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
+    // Not every crate that has such a list has examples.
+    for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() && !path.ends_with("target") {
             found.extend(sources(path));

@@ -13,6 +13,7 @@ use crate::prefetch;
 use crate::ring::Ring;
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 /// What is known of one buffer; one cache line.
@@ -41,6 +42,8 @@ struct State {
     flags: u16,
     hash: u32,
     vlan: u16,
+    /// The handle is a raw pointer now: see [`Buf::into_raw`].
+    raw: bool,
 }
 
 mod flag {
@@ -157,7 +160,7 @@ pub fn give_back(bufs: &mut Vec<Buf>) {
 
 impl Meta {
     pub(super) fn new(data: NonNull<u8>, offset: u64, pool: NonNull<Inner>, arena: u32, capacity: u32) -> Self {
-        let state = State { next: None, word: 0, len: 0, head: 0, flags: 0, hash: 0, vlan: 0 };
+        let state = State { next: None, word: 0, len: 0, head: 0, flags: 0, hash: 0, vlan: 0, raw: false };
         Self { data, offset, pool, arena, capacity, state: UnsafeCell::new(state) }
     }
 
@@ -170,6 +173,25 @@ impl Buf {
     /// The one handle to a buffer.
     pub(super) fn of(meta: &Meta) -> Self {
         Self(NonNull::from(meta))
+    }
+
+    /// Its handle as a pointer, for code in another language, which owns it until [`from_raw`](Self::from_raw).
+    #[inline]
+    pub fn into_raw(mut self) -> NonNull<()> {
+        self.state_mut().raw = true;
+        ManuallyDrop::new(self).0.cast()
+    }
+
+    /// Takes back what [`into_raw`](Self::into_raw) gave; `None` where it was taken back before, and its buffer is elsewhere by now.
+    ///
+    /// # Safety
+    /// `into_raw` gave the pointer, the buffer's pool was not freed since, and nobody else uses the pointer meanwhile. A pointer that was taken back
+    /// before is refused as long as its buffer is not in use on another thread.
+    #[inline]
+    pub unsafe fn from_raw(raw: NonNull<()>) -> Option<Self> {
+        let mut buf = ManuallyDrop::new(Self(raw.cast()));
+        // A pointer that is out is the one handle, as the caller says; else this value, which is never dropped, was only looked at.
+        std::mem::take(&mut buf.state_mut().raw).then(|| ManuallyDrop::into_inner(buf))
     }
 
     #[inline(always)]
@@ -559,6 +581,24 @@ mod tests {
         drop(buf);
         let buf = pool.get().unwrap();
         assert_eq!((buf.headroom(), buf.len(), buf.arena_offset()), (0, 0, start));
+    }
+
+    #[test]
+    fn a_raw_handle_is_taken_back_once() {
+        let pool = pool(2, 64);
+        let mut buf = pool.get().unwrap();
+        buf.copy_from(b"abc");
+        let raw = buf.into_raw();
+        assert_eq!(pool.available(), 1, "it is out");
+        // SAFETY: `into_raw` gave it just now; the pool lives, and nobody else has it.
+        let (back, again) = unsafe { (Buf::from_raw(raw), Buf::from_raw(raw)) };
+        assert!(again.is_none());
+        assert_eq!(back.as_ref().map(Buf::bytes), Some(&b"abc"[..]));
+        drop(back);
+        assert_eq!(pool.available(), 2);
+        // SAFETY: as above; it is home now.
+        assert!(unsafe { Buf::from_raw(raw) }.is_none());
+        assert_eq!(pool.available(), 2);
     }
 
     #[test]
