@@ -1,4 +1,4 @@
-//! A queue's part in the reset protocol ([`wholebar::reset`]): what to do when its gate isn't open, and how it ended.
+//! A queue's part in the reset protocol ([`wholebar_core::reset`]): what to do when its gate isn't open, and how it ended.
 
 use std::time::Duration;
 use wholebar_core::net::QueueState;

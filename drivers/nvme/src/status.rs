@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The 15-bit status field of a completion: what [`wholebar::block::Status::Device`] carries.
+/// The 15-bit status field of a completion: what [`wholebar_core::block::Status::Device`] carries.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StatusCode(pub u16);
 
