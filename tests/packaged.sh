@@ -3,7 +3,8 @@
 # built on them alone and run. Nothing is fetched: versions are those of Cargo.lock, and what is built has been downloaded for the workspace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --quiet -p wholebar-cli
+# With the features that the rest of the workspace has it built with.
+cargo build --quiet --bin wholebar
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 

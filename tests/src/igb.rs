@@ -78,7 +78,7 @@ impl Station {
     /// Its first queues.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's own, where the device does not come up or an operation fails.
     pub fn queues(&self) -> Result<(Rx, Tx)> {
         Ok((self.igb.rx(0, &self.pool)?, self.igb.tx(0)?))
     }
@@ -87,7 +87,7 @@ impl Station {
 /// Two stations whose links are up.
 ///
 /// # Errors
-/// What the driver says.
+/// The driver's own, where the device does not come up or an operation fails.
 pub fn pair(a: PortConfig, b: PortConfig, options: &Options) -> Result<(Station, Station)> {
     let (a, b) = (Station::open(0, a, options.clone())?, Station::open(1, b, options.clone())?);
     a.wait_link(true)?;

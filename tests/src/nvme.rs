@@ -32,7 +32,7 @@ impl Bench {
     /// Opens the controller of `rig`, with `buffers` buffers of `size` bytes.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's own, where the device does not come up or an operation fails.
     pub fn open(rig: &Rig, options: Options, buffers: u32, size: u32) -> Result<Self> {
         let nvme = Nvme::open(rig.device.clone(), options).with_context(|| format!("opening it {}", rig.name))?;
         let ns = nvme.namespaces().iter().find(|n| n.unsupported.is_none()).context("no usable namespace")?.clone();

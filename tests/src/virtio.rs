@@ -152,7 +152,7 @@ impl End {
     /// Opens a port with all its queues, and a pool of `buffers`.
     ///
     /// # Errors
-    /// What the driver says.
+    /// The driver's own, where the device does not come up or an operation fails.
     pub fn open(rig: &Rig, config: &PortConfig, options: Options, buffers: u32) -> Result<Self> {
         let port = Net::open(rig.device.clone(), config, options)?;
         let arena = Arena::new(u64::from(buffers) * 2048 + (1 << 20), ArenaOptions::default())?;

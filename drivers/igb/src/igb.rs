@@ -242,7 +242,7 @@ impl Igb {
     /// Resets the device for good. Queues end.
     ///
     /// # Errors
-    /// What the device says, or doesn't.
+    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
     pub fn close(self) -> Result<()> {
         self.0.shut_down()
     }

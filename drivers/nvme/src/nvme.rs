@@ -95,7 +95,8 @@ impl Nvme {
     /// Reads the namespaces now, whether or not the controller told that they changed.
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn read_namespaces(&self) -> Result<Arc<[Namespace]>> {
         let inner = &self.0;
         inner.with(|c| inner.namespaces.read_again(&inner.hw, &mut c.admin, &inner.controller, &Changed::All))?;
@@ -176,7 +177,8 @@ impl Nvme {
     /// The SMART / Health Information log.
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn smart(&self) -> Result<Smart> {
         Ok(Smart::parse(&self.0.log(lid::SMART, log::LEN)?))
     }
@@ -184,7 +186,8 @@ impl Nvme {
     /// The error log, newest first: as much of it as fits a page.
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn error_log(&self) -> Result<Vec<ErrorEntry>> {
         let bytes = usize::from(self.0.controller.error_log_entries) * log::ERROR_ENTRY;
         Ok(ErrorEntry::parse(&self.0.log(lid::ERROR, bytes.min(self.0.hw.page as usize))?))
@@ -193,7 +196,8 @@ impl Nvme {
     /// The Firmware Slot Information log.
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn firmware_log(&self) -> Result<FirmwareSlots> {
         Ok(FirmwareSlots::parse(&self.0.log(lid::FIRMWARE, log::LEN)?))
     }
@@ -201,7 +205,8 @@ impl Nvme {
     /// A feature's current value ([`feature`](crate::feature)).
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn feature(&self, id: u8) -> Result<u32> {
         self.0.with(|c| c.admin.execute(&self.0.hw, command::get_features(id, 0)))
     }
@@ -209,7 +214,8 @@ impl Nvme {
     /// Sets a feature; `save` keeps it across resets, where the controller can.
     ///
     /// # Errors
-    /// What the controller says.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
+    /// [`Error::Ended`] where it can't be used.
     pub fn set_feature(&self, id: u8, value: u32, save: bool) -> Result<u32> {
         self.0.with(|c| c.admin.execute(&self.0.hw, command::set_features(id, 0, value, save)))
     }
@@ -435,10 +441,10 @@ impl Driver for Inner {
         control.recreate(&self.hw, &self.domain)
     }
 
-    fn handle_fault(&self, control: &mut Control, trouble: QueueFault) -> Result<Option<String>> {
-        match trouble {
+    fn handle_fault(&self, control: &mut Control, fault: QueueFault) -> Result<Option<String>> {
+        match fault {
             QueueFault::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            QueueFault::Stuck { .. } | QueueFault::Broken(_) => Ok(Some(trouble.to_string())),
+            QueueFault::Stuck { .. } | QueueFault::Broken(_) => Ok(Some(fault.to_string())),
         }
     }
 

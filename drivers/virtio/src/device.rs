@@ -72,7 +72,7 @@ pub(crate) struct Control<P: DeviceType> {
 /// What keeps a device open: held by its owner and by its queues.
 pub(crate) type Handle<P> = ControlPlane<VirtioDevice<P>>;
 
-/// What a machine is made of: the device is reset, and its features are chosen.
+/// What a device is made of: the function is reset, and its features are chosen.
 pub(crate) struct Parts<P: DeviceType> {
     pub shared: Arc<Shared>,
     pub device_type: P,

@@ -41,7 +41,7 @@ pub trait Disk: Send + Sync {
     /// The device's name: its PCI address, or the target that it was opened by.
     fn name(&self) -> &str;
 
-    /// The namespaces that the driver can use, in the order of their numbers, as they are now. A device that is one disk has one, number 1.
+    /// The namespaces that the driver can use, in the order of their numbers, as its queues go by them now. A device that is one disk has one, number 1.
     fn namespaces(&self) -> Vec<Namespace>;
 
     /// How many queues can be had at once.

@@ -90,7 +90,7 @@ pub trait Driver: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// Has the device put everything away (caches written back, say), before it is stopped for good. By default, there is nothing.
+    /// Has the device write back its caches, and whatever else it holds, before it is stopped for good. By default, there is nothing.
     fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error> {
         let _ = state;
         Ok(())
@@ -152,7 +152,7 @@ pub enum Recovery {
 
 /// The control plane of a device that is open, with the thread of its slow path. Dropped, it stops the device for good.
 pub struct ControlPlane<D: Driver> {
-    kept: Arc<DeviceControl<D>>,
+    control: Arc<DeviceControl<D>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -178,7 +178,7 @@ pub struct QueueContext<T> {
     queue_faults: Mutex<Vec<(u64, T)>>,
     /// Arenas whose buffers queues can use.
     arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    /// Signalled by vector 0 of the device, and by queues in trouble.
+    /// Signalled by vector 0 of the device, and by queues that report faults.
     wake: Arc<EventFd>,
 }
 
@@ -222,10 +222,10 @@ impl<D: Driver> ControlPlane<D> {
         Ok(control_plane)
     }
 
-    /// Keeps a device that runs.
+    /// Takes over a device that runs.
     ///
     /// # Errors
-    /// What the backend says of the kernel's notices; [`Error::Io`] where there is no thread to be had.
+    /// [`Error::Io`] and [`Error::Access`] where the kernel's notices cannot be had, or where there is no thread to be had.
     pub fn new(
         driver: D,
         state: D::State,
@@ -243,8 +243,8 @@ impl<D: Driver> ControlPlane<D> {
         let (send, events) = bounded(EVENTS);
         let control = Mutex::new(Control { state, stopping: None, lost: Vec::new(), events: send });
         let closing = AtomicBool::new(false);
-        let kept = Arc::new(DeviceControl { driver, control, queue_context, events, notices, patience, closing });
-        Ok(Self { kept, thread: None })
+        let control = Arc::new(DeviceControl { driver, control, queue_context, events, notices, patience, closing });
+        Ok(Self { control, thread: None })
     }
 
     /// Starts the slow path's thread. Without it somebody calls [`service`](DeviceControl::service), regularly.
@@ -252,8 +252,8 @@ impl<D: Driver> ControlPlane<D> {
     /// # Errors
     /// [`Error::Io`] where there is none to be had.
     pub fn spawn(&mut self) -> Result<()> {
-        let kept = self.kept.clone();
-        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || kept.run());
+        let control = self.control.clone();
+        let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || control.run());
         let failed = |cause| Error::Io { what: "starting the slow path's thread".to_owned(), cause };
         self.thread = Some(thread.map_err(failed)?);
         Ok(())
@@ -497,7 +497,8 @@ impl<D: Driver> DeviceControl<D> {
     /// Stops the device for good. Queues end.
     ///
     /// # Errors
-    /// What the device says, or doesn't.
+    /// That of the driver's [`stop`](Driver::stop) or [`prepare_shutdown`](Driver::prepare_shutdown), after which the device is not used again; [`Error::Gone`] or
+    /// [`Error::Ended`] where it was that before.
     pub fn shut_down(&self) -> Result<(), D::Error> {
         let mut control = self.control();
         self.check()?;
@@ -605,7 +606,7 @@ impl<D: Driver> Deref for ControlPlane<D> {
     type Target = DeviceControl<D>;
 
     fn deref(&self) -> &DeviceControl<D> {
-        &self.kept
+        &self.control
     }
 }
 

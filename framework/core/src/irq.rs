@@ -87,7 +87,7 @@ impl Interrupts {
     /// The first `count` interrupts of a kind, or all that there are if that is fewer.
     ///
     /// # Errors
-    /// [`Error::NoSuchIrq`] where the device has none of that kind; what the backend says.
+    /// [`Error::NoSuchIrq`] where the device has none of that kind; [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn new(device: Arc<dyn PciDevice>, kind: Irq, count: u32) -> Result<Self> {
         let info = device.irq_info(kind)?;
         let count = count.min(info.count);
@@ -133,7 +133,7 @@ impl Interrupts {
     /// The eventfd of interrupt `vector`, which is enabled from now on.
     ///
     /// # Errors
-    /// [`Error::NoSuchIrq`] where `vector` is beyond those this was made for; what the backend says.
+    /// [`Error::NoSuchIrq`] where `vector` is beyond those this was made for; [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn vector(&self, vector: u32) -> Result<Arc<EventFd>> {
         let mut fds = self.fds();
         let count = fds.len() as u32;
@@ -151,7 +151,7 @@ impl Interrupts {
     /// Tells the device of its eventfds once more: a reset may have taken them away.
     ///
     /// # Errors
-    /// What the backend says.
+    /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn restore(&self) -> Result<()> {
         let fds = self.fds();
         let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_ref().map(|fd| fd.as_fd())).collect();
@@ -169,7 +169,7 @@ impl Interrupts {
     /// Raises interrupt `vector` in software, as a test of the path from there on.
     ///
     /// # Errors
-    /// What the backend says.
+    /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn trigger(&self, vector: u32) -> Result<()> {
         self.device.set_irqs(self.kind, vector, IrqAction::Trigger(1))
     }
@@ -178,7 +178,7 @@ impl Interrupts {
     /// Messages need nothing.
     ///
     /// # Errors
-    /// What the backend says.
+    /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn rearm(&self) -> Result<()> {
         rearm(self.device.as_ref(), self.kind)
     }

@@ -38,7 +38,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`] where another server listens, or something that is no socket is there; [`io::ErrorKind::InvalidInput`] where
-    /// the path has more than 107 bytes; what the system says otherwise.
+    /// the path has more than 107 bytes; another [`io::Error`] of the system else.
     pub fn bind(path: &Path) -> io::Result<Self> {
         /// How often something else may come there meanwhile.
         const TRIES: usize = 16;
@@ -130,7 +130,7 @@ fn leads_to(path: &Path, listener: &UnixListener) -> io::Result<()> {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] where nothing is there; [`io::ErrorKind::ConnectionRefused`] where nobody listens;
-/// [`io::ErrorKind::WouldBlock`] where the backlog was full all the time; what the system says otherwise.
+/// [`io::ErrorKind::WouldBlock`] where the backlog was full all the time; another [`io::Error`] of the system else.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let ((address, _dir), fd) = (address(path)?, socket()?);
     let deadline = Instant::now() + timeout.min(A_YEAR);

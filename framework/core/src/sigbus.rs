@@ -47,7 +47,7 @@ struct Slot {
     registers: AtomicBool,
     /// How many of its pages were replaced one by one.
     replaced: AtomicUsize,
-    /// Kept alive by the range's [`Guard`].
+    /// It lives as long as the range's [`Guard`].
     gone: AtomicPtr<AtomicBool>,
 }
 

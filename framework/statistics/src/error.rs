@@ -5,7 +5,7 @@ use std::io;
 /// Why statistics are not served, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A socket cannot be served: somebody else listens there, something else is there, or what the system says.
+    /// A socket cannot be served: somebody else listens there, something else is there, or the system has no socket or thread.
     #[error("statistics cannot be served on {socket}: {cause}")]
     Serve {
         /// The socket's path.
@@ -21,7 +21,7 @@ pub enum Error {
         /// What came of it, and what a person can do.
         why: String,
     },
-    /// What the core says, of what a server needs.
+    /// The system has no eventfd or descriptor for the server.
     #[error(transparent)]
     Core(#[from] wholebar_core::Error),
 }

@@ -30,7 +30,7 @@ impl Figures {
     /// Serves these on `socket`, by a thread of its own. A socket that a dead program left there is replaced.
     ///
     /// # Errors
-    /// [`Error::Serve`] where somebody listens there, where something else is there, or what the system says.
+    /// [`Error::Serve`] where somebody listens there, where something else is there, or the system has no socket or thread.
     pub fn serve(self, socket: &Path) -> Result<StatisticsServer> {
         self.serve_with(socket, PATIENCE)
     }

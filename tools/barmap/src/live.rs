@@ -11,7 +11,7 @@ impl Function {
     /// and only where its memory is decoded.
     ///
     /// # Errors
-    /// What the backend says, and [`wholebar_core::Error::Config`] where the configuration space makes no sense.
+    /// [`wholebar_core::Error::Access`] where a register cannot be reached, and [`wholebar_core::Error::Config`] where the configuration space makes no sense.
     pub fn of_device(device: &dyn PciDevice) -> Result<Self> {
         let config = Config::of(device)?;
         let mut function = of_config(device.name(), &config);

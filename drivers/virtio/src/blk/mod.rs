@@ -281,7 +281,7 @@ impl Blk {
     /// Stops the device. Queues end.
     ///
     /// # Errors
-    /// What the device says, or doesn't.
+    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }
@@ -332,7 +332,9 @@ impl Disk for Blk {
 
     fn event(&self) -> Option<block::Event> {
         self.events().try_recv().ok().map(|event| match event {
-            BlkEvent::Resized { .. } => block::Event::Namespaces,
+            BlkEvent::Resized { blocks } => block::Event::Device(format!(
+                "it has {blocks} blocks now: its queues keep to those that it had when it was opened"
+            )),
             BlkEvent::FunctionError => block::Event::FunctionError,
             BlkEvent::UnbindRequest => block::Event::UnbindRequest,
             BlkEvent::Reset { why, lost } => block::Event::Reset { why, lost },

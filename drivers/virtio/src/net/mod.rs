@@ -186,7 +186,7 @@ impl Net {
     /// Stops the device. Queues end.
     ///
     /// # Errors
-    /// What the device says, or doesn't.
+    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }

@@ -72,7 +72,7 @@ pub struct BarOptions<'a> {
 /// The layouts of the BARs that `device` has.
 ///
 /// # Errors
-/// [`Error::Config`] where the MSI-X capability makes no sense; what the backend says.
+/// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where it cannot be reached.
 pub fn layouts(device: &dyn PciDevice) -> Result<Vec<BarLayout>> {
     let config = Config::of(device)?;
     (0..6).filter_map(|bar| layout_in(device, &config, bar).transpose()).collect()

@@ -44,7 +44,7 @@ impl Bar {
     ///
     /// # Errors
     /// [`Error::NoSuchRegion`] where the device has no such BAR, [`Error::Config`] where its configuration space makes no sense,
-    /// [`Error::Plan`] where a page size below the device's own is asked for; what the backend says.
+    /// [`Error::Plan`] where a page size below the device's own is asked for; [`Error::Access`] where it cannot be reached.
     pub fn of(device: &Arc<dyn PciDevice>, bar: u8, options: BarOptions<'_>) -> Result<Self> {
         Self::map(device.clone(), plan_of(device.as_ref(), bar, options)?)
     }
@@ -135,7 +135,7 @@ impl Bar {
     /// Reads a register. What is loaded from DMA memory later is not older than it.
     ///
     /// # Errors
-    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, what the backend says, and where its
+    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, [`Error::Access`] if it cannot be reached, and where its
     /// page was taken away, [`Error::Gone`].
     pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
         self.shared.check(offset, T::BYTES)?;

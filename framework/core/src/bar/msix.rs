@@ -42,7 +42,7 @@ impl MsixTable {
     /// Opens the table of `device`, whatever the plans of its BARs: `None` where it has no MSI-X.
     ///
     /// # Errors
-    /// [`Error::Config`] where the MSI-X capability makes no sense; what the backend says.
+    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where it cannot be reached.
     pub fn of(device: &Arc<dyn PciDevice>) -> Result<Option<Self>> {
         let Some(msix) = Config::of(device.as_ref())?.msix()? else { return Ok(None) };
         let table = read_only(device, msix.table_bar, msix.table())?;
@@ -64,7 +64,7 @@ impl MsixTable {
     /// Entry `vector`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, what the backend says.
+    /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, [`Error::Access`] if it cannot be reached.
     pub fn entry(&self, vector: u32) -> Result<MsixEntry> {
         let at = self.msix.table().start.saturating_add(u64::from(self.check(vector)?).saturating_mul(16));
         let (mut words, mut mapped) = ([0u32; 4], true);

@@ -38,11 +38,11 @@ impl Driver for Toy {
         calls.seen.push("restart");
         Ok(())
     }
-    fn handle_fault(&self, calls: &mut Calls, trouble: &'static str) -> Result<Option<String>> {
+    fn handle_fault(&self, calls: &mut Calls, fault: &'static str) -> Result<Option<String>> {
         calls.seen.push("help");
         match calls.gone {
-            true => Err(Error::Gone { device: "wires".to_owned(), why: trouble.to_owned() }),
-            false => Ok(Some(trouble.to_owned())),
+            true => Err(Error::Gone { device: "wires".to_owned(), why: fault.to_owned() }),
+            false => Ok(Some(fault.to_owned())),
         }
     }
     fn poll_events(&self, calls: &mut Calls, _: &mut dyn FnMut(DeviceEvent)) -> Result<()> {
@@ -75,7 +75,7 @@ fn seen(control_plane: &ControlPlane<Toy>) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_queue_in_trouble_has_the_device_reset_once_all_have_their_hands_off() {
+fn a_queue_with_a_fault_has_the_device_reset_once_all_have_their_hands_off() {
     let (_, control_plane) = control_plane(Duration::from_secs(60));
     let mut gate = control_plane.domain().join(1);
     control_plane.queue_context().report_fault(0, "it hurts");
@@ -137,9 +137,9 @@ fn one_that_is_gone_ends_once() {
 fn dropped_it_is_put_away_and_releases_its_memory() {
     let (_, mut control_plane) = control_plane(Duration::ZERO);
     control_plane.spawn().unwrap();
-    let kept = control_plane.kept.clone();
+    let control = control_plane.control.clone();
     drop(control_plane);
-    assert_eq!(kept.peek(|calls| calls.seen.clone()), ["away", "stop", "release"]);
+    assert_eq!(control.peek(|calls| calls.seen.clone()), ["away", "stop", "release"]);
 }
 
 /// A driver that writes no more than it must.

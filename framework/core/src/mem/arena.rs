@@ -132,7 +132,7 @@ impl Arena {
             return Err(Error::NotWholePages { bytes, at, page: page.bytes() });
         }
         // SAFETY: the caller's.
-        let mapping = unsafe { Mapping::kept(base, len, keep) };
+        let mapping = unsafe { Mapping::of_owner(base, len, keep) };
         Self::over(mapping, None, page, Source::Adopted)
     }
 

@@ -41,8 +41,8 @@ enum Origin {
     /// From `hugepage_rs`.
     #[cfg(not(miri))]
     Huge(std::alloc::Layout),
-    /// Someone else's, kept alive by this.
-    Kept(#[allow(dead_code, reason = "held for its Drop")] Arc<dyn std::any::Any + Send + Sync>),
+    /// Memory of an owner, which frees it.
+    Owner(#[allow(dead_code, reason = "held for its Drop")] Arc<dyn std::any::Any + Send + Sync>),
 }
 
 // SAFETY: the range is only reachable through atomics, volatile cells and word copies, which any thread may do.
@@ -63,7 +63,7 @@ impl Drop for Mapping {
             #[cfg(not(miri))]
             // SAFETY: allocated with this layout, freed once.
             Origin::Huge(layout) => unsafe { hugepage_rs::dealloc(self.base.as_ptr(), layout) },
-            Origin::Kept(_) => {}
+            Origin::Owner(_) => {}
         }
     }
 }
@@ -144,10 +144,10 @@ impl Mapping {
     /// Memory that someone else owns.
     ///
     /// # Safety
-    /// `base..base + len` stays readable and writable while `keep` lives, and is accessed only atomically, or by whoever owns it in
+    /// `base..base + len` stays readable and writable while `owner` lives, and is accessed only atomically, or by whoever owns it in
     /// agreement with every device it is mapped for.
-    pub unsafe fn kept(base: NonNull<u8>, len: usize, keep: Arc<dyn std::any::Any + Send + Sync>) -> Self {
-        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, origin: Origin::Kept(keep) }
+    pub unsafe fn of_owner(base: NonNull<u8>, len: usize, owner: Arc<dyn std::any::Any + Send + Sync>) -> Self {
+        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, origin: Origin::Owner(owner) }
     }
 
     /// The same, promising not to store where `prot` doesn't say so.

@@ -117,7 +117,7 @@ impl DmaSpace {
     ///
     /// # Errors
     /// [`Error::NoIova`] where no window has room within the device's [mask](Self::set_dma_mask), [`Error::BeyondMask`] where the arena is mapped already,
-    /// beyond it; [`Error::TooManyMaps`], [`Error::Granule`]; what the backend says.
+    /// beyond it; [`Error::TooManyMaps`], [`Error::Granule`]; [`Error::Dma`] or [`Error::Peer`] where the backend does not map it.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
         self.shared.attach(arena, None, self.dma_mask())
     }

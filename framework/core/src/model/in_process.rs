@@ -1,7 +1,7 @@
 //! A model in this process, behind the seam: a driver cannot tell it from hardware but by its speed.
 //!
-//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]), which ends with the device. A trapped access to a direct range makes a real `pread` or
-//! `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
+//! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]), which ends with the device. A trapped access to a direct range
+//! makes a real `pread` or `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
 //! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
 //! elsewhere are calls into the model.
 
@@ -83,7 +83,7 @@ impl InProcess {
         drop(thread);
     }
 
-    /// Says how the model's counters are read, while it runs, for [`PciDevice::counters`]. Only the first who says it is heard.
+    /// Says how the model's counters are read, while it runs, for [`PciDevice::counters`]. Later calls change nothing.
     pub fn set_counters(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
         let _ = self.counters.set(Box::new(read));
     }

@@ -85,7 +85,7 @@ impl Pages {
         // keeps, and is only accessed atomically.
         unsafe {
             let base = self.mapping.base().add(start as usize);
-            Mapping::kept(base, end.saturating_sub(start) as usize, self.clone()).limited_to(prot)
+            Mapping::of_owner(base, end.saturating_sub(start) as usize, self.clone()).limited_to(prot)
         }
     }
 

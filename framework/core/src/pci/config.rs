@@ -143,7 +143,7 @@ impl Config {
     /// Reads all that `device` has: in one access where the backend takes that, else in units of 4 bytes.
     ///
     /// # Errors
-    /// [`Error::Config`] where it has less than a header, [`Error::Gone`] where that reads all ones; what the backend says.
+    /// [`Error::Config`] where it has less than a header, [`Error::Gone`] where that reads all ones; [`Error::Access`] where it cannot be reached.
     pub fn of(device: &dyn PciDevice) -> Result<Self> {
         let size = device.region(CONFIG)?.size.min(ALL as u64) as usize;
         let mut bytes = vec![0; size & !3];
@@ -377,7 +377,7 @@ impl fmt::Debug for Config {
 /// Lets a device do DMA and send message interrupts, or forbids it (COMMAND bit 2, 7.5.1.1.3).
 ///
 /// # Errors
-/// What the backend says.
+/// [`Error::Access`] where the register cannot be reached.
 pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
     command(device, BUS_MASTER, on)
 }
@@ -386,7 +386,7 @@ pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
 /// behind a mapped BAR: who touches it finds the device gone.
 ///
 /// # Errors
-/// What the backend says.
+/// [`Error::Access`] where the register cannot be reached.
 pub fn enable_memory(device: &dyn PciDevice, on: bool) -> Result<()> {
     command(device, MEMORY_SPACE, on)
 }

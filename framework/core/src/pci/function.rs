@@ -37,7 +37,7 @@ impl Drop for Opening {
 /// Asks for revision and class code. The ids would not do: the kernel's VFIO answers for vendor and device itself, whoever is there.
 ///
 /// # Errors
-/// What the backend says; so [`Error::Gone`] once it has given the device up, which says nothing about the bus.
+/// [`Error::Access`] where the register cannot be reached; [`Error::Gone`] once it has given the device up, which says nothing about the bus.
 pub fn is_absent(device: &dyn PciDevice) -> Result<bool> {
     let mut class = [0; 4];
     device.read(CONFIG, CLASS, &mut class)?;
@@ -47,7 +47,7 @@ pub fn is_absent(device: &dyn PciDevice) -> Result<bool> {
 /// Makes sure that the function is there.
 ///
 /// # Errors
-/// [`Error::Gone`] where it [is absent](is_absent); what the backend says.
+/// [`Error::Gone`] where it [is absent](is_absent); [`Error::Access`] where it cannot be reached.
 pub fn check(device: &dyn PciDevice) -> Result<()> {
     if is_absent(device)? { Err(gone(device, "its configuration space reads all ones")) } else { Ok(()) }
 }
@@ -56,7 +56,7 @@ pub fn check(device: &dyn PciDevice) -> Result<()> {
 /// removal.
 ///
 /// # Errors
-/// [`Error::Gone`] where it does not come back within 2 s; what the backend says.
+/// [`Error::Gone`] where it does not come back within 2 s; [`Error::Access`] where it cannot be reached.
 pub fn reset(device: &dyn PciDevice) -> Result<()> {
     device.reset()?;
     let (start, mut asked) = (Instant::now(), 0);

@@ -31,7 +31,7 @@ impl RegionMapping {
     /// table and the PBA, where `backend` itself has them in it, are out of reach.
     ///
     /// # Errors
-    /// [`Error::Config`] where the MSI-X capability makes no sense; what the backend says of its configuration space.
+    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where its configuration space cannot be read.
     pub fn new(memory: Mapping, backend: &dyn PciDevice, region: u32, start: u64) -> Result<Self> {
         let msix = match backend.region(CONFIG) {
             Ok(config) if config.size > 0 => Config::of(backend)?.msix()?,

@@ -108,7 +108,7 @@ fn guard(memory: Mapping, page: PageSize, gone: Arc<AtomicBool>) -> Result<Arc<M
     let memory = Arc::new(Guarded { _guard: guard, memory });
     // SAFETY: what keeps it keeps `memory`, which is mapped so; nobody reaches it but through what is made here, and
     // `limited_to` says what may be done to it.
-    let memory = unsafe { Mapping::kept(memory.memory.base(), len, memory) }.limited_to(prot);
+    let memory = unsafe { Mapping::of_owner(memory.memory.base(), len, memory) }.limited_to(prot);
     Ok(Arc::new(memory))
 }
 

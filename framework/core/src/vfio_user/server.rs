@@ -38,7 +38,7 @@ impl<M: Model> Server<M> {
     /// Listens on `path`. A socket that a dead server left there is replaced.
     ///
     /// # Errors
-    /// [`Error::Io`] where another server listens there, where something else is there, or what the system says.
+    /// [`Error::Io`] where another server listens there, where something else is there, or where the system has no socket.
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
         let path = path.as_ref();
         let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };

@@ -21,7 +21,7 @@ use super::guest::Cpu;
 use super::stream::{Decoder, Mark};
 use super::wires::Wires;
 
-/// Kept of the console, for error messages.
+/// How much of the console's text is held for error messages.
 const CONSOLE_BYTES: usize = 64 << 10;
 
 /// A machine ready to be booted.
