@@ -12,9 +12,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let port = net::open(&wholebar::open(&target)?, &config)?;
         port.attach(&arena)?;
         println!("{}: {}, driver {}", port.name(), port.mac(), port.driver());
-        ends.push((port.rx_queue(0, &pool)?, port.tx_queue(0)?));
+        let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
+        ends.push((port, rx, tx));
     }
-    let [(rx_a, tx_a), (rx_b, tx_b)] = &mut ends[..] else { return Err("two targets are wanted".into()) };
+    let [(port_a, rx_a, tx_a), (port_b, rx_b, tx_b)] = &mut ends[..] else {
+        return Err("two targets are wanted".into());
+    };
+    // What is sent before is lost.
+    while !port_a.link().up || !port_b.link().up {}
 
     let (mut to_a, mut to_b) = (Burst::new(32), Burst::new(32));
     if !to_a.fill(&mut pool.cache(1), 1) {

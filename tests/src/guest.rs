@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::nvme::{Event, QueueOptions};
 use wholebar::pci::Address;
 use wholebar::vfio::sysfs::{Function, Sysfs};
@@ -152,8 +153,8 @@ pub fn poll_until_it_ends(bench: &Bench) -> Result<String> {
             end => return Ok(format!("{end:?}")),
         }
         match bench.nvme.events().try_recv() {
-            Ok(Event::Reset { why, .. }) => return Ok(format!("reset: {why}")),
-            Ok(Event::UnbindRequest) => return Ok("an unbind request".to_owned()),
+            Ok(Event::Device(DeviceEvent::Reset { why, .. })) => return Ok(format!("reset: {why}")),
+            Ok(Event::Device(DeviceEvent::UnbindRequest)) => return Ok("an unbind request".to_owned()),
             _ => {}
         }
         ensure!(began.elapsed() < SOON, "it did not end: {:?}", queue.state());

@@ -302,7 +302,7 @@ pub fn events_come(rig: &Rig, options: Options) -> Result<()> {
         let began = Instant::now();
         loop {
             match bench.nvme.events().recv_timeout(PATIENCE) {
-                Ok(Event::Controller(_)) => break,
+                Ok(Event::Driver(_)) => break,
                 Ok(_) => ensure!(began.elapsed() < PATIENCE, "round {round}: no event"),
                 Err(_) => bail!("round {round}: no event"),
             }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 use wholebar::block::{Data, Op, Reject, Request, Status};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::nvme::{Event, Nvme, Options, QueueOptions};
 
@@ -149,11 +150,11 @@ fn one_controller(rig: &Rig, options: &Options, count: u64, chance: &mut u64) ->
     ensure!(out == nvme.quarantined(), "{out} buffers are out, {} of them quarantined", nvme.quarantined());
     for event in nvme.events().try_iter() {
         match event {
-            Event::Reset { lost, .. } => {
+            Event::Device(DeviceEvent::Reset { lost, .. }) => {
                 ensure!(lost.is_empty(), "queues {lost:?} are lost");
                 total.resets += 1;
             }
-            Event::Ended { .. } => total.gone += 1,
+            Event::Device(DeviceEvent::Ended { .. }) => total.gone += 1,
             _ => {}
         }
     }

@@ -75,9 +75,9 @@ fn a_line_wakes_the_slow_path_again_and_again() -> Result<()> {
     for round in 0..5 {
         nvme.device().write(0, NOBODYS_DOORBELL, &1u32.to_le_bytes())?;
         loop {
-            ensure!(line.wait(Some(SOON))? > 0, "round {round}: the line is silent");
+            ensure!(line.wait(Some(SOON))?.is_some(), "round {round}: the line is silent");
             nvme.service()?;
-            if nvme.events().try_iter().any(|event| matches!(event, Event::Controller(_))) {
+            if nvme.events().try_iter().any(|event| matches!(event, Event::Driver(_))) {
                 break;
             }
         }

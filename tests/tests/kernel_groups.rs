@@ -164,7 +164,7 @@ fn vectors_are_added_one_at_a_time() -> Result<()> {
         ensure!(allocated(name)? == count, "{} vectors are allocated, not {count}", allocated(name)?);
         let fd = irqs.vector(vector)?;
         irqs.trigger(vector)?;
-        ensure!(fd.wait(Some(SOON))? > 0, "vector {vector} is silent");
+        ensure!(fd.wait(Some(SOON))?.is_some(), "vector {vector} is silent");
     }
     drop(irqs);
     ensure!(allocated(name)? == 0, "{} vectors stay allocated", allocated(name)?);
@@ -189,7 +189,7 @@ fn msi_works_where_msix_is_not_in_use() -> Result<()> {
     let fd = irqs.vector(0)?;
     ensure!(allocated(nic()?)? == 1, "{} vectors are allocated", allocated(nic()?)?);
     irqs.trigger(0)?;
-    ensure!(fd.wait(Some(SOON))? > 0, "its interrupt is silent");
+    ensure!(fd.wait(Some(SOON))?.is_some(), "its interrupt is silent");
     Ok(())
 }
 
@@ -232,7 +232,7 @@ fn virtual_function(physical: &Vfio, right: &VfioOptions, wrong: &VfioOptions) -
     let irqs = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let fd = irqs.vector(0)?;
     irqs.trigger(0)?;
-    ensure!(fd.wait(Some(SOON))? > 0, "its vector is silent");
+    ensure!(fd.wait(Some(SOON))?.is_some(), "its vector is silent");
     device.reset()?;
     Ok(())
 }

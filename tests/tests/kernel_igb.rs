@@ -9,6 +9,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarOptions, MapPolicy, plan_of};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::igb::{Options, Service};
 use wholebar::mem::{Buf, Checked, L4, Offload};
 use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, Rss};
@@ -339,7 +340,7 @@ fn resets_under_traffic() -> Result<()> {
             came.give_back();
             for event in reset.igb.events().try_iter() {
                 match event {
-                    Event::Reset { lost, .. } => {
+                    Event::Device(DeviceEvent::Reset { lost, .. }) => {
                         ensure!(lost.is_empty(), "queues {lost:?} were lost");
                         done[0] = true;
                     }
@@ -379,12 +380,12 @@ fn an_idle_core_is_woken() -> Result<()> {
         ensure!(rx.rx(&mut burst) == 0);
         if number % 2 == 0 {
             // Nothing comes, so nothing wakes.
-            slept += u32::from(wakeup.wait(Some(Duration::from_millis(5)))? == 0);
+            slept += u32::from(wakeup.wait(Some(Duration::from_millis(5)))?.is_none());
         }
         let mut buf = a.pool.get().context("a buffer")?;
         numbered(&mut buf, b.igb.mac(), a.igb.mac(), number, 60);
         send(&mut tx, [buf])?;
-        ensure!(wakeup.wait(Some(SOON))? > 0, "frame {number} woke nobody");
+        ensure!(wakeup.wait(Some(SOON))?.is_some(), "frame {number} woke nobody");
         rx.disarm();
         ensure!(rx.rx(&mut burst) == 1, "frame {number} is not there");
         burst.give_back();
@@ -403,7 +404,7 @@ fn the_link_goes_and_comes_back_by_interrupt() -> Result<()> {
         let began = Instant::now();
         loop {
             let woken = a.igb.wakeup().wait(Some(SOON))?;
-            ensure!(woken > 0, "no interrupt came for link {up}; it is {}", a.igb.link());
+            ensure!(woken.is_some(), "no interrupt came for link {up}; it is {}", a.igb.link());
             a.igb.service()?;
             if a.igb.events().try_iter().any(|event| matches!(event, Event::Link(link) if link.up == up)) {
                 return Ok(());

@@ -6,6 +6,7 @@
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::igb::Igb;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Burst, Event, Mac, Port, PortConfig, RxQueue, TxQueue};
@@ -135,7 +136,7 @@ fn a_port_is_asked_for(vendor: u16) -> Result<()> {
     let mut asked = None;
     traffic(&mut a, &mut b, |came, event| {
         match event {
-            Some(Event::UnbindRequest) => asked = asked.or(Some(came)),
+            Some(Event::Device(DeviceEvent::UnbindRequest)) => asked = asked.or(Some(came)),
             // That it is up may be told only when packets have crossed.
             Some(Event::Link(link)) if link.up => {}
             None => {}

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject, Rejected, Status};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::nvme::{Event, Options, QueueOptions};
 use wholebar::pci::{Address, function as pci_function};
 use wholebar::vfio::sysfs::Sysfs;
@@ -31,7 +32,7 @@ fn read_until_it_is_asked_for(bench: &Bench, ask: impl FnOnce() -> Result<()>) -
             }
             queue.ring();
             asked_for = match bench.nvme.events().try_recv() {
-                Ok(Event::UnbindRequest) => true,
+                Ok(Event::Device(DeviceEvent::UnbindRequest)) => true,
                 Ok(other) => bail!("{other:?}"),
                 Err(_) => false,
             };
@@ -191,7 +192,7 @@ fn read_until_it_is_gone(bench: &Bench, vanish: impl FnOnce() -> Result<()>) -> 
 /// Whoever asks is told that it is gone, and nothing is lost.
 fn all_calls_say_gone(bench: &Bench) -> Result<()> {
     let event = bench.nvme.events().recv_timeout(SOON)?;
-    let Event::Ended { why } = event else { bail!("{event:?}") };
+    let Event::Device(DeviceEvent::Ended { why }) = event else { bail!("{event:?}") };
     println!("{why}");
     let errors = [
         bench.nvme.check().err(),
@@ -199,7 +200,10 @@ fn all_calls_say_gone(bench: &Bench) -> Result<()> {
         bench.nvme.reset().err(),
         bench.nvme.queue(QueueOptions::default()).err(),
     ];
-    ensure!(errors.iter().all(|e| matches!(e, Some(wholebar::nvme::Error::Gone { .. }))), "{errors:?}");
+    ensure!(
+        errors.iter().all(|e| matches!(e, Some(wholebar::nvme::Error::Core(wholebar::Error::Gone { .. })))),
+        "{errors:?}"
+    );
     ensure!(pci_function::is_absent(bench.nvme.device().as_ref())?, "its configuration space still answers");
     ensure!(bench.nvme.quarantined() == 0 && bench.pool.available() == bench.pool.capacity(), "a buffer is lost");
     Ok(())
@@ -219,7 +223,10 @@ fn power_fails_under_load() -> Result<()> {
         all_calls_say_gone(&bench)?;
         slot.restore_power()?;
         // That it is there again changes nothing for who has lost it.
-        ensure!(matches!(bench.nvme.smart(), Err(wholebar::nvme::Error::Gone { .. })), "it is back");
+        ensure!(
+            matches!(bench.nvme.smart(), Err(wholebar::nvme::Error::Core(wholebar::Error::Gone { .. }))),
+            "it is back"
+        );
         Instant::now()
     };
     println!("closed after {:?}", began.elapsed());

@@ -9,6 +9,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::control_plane::DeviceEvent;
 use wholebar::net::{Burst, Event, Port, PortConfig};
 use wholebar::reactor::Armed;
 use wholebar::virtio::Options;
@@ -89,11 +90,11 @@ fn an_idle_core_is_woken() -> Result<()> {
             ensure!(b.rx[0].rx(&mut burst) == 0);
             if number % 2 == 0 {
                 // Nothing comes, so nothing wakes.
-                slept += u32::from(wakeup.wait(Some(Duration::from_millis(5)))? == 0);
+                slept += u32::from(wakeup.wait(Some(Duration::from_millis(5)))?.is_none());
             }
             let packet = a.packet(&virtio::frame(to, 60, number))?;
             a.send(0, packet)?;
-            ensure!(wakeup.wait(Some(SOON))? > 0, "frame {number} woke nobody");
+            ensure!(wakeup.wait(Some(SOON))?.is_some(), "frame {number} woke nobody");
             b.rx[0].disarm();
             ensure!(b.rx[0].rx(&mut burst) == 1, "frame {number} is not there");
             burst.give_back();
@@ -147,7 +148,9 @@ fn the_link_goes_and_comes_back() -> Result<()> {
                 for event in a.port.events().try_iter() {
                     match event {
                         Event::Link(link) => told |= link.up == up,
-                        Event::Reset { lost, .. } if packed => ensure!(lost.is_empty(), "queues {lost:?} were lost"),
+                        Event::Device(DeviceEvent::Reset { lost, .. }) if packed => {
+                            ensure!(lost.is_empty(), "queues {lost:?} were lost")
+                        }
                         other => anyhow::bail!("{other:?} for {up}"),
                     }
                 }

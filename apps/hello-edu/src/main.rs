@@ -49,7 +49,7 @@ impl Driver for Edu {
     /// The device reaches no memory when this returns: a transfer that runs has ended.
     fn stop(&self, (): &mut ()) -> wholebar::Result<()> {
         self.bar.write(STATUS, 0u32)?;
-        self.bar.wait_for(DMA_COMMAND, PATIENCE, |command: u64| command & DMA_RUN == 0)?;
+        self.bar.wait_for("end its DMA", DMA_COMMAND, PATIENCE, |command: u64| command & DMA_RUN == 0)?;
         self.bar.write(ACKNOWLEDGE, u32::MAX)
     }
 
@@ -83,13 +83,14 @@ fn wait_for(edu: &ControlPlane<Edu>, cause: u32) -> Result<()> {
 
 /// Fills the device's buffer from `buf`, or `buf` from the device's. Until the device is done it may write to `buf`, which otherwise is never used again.
 fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device: bool) -> Result<Buf> {
+    let bar = &edu.driver().bar;
     let ours = memory.iova().offset(buf.arena_offset()).0;
     let (source, destination, direction) =
         if from_device { (BUFFER, ours, DMA_FROM_DEVICE) } else { (ours, BUFFER, 0) };
-    edu.bar.write(DMA_SOURCE, source)?;
-    edu.bar.write(DMA_DESTINATION, destination)?;
-    edu.bar.write(DMA_COUNT, u64::from(buf.len()))?;
-    edu.bar.write(DMA_COMMAND, DMA_RUN | direction | DMA_INTERRUPT)?;
+    bar.write(DMA_SOURCE, source)?;
+    bar.write(DMA_DESTINATION, destination)?;
+    bar.write(DMA_COUNT, u64::from(buf.len()))?;
+    bar.write(DMA_COMMAND, DMA_RUN | direction | DMA_INTERRUPT)?;
     if let Err(error) = wait_for(edu, CAUSE_DMA) {
         buf.quarantine();
         return Err(error);
@@ -98,11 +99,12 @@ fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device:
 }
 
 fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool) -> Result<()> {
-    edu.bar.write(LIVENESS, 0x1234_5678u32)?;
-    ensure!(edu.bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
-    edu.bar.write(FACTORIAL, 10u32)?;
+    let bar = &edu.driver().bar;
+    bar.write(LIVENESS, 0x1234_5678u32)?;
+    ensure!(bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
+    bar.write(FACTORIAL, 10u32)?;
     wait_for(edu, CAUSE_FACTORIAL)?;
-    println!("10! is {}", edu.bar.read::<u32>(FACTORIAL)?);
+    println!("10! is {}", bar.read::<u32>(FACTORIAL)?);
 
     let mut sent = pool.get_len(BUFFER_SIZE).context("no buffer is left")?;
     sent.bytes_mut().iter_mut().zip(0u32..).for_each(|(byte, i)| *byte = (i * 7 + i / 256) as u8);

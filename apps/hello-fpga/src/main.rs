@@ -13,7 +13,6 @@ use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
 use wholebar::irq::Interrupts;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::pci::Irq;
-use wholebar::slow_path::{Event, SlowPath};
 
 // The interrupt block.
 const IRQ_ENABLE: u64 = 0x2100;
@@ -34,12 +33,13 @@ fn run(target: &str) -> Result<()> {
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
     let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(&arena)?)?;
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, 3)?;
-    let (_slow_path, events) = SlowPath::channel(&interrupts, &[0, 1, 2])?;
-    bar.write(IRQ_ENABLE, 0b111u32)?;
-    let wait_for = |vector| match events.recv_timeout(PATIENCE) {
-        Ok(Event::Vector(v)) if v == vector => Ok(bar.write(IRQ_CLEAR, 1u32 << v)?),
-        other => bail!("waiting for vector {vector}: {other:?}"),
+    let wait_for = |vector| match interrupts.vector(vector)?.wait(Some(PATIENCE))? {
+        Some(_) => Ok(bar.write(IRQ_CLEAR, 1u32 << vector)?),
+        None => bail!("vector {vector} is silent for {PATIENCE:?}"),
     };
+    // Those that are waited for have their eventfds before the device raises them.
+    (0..3).try_for_each(|vector| interrupts.vector(vector).map(drop))?;
+    bar.write(IRQ_ENABLE, 0b111u32)?;
 
     bar.write(IRQ_TEST, 1u32 << 2)?;
     wait_for(2).context("the test interrupt")?;

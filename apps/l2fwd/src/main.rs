@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Burst, Event, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::{OpenError, OpenOptions, Target, cores};
@@ -122,8 +123,8 @@ fn look(ends: &[End]) -> Result<()> {
     for (number, End { port, .. }) in ends.iter().enumerate() {
         for event in port.events().try_iter() {
             match event {
-                Event::Ended { why } => bail!("port {number} ended: {why}"),
-                Event::UnbindRequest => bail!("port {number}: the kernel wants the device back"),
+                Event::Device(DeviceEvent::Ended { why }) => bail!("port {number} ended: {why}"),
+                Event::Device(DeviceEvent::UnbindRequest) => bail!("port {number}: the kernel wants the device back"),
                 event => eprintln!("port {number}: {event:?}"),
             }
         }

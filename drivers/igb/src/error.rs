@@ -1,30 +1,12 @@
 //! The driver's errors: each a sentence with its facts.
 
-use std::time::Duration;
-
 /// What can go wrong between this driver and a device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What lies below: the seam, memory, interrupts.
+    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
     #[error(transparent)]
-    Core(wholebar_core::Error),
-    /// The device does not answer any more; every later call says so.
-    #[error("{device} is gone: {why}")]
-    Gone {
-        /// The device.
-        device: String,
-        /// How that was seen.
-        why: String,
-    },
-    /// The device failed for good, or was closed; every later call says so.
-    #[error("{device} can no longer be used: {why}")]
-    Ended {
-        /// The device.
-        device: String,
-        /// Why.
-        why: String,
-    },
+    Core(#[from] wholebar_core::Error),
     /// It isn't what this driver is for.
     #[error("{device} is not a device for this driver: {why}")]
     Unfit {
@@ -32,22 +14,6 @@ pub enum Error {
         device: String,
         /// What it is, or lacks.
         why: String,
-    },
-    /// The device did not do what it was asked to.
-    #[error(
-        "{device} did not {what} within {waited:?} (register {register:#x} reads {value:#x}): reset the function, or power-cycle the device"
-    )]
-    NotReady {
-        /// The device.
-        device: String,
-        /// What it was asked to do.
-        what: &'static str,
-        /// How long it was given.
-        waited: Duration,
-        /// The register that was to tell, as an offset in BAR0.
-        register: u64,
-        /// Its last value.
-        value: u32,
     },
     /// Neither its EEPROM nor its registers hold an address.
     #[error(
@@ -145,32 +111,6 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// Queues whose owners did not poll while the device was to be reset.
-    #[error(
-        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
-    )]
-    Unresponsive {
-        /// The device.
-        device: String,
-        /// The queues, by the numbers that [`Event::Reset`](wholebar_core::net::Event::Reset) has them by.
-        queues: Vec<u32>,
-        /// How long they were given.
-        waited: Duration,
-    },
-}
-
-impl From<wholebar_core::Error> for Error {
-    /// What became of a device is the same to those above.
-    fn from(error: wholebar_core::Error) -> Self {
-        match error {
-            wholebar_core::Error::Gone { device, why } => Self::Gone { device, why },
-            wholebar_core::Error::Ended { device, why } => Self::Ended { device, why },
-            wholebar_core::Error::Unresponsive { device, queues, waited } => {
-                Self::Unresponsive { device, queues, waited }
-            }
-            other => Self::Core(other),
-        }
-    }
 }
 
 impl From<Error> for wholebar_core::DriverError {

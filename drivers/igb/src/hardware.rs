@@ -76,7 +76,7 @@ impl Hardware {
     }
 
     pub fn gone(&self, why: &str) -> Error {
-        Error::Gone { device: self.name(), why: why.to_owned() }
+        Core::Gone { device: self.name(), why: why.to_owned() }.into()
     }
 
     /// Reads a register. A backend whose device is gone says so.
@@ -107,22 +107,13 @@ impl Hardware {
 
     /// Waits until `is` holds of a register.
     fn wait(&self, what: &'static str, register: u64, waited: Duration, is: impl Fn(u32) -> bool) -> Result<u32> {
-        let start = Instant::now();
-        loop {
-            // The clock first: what is read once the time is over is what counts.
-            let over = start.elapsed() >= waited;
-            let value = self.read(register)?;
-            if is(value) {
-                return Ok(value);
-            }
-            if value == regs::GONE {
-                return Err(self.gone("a register reads as all ones"));
-            }
-            if over {
-                return Err(Error::NotReady { device: self.name(), what, waited, register, value });
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
+        let value = self.bar.wait_for(what, register, waited, |value| value == regs::GONE || is(value))?;
+        if is(value) { Ok(value) } else { Err(self.gone("a register reads as all ones")) }
+    }
+
+    fn not_ready(&self, what: &'static str, register: u64, value: u32) -> Error {
+        let (device, bar, value) = (self.name(), self.bar.plan().layout.bar, value.into());
+        Core::NotReady { device, what, bar, offset: register, value, waited: PATIENCE }.into()
     }
 
     /// Resets the device by software (4.2.1.6.1): all but PCI configuration, EITR and packet buffer sizes is as after power-up, and no queue is
@@ -136,7 +127,7 @@ impl Hardware {
         match drained {
             Ok(_) => {}
             // The reset ends them.
-            Err(error @ Error::NotReady { .. }) => tracing::warn!(%error, "before a reset"),
+            Err(error @ Error::Core(Core::NotReady { .. })) => tracing::warn!(%error, "before a reset"),
             Err(error) => return Err(error),
         }
         self.change(regs::CTRL, regs::CTRL_RESET, 0)?;
@@ -144,7 +135,7 @@ impl Hardware {
         std::thread::sleep(Duration::from_millis(1));
         self.wait("end its reset", regs::CTRL, PATIENCE, |v| v & regs::CTRL_RESET == 0)?;
         match self.wait("read its EEPROM", regs::EEC, AUTO_READ, |v| v & regs::EEC_AUTO_READ != 0) {
-            Ok(_) | Err(Error::NotReady { .. }) => {}
+            Ok(_) | Err(Error::Core(Core::NotReady { .. })) => {}
             Err(error) => return Err(error),
         }
         self.quiet()?;
@@ -202,9 +193,7 @@ impl Hardware {
                 break;
             }
             if over {
-                let what = "give up the EEPROM or the PHY to us";
-                let (waited, register) = (PATIENCE, regs::SW_FW_SYNC);
-                return Err(Error::NotReady { device: self.name(), what, waited, register, value: users });
+                return Err(self.not_ready("give up the EEPROM or the PHY to us", regs::SW_FW_SYNC, users));
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -220,7 +209,7 @@ impl Hardware {
     fn semaphore(&self) -> Result<()> {
         let free = |v: u32| v & regs::SWSM_SMBI == 0;
         if let Err(error) = self.wait("give up its semaphore", regs::SWSM, PATIENCE, free) {
-            let Error::NotReady { .. } = error else { return Err(error) };
+            let Error::Core(Core::NotReady { .. }) = error else { return Err(error) };
             // Whoever had the device before ended with it in hand: there is one owner of a function, and that is us.
             tracing::warn!(%error, "taking it");
             self.write(regs::SWSM, 0)?;
@@ -235,9 +224,7 @@ impl Hardware {
                 return Ok(());
             }
             if over {
-                let what = "give up its firmware's semaphore";
-                let (waited, register) = (PATIENCE, regs::SWSM);
-                return Err(Error::NotReady { device: self.name(), what, waited, register, value });
+                return Err(self.not_ready("give up its firmware's semaphore", regs::SWSM, value));
             }
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -299,8 +286,7 @@ impl Hardware {
         self.write(regs::MDIC, access | PHY << 21)?;
         let value = self.wait("reach its PHY", regs::MDIC, PATIENCE, |v| v & regs::MDIC_READY != 0)?;
         if value & regs::MDIC_ERROR != 0 {
-            let (what, register) = ("reach its PHY without an error", regs::MDIC);
-            return Err(Error::NotReady { device: self.name(), what, waited: PATIENCE, register, value });
+            return Err(self.not_ready("reach its PHY without an error", regs::MDIC, value));
         }
         Ok(value as u16)
     }

@@ -11,7 +11,6 @@ use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
 use crate::tx::{Tx, TxParts};
 use crate::tx_ring::TxRing;
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
@@ -19,7 +18,7 @@ use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, PortConfig, Rss, RxCounters, TxCounters};
+use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, RxCounters, TxCounters};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
@@ -27,7 +26,7 @@ use wholebar_core::reset::Domain;
 pub struct Igb(pub(crate) Arc<Handle>);
 
 /// What keeps a device open: held by [`Igb`] and by its queues.
-pub(crate) struct Handle(ControlPlane<Inner>);
+pub(crate) type Handle = ControlPlane<Inner>;
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -78,7 +77,7 @@ impl Igb {
     ///
     /// # Errors
     /// [`Error::Unfit`] where it isn't one for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`], [`Error::Rss`] where it
-    /// is asked for what it hasn't; [`Error::NotReady`] where it does not come up; [`Error::Gone`] where nobody answers; what lies below.
+    /// is asked for what it hasn't; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
         let rss = check(device.name(), &config)?;
         let _opening = Opening::of(&device);
@@ -134,17 +133,17 @@ impl Igb {
         if service == Service::Thread {
             control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(control_plane))))
+        Ok(Self(Arc::new(control_plane)))
     }
 
     /// BAR0, as it was mapped.
     pub fn bar(&self) -> &Bar {
-        &self.0.hw.bar
+        &self.0.driver().hw.bar
     }
 
     /// The device below.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.0.hw.device
+        &self.0.driver().hw.device
     }
 
     /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
@@ -175,9 +174,9 @@ impl Igb {
     /// [`Error::NoQueue`], [`Error::Buffers`]; what the device says.
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
-        let split = inner.buffers(pool)?;
+        let split = inner.driver().buffers(pool)?;
         let mapping = inner.queue_context().attach(pool.arena())?;
-        let parts = inner.with(|control| inner.make_rx(control, index, pool, split, mapping))?;
+        let parts = inner.with(|control| inner.driver().make_rx(control, index, pool, split, mapping))?;
         Ok(Rx::new(inner.clone(), parts))
     }
 
@@ -187,7 +186,7 @@ impl Igb {
     /// [`Error::NoQueue`]; what the device says.
     pub fn tx(&self, index: u16) -> Result<Tx> {
         let inner = &self.0;
-        let parts = inner.with(|control| inner.make_tx(control, index))?;
+        let parts = inner.with(|control| inner.driver().make_tx(control, index))?;
         Ok(Tx::new(inner.clone(), parts))
     }
 
@@ -202,7 +201,7 @@ impl Igb {
     /// and then [`service`](Self::service) between its polls.
     ///
     /// # Errors
-    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
@@ -216,7 +215,7 @@ impl Igb {
     /// chose [`Service::Manual`]; it waits for the device, but not for queues.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
@@ -229,22 +228,34 @@ impl Igb {
     /// Whether the device can be used.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
-        self.0.domain.quarantined()
+        self.0.driver().domain.quarantined()
     }
 
     /// Resets the device for good. Queues end.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn close(self) -> Result<()> {
         self.0.shut_down()
+    }
+
+    /// Changes settings, and tells the device.
+    pub(crate) fn set(
+        &self,
+        change: impl FnOnce(&mut Settings),
+        apply: impl FnOnce(&Settings, &Hardware) -> Result<()>,
+    ) -> Result<()> {
+        self.0.with(|control| {
+            change(&mut control.settings);
+            apply(&control.settings, &self.0.driver().hw)
+        })
     }
 }
 
@@ -401,8 +412,8 @@ impl Driver for Inner {
 
     fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
-            Error::Gone { .. } => Recovery::Gone,
-            Error::NotReady { .. } => Recovery::Reset,
+            Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
+            Error::Core(wholebar_core::Error::NotReady { .. }) => Recovery::Reset,
             _ => Recovery::Nothing,
         }
     }
@@ -429,49 +440,24 @@ impl Driver for Inner {
     }
 }
 
-impl Handle {
-    /// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-    pub fn delete_queue(&self, id: QueueId) -> bool {
-        let deleted = self.with(|control| {
-            let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
-            // In any other epoch the device was reset since, and the queue not made again.
-            if record.epoch == self.domain.epoch() {
-                record.orphan = true;
-                control.delete(&self.hw, id)?;
-            }
-            control.queues.remove(&id);
-            Ok(())
-        });
-        match deleted {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(id = id.0, %error, "a queue could not be disabled");
-                self.domain.ended().is_some_and(|end| end.harmless)
-            }
+/// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
+pub(crate) fn delete_queue(handle: &Handle, id: QueueId) -> bool {
+    let driver = handle.driver();
+    let deleted = handle.with(|control| {
+        let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
+        // In any other epoch the device was reset since, and the queue not made again.
+        if record.epoch == driver.domain.epoch() {
+            record.orphan = true;
+            control.delete(&driver.hw, id)?;
         }
-    }
-
-    /// Changes settings, and tells the device.
-    pub fn set(
-        &self,
-        change: impl FnOnce(&mut Settings),
-        apply: impl FnOnce(&Settings, &Hardware) -> Result<()>,
-    ) -> Result<()> {
-        self.with(|control| {
-            change(&mut control.settings);
-            apply(&control.settings, &self.hw)
-        })
-    }
-
-    pub fn mac(&self) -> Mac {
-        self.peek(|control| control.settings.mac)
-    }
-}
-
-impl Deref for Handle {
-    type Target = ControlPlane<Inner>;
-
-    fn deref(&self) -> &ControlPlane<Inner> {
-        &self.0
+        control.queues.remove(&id);
+        Ok(())
+    });
+    match deleted {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(id = id.0, %error, "a queue could not be disabled");
+            driver.domain.ended().is_some_and(|end| end.harmless)
+        }
     }
 }

@@ -16,19 +16,19 @@ impl Port for Igb {
     }
 
     fn name(&self) -> &str {
-        self.0.name()
+        self.0.driver().name()
     }
 
     fn limits(&self) -> &Limits {
-        &self.0.limits
+        &self.0.driver().limits
     }
 
     fn granted(&self) -> Offloads {
-        self.0.granted
+        self.0.driver().granted
     }
 
     fn queues(&self) -> (u16, u16) {
-        (self.0.config.rx_queues, self.0.config.tx_queues)
+        (self.0.driver().config.rx_queues, self.0.driver().config.tx_queues)
     }
 
     fn mtu(&self) -> u16 {
@@ -36,50 +36,50 @@ impl Port for Igb {
     }
 
     fn mac(&self) -> Mac {
-        self.0.mac()
+        self.0.peek(|control| control.settings.mac)
     }
 
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
             let why = format!("{mac} is no address that one station can have");
-            return Err(Error::Address { device: self.0.hw.name(), why }.into());
+            return Err(Error::Address { device: self.0.driver().hw.name(), why }.into());
         }
-        Ok(self.0.set(|settings| settings.mac = mac, Settings::apply_addresses)?)
+        Ok(self.set(|settings| settings.mac = mac, Settings::apply_addresses)?)
     }
 
     fn set_promiscuous(&self, on: bool) -> Result<(), DriverError> {
-        Ok(self.0.set(|settings| settings.promiscuous = on, Settings::apply_receive)?)
+        Ok(self.set(|settings| settings.promiscuous = on, Settings::apply_receive)?)
     }
 
     fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
-        Ok(self.0.set(|settings| settings.all_multicast = on, Settings::apply_receive)?)
+        Ok(self.set(|settings| settings.all_multicast = on, Settings::apply_receive)?)
     }
 
     fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {
-        Settings::check_filters(self.0.name(), addresses)?;
-        Ok(self.0.set(|settings| settings.filters = addresses.to_vec(), Settings::apply_addresses)?)
+        Settings::check_filters(self.0.driver().name(), addresses)?;
+        Ok(self.set(|settings| settings.filters = addresses.to_vec(), Settings::apply_addresses)?)
     }
 
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
         if !(1..=4094).contains(&vlan) {
             let why = format!("{vlan} is not a VLAN: they are from 1 to 4094");
-            return Err(Error::Address { device: self.0.hw.name(), why }.into());
+            return Err(Error::Address { device: self.0.driver().hw.name(), why }.into());
         }
         let (word, bit) = (usize::from(vlan >> 5), 1 << (vlan & 31));
         let change = |settings: &mut Settings| {
             settings.vlans[word] = if on { settings.vlans[word] | bit } else { settings.vlans[word] & !bit };
         };
-        Ok(self.0.set(change, |settings, hw| hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word]))?)
+        Ok(self.set(change, |settings, hw| hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word]))?)
     }
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
-        let checked = Settings::check_rss(rss, self.0.config.rx_queues);
-        checked.map_err(|why| Error::Rss { device: self.0.hw.name(), why })?;
-        Ok(self.0.set(|settings| settings.rss = Some(rss.clone()), Settings::apply_rss)?)
+        let checked = Settings::check_rss(rss, self.0.driver().config.rx_queues);
+        checked.map_err(|why| Error::Rss { device: self.0.driver().hw.name(), why })?;
+        Ok(self.set(|settings| settings.rss = Some(rss.clone()), Settings::apply_rss)?)
     }
 
     fn link(&self) -> Link {
-        self.0.hw.link().unwrap_or_default()
+        self.0.driver().hw.link().unwrap_or_default()
     }
 
     fn events(&self) -> &Receiver<Event> {
@@ -89,7 +89,7 @@ impl Port for Igb {
     fn statistics(&self) -> Vec<Statistic> {
         let (counters, dropped, link_changes) = self.0.peek(|control| {
             if self.0.check().is_ok()
-                && let Err(error) = control.count(&self.0.hw)
+                && let Err(error) = control.count(&self.0.driver().hw)
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
@@ -102,16 +102,16 @@ impl Port for Igb {
         };
         let names = regs::COUNTERS.iter().chain(regs::COUNTERS_64).map(|(_, name)| *name);
         let mut all: Vec<_> = names.zip(counters).map(|(name, value)| of("", name, value)).collect();
-        for (i, counters) in self.0.rx_counters.iter().enumerate() {
+        for (i, counters) in self.0.driver().rx_counters.iter().enumerate() {
             let queue = format!("rx{i}");
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
             all.push(of(&queue, "dropped_no_descriptors", dropped[i]));
         }
-        for (i, counters) in self.0.tx_counters.iter().enumerate() {
+        for (i, counters) in self.0.driver().tx_counters.iter().enumerate() {
             let queue = format!("tx{i}");
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
         }
-        let domain = &self.0.domain;
+        let domain = &self.0.driver().domain;
         let own =
             [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined()), ("link_changes", link_changes)];
         all.extend(own.map(|(name, value)| of("", name, value)));

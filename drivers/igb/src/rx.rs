@@ -6,7 +6,7 @@ use crate::assembly::{Assembly, Made};
 use crate::control::QueueId;
 use crate::descriptor::WriteBack;
 use crate::error::{Error, Fault};
-use crate::igb::Handle;
+use crate::igb::{Handle, delete_queue};
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
 use std::sync::Arc;
@@ -74,18 +74,18 @@ impl Rx {
     pub(crate) fn new(inner: Arc<Handle>, parts: RxParts) -> Self {
         let RxParts { index, gate, ring, bell, wakeup, pool, buffers } = parts;
         let entries = ring.words().len();
-        let counters = inner.rx_counters.get(usize::from(index)).cloned().unwrap_or_default();
+        let counters = inner.driver().rx_counters.get(usize::from(index)).cloned().unwrap_or_default();
         let mut new = Self {
             member: Member::new(gate),
-            assembly: Assembly::new(inner.max_packet, ring.room()),
+            assembly: Assembly::new(inner.driver().max_packet, ring.room()),
             ring,
             cache: pool.cache(REFILL),
             bell,
             base: buffers.iova().0,
-            headroom: inner.config.headroom,
+            headroom: inner.driver().config.headroom,
             refill_at: REFILL.min(entries / 4),
-            hash: inner.granted.rss_hash,
-            checksums: inner.granted.rx_checksum,
+            hash: inner.driver().granted.rss_hash,
+            checksums: inner.driver().granted.rx_checksum,
             counters,
             wakeup,
             index,
@@ -176,7 +176,7 @@ impl Rx {
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
         if let Some(epoch) = self.member.close() {
-            let (device, queue) = (self.inner.hw.name(), self.index);
+            let (device, queue) = (self.inner.driver().hw.name(), self.index);
             self.inner.queue_context().report_fault(epoch, Error::Broken { device, queue, fault });
         }
     }
@@ -211,7 +211,7 @@ impl Rx {
 
     /// Whether it can be used.
     pub fn state(&self) -> QueueState {
-        self.member.state(&format!("receive queue {}", self.index), self.inner.options.stop_timeout)
+        self.member.state(&format!("receive queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
     /// What is signalled while it is armed; `None` where it was made to be polled only.
@@ -279,7 +279,7 @@ impl Drop for Rx {
         self.disarm();
         // Nobody waits for it from here on; the device may still.
         let member = self.member.leave();
-        if self.inner.delete_queue(QueueId::rx(self.index)) && member {
+        if delete_queue(&self.inner, QueueId::rx(self.index)) && member {
             self.ring.words().set_quarantine(false);
             self.let_go();
         } else {

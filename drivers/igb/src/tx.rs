@@ -5,7 +5,7 @@
 
 use crate::control::QueueId;
 use crate::descriptor::{tx_context, tx_data, tx_possible, tx_work};
-use crate::igb::Handle;
+use crate::igb::{Handle, delete_queue};
 use crate::member::{Home, Member};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ enum Unfit {
 impl Tx {
     pub(crate) fn new(inner: Arc<Handle>, parts: TxParts) -> Self {
         let TxParts { index, gate, ring, bell } = parts;
-        let counters = inner.tx_counters.get(usize::from(index)).cloned().unwrap_or_default();
+        let counters = inner.driver().tx_counters.get(usize::from(index)).cloned().unwrap_or_default();
         let done = Vec::with_capacity(ring.capacity() as usize);
         let member = Member::new(gate);
         let (arena, base, context, arenas) = (u32::MAX, 0, None, Vec::new());
@@ -118,7 +118,7 @@ impl Tx {
     /// Posts a packet's descriptors, all of them or none; returns its length.
     #[inline(always)]
     fn post(&mut self, packet: &Buf) -> Result<u32, Unfit> {
-        let most = self.inner.max_packet;
+        let most = self.inner.driver().max_packet;
         if packet.next().is_none() && packet.is_plain() {
             // What is most frequent.
             let total = packet.len();
@@ -133,9 +133,9 @@ impl Tx {
     }
 
     fn post_any(&mut self, packet: &Buf) -> Result<u32, Unfit> {
-        let granted = self.inner.granted;
+        let granted = self.inner.driver().granted;
         let total = u32::try_from(packet.packet_len()).unwrap_or(u32::MAX);
-        if !(SHORTEST..=self.inner.max_packet).contains(&total) {
+        if !(SHORTEST..=self.inner.driver().max_packet).contains(&total) {
             return Err(Unfit::Length);
         }
         let parts = packet.segments().filter(|part| !part.is_empty()).count();
@@ -244,7 +244,7 @@ impl Tx {
 
     /// Whether it can be used.
     pub fn state(&self) -> QueueState {
-        self.member.state(&format!("transmit queue {}", self.index), self.inner.options.stop_timeout)
+        self.member.state(&format!("transmit queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
     /// Its number.
@@ -285,7 +285,7 @@ impl Drop for Tx {
         }
         // Nobody waits for it from here on; the device may still.
         let member = self.member.leave();
-        if self.inner.delete_queue(QueueId::tx(self.index)) && member {
+        if delete_queue(&self.inner, QueueId::tx(self.index)) && member {
             self.ring.words().set_quarantine(false);
             self.let_go();
         } else {

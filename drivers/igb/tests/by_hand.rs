@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use std::time::Duration;
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::mem::{Checked, L4, Offload, Pool};
 use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState};
 use wholebar_core::pci::PciDevice;
@@ -58,7 +59,10 @@ fn every_wait_ends() {
     let nic = FakeNic::new();
     nic.inside().stuck_reset = true;
     let error = open(&nic).err().unwrap();
-    assert!(matches!(error, Error::NotReady { what: "end its reset", register: CTRL, .. }), "{error}");
+    assert!(
+        matches!(error, Error::Core(wholebar_core::Error::NotReady { what: "end its reset", offset: CTRL, .. })),
+        "{error}"
+    );
     let nic = FakeNic::new();
     nic.inside().firmware = true;
     let error = open(&nic).err().unwrap();
@@ -119,7 +123,7 @@ fn a_ring_that_holds_nonsense_ends_in_a_reset() {
         "by hand: receive queue 0 {}; the device will be reset",
         Fault::Length { index: 0, length: 1025, room: 1024 }
     );
-    assert!(events.contains(&Event::Reset { why, lost: vec![] }), "{events:?}");
+    assert!(events.contains(&Event::Device(DeviceEvent::Reset { why, lost: vec![] })), "{events:?}");
     assert_eq!((statistic(&rig.igb, "tx0", "dropped_reset"), tx.in_flight()), (1, 0));
     // It goes on from the first descriptor.
     rig.nic.receive(&rig.device, 0, &[9; 60], 3);
@@ -205,7 +209,10 @@ fn who_does_not_poll_loses_the_queue() {
     tx.reclaim();
     assert_eq!(tx.state(), QueueState::Resetting);
     let error = rig.igb.reset().unwrap_err();
-    assert!(matches!(&error, Error::Unresponsive { queues, .. } if *queues == [0]), "{error}");
+    assert!(
+        matches!(&error, Error::Core(wholebar_core::Error::Unresponsive { queues, .. }) if *queues == [0]),
+        "{error}"
+    );
     tx.reclaim();
     assert_eq!(tx.state(), QueueState::Running);
     drop(rx);
@@ -222,12 +229,12 @@ fn removal_is_seen_and_frees_what_nobody_can_write() {
     burst.push(rig.pool.get_len(60).unwrap()).unwrap();
     tx.tx(&mut burst);
     rig.nic.inside().gone = true;
-    assert!(matches!(rig.igb.service(), Err(Error::Gone { .. })));
+    assert!(matches!(rig.igb.service(), Err(Error::Core(wholebar_core::Error::Gone { .. }))));
     rx.rx(&mut burst);
     tx.reclaim();
     assert_eq!((rx.state(), tx.state()), (QueueState::Gone, QueueState::Gone));
-    assert!(matches!(rig.igb.reset(), Err(Error::Gone { .. })) && !rig.igb.link().up);
-    assert!(matches!(rig.igb.events().try_iter().last(), Some(Event::Ended { .. })));
+    assert!(matches!(rig.igb.reset(), Err(Error::Core(wholebar_core::Error::Gone { .. }))) && !rig.igb.link().up);
+    assert!(matches!(rig.igb.events().try_iter().last(), Some(Event::Device(DeviceEvent::Ended { .. }))));
     drop((rx, tx));
     assert_eq!((rig.pool.available(), rig.igb.quarantined()), (BUFFERS, 0));
 }
@@ -249,7 +256,7 @@ fn a_queue_that_cannot_be_disabled_keeps_its_memory_from_others() {
 fn the_link_is_told_and_what_is_counted_adds_up() {
     let rig = rig(small());
     rig.nic.interrupt(&rig.device, 0);
-    assert!(rig.igb.wakeup().wait(Some(Duration::from_secs(60))).unwrap() > 0);
+    assert!(rig.igb.wakeup().wait(Some(Duration::from_secs(60))).unwrap().is_some());
     rig.igb.service().unwrap();
     assert_eq!(rig.igb.events().try_recv(), Ok(Event::Link(rig.igb.link())));
     for n in 1..=3 {

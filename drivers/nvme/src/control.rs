@@ -172,7 +172,7 @@ impl Control {
                 let changed = log.as_deref().map_or(Changed::All, Changed::parse);
                 namespaces.read_again(hw, &mut self.admin, controller, &changed)?;
             }
-            tell(Event::Controller(event));
+            tell(Event::Driver(event));
         }
         Ok(())
     }

@@ -57,12 +57,9 @@ impl Disk for Nvme {
 
     fn event(&self) -> Option<block::Event> {
         self.events().try_recv().ok().map(|event| match event {
-            Event::Controller(event) if event.namespaces_changed() => block::Event::Namespaces,
-            Event::Controller(event) => block::Event::Device(event.to_string()),
-            Event::FunctionError => block::Event::FunctionError,
-            Event::UnbindRequest => block::Event::UnbindRequest,
-            Event::Reset { why, lost } => block::Event::Reset { why, lost },
-            Event::Ended { why } => block::Event::Ended { why },
+            Event::Driver(event) if event.namespaces_changed() => block::Event::Namespaces,
+            Event::Driver(event) => block::Event::Reported(event.to_string()),
+            Event::Device(event) => block::Event::Device(event),
         })
     }
 

@@ -7,25 +7,9 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What lies below: the seam, memory, interrupts.
+    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
     #[error(transparent)]
-    Core(wholebar_core::Error),
-    /// The controller does not answer any more; every later call says so.
-    #[error("{device} is gone: {why}")]
-    Gone {
-        /// The device.
-        device: String,
-        /// How that was seen.
-        why: String,
-    },
-    /// The controller failed for good, or was shut down; every later call says so.
-    #[error("{device} can no longer be used: {why}")]
-    Ended {
-        /// The device.
-        device: String,
-        /// Why.
-        why: String,
-    },
+    Core(#[from] wholebar_core::Error),
     /// It isn't what this driver is for.
     #[error("{device} is not a controller for this driver: {why}")]
     Unfit {
@@ -33,20 +17,6 @@ pub enum Error {
         device: String,
         /// What it lacks.
         why: String,
-    },
-    /// CSTS.RDY did not follow CC.EN in time.
-    #[error(
-        "{device} did not {what} within {waited:?} (CSTS is {csts:#x}): reset the function, or power-cycle the device"
-    )]
-    NotReady {
-        /// The device.
-        device: String,
-        /// What it was asked to do.
-        what: &'static str,
-        /// How long it was given.
-        waited: Duration,
-        /// The last value of CSTS.
-        csts: u32,
     },
     /// CSTS.CFS is set.
     #[error("{device} reports a fatal error (CSTS is {csts:#x}) {when}: it has to be reset")]
@@ -122,18 +92,6 @@ pub enum Error {
         /// The controller's limit.
         max: u32,
     },
-    /// Queues whose owners did not poll while the controller was to be reset.
-    #[error(
-        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
-    )]
-    Unresponsive {
-        /// The device.
-        device: String,
-        /// The queues.
-        queues: Vec<u32>,
-        /// How long they were given.
-        waited: Duration,
-    },
     /// DMA memory is not where the controller's page size wants it.
     #[error("{device}: a queue at {iova:#x} is not aligned to the controller's pages of {page} bytes")]
     Misaligned {
@@ -150,20 +108,6 @@ pub enum Error {
         /// The device.
         device: String,
     },
-}
-
-impl From<wholebar_core::Error> for Error {
-    /// What became of a device is the same to those above.
-    fn from(error: wholebar_core::Error) -> Self {
-        match error {
-            wholebar_core::Error::Gone { device, why } => Self::Gone { device, why },
-            wholebar_core::Error::Ended { device, why } => Self::Ended { device, why },
-            wholebar_core::Error::Unresponsive { device, queues, waited } => {
-                Self::Unresponsive { device, queues, waited }
-            }
-            other => Self::Core(other),
-        }
-    }
 }
 
 impl From<Error> for wholebar_core::DriverError {

@@ -2,42 +2,10 @@
 
 use crate::log::lid;
 use std::fmt;
-use wholebar_core::control_plane::DeviceEvent;
+use wholebar_core::control_plane;
 
-/// Something that happened to a controller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// The controller reports something; its log page has been read, so that it will report the next.
-    Controller(AsyncEvent),
-    /// The kernel reports an error of the function (AER).
-    FunctionError,
-    /// The kernel wants the device back: close it soon.
-    UnbindRequest,
-    /// The controller was reset; queues run again.
-    Reset {
-        /// Why.
-        why: String,
-        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
-        lost: Vec<u32>,
-    },
-    /// The controller cannot be used any more.
-    Ended {
-        /// Why.
-        why: String,
-    },
-}
-
-impl From<DeviceEvent> for Event {
-    fn from(happened: DeviceEvent) -> Self {
-        match happened {
-            DeviceEvent::FunctionError => Self::FunctionError,
-            DeviceEvent::UnbindRequest => Self::UnbindRequest,
-            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
-            DeviceEvent::Ended { why } => Self::Ended { why },
-        }
-    }
-}
+/// Something that happened to a controller. Of an [`AsyncEvent`] the log page has been read, so that the controller will report the next.
+pub type Event = control_plane::Event<AsyncEvent>;
 
 /// An asynchronous event: dword 0 of the completion.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions, MapPolicy};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
 use wholebar_core::{Error as Core, PageSize};
@@ -84,7 +84,7 @@ impl Hardware {
     }
 
     pub fn gone(&self, why: &str) -> Error {
-        Error::Gone { device: self.name(), why: why.to_owned() }
+        Core::Gone { device: self.name(), why: why.to_owned() }.into()
     }
 
     /// Reads a register. A backend whose device is gone says so.
@@ -97,7 +97,10 @@ impl Hardware {
     }
 
     pub fn csts(&self) -> Result<Csts> {
-        let csts = Csts(self.read(regs::CSTS)?);
+        self.known(Csts(self.read(regs::CSTS)?))
+    }
+
+    fn known(&self, csts: Csts) -> Result<Csts> {
         if csts.gone() { Err(self.gone("its status reads as all ones")) } else { Ok(csts) }
     }
 
@@ -117,21 +120,8 @@ impl Hardware {
 
     /// Waits until `is` holds of CSTS.
     fn wait(&self, what: &'static str, waited: Duration, is: impl Fn(Csts) -> bool) -> Result<()> {
-        let start = Instant::now();
-        let mut tries = 0u32;
-        loop {
-            // The clock first: what is read once the time is over is what counts.
-            let over = start.elapsed() >= waited;
-            let csts = self.csts()?;
-            if is(csts) {
-                return Ok(());
-            }
-            if over {
-                return Err(Error::NotReady { device: self.name(), what, waited, csts: csts.0 });
-            }
-            tries += 1;
-            if tries < 1000 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_millis(1)) }
-        }
+        let is = |csts: u32| Csts(csts).gone() || is(Csts(csts));
+        self.known(Csts(self.bar.wait_for(what, regs::CSTS, waited, is)?)).map(drop)
     }
 
     /// Clears CC.EN and waits for CSTS.RDY to follow (3.7.2): a controller level reset.
@@ -143,7 +133,7 @@ impl Hardware {
         if cc & regs::CC_ENABLE != 0 {
             // EN may not be cleared before RDY has followed its setting (3.1.3.5), unless that will not happen.
             let started = self.wait("start", self.ready, |csts| csts.ready() || csts.fatal());
-            if let Err(error @ Error::Gone { .. }) = started {
+            if let Err(error @ Error::Core(Core::Gone { .. })) = started {
                 return Err(error);
             }
             self.write(regs::CC, cc & !(regs::CC_ENABLE | regs::CC_SHUTDOWN_MASK))?;

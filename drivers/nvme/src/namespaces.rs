@@ -44,8 +44,8 @@ impl Namespaces {
     /// Reads them again, as far as they changed.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn read_again(
         &self,
         hw: &Hardware,
@@ -87,8 +87,8 @@ impl Changed {
 /// Reads the active namespaces, in the order of their identifiers; those that are `known` only where they `changed`.
 ///
 /// # Errors
-/// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-/// [`Error::Ended`] where it can't be used.
+/// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+/// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
 pub(crate) fn read(
     hw: &Hardware,
     admin: &mut AdminQueue,

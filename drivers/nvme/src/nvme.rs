@@ -14,7 +14,6 @@ use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::{Parts, Queue};
 use crate::ring::QueuePair;
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
@@ -29,7 +28,7 @@ use wholebar_core::reset::Domain;
 pub struct Nvme(pub(crate) Arc<Handle>);
 
 /// What keeps a controller open: held by [`Nvme`] and by its queues.
-pub(crate) struct Handle(ControlPlane<Inner>);
+pub(crate) type Handle = ControlPlane<Inner>;
 
 pub(crate) struct Inner {
     pub hw: Hardware,
@@ -44,7 +43,7 @@ impl Nvme {
     /// Opens a controller: resets and enables it, and asks it what it is.
     ///
     /// # Errors
-    /// [`Error::Unfit`] where it isn't one for this driver, [`Error::NotReady`] where it does not come up, [`Error::Gone`] where nobody
+    /// [`Error::Unfit`] where it isn't one for this driver, [`NotReady`](wholebar_core::Error::NotReady) where it does not come up, [`Gone`](wholebar_core::Error::Gone) where nobody
     /// answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
@@ -74,12 +73,12 @@ impl Nvme {
         if service == Service::Thread {
             control_plane.spawn()?;
         }
-        Ok(Self(Arc::new(Handle(control_plane))))
+        Ok(Self(Arc::new(control_plane)))
     }
 
     /// What the controller says of itself.
     pub fn identify(&self) -> &Controller {
-        &self.0.controller
+        &self.0.driver().controller
     }
 
     /// Its active namespaces, those this driver cannot use included, in the order of their identifiers: as they are now. The slow path reads
@@ -89,33 +88,33 @@ impl Nvme {
     /// A namespace that is formatted to other blocks while queues use it is the caller's to keep quiet meanwhile: what was submitted before the
     /// controller told is in blocks of the size before.
     pub fn namespaces(&self) -> Arc<[Namespace]> {
-        self.0.namespaces.list()
+        self.0.driver().namespaces.list()
     }
 
     /// Reads the namespaces now, whether or not the controller told that they changed.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn read_namespaces(&self) -> Result<Arc<[Namespace]>> {
-        let inner = &self.0;
-        inner.with(|c| inner.namespaces.read_again(&inner.hw, &mut c.admin, &inner.controller, &Changed::All))?;
+        let driver = self.0.driver();
+        self.0.with(|c| driver.namespaces.read_again(&driver.hw, &mut c.admin, &driver.controller, &Changed::All))?;
         Ok(self.namespaces())
     }
 
     /// What one command transfers at most, in bytes.
     pub fn max_transfer(&self) -> u32 {
-        self.0.max_transfer()
+        self.0.driver().max_transfer()
     }
 
     /// The controller's page size (CC.MPS), in bytes.
     pub fn page(&self) -> u64 {
-        self.0.hw.page
+        self.0.driver().hw.page
     }
 
     /// The most entries that a queue of it can have.
     pub fn max_entries(&self) -> u32 {
-        self.0.max_entries()
+        self.0.driver().max_entries()
     }
 
     /// Whether doorbells have shadows in memory (Doorbell Buffer Config), which the controller looks at by itself: see
@@ -131,12 +130,12 @@ impl Nvme {
 
     /// BAR0, as it was mapped.
     pub fn bar(&self) -> &Bar {
-        &self.0.hw.bar
+        &self.0.driver().hw.bar
     }
 
     /// The device below.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.0.hw.device
+        &self.0.driver().hw.device
     }
 
     /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
@@ -165,59 +164,59 @@ impl Nvme {
     /// # Errors
     /// [`Error::NoQueueLeft`], [`Error::Entries`]; what the controller says.
     pub fn queue(&self, options: QueueOptions) -> Result<Queue> {
-        let inner = &self.0;
-        let entries = options.entries.unwrap_or(inner.options.entries.min(inner.max_entries()));
-        if !entries.is_power_of_two() || !(2..=inner.max_entries()).contains(&entries) {
-            return Err(Error::Entries { device: inner.hw.name(), asked: entries, max: inner.max_entries() });
+        let driver = self.0.driver();
+        let entries = options.entries.unwrap_or(driver.options.entries.min(driver.max_entries()));
+        if !entries.is_power_of_two() || !(2..=driver.max_entries()).contains(&entries) {
+            return Err(Error::Entries { device: driver.hw.name(), asked: entries, max: driver.max_entries() });
         }
-        let parts = inner.with(|control| inner.make_queue(control, entries, options.interrupt))?;
-        Ok(Queue::new(inner.clone(), parts))
+        let parts = self.0.with(|control| driver.make_queue(control, entries, options.interrupt))?;
+        Ok(Queue::new(self.0.clone(), parts))
     }
 
     /// The SMART / Health Information log.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn smart(&self) -> Result<Smart> {
-        Ok(Smart::parse(&self.0.log(lid::SMART, log::LEN)?))
+        Ok(Smart::parse(&self.log(lid::SMART, log::LEN)?))
     }
 
     /// The error log, newest first: as much of it as fits a page.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn error_log(&self) -> Result<Vec<ErrorEntry>> {
-        let bytes = usize::from(self.0.controller.error_log_entries) * log::ERROR_ENTRY;
-        Ok(ErrorEntry::parse(&self.0.log(lid::ERROR, bytes.min(self.0.hw.page as usize))?))
+        let bytes = usize::from(self.0.driver().controller.error_log_entries) * log::ERROR_ENTRY;
+        Ok(ErrorEntry::parse(&self.log(lid::ERROR, bytes.min(self.0.driver().hw.page as usize))?))
     }
 
     /// The Firmware Slot Information log.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn firmware_log(&self) -> Result<FirmwareSlots> {
-        Ok(FirmwareSlots::parse(&self.0.log(lid::FIRMWARE, log::LEN)?))
+        Ok(FirmwareSlots::parse(&self.log(lid::FIRMWARE, log::LEN)?))
     }
 
     /// A feature's current value ([`feature`](crate::feature)).
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn feature(&self, id: u8) -> Result<u32> {
-        self.0.with(|c| c.admin.execute(&self.0.hw, command::get_features(id, 0)))
+        self.0.with(|c| c.admin.execute(&self.0.driver().hw, command::get_features(id, 0)))
     }
 
     /// Sets a feature; `save` keeps it across resets, where the controller can.
     ///
     /// # Errors
-    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Error::Gone`] or
-    /// [`Error::Ended`] where it can't be used.
+    /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn set_feature(&self, id: u8, value: u32, save: bool) -> Result<u32> {
-        self.0.with(|c| c.admin.execute(&self.0.hw, command::set_features(id, 0, value, save)))
+        self.0.with(|c| c.admin.execute(&self.0.driver().hw, command::set_features(id, 0, value, save)))
     }
 
     /// What happens to the controller. While 256 events wait here, further ones are dropped.
@@ -231,7 +230,7 @@ impl Nvme {
     /// and then [`service`](Self::service) between its polls.
     ///
     /// # Errors
-    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
@@ -245,7 +244,7 @@ impl Nvme {
     /// chose [`Service::Manual`]; it waits for the controller, but not for queues.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
@@ -253,14 +252,14 @@ impl Nvme {
     /// Whether the controller can be used.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the controller may still write them.
     pub fn quarantined(&self) -> u64 {
-        self.0.domain.quarantined()
+        self.0.driver().domain.quarantined()
     }
 
     /// Shuts the controller down: it has put everything away when this returns. Queues end.
@@ -269,6 +268,13 @@ impl Nvme {
     /// What the controller says, or doesn't.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
+    }
+
+    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
+        self.0.with(|c| {
+            let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
+            c.admin.fetch(&self.0.driver().hw, read, len)
+        })
     }
 }
 
@@ -422,7 +428,7 @@ impl Driver for Inner {
 
     fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
-            Error::Gone { .. } => Recovery::Gone,
+            Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
             Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
             _ => Recovery::Nothing,
         }
@@ -462,44 +468,28 @@ impl Driver for Inner {
     }
 }
 
-impl Handle {
-    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
-        self.with(|c| {
-            let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
-            c.admin.fetch(&self.hw, read, len)
-        })
-    }
-
-    /// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-    pub fn delete_queue(&self, qid: u16) -> bool {
-        let deleted = self.with(|control| {
-            let Some(record) = control.queues.get_mut(&qid) else { return Ok(()) };
-            // In any other epoch the controller was reset since, and the queue not made again.
-            if record.epoch == self.domain.epoch() {
-                record.orphan = true;
-                control.delete(&self.hw, qid)?;
-            }
-            control.queues.remove(&qid);
-            Ok(())
-        });
-        match deleted {
-            Ok(()) => true,
-            Err(error) => {
-                let ended = self.domain.ended();
-                if ended.is_none() {
-                    tracing::warn!(qid, %error, "a queue could not be deleted");
-                }
-                ended.is_some_and(|end| end.harmless)
-            }
+/// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
+pub(crate) fn delete_queue(handle: &Handle, qid: u16) -> bool {
+    let driver = handle.driver();
+    let deleted = handle.with(|control| {
+        let Some(record) = control.queues.get_mut(&qid) else { return Ok(()) };
+        // In any other epoch the controller was reset since, and the queue not made again.
+        if record.epoch == driver.domain.epoch() {
+            record.orphan = true;
+            control.delete(&driver.hw, qid)?;
         }
-    }
-}
-
-impl Deref for Handle {
-    type Target = ControlPlane<Inner>;
-
-    fn deref(&self) -> &ControlPlane<Inner> {
-        &self.0
+        control.queues.remove(&qid);
+        Ok(())
+    });
+    match deleted {
+        Ok(()) => true,
+        Err(error) => {
+            let ended = driver.domain.ended();
+            if ended.is_none() {
+                tracing::warn!(qid, %error, "a queue could not be deleted");
+            }
+            ended.is_some_and(|end| end.harmless)
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use common::*;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Data, Op, QueueState, Reject, Request, Status};
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_nvme::{Error, Event, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// For controllers that lose commands. One that merely got no core for a while loses some, too: then the command was late.
@@ -69,11 +70,11 @@ fn storm(rig: &Rig, commands: u64) -> Tally {
     let _ = rig.nvme.smart();
     for event in rig.nvme.events().try_iter() {
         match event {
-            Event::Reset { lost, .. } => {
+            Event::Device(DeviceEvent::Reset { lost, .. }) => {
                 assert!(lost.is_empty());
                 tally.resets += 1;
             }
-            Event::Ended { .. } => tally.ended = true,
+            Event::Device(DeviceEvent::Ended { .. }) => tally.ended = true,
             other => panic!("{other:?}"),
         }
     }
@@ -159,10 +160,10 @@ fn one_that_vanishes_is_gone_and_every_call_says_so() {
     let rig = rig("sim:nvme,size=4M,faults=vanish:@2000");
     let tally = storm(&rig, 5_000);
     assert!(tally.gone > 0 && tally.ok >= 1900 && tally.ended, "{tally:?}");
-    assert!(matches!(rig.nvme.smart(), Err(Error::Gone { .. })));
-    assert!(matches!(rig.nvme.reset(), Err(Error::Gone { .. })));
-    assert!(matches!(rig.nvme.check(), Err(Error::Gone { .. })));
-    assert!(matches!(rig.nvme.queue(Default::default()), Err(Error::Gone { .. })));
+    assert!(matches!(rig.nvme.smart(), Err(Error::Core(wholebar_core::Error::Gone { .. }))));
+    assert!(matches!(rig.nvme.reset(), Err(Error::Core(wholebar_core::Error::Gone { .. }))));
+    assert!(matches!(rig.nvme.check(), Err(Error::Core(wholebar_core::Error::Gone { .. }))));
+    assert!(matches!(rig.nvme.queue(Default::default()), Err(Error::Core(wholebar_core::Error::Gone { .. }))));
     // Nobody on the bus writes nothing: the buffers are back.
     assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
 }
@@ -192,7 +193,7 @@ fn a_reset_that_hangs_takes_a_reset_of_the_function() {
 fn one_that_hangs_when_it_is_opened_is_a_named_error() {
     let opened = open("sim:nvme,size=4M,to=1,faults=hang:1/1");
     let error = Nvme::open(opened.model.clone(), patient()).err().unwrap();
-    assert!(matches!(error, Error::NotReady { .. }), "{error}");
+    assert!(matches!(error, Error::Core(wholebar_core::Error::NotReady { .. })), "{error}");
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn a_head_that_never_moves_is_named() {
     let mut queue = rig.queue();
     assert_eq!(run(&mut queue, Op::Read { lba: 0 }, Data::One(rig.buf(4096))).status, Status::Aborted);
     let event = rig.nvme.events().recv_timeout(LONG).unwrap();
-    let Event::Reset { why, .. } = event else { panic!("{event:?}") };
+    let Event::Device(DeviceEvent::Reset { why, .. }) = event else { panic!("{event:?}") };
     assert!(why.contains("says by SQHD 0 that the controller has not fetched") && why.contains("3.3.3.2"), "{why}");
 }
 
@@ -272,7 +273,7 @@ fn namespaces_that_come_and_go_are_seen() {
     let ids = || rig.nvme.namespaces().iter().map(|n| n.nsid).collect::<Vec<_>>();
     let changed = || {
         let event = rig.nvme.events().recv_timeout(LONG).unwrap();
-        let Event::Controller(event) = event else { panic!("{event:?}") };
+        let Event::Driver(event) = event else { panic!("{event:?}") };
         assert_eq!(event.to_string(), "Namespace Attribute Changed (type 2h, information 00h)");
     };
     let mut queue = rig.queue();

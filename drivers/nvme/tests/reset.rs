@@ -7,6 +7,7 @@ use common::*;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::pci::PciDevice;
 use wholebar_nvme::{Error, Event, Options, QueueOptions, Service, ShadowDoorbells};
 
@@ -147,7 +148,11 @@ fn data_is_what_was_written_across_resets_with_two_cores_submitting() {
             let totals = workers.map(|w| w.join().unwrap());
             assert!(totals.iter().all(|(verified, aborted)| *verified >= 500 && *aborted > 0), "{totals:?}");
         });
-        let events = rig.nvme.events().try_iter().filter(|e| matches!(e, Event::Reset { lost, .. } if lost.is_empty()));
+        let events = rig
+            .nvme
+            .events()
+            .try_iter()
+            .filter(|e| matches!(e, Event::Device(DeviceEvent::Reset { lost, .. }) if lost.is_empty()));
         assert_eq!(events.count(), 25);
         assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
     }
@@ -163,7 +168,10 @@ fn an_owner_that_does_not_poll_loses_its_queue() {
     }
     asleep.ring();
     let error = rig.nvme.reset().unwrap_err();
-    assert!(matches!(&error, Error::Unresponsive { queues, .. } if *queues == [1]), "{error}");
+    assert!(
+        matches!(&error, Error::Core(wholebar_core::Error::Unresponsive { queues, .. }) if *queues == [1]),
+        "{error}"
+    );
     // The controller works; that queue never will, and what it had in flight is not given back.
     let done = wait(&mut asleep, 3);
     assert!(done.iter().all(|c| c.status == Status::Aborted && matches!(c.data, Data::None)));

@@ -126,7 +126,7 @@ pub(crate) fn start<P: DeviceType>(parts: Parts<P>) -> Result<Handle<P>> {
     let control = Control { records, parked: queues, state };
     // Dropped, it shuts the device down.
     let mut control_plane = ControlPlane::new(VirtioDevice { shared, device_type }, control, queue_context, patience)?;
-    control_plane.peek(|control| control_plane.bring_up(control))?;
+    control_plane.peek(|control| control_plane.driver().bring_up(control))?;
     if service == Service::Thread {
         control_plane.spawn()?;
     }
@@ -162,7 +162,7 @@ impl<P: DeviceType> Driver for VirtioDevice<P> {
 
     fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
-            Error::Gone { .. } => Recovery::Gone,
+            Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
             Error::NeedsReset { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
             _ => Recovery::Nothing,
         }

@@ -6,25 +6,9 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What lies below: the seam, memory, interrupts.
+    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
     #[error(transparent)]
-    Core(wholebar_core::Error),
-    /// The device does not answer any more; every later call says so.
-    #[error("{device} is gone: {why}")]
-    Gone {
-        /// The device.
-        device: String,
-        /// How that was seen.
-        why: String,
-    },
-    /// The device failed for good, or was shut down; every later call says so.
-    #[error("{device} can no longer be used: {why}")]
-    Ended {
-        /// The device.
-        device: String,
-        /// Why.
-        why: String,
-    },
+    Core(#[from] wholebar_core::Error),
     /// It isn't what this driver is for.
     #[error("{device} is not a device for this driver: {why}")]
     Unfit {
@@ -56,20 +40,6 @@ pub enum Error {
         device: String,
         /// What was asked for.
         features: u64,
-    },
-    /// A status did not come in time.
-    #[error(
-        "{device} did not {what} within {waited:?} (its status is {status:#x}): reset the function, or start it anew"
-    )]
-    NotReady {
-        /// The device.
-        device: String,
-        /// What it was asked to do.
-        what: &'static str,
-        /// How long it was given.
-        waited: Duration,
-        /// Its status register.
-        status: u8,
     },
     /// DEVICE_NEEDS_RESET is set, or DRIVER_OK isn't any more.
     #[error("{device} does not run any more (its status is {status:#x}): it has to be reset")]
@@ -135,32 +105,6 @@ pub enum Error {
         /// How many there are.
         count: u16,
     },
-    /// Queues whose owners did not poll while the device was to be reset.
-    #[error(
-        "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
-    )]
-    Unresponsive {
-        /// The device.
-        device: String,
-        /// The queues.
-        queues: Vec<u32>,
-        /// How long they were given.
-        waited: Duration,
-    },
-}
-
-impl From<wholebar_core::Error> for Error {
-    /// What became of a device is the same to those above.
-    fn from(error: wholebar_core::Error) -> Self {
-        match error {
-            wholebar_core::Error::Gone { device, why } => Self::Gone { device, why },
-            wholebar_core::Error::Ended { device, why } => Self::Ended { device, why },
-            wholebar_core::Error::Unresponsive { device, queues, waited } => {
-                Self::Unresponsive { device, queues, waited }
-            }
-            other => Self::Core(other),
-        }
-    }
 }
 
 impl From<Error> for wholebar_core::DriverError {

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::feature;
 use crate::options::Options;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wholebar_core::Error as Core;
 use wholebar_core::bar::{Bar, BarOptions, Doorbell, Width, Window};
 use wholebar_core::irq::Interrupts;
@@ -113,7 +113,7 @@ impl Hardware {
     }
 
     pub fn gone(&self, why: &str) -> Error {
-        Error::Gone { device: self.name(), why: why.to_owned() }
+        Core::Gone { device: self.name(), why: why.to_owned() }.into()
     }
 
     pub fn nonsense(&self, what: String) -> Error {
@@ -133,7 +133,11 @@ impl Hardware {
     }
 
     fn status(&self) -> Result<u8> {
-        match self.read(common::DEVICE_STATUS)? {
+        self.known(self.read(common::DEVICE_STATUS)?)
+    }
+
+    fn known(&self, status: u8) -> Result<u8> {
+        match status {
             status::GONE => Err(self.gone("its status reads as all ones")),
             status => Ok(status),
         }
@@ -160,19 +164,8 @@ impl Hardware {
     /// Resets the device: it is done once the status reads 0 (4.1.4.3.2).
     pub fn reset(&self) -> Result<()> {
         self.write(common::DEVICE_STATUS, 0u8)?;
-        let start = Instant::now();
-        loop {
-            // The clock first: what is read once the time is over is what counts.
-            let over = start.elapsed() >= PATIENCE;
-            let status = self.status()?;
-            if status == 0 {
-                return Ok(());
-            }
-            if over {
-                return Err(Error::NotReady { device: self.name(), what: "reset itself", waited: PATIENCE, status });
-            }
-            std::thread::yield_now();
-        }
+        let is = |status: u8| matches!(status, 0 | status::GONE);
+        self.known(self.common.wait_for("reset itself", common::DEVICE_STATUS, PATIENCE, is)?).map(drop)
     }
 
     fn features(&self) -> Result<u64> {

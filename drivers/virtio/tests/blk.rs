@@ -5,9 +5,10 @@ mod device;
 use device::{LONG, Piece, Rig, Spec, State, VERSION_1, patient, read, rig};
 use std::time::{Duration, Instant};
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Request, Status};
+use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Iova, Pool};
 use wholebar_core::model::Host;
-use wholebar_virtio::blk::{BlkConfig, BlkEvent, Queue, Topology};
+use wholebar_virtio::blk::{BlkConfig, BlkEvent, Queue, Resized, Topology};
 use wholebar_virtio::{Blk, Error, Options};
 
 const SIZE_MAX: u64 = 1 << 1;
@@ -325,7 +326,7 @@ fn what_was_in_flight_is_aborted_by_a_reset() {
             bench.queue.poll_each(1, |c| panic!("{c:?}"));
             assert!(began.elapsed() < LONG, "{what}");
         }
-        assert!(matches!(bench.blk.events().recv_timeout(LONG), Ok(BlkEvent::Reset { .. })));
+        assert!(matches!(bench.blk.events().recv_timeout(LONG), Ok(BlkEvent::Device(DeviceEvent::Reset { .. }))));
         let (_, done) = bench.go(Op::Read { lba: 1 }, Data::One(bench.buf(512)), 0);
         assert_eq!(done.status, Status::Ok, "{what}");
     }
@@ -373,7 +374,7 @@ fn a_disk_that_grows_says_so() {
     let bench = bench(MOST);
     bench.rig.state().spec.config[0..2].copy_from_slice(&2000u16.to_le_bytes());
     let event = bench.blk.events().recv_timeout(LONG).unwrap();
-    assert_eq!(event, BlkEvent::Resized { blocks: 2000 });
+    assert_eq!(event, BlkEvent::Driver(Resized { blocks: 2000 }));
     bench.close();
 }
 

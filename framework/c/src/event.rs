@@ -1,6 +1,7 @@
 //! What happens to disks and ports, as a kind and a sentence.
 
 use std::ffi::c_char;
+use wholebar::control_plane::DeviceEvent;
 use wholebar::{block, net};
 
 /// The namespaces may have changed: wb_disk_namespaces has them as they are now.
@@ -36,11 +37,8 @@ pub(crate) fn of_disk(event: &block::Event) -> wb_event {
     use block::Event;
     match event {
         Event::Namespaces => new(WB_EVENT_NAMESPACES, "the namespaces may have changed"),
-        Event::Device(what) => new(WB_EVENT_DEVICE, what),
-        Event::FunctionError => new(WB_EVENT_FUNCTION_ERROR, FUNCTION_ERROR),
-        Event::UnbindRequest => new(WB_EVENT_UNBIND_REQUEST, UNBIND_REQUEST),
-        Event::Reset { why, lost } => reset(why, lost),
-        Event::Ended { why } => new(WB_EVENT_ENDED, why),
+        Event::Reported(what) => new(WB_EVENT_DEVICE, what),
+        Event::Device(event) => of_device(event),
         other => new(WB_EVENT_DEVICE, &format!("{other:?}")),
     }
 }
@@ -54,20 +52,19 @@ pub(crate) fn of_port(event: &net::Event) -> wb_event {
             new(WB_EVENT_STALLED, &text)
         }
         Event::Announce => new(WB_EVENT_ANNOUNCE, "the address is to be announced"),
-        Event::FunctionError => new(WB_EVENT_FUNCTION_ERROR, FUNCTION_ERROR),
-        Event::UnbindRequest => new(WB_EVENT_UNBIND_REQUEST, UNBIND_REQUEST),
-        Event::Reset { why, lost } => reset(why, lost),
-        Event::Ended { why } => new(WB_EVENT_ENDED, why),
+        Event::Device(event) => of_device(event),
         other => new(WB_EVENT_DEVICE, &format!("{other:?}")),
     }
 }
 
-const FUNCTION_ERROR: &str = "the kernel reports an error of the function";
-const UNBIND_REQUEST: &str = "the kernel wants the device back";
-
-fn reset(why: &str, lost: &[u32]) -> wb_event {
-    let lost = if lost.is_empty() { String::new() } else { format!("; lost are queues {lost:?}") };
-    new(WB_EVENT_RESET, &format!("{why}{lost}"))
+fn of_device(event: &DeviceEvent) -> wb_event {
+    let kind = match event {
+        DeviceEvent::FunctionError => WB_EVENT_FUNCTION_ERROR,
+        DeviceEvent::UnbindRequest => WB_EVENT_UNBIND_REQUEST,
+        DeviceEvent::Reset { .. } => WB_EVENT_RESET,
+        DeviceEvent::Ended { .. } => WB_EVENT_ENDED,
+    };
+    new(kind, &event.to_string())
 }
 
 fn new(kind: u32, text: &str) -> wb_event {
@@ -94,10 +91,10 @@ mod tests {
 
     #[test]
     fn events_have_a_kind_and_a_sentence() {
-        let event = of_disk(&block::Event::Reset { why: "a command timed out".to_owned(), lost: vec![1, 3] });
+        let event = of_disk(&DeviceEvent::Reset { why: "a command timed out".to_owned(), lost: vec![1, 3] }.into());
         assert_eq!(
             (event.kind, text(&event).as_str()),
-            (WB_EVENT_RESET, "a command timed out; lost are queues [1, 3]")
+            (WB_EVENT_RESET, "it was reset, and lost queues [1, 3]: a command timed out")
         );
         let event = of_port(&net::Event::Stalled { queue: 2, waited: Duration::from_secs(1) });
         assert_eq!((event.kind, text(&event).as_str()), (WB_EVENT_STALLED, "send queue 2 has had no room for 1000 ms"));
@@ -107,7 +104,7 @@ mod tests {
 
     #[test]
     fn long_sentences_are_cut_between_characters() {
-        let event = of_disk(&block::Event::Ended { why: "ä".repeat(1000) });
-        assert_eq!((event.kind, text(&event)), (WB_EVENT_ENDED, "ä".repeat(125)));
+        let event = of_disk(&DeviceEvent::Ended { why: "ä".repeat(1000) }.into());
+        assert_eq!((event.kind, text(&event)), (WB_EVENT_ENDED, format!("it ended: {}", "ä".repeat(120))));
     }
 }

@@ -94,7 +94,7 @@ fn drive(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
     let mut doorbell = bar.doorbell::<u64>(NUMBER)?;
     for number in [7, 12, 1_000_003] {
         doorbell.ring(number);
-        if interrupt.wait(Some(Duration::from_secs(60)))? == 0 {
+        if interrupt.wait(Some(Duration::from_secs(60)))?.is_none() {
             return Err("no interrupt within a minute".into());
         }
         println!("{number} squared is {}", bar.read::<u64>(SQUARE)?);

@@ -9,7 +9,7 @@ use crate::pci::{Irq, Opening, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -122,6 +122,18 @@ pub enum DeviceEvent {
         /// Why.
         why: String,
     },
+}
+
+impl fmt::Display for DeviceEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FunctionError => f.write_str("the kernel reports an error of the function"),
+            Self::UnbindRequest => f.write_str("the kernel wants the device back"),
+            Self::Reset { why, lost } if lost.is_empty() => write!(f, "it was reset: {why}"),
+            Self::Reset { why, lost } => write!(f, "it was reset, and lost queues {lost:?}: {why}"),
+            Self::Ended { why } => write!(f, "it ended: {why}"),
+        }
+    }
 }
 
 /// What users of a device are told, for a driver that needs no more than this: `T` is what the driver tells.
@@ -261,6 +273,11 @@ impl<D: Driver> ControlPlane<D> {
 }
 
 impl<D: Driver> DeviceControl<D> {
+    /// The driver.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
     /// The device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         self.queue_context.device()
@@ -607,14 +624,6 @@ impl<D: Driver> Deref for ControlPlane<D> {
 
     fn deref(&self) -> &DeviceControl<D> {
         &self.control
-    }
-}
-
-impl<D: Driver> Deref for DeviceControl<D> {
-    type Target = D;
-
-    fn deref(&self) -> &D {
-        &self.driver
     }
 }
 

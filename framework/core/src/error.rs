@@ -93,10 +93,14 @@ pub enum Error {
         count: u32,
     },
     /// A register did not become what was waited for.
-    #[error("{device}: the register at {offset:#x} of BAR{bar} still reads {value:#x} after {waited:?}")]
+    #[error(
+        "{device} did not {what} within {waited:?} (the register at {offset:#x} of BAR{bar} reads {value:#x}): reset the function, or power-cycle the device"
+    )]
     NotReady {
         /// The device.
         device: String,
+        /// What it was asked to do.
+        what: &'static str,
         /// The BAR.
         bar: u8,
         /// The register, in bytes from the BAR's start.

@@ -1,6 +1,6 @@
 //! Interrupts as eventfds: [`EventFd`], and [`Interrupts`], which puts them on a device's vectors.
 //!
-//! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::slow_path`] and
+//! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::control_plane`] and
 //! [`crate::reactor`].
 
 use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
@@ -9,7 +9,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A counter in the kernel that can be waited for: what a vector signals.
 ///
@@ -54,15 +54,28 @@ impl EventFd {
         rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(count)], nowhere, ReadWriteFlags::NOWAIT)
     }
 
-    /// Waits until the count isn't 0, at most so long (`None`: for ever), then takes it; 0 where the time is over.
+    /// Waits until the count isn't 0, at most so long (`None`: for ever), then takes it; `None` where the time is over.
     ///
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.
-    pub fn wait(&self, timeout: Option<Duration>) -> Result<u64> {
-        let epoll = Epoll::new()?;
-        epoll.add(self, 0)?;
-        let _ = epoll.wait(timeout)?;
-        Ok(self.take())
+    pub fn wait(&self, timeout: Option<Duration>) -> Result<Option<u64>> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        // A time that no clock can tell is for ever.
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|left| left.try_into().ok());
+            match poll(&mut [PollFd::new(self, PollFlags::IN)], timeout.as_ref()) {
+                // A signal handler's interruption is not an end of the wait, nor is that another thread took the count.
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(failed("waiting for an eventfd", e)),
+            }
+            match self.take() {
+                0 if end.is_some_and(|end| end <= Instant::now()) => return Ok(None),
+                0 => {}
+                count => return Ok(Some(count)),
+            }
+        }
     }
 }
 
@@ -180,7 +193,7 @@ impl Interrupts {
     /// # Errors
     /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn rearm(&self) -> Result<()> {
-        rearm(self.device.as_ref(), self.kind)
+        if self.kind == Irq::Intx { self.device.set_irqs(self.kind, 0, IrqAction::Unmask(1)) } else { Ok(()) }
     }
 
     /// How many there can be.
@@ -211,11 +224,6 @@ impl Drop for Interrupts {
             tracing::warn!(device = self.device.name(), kind = %self.kind, %error, "interrupts stay enabled");
         }
     }
-}
-
-/// See [`Interrupts::rearm`].
-pub(crate) fn rearm(device: &dyn PciDevice, kind: Irq) -> Result<()> {
-    if kind == Irq::Intx { device.set_irqs(kind, 0, IrqAction::Unmask(1)) } else { Ok(()) }
 }
 
 /// Waits for several eventfds at once, each with a number.
@@ -365,10 +373,10 @@ pub(crate) mod tests {
     fn eventfds_count_and_wait() {
         let fd = EventFd::new().unwrap();
         assert_eq!(fd.take(), 0);
-        assert_eq!(fd.wait(Some(Duration::ZERO)).unwrap(), 0);
+        assert_eq!(fd.wait(Some(Duration::ZERO)).unwrap(), None);
         fd.signal();
         fd.signal();
-        assert_eq!(fd.wait(None).unwrap(), 2);
+        assert_eq!(fd.wait(None).unwrap(), Some(2));
         assert_eq!(fd.take(), 0);
     }
 

@@ -8,7 +8,7 @@
 //! | [`pci`] | the seam: a PCI function as VFIO describes one, and its configuration space |
 //! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
 //! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
-//! | [`irq`], [`slow_path`] | interrupts as eventfds, and the thread that turns the rare ones into events |
+//! | [`irq`] | interrupts as eventfds |
 //! | [`ring`] | rings between cores |
 //! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
 //! | [`block`] | storage: the traits of disks and of their queues |
@@ -45,7 +45,6 @@ pub mod reactor;
 pub mod reset;
 pub mod ring;
 mod sigbus;
-pub mod slow_path;
 mod sync;
 mod table;
 #[cfg(not(miri))]

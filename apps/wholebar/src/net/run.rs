@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use wholebar::control_plane::DeviceEvent as Happened;
 use wholebar::irq::EventFd;
 use wholebar::net::{Event, RxQueue};
 use wholebar::reactor::{Armed, Idle, Poller, Reactor};
@@ -226,7 +227,7 @@ impl Events {
         let mut ended = None;
         for port in ports {
             for event in port.port.events().try_iter() {
-                let end = matches!(event, Event::Ended { .. } | Event::UnbindRequest);
+                let end = matches!(event, Event::Device(Happened::Ended { .. } | Happened::UnbindRequest));
                 let stalled = matches!(event, Event::Stalled { .. });
                 let what = in_words(event);
                 output::note(format!("port {}: {what}", port.number));
@@ -257,11 +258,7 @@ fn in_words(event: Event) -> String {
                 waited.as_secs()
             )
         }
-        Event::FunctionError => "the kernel reports an error of the function".to_owned(),
-        Event::UnbindRequest => "the kernel wants the device back".to_owned(),
-        Event::Reset { why, lost } if lost.is_empty() => format!("it was reset: {why}"),
-        Event::Reset { why, lost } => format!("it was reset, and lost queues {lost:?}: {why}"),
-        Event::Ended { why } => format!("it ended: {why}"),
+        Event::Device(event) => event.to_string(),
         other => format!("{other:?}"),
     }
 }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::block::{Completion, Status};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
@@ -152,7 +153,7 @@ impl Controller {
 
     /// How often the controller was reset until now, and why the first time; counted from the last call on.
     pub fn resets(&self) -> Option<(usize, String)> {
-        let why = |event| if let Event::Reset { why, .. } = event { Some(why) } else { None };
+        let why = |event| if let Event::Device(DeviceEvent::Reset { why, .. }) = event { Some(why) } else { None };
         let mut resets = self.nvme.events().try_iter().filter_map(why);
         resets.next().map(|first| (1 + resets.count(), first))
     }

@@ -64,7 +64,7 @@ impl Queue {
 
     /// What the request is, if the controller has it.
     fn opcode(&self, op: &Op) -> Result<u8, Reject> {
-        let controller = &self.inner.controller;
+        let controller = &self.inner.driver().controller;
         let (opcode, has, name) = match op {
             Op::Read { .. } => (io::READ, true, ""),
             Op::Write { .. } => (io::WRITE, true, ""),
@@ -87,7 +87,7 @@ impl Queue {
         self.refresh_namespaces();
         match self.namespaces.iter().find(|n| n.nsid == nsid) {
             Some(ns) => self.ns = *ns,
-            None if self.inner.namespaces.list().iter().any(|n| n.nsid == nsid) => {
+            None if self.inner.driver().namespaces.list().iter().any(|n| n.nsid == nsid) => {
                 return Err(Reject::Invalid("this driver cannot use the namespace: see `Namespace::unsupported`"));
             }
             None => return Err(Reject::Invalid("the controller has no such namespace")),
@@ -97,9 +97,9 @@ impl Queue {
 
     /// Goes by the controller's namespaces as they are now.
     pub(super) fn refresh_namespaces(&mut self) {
-        let generation = self.inner.namespaces.generation();
+        let generation = self.inner.driver().namespaces.generation();
         if generation != self.generation {
-            (self.generation, self.namespaces) = (generation, limits(&self.inner));
+            (self.generation, self.namespaces) = (generation, limits(self.inner.driver()));
             let same = self.namespaces.iter().find(|n| n.nsid == self.ns.nsid);
             self.ns = same.copied().unwrap_or(NO_NAMESPACE);
         }
@@ -118,10 +118,10 @@ impl Queue {
             max_blocks: ns.max_len >> ns.shift,
             boundary: ns.boundary,
             page: self.page_mask + 1,
-            sgl: self.inner.controller.sgl_alignment().filter(|_| self.inner.options.sgls),
+            sgl: self.inner.driver().controller.sgl_alignment().filter(|_| self.inner.driver().options.sgls),
             descriptors: self.list_words / 2,
         };
-        let limits = self.inner.controller.limits;
+        let limits = self.inner.driver().controller.limits;
         let by_bytes = |limit: u64| match limit >> ns.shift {
             0 => MAX_BLOCKS,
             blocks => blocks.min(MAX_BLOCKS.into()) as u32,

@@ -114,8 +114,8 @@ const GIVEN_UP: u16 = u16::MAX;
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
         let Parts { qid, gate, pair, lists, lists_iova, list_words, aborts } = parts;
-        let generation = inner.namespaces.generation();
-        let namespaces = limits(&inner);
+        let generation = inner.driver().namespaces.generation();
+        let namespaces = limits(inner.driver());
         let now = Instant::now();
         Self {
             gate,
@@ -124,7 +124,7 @@ impl Queue {
             ns: namespaces.first().copied().unwrap_or(NO_NAMESPACE),
             arena: u32::MAX,
             base: 0,
-            page_mask: inner.hw.page - 1,
+            page_mask: inner.driver().hw.page - 1,
             until_look: POLLS,
             qid,
             inner,

@@ -4,6 +4,7 @@ use super::slot::State;
 use super::{Ending, Queue, status, status_of_parts};
 use crate::control::QueueFault;
 use crate::error::Fault;
+use crate::nvme::delete_queue;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Completion, Data, QueueState, Status};
@@ -67,7 +68,7 @@ impl Queue {
         let Some(epoch) = self.gate.epoch().filter(|_| self.gate.open()) else { return };
         // Acquire pairs with the Release of the control plane: the aborts lie before the identifiers' next use.
         let aborted = self.aborts_done.load(Ordering::Acquire) == self.aborts_asked;
-        let timeout = self.inner.options.timeout;
+        let timeout = self.inner.driver().options.timeout;
         let grace = timeout.min(GRACE);
         let millis = |d: Duration| u32::try_from(d.as_millis()).unwrap_or(u32::MAX);
         let time = millis(now - self.started).max(1);
@@ -194,7 +195,7 @@ impl Queue {
             Some(Ending::Device(end)) if end.gone => QueueState::Gone,
             Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
             Some(Ending::Expelled) => {
-                let within = self.inner.options.stop_timeout;
+                let within = self.inner.driver().options.stop_timeout;
                 QueueState::Failed(format!(
                     "queue {} was not polled within {within:?} when the controller was reset",
                     self.qid
@@ -209,7 +210,7 @@ impl Drop for Queue {
         // Nobody waits for it from here on; the controller may still.
         let expelled = self.gate.epoch().is_none();
         self.gate.leave();
-        if self.inner.delete_queue(self.qid) && !expelled {
+        if delete_queue(&self.inner, self.qid) && !expelled {
             // What was in flight has ended: buffers go back to their pools, and rings to their arena.
             self.pair.set_quarantine(false);
             self.lists.set_quarantine(false);

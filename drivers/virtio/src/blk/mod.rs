@@ -20,7 +20,7 @@ use wholebar_core::DriverError;
 use wholebar_core::bar::{Bar, DoorbellCounts};
 use wholebar_core::block::{self, BlockQueue, Completion, Disk, Namespace, QueueState, Rejected, Request};
 use wholebar_core::channel::Receiver;
-use wholebar_core::control_plane::DeviceEvent;
+use wholebar_core::control_plane;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Opening, PciDevice};
@@ -50,32 +50,15 @@ impl Default for BlkConfig {
     }
 }
 
-/// Something that happened to a block device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum BlkEvent {
-    /// It has so many blocks now. Queues keep to what they know.
-    Resized {
-        /// Blocks.
-        blocks: u64,
-    },
-    /// The kernel reports an error of the function (AER).
-    FunctionError,
-    /// The kernel wants the device back: close it soon.
-    UnbindRequest,
-    /// The device was reset; queues run again.
-    Reset {
-        /// Why.
-        why: String,
-        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
-        lost: Vec<u32>,
-    },
-    /// The device cannot be used any more.
-    Ended {
-        /// Why.
-        why: String,
-    },
+/// The device has another size. Queues keep to the one that they know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resized {
+    /// Blocks that it has now.
+    pub blocks: u64,
 }
+
+/// Something that happened to a block device.
+pub type BlkEvent = control_plane::Event<Resized>;
 
 /// A virtio block device. Its queues keep it open; it is stopped when the last of them and this handle are dropped.
 pub struct Blk(Arc<Handle<Storage>>);
@@ -114,7 +97,7 @@ impl Blk {
     ///
     /// # Errors
     /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
-    /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
+    /// `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
@@ -181,27 +164,27 @@ impl Blk {
 
     /// What it is.
     pub fn disk(&self) -> &Geometry {
-        &self.0.device_type.disk
+        &self.0.driver().device_type.disk
     }
 
     /// How many queues it was opened with.
     pub fn queues(&self) -> u16 {
-        self.0.device_type.queues
+        self.0.driver().device_type.queues
     }
 
     /// The device below.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.0.shared.hw.device
+        &self.0.driver().shared.hw.device
     }
 
     /// Its BARs, as they were mapped.
     pub fn bars(&self) -> &[Bar] {
-        &self.0.shared.hw.bars
+        &self.0.driver().shared.hw.bars
     }
 
     /// The features that were negotiated, by their bits.
     pub fn features(&self) -> u64 {
-        self.0.shared.features
+        self.0.driver().shared.features
     }
 
     /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
@@ -229,7 +212,7 @@ impl Blk {
         let count = self.queues();
         let found = (0..count).find_map(|index| Some((index, self.0.peek(|control| control.take(index))?)));
         let (index, core) = found.ok_or_else(|| Error::NoQueue {
-            device: self.0.shared.hw.name(),
+            device: self.0.driver().shared.hw.name(),
             what: "request",
             index: count,
             count,
@@ -246,7 +229,7 @@ impl Blk {
     /// meanwhile, on other threads.
     ///
     /// # Errors
-    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
@@ -260,7 +243,7 @@ impl Blk {
     /// who chose [`Service::Manual`](crate::Service::Manual).
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
@@ -268,20 +251,20 @@ impl Blk {
     /// Whether the device can be used.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
-        self.0.shared.domain.quarantined()
+        self.0.driver().shared.domain.quarantined()
     }
 
     /// Stops the device. Queues end.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }
@@ -332,29 +315,15 @@ impl Disk for Blk {
 
     fn event(&self) -> Option<block::Event> {
         self.events().try_recv().ok().map(|event| match event {
-            BlkEvent::Resized { blocks } => block::Event::Device(format!(
+            BlkEvent::Driver(Resized { blocks }) => block::Event::Reported(format!(
                 "it has {blocks} blocks now: its queues keep to those that it had when it was opened"
             )),
-            BlkEvent::FunctionError => block::Event::FunctionError,
-            BlkEvent::UnbindRequest => block::Event::UnbindRequest,
-            BlkEvent::Reset { why, lost } => block::Event::Reset { why, lost },
-            BlkEvent::Ended { why } => block::Event::Ended { why },
+            BlkEvent::Device(event) => block::Event::Device(event),
         })
     }
 
     fn reset(&self) -> Result<(), DriverError> {
         Ok(Blk::reset(self)?)
-    }
-}
-
-impl From<DeviceEvent> for BlkEvent {
-    fn from(event: DeviceEvent) -> Self {
-        match event {
-            DeviceEvent::FunctionError => Self::FunctionError,
-            DeviceEvent::UnbindRequest => Self::UnbindRequest,
-            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
-            DeviceEvent::Ended { why } => Self::Ended { why },
-        }
     }
 }
 
@@ -370,7 +339,7 @@ impl DeviceType for Storage {
     fn changed(&self, shared: &Shared, (): &mut (), tell: &mut dyn FnMut(BlkEvent)) -> Result<()> {
         let blocks = Geometry::of(&shared.hw)?.blocks;
         if std::mem::replace(&mut *self.blocks.lock().unwrap_or_else(|e| e.into_inner()), blocks) != blocks {
-            tell(BlkEvent::Resized { blocks });
+            tell(BlkEvent::Driver(Resized { blocks }));
         }
         Ok(())
     }

@@ -111,7 +111,7 @@ impl Net {
     ///
     /// # Errors
     /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
-    /// `config` asks for and the device does not have; [`Error::Gone`] where nobody answers; what lies below.
+    /// `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
         let _opening = pci::Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
@@ -143,17 +143,17 @@ impl Net {
 
     /// The device below.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.0.shared.hw.device
+        &self.0.driver().shared.hw.device
     }
 
     /// Its BARs, as they were mapped.
     pub fn bars(&self) -> &[Bar] {
-        &self.0.shared.hw.bars
+        &self.0.driver().shared.hw.bars
     }
 
     /// The features that were negotiated, by their bits.
     pub fn features(&self) -> u64 {
-        self.0.shared.features
+        self.0.driver().shared.features
     }
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
@@ -165,7 +165,7 @@ impl Net {
     /// who chose [`Service::Manual`](crate::Service::Manual).
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
@@ -173,27 +173,27 @@ impl Net {
     /// Whether the device can be used.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
     /// Buffers that were never given back, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
-        self.0.shared.domain.quarantined()
+        self.0.driver().shared.domain.quarantined()
     }
 
     /// Stops the device. Queues end.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where the device does not stop in time, [`Error::Gone`] or [`Error::Ended`] where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }
 
     /// Changes what is wanted of the device, and tells it.
     fn set<T>(&self, feature: u64, what: &str, change: impl FnOnce(&mut Wanted) -> T, tell: Tell<'_>) -> Result<T> {
-        let shared = &self.0.shared;
+        let shared = &self.0.driver().shared;
         if !shared.has(feature) {
             return Err(shared.hw.unavailable(format!("it has no {what}")));
         }
@@ -201,7 +201,7 @@ impl Net {
             let State { control, wanted, .. } = &mut kept.state;
             let changed = change(wanted);
             if let Some(control) = control {
-                tell(&self.0.device_type, shared, control, wanted)?;
+                tell(&self.0.driver().device_type, shared, control, wanted)?;
             }
             Ok(changed)
         })
@@ -416,33 +416,39 @@ impl Port for Net {
     }
 
     fn name(&self) -> &str {
-        &self.0.device_type.name
+        &self.0.driver().device_type.name
     }
 
     fn limits(&self) -> &Limits {
-        &self.0.device_type.limits
+        &self.0.driver().device_type.limits
     }
 
     fn granted(&self) -> Offloads {
-        self.0.device_type.granted
+        self.0.driver().device_type.granted
     }
 
     fn queues(&self) -> (u16, u16) {
-        (self.0.device_type.pairs, self.0.device_type.pairs)
+        (self.0.driver().device_type.pairs, self.0.driver().device_type.pairs)
     }
 
     fn mtu(&self) -> u16 {
-        self.0.device_type.mtu
+        self.0.driver().device_type.mtu
     }
 
     fn mac(&self) -> Mac {
         let set = self.0.peek(|control| control.state.wanted.mac);
-        set.or(self.0.device_type.chosen).or(self.0.device_type.facts.mac).unwrap_or_default()
+        set.or(self.0.driver().device_type.chosen).or(self.0.driver().device_type.facts.mac).unwrap_or_default()
     }
 
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
-            return Err(self.0.shared.hw.unavailable(format!("{mac} is not the address of one station")).into());
+            return Err(self
+                .0
+                .driver()
+                .shared
+                .hw
+                .unavailable(format!("{mac} is not the address of one station"))
+                .into());
         }
         Ok(self.set(bit::CTRL_MAC_ADDR, "way to change its address", |w| w.mac = Some(mac), &Ethernet::tell_mac)?)
     }
@@ -462,7 +468,13 @@ impl Port for Net {
 
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
         if !(1..=4094).contains(&vlan) {
-            return Err(self.0.shared.hw.unavailable(format!("{vlan} is not a VLAN: they are 1 to 4094")).into());
+            return Err(self
+                .0
+                .driver()
+                .shared
+                .hw
+                .unavailable(format!("{vlan} is not a VLAN: they are 1 to 4094"))
+                .into());
         }
         let set = |w: &mut Wanted| if on { w.vlans.insert(vlan) } else { w.vlans.remove(&vlan) };
         let command = if on { Command::VLAN_ADD } else { Command::VLAN_REMOVE };
@@ -473,13 +485,19 @@ impl Port for Net {
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         // Refused before it is what is wanted.
-        config::rss_data(&self.0.shared.hw, &self.0.device_type.facts, rss, self.0.device_type.pairs, true)?;
+        config::rss_data(
+            &self.0.driver().shared.hw,
+            &self.0.driver().device_type.facts,
+            rss,
+            self.0.driver().device_type.pairs,
+            true,
+        )?;
         let set = |w: &mut Wanted| w.rss = Some(rss.clone());
         Ok(self.set(bit::RSS, "RSS that was asked for when it was opened", set, &Ethernet::tell_spread)?)
     }
 
     fn link(&self) -> Link {
-        *self.0.device_type.link.lock().unwrap_or_else(|e| e.into_inner())
+        *self.0.driver().device_type.link.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn events(&self) -> &Channel<Event> {
@@ -488,7 +506,7 @@ impl Port for Net {
 
     fn statistics(&self) -> Vec<Statistic> {
         let mut all = Vec::new();
-        for (i, (rx, tx)) in self.0.device_type.counters.iter().enumerate() {
+        for (i, (rx, tx)) in self.0.driver().device_type.counters.iter().enumerate() {
             let of = |queue: String| {
                 move |(name, value): (&'static str, u64)| Statistic {
                     queue: queue.clone().into(),
@@ -499,16 +517,16 @@ impl Port for Net {
             all.extend(rx.all().map(of(format!("rx{i}"))));
             all.extend(tx.all().map(of(format!("tx{i}"))));
         }
-        let domain = &self.0.shared.domain;
+        let domain = &self.0.driver().shared.domain;
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let own = [
             ("resets", domain.epoch()),
             ("quarantined_buffers", domain.quarantined()),
-            ("link_changes", count(&self.0.device_type.link_changes)),
-            ("tx_stalls", count(&self.0.device_type.stalls)),
+            ("link_changes", count(&self.0.driver().device_type.link_changes)),
+            ("tx_stalls", count(&self.0.driver().device_type.stalls)),
         ];
         all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
-        all.extend(Statistic::of_model(self.0.shared.hw.device.as_ref()));
+        all.extend(Statistic::of_model(self.0.driver().shared.hw.device.as_ref()));
         all
     }
 
@@ -521,7 +539,7 @@ impl Port for Net {
     }
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
-        let (shared, own) = (&self.0.shared, &self.0.device_type);
+        let (shared, own) = (&self.0.driver().shared, &self.0.driver().device_type);
         if shared.queue_context.arena(pool.arena().id()).is_none() {
             return Err(shared
                 .hw
@@ -567,11 +585,19 @@ impl Port for Net {
 
 impl Net {
     fn take(&self, index: u16, virtqueue: u32) -> Option<Queue> {
-        (index < self.0.device_type.pairs).then(|| self.0.peek(|control| control.take(virtqueue as u16))).flatten()
+        (index < self.0.driver().device_type.pairs)
+            .then(|| self.0.peek(|control| control.take(virtqueue as u16)))
+            .flatten()
     }
 
     fn none(&self, what: &'static str, index: u16) -> DriverError {
-        Error::NoQueue { device: self.0.shared.hw.name(), what, index, count: self.0.device_type.pairs }.into()
+        Error::NoQueue {
+            device: self.0.driver().shared.hw.name(),
+            what,
+            index,
+            count: self.0.driver().device_type.pairs,
+        }
+        .into()
     }
 }
 

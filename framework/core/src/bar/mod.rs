@@ -173,13 +173,19 @@ impl Bar {
         self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
     }
 
-    /// Reads a register until `is` holds of it, at most for `patience`; returns what it read then. Linux has the like as `readl_poll_timeout`. It sleeps
-    /// between reads, so it is not for the hot path.
+    /// Reads a register until `is` holds of it, at most for `patience`; returns what it read then. `what` says in the error what the device was asked
+    /// to do: "end its reset". Linux has the like as `readl_poll_timeout`. It sleeps between reads, so it is not for the hot path.
     ///
     /// # Errors
     /// [`Error::NotReady`] where the time is over, [`Error::Gone`] where the register reads all ones because nobody answers for the device on its bus;
     /// as [`read`](Self::read).
-    pub fn wait_for<T: Width>(&self, offset: u64, patience: Duration, is: impl Fn(T) -> bool) -> Result<T> {
+    pub fn wait_for<T: Width>(
+        &self,
+        what: &'static str,
+        offset: u64,
+        patience: Duration,
+        is: impl Fn(T) -> bool,
+    ) -> Result<T> {
         let start = Instant::now();
         loop {
             // The clock first: what is read once the time is over is what counts.
@@ -194,7 +200,7 @@ impl Bar {
             if waited >= patience {
                 let (device, bar, value) =
                     (self.shared.device.name().to_owned(), self.shared.plan.layout.bar, value.into());
-                return Err(Error::NotReady { device, bar, offset, value, waited });
+                return Err(Error::NotReady { device, what, bar, offset, value, waited });
             }
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -308,6 +314,20 @@ impl Window {
     /// As [`Bar::write`].
     pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
         self.bar.write(self.at::<T>(offset)?, value)
+    }
+
+    /// Waits for a register at `offset` in the window.
+    ///
+    /// # Errors
+    /// As [`Bar::wait_for`].
+    pub fn wait_for<T: Width>(
+        &self,
+        what: &'static str,
+        offset: u64,
+        patience: Duration,
+        is: impl Fn(T) -> bool,
+    ) -> Result<T> {
+        self.bar.wait_for(what, self.at::<T>(offset)?, patience, is)
     }
 
     /// A register for the hot path at `offset` in the window.

@@ -201,32 +201,13 @@ pub enum Event {
     },
     /// The device asks that its address be announced (a gratuitous ARP or its like), after it was moved.
     Announce,
-    /// The kernel reports an error of the function (AER).
-    FunctionError,
-    /// The kernel wants the device back: close it soon.
-    UnbindRequest,
-    /// The device was reset; queues run again.
-    Reset {
-        /// Why.
-        why: String,
-        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
-        lost: Vec<u32>,
-    },
-    /// The device cannot be used any more.
-    Ended {
-        /// Why.
-        why: String,
-    },
+    /// What happens to any device.
+    Device(DeviceEvent),
 }
 
 impl From<DeviceEvent> for Event {
     fn from(event: DeviceEvent) -> Self {
-        match event {
-            DeviceEvent::FunctionError => Self::FunctionError,
-            DeviceEvent::UnbindRequest => Self::UnbindRequest,
-            DeviceEvent::Reset { why, lost } => Self::Reset { why, lost },
-            DeviceEvent::Ended { why } => Self::Ended { why },
-        }
+        Self::Device(event)
     }
 }
 
