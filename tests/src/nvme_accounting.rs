@@ -58,15 +58,20 @@ impl fmt::Display for Total {
 }
 
 /// Kinds of faults, each with how often it strikes: parameters of the model.
-pub const KINDS: [(&str, &str); 11] = [
+pub const KINDS: [(&str, &str); 14] = [
     ("drop", "faults=drop:1/2000,to=120"),
     ("dup", "faults=dup:1/2000,to=120"),
     ("id", "faults=id:1/2000,to=120"),
     ("phase", "faults=phase:1/4000,to=120"),
     ("head", "faults=head:1/2000,to=120"),
+    ("sqhd", "faults=sqhd:1/2000,to=120"),
     ("delay", "faults=delay:1/500,delay=5,to=120"),
     ("corrupt", "faults=corrupt:1/100,to=120"),
     ("dma", "faults=dma:1/100,to=120"),
+    // Namespaces that go, until there is none.
+    ("detach", "faults=detach:1/1000,ns=8,to=120"),
+    // Those that go, and come back.
+    ("attach", "faults=attach:1/500+detach:1/1000,ns=8,to=120"),
     ("fatal", "faults=fatal:1/4000,to=120"),
     // The first reset, which a bad head is the reason for, hangs until its time is over.
     ("hang", "faults=hang:@2+head:1/2000,to=20"),
@@ -79,7 +84,8 @@ const LARGEST: u32 = 64 << 10;
 /// Blocks of 512 bytes that are used.
 const BLOCKS: u64 = 8192;
 
-/// Submits `count` requests of all kinds, as `seed` has it, and tells where they went. A controller that is gone is opened anew by `open`.
+/// Submits `count` requests of all kinds, as `seed` has it, and tells where they went. A controller that is gone, or
+/// has no namespace left, is opened anew by `open`.
 ///
 /// # Errors
 /// Where that doesn't balance, a request completes that is not in flight, a buffer is missing that isn't quarantined, or nothing goes on.
@@ -106,10 +112,12 @@ fn one_controller(rig: &Rig, options: &Options, count: u64, chance: &mut u64) ->
     let (mut total, mut flying, mut strange) = (Total::default(), BTreeMap::new(), None);
     let mut since = Instant::now();
     loop {
-        let ended = nvme.check().is_err();
+        let namespaces: Vec<u32> = nvme.namespaces().iter().map(|n| n.nsid).collect();
+        // One without namespaces has nothing more to do.
+        let ended = nvme.check().is_err() || namespaces.is_empty();
         while total.submitted < count && !ended {
-            let Some(req) = request(&pool, total.submitted, chance) else { break };
-            let (tag, bytes) = (req.tag, req.data.len());
+            let Some(req) = request(&pool, &namespaces, total.submitted, chance) else { break };
+            let (tag, nsid, bytes) = (req.tag, req.nsid, req.data.len());
             match queue.submit(req) {
                 Ok(()) => {
                     flying.insert(tag, bytes);
@@ -117,6 +125,8 @@ fn one_controller(rig: &Rig, options: &Options, count: u64, chance: &mut u64) ->
                 }
                 Err(rejected) => match rejected.why {
                     Reject::Full | Reject::Resetting | Reject::Gone => break,
+                    // It went meanwhile.
+                    Reject::Invalid(_) if nvme.namespaces().iter().all(|n| n.nsid != nsid) => break,
                     Reject::Invalid(why) => bail!("request {tag} was refused: {why}"),
                 },
             }
@@ -161,12 +171,13 @@ fn one_controller(rig: &Rig, options: &Options, count: u64, chance: &mut u64) ->
     Ok(total)
 }
 
-/// A request by chance; `None` without a buffer.
-fn request(pool: &Pool, tag: u64, chance: &mut u64) -> Option<Request> {
+/// A request by chance, of one of these namespaces; `None` without a buffer.
+fn request(pool: &Pool, namespaces: &[u32], tag: u64, chance: &mut u64) -> Option<Request> {
     let mut below = |n: u64| {
         *chance = chance.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (*chance >> 33) % n
     };
+    let nsid = namespaces[below(namespaces.len() as u64) as usize];
     let kind = below(20);
     let len = match below(16) {
         0 => LARGEST,
@@ -183,7 +194,7 @@ fn request(pool: &Pool, tag: u64, chance: &mut u64) -> Option<Request> {
         _ => (Op::Read { lba }, true),
     };
     let data = if has_data { Data::One(pool.get_len(len)?) } else { Data::None };
-    Some(Request { tag, nsid: 1, op, data, deadline: None })
+    Some(Request { tag, nsid, op, data, deadline: None })
 }
 
 /// Options of who gives up soon: what a controller loses costs no half a minute.

@@ -1,8 +1,13 @@
 //! Hostile sessions by seed: clients that lie to each kind of served model, and servers that lie to our client and its drivers.
 //!
-//! A few run with every `cargo test`. `WHOLEBAR_HOSTILE_SESSIONS=10000` asks for as many of each kind, `WHOLEBAR_HOSTILE_SEED` for others. What is
-//! asserted is counted: that the server lives and serves the next client, that nobody panics, that descriptors and mappings come
-//! back. Times are printed, and only a limit that nothing but a hang exceeds is one.
+//! ```sh
+//! WHOLEBAR_HOSTILE_SESSIONS=10000 WHOLEBAR_HOSTILE_SEED=7 cargo test -p wholebar-tests --test hostile clients::nvme -- --nocapture
+//! ```
+//!
+//! A few run with every `cargo test`; the variables ask for as many of each kind, and for others; the name of a test is a kind. What is asserted is
+//! counted: that the server lives and serves the next client, that nobody panics, that descriptors and mappings come back, and that no turn of a
+//! server takes [`LONGEST_TURN`] of its thread's CPU time, which is the same on a machine with other work to do. Wall time is printed, beside the
+//! deadline that was asked for, and only a limit that nothing but a hang exceeds is one.
 #![cfg(not(miri))]
 
 #[path = "../../framework/core/tests/vfio_user/raw.rs"]
@@ -13,6 +18,7 @@ use fastrand::Rng;
 use raw::{ERROR, Message, NO_REPLY, REPLY, longs, words};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -35,9 +41,36 @@ use wholebar::sim::virtio::{blk, net};
 use wholebar::sim::{ModelParams, Target, nvme};
 use wholebar::vfio_user::{Options, Server, VfioUser};
 
-const KINDS: [&str; 5] =
-    ["sim:nvme,size=16M", "sim:virtio-net", "sim:virtio-net,ring=packed", "sim:virtio-blk,size=16M", "sim:fpga"];
+/// A test for each kind, one after the other: they count what this process holds.
+macro_rules! of_each_kind {
+    ($module:ident, $work:path) => {
+        mod $module {
+            of_each_kind!($work; nvme "sim:nvme,size=16M");
+            of_each_kind!($work; net "sim:virtio-net");
+            of_each_kind!($work; net_packed "sim:virtio-net,ring=packed");
+            of_each_kind!($work; blk "sim:virtio-blk,size=16M");
+            of_each_kind!($work; fpga "sim:fpga");
+        }
+    };
+    ($work:path; $name:ident $kind:literal) => {
+        #[test]
+        fn $name() {
+            let _alone = super::ALONE.lock().unwrap_or_else(|e| e.into_inner());
+            $work($kind);
+        }
+    };
+}
 
+of_each_kind!(clients, super::clients_that_lie_take_nothing_with_them);
+of_each_kind!(servers, super::servers_that_lie_get_errors);
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// CPU time of one turn of a server: the model's, or one message.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
+/// How often a session is repeated whose turn took longer. A host that takes the core away from a guest is seen in the guest's CPU time, too: that does
+/// not happen again in the same session, what the session does does.
+const TRIES: usize = 3;
 /// Nothing but a hang takes as long.
 const HANG: Duration = Duration::from_secs(180);
 
@@ -72,7 +105,7 @@ fn with_model<W: WithModel>(name: &str, work: W) -> W::Out {
 
 const SERVE: &str = "WHOLEBAR_HOSTILE_SERVE";
 
-/// Serves a model until its standard input ends, and says then how long its longest turn was.
+/// Serves a model until its standard input ends. When a client goes it says how long the longest turn was since the one before.
 struct Serve<'a>(&'a str);
 
 impl WithModel for Serve<'_> {
@@ -89,19 +122,30 @@ impl WithModel for Serve<'_> {
         println!("listening");
         let (mut longest, mut idle) = (Duration::ZERO, 0u32);
         while !stop.load(Ordering::Relaxed) {
-            let began = Instant::now();
+            let (was_connected, began) = (server.is_connected(), cpu_time());
             let work = server.poll();
-            longest = longest.max(began.elapsed());
+            longest = longest.max(cpu_time() - began);
             match work {
                 Work::Busy => idle = 0,
                 Work::Idle => idle = idle.saturating_add(1),
+            }
+            if was_connected && !server.is_connected() {
+                println!("{TURN}{}", std::mem::take(&mut longest).as_micros());
             }
             if idle > 1000 {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
-        println!("longest turn: {} us", longest.as_micros());
     }
+}
+
+/// What a server says of the turns it took for a client: microseconds follow.
+const TURN: &str = "longest turn: ";
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
 /// What a child does, and nothing where this is not one.
@@ -143,6 +187,13 @@ impl Process {
                 return line.trim().to_owned();
             }
         }
+    }
+
+    /// The longest turn it took for the client that is gone: waits for that.
+    fn turn(&mut self) -> Duration {
+        let line = self.line(TURN);
+        let (_, micros) = line.split_once(TURN).unwrap();
+        Duration::from_micros(micros.parse().unwrap())
     }
 
     /// Descriptors, mappings, and KiB of memory.
@@ -415,51 +466,63 @@ fn lie_to(kind: &str, socket: &Path, seed: u64) {
     let _ = (0..actions).all(|_| liar.act(kind));
 }
 
-/// One at a time: they count what this process holds.
-static ALONE: Mutex<()> = Mutex::new(());
-
-#[test]
-fn clients_that_lie_take_nothing_with_them() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    of_each_kind(|kind| lie_to_one(kind, sessions(30)));
-}
-
-/// Does the same to all kinds at once: most of it is waiting.
-fn of_each_kind(work: impl Fn(&str) + Sync) {
-    std::thread::scope(|all| KINDS.iter().for_each(|kind| _ = all.spawn(|| work(kind))));
-}
-
-fn lie_to_one(kind: &str, sessions: u64) {
+fn clients_that_lie_take_nothing_with_them(kind: &str) {
+    let (sessions, seeds) = (sessions(30), seed());
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let mut server = Process::new(kind, &socket);
-    let (mut first, mut most, mut slowest) = (None, [0; 3], Duration::ZERO);
+    let (mut first, mut most, mut longest, mut slowest) = (None, [0; 3], (Duration::ZERO, 0), (Duration::ZERO, 0));
     for n in 0..sessions {
-        let seed = seed().wrapping_add(n);
-        lie_to(kind, &socket, seed);
-        let ended = Instant::now();
-        let probe = is_served(&socket);
-        slowest = slowest.max(ended.elapsed());
-        assert!(server.child.try_wait().unwrap().is_none(), "{kind}, seed {seed}: it ended");
-        let holds = server.holds();
-        drop(probe);
-        (0..3).for_each(|i| most[i] = most[i].max(holds[i]));
-        // Of the memory that allocators keep, some is kept only once it was needed.
-        let first = *first.get_or_insert(holds);
-        assert_eq!(holds[0], first[0], "{kind}, seed {seed}: descriptors");
-        assert!(holds[1] <= first[1] + 24, "{kind}, seed {seed}: {} mappings, {} at first", holds[1], first[1]);
+        let seed = seeds.wrapping_add(n);
+        let mut session = || {
+            lie_to(kind, &socket, seed);
+            let ended = Instant::now();
+            let probe = is_served(&socket);
+            slowest = slowest.max((ended.elapsed(), seed));
+            assert!(server.child.try_wait().unwrap().is_none(), "{kind}, seed {seed}: it ended");
+            let holds = server.holds();
+            drop(probe);
+            (0..3).for_each(|i| most[i] = most[i].max(holds[i]));
+            // Of the memory that allocators keep, some is kept only once it was needed.
+            let first = *first.get_or_insert(holds);
+            assert_eq!(holds[0], first[0], "{kind}, seed {seed}: descriptors");
+            assert!(holds[1] <= first[1] + 24, "{kind}, seed {seed}: {} mappings, {} at first", holds[1], first[1]);
+            // The liar's, and that of who came then.
+            server.turn().max(server.turn())
+        };
+        let mut turn = session();
+        for _ in 1..TRIES {
+            if turn >= LONGEST_TURN {
+                eprintln!("{kind}, seed {seed}: a turn of {turn:?}, once more");
+                turn = turn.min(session());
+            }
+        }
+        assert!(turn < LONGEST_TURN, "{kind}, seed {seed}: a turn of {turn:?}, each of {TRIES} times");
+        longest = longest.max((turn, seed));
     }
     drop(server.stdin.take());
-    let longest = server.line("longest turn");
-    let [fds, maps, rss] = most;
-    eprintln!(
-        "{kind}: {sessions} lying clients from seed {}, at most {fds} descriptors, {maps} mappings, {} MiB; {longest}; \
-         the next client was served after at most {} ms",
-        seed(),
-        rss >> 10,
-        slowest.as_millis()
-    );
     assert!(server.child.wait().unwrap().success());
+    let [fds, maps, rss] = most;
+    report(
+        &format!("{sessions} clients that lie to {kind}, from seed {seeds}"),
+        &[
+            ("descriptors", fds.to_string(), "the most".to_owned()),
+            ("mappings", maps.to_string(), "the most".to_owned()),
+            ("memory", format!("{} MiB", rss >> 10), "the most".to_owned()),
+            ("longest turn", millis(longest.0), format!("seed {}, of {} asked for", longest.1, millis(LONGEST_TURN))),
+            ("next served", millis(slowest.0), format!("the longest, seed {}", slowest.1)),
+        ],
+    );
+}
+
+fn millis(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1e3)
+}
+
+/// All at once: other tests print, too.
+fn report(title: &str, rows: &[(&str, String, String)]) {
+    let rows: String = rows.iter().map(|(what, value, note)| format!("  {what:<14}{value:>12}  {note}\n")).collect();
+    eprint!("{title}\n{rows}");
 }
 
 // A server that lies: an honest one behind somebody who changes what it says.
@@ -560,8 +623,11 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One connection; how long our side took.
-fn lied_to(kind: &str, seed: u64) -> Duration {
+/// How long opening may take, as asked for.
+const OPENING: Duration = Duration::from_secs(2);
+
+/// One connection; how long our side took to open it, and in all.
+fn lied_to(kind: &str, seed: u64) -> [Duration; 2] {
     let ((ours, front), (back, theirs)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
     for stream in [&front, &back] {
         stream.set_write_timeout(Some(HANG)).unwrap();
@@ -582,46 +648,70 @@ fn lied_to(kind: &str, seed: u64) -> Duration {
         });
         all.spawn(move || {
             let mut rng = Rng::with_seed(seed);
+            // Honest at first, or few devices would ever be open.
+            let mut honest = rng.usize(..200);
             while let Some(reply) = raw::receive(back) {
-                if !change(&mut rng, front, reply) {
+                let goes_on = match honest.checked_sub(1) {
+                    Some(left) => {
+                        honest = left;
+                        raw::send(front, &reply.bytes(), &reply.fds)
+                    }
+                    None => change(&mut rng, front, reply),
+                };
+                if !goes_on {
                     break;
                 }
             }
             ends();
         });
         let began = Instant::now();
-        let options = Options { timeout: Duration::from_millis(300), open_timeout: Duration::from_secs(2) };
-        if let Ok(device) = VfioUser::from_stream(ours, "vfio-user:liar", options) {
+        let options = Options { timeout: Duration::from_millis(300), open_timeout: OPENING };
+        let device = VfioUser::from_stream(ours, "vfio-user:liar", options);
+        let opened = began.elapsed();
+        if let Ok(device) = device {
             let _ = use_it(kind, device);
         }
-        began.elapsed()
+        [opened, began.elapsed()]
     })
 }
 
-#[test]
-fn servers_that_lie_get_errors() {
-    let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
-    let sessions = sessions(5);
+/// The memory files of arenas that are open. What a device may still write, since no stop and no reset of it succeeded, is kept for good.
+fn arenas() -> u64 {
+    let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("wholebar-arena")).count() as u64
+}
+
+/// The most of them in one session: the program's, the driver's own, and the rings of its queues.
+const ARENAS: u64 = 4;
+
+fn servers_that_lie_get_errors(kind: &str) {
+    let (sessions, seeds) = (sessions(5), seed());
     // What is made once, and kept.
-    of_each_kind(|kind| _ = lied_to(kind, 0));
-    let first = holds("self");
-    of_each_kind(|kind| {
-        let took = (0..sessions).map(|n| (lied_to(kind, seed().wrapping_add(n)), n)).max().unwrap_or_default();
-        eprintln!(
-            "{kind}: {sessions} lying servers; the longest of ours took {} ms, in number {}",
-            took.0.as_millis(),
-            took.1
-        );
-        assert!(took.0 < HANG);
-    });
-    let [fds, maps, rss] = holds("self");
-    eprintln!(
-        "all from seed {}: descriptors {} and {fds}, mappings {} and {maps}, {} and {} MiB",
-        seed(),
-        first[0],
-        first[1],
-        first[2] >> 10,
-        rss >> 10,
+    lied_to(kind, 0);
+    let (first, mut kept) = (holds("self"), arenas());
+    let others = first[0] - kept;
+    let (mut most, mut opened, mut ended) = (first, (Duration::ZERO, 0), (Duration::ZERO, 0));
+    for n in 0..sessions {
+        let seed = seeds.wrapping_add(n);
+        let [opening, all] = lied_to(kind, seed);
+        assert!(all < HANG, "{kind}, seed {seed}: {all:?}");
+        opened = opened.max((opening, seed));
+        ended = ended.max((all, seed));
+        let (holds, arenas) = (holds("self"), arenas());
+        assert_eq!(holds[0] - arenas, others, "{kind}, seed {seed}: descriptors but for arenas");
+        assert!(arenas <= kept + ARENAS, "{kind}, seed {seed}: {arenas} arenas are left, {kept} before");
+        kept = arenas;
+        (0..3).for_each(|i| most[i] = most[i].max(holds[i]));
+    }
+    report(
+        &format!("{sessions} servers of {kind} that lie, from seed {seeds}"),
+        &[
+            ("descriptors", others.to_string(), "always, but for arenas".to_owned()),
+            ("arenas kept", kept.to_string(), "in the end: their devices could not be stopped".to_owned()),
+            ("mappings", most[1].to_string(), format!("the most; {} at first", first[1])),
+            ("memory", format!("{} MiB", most[2] >> 10), format!("the most; {} MiB at first", first[2] >> 10)),
+            ("opened", millis(opened.0), format!("the longest, seed {}, of {} asked for", opened.1, millis(OPENING))),
+            ("ended", millis(ended.0), format!("the longest with its use, seed {}", ended.1)),
+        ],
     );
-    assert_eq!(fds, first[0], "descriptors");
 }

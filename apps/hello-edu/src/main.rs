@@ -4,6 +4,7 @@
 //! of its own, and interrupts after each. A driver says how its device is stopped, started and looked after; the rest is the framework's.
 
 use anyhow::{Context, Result, bail, ensure};
+use std::io::{self, ErrorKind, Write};
 use std::time::Duration;
 use wholebar::bar::{Bar, BarOptions};
 use wholebar::control_plane::{ControlPlane, DeviceEvent, Driver, Event, QueueContext};
@@ -98,24 +99,32 @@ fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device:
     Ok(buf)
 }
 
-fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool) -> Result<()> {
+fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool, out: &mut impl Write) -> Result<()> {
     let bar = &edu.driver().bar;
     bar.write(LIVENESS, 0x1234_5678u32)?;
     ensure!(bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
     bar.write(FACTORIAL, 10u32)?;
     wait_for(edu, CAUSE_FACTORIAL)?;
-    println!("10! is {}", bar.read::<u32>(FACTORIAL)?);
+    writeln!(out, "10! is {}", bar.read::<u32>(FACTORIAL)?)?;
 
     let mut sent = pool.get_len(BUFFER_SIZE).context("no buffer is left")?;
     sent.bytes_mut().iter_mut().zip(0u32..).for_each(|(byte, i)| *byte = (i * 7 + i / 256) as u8);
     let sent = transfer(edu, memory, sent, false)?;
     let back = transfer(edu, memory, pool.get_len(BUFFER_SIZE).context("no buffer is left")?, true)?;
     ensure!(back.bytes() == sent.bytes(), "what came back is not what was sent");
-    println!("{BUFFER_SIZE} bytes went to the device and came back");
+    writeln!(out, "{BUFFER_SIZE} bytes went to the device and came back")?;
     Ok(())
 }
 
 fn main() -> Result<()> {
+    match run(&mut io::stdout()) {
+        // Nobody reads any more, as in `hello-edu ... | head -1`.
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) => Ok(()),
+        done => done,
+    }
+}
+
+fn run(out: &mut impl Write) -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let target = args.first().context("usage: hello-edu ADDRESS [intx] [stay]")?;
     let asked = |word: &str| args[1..].iter().any(|arg| arg == word);
@@ -132,17 +141,18 @@ fn main() -> Result<()> {
         true => Interrupts::new(device.clone(), Irq::Intx, 1)?,
         false => Interrupts::best(device.clone(), 1)?.context("it has no interrupts")?,
     };
-    println!("{}: edu {}.{}, which interrupts by {}", device.name(), id >> 24, id >> 16 & 0xff, interrupts.info().0);
+    let (kind, major, minor) = (interrupts.info().0, id >> 24, id >> 16 & 0xff);
+    writeln!(out, "{}: edu {major}.{minor}, which interrupts by {kind}", device.name())?;
     let edu = ControlPlane::start(Edu { bar }, (), QueueContext::new(&device, Some(interrupts))?, PATIENCE)?;
 
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     let memory = edu.queue_context().attach(&arena)?;
     let pool = Pool::new(&arena, 2, BUFFER_SIZE, 64)?;
-    println!("{} KiB of memory are at {} for it", arena.len() >> 10, memory.iova());
-    show(&edu, &memory, &pool)?;
+    writeln!(out, "{} KiB of memory are at {} for it", arena.len() >> 10, memory.iova())?;
+    show(&edu, &memory, &pool, out)?;
     edu.reset()?;
-    println!("it was reset");
-    show(&edu, &memory, &pool)?;
+    writeln!(out, "it was reset")?;
+    show(&edu, &memory, &pool, out)?;
 
     // Until the kernel wants the device back, or it is gone. Then it is stopped for good, as it is when `edu` is dropped.
     let over = |event| matches!(event, Event::Device(DeviceEvent::UnbindRequest | DeviceEvent::Ended { .. }));

@@ -7,6 +7,7 @@ mod copy_engine;
 
 use anyhow::{Context, Result, bail, ensure};
 use copy_engine::{CopyEngine, ENTRIES, PATIENCE};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 use wholebar::bar::{Bar, BarOptions, DoorbellCounts};
@@ -20,14 +21,14 @@ const IRQ_PENDING: u64 = 0x2104;
 const IRQ_CLEAR: u64 = 0x2108;
 const IRQ_TEST: u64 = 0x210c;
 
-fn run(target: &str) -> Result<()> {
+fn run(target: &str, out: &mut impl Write) -> Result<()> {
     let device = wholebar::open(target)?;
     copy_engine::check_ids(device.as_ref())?;
     let bar =
         Bar::of(&device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
-    println!("{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why);
+    writeln!(out, "{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why)?;
     for span in &bar.plan().spans {
-        println!("  {:#06x}-{:#06x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why);
+        writeln!(out, "  {:#06x}-{:#06x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why)?;
     }
 
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
@@ -43,7 +44,7 @@ fn run(target: &str) -> Result<()> {
 
     bar.write(IRQ_TEST, 1u32 << 2)?;
     wait_for(2).context("the test interrupt")?;
-    println!("test interrupt: vector 2, cleared, pending {:#x}", bar.read::<u32>(IRQ_PENDING)?);
+    writeln!(out, "test interrupt: vector 2, cleared, pending {:#x}", bar.read::<u32>(IRQ_PENDING)?)?;
 
     let pool = Pool::new(&arena, 2 * ENTRIES, 4096, 4096)?;
     for n in 0..ENTRIES {
@@ -64,9 +65,10 @@ fn run(target: &str) -> Result<()> {
     }
     wait_for(0).context("the interrupt of the last copy")?;
     let DoorbellCounts { direct, trapped } = engine.doorbells();
-    println!(
+    writeln!(
+        out,
         "{done} copies of 4096 bytes, verified; doorbells: {direct} direct, {trapped} trapped; vector 0 told of the last"
-    );
+    )?;
     Ok(())
 }
 
@@ -79,12 +81,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(&target) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("hello-fpga: {error:#}");
-            let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
-            ExitCode::from(if usage { 2 } else { 1 })
-        }
+    let Err(error) = run(&target, &mut io::stdout()) else { return ExitCode::SUCCESS };
+    match error.downcast_ref::<io::Error>() {
+        // Nobody reads any more, as in `hello-fpga | head -1`.
+        Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Some(e) => eprintln!("hello-fpga: cannot write to standard output: {e}"),
+        None => eprintln!("hello-fpga: {error:#}"),
     }
+    let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
+    ExitCode::from(if usage { 2 } else { 1 })
 }

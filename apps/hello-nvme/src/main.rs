@@ -4,19 +4,20 @@
 //! What was in the block is put back at the end, but a device whose data matters is no place to try a first program.
 
 use anyhow::{Context, Result, bail, ensure};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use wholebar::block::{Data, Disk, Op, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::nvme::{Nvme, Options, Queue, QueueOptions, StatusCode};
 
-fn run(target: &str) -> Result<()> {
+fn run(target: &str, out: &mut impl Write) -> Result<()> {
     // The controller: mapped, reset, enabled, identified. A thread of its own looks after events, time-outs and resets.
     let nvme = Nvme::open(wholebar::open(target)?, Options::default())?;
     let id = nvme.identify();
-    println!("{}: {}, serial {}, firmware {}", nvme.name(), id.model, id.serial, id.firmware);
-    println!("BAR0 is mapped {:?}: {}", nvme.bar().plan().policy, nvme.bar().plan().why);
+    writeln!(out, "{}: {}, serial {}, firmware {}", nvme.name(), id.model, id.serial, id.firmware)?;
+    writeln!(out, "BAR0 is mapped {:?}: {}", nvme.bar().plan().policy, nvme.bar().plan().why)?;
     let ns = Disk::namespaces(&nvme).into_iter().next().context("there is no usable namespace")?;
-    println!("namespace {}: {} blocks of {} bytes", ns.nsid, ns.blocks, ns.block_size);
+    writeln!(out, "namespace {}: {} blocks of {} bytes", ns.nsid, ns.blocks, ns.block_size)?;
 
     // Memory: an arena that the controller is let into, and equal buffers in it. A `Buf` is an owned handle of eight bytes.
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
@@ -37,8 +38,8 @@ fn run(target: &str) -> Result<()> {
     execute(&mut queue, ns.nsid, Op::Write { lba }, before)?;
 
     let rung = queue.doorbells();
-    println!("block {lba} was written, read back and found equal");
-    println!("{} doorbells were rung by a store, {} trapped", rung.direct, rung.trapped);
+    writeln!(out, "block {lba} was written, read back and found equal")?;
+    writeln!(out, "{} doorbells were rung by a store, {} trapped", rung.direct, rung.trapped)?;
     Ok(())
 }
 
@@ -70,12 +71,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(target) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("hello-nvme: {error:#}");
-            let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
-            ExitCode::from(if usage { 2 } else { 1 })
-        }
+    let Err(error) = run(target, &mut io::stdout()) else { return ExitCode::SUCCESS };
+    match error.downcast_ref::<io::Error>() {
+        // Nobody reads any more, as in `hello-nvme | head -1`.
+        Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Some(e) => eprintln!("hello-nvme: cannot write to standard output: {e}"),
+        None => eprintln!("hello-nvme: {error:#}"),
     }
+    let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
+    ExitCode::from(if usage { 2 } else { 1 })
 }

@@ -12,7 +12,8 @@
 //!
 //! Everything is here: devices, drivers, memory, queues, the loop. `wholebar net fwd` is the same with several queues and cores, rates, JSON.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,10 +38,11 @@ struct End {
     tx: Box<dyn TxQueue>,
 }
 
-fn run(names: [&str; 2], time: Option<Duration>) -> Result<()> {
+fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result<()> {
     // The first Ctrl-C ends the loop, so that devices are given back in order.
     let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())
+        .map_err(|e| anyhow!("taking Ctrl-C: {e}"))?;
 
     // This thread gets a core to itself, and models another.
     let (core, others) = cores::allowed().split_first().context("this process may use no core")?;
@@ -51,7 +53,7 @@ fn run(names: [&str; 2], time: Option<Duration>) -> Result<()> {
     // handle of eight bytes, and goes home to its pool when it is dropped.
     let arena = Arena::new(u64::from(BUFFERS) * u64::from(BUFFER), ArenaOptions::default())?;
     let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
-    let mut ends = [end(0, names[0], &options, &pool)?, end(1, names[1], &options, &pool)?];
+    let mut ends = [end(0, names[0], &options, &pool, out)?, end(1, names[1], &options, &pool, out)?];
     let headers = [header(0, &ends[0]), header(1, &ends[1])];
     // What one end received, and the other has not sent yet.
     let mut bursts = [Burst::new(BURST), Burst::new(BURST)];
@@ -89,9 +91,9 @@ fn run(names: [&str; 2], time: Option<Duration>) -> Result<()> {
 
     let seconds = began.elapsed().as_secs_f64();
     for (number, End { port, .. }) in ends.iter().enumerate() {
-        println!("port {number}, in {seconds:.1} s:");
+        writeln!(out, "port {number}, in {seconds:.1} s:")?;
         for counter in port.statistics().iter().filter(|counter| counter.value > 0) {
-            println!("  {:4} {:24} {:>12}", counter.queue, counter.name, counter.value);
+            writeln!(out, "  {:4} {:24} {:>12}", counter.queue, counter.name, counter.value)?;
         }
     }
     // Every buffer is home once nobody holds any: bursts, queues, devices.
@@ -101,13 +103,13 @@ fn run(names: [&str; 2], time: Option<Duration>) -> Result<()> {
 }
 
 /// A port by its device's name, with whichever driver that needs; let into the pool's arena; and its queues.
-fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool) -> Result<End> {
+fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool, out: &mut impl Write) -> Result<End> {
     let device = Target::parse(name)?.open(options)?.device;
     // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
     let port = net::open(&device, &config)?;
     port.attach(pool.arena())?;
-    println!("port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link());
+    writeln!(out, "port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link())?;
     Ok(End { rx: port.rx_queue(0, pool)?, tx: port.tx_queue(0)?, port })
 }
 
@@ -142,11 +144,12 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(names, time) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("l2fwd: {error:#}");
-            ExitCode::from(if error.downcast_ref().is_some_and(OpenError::is_name) { 2 } else { 1 })
-        }
+    let Err(error) = run(names, time, &mut io::stdout()) else { return ExitCode::SUCCESS };
+    match error.downcast_ref::<io::Error>() {
+        // Nobody reads any more, as in `l2fwd | head -1`.
+        Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Some(e) => eprintln!("l2fwd: cannot write to standard output: {e}"),
+        None => eprintln!("l2fwd: {error:#}"),
     }
+    ExitCode::from(if error.downcast_ref().is_some_and(OpenError::is_name) { 2 } else { 1 })
 }

@@ -65,6 +65,26 @@ fn a_process_that_may_have_no_thread_says_so() {
 }
 
 #[test]
+fn memory_by_a_size_that_a_device_or_a_user_chose_is_refused_by_name() {
+    let huge = "nvme perf sim:nvme,size=64T,backing=null --rw mixed --verify --span 64T --time 1";
+    let output = wholebar(huge).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", says(&output));
+    assert!(says(&output).contains("--verify remembers each of 17179869184 commands"), "{}", says(&output));
+    // So few that it would, of which the memory isn't there.
+    let line = "nvme perf sim:nvme,size=1T,backing=null --rw mixed --verify --span 1T --time 1";
+    let output = limited("ulimit -v 1000000", line);
+    assert_eq!(output.status.code(), Some(1), "{}", says(&output));
+    assert!(says(&output).contains("memory allocation failed"), "{}", says(&output));
+    // A model that keeps in memory what is written refuses what it has none for.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("zeros");
+    File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let output = limited("ulimit -v 330000", &format!("nvme write sim:nvme,size=1G --in {}", file.display()));
+    assert_eq!(output.status.code(), Some(1), "{}", says(&output));
+    assert!(says(&output).contains("Write Fault"), "{}", says(&output));
+}
+
+#[test]
 fn a_file_larger_than_may_be_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

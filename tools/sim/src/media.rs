@@ -3,6 +3,7 @@
 use crate::params::Given;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -163,7 +164,7 @@ impl Media {
         match self {
             Self::Null => Ok(()),
             Self::Ram(ram) => pieces(at, from.len(), |piece| {
-                let chunk = ram.chunk_mut(piece.chunk);
+                let chunk = ram.chunk_mut(piece.chunk)?;
                 delivered(from.read(piece.done, &mut chunk[piece.start..piece.start + piece.len]))
             }),
             Self::File(FileMedia { file, bounce }) => pieces(at, from.len(), |piece| {
@@ -274,10 +275,18 @@ impl Ram {
         self.0.get(&(index / CHUNKS))?.get((index % CHUNKS) as usize)?.as_deref()
     }
 
+    /// A write fails where this process has no memory for it: how much there is to hold, a client decides.
     #[inline]
-    fn chunk_mut(&mut self, index: u64) -> &mut [u8] {
-        let directory = self.0.entry(index / CHUNKS).or_insert_with(|| (0..CHUNKS).map(|_| None).collect());
-        directory[(index % CHUNKS) as usize].get_or_insert_with(|| vec![0; CHUNK].into())
+    fn chunk_mut(&mut self, index: u64) -> Result<&mut [u8], Failed> {
+        let directory = match self.0.entry(index / CHUNKS) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(free) => free.insert(filled(CHUNKS as usize, || None)?),
+        };
+        let chunk = &mut directory[(index % CHUNKS) as usize];
+        if chunk.is_none() {
+            *chunk = Some(filled(CHUNK, || 0)?);
+        }
+        chunk.as_deref_mut().ok_or(Failed::Write)
     }
 
     /// Drops whole chunks, zeroes parts of those there are. A huge range costs no more than what is there.
@@ -297,6 +306,13 @@ impl Ram {
             }
         }
     }
+}
+
+fn filled<T>(len: usize, with: impl FnMut() -> T) -> Result<Box<[T]>, Failed> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(len).map_err(|_| Failed::Write)?;
+    all.resize_with(len, with);
+    Ok(all.into())
 }
 
 /// A part of a transfer that lies in one chunk.

@@ -4,7 +4,9 @@
 
 use super::pattern::{self, Fault};
 use super::{Direction, Order, Workload};
+use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
+use std::collections::TryReserveError;
 
 /// A command to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,14 +44,36 @@ struct Record {
     busy: Vec<bool>,
 }
 
+/// The most units of a lane that are remembered, in 5 bytes each: a terabyte in units of 4 KiB.
+const REMEMBERED: u64 = 1 << 28;
+
+impl Record {
+    fn new(run: u32, units: u64) -> Result<Self> {
+        fn of<T: Clone + Default>(units: usize) -> Result<Vec<T>, TryReserveError> {
+            let mut all = Vec::new();
+            all.try_reserve_exact(units)?;
+            all.resize(units, T::default());
+            Ok(all)
+        }
+        let what = || format!("--verify remembers each of {units} commands' blocks (try a smaller --span)");
+        ensure!(units <= REMEMBERED, "{}: {REMEMBERED} a queue are the most", what());
+        Ok(Self {
+            run,
+            generation: 0,
+            written: of(units as usize).with_context(what)?,
+            busy: of(units as usize).with_context(what)?,
+        })
+    }
+}
+
 impl Book {
     /// For a lane with so many units. `verify` is the number of the run, where data are to be verified.
-    pub fn new(workload: Workload, units: u64, seed: u64, verify: Option<u32>) -> Self {
-        let record = verify.map(|run| {
-            let units = units as usize;
-            Record { run, generation: 0, written: vec![0; units], busy: vec![false; units] }
-        });
-        Self { rng: Rng::with_seed(seed), units, workload, next: 0, mode: Mode::Running, record }
+    ///
+    /// # Errors
+    /// Where there is no memory to remember what was written in so many units.
+    pub fn new(workload: Workload, units: u64, seed: u64, verify: Option<u32>) -> Result<Self> {
+        let record = verify.map(|run| Record::new(run, units)).transpose()?;
+        Ok(Self { rng: Rng::with_seed(seed), units, workload, next: 0, mode: Mode::Running, record })
     }
 
     /// What to do next; `None` where there is nothing left.
@@ -160,7 +184,7 @@ mod tests {
 
     #[test]
     fn random_units_are_everywhere_and_nowhere_else() {
-        let mut book = Book::new(READ, 10, 1, None);
+        let mut book = Book::new(READ, 10, 1, None).unwrap();
         let mut seen = [0; 10];
         for _ in 0..10_000 {
             let pick = book.pick().unwrap();
@@ -175,7 +199,7 @@ mod tests {
     #[test]
     fn a_mix_is_what_was_asked_for() {
         let direction = Direction::Mixed { read_percent: 70 };
-        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 3, 1, None);
+        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 3, 1, None).unwrap();
         let picks: Vec<_> = (0..10_000).map(|_| book.pick().unwrap()).collect();
         assert_eq!(picks.iter().take(5).map(|p| p.unit).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
         let writes = picks.iter().filter(|p| p.write).count();
@@ -185,7 +209,7 @@ mod tests {
     #[test]
     fn verified_units_are_never_busy_twice_and_written_before_they_are_read() {
         let direction = Direction::Mixed { read_percent: 90 };
-        let mut book = Book::new(Workload { order: Order::Random, direction }, 8, 1, Some(5));
+        let mut book = Book::new(Workload { order: Order::Random, direction }, 8, 1, Some(5)).unwrap();
         let (mut stored, mut flying) = (vec![vec![0; 512]; 8], Vec::new());
         for _ in 0..1000 {
             if flying.len() == 7 {
@@ -215,7 +239,7 @@ mod tests {
     #[test]
     fn after_a_write_that_failed_anything_may_be_there() {
         let direction = Direction::Write;
-        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 1, 1, Some(5));
+        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 1, 1, Some(5)).unwrap();
         let pick = book.pick().unwrap();
         book.fill(pick, &mut [0; 512], 512, 0);
         assert_eq!(book.done(pick, None, 512, 0), Ok(()));

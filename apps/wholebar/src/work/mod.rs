@@ -225,6 +225,9 @@ pub fn run<Q: Pair>(
         opened: AtomicUsize::new(0),
         ended: cores.iter().map(|_| CachePadded::default()).collect(),
     };
+    let verify = job.verify.then_some(run);
+    let book = |lane| Book::new(job.workload, units, job.seed.wrapping_add(lane), verify);
+    let mut books = (0..lanes).map(book).collect::<Result<Vec<_>>>()?.into_iter();
     let mut lane = 0;
     // Nobody begins before all are there: they wait for one another.
     let all_there = Mutex::new(false);
@@ -235,9 +238,7 @@ pub fn run<Q: Pair>(
             .enumerate()
             .map(|(index, (core, supplies))| {
                 let mut lanes = Vec::with_capacity(supplies.len());
-                for supply in supplies {
-                    let verify = job.verify.then_some(run);
-                    let book = Book::new(job.workload, units, job.seed.wrapping_add(lane), verify);
+                for (supply, book) in supplies.into_iter().zip(&mut books) {
                     lanes.push(Lane::new(job, supply, job.first + lane * units * job.blocks, book, &clock));
                     lane += 1;
                 }
