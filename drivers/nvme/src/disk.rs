@@ -3,6 +3,7 @@
 use crate::event::Event;
 use crate::nvme::Nvme;
 use crate::options::QueueOptions;
+use crate::status::StatusCode;
 use std::sync::Arc;
 use wholebar_core::DriverError;
 use wholebar_core::block::{self, BlockQueue, Disk, Namespace};
@@ -64,6 +65,10 @@ impl Disk for Nvme {
             Event::Reset { why, lost } => block::Event::Reset { why, lost },
             Event::Ended { why } => block::Event::Ended { why },
         })
+    }
+
+    fn status_text(&self, code: u16) -> String {
+        StatusCode(code).to_string()
     }
 
     fn reset(&self) -> Result<(), DriverError> {
