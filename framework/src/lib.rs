@@ -41,6 +41,7 @@
 //! the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
 pub mod block;
+pub mod blocking;
 pub mod drivers;
 mod error;
 #[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]

@@ -3,6 +3,7 @@
 use crate::event::Event;
 use crate::nvme::Nvme;
 use crate::options::QueueOptions;
+use crate::status::StatusCode;
 use std::sync::Arc;
 use wholebar_core::DriverError;
 use wholebar_core::block::{self, BlockQueue, Disk, Namespace};
@@ -61,6 +62,10 @@ impl Disk for Nvme {
             Event::Driver(event) => block::Event::Reported(event.to_string()),
             Event::Device(event) => block::Event::Device(event),
         })
+    }
+
+    fn status_text(&self, code: u16) -> String {
+        StatusCode(code).to_string()
     }
 
     fn reset(&self) -> Result<(), DriverError> {

@@ -70,6 +70,11 @@ pub trait Disk: Send + Sync {
     /// Takes the oldest event that waits; `None` where none does. While 256 wait, further ones are dropped.
     fn event(&self) -> Option<Event>;
 
+    /// The device's own status code, which [`Status::Device`] has, as its standard names it. Any `code` may be asked for; no device is.
+    fn status_text(&self, code: u16) -> String {
+        format!("status {code:#x}")
+    }
+
     /// Resets the device, and returns when its queues can go on: what was in flight completes as [`Status::Aborted`]. Each queue has to be
     /// polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
     ///

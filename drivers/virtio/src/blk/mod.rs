@@ -322,6 +322,14 @@ impl Disk for Blk {
         })
     }
 
+    fn status_text(&self, code: u16) -> String {
+        match code {
+            1 => "VIRTIO_BLK_S_IOERR: an I/O error".to_owned(),
+            2 => "VIRTIO_BLK_S_UNSUPP: the device does not have this request".to_owned(),
+            code => format!("status {code}, which no standard has"),
+        }
+    }
+
     fn reset(&self) -> Result<(), DriverError> {
         Ok(Blk::reset(self)?)
     }
