@@ -34,12 +34,15 @@
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
+//! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!
 //! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues,
 //! the reactor, the backends) is the core, under the names of [`wholebar_core`].
 
+#[cfg(feature = "async")]
+pub mod asynchronous;
 pub mod block;
 pub mod blocking;
 pub mod drivers;

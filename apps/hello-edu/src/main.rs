@@ -32,13 +32,10 @@ const DMA_INTERRUPT: u64 = 0x04;
 /// Where the device's own buffer is, for DMA, and its size.
 const BUFFER: u64 = 0x40000;
 const BUFFER_SIZE: u32 = 4096;
-
 /// How long the device is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Edu {
-    bar: Bar,
-}
+struct Edu(Bar);
 
 impl Driver for Edu {
     const NAME: &'static str = "edu";
@@ -49,23 +46,23 @@ impl Driver for Edu {
 
     /// The device reaches no memory when this returns: a transfer that runs has ended.
     fn stop(&self, (): &mut ()) -> wholebar::Result<()> {
-        self.bar.write(STATUS, 0u32)?;
-        self.bar.wait_for("end its DMA", DMA_COMMAND, PATIENCE, |command: u64| command & DMA_RUN == 0)?;
-        self.bar.write(ACKNOWLEDGE, u32::MAX)
+        self.0.write(STATUS, 0u32)?;
+        self.0.wait_for("end its DMA", DMA_COMMAND, PATIENCE, |command: u64| command & DMA_RUN == 0)?;
+        self.0.write(ACKNOWLEDGE, u32::MAX)
     }
 
     /// At first, and after each reset.
     fn restart(&self, (): &mut (), _: &[u32]) -> wholebar::Result<()> {
-        config::enable_bus_master(self.bar.device().as_ref(), true)?;
-        self.bar.write(STATUS, STATUS_INTERRUPT)
+        config::enable_bus_master(self.0.device().as_ref(), true)?;
+        self.0.write(STATUS, STATUS_INTERRUPT)
     }
 
     /// An interrupt came, or nothing did for a while.
     fn poll_events(&self, (): &mut (), tell: &mut dyn FnMut(Event<u32>)) -> wholebar::Result<()> {
-        function::check(self.bar.device().as_ref())?;
-        let causes: u32 = self.bar.read(CAUSES)?;
+        function::check(self.0.device().as_ref())?;
+        let causes: u32 = self.0.read(CAUSES)?;
         if causes != 0 {
-            self.bar.write(ACKNOWLEDGE, causes)?;
+            self.0.write(ACKNOWLEDGE, causes)?;
             tell(Event::Driver(causes));
         }
         Ok(())
@@ -84,7 +81,7 @@ fn wait_for(edu: &ControlPlane<Edu>, cause: u32) -> Result<()> {
 
 /// Fills the device's buffer from `buf`, or `buf` from the device's. Until the device is done it may write to `buf`, which otherwise is never used again.
 fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device: bool) -> Result<Buf> {
-    let bar = &edu.driver().bar;
+    let bar = &edu.driver().0;
     let ours = memory.iova().offset(buf.arena_offset()).0;
     let (source, destination, direction) =
         if from_device { (BUFFER, ours, DMA_FROM_DEVICE) } else { (ours, BUFFER, 0) };
@@ -100,20 +97,18 @@ fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device:
 }
 
 fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool, out: &mut impl Write) -> Result<()> {
-    let bar = &edu.driver().bar;
+    let bar = &edu.driver().0;
     bar.write(LIVENESS, 0x1234_5678u32)?;
     ensure!(bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
     bar.write(FACTORIAL, 10u32)?;
     wait_for(edu, CAUSE_FACTORIAL)?;
-    writeln!(out, "10! is {}", bar.read::<u32>(FACTORIAL)?)?;
-
+    let factorial: u32 = bar.read(FACTORIAL)?;
     let mut sent = pool.get_len(BUFFER_SIZE).context("no buffer is left")?;
     sent.bytes_mut().iter_mut().zip(0u32..).for_each(|(byte, i)| *byte = (i * 7 + i / 256) as u8);
     let sent = transfer(edu, memory, sent, false)?;
     let back = transfer(edu, memory, pool.get_len(BUFFER_SIZE).context("no buffer is left")?, true)?;
     ensure!(back.bytes() == sent.bytes(), "what came back is not what was sent");
-    writeln!(out, "{BUFFER_SIZE} bytes went to the device and came back")?;
-    Ok(())
+    Ok(writeln!(out, "10! is {factorial}; {BUFFER_SIZE} bytes went to the device and came back")?)
 }
 
 fn main() -> Result<()> {
@@ -136,15 +131,12 @@ fn run(out: &mut impl Write) -> Result<()> {
     let bar = Bar::of(&device, 0, BarOptions::default())?;
     let id: u32 = bar.read(ID)?;
     ensure!(id & 0xffff == 0x00ed, "its identification reads {id:#x}");
-
     let interrupts = match asked("intx") {
         true => Interrupts::new(device.clone(), Irq::Intx, 1)?,
         false => Interrupts::best(device.clone(), 1)?.context("it has no interrupts")?,
     };
-    let (kind, major, minor) = (interrupts.info().0, id >> 24, id >> 16 & 0xff);
-    writeln!(out, "{}: edu {major}.{minor}, which interrupts by {kind}", device.name())?;
-    let edu = ControlPlane::start(Edu { bar }, (), QueueContext::new(&device, Some(interrupts))?, PATIENCE)?;
-
+    writeln!(out, "{}: edu {}, which interrupts by {}", device.name(), id >> 24, interrupts.info().0)?;
+    let edu = ControlPlane::start(Edu(bar), (), QueueContext::new(&device, Some(interrupts))?, PATIENCE)?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     let memory = edu.queue_context().attach(&arena)?;
     let pool = Pool::new(&arena, 2, BUFFER_SIZE, 64)?;
@@ -153,7 +145,6 @@ fn run(out: &mut impl Write) -> Result<()> {
     edu.reset()?;
     writeln!(out, "it was reset")?;
     show(&edu, &memory, &pool, out)?;
-
     // Until the kernel wants the device back, or it is gone. Then it is stopped for good, as it is when `edu` is dropped.
     let over = |event| matches!(event, Event::Device(DeviceEvent::UnbindRequest | DeviceEvent::Ended { .. }));
     while asked("stay") && !over(edu.events().recv()?) {}

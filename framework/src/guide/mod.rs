@@ -9,6 +9,7 @@
 //! 7. [Resets and removal](resets): what happens when a device goes.
 //! 8. [Deploying](deploying): rights, containers, hugepages, cores.
 //! 9. [DPDK and SPDK](dpdk_and_spdk), term by term.
+#![cfg_attr(feature = "async", doc = "10. [Futures](asynchronous): tasks that share a queue, under any executor.")]
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -28,3 +29,6 @@ pub mod resets {}
 pub mod deploying {}
 #[doc = include_str!("dpdk_and_spdk.md")]
 pub mod dpdk_and_spdk {}
+#[cfg(feature = "async")]
+#[doc = include_str!("asynchronous.md")]
+pub mod asynchronous {}
