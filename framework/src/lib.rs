@@ -38,6 +38,8 @@
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //!
+//! [`blocking`] has disks for code that blocks: `read_at`, `Read`, `Write`, `Seek`.
+//!
 //! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues,
 //! the reactor, the backends) is the core, under the names of [`wholebar_core`].
 

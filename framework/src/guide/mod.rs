@@ -3,13 +3,14 @@
 //! 1. [First program](first_program): open a device, read a block.
 //! 2. [Memory](memory): arenas, pools, buffers, and who owns them.
 //! 3. [Queues](queues): submit, ring, poll; batches and doorbells.
-//! 4. [Packets](packets): ports, bursts, forwarding, offloads.
-//! 5. [A driver of your own](driver), step by step.
-//! 6. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
-//! 7. [Resets and removal](resets): what happens when a device goes.
-//! 8. [Deploying](deploying): rights, containers, hugepages, cores.
-//! 9. [DPDK and SPDK](dpdk_and_spdk), term by term.
-#![cfg_attr(feature = "async", doc = "10. [Futures](asynchronous): tasks that share a queue, under any executor.")]
+//! 4. [Faces](faces): disks for code that blocks.
+//! 5. [Packets](packets): ports, bursts, forwarding, offloads.
+//! 6. [A driver of your own](driver), step by step.
+//! 7. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
+//! 8. [Resets and removal](resets): what happens when a device goes.
+//! 9. [Deploying](deploying): rights, containers, hugepages, cores.
+//! 10. [DPDK and SPDK](dpdk_and_spdk), term by term.
+#![cfg_attr(feature = "async", doc = "11. [Futures](asynchronous): tasks that share a queue, under any executor.")]
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -17,6 +18,8 @@ pub mod first_program {}
 pub mod memory {}
 #[doc = include_str!("queues.md")]
 pub mod queues {}
+#[doc = include_str!("faces.md")]
+pub mod faces {}
 #[doc = include_str!("packets.md")]
 pub mod packets {}
 #[doc = include_str!("driver.md")]
