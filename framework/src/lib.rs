@@ -36,6 +36,7 @@
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
+//! | `smoltcp` | `smoltcp`: TCP/IP in this process, over a port's queues | no |
 //!
 //! The `guide`, a module of this crate where `sim` is on, leads from the first program to drivers of your own. All else (BARs, memory, queues,
 //! the reactor, the backends) is the core, under the names of [`wholebar_core`].
@@ -46,6 +47,8 @@ mod error;
 #[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]
 pub mod guide;
 pub mod net;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
 mod target;
 
 pub use error::OpenError;
