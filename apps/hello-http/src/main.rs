@@ -1,7 +1,7 @@
 //! A web server without the kernel's network stack: the program to copy for TCP. A port, smoltcp over its queues, and one thread that polls.
 //!
-//! It serves one file, or as many bytes as it is told, at `/`, and closes each connection after its answer. It does *not* read ahead: a file that has to
-//! come from a disk holds up everybody.
+//! It serves one file, or as many bytes as it is told, at `/`, and closes each connection after its answer: that is http.rs. It does *not* read ahead: a
+//! file that has to come from a disk holds up everybody.
 
 mod http;
 #[cfg(test)]
@@ -9,17 +9,17 @@ mod tests;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use http::{Answer, Content};
+use http::{Connection, Content};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::net::{self, Event, Offloads, Port, PortConfig, RxQueue, TxQueue};
-use wholebar::smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use wholebar::smoltcp::socket::tcp::{Socket, SocketBuffer, State};
-use wholebar::smoltcp::time::{Duration, Instant};
+use wholebar::net::{self, Event, Offloads, Port, PortConfig};
+use wholebar::smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use wholebar::smoltcp::socket::tcp::{Socket, SocketBuffer};
+use wholebar::smoltcp::time::Instant;
 use wholebar::smoltcp::wire::{EthernetAddress, IpCidr};
 use wholebar::smoltcp::{Device, HEADROOM};
 
@@ -53,94 +53,56 @@ fn size(text: &str) -> Result<u64, &'static str> {
 }
 
 /// Connections at once; who comes when there are as many is refused.
-const CLIENTS: usize = 32;
+const CONNECTIONS: usize = 32;
 /// What a connection has in flight at most: at a round trip of 10 ms, 100 MB/s.
 const SEND: usize = 1 << 20;
 const RECEIVE: usize = 1 << 14;
-/// A connection on which nothing moves for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A socket: one that listens, or a connection.
-struct Client {
-    socket: SocketHandle,
-    request: Vec<u8>,
-    answer: Option<Answer>,
-    /// Where it was when it was last seen to move, and when that was.
-    place: (State, usize, usize),
-    moved: Instant,
-}
-
-impl Client {
-    fn serve(&mut self, socket: &mut Socket, content: &Content, now: Instant) -> Result<()> {
-        let place = (socket.state(), socket.send_queue(), self.request.len());
-        if place != self.place || socket.is_listening() {
-            (self.place, self.moved) = (place, now);
-        } else if now - self.moved > PATIENCE {
-            socket.abort();
-        }
-        // Closed by this side, it would wait for late packets for 10 seconds; others need it.
-        if !socket.is_open() || socket.state() == State::TimeWait {
-            socket.abort();
-            (self.request, self.answer) = (Vec::new(), None);
-            return socket.listen(80).context("listening");
-        }
-        if self.answer.is_none() && socket.can_recv() {
-            socket.recv(|bytes| (bytes.len(), self.request.extend_from_slice(bytes)))?;
-            self.answer = Answer::to(&self.request, content.len);
-        } else if self.answer.is_none() && socket.state() == State::CloseWait {
-            // It asked for nothing.
-            socket.close();
-        }
-        while let Some(Answer { head, offset, end }) = &mut self.answer
-            && socket.can_send()
-        {
-            if !head.is_empty() {
-                let sent = socket.send_slice(head)?;
-                head.drain(..sent);
-            } else if offset == end {
-                socket.close();
-            } else {
-                // Straight into the socket's buffer.
-                let read = socket.send(|room| {
-                    let most = room.len().min((*end - *offset).try_into().unwrap_or(usize::MAX));
-                    let read = content.read(*offset, &mut room[..most]).unwrap_or(0);
-                    (read, read)
-                })?;
-                *offset += read as u64;
-                if read == 0 {
-                    // What was promised is not there any more, and the client is to know that.
-                    socket.abort();
-                }
-            }
-        }
-        Ok(())
+/// The device by its name, and its driver. Where it can fill in checksums and cut segments, smoltcp leaves that to it.
+fn open(target: &str, address: IpCidr) -> Result<Box<dyn Port>> {
+    let offloads = Offloads { tx_l4_checksum: true, tso: true, ..Offloads::NONE };
+    let config = PortConfig { headroom: HEADROOM, offloads, ..PortConfig::default() };
+    let port = net::open(&wholebar::open(target)?, &config)?;
+    if matches!(address, IpCidr::Ipv6(_)) {
+        // Who looks for an address of IPv6 asks a group.
+        port.set_all_multicast(true)?;
     }
+    Ok(port)
 }
 
-/// What `port` has its queues for: serves until it is told to stop.
-fn serve(port: &dyn Port, queues: Queues, address: IpCidr, content: &Content, stop: &AtomicBool) -> Result<()> {
-    let Queues { rx, tx, pool } = queues;
-    let mut device = Device::new(port, rx, tx, &pool)?;
+/// Serves until it is told to stop.
+fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool) -> Result<()> {
+    // Buffers: for what is received they hold a packet; for what is sent 64 KiB, of which the card makes packets.
+    let packet = (u32::from(port.mtu()) + 18).next_multiple_of(1024).max(2048);
+    let [small, large] = [packet, 1 << 16].map(|bytes| bytes + u32::from(HEADROOM));
+    let arena = Arena::new(1024 * u64::from(small) + 512 * u64::from(large), ArenaOptions::default())?;
+    port.attach(&arena)?;
+    let (rx_pool, tx_pool) = (Pool::new(&arena, 1024, small, 64)?, Pool::new(&arena, 512, large, 64)?);
+    let mut device = Device::new(port, port.rx_queue(0, &rx_pool)?, port.tx_queue(0)?, &tx_pool)?;
+
+    // smoltcp: an interface with an address, and sockets.
     let mut config = Config::new(EthernetAddress(port.mac().0).into());
     config.random_seed = RandomState::new().hash_one(0);
     let mut interface = Interface::new(config, &mut device, Instant::now());
     interface.update_ip_addrs(|all| all.extend([address]));
     let mut sockets = SocketSet::new(Vec::new());
-    let mut client = |_| {
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
         let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
-        let socket = sockets.add(Socket::new(buffer(RECEIVE), buffer(SEND)));
-        Client { socket, request: Vec::new(), answer: None, place: (State::Closed, 0, 0), moved: Instant::ZERO }
-    };
-    let mut clients: Vec<_> = (0..CLIENTS).map(&mut client).collect();
+        connections.push((sockets.add(Socket::new(buffer(RECEIVE), buffer(SEND))), Connection::default()));
+    }
+
+    // The loop: packets both ways, then what sockets are to do with them.
     for turn in 0u64.. {
         let now = Instant::now();
-        let moved = interface.poll(now, &mut device, &mut sockets) == PollResult::SocketStateChanged;
-        if moved || turn.is_multiple_of(1024) {
-            for client in &mut clients {
-                client.serve(sockets.get_mut(client.socket), content, now)?;
+        let idle = interface.poll(now, &mut device, &mut sockets) == PollResult::None;
+        let at_times = turn.is_multiple_of(1024);
+        if !idle || at_times {
+            for (socket, connection) in &mut connections {
+                connection.serve(sockets.get_mut(*socket), content, now)?;
             }
         }
-        if turn.is_multiple_of(1024) {
+        if at_times {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
@@ -152,55 +114,26 @@ fn serve(port: &dyn Port, queues: Queues, address: IpCidr, content: &Content, st
                 }
             }
         }
-        if !moved {
-            // Where other threads share the core.
+        if idle {
+            // Others may need the core: a model, or whoever it is that asks.
             std::thread::yield_now();
         }
     }
     Ok(())
 }
 
-/// A port's queues, and what is sent is in.
-struct Queues {
-    rx: Box<dyn RxQueue>,
-    tx: Box<dyn TxQueue>,
-    pool: Pool,
-}
-
-/// The device, its driver, its queues. Buffers for what is received hold a packet; those for what is sent 64 KiB, which a card cuts that can.
-fn open(target: &str, address: IpCidr) -> Result<(Box<dyn Port>, Queues)> {
-    let offloads = Offloads { tx_l4_checksum: true, tso: true, ..Offloads::NONE };
-    let config = PortConfig { headroom: HEADROOM, offloads, ..PortConfig::default() };
-    let port = net::open(&wholebar::open(target)?, &config)?;
-    if matches!(address, IpCidr::Ipv6(_)) {
-        port.set_all_multicast(true)?;
-    }
-    let packet = (u32::from(port.mtu()) + 18).next_multiple_of(1024).max(2048);
-    let [small, large] = [packet, 1 << 16].map(|bytes| bytes + u32::from(HEADROOM));
-    let arena = Arena::new(1024 * u64::from(small) + 512 * u64::from(large), ArenaOptions::default())?;
-    port.attach(&arena)?;
-    let (rx_pool, pool) = (Pool::new(&arena, 1024, small, 64)?, Pool::new(&arena, 512, large, 64)?);
-    let (rx, tx) = (port.rx_queue(0, &rx_pool)?, port.tx_queue(0)?);
-    println!("{}: {}, MTU {}, link {}; offloads: {}", port.name(), port.mac(), port.mtu(), port.link(), port.granted());
-    Ok((port, Queues { rx, tx, pool }))
-}
-
 fn run(args: &Args) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, stop.clone())?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone())?;
+    let mut content = Content { file: None, len: args.size };
+    if let Some(path) = &args.file {
+        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        content = Content { len: file.metadata()?.len(), file: Some(file) };
     }
-    let content = match &args.file {
-        None => Content { file: None, len: args.size },
-        Some(path) => {
-            let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-            let len = file.metadata()?.len();
-            Content { file: Some(file), len }
-        }
-    };
-    let (port, queues) = open(&args.target, args.address)?;
+    let port = open(&args.target, args.address)?;
+    println!("{}: {}, MTU {}, link {}; does {}", port.name(), port.mac(), port.mtu(), port.link(), port.granted());
     println!("{} bytes at http://{}/", content.len, args.address.address());
-    serve(port.as_ref(), queues, args.address, &content, &stop)
+    serve(port.as_ref(), args.address, &content, &stop)
 }
 
 fn main() -> ExitCode {

@@ -4,11 +4,12 @@
 //! 2. [Memory](memory): arenas, pools, buffers, and who owns them.
 //! 3. [Queues](queues): submit, ring, poll; batches and doorbells.
 //! 4. [Packets](packets): ports, bursts, forwarding, offloads.
-//! 5. [A driver of your own](driver), step by step.
-//! 6. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
-//! 7. [Resets and removal](resets): what happens when a device goes.
-//! 8. [Deploying](deploying): rights, containers, hugepages, cores.
-//! 9. [DPDK and SPDK](dpdk_and_spdk), term by term.
+//! 5. [TCP/IP](tcp): smoltcp over a port's queues.
+//! 6. [A driver of your own](driver), step by step.
+//! 7. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
+//! 8. [Resets and removal](resets): what happens when a device goes.
+//! 9. [Deploying](deploying): rights, containers, hugepages, cores.
+//! 10. [DPDK and SPDK](dpdk_and_spdk), term by term.
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -18,6 +19,8 @@ pub mod memory {}
 pub mod queues {}
 #[doc = include_str!("packets.md")]
 pub mod packets {}
+#[doc = include_str!("tcp.md")]
+pub mod tcp {}
 #[doc = include_str!("driver.md")]
 pub mod driver {}
 #[doc = include_str!("pages.md")]
