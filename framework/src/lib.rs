@@ -37,6 +37,7 @@
 //! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
+//! | `smoltcp` | `smoltcp`: TCP/IP in this process, over a port's queues | no |
 //!
 //! [`blocking`] has disks for code that blocks: `read_at`, `Read`, `Write`, `Seek`.
 //!
@@ -52,6 +53,8 @@ mod error;
 #[cfg(all(feature = "nvme", feature = "sim", feature = "virtio"))]
 pub mod guide;
 pub mod net;
+#[cfg(feature = "smoltcp")]
+pub mod smoltcp;
 mod target;
 
 pub use error::OpenError;

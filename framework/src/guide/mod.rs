@@ -5,12 +5,13 @@
 //! 3. [Queues](queues): submit, ring, poll; batches and doorbells.
 //! 4. [Faces](faces): disks for code that blocks.
 //! 5. [Packets](packets): ports, bursts, forwarding, offloads.
-//! 6. [A driver of your own](driver), step by step.
-//! 7. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
-//! 8. [Resets and removal](resets): what happens when a device goes.
-//! 9. [Deploying](deploying): rights, containers, hugepages, cores.
-//! 10. [DPDK and SPDK](dpdk_and_spdk), term by term.
-#![cfg_attr(feature = "async", doc = "11. [Futures](asynchronous): tasks that share a queue, under any executor.")]
+//! 6. [TCP/IP](tcp): smoltcp over a port's queues.
+//! 7. [A driver of your own](driver), step by step.
+//! 8. [Page sizes and isolation](pages): what is mapped of a BAR, and what it costs where it isn't.
+//! 9. [Resets and removal](resets): what happens when a device goes.
+//! 10. [Deploying](deploying): rights, containers, hugepages, cores.
+//! 11. [DPDK and SPDK](dpdk_and_spdk), term by term.
+#![cfg_attr(feature = "async", doc = "12. [Futures](asynchronous): tasks that share a queue, under any executor.")]
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -22,6 +23,8 @@ pub mod queues {}
 pub mod faces {}
 #[doc = include_str!("packets.md")]
 pub mod packets {}
+#[doc = include_str!("tcp.md")]
+pub mod tcp {}
 #[doc = include_str!("driver.md")]
 pub mod driver {}
 #[doc = include_str!("pages.md")]
