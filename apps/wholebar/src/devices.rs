@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     let host = doctor::this_machine(&sysfs);
     let everywhere = doctor::stops(&doctor::machine(&host, Route::Auto));
     let entry = |f: &Function| {
-        let own = doctor::stops(&doctor::function(&sysfs, &host, f, Route::Auto));
+        let own = doctor::stops(&doctor::function(&sysfs, &host, f, Route::Auto, None));
         Entry::of(f, &names, &everywhere, own)
     };
     let functions: Vec<Entry> = all.iter().map(entry).filter(|entry| entry.is_wanted(&args)).collect();

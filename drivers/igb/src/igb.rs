@@ -18,7 +18,7 @@ use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, RxCounters, TxCounters};
+use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, RxCounters, TxCounters, TxWatchdog};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
@@ -107,6 +107,8 @@ impl Igb {
             memory: Vec::new(),
             link: Link::default(),
             link_changes: 0,
+            watchdogs: (0..config.tx_queues).map(|_| TxWatchdog::new(options.stall_timeout)).collect(),
+            stalls: 0,
             totals: Totals::default(),
         };
         let vectors = rx_vectors(&config, queue_context.interrupts());
@@ -436,6 +438,7 @@ impl Driver for Inner {
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
         control.follow_link(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
+        control.check_stalls(&self.tx_counters, tell);
         control.count(&self.hw)
     }
 }

@@ -11,6 +11,8 @@ pub struct Options {
     pub policy: MapPolicy,
     /// A page size to plan BAR0 for; `None` for the device's own.
     pub page: Option<PageSize>,
+    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar_core::net::Event::Stalled)).
+    pub stall_timeout: Duration,
     /// How long a queue's owner may take to poll it while the device is to be reset.
     pub stop_timeout: Duration,
     /// Who does the slow path's work.
@@ -19,7 +21,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { policy: MapPolicy::Auto, page: None, stop_timeout: Duration::from_secs(5), service: Service::Thread }
+        Self {
+            policy: MapPolicy::Auto,
+            page: None,
+            stall_timeout: Duration::from_secs(5),
+            stop_timeout: Duration::from_secs(5),
+            service: Service::Thread,
+        }
     }
 }
 

@@ -87,13 +87,13 @@ impl Port for Igb {
     }
 
     fn statistics(&self) -> Vec<Statistic> {
-        let (counters, dropped, link_changes) = self.0.peek(|control| {
+        let (counters, dropped, link_changes, stalls) = self.0.peek(|control| {
             if self.0.check().is_ok()
                 && let Err(error) = control.count(&self.0.driver().hw)
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            (control.totals.counters, control.totals.dropped, control.link_changes)
+            (control.totals.counters, control.totals.dropped, control.link_changes, control.stalls)
         });
         let of = |queue: &str, name: &'static str, value| Statistic {
             queue: queue.to_owned().into(),
@@ -112,8 +112,12 @@ impl Port for Igb {
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
         }
         let domain = &self.0.driver().domain;
-        let own =
-            [("resets", domain.epoch()), ("quarantined_buffers", domain.quarantined()), ("link_changes", link_changes)];
+        let own = [
+            ("resets", domain.epoch()),
+            ("quarantined_buffers", domain.quarantined()),
+            ("link_changes", link_changes),
+            ("tx_stalls", stalls),
+        ];
         all.extend(own.map(|(name, value)| of("", name, value)));
         all
     }

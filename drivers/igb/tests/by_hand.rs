@@ -170,6 +170,42 @@ fn descriptors_say_what_is_to_be_done() {
 }
 
 #[test]
+fn a_queue_that_stays_full_is_told_of_once_until_packets_go_again() {
+    let rig = rig_with(small(), Options { stall_timeout: Duration::ZERO, ..manual() });
+    let (mut tx, mut burst) = (rig.igb.tx(0).unwrap(), Burst::new(8));
+    let stalls = || {
+        rig.igb.service().unwrap();
+        rig.igb.events().try_iter().filter(|event| matches!(event, Event::Stalled { queue: 0, .. })).count()
+    };
+    let fill = |burst: &mut Burst| {
+        while burst.room() > 0 {
+            burst.push(rig.pool.get_len(60).unwrap()).unwrap();
+        }
+    };
+    // It takes what there is room for, and then nothing, for the device sends nothing.
+    for _ in 0..2 {
+        fill(&mut burst);
+        tx.tx(&mut burst);
+    }
+    assert_eq!((stalls(), tx.tx(&mut burst)), (0, 0), "it has just taken some");
+    assert_eq!((stalls(), tx.tx(&mut burst), stalls()), (1, 0, 0), "once");
+    // All that it has was sent: the last of each burst reports.
+    for index in 0..16 {
+        let [_, word] = rig.nic.words(&rig.device, TX, index);
+        rig.nic.write_back(&rig.device, TX, index, [0, word | 1 << 32]);
+    }
+    assert!(tx.tx(&mut burst) > 0);
+    assert_eq!(stalls(), 0);
+    for _ in 0..2 {
+        fill(&mut burst);
+        tx.tx(&mut burst);
+    }
+    assert_eq!((stalls(), tx.tx(&mut burst)), (0, 0));
+    assert_eq!((stalls(), statistic(&rig.igb, "", "tx_stalls")), (1, 2));
+    burst.give_back();
+}
+
+#[test]
 fn packets_that_cannot_be_sent_are_dropped_and_counted() {
     let rig = rig(PortConfig { offloads: Offloads::NONE, ..small() });
     let (mut tx, mut burst) = (rig.igb.tx(0).unwrap(), Burst::new(8));

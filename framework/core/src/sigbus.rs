@@ -8,6 +8,8 @@
 //!
 //! This file does *not* know what the ranges are. A page that comes back later isn't seen: the range stays gone.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use crate::PageSize;
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -90,7 +92,9 @@ impl Guard {
         let start = base.as_ptr().addr();
         let s = &SLOTS[slot];
         // A mapping is whole pages, whatever length was asked for.
-        s.end.store(start + page.ceil(len as u64) as usize, Ordering::Relaxed);
+        let end = start.checked_add(page.ceil(len as u64) as usize);
+        let end = end.ok_or_else(|| io::Error::other(format!("{len} bytes from {start:#x} on are no mapping")))?;
+        s.end.store(end, Ordering::Relaxed);
         s.page.store(page.bytes() as usize, Ordering::Relaxed);
         s.writable.store(writable, Ordering::Relaxed);
         s.registers.store(what == Guarded::Registers, Ordering::Relaxed);
@@ -166,7 +170,9 @@ fn contain(address: usize) -> bool {
         unsafe { (*slot.gone.load(Ordering::Relaxed)).store(true, Ordering::Relaxed) };
         let (page, writable) = (slot.page.load(Ordering::Relaxed), slot.writable.load(Ordering::Relaxed));
         let one = slot.registers.load(Ordering::Relaxed) && slot.replaced.fetch_add(1, Ordering::Relaxed) < PAGES;
-        return (one && replace(address & !(page - 1), page, writable)) || replace_all(start, end - start, writable);
+        // A page's size is a power of two, and `end` lies behind `address`; nothing here may panic, whatever is in the table.
+        let (at, len) = (address & page.wrapping_neg(), end.saturating_sub(start));
+        return (one && replace(at, page, writable)) || replace_all(start, len, writable);
     }
     false
 }

@@ -3,7 +3,7 @@
 //! Everything is checked before anything is changed. A function that vfio-pci does not take goes back to its driver; the others of the same
 //! command are not held up by it.
 
-mod in_use;
+pub mod in_use;
 mod netlink;
 
 use crate::args::Usage;

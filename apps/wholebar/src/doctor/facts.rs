@@ -2,6 +2,7 @@
 //!
 //! What cannot be read is not known, and said so by the rules: reading never fails.
 
+use crate::bind::in_use::{self, Network};
 use crate::host::kib;
 use rustix::fs::{Access, access};
 use std::fs;
@@ -114,6 +115,9 @@ pub struct Device {
     pub own_node: Option<(String, Node)>,
     /// Processes that have it, or its group, open.
     pub openers: Vec<String>,
+    /// What the system uses it for, and those that keep its group from being VFIO's, a sentence each, as far as that was
+    /// [looked for](Self::find_uses): `wholebar bind` refuses these.
+    pub uses: Vec<(Address, String)>,
     /// BARs smaller than a page.
     pub small_bars: Vec<SmallBar>,
     /// Its NUMA node.
@@ -221,9 +225,21 @@ impl Device {
             group: function.group().map(|number| Group::read(sysfs, number, address)),
             own_node,
             openers: openers(sysfs, function),
+            uses: Vec::new(),
             small_bars: small_bars.collect(),
             numa_node: function.numa_node(),
             cores: function.read("local_cpulist").filter(|list| !list.is_empty()),
+        }
+    }
+
+    /// Looks for what the system uses it for, where it is to be bound, and those in its group that are.
+    pub fn find_uses(&mut self, sysfs: &Sysfs, function: &Function, network: &Network) {
+        let obstacles = self.group.iter().flat_map(|group| &group.obstacles);
+        let others: Vec<Function> = obstacles.filter_map(|(address, _)| sysfs.function(*address)).collect();
+        let to_bind = |f: &&Function| !f.driver().as_deref().is_some_and(is_vfio);
+        for function in [function].into_iter().chain(&others).filter(to_bind) {
+            let uses = in_use::uses(sysfs, function, network).into_iter();
+            self.uses.extend(uses.map(|used| (function.address(), used)));
         }
     }
 }

@@ -12,6 +12,7 @@ use facts::Device;
 use rules::Verdict;
 
 use crate::args::Usage;
+use crate::bind::in_use::Network;
 use crate::names::Names;
 use crate::output;
 use anstyle::{AnsiColor, Style};
@@ -67,7 +68,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(target) => {
             let found = find(&sysfs, target.address)?;
             let mut findings = machine(&host, target.route);
-            findings.extend(function(&sysfs, &host, &found, target.route));
+            findings.extend(function(&sysfs, &host, &found, target.route, Some(&Network::read())));
             if stops(&findings).is_empty() {
                 findings.push(try_it(&target.name));
             }
@@ -103,9 +104,20 @@ pub fn machine(host: &Host, route: Route) -> Vec<Finding> {
     rules::host(host, route)
 }
 
-/// What else is to be said of opening this one, short of doing it.
-pub fn function(sysfs: &Sysfs, host: &Host, function: &Function, route: Route) -> Vec<Finding> {
-    rules::device(host, &Device::read(sysfs, host, function), route)
+/// What else is to be said of opening this one, short of doing it. With a `network`, what the system uses functions for that are to be bound
+/// is looked for too, which takes a look at every process.
+pub fn function(
+    sysfs: &Sysfs,
+    host: &Host,
+    function: &Function,
+    route: Route,
+    network: Option<&Network>,
+) -> Vec<Finding> {
+    let mut device = Device::read(sysfs, host, function);
+    if let Some(network) = network {
+        device.find_uses(sysfs, function, network);
+    }
+    rules::device(host, &device, route)
 }
 
 /// What of it stops it.

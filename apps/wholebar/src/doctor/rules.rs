@@ -6,6 +6,7 @@
 use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
 use crate::output;
 use serde::Serialize;
+use wholebar::pci::Address;
 use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::is_vfio;
 
@@ -382,11 +383,25 @@ fn cores(host: &Host) -> Option<Finding> {
 
 fn driver(device: &Device) -> Finding {
     const CHECK: &str = "driver";
-    let bind = [format!("wholebar bind {}", device.address)];
+    let (used, bind) = bind(device, &[device.address]);
     match &device.driver {
         Some(driver) if is_vfio(driver) => Finding::ok(CHECK, format!("{driver} has it")),
-        Some(driver) => Finding::stop(CHECK, format!("{driver} has it"), bind),
-        None => Finding::stop(CHECK, "no driver has it", bind),
+        Some(driver) => Finding::stop(CHECK, format!("{driver} has it{used}"), [bind]),
+        None => Finding::stop(CHECK, format!("no driver has it{used}"), [bind]),
+    }
+}
+
+/// How functions are bound, and what the system uses them for: `wholebar bind` refuses that.
+fn bind(device: &Device, functions: &[Address]) -> (String, String) {
+    let names: Vec<String> = functions.iter().map(Address::to_string).collect();
+    let command = format!("wholebar bind {}", names.join(" "));
+    let uses: Vec<&str> = device.uses.iter().filter(|(a, _)| functions.contains(a)).map(|(_, used)| &**used).collect();
+    match &uses[..] {
+        [] => (String::new(), command),
+        uses => (
+            format!(", and the system uses it: {}", uses.join("; ")),
+            format!("end that use, then: {command}    (--force takes it all the same, and what is on it will fail)"),
+        ),
     }
 }
 
@@ -411,9 +426,10 @@ fn group(host: &Host, device: &Device, route: Route) -> Option<Finding> {
     }
     if !group.obstacles.is_empty() {
         let who: Vec<String> = group.obstacles.iter().map(|(a, driver)| format!("{driver} has {a}")).collect();
-        let all: Vec<String> = group.obstacles.iter().map(|(a, _)| a.to_string()).collect();
-        let what = format!("{} is not VFIO's alone: {}", group.number, who.join(", "));
-        return Some(Finding::stop(CHECK, what, [format!("wholebar bind {}", all.join(" "))]));
+        let all: Vec<Address> = group.obstacles.iter().map(|(a, _)| *a).collect();
+        let (used, bind) = bind(device, &all);
+        let what = format!("{} is not VFIO's alone: {}{used}", group.number, who.join(", "));
+        return Some(Finding::stop(CHECK, what, [bind]));
     }
     // Its own driver is in the way of the node, and that is told.
     let path = format!("/dev/vfio/{}{}", if group.no_iommu { "noiommu-" } else { "" }, group.number);

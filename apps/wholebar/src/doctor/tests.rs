@@ -3,6 +3,7 @@
 use super::facts::{Device, Host, Module, Node};
 use super::rules;
 use super::rules::{Finding, Verdict};
+use crate::bind::in_use::Network;
 use std::fs;
 use std::os::unix::fs::symlink;
 use wholebar::PageSize;
@@ -112,7 +113,8 @@ const DEVICE: &str = "0000:01:00.0";
 /// All that is said of `DEVICE`.
 fn all(tree: &Tree, page: PageSize, route: Route) -> Vec<Finding> {
     let (host, function) = (tree.host(page), function(&tree.sysfs, DEVICE));
-    [super::machine(&host, route), super::function(&tree.sysfs, &host, &function, route)].concat()
+    [super::machine(&host, route), super::function(&tree.sysfs, &host, &function, route, Some(&Network::default()))]
+        .concat()
 }
 
 /// What is not as it should be: check, verdict, evidence and mending in one.
@@ -335,6 +337,27 @@ fn nodes_that_are_missing_or_not_ours() {
     let mends: Vec<_> = findings.iter().filter(|f| f.verdict == Stop).map(|f| (f.check, f.mend[0].as_str())).collect();
     let chmod = "chmod a+rw /dev/vfio/vfio    (it gives nobody a device)";
     assert_eq!(mends, [("container", chmod), ("group", "chown $USER /dev/vfio/3")]);
+}
+
+#[test]
+fn what_bind_refuses_is_not_advised_before_its_use_has_ended() {
+    const OTHER: &str = "0000:01:00.1";
+    let disk = |address: &str, name: &str, tree: Tree| {
+        let path = format!("sys/bus/pci/devices/{address}/nvme/nvme0/{name}");
+        let to = tree.sysfs.path(&path);
+        tree.put(&format!("{path}/dev"), "259:0").link(&format!("sys/class/block/{name}"), to.to_str().unwrap())
+    };
+    let swap = "Filename Type Size Used Priority\n/dev/nvme0n1 partition 1 0 -2";
+    let tree = disk(DEVICE, "nvme0n1", Tree::healthy().function(DEVICE, "nvme", Some(3)).put("proc/swaps", swap));
+    let used = "nvme has it, and the system uses it: nvme0n1 is swap";
+    let first = "end that use, then: wholebar bind 0000:01:00.0 ";
+    expect(&tree, PageSize::K4, Route::Auto, &[("driver", Stop, &[used, first, "--force"])]);
+    // One of its group.
+    let tree = Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).function(OTHER, "nvme", Some(3));
+    let tree = disk(OTHER, "nvme0n1", tree.put("proc/swaps", swap));
+    let used = "nvme has 0000:01:00.1, and the system uses it: nvme0n1 is swap";
+    let first = "end that use, then: wholebar bind 0000:01:00.1 ";
+    expect(&tree, PageSize::K4, Route::Auto, &[("group", Stop, &[used, first])]);
 }
 
 #[test]

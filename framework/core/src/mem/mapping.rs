@@ -16,7 +16,7 @@ use crate::{Error, Result, prefetch};
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// A range of mapped memory, unmapped on drop.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Mapping {
     device: bool,
     /// The widths of its words, and where among them it begins; all that map the same memory in this process share them.
     words: Option<(Arc<Words>, u64)>,
+    /// Raised when its owner took some of it away and that was touched (`sigbus.rs`), where its owner can.
+    gone: Option<Arc<AtomicBool>>,
     origin: Origin,
 }
 
@@ -103,7 +105,7 @@ impl Mapping {
             len: len as u64,
             cause: std::io::ErrorKind::InvalidInput.into(),
         })?;
-        Ok(Self { base, len, prot, device: false, words: None, origin: Origin::Mmap })
+        Ok(Self { base, len, prot, device: false, words: None, gone: None, origin: Origin::Mmap })
     }
 
     /// Says that these are registers of a device on a bus: accessed as volatile cells from here on.
@@ -120,7 +122,7 @@ impl Mapping {
         let layout = std::alloc::Layout::from_size_align(len.max(1), 4096).expect("a size below isize::MAX");
         // SAFETY: the layout has a size above 0.
         let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).expect("memory");
-        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, origin: Origin::Heap(layout) }
+        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, gone: None, origin: Origin::Heap(layout) }
     }
 
     /// Private anonymous hugepages, of which `len` bytes are a multiple; `None` where there are none to be had.
@@ -132,7 +134,15 @@ impl Mapping {
         let layout = std::alloc::Layout::from_size_align(len, 1).ok().filter(|l| l.size() > 0)?;
         // SAFETY: the layout has a size above 0.
         let base = NonNull::new(unsafe { hugepage_rs::alloc(layout) })?;
-        Some(Self { base, len, prot: Prot::ReadWrite, device: false, words: None, origin: Origin::Huge(layout) })
+        Some(Self {
+            base,
+            len,
+            prot: Prot::ReadWrite,
+            device: false,
+            words: None,
+            gone: None,
+            origin: Origin::Huge(layout),
+        })
     }
 
     /// There are none.
@@ -147,7 +157,7 @@ impl Mapping {
     /// `base..base + len` stays readable and writable while `owner` lives, and is accessed only atomically, or by whoever owns it in
     /// agreement with every device it is mapped for.
     pub unsafe fn of_owner(base: NonNull<u8>, len: usize, owner: Arc<dyn std::any::Any + Send + Sync>) -> Self {
-        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, origin: Origin::Owner(owner) }
+        Self { base, len, prot: Prot::ReadWrite, device: false, words: None, gone: None, origin: Origin::Owner(owner) }
     }
 
     /// The same, promising not to store where `prot` doesn't say so.
@@ -155,6 +165,23 @@ impl Mapping {
     pub(crate) fn limited_to(mut self, prot: Prot) -> Self {
         self.prot = prot;
         self
+    }
+
+    /// The same, of an owner who may take it away: that raises `gone`.
+    #[must_use]
+    pub(crate) fn taken_away_with(mut self, gone: Arc<AtomicBool>) -> Self {
+        self.gone = Some(gone);
+        self
+    }
+
+    /// Whether its owner took some of it away, as far as anybody touched that: asked after what was touched.
+    #[inline]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.as_ref().is_some_and(|gone| {
+            // The handler of the signal ran on this thread, in the middle of what comes before this.
+            compiler_fence(Ordering::SeqCst);
+            gone.load(Ordering::Relaxed)
+        })
     }
 
     /// Bytes.

@@ -3,6 +3,9 @@
 //! A client behind an IOMMU of its own maps page by page, so that neighbours in the device's address space are neighbours nowhere else: queues, lists
 //! and buffers cross maps. A span in one map is found by two comparisons; one that crosses maps is looked up piece by piece, each time. A device
 //! needs write access only to what it writes: what it only reads may be in memory that is mapped for reading.
+//!
+//! A client can take memory away that it shared. A copy that meets the place, and every copy after it, fails; words read zero until the turn
+//! ends, and with it the connection.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -107,45 +110,45 @@ impl<'a> Dma<'a> {
         }
     }
 
-    /// Copies `bytes` to `offset`; false where that isn't inside, or may not be written.
+    /// Copies `bytes` to `offset`; false where that isn't inside, may not be written, or was taken away.
     #[inline(always)]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         if !self.writable || !self.holds(offset, bytes.len() as u64) {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.write(start.wrapping_add(offset), bytes),
+            Place::One(memory, start) => memory.write(start.wrapping_add(offset), bytes) && !memory.is_gone(),
             Place::Many(table, iova) => {
                 table.each(iova.wrapping_add(offset), bytes.len() as u64, |memory, at, done| {
-                    memory.write(at, &bytes[done.start as usize..done.end as usize])
+                    memory.write(at, &bytes[done.start as usize..done.end as usize]) && !memory.is_gone()
                 })
             }
         }
     }
 
-    /// Copies out from `offset`; false where that isn't inside.
+    /// Copies out from `offset`; false where that isn't inside, or was taken away.
     #[inline(always)]
     pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
         if !self.holds(offset, out.len() as u64) {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.read(start.wrapping_add(offset), out),
+            Place::One(memory, start) => memory.read(start.wrapping_add(offset), out) && !memory.is_gone(),
             Place::Many(table, iova) => table.each(iova.wrapping_add(offset), out.len() as u64, |memory, at, done| {
-                memory.read(at, &mut out[done.start as usize..done.end as usize])
+                memory.read(at, &mut out[done.start as usize..done.end as usize]) && !memory.is_gone()
             }),
         }
     }
 
-    /// Fills `len` bytes at `offset`; false where that isn't inside, or may not be written.
+    /// Fills `len` bytes at `offset`; false where that isn't inside, may not be written, or was taken away.
     pub fn fill(&self, offset: u64, len: u64, value: u8) -> bool {
         if !self.writable || !self.holds(offset, len) {
             return false;
         }
         match self.place {
-            Place::One(memory, start) => memory.fill(start.wrapping_add(offset), len, value),
+            Place::One(memory, start) => memory.fill(start.wrapping_add(offset), len, value) && !memory.is_gone(),
             Place::Many(table, iova) => table.each(iova.wrapping_add(offset), len, |memory, at, done| {
-                memory.fill(at, done.end.saturating_sub(done.start), value)
+                memory.fill(at, done.end.saturating_sub(done.start), value) && !memory.is_gone()
             }),
         }
     }
@@ -474,6 +477,7 @@ impl DmaTable {
             let this = (Iova(map.iova), map.len);
             why = match &map.memory {
                 None => Some(Reason::NoMemory(this)),
+                Some(memory) if memory.is_gone() => Some(Reason::TakenAway(this)),
                 Some(_) if write && !map.writable => Some(Reason::ReadOnly(this)),
                 Some(_) => None,
             };
@@ -507,6 +511,8 @@ pub enum Reason {
     NoMemory((Iova, u64)),
     /// This map (address, bytes) is for reading only.
     ReadOnly((Iova, u64)),
+    /// Whoever mapped this (address, bytes) took memory away that it had shared.
+    TakenAway((Iova, u64)),
     /// An entry is not aligned, or crosses from one map into the next.
     Alignment,
 }
@@ -523,6 +529,9 @@ impl fmt::Display for Denied {
                 write!(f, "the map of {len:#x} bytes at {:#x} came without a file descriptor", at.0)
             }
             Reason::ReadOnly((at, len)) => write!(f, "the map of {len:#x} bytes at {:#x} is for reading only", at.0),
+            Reason::TakenAway((at, len)) => {
+                write!(f, "the memory of the map of {len:#x} bytes at {:#x} was taken away", at.0)
+            }
             Reason::Alignment => write!(f, "it is not aligned there, or an entry crosses maps"),
         }
     }

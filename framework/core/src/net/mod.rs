@@ -16,6 +16,7 @@ mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod traced;
+mod watchdog;
 
 pub use burst::Burst;
 pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
@@ -24,6 +25,7 @@ pub use counters::{Count, RxCounters, TxCounters};
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
 pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
+pub use watchdog::TxWatchdog;
 
 pub use crate::block::QueueState;
 use crate::irq::EventFd;

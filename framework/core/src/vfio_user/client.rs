@@ -2,6 +2,8 @@
 //!
 //! How a command gets its reply is in `peer.rs`, regions and their mappings in `regions.rs`.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::peer::{Expect, Failed, Peer};
 use super::regions::{Region, read_region};
 use super::wire::{self, Command};
@@ -124,7 +126,7 @@ impl VfioUser {
     fn region_access(&self, command: Command, access: wire::RegionAccess, data: &[u8]) -> Result<Vec<u8>, Failed> {
         let peer = &self.peer;
         let back = if command == Command::REGION_READ { access.count as usize } else { 0 };
-        let longest = size_of::<wire::RegionAccess>() + back;
+        let longest = size_of::<wire::RegionAccess>().saturating_add(back);
         let reply = peer.call(command, &[access.as_bytes(), data], Vec::new(), Expect { payload: longest, fds: 0 })?;
         let (echo, data) = wire::split::<wire::RegionAccess>(&reply.payload).ok_or_else(|| peer.short(command))?;
         let same = (echo.offset, echo.region) == (access.offset, access.region);
@@ -180,7 +182,8 @@ impl PciDevice for VfioUser {
                 .region_access(Command::REGION_READ, access, &[])
                 .map_err(|e| e.or(|source| self.access("read", region, at, part.len(), source)))?;
             part.copy_from_slice(&data);
-            at += part.len() as u64;
+            // It was checked to be inside.
+            at = at.saturating_add(part.len() as u64);
         }
         Ok(())
     }
@@ -192,7 +195,8 @@ impl PciDevice for VfioUser {
             let access = wire::RegionAccess { offset: at, region, count: part.len() as u32 };
             self.region_access(Command::REGION_WRITE, access, part)
                 .map_err(|e| e.or(|source| self.access("write", region, at, part.len(), source)))?;
-            at += part.len() as u64;
+            // It was checked to be inside.
+            at = at.saturating_add(part.len() as u64);
         }
         Ok(())
     }
@@ -212,7 +216,7 @@ impl PciDevice for VfioUser {
             IrqAction::Disable => 0,
             IrqAction::Mask(n) | IrqAction::Unmask(n) | IrqAction::Trigger(n) => n as usize,
         };
-        if first as usize + wanted > count as usize {
+        if (first as usize).checked_add(wanted).is_none_or(|end| end > count as usize) {
             let vector = first.saturating_add(wanted as u32).saturating_sub(1);
             return Err(Error::NoSuchIrq { device: self.name().to_owned(), kind, vector, count });
         }
@@ -284,7 +288,7 @@ impl VfioUser {
                 let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
                 let set = wire::IrqSet { argsz: 0, flags, index: kind.index(), start, count: part.len() as u32 };
                 self.peer.set_irqs(set, owned)?;
-                start += part.len() as u32;
+                start = start.saturating_add(part.len() as u32);
             }
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! The memory files a client sends, each mapped once: a guest's memory comes in thousands of maps of the same few files, and a process
 //! can have only some ten thousand mappings.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use crate::mem::Mapping;
 use crate::pci::Prot;
 use crate::sigbus::{self, Guard};
@@ -56,12 +58,12 @@ impl Files {
         }
         // A file of hugepages can only be mapped by hugepages, and has only so many of them.
         let start = page.floor(offset);
-        if page.ceil(end) - start > room {
+        if page.ceil(end).saturating_sub(start) > room {
             return Err(libc::ENOSPC);
         }
         let mapping = self.map(fd, start..page.ceil(end), page, prot)?;
         self.parts.push(Arc::downgrade(&mapping));
-        Ok((mapping, offset - start))
+        Ok((mapping, offset.saturating_sub(start)))
     }
 
     /// Whether a client took memory away that it had shared.
@@ -70,7 +72,7 @@ impl Files {
     }
 
     fn map(&self, fd: &OwnedFd, range: Range<u64>, page: PageSize, prot: Prot) -> Result<Arc<Mapping>, i32> {
-        let len = usize::try_from(range.end - range.start).map_err(|_| libc::ENOMEM)?;
+        let len = range.end.checked_sub(range.start).and_then(|len| usize::try_from(len).ok()).ok_or(libc::ENOMEM)?;
         let memory = Mapping::of_fd(fd.as_fd(), range.start, len, prot).map_err(|e| match e {
             Error::Mmap { cause: source, .. } => source.raw_os_error().unwrap_or(libc::ENOMEM),
             _ => libc::ENOMEM,
@@ -82,7 +84,7 @@ impl Files {
     fn room(&mut self) -> Result<u64, i32> {
         self.whole.retain(|_, m| m.strong_count() > 0);
         self.parts.retain(|m| m.strong_count() > 0);
-        if self.whole.len() + self.parts.len() >= MOST_MAPPINGS {
+        if self.whole.len().saturating_add(self.parts.len()) >= MOST_MAPPINGS {
             return Err(libc::ENOSPC);
         }
         let taken: u64 = self.whole.values().chain(&self.parts).filter_map(Weak::upgrade).map(|m| m.len()).sum();
@@ -103,13 +105,13 @@ fn guard(memory: Mapping, page: PageSize, gone: Arc<AtomicBool>) -> Result<Arc<M
         memory: Mapping,
     }
     let (base, len, prot) = (memory.base(), memory.len() as usize, memory.prot());
-    let guard = Guard::new(base, len, page, sigbus::Guarded::Memory, prot == Prot::ReadWrite, gone)
+    let guard = Guard::new(base, len, page, sigbus::Guarded::Memory, prot == Prot::ReadWrite, gone.clone())
         .map_err(|_| libc::ENOSPC)?;
     let memory = Arc::new(Guarded { _guard: guard, memory });
     // SAFETY: what keeps it keeps `memory`, which is mapped so; nobody reaches it but through what is made here, and
     // `limited_to` says what may be done to it.
     let memory = unsafe { Mapping::of_owner(memory.memory.base(), len, memory) }.limited_to(prot);
-    Ok(Arc::new(memory))
+    Ok(Arc::new(memory.taken_away_with(gone)))
 }
 
 /// What the offsets of a file's mappings must be multiples of.
@@ -117,4 +119,83 @@ fn page_of(fd: &OwnedFd) -> PageSize {
     let host = PageSize::host();
     let huge = rustix::fs::fstatfs(fd).ok().filter(|f| f.f_type == libc::HUGETLBFS_MAGIC);
     huge.and_then(|f| PageSize::new(f.f_bsize as u64).ok()).unwrap_or(host).max(host)
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::Work;
+    use crate::mem::Iova;
+    use crate::model::{Host, Model, ModelFunction, Reason, Refused, Shape};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+    const SIZE: u64 = 1 << 20;
+
+    /// Its memory is taken away in the middle of a turn. What copies of 64 bytes said before that and after it.
+    struct Robbed {
+        file: OwnedFd,
+        said: Vec<[bool; 3]>,
+        why: Option<Reason>,
+    }
+
+    impl Model for Robbed {
+        fn shape(&self) -> Shape {
+            Shape {
+                name: "robbed".to_owned(),
+                page: PageSize::host(),
+                regions: Vec::new(),
+                irqs: Vec::new(),
+                msix: None,
+            }
+        }
+
+        fn read(&mut self, _: u32, _: u64, _: &mut [u8]) -> Result<(), Refused> {
+            Err(Refused(libc::EINVAL))
+        }
+
+        fn write(&mut self, _: u32, _: u64, _: &[u8]) -> Result<(), Refused> {
+            Err(Refused(libc::EINVAL))
+        }
+
+        fn reset(&mut self) {}
+
+        fn poll(&mut self, host: &mut Host<'_>) -> Work {
+            // In one map, and across both.
+            for (first, len) in [(0, 64), (SIZE - 32, 64)] {
+                let dma = host.dma(Iova(first), len).unwrap();
+                let mut bytes = [0; 64];
+                self.said.push([dma.read(0, &mut bytes), dma.write(0, &bytes), dma.fill(0, len, 7)]);
+            }
+            ftruncate(&self.file, 0).unwrap();
+            // The first of these is what meets it.
+            for (first, len) in [(4096, 64), (4096, 64), (SIZE - 32, 64)] {
+                let dma = host.dma(Iova(first), len).unwrap();
+                let mut bytes = [0; 64];
+                self.said.push([dma.read(0, &mut bytes), dma.write(0, &bytes), dma.fill(0, len, 7)]);
+            }
+            self.why = Some(host.denied(Iova(4096), 64, false).why);
+            Work::Busy
+        }
+    }
+
+    #[test]
+    fn copies_fail_from_where_memory_was_taken_away_in_the_middle_of_a_turn() {
+        let file = || {
+            let file = memfd_create("robbed", MemfdFlags::CLOEXEC).unwrap();
+            ftruncate(&file, SIZE).unwrap();
+            file
+        };
+        let (first, second) = (file(), file());
+        let mut files = Files::default();
+        let maps = [&first, &second].map(|file| files.memory(file, 0, SIZE, true).unwrap());
+        let mut function = ModelFunction::new(Robbed { file: first, said: Vec::new(), why: None });
+        for ((memory, at), iova) in maps.into_iter().zip([0, SIZE]) {
+            function.dma_map(Iova(iova), memory, at, SIZE, true).unwrap();
+        }
+        function.poll();
+        let Robbed { said, why, .. } = function.model();
+        assert_eq!(said[..], [[true; 3], [true; 3], [false; 3], [false; 3], [false; 3]]);
+        assert_eq!(*why, Some(Reason::TakenAway((Iova(0), SIZE))));
+        assert!(files.have_shrunk());
+    }
 }

@@ -3,6 +3,8 @@
 //! Strict: every reply's id, command, type, error and size are checked, every message has a deadline. What breaks the protocol
 //! ends the connection, and every later call says that the device is gone, and why.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::client::Options;
 use super::socket::{Broken, Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
@@ -58,7 +60,8 @@ impl fmt::Display for Limit {
 }
 
 fn later(timeout: Duration) -> Instant {
-    Instant::now() + timeout.min(A_YEAR)
+    let now = Instant::now();
+    now.checked_add(timeout.min(A_YEAR)).unwrap_or(now)
 }
 
 /// How many regions, and kinds of interrupt, a server may have.
@@ -313,13 +316,13 @@ impl Link {
     }
 
     fn judge(&mut self, reply: Frame, expect: Expect) -> Result<Frame, Wrong> {
-        let count = reply.fds.len() + reply.excess_fds;
+        let count = reply.fds.len().saturating_add(reply.excess_fds);
         if reply.excess_fds > 0 || (expect.fds > 0 && count > expect.fds) {
             let most = if expect.fds > 0 { expect.fds } else { wire::MAX_FDS };
             return Err(format!("{count} file descriptors came with the reply, where at most {most} may").into());
         }
         if count > expect.fds {
-            self.stray_fds += count as u64;
+            self.stray_fds = self.stray_fds.saturating_add(count as u64);
             tracing::warn!(count, command = %reply.header.command, "file descriptors came that nobody asked for");
         }
         if reply.header.has(wire::ERROR) {

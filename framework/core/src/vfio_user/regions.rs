@@ -1,5 +1,7 @@
 //! A region as a server describes it: the capability chain, the file that came with it, and mapping that.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::files::can_shrink;
 use super::peer::{Expect, Failed, Peer};
 use super::wire::{self, Command};

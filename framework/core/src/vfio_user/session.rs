@@ -3,6 +3,8 @@
 //! A command that is wrong gets an error reply, and the client may go on. It is sent away only when the framing cannot be
 //! trusted any more, or when it doesn't begin by agreeing on a version.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::files::Files;
 use super::socket::{Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
@@ -213,7 +215,7 @@ impl Session {
         flag(VFIO_REGION_INFO_FLAG_READ, region.readable);
         flag(VFIO_REGION_INFO_FLAG_WRITE, region.writable);
         flag(VFIO_REGION_INFO_FLAG_MMAP, file.is_some());
-        let argsz = FIXED + if file.is_some() { caps.len() as u32 } else { 0 };
+        let argsz = FIXED.saturating_add(if file.is_some() { caps.len() as u32 } else { 0 });
         // "The full payload is not included in the reply, but argsz indicates the needed size": then the file waits too.
         let full = file.is_some() && argsz <= ask.argsz;
         flag(VFIO_REGION_INFO_FLAG_CAPS, full);
@@ -240,14 +242,15 @@ fn offered(region: &crate::pci::RegionInfo) -> Vec<Range<u64>> {
 
 /// The capability chain that follows [`wire::RegionInfo`]. Areas are always there: some clients map nothing without.
 fn capabilities(areas: &[Range<u64>], msix_mappable: bool) -> Vec<u8> {
-    let sparse_size = size_of::<wire::CapHeader>() + size_of::<wire::Sparse>() + areas.len() * size_of::<wire::Area>();
-    let next = if msix_mappable { (size_of::<wire::RegionInfo>() + sparse_size) as u32 } else { 0 };
-    let mut bytes = Vec::with_capacity(sparse_size + size_of::<wire::CapHeader>());
+    const HEAD: usize = size_of::<wire::RegionInfo>() + size_of::<wire::CapHeader>() + size_of::<wire::Sparse>();
+    let next = HEAD.saturating_add(areas.len().saturating_mul(size_of::<wire::Area>()));
+    let next = if msix_mappable { next as u32 } else { 0 };
+    let mut bytes = Vec::new();
     let id = VFIO_REGION_INFO_CAP_SPARSE_MMAP as u16;
     bytes.extend(wire::CapHeader { id, version: 1, next }.as_bytes());
     bytes.extend(wire::Sparse { areas: areas.len() as u32, reserved: 0 }.as_bytes());
     for area in areas {
-        bytes.extend(wire::Area { offset: area.start, size: area.end - area.start }.as_bytes());
+        bytes.extend(wire::Area { offset: area.start, size: area.end.saturating_sub(area.start) }.as_bytes());
     }
     if msix_mappable {
         let id = VFIO_REGION_INFO_CAP_MSIX_MAPPABLE as u16;

@@ -3,6 +3,8 @@
 //! A read never goes beyond the message it began, so the descriptors that come with it are that message's. It does *not* know what
 //! messages mean.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use super::wire::{Header, MAX_FDS, MAX_PAYLOAD};
 use crate::listener::A_YEAR;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -96,14 +98,14 @@ impl Socket {
         loop {
             let size = match self.have {
                 ..Header::SIZE => Header::SIZE,
-                _ => Header::SIZE + self.payload.len(),
+                _ => Header::SIZE.saturating_add(self.payload.len()),
             };
             if self.have >= Header::SIZE && self.have == size {
                 break;
             }
             match self.receive_some(size)? {
                 0 => return Ok(None),
-                n => self.have += n,
+                n => self.have = self.have.saturating_add(n),
             }
             if self.have == Header::SIZE {
                 let size = header(&self.header).size;
@@ -139,7 +141,7 @@ impl Socket {
             for fd in fds {
                 match self.fds.len() {
                     ..MAX_FDS => self.fds.push(fd),
-                    _ => self.excess_fds += 1,
+                    _ => self.excess_fds = self.excess_fds.saturating_add(1),
                 }
             }
         }
@@ -157,7 +159,7 @@ impl Socket {
     /// byte of what is in line, so a message that has some must be the first there.
     pub fn send(&mut self, mut header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>) -> Result<(), Broken> {
         debug_assert!(fds.is_empty() || !self.is_sending());
-        header.size = (Header::SIZE + payload.iter().map(|p| p.len()).sum::<usize>()) as u32;
+        header.size = payload.iter().map(|p| p.len()).fold(Header::SIZE, usize::saturating_add) as u32;
         self.unsent.extend_from_slice(header.as_bytes());
         payload.iter().for_each(|p| self.unsent.extend_from_slice(p));
         self.unsent_fds.extend(fds);
@@ -176,7 +178,7 @@ impl Socket {
             let bytes = &[IoSlice::new(&self.unsent[self.sent..])];
             match sendmsg(&self.stream, bytes, &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(n) => {
-                    self.sent += n;
+                    self.sent = self.sent.saturating_add(n);
                     self.unsent_fds.clear();
                 }
                 Err(Errno::INTR) => {}
@@ -212,7 +214,8 @@ fn header(bytes: &[u8; Header::SIZE]) -> Header {
 
 /// Waits for `events` on `fd`; false where the time is over.
 pub fn wait_for(fd: impl AsFd, events: PollFlags, timeout: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + timeout.min(A_YEAR);
+    let now = Instant::now();
+    let deadline = now.checked_add(timeout.min(A_YEAR)).unwrap_or(now);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });

@@ -3,6 +3,8 @@
 //! Layouts only: what a message means is the client's and the server's. Integers are in the host's byte order, as the
 //! specification has it: both ends of a Unix socket are on one host. What a register holds travels as its bytes.
 
+#![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
