@@ -15,6 +15,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Event, Offloads, Port, PortConfig};
 use wholebar::smoltcp::iface::{Config, Interface, PollResult, SocketSet};
@@ -108,8 +109,8 @@ fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool)
             }
             for event in port.events().try_iter() {
                 match event {
-                    Event::Ended { why } => bail!("the port ended: {why}"),
-                    Event::UnbindRequest => bail!("the kernel wants the device back"),
+                    Event::Device(DeviceEvent::Ended { why }) => bail!("the port ended: {why}"),
+                    Event::Device(DeviceEvent::UnbindRequest) => bail!("the kernel wants the device back"),
                     event => eprintln!("{event:?}"),
                 }
             }

@@ -271,7 +271,7 @@ fn when_the_device_vanishes_every_future_ends_by_name() -> Result<()> {
 /// The guide's blocks that its own tests cannot run, for want of the executors, are of this file.
 #[test]
 fn what_the_guide_shows_of_executors_is_what_runs_here() {
-    let (here, guide) = (include_str!("asynchronous.rs"), include_str!("../../framework/src/guide/asynchronous.md"));
+    let (here, guide) = (include_str!("asynchronous.rs"), include_str!("../../../framework/src/guide/asynchronous.md"));
     for executor in ["tokio", "smol"] {
         let mark = format!("    // {executor}\n");
         let (_, body) = here.split_once(&mark).expect("a mark");

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wholebar::block::{self, Event};
 use wholebar::blocking::{Config, Disk, Error};
+use wholebar::control_plane::DeviceEvent;
 use wholebar::nvme::{self as driver, Nvme};
 use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::virtio::Blk;
@@ -169,7 +170,9 @@ fn what_is_done_while_a_device_is_reset_is_done() -> Result<()> {
             }
             Ok(resets.join().expect("it does not panic")?)
         })?;
-        let resets = std::iter::from_fn(|| disk.event()).filter(|event| matches!(event, Event::Reset { .. })).count();
+        let resets = std::iter::from_fn(|| disk.event())
+            .filter(|event| matches!(event, Event::Device(DeviceEvent::Reset { .. })))
+            .count();
         ensure!(resets == RESETS, "{resets} resets");
         Ok(())
     })
@@ -185,7 +188,7 @@ fn a_reset_between_calls_loses_no_data() -> Result<()> {
         blocking.write_all_at(b"before", 1000)?;
         let told = disk.reset();
         let lost = std::iter::from_fn(|| disk.event())
-            .any(|event| matches!(event, Event::Reset { lost, .. } if lost.len() == 1));
+            .any(|event| matches!(event, Event::Device(DeviceEvent::Reset { lost, .. }) if lost.len() == 1));
         ensure!(lost, "{}: no queue was lost: {told:?}", rig.name);
         let mut bytes = [0; 6];
         blocking.read_exact_at(&mut bytes, 1000)?;
