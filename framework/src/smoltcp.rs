@@ -58,10 +58,12 @@
 use crate::mem::{Buf, L4, Offload, Pool, PoolCache};
 use crate::net::{Burst, Port, RxQueue, TxQueue};
 use ::smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta};
-use ::smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use ::smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
+};
 use std::num::NonZeroUsize;
 
-pub use ::smoltcp::wire::checksum;
+#[doc(no_inline)]
 pub use ::smoltcp::{iface, phy, socket, storage, time, wire};
 
 /// Bytes that are left in front of a packet that is sent, for a driver's own header: a pool's buffers hold these and the largest packet.
