@@ -1,4 +1,4 @@
-//! TCP/IP without the kernel's network stack: [smoltcp](::smoltcp), and a [`Device`] that puts it over a port's queues.
+//! TCP/IP without the kernel's network stack: [smoltcp](https://docs.rs/smoltcp), and a [`Device`] that puts it over a port's queues.
 //!
 //! What smoltcp receives it reads in the buffer that the device wrote, and what it sends it writes where the device reads. This file does *not* know
 //! of addresses, sockets or time: those are smoltcp's, whose modules are here too, so that a program needs no other dependency.
@@ -58,10 +58,12 @@
 use crate::mem::{Buf, L4, Offload, Pool, PoolCache};
 use crate::net::{Burst, Port, RxQueue, TxQueue};
 use ::smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta};
-use ::smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
+use ::smoltcp::wire::{
+    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
+};
 use std::num::NonZeroUsize;
 
-pub use ::smoltcp::wire::checksum;
+#[doc(no_inline)]
 pub use ::smoltcp::{iface, phy, socket, storage, time, wire};
 
 /// Bytes that are left in front of a packet that is sent, for a driver's own header: a pool's buffers hold these and the largest packet.

@@ -69,17 +69,20 @@ pub struct Connection {
     request: Vec<u8>,
     answer: Option<Answer>,
     /// Where it was when it was last seen to move, and when that was.
-    moved: Option<((State, usize, usize), Instant)>,
+    moved: Option<((State, usize, usize, u64), Instant)>,
 }
 
 impl Connection {
     /// Does what can be done now.
     pub fn serve(&mut self, socket: &mut Socket, content: &Content, now: Instant) -> Result<()> {
-        let place = (socket.state(), socket.send_queue(), self.request.len());
+        let done = self.answer.as_ref().map_or(0, |answer| answer.offset);
+        let place = (socket.state(), self.request.len(), socket.send_queue(), done);
         match self.moved {
             Some((was, since)) if was == place && !socket.is_listening() => {
                 if now - since > PATIENCE {
+                    // It is told, and listens again the next time.
                     socket.abort();
+                    return Ok(());
                 }
             }
             _ => self.moved = Some((place, now)),

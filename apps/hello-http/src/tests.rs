@@ -177,9 +177,9 @@ fn a_file_comes_whole_whatever_devices_do_for_it() {
 
 #[test]
 fn many_are_served_at_once_and_some_go_in_the_middle() {
-    let server = Server::start("sim:virtio-net,wire=pair:http-many", None, 1 << 20);
+    let server = Server::start("sim:virtio-net,wire=pair:http-many", None, 1 << 18);
     let mut client = Client::new("sim:virtio-net,wire=pair:http-many", Offloads::NONE, None);
-    let expected = made_up(1 << 20);
+    let expected = made_up(1 << 18);
     for answer in client.get_all(&[ROOT; 12], usize::MAX) {
         assert!(body(&answer) == expected);
     }
