@@ -39,9 +39,9 @@ impl Member {
         self.gate.open()
     }
 
-    /// Takes hands off where that is asked for.
+    /// Takes hands off where that is asked for; `completed` says whether the device did anything of the queue's since it entered.
     #[cold]
-    pub fn step(&mut self) -> Home {
+    pub fn step(&mut self, completed: bool) -> Home {
         match &self.ending {
             Some(Ending::Expelled) => return Home::Quarantine,
             Some(Ending::Device(end)) if end.harmless => return Home::Ended,
@@ -49,7 +49,7 @@ impl Member {
             None if self.gate.open() => return Home::Wait,
             None => {}
         }
-        match self.gate.step() {
+        match self.gate.step(completed) {
             Step::Stop | Step::Abort => Home::Wait,
             Step::Restart => Home::Restart,
             Step::Expelled => {

@@ -213,7 +213,7 @@ impl Tx {
     /// A turn of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.step() {
+        match self.member.step(self.ring.has_completed()) {
             Home::Wait => {}
             Home::Restart => {
                 self.let_go();

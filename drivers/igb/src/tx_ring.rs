@@ -140,6 +140,11 @@ impl TxRing {
         self.slots.iter_mut().filter_map(Option::take)
     }
 
+    /// Whether the device was done with any descriptor since it was new (or with 2^32 of them).
+    pub fn has_completed(&self) -> bool {
+        self.head != 0
+    }
+
     /// The ring's memory.
     pub fn words(&self) -> &DmaRing<[AtomicU64; 2]> {
         &self.ring

@@ -268,6 +268,40 @@ fn a_head_that_never_moves_is_named() {
 }
 
 #[test]
+fn one_that_does_nothing_between_its_resets_has_ended() {
+    let rig = rig("sim:nvme,size=4M,faults=id:1/1");
+    let mut queue = rig.queue();
+    let mut aborted = 0;
+    while queue.state() != QueueState::Gone && !matches!(queue.state(), QueueState::Failed(_)) {
+        match queue.submit(request(aborted, Op::Read { lba: 0 }, Data::One(rig.buf(4096)))) {
+            Ok(()) => {
+                queue.ring();
+                assert_eq!(wait(&mut queue, 1)[0].status, Status::Aborted);
+                aborted += 1;
+            }
+            Err(rejected) => {
+                assert!(matches!(rejected.why, Reject::Resetting | Reject::Gone), "{:?}", rejected.why);
+                queue.poll_each(1, |done| panic!("{done:?}"));
+                std::thread::yield_now();
+            }
+        }
+    }
+    let error = rig.nvme.check().unwrap_err().to_string();
+    assert!(
+        error.contains("was reset 10 times in a row, and completed nothing in between (it was reset because"),
+        "{error}"
+    );
+    let events: Vec<_> = rig.nvme.events().try_iter().collect();
+    assert_eq!(
+        (events.iter().filter(|event| matches!(event, Event::Reset { .. })).count(), aborted),
+        (10, 11),
+        "{events:?}"
+    );
+    assert!(matches!(events.last(), Some(Event::Ended { .. })));
+    assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
+}
+
+#[test]
 fn namespaces_that_come_and_go_are_seen() {
     let rig = rig("sim:nvme,size=4M,ns=3,faults=detach:@2+attach:@4");
     let ids = || rig.nvme.namespaces().iter().map(|n| n.nsid).collect::<Vec<_>>();

@@ -91,16 +91,16 @@ impl Life {
         }
     }
 
-    /// Takes hands off where that is asked for; `None` where the gate is open.
+    /// Takes hands off where that is asked for; `None` where the gate is open. `completed` says whether the device used any buffer since the queue entered.
     #[cold]
-    pub fn step(&mut self) -> Option<Step> {
+    pub fn step(&mut self, completed: bool) -> Option<Step> {
         match &self.ending {
             Some(Ending::Expelled) => return Some(Step::Expelled),
             Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
             None if self.gate.open() => return None,
             None => {}
         }
-        let turn = self.gate.step();
+        let turn = self.gate.step(completed);
         match &turn {
             Step::Expelled => self.ending = Some(Ending::Expelled),
             Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),

@@ -197,13 +197,27 @@ pub struct QueueContext<T> {
 /// What is under the lock.
 struct Control<D: Driver> {
     state: D::State,
-    /// Why a reset waits for queues to take their hands off, and since when.
-    stopping: Option<(String, Instant)>,
+    /// The reset that waits for queues to take their hands off.
+    stopping: Option<Stopping>,
+    /// Resets since any queue completed something, and when the last of them was.
+    in_vain: (u32, Option<Instant>),
     /// The queues that the last reset waited for in vain.
     lost: Vec<u32>,
     events: Sender<D::Event>,
 }
 
+/// A reset that has begun.
+struct Stopping {
+    why: String,
+    since: Instant,
+    /// Somebody asked for it: the device may be well.
+    asked_for: bool,
+}
+
+/// How many resets in a row a device gets between which it completed nothing. Then it has ended.
+const IN_VAIN: u32 = 10;
+/// Those that are further apart are not in a row.
+const IN_A_ROW: Duration = Duration::from_secs(3600);
 /// How many events wait where nobody takes them.
 const EVENTS: usize = 256;
 /// How often the slow path's thread looks after a device without being asked to.
@@ -253,7 +267,7 @@ impl<D: Driver> ControlPlane<D> {
             }
         }
         let (send, events) = bounded(EVENTS);
-        let control = Mutex::new(Control { state, stopping: None, lost: Vec::new(), events: send });
+        let control = Mutex::new(Control { state, stopping: None, in_vain: (0, None), lost: Vec::new(), events: send });
         let closing = AtomicBool::new(false);
         let control = Arc::new(DeviceControl { driver, control, queue_context, events, notices, patience, closing });
         Ok(Self { control, thread: None })
@@ -363,7 +377,7 @@ impl<D: Driver> DeviceControl<D> {
             if fd.take() > 0 {
                 if *kind == Irq::Err {
                     control.tell(DeviceEvent::FunctionError);
-                    self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned());
+                    self.begin_reset(&mut control, "the kernel reports an error of the function".to_owned(), false);
                 } else {
                     control.tell(DeviceEvent::UnbindRequest);
                 }
@@ -376,7 +390,7 @@ impl<D: Driver> DeviceControl<D> {
             if epoch == self.domain().epoch() && self.domain().ended().is_none() {
                 match self.driver.handle_fault(&mut control.state, fault) {
                     Ok(None) => {}
-                    Ok(Some(why)) => self.begin_reset(&mut control, why),
+                    Ok(Some(why)) => self.begin_reset(&mut control, why, false),
                     Err(error) => self.settle(&mut control, &error),
                 }
             }
@@ -400,31 +414,33 @@ impl<D: Driver> DeviceControl<D> {
     fn settle(&self, control: &mut Control<D>, error: &D::Error) {
         match D::recovery(error, self.device().as_ref()) {
             Recovery::Gone => self.end(control, error, ""),
-            Recovery::Reset => self.begin_reset(control, error.to_string()),
+            Recovery::Reset => self.begin_reset(control, error.to_string(), false),
             Recovery::Nothing => {}
         }
     }
 
-    fn begin_reset(&self, control: &mut Control<D>, why: String) {
+    fn begin_reset(&self, control: &mut Control<D>, why: String, asked_for: bool) {
         if control.stopping.is_none() && self.domain().phase() == Phase::Running {
             tracing::warn!(device = self.device().name(), why, "resetting the device");
             self.domain().stop();
-            control.stopping = Some((why, Instant::now()));
+            control.stopping = Some(Stopping { why, since: Instant::now(), asked_for });
             self.queue_context.wake.signal();
         }
     }
 
     /// Goes on with a reset, if one is under way and does not wait for queues.
     fn advance(&self, control: &mut Control<D>) {
-        let Some((_, since)) = &control.stopping else { return };
-        let (since, domain) = (*since, self.domain());
+        let Some(Stopping { since, .. }) = control.stopping else { return };
+        let domain = self.domain();
         self.driver.poll_parked(&mut control.state);
         if !domain.waiting().is_empty() && since.elapsed() < self.patience {
             return;
         }
         control.lost = domain.expel();
-        let why = control.stopping.take().map(|(why, _)| why).unwrap_or_default();
-        match self.reset_now(control) {
+        let Some(Stopping { why, asked_for, .. }) = control.stopping.take() else { return };
+        let helps = control.count_reset(domain.take_completed(), asked_for, since);
+        let in_vain = || Error::ResetsInVain { device: self.device().name().to_owned(), resets: IN_VAIN };
+        match if helps { self.reset_now(control) } else { Err(in_vain().into()) } {
             Ok(()) => {
                 domain.resume();
                 self.driver.poll_parked(&mut control.state);
@@ -486,7 +502,7 @@ impl<D: Driver> DeviceControl<D> {
 
     /// Begins to reset the device. [`service`](Self::service) goes on with it.
     pub fn request_reset(&self) {
-        self.begin_reset(&mut self.control(), "it was asked for".to_owned());
+        self.begin_reset(&mut self.control(), "it was asked for".to_owned(), true);
     }
 
     /// Resets the device, and waits until its queues can go on. Queues have to be polled meanwhile, on other threads.
@@ -613,6 +629,19 @@ impl<T> QueueContext<T> {
 }
 
 impl<D: Driver> Control<D> {
+    /// Counts a reset that began at `now`; whether there may be a point in it. `completed` says whether any queue got something done since the one before.
+    fn count_reset(&mut self, completed: bool, asked_for: bool, now: Instant) -> bool {
+        let (count, last) = &mut self.in_vain;
+        if completed || last.is_some_and(|last| now.saturating_duration_since(last) > IN_A_ROW) {
+            *count = 0;
+        }
+        // Who asks has reasons of his own.
+        if !asked_for {
+            (*count, *last) = (*count + 1, Some(now));
+        }
+        *count <= IN_VAIN
+    }
+
     /// Passes an event on; the oldest stay where nobody takes them.
     fn tell(&self, happened: DeviceEvent) {
         let _ = self.events.try_send(happened.into());

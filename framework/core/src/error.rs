@@ -189,6 +189,14 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The device was reset again and again, and did nothing in between: it is not tried again.
+    #[error("{device} was reset {resets} times in a row, and completed nothing in between")]
+    ResetsInVain {
+        /// The device.
+        device: String,
+        /// How often.
+        resets: u32,
+    },
     /// Queues whose owners did not poll while the device was to be reset.
     #[error(
         "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"

@@ -32,6 +32,8 @@ struct Shared {
     members: Mutex<Vec<Arc<Member>>>,
     end: Mutex<Option<End>>,
     quarantined: AtomicU64,
+    /// How many queues had completed something when they were stopped, since somebody asked.
+    completed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -169,6 +171,12 @@ impl Domain {
         self.0.ended()
     }
 
+    /// Whether any queue that took its hands off since this was asked last had completed something before.
+    pub fn take_completed(&self) -> bool {
+        // Relaxed: it was counted before the acknowledgement that `waiting` saw.
+        self.0.completed.swap(0, Ordering::Relaxed) > 0
+    }
+
     /// Buffers that were never given back, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.quarantined.load(Ordering::Relaxed)
@@ -220,9 +228,10 @@ impl Gate {
     }
 
     /// What to do where it isn't open. This is the acknowledgement: the caller has its hands off when it calls it, and keeps them
-    /// off until [`enter`](Self::enter).
+    /// off until [`enter`](Self::enter). `completed` says whether the device has done anything of the queue's since that entered: a device that is reset
+    /// again and again and does nothing in between is given up.
     #[cold]
-    pub fn step(&mut self) -> Step {
+    pub fn step(&mut self, completed: bool) -> Step {
         self.seen = u64::MAX;
         let word = self.shared.word.load(Ordering::Acquire);
         let phase = Phase::of(word);
@@ -236,6 +245,9 @@ impl Gate {
         }
         let epoch = word >> 2;
         if last < epoch {
+            if completed {
+                self.shared.completed.fetch_add(1, Ordering::Relaxed);
+            }
             // Release pairs with the Acquire in `Domain::waiting`.
             let swap = self.member.acknowledged.compare_exchange(last, epoch, Ordering::AcqRel, Ordering::Relaxed);
             if swap.is_err() {
@@ -325,7 +337,7 @@ mod exhaustive {
                     while !restarted {
                         if gate.open() {
                             ring.touch();
-                        } else if gate.step() == Step::Restart {
+                        } else if gate.step(false) == Step::Restart {
                             gate.enter();
                             ring.touch();
                             restarted = true;
@@ -352,7 +364,7 @@ mod exhaustive {
             let domain = Domain::new();
             let mut gate = domain.join(1);
             domain.stop();
-            let queue = thread::spawn(move || gate.step());
+            let queue = thread::spawn(move || gate.step(false));
             let expelled = domain.expel() == [1];
             assert_eq!(queue.join().unwrap() == Step::Expelled, expelled);
         });
@@ -372,16 +384,16 @@ mod tests {
         domain.stop();
         assert!(!a.open() && !b.open());
         assert_eq!(domain.waiting(), [1, 2]);
-        assert_eq!(a.step(), Step::Stop);
+        assert_eq!(a.step(false), Step::Stop);
         assert_eq!(domain.waiting(), [2]);
-        assert_eq!(b.step(), Step::Stop);
+        assert_eq!(b.step(false), Step::Stop);
         assert!(domain.waiting().is_empty());
         domain.quiet();
-        assert_eq!(a.step(), Step::Abort);
+        assert_eq!(a.step(false), Step::Abort);
         domain.resume();
         assert!(!a.open(), "it has to start over first");
         for gate in [&mut a, &mut b] {
-            assert_eq!(gate.step(), Step::Restart);
+            assert_eq!(gate.step(false), Step::Restart);
             gate.enter();
             assert!(gate.open());
         }
@@ -393,13 +405,13 @@ mod tests {
         let domain = Domain::new();
         let (mut a, mut b) = (domain.join(1), domain.join(2));
         domain.stop();
-        assert_eq!(a.step(), Step::Stop);
+        assert_eq!(a.step(false), Step::Stop);
         assert_eq!(domain.expel(), [2]);
         assert!(domain.waiting().is_empty());
         assert!(domain.has(1) && !domain.has(2));
         domain.quiet();
         domain.resume();
-        assert_eq!((a.step(), b.step()), (Step::Restart, Step::Expelled));
+        assert_eq!((a.step(false), b.step(false)), (Step::Restart, Step::Expelled));
         b.quarantined(3);
         assert_eq!((b.epoch(), domain.quarantined()), (None, 3));
         drop(b);
@@ -412,15 +424,15 @@ mod tests {
         let domain = Domain::new();
         let mut gate = domain.join(1);
         domain.stop();
-        assert_eq!(gate.step(), Step::Stop);
+        assert_eq!(gate.step(false), Step::Stop);
         domain.quiet();
         domain.resume();
         domain.stop();
         assert_eq!(domain.waiting(), [1]);
-        assert_eq!(gate.step(), Step::Stop);
+        assert_eq!(gate.step(false), Step::Stop);
         domain.quiet();
         domain.resume();
-        assert_eq!(gate.step(), Step::Restart);
+        assert_eq!(gate.step(false), Step::Restart);
         domain.stop();
         gate.enter();
         assert!(!gate.open());
@@ -432,13 +444,13 @@ mod tests {
         let mut gate = domain.join(1);
         gate.close();
         assert!(!gate.open());
-        assert_eq!(gate.step(), Step::Stop);
+        assert_eq!(gate.step(false), Step::Stop);
         domain.stop();
-        assert_eq!(gate.step(), Step::Stop);
+        assert_eq!(gate.step(false), Step::Stop);
         assert!(domain.waiting().is_empty());
         domain.quiet();
         domain.resume();
-        assert_eq!(gate.step(), Step::Restart);
+        assert_eq!(gate.step(false), Step::Restart);
         gate.enter();
         assert!(gate.open());
     }
@@ -454,7 +466,7 @@ mod tests {
         domain.resume();
         assert_eq!(domain.phase(), Phase::Ended);
         assert!(!gate.open());
-        assert_eq!(gate.step(), Step::Ended(end));
+        assert_eq!(gate.step(false), Step::Ended(end));
     }
 
     #[test]
@@ -485,7 +497,7 @@ mod tests {
                         if gate.open() {
                             // SAFETY: the gate is open, so the control plane waits for us before it touches the ring.
                             unsafe { *rings[i as usize].0.get() += 1 };
-                        } else if gate.step() == Step::Restart {
+                        } else if gate.step(false) == Step::Restart {
                             restarts += 1;
                             gate.enter();
                         }

@@ -134,7 +134,8 @@ impl Queue {
             None if self.gate.open() => return None,
             None => {}
         }
-        let turn = self.gate.step();
+        // Each command that was posted is in flight, or was completed.
+        let turn = self.gate.step(self.pair.tail() != self.slots.in_use());
         match &turn {
             Step::Expelled => self.ending = Some(Ending::Expelled),
             Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),

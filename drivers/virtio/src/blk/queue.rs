@@ -362,7 +362,7 @@ impl<R: Ring> Channel<R> {
     #[cold]
     fn closed(&mut self) -> Reject {
         // With nothing in flight, nothing has to be given back before it starts over.
-        if self.life.step() == Some(Step::Restart) && self.in_flight() == 0 {
+        if self.life.step(self.ring.has_taken()) == Some(Step::Restart) && self.in_flight() == 0 {
             self.restart();
         }
         match self.life.state() {
@@ -381,7 +381,7 @@ impl<R: Ring> Channel<R> {
     /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
     #[cold]
     fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
-        match self.life.step() {
+        match self.life.step(self.ring.has_taken()) {
             None | Some(Step::Stop) => 0,
             Some(Step::Abort) => self.drain(max, Status::Aborted, false, done),
             Some(Step::Restart) => {

@@ -136,7 +136,7 @@ impl<R: Ring> Receiver<R> {
     /// A turn of a queue that does not run: its buffers go home once the device cannot write them any more.
     #[cold]
     fn closed(&mut self) {
-        match self.life.step() {
+        match self.life.step(self.ring.has_taken()) {
             None | Some(Step::Stop) => {}
             Some(Step::Abort) => self.bufs.fill_with(|| None),
             Some(Step::Restart) => {

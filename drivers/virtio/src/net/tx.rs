@@ -187,7 +187,7 @@ impl<R: Ring> Sender<R> {
     /// A turn of a queue that does not run: its packets go home once the device does not read them any more.
     #[cold]
     fn closed(&mut self) {
-        match self.life.step() {
+        match self.life.step(self.ring.has_taken()) {
             None | Some(Step::Stop) => {}
             Some(Step::Abort) => self.drop_all(),
             Some(Step::Restart) => {

@@ -109,6 +109,9 @@ pub(crate) trait Ring: Send + Sized + 'static {
     /// Takes the next buffer that the device is done with.
     fn take(&mut self) -> Result<Option<Used>, Fault>;
 
+    /// Whether any was taken since the ring was new: it says no once in 65,536 as well, or (packed) once in two laps.
+    fn has_taken(&self) -> bool;
+
     /// Whether the device is to interrupt when it uses the next buffer.
     fn set_interrupt(&mut self, on: bool);
 

@@ -21,7 +21,7 @@ const DISABLE: u16 = 1;
 const DESC: u16 = 2;
 
 /// A place in the ring, and the lap it is on: 2.8.1's wrap counter.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     at: u16,
     wrap: bool,
@@ -225,6 +225,10 @@ impl Ring for Packed {
         self.take.forward(slot.count, self.ids.size());
         self.free += slot.count;
         Ok(Some(used))
+    }
+
+    fn has_taken(&self) -> bool {
+        self.take != Place::START
     }
 
     fn set_interrupt(&mut self, on: bool) {

@@ -219,6 +219,10 @@ impl Ring for Split {
         Ok(Some(used))
     }
 
+    fn has_taken(&self) -> bool {
+        self.taken != 0
+    }
+
     fn set_interrupt(&mut self, on: bool) {
         if self.options.event_idx {
             // 2.7.7.1: flags stay 0. Behind what was taken, the index passes the event after 65,535 more buffers.

@@ -81,9 +81,9 @@ fn a_queue_with_a_fault_has_the_device_reset_once_all_have_their_hands_off() {
     control_plane.queue_context().report_fault(0, "it hurts");
     assert!(control_plane.service().unwrap() && control_plane.service().unwrap());
     assert_eq!(seen(&control_plane), ["help"], "it waits for the queue");
-    assert_eq!(gate.step(), Step::Stop);
+    assert_eq!(gate.step(false), Step::Stop);
     assert!(!control_plane.service().unwrap());
-    assert_eq!((seen(&control_plane), gate.step()), (vec!["stop", "restart"], Step::Restart));
+    assert_eq!((seen(&control_plane), gate.step(false)), (vec!["stop", "restart"], Step::Restart));
     let reset = DeviceEvent::Reset { why: "it hurts".to_owned(), lost: vec![] };
     assert_eq!(control_plane.events().try_recv(), Ok(reset));
     // What it was of has ended.
@@ -118,6 +118,38 @@ fn what_no_reset_mends_has_ended() {
         control_plane.with(|_| Ok(())).is_err() && control_plane.reset().is_err() && control_plane.shut_down().is_err()
     );
     assert_eq!(seen(&control_plane), ["stop", "stop"]);
+}
+
+#[test]
+fn one_that_does_nothing_between_its_resets_has_ended() {
+    let (_, control_plane) = control_plane(Duration::from_secs(60));
+    let mut gate = control_plane.domain().join(1);
+    let mut reset = |asked_for, completed| {
+        match asked_for {
+            true => control_plane.request_reset(),
+            false => control_plane.queue_context().report_fault(control_plane.domain().epoch(), "it hurts"),
+        }
+        assert!(control_plane.service().unwrap());
+        assert_eq!(gate.step(completed), Step::Stop);
+        control_plane.service()?;
+        assert_eq!(gate.step(completed), Step::Restart);
+        gate.enter();
+        Ok::<_, Error>(())
+    };
+    // Now and then it does something.
+    for n in 0..50 {
+        reset(false, n % IN_VAIN == 0).unwrap();
+    }
+    // As often as somebody wants.
+    (0..50).for_each(|_| reset(true, false).unwrap());
+    reset(false, true).unwrap();
+    (1..IN_VAIN).for_each(|_| reset(false, false).unwrap());
+    let error = reset(false, false).unwrap_err();
+    assert!(control_plane.domain().ended().unwrap().harmless);
+    assert_eq!(
+        error.to_string(),
+        "wires can no longer be used: wires was reset 10 times in a row, and completed nothing in between (it was reset because it hurts)"
+    );
 }
 
 /// However many commands wait for a device that is gone, it ends once, and what is said of it says once that it is gone.
