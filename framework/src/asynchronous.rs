@@ -328,23 +328,21 @@ impl Future for Submit<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         // A waker is cloned and dropped while nothing is borrowed: what an executor does then is not known.
-        match std::mem::replace(&mut this.state, State::Completed) {
-            State::New(request) => {
-                let mut waker = Some(cx.waker().clone());
-                let at = this.queue.0.borrow_mut().submit(request, &mut waker)?;
-                this.state = State::Submitted(at);
-                Poll::Pending
+        if let State::Submitted(at) = this.state {
+            if let Some(done) = this.queue.0.borrow_mut().take_done(at) {
+                this.state = State::Completed;
+                return Poll::Ready(done);
             }
-            State::Submitted(at) => {
-                if let Some(done) = this.queue.0.borrow_mut().take_done(at) {
-                    return Poll::Ready(done);
-                }
-                this.state = State::Submitted(at);
-                this.queue.wake_with(at, cx.waker());
-                Poll::Pending
-            }
-            State::Completed => panic!("a request was polled as a future after it had completed"),
+            this.queue.wake_with(at, cx.waker());
+            return Poll::Pending;
         }
+        let State::New(request) = std::mem::replace(&mut this.state, State::Completed) else {
+            panic!("a request was polled as a future after it had completed");
+        };
+        let mut waker = Some(cx.waker().clone());
+        let at = this.queue.0.borrow_mut().submit(request, &mut waker)?;
+        this.state = State::Submitted(at);
+        Poll::Pending
     }
 }
 

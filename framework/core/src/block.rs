@@ -340,6 +340,9 @@ pub trait BlockQueue: Send {
     fn ring(&mut self);
 
     /// Takes at most `max` finished commands; returns how many there were.
+    ///
+    /// Where `done` panics, the command that it was told of has completed and is not in flight any more; the next call goes on with the others. So an
+    /// implementer is done with a command, its buffers apart, before it calls `done`.
     fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize;
 
     /// Whether it can be used.

@@ -219,6 +219,25 @@ fn a_dropped_future_leaves_its_buffer_with_the_command() {
 }
 
 #[test]
+fn the_end_of_a_command_without_a_future_is_nobody_elses() {
+    let (device, counter) = (Device::new(8), Counter::new());
+    let queue = device.queue();
+    let mut given_up = queue.submit(flush(1));
+    assert!(counter.poll(&mut given_up).is_pending());
+    drop(given_up);
+    let mut futures = [2, 3].map(|tag| queue.submit(flush(tag)));
+    futures.iter_mut().for_each(|future| assert!(counter.poll(future).is_pending()));
+    for (status, ended) in [(Status::Aborted, 0), (Status::Device(2), 1), (Status::Device(3), 2)] {
+        device.finish(1, status);
+        assert_eq!((queue.poll(9), counter.woken()), (1, ended));
+    }
+    for (tag, future) in (2..).zip(&mut futures) {
+        let Poll::Ready(Ok(done)) = counter.poll(future) else { panic!("{tag} is not complete") };
+        assert_eq!((u16::try_from(done.tag), done.status), (Ok(tag), Status::Device(tag)));
+    }
+}
+
+#[test]
 fn who_waits_for_room_gets_it_in_order_and_passes_it_on_when_dropped() {
     let (device, pool, counter) = (Device::new(2), pool(), Counter::new());
     let queue = device.queue();

@@ -151,30 +151,22 @@ impl Queue {
         }
     }
 
-    /// Gives back at most `max` requests that were in flight; or quarantines their buffers.
+    /// Gives back at most `max` requests that were in flight; or quarantines their buffers. `done` may panic: each request has left the queue when it
+    /// is told, and the rest is given back by the next poll.
     fn drain(&mut self, max: usize, status: Status, quarantine: bool, done: &mut dyn FnMut(Completion)) -> usize {
-        let mut count = 0;
-        let mut left = false;
-        for (cid, slot) in self.slots.iter_mut() {
-            if !slot.has_request(cid) {
-                continue;
-            }
-            if count == max {
-                left = true;
-                break;
-            }
-            let mut completion = slot.finish(status);
-            // It has no request any more; its parts are forgotten with it.
-            slot.state = State::Retired;
+        // The controller does none of its commands any more: what is left are requests.
+        self.unposted.clear();
+        self.slots.free_all_but_requests();
+        let (mut count, mut next) = (0, 0);
+        while count < max
+            && let Some((cid, mut completion)) = self.slots.take_request(next, status)
+        {
+            next = cid + 1;
             if quarantine {
                 self.gate.quarantined(std::mem::take(&mut completion.data).quarantine());
             }
             count += 1;
             done(completion);
-        }
-        self.unposted.clear();
-        if !left {
-            self.slots.free_all();
         }
         count
     }

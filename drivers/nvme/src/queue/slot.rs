@@ -119,6 +119,23 @@ impl Slots {
         }
     }
 
+    /// Makes those free that are in use and have no request.
+    pub fn free_all_but_requests(&mut self) {
+        for cid in 0..self.slots.len() as u16 {
+            if self.get(cid).is_some_and(|slot| slot.state != State::Free && !slot.has_request(cid)) {
+                self.give_back(cid);
+            }
+        }
+    }
+
+    /// Ends the first request from slot `from` on, however far it is; its slot is free then.
+    pub fn take_request(&mut self, from: u16, status: Status) -> Option<(u16, Completion)> {
+        let (cid, slot) = self.iter_mut().skip(from.into()).find(|(cid, slot)| slot.has_request(*cid))?;
+        let completion = slot.finish(status);
+        self.give_back(cid);
+        Some((cid, completion))
+    }
+
     pub fn free_count(&self) -> u32 {
         self.free_count
     }
