@@ -69,8 +69,8 @@ impl Burst {
         self.bufs.pop()
     }
 
-    /// Removes the first `n` packets, or all where there are fewer, and returns them in order. Packets that the iterator has not returned are freed when it is
-    /// dropped.
+    /// Removes the first `n` packets, or all where there are fewer, and returns them in order. Packets that the iterator has not returned are freed
+    /// when it is dropped.
     #[inline]
     pub fn take(&mut self, n: usize) -> Drain<'_, Buf> {
         let n = n.min(self.bufs.len());

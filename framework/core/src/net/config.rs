@@ -164,7 +164,8 @@ pub struct Rss {
     pub key: Vec<u8>,
     /// The packet types that are hashed.
     pub fields: HashFields,
-    /// The redirection table: receive queues, by the hash's lowest bits. Its length is a power of two, at most [`Limits::rss_table`](super::Limits::rss_table).
+    /// The redirection table: receive queues, by the hash's lowest bits. Its length is a power of two, at most
+    /// [`Limits::rss_table`](super::Limits::rss_table).
     pub table: Vec<u16>,
 }
 
@@ -176,8 +177,8 @@ impl Rss {
         0xbe, 0xac, 0x01, 0xfa,
     ];
 
-    /// Returns a configuration that hashes all fields and spreads packets evenly over `queues` (at least one), by a table of `entries`, rounded up to a power
-    /// of two.
+    /// Returns a configuration that hashes all fields and spreads packets evenly over `queues` (at least one), by a table of `entries`, rounded up to
+    /// a power of two.
     pub fn evenly(queues: u16, entries: u16) -> Self {
         let table = (0..u32::from(entries.max(1)).next_power_of_two()).map(|i| (i % u32::from(queues.max(1))) as u16);
         Self { key: Self::KEY.to_vec(), fields: HashFields::ALL, table: table.collect() }

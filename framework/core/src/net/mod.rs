@@ -46,8 +46,8 @@ use std::sync::Arc;
 
 /// A receive queue, owned by one core. (DPDK: a receive queue of `rte_ethdev`.)
 ///
-/// Every method but [`rx`](Self::rx), [`arm`](Self::arm) and [`disarm`](Self::disarm) only reads. None of them blocks; a queue that nobody polls delays the
-/// resets of its device ([`Port::reset`]), so it is polled regularly, or dropped.
+/// Every method but [`rx`](Self::rx), [`arm`](Self::arm) and [`disarm`](Self::disarm) only reads. None of them blocks; a queue that nobody polls
+/// delays the resets of its device ([`Port::reset`]), so it is polled regularly, or dropped.
 ///
 /// An implementer takes its buffers from one pool, posts new ones for those that it hands out, and hands out a buffer only once the device has
 /// finished writing it. A queue around a queue passes on every call, as here:
@@ -94,8 +94,8 @@ pub trait RxQueue: Send {
     /// Appends received packets to `out`, as many as it has room for, and returns their number. (DPDK: `rte_eth_rx_burst`.)
     ///
     /// The queue also posts new buffers to the device in place of those that it handed out. Where its pool is empty it counts that
-    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock and makes no system call, unless the device's doorbell is trapped. In
-    /// every state but [`QueueState::Running`] it returns 0, and takes part in a reset that is under way.
+    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock and makes no system call, unless the device's doorbell is
+    /// trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that is under way.
     fn rx(&mut self, out: &mut Burst) -> usize;
 
     /// Returns whether the queue can be used.
@@ -108,8 +108,8 @@ pub trait RxQueue: Send {
     /// Requests an interrupt for the next packet. Call [`rx`](Self::rx) once more after this, and sleep only where that returns 0: a packet that came
     /// before the queue was armed may raise no interrupt. (DPDK: `rte_eth_dev_rx_intr_enable`.)
     ///
-    /// Returns [`Armed::No`] where no interrupt would come: the queue has none, or is not running. The caller must not sleep then. Drivers write a register or
-    /// a word of the ring.
+    /// Returns [`Armed::No`] where no interrupt would come: the queue has none, or is not running. The caller must not sleep then. Drivers write a
+    /// register or a word of the ring.
     fn arm(&mut self) -> Armed;
 
     /// Turns the interrupt off again, before polling goes on; as cheap as [`arm`](Self::arm). (DPDK: `rte_eth_dev_rx_intr_disable`.)
@@ -126,9 +126,9 @@ pub trait TxQueue: Send {
     /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number; the rest stays, in its order. (DPDK:
     /// `rte_eth_tx_burst`.)
     ///
-    /// A packet that can never be sent is taken, dropped and counted by cause ([`TxCounters`]); it is part of the returned number. The call rings at most one
-    /// doorbell for all packets, takes no lock, and makes no system call, unless the doorbell is trapped. In every state but [`QueueState::Running`] the queue
-    /// takes no packet, and takes part in a reset that is under way.
+    /// A packet that can never be sent is taken, dropped and counted by cause ([`TxCounters`]); it is part of the returned number. The call rings at
+    /// most one doorbell for all packets, takes no lock, and makes no system call, unless the doorbell is trapped. In every state but
+    /// [`QueueState::Running`] the queue takes no packet, and takes part in a reset that is under way.
     fn tx(&mut self, packets: &mut Burst) -> usize;
 
     /// Frees the buffers of packets that were sent. (DPDK: `rte_eth_tx_done_cleanup`.)
