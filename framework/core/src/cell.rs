@@ -12,7 +12,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// The width of a register: `u8`, `u16`, `u32` or `u64`. PCI is little-endian; values are the CPU's.
+/// The width of a register: `u8`, `u16`, `u32` or `u64`.
+///
+/// PCI is little-endian; values are the CPU's.
 pub trait Width: sealed::Sealed + Copy + PartialEq + Send + Into<u64> + std::fmt::LowerHex + 'static {
     /// The width in bytes.
     const BYTES: u64 = size_of::<Self>() as u64;

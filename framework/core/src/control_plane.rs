@@ -71,14 +71,14 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// Stops the device. An implementer returns `Ok` only once the device, its queues included, does not reach memory any more.
     ///
     /// # Errors
-    /// The driver's own. The device may still reach memory then, and the control plane resets the function.
+    /// The driver's own. The device may still reach memory then. The control plane resets the function, where it can; else the device has ended.
     fn stop(&self, state: &mut Self::State) -> Result<(), Self::Error>;
 
     /// Brings the device up, with all of its queues but those in `lost`. Called after [`stop`](Self::stop), perhaps after a reset of the function,
     /// with bus mastering off and interrupts set up: an implementer turns bus mastering on.
     ///
     /// # Errors
-    /// The driver's own. The control plane resets the function and tries once more; after that the device has ended.
+    /// The driver's own. The control plane resets the function, where it can, and tries once more; else the device has ended.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
     /// Polls the queues that no application has at the moment, because they take part in resets, too. By default there are none.
@@ -180,7 +180,9 @@ pub enum Recovery {
     Gone,
 }
 
-/// The control plane of an open device, with the slow path's thread. Dropping it stops the thread, then the device for good.
+/// The control plane of an open device, with the slow path's thread.
+///
+/// Dropping it stops the thread, then the device for good.
 ///
 /// It dereferences to [`DeviceControl`], which has its methods.
 pub struct ControlPlane<D: Driver> {
@@ -188,7 +190,9 @@ pub struct ControlPlane<D: Driver> {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The part of a control plane that its threads share. Every method can be called from any thread.
+/// The part of a control plane that its threads share.
+///
+/// Every method can be called from any thread.
 pub struct DeviceControl<D: Driver> {
     driver: D,
     control: Mutex<Control<D>>,
@@ -202,8 +206,9 @@ pub struct DeviceControl<D: Driver> {
     closing: AtomicBool,
 }
 
-/// The part of a control plane that queues hold: device, reset domain, interrupts, attached arenas. It is separate since queues may themselves be
-/// under the control plane's lock.
+/// The part of a control plane that queues hold: device, reset domain, interrupts, attached arenas.
+///
+/// It is separate since queues may themselves be under the control plane's lock.
 pub struct QueueContext<T> {
     device: Arc<dyn PciDevice>,
     domain: Domain,
@@ -347,7 +352,7 @@ impl<D: Driver> DeviceControl<D> {
         &self.events
     }
 
-    /// Checks that the device can be used: one load, unless it has ended.
+    /// Checks that the device can be used. It takes the reset domain's lock.
     ///
     /// # Errors
     /// [`Error::Gone`] where the device is gone; [`Error::Ended`] where it failed or was shut down.

@@ -27,7 +27,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// An eventfd: a counter in the kernel that interrupts and threads add to, and that can be waited for. (Linux: `eventfd(2)`.)
+/// An eventfd: a counter in the kernel that interrupts and threads add to, and that can be waited for.
+///
+/// (Linux: `eventfd(2)`.)
 ///
 /// Signals coalesce: two signals before a [`take`](Self::take) are one event with a count of two.
 ///
@@ -115,8 +117,9 @@ impl AsFd for EventFd {
     }
 }
 
-/// The vectors of one kind of interrupt of a device, each with its eventfd. The kind is disabled on drop. (Linux: `VFIO_DEVICE_SET_IRQS`; DPDK:
-/// `rte_intr_enable`.)
+/// The vectors of one kind of interrupt of a device, each with its eventfd.
+///
+/// The kind is disabled on drop. (Linux: `VFIO_DEVICE_SET_IRQS`; DPDK: `rte_intr_enable`.)
 ///
 /// Where vectors can be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled when this is created. Every method is a lock
 /// and perhaps a system call or a message: none is for the hot path.

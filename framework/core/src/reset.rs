@@ -207,7 +207,9 @@ impl Shared {
     }
 }
 
-/// A queue's side of the protocol, owned by the queue. Dropping it leaves the domain.
+/// A queue's side of the protocol, owned by the queue.
+///
+/// Dropping it leaves the domain.
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,

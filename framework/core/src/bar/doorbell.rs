@@ -7,7 +7,9 @@ use crate::barrier;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// A register on the hot path, owned by one queue, and only written. Made by [`Bar::doorbell`].
+/// A register on the hot path, owned by one queue, and only written.
+///
+/// Made by [`Bar::doorbell`].
 #[derive(Debug)]
 pub struct Doorbell<T: Width> {
     /// `None` where it is trapped.

@@ -57,7 +57,9 @@ impl fmt::Display for BarLayout {
     }
 }
 
-/// The options with which a BAR is opened. By default as much is mapped as is safe, in pages of the device's own size.
+/// The options with which a BAR is opened.
+///
+/// By default as much is mapped as is safe, in pages of the device's own size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BarOptions<'a> {
     /// How much is to be mapped.
@@ -69,7 +71,9 @@ pub struct BarOptions<'a> {
     pub registers: &'a [Range<u64>],
 }
 
-/// Returns the layouts of all BARs that `device` has. It reads configuration space.
+/// Returns the layouts of all BARs that `device` has.
+///
+/// It reads configuration space.
 ///
 /// # Errors
 /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where configuration space cannot be read; [`Error::Gone`] where it
@@ -79,7 +83,9 @@ pub fn layouts(device: &dyn PciDevice) -> Result<Vec<BarLayout>> {
     (0..6).filter_map(|bar| layout_in(device, &config, bar).transpose()).collect()
 }
 
-/// Returns the layout of one BAR. It reads configuration space.
+/// Returns the layout of one BAR.
+///
+/// It reads configuration space.
 ///
 /// # Errors
 /// [`Error::NoSuchRegion`] where the device has no such BAR; else as [`layouts`].
@@ -91,7 +97,9 @@ pub fn layout(device: &dyn PciDevice, bar: u8) -> Result<BarLayout> {
     layout_in(device, &Config::of(device)?, bar)?.ok_or_else(none)
 }
 
-/// Returns the plan by which [`Bar::of`](super::Bar::of) would open a BAR of `device`. It reads configuration space and maps nothing.
+/// Returns the plan by which [`Bar::of`](super::Bar::of) would open a BAR of `device`.
+///
+/// It reads configuration space and maps nothing.
 ///
 /// # Errors
 /// As [`layout`].

@@ -40,8 +40,10 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// One BAR, mapped as its plan says. A clone is another handle; the BAR is unmapped when the last of them, its windows and its doorbells is dropped.
-/// (Linux: `pci_iomap`; DPDK: `rte_pci_map_device`.)
+/// One BAR, mapped as its plan says.
+///
+/// A clone is another handle; the BAR is unmapped when the last of them, its windows and its doorbells is dropped. (Linux: `pci_iomap`; DPDK:
+/// `rte_pci_map_device`.)
 ///
 /// Registers are little-endian, as PCI has them; values are the CPU's. An access costs a look-up of its span, a barrier and one load or store where
 /// the span is mapped; a system call or a message where it is trapped. Any thread may access registers.
@@ -310,7 +312,9 @@ impl fmt::Debug for Bar {
     }
 }
 
-/// A part of a BAR that contains neither the MSI-X table nor the PBA. Offsets begin at its start; costs are those of [`Bar`].
+/// A part of a BAR that contains neither the MSI-X table nor the PBA.
+///
+/// Offsets begin at its start; costs are those of [`Bar`].
 #[derive(Debug, Clone)]
 pub struct Window {
     bar: Bar,

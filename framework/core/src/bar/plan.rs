@@ -1,17 +1,4 @@
 //! The plan of a BAR: which pages are mapped, which are trapped, and why. A pure function: no I/O, and any page size.
-//!
-//! ```
-//! use wholebar_core::PageSize;
-//! use wholebar_core::bar::{Access, BarLayout, MapPolicy, plan};
-//! use wholebar_core::pci::{Isolation, RegionInfo};
-//!
-//! // A BAR of 64 KiB with the MSI-X table at 32 KiB; the backend does not say that the table's page can be mapped.
-//! let layout = BarLayout { bar: 0, size: 64 << 10, table: Some(0x8000..0x8100), pba: None, registers: Vec::new() };
-//! let region = RegionInfo { size: 64 << 10, readable: true, writable: true, mappable: true, caps: Vec::new() };
-//! let plan = plan(&layout, &region, PageSize::K4, &Isolation::by_construction(), MapPolicy::Auto);
-//! assert_eq!((plan.policy, plan.access(0x8000), plan.access(0x9000)), (MapPolicy::Carved, Some(Access::Trapped), Some(Access::Direct)));
-//! assert_eq!(plan.mapped_bytes(), 60 << 10);
-//! ```
 
 use super::BarLayout;
 use crate::pci::{Isolation, PciDevice, RegionInfo, Verdict};
@@ -115,6 +102,19 @@ impl BarPlan {
 ///
 /// Any layout and any region info will do: parts outside of the BAR are ignored, and nothing is mapped that the backend does not offer. The time
 /// it takes depends on the number of pieces, not on the number of pages.
+///
+/// ```
+/// use wholebar_core::PageSize;
+/// use wholebar_core::bar::{Access, BarLayout, MapPolicy, plan};
+/// use wholebar_core::pci::{Isolation, RegionInfo};
+///
+/// // A BAR of 64 KiB with the MSI-X table at 32 KiB; the backend does not say that the table's page can be mapped.
+/// let layout = BarLayout { bar: 0, size: 64 << 10, table: Some(0x8000..0x8100), pba: None, registers: Vec::new() };
+/// let region = RegionInfo { size: 64 << 10, readable: true, writable: true, mappable: true, caps: Vec::new() };
+/// let plan = plan(&layout, &region, PageSize::K4, &Isolation::by_construction(), MapPolicy::Auto);
+/// assert_eq!((plan.policy, plan.access(0x8000), plan.access(0x9000)), (MapPolicy::Carved, Some(Access::Trapped), Some(Access::Direct)));
+/// assert_eq!(plan.mapped_bytes(), 60 << 10);
+/// ```
 pub fn plan(
     layout: &BarLayout,
     region: &RegionInfo,

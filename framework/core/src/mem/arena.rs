@@ -18,8 +18,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
-/// A piece of memory that devices can be given access to. It is unmapped when the last of its handles, chunks, rings and pools is dropped. (DPDK:
-/// `rte_memzone`, `rte_extmem_register`; SPDK: `spdk_mem_register`.)
+/// A piece of memory that devices can be given access to.
+///
+/// It is unmapped when the last of its handles, chunks, rings and pools is dropped. (DPDK: `rte_memzone`, `rte_extmem_register`; SPDK:
+/// `spdk_mem_register`.)
 ///
 /// ```
 /// use wholebar_core::mem::{Arena, ArenaOptions};

@@ -56,8 +56,9 @@ mod flag {
     pub const L4_SHIFT: u32 = 6;
 }
 
-/// One buffer, owned: 8 bytes. Dropping it returns it, and the buffers chained to it, to their pools: one operation on a ring for each. (DPDK: `rte_mbuf`;
-/// Linux: `sk_buff`.)
+/// One buffer, owned: 8 bytes.
+///
+/// Dropping it returns it, and the buffers chained to it, to their pools: one operation on a ring for each. (DPDK: `rte_mbuf`; Linux: `sk_buff`.)
 ///
 /// A buffer has headroom, data and tailroom. None of the methods takes a lock, allocates or makes a system call.
 ///
@@ -83,7 +84,9 @@ unsafe impl Send for Buf {}
 unsafe impl Sync for Buf {}
 const _: () = assert!(size_of::<Option<Buf>>() == 8 && size_of::<Meta>() == 64);
 
-/// The result of a device's check of a checksum. (DPDK: `RTE_MBUF_F_RX_L4_CKSUM_*`.)
+/// The result of a device's check of a checksum.
+///
+/// DPDK: `RTE_MBUF_F_RX_L4_CKSUM_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Checked {
@@ -106,8 +109,10 @@ pub enum L4 {
     Udp = 2,
 }
 
-/// The work that remains to be done with a packet before it goes on a wire. A sender asks its device for it; a packet received from a neighbour in
-/// the same machine may have it left to the receiver. (DPDK: `tx_offload` and `RTE_MBUF_F_TX_*`; VIRTIO 1.2: 5.1.6.)
+/// The work that remains to be done with a packet before it goes on a wire.
+///
+/// A sender asks its device for it; a packet received from a neighbour in the same machine may have it left to the receiver. (DPDK: `tx_offload` and
+/// `RTE_MBUF_F_TX_*`; VIRTIO 1.2: 5.1.6.)
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offload {
     /// Bytes of the link-layer header, at most 127.
@@ -160,7 +165,9 @@ impl Offload {
     }
 }
 
-/// Frees buffers, by one operation for each run of buffers of one pool. Cheaper than dropping them one by one. (DPDK: `rte_pktmbuf_free_bulk`.)
+/// Frees buffers, by one operation for each run of buffers of one pool.
+///
+/// Cheaper than dropping them one by one. (DPDK: `rte_pktmbuf_free_bulk`.)
 #[inline]
 pub fn give_back(bufs: &mut Vec<Buf>) {
     while let Some(first) = bufs.first() {

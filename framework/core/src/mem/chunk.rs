@@ -17,7 +17,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A part of an [`Arena`], as bytes. Clones are the same part, which returns to the arena when the last of them is dropped. (Linux: `dma_alloc_coherent`.)
+/// A part of an [`Arena`], as bytes.
+///
+/// Clones are the same part, which returns to the arena when the last of them is dropped. (Linux: `dma_alloc_coherent`.)
 #[derive(Debug, Clone)]
 pub struct Chunk(Arc<Place>);
 
@@ -227,8 +229,9 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {
     }
 }
 
-/// A `T` that is `AT` bytes into an entry of `SIZE` bytes, and nothing else of that entry. For entries whose words have several widths: they are
-/// several rings in one place.
+/// A `T` that is `AT` bytes into an entry of `SIZE` bytes, and nothing else of that entry.
+///
+/// For entries whose words have several widths: they are several rings in one place.
 ///
 /// ```
 /// # use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};

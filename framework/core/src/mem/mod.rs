@@ -64,7 +64,9 @@ pub(crate) use words::Words;
 
 use std::fmt;
 
-/// An I/O virtual address: an address as a device sees it. (DPDK: `rte_iova_t`; Linux: `dma_addr_t`.)
+/// An I/O virtual address: an address as a device sees it.
+///
+/// DPDK: `rte_iova_t`; Linux: `dma_addr_t`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Iova(pub u64);

@@ -23,12 +23,16 @@ use std::sync::{Arc, Mutex};
 /// Pools that were dropped with buffers out: where they are (so that a leak checker sees that they are meant), and how many were.
 static LEAKED: Mutex<Vec<(Handle, u64)>> = Mutex::new(Vec::new());
 
-/// Returns how many buffers of this process were out when their pools were dropped. It takes a lock.
+/// Returns how many buffers of this process were out when their pools were dropped.
+///
+/// It takes a lock.
 pub fn leaked_buffers() -> u64 {
     LEAKED.lock().unwrap_or_else(|e| e.into_inner()).iter().map(|(_, out)| out).sum()
 }
 
-/// A pool of buffers of equal size. A clone is another handle to the same pool. (DPDK: `rte_pktmbuf_pool_create`.)
+/// A pool of buffers of equal size.
+///
+/// A clone is another handle to the same pool. (DPDK: `rte_pktmbuf_pool_create`.)
 ///
 /// Any thread may allocate here. A core that allocates and frees many buffers does so through a [`PoolCache`] of its own. A pool that is dropped
 /// while buffers are out is leaked, with its part of the arena; [`leaked_buffers`] counts those buffers.
@@ -159,8 +163,9 @@ impl Drop for Handle {
     }
 }
 
-/// One core's cache of a pool's buffers: most allocations and frees are a few instructions without atomics. Dropping it returns its buffers to the pool.
-/// (DPDK: `rte_mempool_cache`.)
+/// One core's cache of a pool's buffers: most allocations and frees are a few instructions without atomics.
+///
+/// Dropping it returns its buffers to the pool. (DPDK: `rte_mempool_cache`.)
 ///
 /// ```
 /// use wholebar_core::mem::{Arena, ArenaOptions, Pool};

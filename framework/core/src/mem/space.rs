@@ -3,21 +3,6 @@
 //! There is one space for each container, IOAS or vfio-user peer; each device has a [`DmaSpace`] of its own for it, with the device's DMA mask. Only
 //! an [`Arena`] can be mapped, so no safe code can give a device access to memory that may be freed. How memory is mapped is up to the backend
 //! ([`DmaBackend`]).
-//!
-//! ```
-//! use wholebar_core::Result;
-//! use wholebar_core::mem::{Arena, ArenaOptions, Iova};
-//! use wholebar_core::pci::PciDevice;
-//!
-//! /// Maps 1 MiB for a device that has 32-bit addresses; returns where the device finds it.
-//! fn map(device: &dyn PciDevice) -> Result<Iova> {
-//!     let space = device.dma();
-//!     space.set_dma_mask(32);
-//!     let mapping = space.attach(&Arena::new(1 << 20, ArenaOptions::default())?)?;
-//!     Ok(mapping.iova())
-//!     // The mapping is dropped here, which unmaps the arena. A driver keeps it.
-//! }
-//! ```
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -29,7 +14,9 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-/// A range of addresses that a device can use. (Linux: `struct vfio_iova_range`.)
+/// A range of addresses that a device can use.
+///
+/// Linux: `struct vfio_iova_range`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IovaWindow {
     /// The first and the last address.
@@ -67,9 +54,25 @@ pub trait DmaBackend: Send + Sync {
 }
 
 /// The addresses that one device sees: its part of a space, which other devices may share, and its DMA mask.
+///
 /// [`PciDevice::dma`](crate::pci::PciDevice::dma) returns it.
 ///
 /// [`attach`](Self::attach) takes the space's lock, and a system call or a message where the arena is not mapped yet: it is for set-up.
+///
+/// ```
+/// use wholebar_core::Result;
+/// use wholebar_core::mem::{Arena, ArenaOptions, Iova};
+/// use wholebar_core::pci::PciDevice;
+///
+/// /// Maps 1 MiB for a device that has 32-bit addresses; returns where the device finds it.
+/// fn map(device: &dyn PciDevice) -> Result<Iova> {
+///     let space = device.dma();
+///     space.set_dma_mask(32);
+///     let mapping = space.attach(&Arena::new(1 << 20, ArenaOptions::default())?)?;
+///     Ok(mapping.iova())
+///     // The mapping is dropped here, which unmaps the arena. A driver keeps it.
+/// }
+/// ```
 pub struct DmaSpace {
     shared: Arc<Shared>,
     /// How many bits of an address the device has.
@@ -95,7 +98,9 @@ enum Tenant {
 #[derive(Clone)]
 pub(crate) struct WeakSpace(Weak<Shared>);
 
-/// An arena's mapping in a space. The arena is unmapped when the last holder drops it.
+/// An arena's mapping in a space.
+///
+/// The arena is unmapped when the last holder drops it.
 ///
 /// All who attach an arena to a space hold the same mapping: a queue holds those of the arenas whose buffers it was given. So an arena is *detached*
 /// from a device by dropping everything that uses it; [`detach`](Self::detach) tells whether that has happened.

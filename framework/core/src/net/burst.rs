@@ -5,8 +5,9 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::vec::Drain;
 
-/// A bounded list of owned packets, which [`RxQueue::rx`](super::RxQueue::rx) fills and [`TxQueue::tx`](super::TxQueue::tx) empties. (DPDK: the array of
-/// `rte_mbuf` pointers that `rte_eth_rx_burst` takes.)
+/// A bounded list of owned packets, which [`RxQueue::rx`](super::RxQueue::rx) fills and [`TxQueue::tx`](super::TxQueue::tx) empties.
+///
+/// DPDK: the array of `rte_mbuf` pointers that `rte_eth_rx_burst` takes.
 ///
 /// A burst dereferences to a slice of [`Buf`]. It allocates when it is created, and never again. Packets that are in it when it is dropped return to their
 /// pools.

@@ -1,22 +1,11 @@
 //! The configuration of a port: queues, sizes, offloads, receive-side scaling.
-//!
-//! ```
-//! use wholebar_core::net::{Offloads, PortConfig, Rss};
-//!
-//! let config = PortConfig {
-//!     rx_queues: 4,
-//!     tx_queues: 4,
-//!     offloads: Offloads { rx_checksum: true, tx_l4_checksum: true, ..Offloads::NONE },
-//!     rss: Some(Rss::evenly(4, 128)),
-//!     ..PortConfig::default()
-//! };
-//! assert_eq!(config.headroom, 128);
-//! ```
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An Ethernet address, in the order of its octets on the wire. Parsed from and shown as `52:54:00:12:34:56`; dashes are read, too.
+/// An Ethernet address, in the order of its octets on the wire.
+///
+/// Parsed from and shown as `52:54:00:12:34:56`; dashes are read, too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
@@ -157,7 +146,9 @@ flags! {
 }
 
 /// Receive-side scaling: the device computes a Toeplitz hash of some fields of each packet, and looks up the receive queue in a table by the hash's
-/// lowest bits. (DPDK: `rte_eth_rss_conf` and the redirection table.)
+/// lowest bits.
+///
+/// DPDK: `rte_eth_rss_conf` and the redirection table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rss {
     /// The key of the hash. Devices take 40 bytes; some take more.
@@ -201,7 +192,22 @@ impl Rss {
     }
 }
 
-/// The configuration with which a port is opened. (DPDK: `rte_eth_conf`.)
+/// The configuration with which a port is opened.
+///
+/// DPDK: `rte_eth_conf`.
+///
+/// ```
+/// use wholebar_core::net::{Offloads, PortConfig, Rss};
+///
+/// let config = PortConfig {
+///     rx_queues: 4,
+///     tx_queues: 4,
+///     offloads: Offloads { rx_checksum: true, tx_l4_checksum: true, ..Offloads::NONE },
+///     rss: Some(Rss::evenly(4, 128)),
+///     ..PortConfig::default()
+/// };
+/// assert_eq!(config.headroom, 128);
+/// ```
 #[derive(Debug, Clone)]
 pub struct PortConfig {
     /// Number of receive queues, at most [`Limits::rx_queues`](super::Limits::rx_queues).

@@ -1,15 +1,6 @@
 //! Counters of queues, which other threads can read while the queues run.
 //!
 //! One core writes a queue's counters, with plain stores, once a burst; any thread may read them.
-//!
-//! ```
-//! use wholebar_core::net::RxCounters;
-//!
-//! let counters = RxCounters::default();
-//! counters.packets.add(32);
-//! let shown: Vec<_> = counters.all().filter(|(_, value)| *value > 0).collect();
-//! assert_eq!(shown, [("packets", 32)]);
-//! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -54,6 +45,15 @@ pub(super) use counters;
 
 counters! {
     /// The counters of a receive queue.
+    ///
+    /// ```
+    /// use wholebar_core::net::RxCounters;
+    ///
+    /// let counters = RxCounters::default();
+    /// counters.packets.add(32);
+    /// let shown: Vec<_> = counters.all().filter(|(_, value)| *value > 0).collect();
+    /// assert_eq!(shown, [("packets", 32)]);
+    /// ```
     RxCounters {
         /// Packets handed to the program.
         packets,

@@ -1,7 +1,7 @@
 //! Fault injection: a queue around a queue that drops, duplicates, truncates, corrupts and reorders packets.
 //!
-//! Faults are random, from a seed: the same seed and the same packets give the same faults, and each fault is counted. This file does *not* delay packets by
-//! time: a packet is delayed by a number of other packets. (Linux: `netem` of `tc`.)
+//! Faults are random, from a seed: the same seed and the same packets give the same faults, and each fault is counted. This file does *not* delay
+//! packets by time: a packet is delayed by a number of other packets. (Linux: `netem` of `tc`.)
 
 use super::{Burst, QueueState, RxQueue, TxQueue};
 use crate::irq::EventFd;
@@ -12,7 +12,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// The probability of each fault. Parsed from and shown as `drop=0.01,reorder=1/50,by=8,seed=7`; each probability is from 0 to 1, and 0 by default.
+/// The probability of each fault.
+///
+/// Parsed from and shown as `drop=0.01,reorder=1/50,by=8,seed=7`; each probability is from 0 to 1, and 0 by default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
     /// Probability that a packet is dropped.
@@ -43,7 +45,9 @@ impl Default for Faults {
     "{what}: faults look like drop=0.01,reorder=1/50,by=8,seed=7; there are drop, duplicate, corrupt, truncate and reorder (shares of \
      all packets, from 0 to 1), by (packets that overtake one, 1 to 4096) and seed"
 )]
-/// The error of parsing [`Faults`]. Shown, it says what is wrong and what there is.
+/// The error of parsing [`Faults`].
+///
+/// Shown, it says what is wrong and what there is.
 pub struct NotFaults {
     what: String,
 }
@@ -103,8 +107,8 @@ impl fmt::Display for Faults {
 }
 
 super::counters::counters! {
-    /// The counters of a [`Faulty`] queue. The packets that came out are those that went in, less `dropped` and `abandoned`, plus `duplicated`, less those that
-    /// are still [held](Faulty::held).
+    /// The counters of a [`Faulty`] queue. The packets that came out are those that went in, less `dropped` and `abandoned`, plus `duplicated`, less
+    /// those that are still [held](Faulty::held).
     FaultCounters {
         /// Packets that went in.
         packets,
@@ -132,7 +136,9 @@ const TURN: usize = 32;
 /// A late packet goes on after so many calls that brought no other.
 const PATIENCE: u32 = 256;
 
-/// A queue that injects faults into the queue it wraps. It costs a random number a packet for each fault whose probability is not 0.
+/// A queue that injects faults into the queue it wraps.
+///
+/// It costs a random number a packet for each fault whose probability is not 0.
 ///
 /// ```no_run
 /// use wholebar_core::net::{Faults, Faulty, Traced};

@@ -44,7 +44,9 @@ use crate::irq::EventFd;
 use crate::reactor::Armed;
 use std::sync::Arc;
 
-/// A receive queue, owned by one core. (DPDK: a receive queue of `rte_ethdev`.)
+/// A receive queue, owned by one core.
+///
+/// DPDK: a receive queue of `rte_ethdev`.
 ///
 /// Every method but [`rx`](Self::rx), [`arm`](Self::arm) and [`disarm`](Self::disarm) only reads. None of them blocks; a queue that nobody polls
 /// delays the resets of its device ([`Port::reset`]), so it is polled regularly, or dropped.
@@ -116,7 +118,9 @@ pub trait RxQueue: Send {
     fn disarm(&mut self);
 }
 
-/// A send queue, owned by one core. (DPDK: a transmit queue of `rte_ethdev`.)
+/// A send queue, owned by one core.
+///
+/// DPDK: a transmit queue of `rte_ethdev`.
 ///
 /// None of the methods blocks. A queue that nobody calls [`tx`](Self::tx) or [`reclaim`](Self::reclaim) of delays the resets of its device
 /// ([`Port::reset`]), so one of the two is called regularly, or the queue dropped.

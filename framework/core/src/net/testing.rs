@@ -7,7 +7,9 @@ use crate::reactor::Armed;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A loopback queue: it receives what was sent, in order. Each `tx` takes at most 11 packets, as a device that is nearly full does.
+/// A loopback queue: it receives what was sent, in order.
+///
+/// Each `tx` takes at most 11 packets, as a device that is nearly full does.
 #[derive(Default)]
 pub struct Loop(VecDeque<Buf>);
 

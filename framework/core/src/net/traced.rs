@@ -7,7 +7,9 @@ use crate::reactor::Armed;
 use std::sync::Arc;
 use tracing::Level;
 
-/// A queue that logs its bursts. While no subscriber is enabled for level DEBUG it costs one branch a burst.
+/// A queue that logs its bursts.
+///
+/// While no subscriber is enabled for level DEBUG it costs one branch a burst.
 ///
 /// ```
 /// # use wholebar_core::{mem::Pool, net::{Port, Traced}};

@@ -1,14 +1,16 @@
 //! A watchdog for send queues. It reads a queue's counters from the slow path, so the hot path pays nothing for it.
 //!
-//! A queue without traffic cannot be told from a stuck one by what it sends. A queue that has no room is different: its program has packets to send, and the
-//! device holds as many as it can. So a queue counts as stuck when, for a given time, it found no room again and again while nothing was posted and the
-//! link was up. This file does *not* look at the device, and recovers nothing: its driver reports [`Event::Stalled`](super::Event::Stalled).
+//! A queue without traffic cannot be told from a stuck one by what it sends. A queue that has no room is different: its program has packets to send,
+//! and the device holds as many as it can. So a queue counts as stuck when, for a given time, it found no room again and again while nothing was
+//! posted and the link was up. This file does *not* look at the device, and recovers nothing: its driver reports
+//! [`Event::Stalled`](super::Event::Stalled).
 
 use super::TxCounters;
 use std::time::{Duration, Instant};
 
-/// Detects a send queue that is stuck. (Linux: `ndo_tx_timeout`.) A driver [checks](Self::check) it in
-/// [`poll_events`](crate::control_plane::Driver::poll_events).
+/// Detects a send queue that is stuck.
+///
+/// (Linux: `ndo_tx_timeout`.) A driver [checks](Self::check) it in [`poll_events`](crate::control_plane::Driver::poll_events).
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -4,7 +4,9 @@ use crate::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// A PCI address: segment (domain), bus, device and function. Shown as Linux does: `0000:01:00.0`.
+/// A PCI address: segment (domain), bus, device and function.
+///
+/// Shown as Linux does: `0000:01:00.0`.
 ///
 /// ```
 /// use wholebar_core::pci::Address;

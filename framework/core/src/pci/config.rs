@@ -42,7 +42,9 @@ const COMPATIBLE: usize = 0x100;
 /// All of it, in bytes.
 const ALL: usize = 0x1000;
 
-/// A snapshot of a function's configuration space. Reading it takes one access of the device or more; everything else is computed from the snapshot.
+/// A snapshot of a function's configuration space.
+///
+/// Reading it takes one access of the device or more; everything else is computed from the snapshot.
 #[derive(Clone)]
 pub struct Config {
     device: String,
@@ -79,7 +81,9 @@ impl fmt::Display for Class {
     }
 }
 
-/// A base address register (7.5.1.2.1). The BAR's size is that of its region.
+/// A base address register (7.5.1.2.1).
+///
+/// The BAR's size is that of its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BarRegister {
     /// The BAR's number, 0 to 5. The upper half of a 64-bit BAR has no number of its own.
@@ -388,7 +392,9 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Sets whether a device may do DMA and send message interrupts (COMMAND bit 2, 7.5.1.1.3). (Linux: `pci_set_master`; DPDK: `rte_pci_set_bus_master`.)
+/// Sets whether a device may do DMA and send message interrupts (COMMAND bit 2, 7.5.1.1.3).
+///
+/// Linux: `pci_set_master`; DPDK: `rte_pci_set_bus_master`.
 ///
 /// A read and, where the bit changes, a write of configuration space.
 ///
@@ -398,7 +404,9 @@ pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
     command(device, BUS_MASTER, on)
 }
 
-/// Sets whether a device's memory BARs answer (COMMAND bit 1, 7.5.1.1.3). While they do not, an access to a mapped BAR finds the device gone.
+/// Sets whether a device's memory BARs answer (COMMAND bit 1, 7.5.1.1.3).
+///
+/// While they do not, an access to a mapped BAR finds the device gone.
 ///
 /// # Errors
 /// [`Error::Access`] where the register cannot be reached.

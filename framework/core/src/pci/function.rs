@@ -14,8 +14,9 @@ const RETURN: Duration = Duration::from_secs(2);
 /// How often it is asked at least: who got no core for two seconds knows nothing of the function.
 const ASKED: u32 = 100;
 
-/// The opening of a device by its driver, which lasts as long as this value. A backend with a peer bounds the time that all of the peer's answers
-/// take together meanwhile.
+/// The opening of a device by its driver, which lasts as long as this value.
+///
+/// A backend with a peer bounds the time that all of the peer's answers take together meanwhile.
 pub struct Opening(Arc<dyn PciDevice>);
 
 impl Opening {
@@ -32,8 +33,9 @@ impl Drop for Opening {
     }
 }
 
-/// Returns whether nothing answers for the function on its bus. A function that is not there writes nothing. A mapped register cannot show this: it
-/// still reads as it did when a vfio-user peer is dead.
+/// Returns whether nothing answers for the function on its bus.
+///
+/// A function that is not there writes nothing. A mapped register cannot show this: it still reads as it did when a vfio-user peer is dead.
 ///
 /// The call reads revision and class code, not the ids: the kernel's VFIO answers for vendor and device id itself, whatever is there.
 ///
@@ -53,9 +55,12 @@ pub fn check(device: &dyn PciDevice) -> Result<()> {
     if is_absent(device)? { Err(gone(device, "its configuration space reads all ones")) } else { Ok(()) }
 }
 
-/// Resets the function, waits until it answers again, and enables its memory BARs. Bus mastering is off afterwards.
+/// Resets the function, waits until it answers again, and enables its memory BARs.
 ///
-/// While the function does not answer, the reset is taken for the cause, and not a removal. (Linux: `pcie_flr` and `pci_dev_wait`.)
+/// Linux: `pcie_flr` and `pci_dev_wait`.
+///
+/// Whether bus mastering is on afterwards depends on the backend: call [`config::enable_bus_master`]. While the function does not answer, the reset
+/// is taken for the cause, and not a removal.
 ///
 /// # Errors
 /// [`Error::Gone`] where the function does not answer within 2 s; [`Error::Access`] where configuration space cannot be reached; what

@@ -16,7 +16,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// A mapped part of a region, unmapped on drop. Its registers are reached through a [`Bar`](crate::bar::Bar).
+/// A mapped part of a region, unmapped on drop.
+///
+/// Its registers are reached through a [`Bar`](crate::bar::Bar).
 #[derive(Debug)]
 pub struct RegionMapping {
     /// Ends before the memory is unmapped.

@@ -35,14 +35,22 @@ pub use config::{Class, Config};
 pub use function::Opening;
 pub use mapping::RegionMapping;
 
-/// The region index of BAR0; BAR `n` is region `n`. (Linux: `VFIO_PCI_BAR0_REGION_INDEX`.)
+/// The region index of BAR0; BAR `n` is region `n`.
+///
+/// Linux: `VFIO_PCI_BAR0_REGION_INDEX`.
 pub const BAR0: u32 = 0;
-/// The region index of the expansion ROM. (Linux: `VFIO_PCI_ROM_REGION_INDEX`.)
+/// The region index of the expansion ROM.
+///
+/// Linux: `VFIO_PCI_ROM_REGION_INDEX`.
 pub const ROM: u32 = 6;
-/// The region index of configuration space. (Linux: `VFIO_PCI_CONFIG_REGION_INDEX`.)
+/// The region index of configuration space.
+///
+/// Linux: `VFIO_PCI_CONFIG_REGION_INDEX`.
 pub const CONFIG: u32 = 7;
 
-/// A kind of interrupt. The discriminant is VFIO's index of it. (Linux: `VFIO_PCI_INTX_IRQ_INDEX` and those that follow.)
+/// A kind of interrupt.
+///
+/// The discriminant is VFIO's index of it. (Linux: `VFIO_PCI_INTX_IRQ_INDEX` and those that follow.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Irq {
@@ -80,12 +88,13 @@ impl fmt::Display for Irq {
 
 /// A PCI function as VFIO describes one: regions, interrupts, DMA, reset.
 ///
-/// All methods can be called from any thread. Each is a system call, a message to a peer, or a lock; none belongs on a hot path. Drivers reach
-/// registers through [`Bar`](crate::bar::Bar) and memory through [`DmaSpace`], and use the methods here for the rest.
+/// All methods can be called from any thread. Those that reach the device cost a system call, a message to a peer, or a lock; none belongs on a hot
+/// path. Drivers reach registers through [`Bar`](crate::bar::Bar) and memory through [`DmaSpace`], and use the methods here for the rest.
 ///
-/// An implementer is a backend: it must serialise what its device cannot do at once, bound each wait for a peer, and report a device that is gone as
-/// [`Error::Gone`](crate::Error::Gone), from then on at every call. No unsafe code trusts an implementer: a [`RegionMapping`] can be made only of
-/// memory that the framework has mapped.
+/// An implementer is a backend: it must bound each wait for a peer, and report a device that is gone as [`Error::Gone`](crate::Error::Gone), from
+/// then on at every call that reaches the device. Configuration space is read even then, where that is possible: by it the framework finds out
+/// whether the function still answers. No unsafe code trusts an implementer: a [`RegionMapping`] can be made only of memory that the framework has
+/// mapped.
 pub trait PciDevice: Send + Sync {
     /// Returns the device's name: `0000:01:00.0`, `vfio-user:/run/x.sock`, `sim:nvme,size=1G`. Every error of the device begins with it.
     fn name(&self) -> &str;
@@ -105,7 +114,7 @@ pub trait PciDevice: Send + Sync {
     /// Returns size, flags and capabilities of region `index`. A region that is not implemented has size 0. (Linux: `VFIO_DEVICE_GET_REGION_INFO`.)
     ///
     /// # Errors
-    /// [`Error::NoSuchRegion`](crate::Error::NoSuchRegion) where the device has no region of that index; [`Error::Gone`](crate::Error::Gone).
+    /// [`Error::NoSuchRegion`](crate::Error::NoSuchRegion) where the device has no region of that index.
     fn region(&self, index: u32) -> Result<RegionInfo>;
 
     /// Reads `buf.len()` bytes at `offset` of a region, by a message or a system call, never through a mapping.
@@ -126,14 +135,22 @@ pub trait PciDevice: Send + Sync {
     /// (Linux: `mmap` of a VFIO device.)
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped, or the system refuses.
+    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Memory`](crate::Error::Memory)
+    /// where the system has no memory; [`Error::Gone`](crate::Error::Gone).
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
-    /// Returns how many interrupts of a kind there are, and what can be done with them. The count is 0 where the device has none of that kind. (Linux:
-    /// `VFIO_DEVICE_GET_IRQ_INFO`.)
+    /// Returns how many interrupts of a kind there are, and what can be done with them. (Linux: `VFIO_DEVICE_GET_IRQ_INFO`.) The count is 0 where the
+    /// device has none of that kind.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`](crate::Error::NoSuchIrq) where the backend does not know the kind, which comes to the same.
     fn irq_info(&self, kind: Irq) -> Result<IrqInfo>;
 
     /// Configures interrupts of a kind, from `first` on. Drivers use [`Interrupts`](crate::irq::Interrupts) instead. (Linux: `VFIO_DEVICE_SET_IRQS`.)
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`](crate::Error::NoSuchIrq) for vectors that the device does not have; [`Error::Io`](crate::Error::Io) or
+    /// [`Error::Access`](crate::Error::Access) where the system or the peer refuses; [`Error::Gone`](crate::Error::Gone).
     fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()>;
 
     /// Returns the address space of this device's DMA, with this device's DMA mask ([`DmaSpace::set_dma_mask`]): always the same object. Devices of
@@ -154,6 +171,10 @@ pub trait PciDevice: Send + Sync {
 
     /// Resets the function: a function-level reset, or the nearest there is. Mappings survive it; their pages may fault in again at the next access.
     /// Drivers use [`function::reset`], which waits until the function answers again. (Linux: `VFIO_DEVICE_RESET`.)
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Access`](crate::Error::Access) where the system or the peer refuses;
+    /// [`Error::Gone`](crate::Error::Gone).
     fn reset(&self) -> Result<()>;
 }
 
@@ -178,7 +199,9 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// How many regions and interrupt kinds a device has. (Linux: `VFIO_DEVICE_GET_INFO`.)
+/// How many regions and interrupt kinds a device has.
+///
+/// Linux: `VFIO_DEVICE_GET_INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Number of region indexes; 9 for PCI.
@@ -189,7 +212,9 @@ pub struct DeviceInfo {
     pub resettable: bool,
 }
 
-/// The size, flags and capabilities of a region. (Linux: `VFIO_DEVICE_GET_REGION_INFO`.)
+/// The size, flags and capabilities of a region.
+///
+/// Linux: `VFIO_DEVICE_GET_REGION_INFO`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegionInfo {
     /// The size in bytes; 0 where the region is not implemented.
@@ -231,7 +256,9 @@ pub enum RegionCap {
     Other(u16),
 }
 
-/// The properties of a kind of interrupt. (Linux: `VFIO_DEVICE_GET_IRQ_INFO`.)
+/// The properties of a kind of interrupt.
+///
+/// Linux: `VFIO_DEVICE_GET_IRQ_INFO`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IrqInfo {
     /// Number of vectors; 0 where the kind is not implemented.
