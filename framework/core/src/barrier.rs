@@ -16,6 +16,8 @@ use std::sync::atomic::{Ordering, fence};
 
 /// Orders every earlier store to DMA memory before a later store to a device register.
 ///
+/// Linux: `dma_wmb` and the barrier in `writel`; DPDK: `rte_io_wmb`.
+///
 /// x86-64: nothing but the compiler (stores stay in order towards uncached memory). aarch64: `dmb oshst`. powerpc64: `sync`.
 ///
 /// Earlier *loads* are not ordered on aarch64: who hands an entry back to the device has branched on what it read there, which orders it.
@@ -40,7 +42,9 @@ pub fn before_doorbell() {
     fence(Ordering::SeqCst);
 }
 
-/// Orders a status word's load before every later load of what the device wrote ahead of it.
+/// Orders the load of a status word before every later load of what the device wrote ahead of it.
+///
+/// Linux: `dma_rmb`; DPDK: `rte_io_rmb`.
 ///
 /// x86-64: nothing but the compiler. aarch64: `dmb oshld`. powerpc64: `lwsync` (cacheable against cacheable).
 #[inline(always)]
@@ -64,8 +68,10 @@ pub fn after_status() {
     fence(Ordering::Acquire);
 }
 
-/// Orders a register's load before every later load and store, to memory and to the device: what a register says holds for what is
-/// looked at next. Not for hot paths.
+/// Orders the load of a register before every later load and store, to memory and to the device: what a register says holds for what is accessed
+/// next.
+///
+/// Not for hot paths. (Linux: the barrier in `readl`.)
 ///
 /// x86-64: nothing but the compiler (loads stay in order). aarch64: `dmb oshld`. powerpc64: `sync`, since `lwsync` does not order loads of
 /// registers.
@@ -90,8 +96,10 @@ pub fn after_register() {
     fence(Ordering::Acquire);
 }
 
-/// Orders an earlier store before a later load, both to memory: for "publish my index, then look whether the other side wants
-/// to be told" (shadow doorbells, event indexes), and for arming an interrupt before the last look at a queue.
+/// Orders an earlier store before a later load, both to memory: for publishing an index and then checking whether the other side wants a notification
+/// (shadow doorbells, event indexes), and for arming an interrupt before the last check of a queue.
+///
+/// A sequentially consistent fence. (DPDK: `rte_smp_mb`.)
 #[inline(always)]
 pub fn store_then_load() {
     std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);

@@ -1,6 +1,6 @@
-//! The one place where a mapped register is touched.
+//! The one file that accesses mapped registers.
 //!
-//! Two kinds of memory lie behind a mapping. A *device's* registers are volatile cells ([`volatile_register`]): each access
+//! There are two kinds of memory behind a mapping. A *device's* registers are volatile cells ([`volatile_register`]): each access
 //! happens once, in its width, in program order. Memory that another thread or process polls (a model, a vfio-user server) is
 //! *atomic*, as is everything under Miri. Nowhere else in this workspace is anything volatile.
 
@@ -12,9 +12,11 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A register's width: `u8`, `u16`, `u32` or `u64`. PCI is little-endian; values are the CPU's.
+/// The width of a register: `u8`, `u16`, `u32` or `u64`.
+///
+/// PCI is little-endian; values are the CPU's.
 pub trait Width: sealed::Sealed + Copy + PartialEq + Send + Into<u64> + std::fmt::LowerHex + 'static {
-    /// Bytes.
+    /// The width in bytes.
     const BYTES: u64 = size_of::<Self>() as u64;
     /// All bits set: what a read from a device that is gone returns.
     #[doc(hidden)]

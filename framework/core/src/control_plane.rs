@@ -1,7 +1,7 @@
-//! The control plane of a device: its one lock, the slow path's thread, faults that queues report, resets, the end.
+//! The control plane of a device: its lock, the slow path's thread, faults that queues report, resets, shutdown.
 //!
-//! It is the same for every driver; what differs is a [`Driver`]: how its device is stopped and brought up again, and what has to be looked
-//! after. This file does *not* know any device, nor what queues do while they wait ([`reset`](crate::reset)).
+//! It is the same for every driver. The part that differs is a [`Driver`]: how its device is stopped and brought up again, and how its events are polled.
+//! This file does *not* know any device, nor what queues do during a reset ([`reset`](crate::reset)).
 
 use crate::irq::{EventFd, Interrupts};
 use crate::mem::{Arena, DmaMapping};
@@ -16,8 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// What a driver adds: how its device is stopped and brought up. All but [`recovery`](Self::recovery) are called under the lock of the control plane, from
-/// [`DeviceControl::service`] and whoever resets the device; what is not written here does what most drivers need.
+/// A driver's part of the control plane: how its device is stopped and brought up.
+///
+/// All methods but [`recovery`](Self::recovery) are called under the control plane's lock, from [`DeviceControl::service`] and from whoever resets
+/// the device. They must not call back into the control plane. The provided methods do what most drivers need.
 ///
 /// ```
 /// use wholebar_core::bar::Bar;
@@ -45,18 +47,19 @@ use std::time::{Duration, Instant};
 /// }
 /// ```
 pub trait Driver: Send + Sync + Sized + 'static {
-    /// What the slow path's thread is called.
+    /// The name of the slow path's thread; the kernel shows its first 15 bytes.
     const NAME: &'static str;
-    /// What is under the lock.
+    /// The state that the control plane's lock guards.
     type State: Send;
-    /// What its users are told: [`Event`] does, where they need no more.
+    /// The type of the events that users of the device receive: [`Event`], or an enum of the driver's own.
     type Event: From<DeviceEvent> + Send;
-    /// A fault that a queue reports. Shown, it says what is wrong.
+    /// A fault that a queue reports. Its `Display` says what is wrong.
     type QueueFault: Display + Send;
-    /// What can go wrong.
+    /// The driver's error.
     type Error: From<Error> + Display;
 
-    /// What an error says of the device. By default, that it is gone where nobody answers for it on its bus, and else nothing.
+    /// Returns how to recover from an error. By default [`Recovery::Gone`] where the function does not answer on its bus any more, and else
+    /// [`Recovery::Nothing`].
     fn recovery(error: &Self::Error, device: &dyn PciDevice) -> Recovery {
         let _ = error;
         match function::check(device) {
@@ -65,61 +68,76 @@ pub trait Driver: Send + Sync + Sized + 'static {
         }
     }
 
-    /// Stops the device: when this returns, it reaches no memory any more, nor its queues. An error says that it may.
+    /// Stops the device. An implementer returns `Ok` only once the device, its queues included, does not reach memory any more.
+    ///
+    /// # Errors
+    /// The driver's own. The device may still reach memory then. The control plane resets the function, where it can; else the device has ended.
     fn stop(&self, state: &mut Self::State) -> Result<(), Self::Error>;
 
-    /// Brings the device up, with its queues, but for those that were `lost`: after [`stop`](Self::stop), a reset of the function perhaps, and
-    /// with bus mastering off. Interrupts are set up.
+    /// Brings the device up, with all of its queues but those in `lost`. Called after [`stop`](Self::stop), perhaps after a reset of the function,
+    /// with bus mastering off and interrupts set up: an implementer turns bus mastering on.
+    ///
+    /// # Errors
+    /// The driver's own. The control plane resets the function, where it can, and tries once more; else the device has ended.
     fn restart(&self, state: &mut Self::State, lost: &[u32]) -> Result<(), Self::Error>;
 
-    /// Polls the queues that no application has: they take part in a reset, too. By default, there are none.
+    /// Polls the queues that no application has at the moment, because they take part in resets, too. By default there are none.
     fn poll_parked(&self, state: &mut Self::State) {
         let _ = state;
     }
 
-    /// Handles a fault of a queue. Returns why the device has to be reset, where it has to be: by default, what the fault says.
+    /// Handles a fault that a queue reported. Returns the reason for a reset of the device, where it needs one; by default the fault's text.
+    ///
+    /// # Errors
+    /// The driver's own. The control plane acts as [`recovery`](Self::recovery) says.
     fn handle_fault(&self, state: &mut Self::State, fault: Self::QueueFault) -> Result<Option<String>, Self::Error> {
         let _ = state;
         Ok(Some(fault.to_string()))
     }
 
-    /// Looks after the device, and passes on what it tells: when its vector 0 was raised, and several times a second. Interrupts that a device has to be
-    /// told to lower are acknowledged here. By default, there is nothing to do.
+    /// Polls the device for events, and passes them to `tell`. Called when vector 0 was raised, and several times a second. An interrupt that the
+    /// device must be told to lower is acknowledged here. By default it does nothing.
+    ///
+    /// # Errors
+    /// The driver's own. The control plane acts as [`recovery`](Self::recovery) says.
     fn poll_events(&self, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<(), Self::Error> {
         let _ = (state, tell);
         Ok(())
     }
 
-    /// Has the device write back its caches, and whatever else it holds, before it is stopped for good. By default, there is nothing.
+    /// Prepares the device for being stopped for good: it writes back its caches, for example. By default it does nothing.
+    ///
+    /// # Errors
+    /// The driver's own. The device is stopped all the same.
     fn prepare_shutdown(&self, state: &mut Self::State) -> Result<(), Self::Error> {
         let _ = state;
         Ok(())
     }
 
-    /// The device is stopped for good: memory that was [quarantined](crate::mem::Chunk::set_quarantine) while it knew of it may be given back. By
-    /// default, there is none.
+    /// Returns memory that was [quarantined](crate::mem::Chunk::set_quarantine) while the device knew of it. Called once the device is stopped for
+    /// good. By default it does nothing.
     fn release(&self, state: &mut Self::State) {
         let _ = state;
     }
 }
 
-/// What can happen to any device.
+/// An event that can happen to any device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceEvent {
-    /// The kernel reports an error of the function (AER).
+    /// The kernel reports an error of the function (AER). The device is reset.
     FunctionError,
-    /// The kernel wants the device back: close it soon.
+    /// The kernel wants the device back: close it soon. (Linux: `VFIO_PCI_REQ_IRQ_INDEX`.)
     UnbindRequest,
     /// The device was reset; queues run again.
     Reset {
-        /// Why.
+        /// The reason.
         why: String,
-        /// Queues whose owners did not poll: they are lost, and their buffers quarantined.
+        /// The queues that were not polled in time: they are lost, and their buffers quarantined.
         lost: Vec<u32>,
     },
     /// The device cannot be used any more.
     Ended {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
@@ -136,12 +154,12 @@ impl fmt::Display for DeviceEvent {
     }
 }
 
-/// What users of a device are told, for a driver that needs no more than this: `T` is what the driver tells.
+/// The events of a driver that needs no enum of its own: `T` is what the driver reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<T> {
-    /// What the driver tells.
+    /// An event that the driver reports.
     Driver(T),
-    /// What is told of any device.
+    /// An event that can happen to any device.
     Device(DeviceEvent),
 }
 
@@ -151,24 +169,30 @@ impl<T> From<DeviceEvent> for Event<T> {
     }
 }
 
-/// What is to be done about an error.
+/// How to recover from an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
-    /// Nothing: the device is as it was.
+    /// Nothing needs to be done: the device is as it was.
     Nothing,
-    /// The device has to be reset.
+    /// The device must be reset.
     Reset,
     /// The device is gone.
     Gone,
 }
 
-/// The control plane of a device that is open, with the thread of its slow path. Dropped, it stops the device for good.
+/// The control plane of an open device, with the slow path's thread.
+///
+/// Dropping it stops the thread, then the device for good.
+///
+/// It dereferences to [`DeviceControl`], which has its methods.
 pub struct ControlPlane<D: Driver> {
     control: Arc<DeviceControl<D>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the threads of a control plane share.
+/// The part of a control plane that its threads share.
+///
+/// Every method can be called from any thread.
 pub struct DeviceControl<D: Driver> {
     driver: D,
     control: Mutex<Control<D>>,
@@ -182,7 +206,9 @@ pub struct DeviceControl<D: Driver> {
     closing: AtomicBool,
 }
 
-/// What queues have of the control plane. It is a part of its own, since queues may themselves be under the lock.
+/// The part of a control plane that queues hold: device, reset domain, interrupts, attached arenas.
+///
+/// It is separate since queues may themselves be under the control plane's lock.
 pub struct QueueContext<T> {
     device: Arc<dyn PciDevice>,
     domain: Domain,
@@ -224,8 +250,9 @@ const EVENTS: usize = 256;
 const TICK: Duration = Duration::from_millis(200);
 
 impl<D: Driver> ControlPlane<D> {
-    /// Brings a device up ([`Driver::stop`], [`Driver::restart`]), keeps it, and starts the slow path's thread. A queue's owner may take
-    /// `patience` to poll it while the device is to be reset.
+    /// Brings a device up and starts the slow path's thread: bus mastering goes off, then come [`Driver::stop`] and [`Driver::restart`].
+    ///
+    /// `patience` is how long a reset waits for the owner of a queue to poll it.
     ///
     /// # Errors
     /// The driver's, where the device does not come up; [`Error::Io`] where the system has no thread or descriptor left.
@@ -248,10 +275,10 @@ impl<D: Driver> ControlPlane<D> {
         Ok(control_plane)
     }
 
-    /// Takes over a device that runs.
+    /// Creates the control plane of a device that runs already, without a thread. [`spawn`](Self::spawn) starts one.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Access`] where the kernel's notices cannot be had, or where there is no thread to be had.
+    /// [`Error::Io`] or [`Error::Access`] where the kernel's error and unbind notices cannot be enabled.
     pub fn new(
         driver: D,
         state: D::State,
@@ -273,10 +300,10 @@ impl<D: Driver> ControlPlane<D> {
         Ok(Self { control, thread: None })
     }
 
-    /// Starts the slow path's thread. Without it somebody calls [`service`](DeviceControl::service), regularly.
+    /// Starts the slow path's thread. Without it, the program calls [`service`](DeviceControl::service) regularly.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is none to be had.
+    /// [`Error::Io`] where the system has no thread left.
     pub fn spawn(&mut self) -> Result<()> {
         let control = self.control.clone();
         let thread = std::thread::Builder::new().name(D::NAME.to_owned()).spawn(move || control.run());
@@ -287,22 +314,22 @@ impl<D: Driver> ControlPlane<D> {
 }
 
 impl<D: Driver> DeviceControl<D> {
-    /// The driver.
+    /// Returns the driver.
     pub fn driver(&self) -> &D {
         &self.driver
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         self.queue_context.device()
     }
 
-    /// What its queues are members of.
+    /// Returns the reset domain of the device's queues.
     pub fn domain(&self) -> &Domain {
         self.queue_context.domain()
     }
 
-    /// What queues have of it.
+    /// Returns the part of the control plane that queues hold.
     pub fn queue_context(&self) -> &Arc<QueueContext<D::QueueFault>> {
         &self.queue_context
     }
@@ -311,15 +338,15 @@ impl<D: Driver> DeviceControl<D> {
         self.control.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Looks at what is under the lock, whatever the device is doing.
+    /// Runs `f` on the driver's state under the lock, whatever the device is doing: during a reset, too, and after the end.
     pub fn peek<T>(&self, f: impl FnOnce(&mut D::State) -> T) -> T {
         f(&mut self.control().state)
     }
 
-    /// Does something under the lock, once no reset is under way. What the error says of the device is acted upon.
+    /// Runs `f` on the driver's state under the lock, once no reset is under way. Where `f` fails, the control plane acts as [`Driver::recovery`] says.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where the device is that; what `f` says.
+    /// [`Error::Gone`] or [`Error::Ended`] where the device is that; else those of `f`.
     pub fn with<T>(&self, f: impl FnOnce(&mut D::State) -> Result<T, D::Error>) -> Result<T, D::Error> {
         let mut control = loop {
             let mut control = self.control();
@@ -334,15 +361,15 @@ impl<D: Driver> DeviceControl<D> {
         f(&mut control.state).inspect_err(|error| self.settle(&mut control, error))
     }
 
-    /// What happens to the device. While 256 events wait here, further ones are dropped.
+    /// Returns the receiver of the device's events. While 256 wait, further ones are dropped.
     pub fn events(&self) -> &Receiver<D::Event> {
         &self.events
     }
 
-    /// Whether the device can be used.
+    /// Checks that the device can be used. It takes the reset domain's lock.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`] where it can't.
+    /// [`Error::Gone`] where the device is gone; [`Error::Ended`] where it failed or was shut down.
     pub fn check(&self) -> Result<()> {
         let device = || self.device().name().to_owned();
         match self.domain().ended() {
@@ -366,10 +393,11 @@ impl<D: Driver> DeviceControl<D> {
         }
     }
 
-    /// Does what there is to do on the slow path; whether it wants to be called again soon. It waits for the device, but not for queues.
+    /// Does the slow path's work: notices of the kernel, faults of queues, events of the device, the next step of a reset. Returns whether it wants
+    /// to be called again within a millisecond. It waits for the device, never for queues.
     ///
     /// # Errors
-    /// [`Error::Gone`] or [`Error::Ended`], from when that is so.
+    /// [`Error::Gone`] or [`Error::Ended`], as soon as the device is that.
     pub fn service(&self) -> Result<bool> {
         let mut control = self.control();
         self.check()?;
@@ -500,15 +528,17 @@ impl<D: Driver> DeviceControl<D> {
         control.tell(DeviceEvent::Ended { why });
     }
 
-    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    /// Begins a reset of the device and returns at once. [`service`](Self::service) continues it.
     pub fn request_reset(&self) {
         self.begin_reset(&mut self.control(), "it was asked for".to_owned(), true);
     }
 
-    /// Resets the device, and waits until its queues can go on. Queues have to be polled meanwhile, on other threads.
+    /// Resets the device, and returns when its queues can go on. Queues must be polled on other threads meanwhile.
+    ///
+    /// It waits at most the `patience` of [`ControlPlane::start`] for the queues, and as long as the device takes.
     ///
     /// # Errors
-    /// [`Error::Unresponsive`] where queues were not polled, [`Error::Ended`] or [`Error::Gone`] where the reset did not work.
+    /// [`Error::Unresponsive`] where queues were not polled, which are lost then; [`Error::Ended`] or [`Error::Gone`] where the reset failed.
     pub fn reset(&self) -> Result<()> {
         self.request_reset();
         loop {
@@ -527,11 +557,10 @@ impl<D: Driver> DeviceControl<D> {
         }
     }
 
-    /// Stops the device for good. Queues end.
+    /// Stops the device for good: [`Driver::prepare_shutdown`], then [`Driver::stop`]; bus mastering goes off. Queues end.
     ///
     /// # Errors
-    /// That of the driver's [`stop`](Driver::stop) or [`prepare_shutdown`](Driver::prepare_shutdown), after which the device is not used again; [`Error::Gone`] or
-    /// [`Error::Ended`] where it was that before.
+    /// [`Error::Gone`] or [`Error::Ended`] where the device was that before; else the driver's. The device is not used again, even then.
     pub fn shut_down(&self) -> Result<(), D::Error> {
         let mut control = self.control();
         self.check()?;
@@ -550,10 +579,11 @@ impl<D: Driver> DeviceControl<D> {
 }
 
 impl<T> QueueContext<T> {
-    /// Of a device and its interrupts, whose vector 0 wakes the slow path. Without any, the slow path looks after the device several times a second.
+    /// Creates the queues' part for a device and its interrupts. Vector 0 wakes the slow path; without interrupts, the slow path polls the device
+    /// five times a second.
     ///
     /// # Errors
-    /// What [`Interrupts::vector`] says; [`Error::Io`] where the process has no descriptor left.
+    /// What [`Interrupts::vector`] returns; [`Error::Io`] where the process has no descriptor left.
     pub fn new(device: &Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
         let wake = match &interrupts {
             Some(interrupts) => interrupts.vector(0)?,
@@ -564,33 +594,35 @@ impl<T> QueueContext<T> {
         Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.device
     }
 
-    /// What the device's queues are members of.
+    /// Returns the reset domain of the device's queues.
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
 
-    /// The device's interrupts, where it has some: vector 0 is the slow path's.
+    /// Returns the device's interrupts, where it has some. Vector 0 belongs to the slow path.
     pub fn interrupts(&self) -> Option<&Interrupts> {
         self.interrupts.as_ref()
     }
 
-    /// What is signalled when there is something for [`service`](DeviceControl::service) to do at once.
+    /// Returns the eventfd that wakes the slow path: signalled by vector 0 and by queues that report faults.
     pub fn wake(&self) -> &Arc<EventFd> {
         &self.wake
     }
 
-    /// Reports a fault of a queue, in the epoch that the queue is in.
+    /// Reports a fault of a queue, with the epoch that the queue is in, and wakes the slow path. A lock and a system call. Faults of earlier epochs
+    /// are ignored.
     pub fn report_fault(&self, epoch: u64, fault: T) {
         self.queue_faults.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, fault));
         self.wake.signal();
     }
 
-    /// Lets the device into an arena, whose buffers its queues can use then, at an address within the device's DMA mask. Once more changes nothing.
+    /// Maps an arena for the device, within the device's DMA mask, so that its queues can use the arena's buffers. For an arena that is attached
+    /// already it returns the existing mapping.
     ///
     /// # Errors
     /// As [`DmaSpace::attach`](crate::mem::DmaSpace::attach).
@@ -603,11 +635,10 @@ impl<T> QueueContext<T> {
         Ok(mapping)
     }
 
-    /// Takes an arena away from the device: it is unmapped when this returns, and no queue can use its buffers. One that is not attached is no
-    /// error.
+    /// Unmaps an arena from the device. When this returns, no queue can use its buffers. For an arena that is not attached it does nothing.
     ///
     /// # Errors
-    /// [`Error::StillAttached`] where a queue was given buffers of it and still is there, or a ring is in it: nothing has changed then.
+    /// [`Error::StillAttached`] while a queue that was given its buffers exists, or a ring is in it. Nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
         let mut arenas = self.arenas();
         let Some(at) = arenas.iter().position(|m| m.arena().id() == arena.id()) else { return Ok(()) };
@@ -618,7 +649,7 @@ impl<T> QueueContext<T> {
         })
     }
 
-    /// Where arena `id` is, as the device sees it.
+    /// Returns the mapping of the arena with this id; `None` where it is not attached. It takes a lock.
     pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
         self.arenas().iter().find(|m| m.arena().id() == id).cloned()
     }

@@ -1,30 +1,43 @@
-//! The cores this process may use, and pinning a thread to one.
+//! The cores that this process may use, and pinning threads to them.
+//!
+//! ```
+//! use wholebar_core::cores;
+//!
+//! for (index, &core) in cores::allowed().iter().enumerate() {
+//!     println!("queue {index} is polled on core {core}");
+//! }
+//! ```
 
 use crate::{Error, Result};
 use core_affinity::CoreId;
 use std::fmt::Write;
 use std::sync::OnceLock;
 
-/// The cores this process may use, in order.
+/// Returns the cores that this process may use, in ascending order, by the kernel's numbers.
 ///
-/// They are those of the thread that asks first, so ask before the first [`pin`]: a pinned thread may use its own core alone.
+/// Linux: `sched_getaffinity`.
+///
+/// They are those of the thread that calls this first, and read only then: call it before the first [`pin`], since a pinned thread may use its own
+/// core alone.
 pub fn allowed() -> &'static [usize] {
     static ALLOWED: OnceLock<Vec<usize>> = OnceLock::new();
     ALLOWED.get_or_init(|| core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect())
 }
 
-/// Says whether this process may use `core`.
+/// Checks that this process may use `core`.
 ///
 /// # Errors
-/// [`Error::NoSuchCore`], which names those it may use.
+/// [`Error::NoSuchCore`], which lists those that it may use.
 pub fn check(core: usize) -> Result<()> {
     if allowed().contains(&core) { Ok(()) } else { Err(refused(core)) }
 }
 
-/// Pins this thread to `core`.
+/// Pins the calling thread to `core`.
+///
+/// Linux: `sched_setaffinity`; DPDK: `rte_thread_set_affinity`.
 ///
 /// # Errors
-/// [`Error::NoSuchCore`].
+/// [`Error::NoSuchCore`] where this process may not use the core, or the system refuses.
 pub fn pin(core: usize) -> Result<()> {
     check(core)?;
     if core_affinity::set_for_current(CoreId { id: core }) { Ok(()) } else { Err(refused(core)) }

@@ -1,20 +1,27 @@
-//! A driver's error, where a program does not know which driver it has.
+//! The error of a driver, for programs that do not know which driver they use.
 
 use std::error::Error;
 use std::fmt;
 
-/// What a driver says went wrong, whichever driver it is: what [`Port`](crate::net::Port) and [`Disk`](crate::block::Disk) return.
+/// The error of any driver: what the methods of [`Port`](crate::net::Port) and [`Disk`](crate::block::Disk) return.
 ///
-/// It is shown as the driver's own error, which [`downcast_ref`](Self::downcast_ref) gives to those who know the driver.
+/// Shown, it reads as the driver's own error, which [`downcast_ref`](Self::downcast_ref) returns.
+///
+/// ```
+/// use wholebar_core::{DriverError, Error};
+///
+/// let error = DriverError::from(Error::PageSize { bytes: 100 });
+/// assert!(matches!(error.downcast_ref(), Some(Error::PageSize { bytes: 100 })));
+/// ```
 pub struct DriverError(Box<dyn Error + Send + Sync>);
 
 impl DriverError {
-    /// Holds a driver's own error. Drivers have a `From` for theirs, so that `?` does it.
+    /// Wraps a driver's own error. Drivers implement `From` for theirs, so that `?` does this.
     pub fn new(error: impl Error + Send + Sync + 'static) -> Self {
         Self(Box::new(error))
     }
 
-    /// The driver's own error, where it is of this type.
+    /// Returns the driver's own error, where it is an `E`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.0.downcast_ref()
     }

@@ -1,7 +1,23 @@
-//! Interrupts as eventfds: [`EventFd`], and [`Interrupts`], which puts them on a device's vectors.
+//! Interrupts as eventfds: [`EventFd`], and [`Interrupts`], which connects eventfds to a device's vectors.
 //!
-//! Interrupts are for the slow path and for waking an idle core. Who waits for them is elsewhere: [`crate::control_plane`] and
-//! [`crate::reactor`].
+//! Interrupts are for the slow path and for waking an idle core. Those who wait for them are [`crate::control_plane`] and [`crate::reactor`].
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use wholebar_core::Result;
+//! use wholebar_core::irq::Interrupts;
+//! use wholebar_core::pci::PciDevice;
+//!
+//! /// Waits for interrupt 0 of a device, whichever kind it has; returns whether it came.
+//! fn wait(device: &Arc<dyn PciDevice>) -> Result<bool> {
+//!     let Some(interrupts) = Interrupts::best(device.clone(), 1)? else { return Ok(false) };
+//!     let count = interrupts.vector(0)?.wait(Some(Duration::from_secs(1)))?;
+//!     // Needed for INTx alone.
+//!     interrupts.rearm()?;
+//!     Ok(count.is_some())
+//! }
+//! ```
 
 use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
@@ -11,14 +27,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// A counter in the kernel that can be waited for: what a vector signals.
+/// An eventfd: a counter in the kernel that interrupts and threads add to, and that can be waited for.
 ///
-/// Signals coalesce: two of them before a [`take`](Self::take) are one event with a count of two.
+/// (Linux: `eventfd(2)`.)
+///
+/// Signals coalesce: two signals before a [`take`](Self::take) are one event with a count of two.
+///
+/// ```
+/// use std::time::Duration;
+/// use wholebar_core::irq::EventFd;
+///
+/// let fd = EventFd::new()?;
+/// fd.signal();
+/// fd.signal();
+/// assert_eq!(fd.wait(None)?, Some(2));
+/// assert_eq!(fd.wait(Some(Duration::ZERO))?, None);
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    /// One that nothing has signalled.
+    /// Creates an eventfd with a count of 0; it is non-blocking and closed on `exec`.
     ///
     /// # Errors
     /// [`Error::Io`] where the process has no descriptor left.
@@ -28,13 +58,13 @@ impl EventFd {
         Ok(Self(fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), cause: e.into() })?))
     }
 
-    /// Adds one to the count and wakes who waits.
+    /// Adds one to the count and wakes those who wait. One system call; it never blocks.
     pub fn signal(&self) {
         // It fails where the count is at its end, and then the event is there already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    /// Takes the count, which is 0 afterwards. Does not wait, whatever a server does to it that was given it.
+    /// Returns the count and sets it to 0. One system call; it never blocks, even if a server that was given the descriptor changed its mode.
     pub fn take(&self) -> u64 {
         let mut count = [0; 8];
         let taken = match self.read_now(&mut count) {
@@ -54,7 +84,9 @@ impl EventFd {
         rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(count)], nowhere, ReadWriteFlags::NOWAIT)
     }
 
-    /// Waits until the count isn't 0, at most so long (`None`: for ever), then takes it; `None` where the time is over.
+    /// Waits until the count is not 0, takes it and returns it; returns `None` where `timeout` is over first. `None` as the timeout waits for ever.
+    ///
+    /// At least two system calls. Interruptions by signal handlers do not end the wait.
     ///
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.
@@ -85,10 +117,12 @@ impl AsFd for EventFd {
     }
 }
 
-/// The vectors of one kind of interrupt of a device, each with its eventfd; disabled on drop.
+/// The vectors of one kind of interrupt of a device, each with its eventfd.
 ///
-/// Where the kernel lets vectors be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled at once
-/// when this is made.
+/// The kind is disabled on drop. (Linux: `VFIO_DEVICE_SET_IRQS`; DPDK: `rte_intr_enable`.)
+///
+/// Where vectors can be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled when this is created. Every method is a lock
+/// and perhaps a system call or a message: none is for the hot path.
 pub struct Interrupts {
     device: Arc<dyn PciDevice>,
     kind: Irq,
@@ -97,10 +131,10 @@ pub struct Interrupts {
 }
 
 impl Interrupts {
-    /// The first `count` interrupts of a kind, or all that there are if that is fewer.
+    /// Prepares the first `count` interrupts of a kind, or all where there are fewer.
     ///
     /// # Errors
-    /// [`Error::NoSuchIrq`] where the device has none of that kind; [`Error::Io`] or [`Error::Access`] where the backend refuses.
+    /// [`Error::NoSuchIrq`] where the device has none of that kind, or `count` is 0; [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn new(device: Arc<dyn PciDevice>, kind: Irq, count: u32) -> Result<Self> {
         let info = device.irq_info(kind)?;
         let count = count.min(info.count);
@@ -118,9 +152,10 @@ impl Interrupts {
         Ok(new)
     }
 
-    /// The best kind that the device has: MSI-X, else MSI, else INTx; `None` for a device without interrupts. Of MSI-X these are `count` vectors, or
-    /// all that there are if that is fewer. Of MSI it is one: several must be granted together, which platforms seldom do. INTx is one, and has to be
-    /// [rearmed](Self::rearm) each time.
+    /// Prepares interrupts of the best kind that the device has: MSI-X, else MSI, else INTx; returns `None` for a device without interrupts.
+    ///
+    /// Of MSI-X these are `count` vectors, or all where there are fewer. Of MSI it is one: several must be granted together, which platforms seldom
+    /// do. INTx is one, and must be [rearmed](Self::rearm) after each interrupt. (Linux: `pci_alloc_irq_vectors`.)
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -128,7 +163,7 @@ impl Interrupts {
         Self::first_of(device, &[Irq::Msix, Irq::Msi, Irq::Intx], count)
     }
 
-    /// As [`best`](Self::best), among `kinds`, best first: for a device or driver that has no use for the others.
+    /// Prepares interrupts of the first of `kinds` that the device has, as [`best`](Self::best) does: for a device or driver that cannot use the others.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -143,10 +178,10 @@ impl Interrupts {
         Ok(None)
     }
 
-    /// The eventfd of interrupt `vector`, which is enabled from now on.
+    /// Enables interrupt `vector` and returns its eventfd: the same one at each call.
     ///
     /// # Errors
-    /// [`Error::NoSuchIrq`] where `vector` is beyond those this was made for; [`Error::Io`] or [`Error::Access`] where the backend refuses.
+    /// [`Error::NoSuchIrq`] where `vector` is not below [`count`](Self::count); [`Error::Io`] or [`Error::Access`] where the backend refuses.
     pub fn vector(&self, vector: u32) -> Result<Arc<EventFd>> {
         let mut fds = self.fds();
         let count = fds.len() as u32;
@@ -161,7 +196,7 @@ impl Interrupts {
         Ok(slot.insert(fd).clone())
     }
 
-    /// Tells the device of its eventfds once more: a reset may have taken them away.
+    /// Connects the eventfds to the vectors again, after a reset of the function, which may have disconnected them.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
@@ -179,7 +214,7 @@ impl Interrupts {
         Ok(())
     }
 
-    /// Raises interrupt `vector` in software, as a test of the path from there on.
+    /// Signals the eventfd of interrupt `vector` by software, as a test of the path from the kernel on. (Linux: `VFIO_IRQ_SET_ACTION_TRIGGER`.)
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
@@ -187,8 +222,8 @@ impl Interrupts {
         self.device.set_irqs(self.kind, vector, IrqAction::Trigger(1))
     }
 
-    /// Lets an interrupt come again that the kernel masked when it signalled it: INTx, whose line stays up until the device has been served.
-    /// Messages need nothing.
+    /// Unmasks INTx, which the kernel masks whenever it signals it, because the line stays up until the device has been served. For MSI and MSI-X it
+    /// does nothing.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Access`] where the backend refuses.
@@ -196,17 +231,17 @@ impl Interrupts {
         if self.kind == Irq::Intx { self.device.set_irqs(self.kind, 0, IrqAction::Unmask(1)) } else { Ok(()) }
     }
 
-    /// How many there can be.
+    /// Returns the number of vectors that can be used.
     pub fn count(&self) -> u32 {
         self.fds().len() as u32
     }
 
-    /// What kind they are and what can be done with them.
+    /// Returns the kind of interrupt, and what can be done with it.
     pub fn info(&self) -> (Irq, IrqInfo) {
         (self.kind, self.info)
     }
 
-    /// The device.
+    /// Returns the device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.device
     }

@@ -1,24 +1,24 @@
-//! **wholebar** is a framework for userspace, polled-mode PCI drivers.
+//! **wholebar** is a framework for userspace, polled-mode PCI drivers. Applications depend on the crate `wholebar`, which contains this one.
 //!
-//! It maps whole BARs (MSI-X table included, when the platform isolates the device's interrupts), polls queues that are owned
+//! It maps whole BARs (MSI-X table included, where the platform isolates the device's interrupts), polls queues that are owned
 //! values on pinned cores, and leaves MSI-X to the slow path. Drivers built on it contain no unsafe code.
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`pci`] | the seam: a PCI function as VFIO describes one, and its configuration space |
-//! | [`bar`] | the plan that decides what of a BAR is mapped; registers, doorbells, the MSI-X table |
-//! | [`mem`] | arenas of DMA memory, address spaces, rings of atomic words, buffer pools |
+//! | [`pci`] | PCI functions as VFIO describes them, and configuration space |
+//! | [`bar`] | the plan that decides which parts of a BAR are mapped; registers, doorbells, the MSI-X table |
+//! | [`mem`] | arenas of DMA memory, device address spaces, rings of atomic words, buffer pools |
 //! | [`irq`] | interrupts as eventfds |
 //! | [`ring`] | rings between cores |
-//! | [`reactor`], [`cores`] | one thread on one core that runs pollers, asleep or awake |
+//! | [`reactor`], [`cores`] | threads pinned to cores that run pollers, asleep or awake |
 //! | [`block`] | storage: the traits of disks and of their queues |
-//! | [`net`] | packets: bursts, the queue and port traits of network drivers, their configuration and counters |
+//! | [`net`] | network: the traits of ports and of their queues, bursts, configuration, counters |
 //! | [`reset`] | the protocol by which a device is reset while its queues live on other cores |
-//! | [`control_plane`] | the control plane of a device: its lock, its slow path, its resets; the same for every driver |
+//! | [`control_plane`] | the control plane of a device: lock, slow path, resets; the same for every driver |
 //! | [`vfio`] | devices through the kernel's VFIO |
-//! | [`listener`] | Unix sockets that servers listen at |
-//! | `vfio_user` | the seam over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
-//! | [`model`] | the device side of the seam: software devices, in this process |
+//! | [`listener`] | Unix sockets on which servers listen |
+//! | `vfio_user` | devices over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
+//! | [`model`] | device models in this process |
 
 #![cfg_attr(
     not(feature = "vfio-user"),
@@ -53,17 +53,17 @@ pub mod vfio;
 #[cfg(feature = "vfio-user")]
 pub mod vfio_user;
 
-/// crossbeam's channels: events of devices come by their receivers.
+/// crossbeam's channels: [`Receiver`](channel::Receiver)s have the events of devices.
 pub use crossbeam_channel as channel;
 pub use driver_error::DriverError;
 pub use error::{Error, Result};
 pub use page::PageSize;
 pub use table::Table;
 
-/// What one turn of a poll loop found.
+/// The result of one turn of a poll loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Nothing to do.
+    /// There was nothing to do.
     Idle,
     /// Something was done.
     Busy,

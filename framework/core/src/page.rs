@@ -1,4 +1,4 @@
-//! Page sizes, as a type: nothing in this framework assumes 4096.
+//! Page sizes as a type. Nothing in this framework assumes 4096.
 
 use crate::{Error, Result};
 use std::fmt;
@@ -15,10 +15,10 @@ impl PageSize {
     /// 64 KiB.
     pub const K64: Self = Self(64 << 10);
 
-    /// `bytes` as a page size.
+    /// Returns `bytes` as a page size.
     ///
     /// # Errors
-    /// [`Error::PageSize`] where it isn't a power of two of at least 4 KiB and at most 1 GiB.
+    /// [`Error::PageSize`] where it is not a power of two from 4 KiB to 1 GiB.
     pub fn new(bytes: u64) -> Result<Self> {
         if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) {
             Ok(Self(bytes))
@@ -27,22 +27,22 @@ impl PageSize {
         }
     }
 
-    /// The page size of this host.
+    /// Returns the page size of this host.
     pub fn host() -> Self {
         Self(rustix::param::page_size() as u64)
     }
 
-    /// In bytes.
+    /// Returns the size in bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
 
-    /// The start of the page that holds `offset`.
+    /// Returns the start of the page that contains `offset`.
     pub const fn floor(self, offset: u64) -> u64 {
         offset & !(self.0 - 1)
     }
 
-    /// The first page boundary at or after `offset`, saturating at the last boundary.
+    /// Returns the first page boundary at or after `offset`; the last boundary of the address space where there is none.
     pub const fn ceil(self, offset: u64) -> u64 {
         match offset.checked_add(self.0 - 1) {
             Some(end) => self.floor(end),

@@ -1,8 +1,28 @@
-//! A reactor: one thread, pinned to one core, that runs pollers.
+//! Reactors: a reactor is one thread, pinned to one core, that runs pollers.
 //!
-//! It belongs to the program, which starts it, stops it and joins it; the framework never owns `main`. It polls for ever, or, where
-//! its pollers can be woken, sleeps when there is nothing to do: spin, arm, poll once more, sleep. The look after arming is what
-//! makes that safe: work that came before it is found, and work that comes after it signals.
+//! The thread belongs to the program, which starts it, stops it and joins it; the framework never owns `main`. A reactor polls for ever, or, where
+//! its pollers can be woken, sleeps when there is nothing to do: spin, arm, poll once more, sleep. Polling once more after arming is what
+//! makes that safe: work that came before is found, and work that comes later signals. (SPDK: `spdk_reactor`; DPDK: an lcore.)
+//!
+//! ```
+//! use wholebar_core::Work;
+//! use wholebar_core::reactor::Reactor;
+//!
+//! // A closure is a poller. This one counts to ten.
+//! let (done, ended) = std::sync::mpsc::channel();
+//! let mut count = 0;
+//! let running = Reactor::anywhere().with(move || {
+//!     count += 1;
+//!     if count == 10 {
+//!         let _ = done.send(());
+//!     }
+//!     if count <= 10 { Work::Busy } else { Work::Idle }
+//! });
+//! let running = running.spawn()?;
+//! ended.recv()?;
+//! assert_eq!(running.join()?.busy, 10);
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 use crate::irq::{Epoll, EventFd};
 use crate::{Error, Result, Work, barrier, cores};
@@ -13,24 +33,30 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Something a reactor runs.
+/// Work that a reactor runs again and again.
 ///
-/// A closure that returns [`Work`] is one that can't be woken.
+/// SPDK: `spdk_poller`.
+///
+/// A closure that returns [`Work`] is a poller that cannot be woken: its reactor never sleeps.
+///
+/// An implementer bounds each [`poll`](Self::poll) and never blocks, since the other pollers of the core wait meanwhile. One that can be woken implements
+/// [`wakeups`](Self::wakeups), [`arm`](Self::arm) and [`disarm`](Self::disarm) together.
 pub trait Poller: Send {
-    /// One turn: does what there is to do, bounded.
+    /// Does the work that there is, within bounds, and returns whether there was some.
     fn poll(&mut self) -> Work;
 
-    /// The eventfds that are signalled for it. Asked for once, when the reactor starts.
+    /// Returns the eventfds that are signalled for this poller. Called once, when the reactor starts. By default there are none.
     fn wakeups(&self) -> Vec<Arc<EventFd>> {
         Vec::new()
     }
 
-    /// Asks for one of its eventfds to be signalled when there is work from now on. One more [`poll`](Self::poll) follows.
+    /// Requests that one of its eventfds be signalled once there is work. Another [`poll`](Self::poll) follows before the reactor sleeps. By default
+    /// this returns [`Armed::No`].
     fn arm(&mut self) -> Armed {
         Armed::No
     }
 
-    /// Takes that back: it is polled again.
+    /// Withdraws that request: the poller is polled again. Called even where [`arm`](Self::arm) returned [`Armed::No`]. By default it does nothing.
     fn disarm(&mut self) {}
 }
 
@@ -47,24 +73,24 @@ pub enum Armed {
     No,
     /// It may: an eventfd will be signalled.
     Yes,
-    /// It may until then: a deadline passes.
+    /// It may until that time, when a deadline passes, or an eventfd is signalled.
     Until(Instant),
 }
 
-/// What a reactor does when there is nothing to do.
+/// The behaviour of a reactor that finds nothing to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Idle {
-    /// Polls on.
+    /// Goes on polling.
     #[default]
     Spin,
-    /// Sleeps after this many turns in a row found nothing, if all pollers can be armed.
+    /// Sleeps, if all pollers can be armed.
     Sleep {
-        /// Turns.
+        /// The number of turns in a row that found nothing before the reactor sleeps; 0 is taken as 1.
         after: u32,
     },
 }
 
-/// A thread to be, with its pollers.
+/// A reactor that is being put together: a core, pollers, and what to do when idle.
 pub struct Reactor {
     core: Option<usize>,
     idle: Idle,
@@ -72,35 +98,35 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// A reactor for `core`.
+    /// Creates a reactor for `core`, by the kernel's number of it.
     ///
     /// # Errors
-    /// [`Error::NoSuchCore`] where this process may not use it.
+    /// [`Error::NoSuchCore`] where this process may not use the core.
     pub fn on_core(core: usize) -> Result<Self> {
         cores::check(core)?;
         Ok(Self { core: Some(core), ..Self::anywhere() })
     }
 
-    /// A reactor for whichever core the kernel chooses.
+    /// Creates a reactor for whichever core the kernel chooses.
     pub fn anywhere() -> Self {
         Self { core: None, idle: Idle::Spin, pollers: Vec::new() }
     }
 
-    /// What to do when there is nothing to do.
+    /// Sets what the reactor does when there is nothing to do. [`Idle::Spin`] is the default.
     #[must_use]
     pub fn idle(mut self, idle: Idle) -> Self {
         self.idle = idle;
         self
     }
 
-    /// One more poller; each turn runs all of them, in order.
+    /// Adds a poller. Each turn of the reactor polls all of them, in the order in which they were added.
     #[must_use]
     pub fn with(mut self, poller: impl Poller + 'static) -> Self {
         self.pollers.push(Box::new(poller));
         self
     }
 
-    /// Starts the thread.
+    /// Starts the thread, and returns once it is pinned.
     ///
     /// # Errors
     /// [`Error::NoSuchCore`] where it cannot be pinned; [`Error::Io`] where the system has no thread or descriptor left.
@@ -130,10 +156,10 @@ impl Reactor {
         Ok(running)
     }
 
-    /// Runs on this thread, pinned or not, until it is told to stop.
+    /// Runs on the calling thread, wherever that is pinned, until `stop` is [asked](Stop::ask).
     ///
     /// # Errors
-    /// [`Error::Io`] where the system cannot wait.
+    /// [`Error::Io`] where the system has no descriptor left, or cannot wait.
     pub fn run(mut self, stop: &Stop) -> Result<Turns> {
         let after = match self.idle {
             Idle::Spin => u32::MAX,
@@ -198,14 +224,14 @@ impl fmt::Debug for Reactor {
     }
 }
 
-/// How a reactor spent its time.
+/// How often a reactor was busy, idle and asleep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Turns {
-    /// Turns that found something to do.
+    /// Turns that found work.
     pub busy: u64,
-    /// Turns that found nothing.
+    /// Turns that found none.
     pub idle: u64,
-    /// How often it slept.
+    /// How often the reactor slept.
     pub slept: u64,
 }
 
@@ -220,7 +246,9 @@ impl Turns {
     }
 }
 
-/// A reactor's thread; stopped and joined on drop.
+/// The thread of a reactor.
+///
+/// Dropping it stops and joins the thread.
 #[derive(Debug)]
 pub struct Running {
     name: String,
@@ -229,20 +257,20 @@ pub struct Running {
 }
 
 impl Running {
-    /// What stops it, from any thread.
+    /// Returns the handle that stops the thread, from anywhere.
     pub fn stop(&self) -> &Stop {
         &self.stop
     }
 
-    /// Whether it still runs. It ends early only where a poller panics, or the system cannot wait.
+    /// Returns whether the thread still runs. It ends early only where a poller panics, or the system cannot wait.
     pub fn is_running(&self) -> bool {
         self.thread.as_ref().is_some_and(|t| !t.is_finished())
     }
 
-    /// Stops it, waits for its end, and tells how it spent its time. Its pollers are dropped on its own thread.
+    /// Stops the thread, waits for its end, and returns how it spent its turns. The pollers are dropped on that thread.
     ///
     /// # Errors
-    /// [`Error::Panicked`] where a poller did; what [`Reactor::run`] says.
+    /// [`Error::Panicked`] where a poller panicked; else those of [`Reactor::run`].
     pub fn join(mut self) -> Result<Turns> {
         self.stop.ask();
         let Some(thread) = self.thread.take() else { return Ok(Turns::default()) };
@@ -264,12 +292,14 @@ impl Drop for Running {
     }
 }
 
-/// Asks a thread to end, and wakes it. Clones ask the same one.
+/// A request to a thread to end, which wakes it.
+///
+/// Clones are the same request.
 #[derive(Debug, Clone)]
 pub struct Stop(Arc<(AtomicBool, EventFd)>);
 
 impl Stop {
-    /// One that nobody has asked yet.
+    /// Creates a request that nobody has made yet.
     ///
     /// # Errors
     /// [`Error::Io`] where the process has no descriptor left.
@@ -277,14 +307,14 @@ impl Stop {
         Ok(Self(Arc::new((AtomicBool::new(false), EventFd::new()?))))
     }
 
-    /// Asks.
+    /// Makes the request: a store and a system call.
     pub fn ask(&self) {
         // Pairs with the Acquire load in `is_asked`. The signal follows, so a thread that saw false before it slept is woken.
         self.0.0.store(true, Ordering::Release);
         self.0.1.signal();
     }
 
-    /// Whether someone asked.
+    /// Returns whether the request was made: one load.
     #[inline]
     pub fn is_asked(&self) -> bool {
         // Pairs with the Release store in `ask`.
@@ -296,10 +326,10 @@ impl Stop {
     }
 }
 
-/// How software wakes a poller that it brings work: an eventfd that is signalled only while the poller is armed.
+/// Wakes a poller for which another thread has work: an eventfd that is signalled only while the poller is armed.
 ///
-/// The poller arms, then looks; who brings work puts it where the poller looks, then rings. A full barrier on each side lets one of
-/// them see the other.
+/// The poller arms the bell, then looks for work. The other thread puts work where the poller looks, then rings. A full barrier on each side makes
+/// sure that one of them sees the other.
 #[derive(Debug)]
 pub struct Bell {
     armed: AtomicBool,
@@ -307,7 +337,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// One that isn't armed.
+    /// Creates a bell that is not armed.
     ///
     /// # Errors
     /// [`Error::Io`] where the process has no descriptor left.
@@ -315,12 +345,12 @@ impl Bell {
         Ok(Self { armed: AtomicBool::new(false), fd: Arc::new(EventFd::new()?) })
     }
 
-    /// What it signals: for [`Poller::wakeups`].
+    /// Returns the eventfd that the bell signals, for [`Poller::wakeups`].
     pub fn wakeup(&self) -> Arc<EventFd> {
         self.fd.clone()
     }
 
-    /// The next [`ring`](Self::ring) signals; look for work once more after this.
+    /// Arms the bell: the next [`ring`](Self::ring) signals. The poller looks for work once more after this.
     #[inline]
     pub fn arm(&self) {
         self.armed.store(true, Ordering::Relaxed);
@@ -329,13 +359,13 @@ impl Bell {
         barrier::store_then_load();
     }
 
-    /// No ring signals until the bell is armed again.
+    /// Disarms the bell: no ring signals until it is armed again.
     #[inline]
     pub fn disarm(&self) {
         self.armed.store(false, Ordering::Relaxed);
     }
 
-    /// Says that there is work, which was put where the poller looks.
+    /// Tells the poller of work that was put where it looks: a full barrier and a load; a system call where the bell is armed.
     #[inline]
     pub fn ring(&self) {
         // Pairs with the barrier in `arm`.

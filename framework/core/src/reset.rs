@@ -1,27 +1,46 @@
 //! The reset protocol between a device's control plane and its queues, which live on other cores.
 //!
-//! A device is reset only once no queue touches its rings or doorbells, and a command's buffers come back only once the device can
-//! no longer write them:
+//! A device is reset only once no queue accesses its rings or doorbells, and the buffers of a command are returned only once the device cannot
+//! write them any more:
 //!
-//! 1. the control plane *stops* the domain: its epoch moves on, and each queue sees that at its next poll or submit,
-//!    takes its hands off rings and doorbells, and acknowledges;
-//! 2. a queue that did not acknowledge in time is *expelled*: it is never used again, and what it had in flight is quarantined;
-//! 3. bus mastering goes off and the device is reset (the driver's business); then the domain is *quiet*, and commands
-//!    in flight complete as aborted;
-//! 4. rings are zeroed and made known to the device again, and the domain *resumes*: queues start over with empty rings.
+//! 1. The control plane *stops* the domain: its epoch increases, and each queue sees that at its next poll or submission, stops accessing rings and
+//!    doorbells, and acknowledges.
+//! 2. A queue that did not acknowledge in time is *expelled*: it is never used again, and its buffers in flight are quarantined.
+//! 3. The driver turns bus mastering off and resets the device; then the domain is *quiet*, and commands in flight complete as aborted.
+//! 4. Rings are zeroed and made known to the device again, and the domain *resumes*: queues start over with empty rings.
 //!
-//! Unmapping and freeing come last. Where the reset does not work, or the device is gone, the domain *ends* instead.
+//! Memory is unmapped and freed after that. Where the reset fails, or the device is gone, the domain *ends* instead.
 //!
-//! All of this costs a queue one load and one predictable branch per call. This file does *not* know what a ring is, nor how a
-//! device is reset.
+//! All of this costs a queue one load and one predictable branch a call. This file does *not* know what a ring is, nor how a device is reset: the
+//! [`ControlPlane`](crate::control_plane::ControlPlane) takes a driver through these steps.
+//!
+//! ```
+//! use wholebar_core::reset::{Domain, Step};
+//!
+//! let domain = Domain::new();
+//! let mut gate = domain.join(1);
+//! // The control plane stops the queue, which acknowledges at its next call.
+//! domain.stop();
+//! assert_eq!(domain.waiting(), [1]);
+//! assert!(!gate.open());
+//! assert_eq!(gate.step(), Step::Stop);
+//! assert!(domain.waiting().is_empty());
+//! // The device is reset here. The queue aborts what was in flight, and starts over once the device is up.
+//! domain.quiet();
+//! assert_eq!(gate.step(), Step::Abort);
+//! domain.resume();
+//! assert_eq!(gate.step(), Step::Restart);
+//! gate.enter();
+//! assert!(gate.open());
+//! ```
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crossbeam::utils::CachePadded;
 
-/// The control plane's side: one a device.
+/// The control plane's side of the protocol: one domain for each device.
 ///
-/// A clone is another handle to the same domain. Its changes of phase belong under the one lock that the driver's control plane has.
+/// A clone is another handle to the same domain. Calls that change the phase are made under the one lock of the driver's control plane.
 #[derive(Debug, Clone, Default)]
 pub struct Domain(Arc<Shared>);
 
@@ -45,27 +64,27 @@ struct Member {
 
 const EXPELLED: u64 = u64::MAX;
 
-/// Where a device is in a reset.
+/// The phase of a reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nowhere: queues run.
+    /// No reset is under way: queues run.
     Running,
-    /// Queues are taking their hands off.
+    /// Queues are being stopped.
     Stopping,
-    /// The device can't reach memory; what was in flight completes as aborted.
+    /// The device cannot reach memory; commands in flight complete as aborted.
     Quiet,
-    /// It ended, for good.
+    /// The device ended, for good.
     Ended,
 }
 
 /// How a device ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// It is not there any more, rather than failed.
+    /// The device is not there any more: it was removed, rather than failed.
     pub gone: bool,
-    /// It certainly cannot write memory, so what was in flight may be given back; else that is quarantined.
+    /// The device certainly cannot write memory, so buffers in flight may be returned. Otherwise they are quarantined.
     pub harmless: bool,
-    /// Why, in a sentence.
+    /// The reason, in a sentence.
     pub why: String,
 }
 
@@ -81,12 +100,12 @@ impl Phase {
 }
 
 impl Domain {
-    /// A domain whose queues run.
+    /// Creates a domain whose queues run.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A new queue, known by `id`. It is taken to be in step with the domain as it is now.
+    /// Adds a queue, known by `id`, and returns its gate. The queue counts as having acknowledged the current epoch. It takes a lock.
     pub fn join(&self, id: u32) -> Gate {
         let mut members = self.0.members();
         let seen = self.0.word.load(Ordering::Acquire);
@@ -95,22 +114,22 @@ impl Domain {
         Gate { shared: self.0.clone(), member, seen, closed: None }
     }
 
-    /// The phase.
+    /// Returns the phase.
     pub fn phase(&self) -> Phase {
         Phase::of(self.0.word.load(Ordering::Acquire))
     }
 
-    /// How often it was stopped.
+    /// Returns the epoch: how often the domain was stopped.
     pub fn epoch(&self) -> u64 {
         self.0.word.load(Ordering::Acquire) >> 2
     }
 
-    /// Whether queue `id` is still there and takes part.
+    /// Returns whether queue `id` is there and was not expelled. It takes a lock.
     pub fn has(&self, id: u32) -> bool {
         self.0.members().iter().any(|m| m.id == id && m.acknowledged.load(Ordering::Relaxed) != EXPELLED)
     }
 
-    /// Running to stopping: asks every queue to take its hands off. Nothing happens in another phase.
+    /// Moves from running to stopping: the epoch increases, and every queue is asked to stop. In another phase it does nothing.
     pub fn stop(&self) {
         let word = self.0.word.load(Ordering::Relaxed);
         if Phase::of(word) == Phase::Running {
@@ -118,7 +137,9 @@ impl Domain {
         }
     }
 
-    /// The queues that have not taken their hands off.
+    /// Returns the queues that have not acknowledged the current epoch. It takes a lock.
+    ///
+    /// What a queue did to its rings and doorbells happened before this returns without it.
     pub fn waiting(&self) -> Vec<u32> {
         let epoch = self.epoch();
         // Acquire pairs with the Release of the acknowledgement in `Gate::turn`: what the queue did to its rings and doorbells lies
@@ -127,7 +148,8 @@ impl Domain {
         self.0.members().iter().filter(waiting).map(|m| m.id).collect()
     }
 
-    /// Gives up on the queues that have not taken their hands off; returns them.
+    /// Expels the queues that have not acknowledged the current epoch, and returns them. A queue that acknowledges at the same moment is either
+    /// expelled or not, and both sides agree on which.
     pub fn expel(&self) -> Vec<u32> {
         let epoch = self.epoch();
         let expel = |m: &&Arc<Member>| {
@@ -138,12 +160,12 @@ impl Domain {
         self.0.members().iter().filter(expel).map(|m| m.id).collect()
     }
 
-    /// Stopping to quiet: the device was reset, or kept from memory otherwise.
+    /// Moves from stopping to quiet: the device was reset, or cannot reach memory for another reason. In another phase it does nothing.
     pub fn quiet(&self) {
         self.advance(Phase::Stopping, 2);
     }
 
-    /// Quiet to running: rings are zeroed, and known to the device.
+    /// Moves from quiet to running: rings are zeroed, and known to the device. In another phase it does nothing.
     pub fn resume(&self) {
         self.advance(Phase::Quiet, 0);
     }
@@ -156,7 +178,7 @@ impl Domain {
         }
     }
 
-    /// Ends it, for good. The first end stands.
+    /// Ends the domain for good. Of several ends, the first stands.
     pub fn end(&self, end: End) {
         let mut ended = self.0.end.lock().unwrap_or_else(|e| e.into_inner());
         if ended.is_none() {
@@ -166,18 +188,18 @@ impl Domain {
         }
     }
 
-    /// How it ended, if it did.
+    /// Returns how the domain ended, if it did. It takes a lock.
     pub fn ended(&self) -> Option<End> {
         self.0.ended()
     }
 
-    /// Whether any queue that took its hands off since this was asked last had completed something before.
+    /// Returns whether any queue that acknowledged an epoch since the last call had completed something before.
     pub fn take_completed(&self) -> bool {
         // Relaxed: it was counted before the acknowledgement that `waiting` saw.
         self.0.completed.swap(0, Ordering::Relaxed) > 0
     }
 
-    /// Buffers that were never given back, because the device may still write them.
+    /// Returns how many buffers of the device's queues were quarantined, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.quarantined.load(Ordering::Relaxed)
     }
@@ -193,7 +215,9 @@ impl Shared {
     }
 }
 
-/// A queue's side: part of the queue, and as little shared as it is.
+/// A queue's side of the protocol, owned by the queue.
+///
+/// Dropping it leaves the domain.
 #[derive(Debug)]
 pub struct Gate {
     shared: Arc<Shared>,
@@ -204,32 +228,36 @@ pub struct Gate {
     closed: Option<u64>,
 }
 
-/// What a queue has to do once its gate isn't open.
+/// The step that a queue has to take when its gate is not open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Hands off rings and doorbells; what is in flight stays with the queue.
+    /// Leave rings and doorbells alone, and keep what is in flight.
     Stop,
-    /// As before, and what is in flight is to be given back as aborted.
+    /// Leave rings and doorbells alone, and complete what is in flight as aborted.
     Abort,
-    /// Give back what is in flight as aborted, start over with empty rings, then [`Gate::enter`].
+    /// Complete what is in flight as aborted, start over with empty rings, then call [`Gate::enter`].
     Restart,
-    /// It did not acknowledge in time: never to be used again, and what is in flight is to be quarantined.
+    /// The queue did not acknowledge in time: it is never used again, and quarantines what is in flight.
     Expelled,
     /// The device ended.
     Ended(End),
 }
 
 impl Gate {
-    /// Whether the queue may go on: one load, and a branch that is nearly always the same.
+    /// Returns whether the queue may go on: one load, and a branch that is nearly always taken the same way.
     #[inline(always)]
     pub fn open(&self) -> bool {
         // Acquire pairs with the Release of `Domain::resume`; free on x86, and one `ldar` or `lwsync` a poll elsewhere.
         self.shared.word.load(Ordering::Acquire) == self.seen
     }
 
-    /// What to do where it isn't open. This is the acknowledgement: the caller has its hands off when it calls it, and keeps them
-    /// off until [`enter`](Self::enter). `completed` says whether the device has done anything of the queue's since that entered: a device that is reset
-    /// again and again and does nothing in between is given up.
+    /// Acknowledges the current epoch and returns the step to take. Called where the gate is not open.
+    ///
+    /// The caller has stopped accessing rings and doorbells when it calls this, and does not access them again before [`enter`](Self::enter), unless
+    /// the step says so.
+    ///
+    /// `completed` says whether the device has completed anything of the queue since the queue entered: a device that is reset again and again, and does
+    /// nothing in between, is given up.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Step {
         self.seen = u64::MAX;
@@ -262,31 +290,32 @@ impl Gate {
         }
     }
 
-    /// The queue found a fault and takes its hands off by itself, until the next reset.
+    /// Closes the gate from the queue's side, until the next reset: the queue found a fault.
     pub fn close(&mut self) {
         self.seen = u64::MAX;
         self.closed = self.epoch();
     }
 
-    /// The queue has started over and runs again, unless the next stop came already.
+    /// Opens the gate: the queue has started over after [`Step::Restart`]. Where the domain was stopped again in between, the gate stays closed.
     pub fn enter(&mut self) {
         self.seen = self.member.acknowledged.load(Ordering::Relaxed) << 2;
         self.closed = None;
     }
 
-    /// The epoch it is in step with; `None` where it was expelled.
+    /// Returns the epoch that the queue acknowledged last; `None` where it was expelled.
     pub fn epoch(&self) -> Option<u64> {
         let epoch = self.member.acknowledged.load(Ordering::Relaxed);
         (epoch != EXPELLED).then_some(epoch)
     }
 
-    /// The queue is being dropped: nobody needs to wait for it any more. It has its hands off.
+    /// Leaves the domain: the queue is being dropped, and resets do not wait for it any more. It does not access rings and doorbells after this. It
+    /// takes a lock.
     pub fn leave(&mut self) {
         self.seen = u64::MAX;
         self.shared.members().retain(|m| !Arc::ptr_eq(m, &self.member));
     }
 
-    /// Counts buffers that are never given back.
+    /// Adds to the domain's count of quarantined buffers.
     pub fn quarantined(&self, buffers: u64) {
         self.shared.quarantined.fetch_add(buffers, Ordering::Relaxed);
     }

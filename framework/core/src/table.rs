@@ -1,13 +1,24 @@
-//! A table of a power of two of entries, for hot paths: an index is taken modulo its size, so that no access can miss, and none is checked.
+//! A table of a power of two of entries, for hot paths. An index is taken modulo the size, so no access can be out of range, and none is checked.
 //!
-//! An index from a device is input all the same: whether there is such an entry, `get` says, as that of any slice.
+//! Where an index comes from a device, use `get` of the slice, which tells whether there is such an entry.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-/// `2^n` entries, found by an index modulo their number.
+/// A table of `2^n` entries, indexed modulo their number.
+///
+/// It dereferences to a slice.
+///
+/// ```
+/// use wholebar_core::Table;
+///
+/// let mut table = Table::new(100, |index| index);
+/// assert_eq!(table.len(), 128);
+/// *table.at_mut(130) = 7;
+/// assert_eq!((*table.at(2), table.get(130)), (7, None));
+/// ```
 pub struct Table<T> {
     /// `mask + 1` of them.
     entries: Box<[T]>,
@@ -16,20 +27,20 @@ pub struct Table<T> {
 }
 
 impl<T> Table<T> {
-    /// The smallest power of two of entries that is at least `size` and at most 32,768; each as `entry` makes it of its index.
+    /// Creates a table of the smallest power of two of entries that is at least `size`, at most 32,768. `entry` makes each entry of its index.
     pub fn new(size: u16, entry: impl FnMut(u16) -> T) -> Self {
         let mask = size.clamp(1, 1 << 15).next_power_of_two().wrapping_sub(1);
         Self { entries: (0..=mask).map(entry).collect(), mask }
     }
 
-    /// Entry `i`, modulo their number.
+    /// Returns entry `i`, modulo the number of entries. One mask and no bounds check.
     #[inline(always)]
     pub fn at(&self, i: u16) -> &T {
         // SAFETY: there are `mask + 1` entries, since `new`: neither field is ever set again.
         unsafe { self.entries.get_unchecked(usize::from(i & self.mask)) }
     }
 
-    /// Entry `i`, modulo their number, to change.
+    /// Returns entry `i`, modulo the number of entries, to be changed.
     #[inline(always)]
     pub fn at_mut(&mut self, i: u16) -> &mut T {
         // SAFETY: as in `at`.

@@ -1,7 +1,7 @@
-//! A TAP interface: the kernel's network stack at one end, this process at the other. Linux, `Documentation/networking/tuntap.rst`.
+//! TAP interfaces: the kernel's network stack at one end, this process at the other. (Linux: `Documentation/networking/tuntap.rst`.)
 //!
-//! Packets have the virtio header of 12 bytes before them, so that checksums and segmentation can be left to either side. This file does
-//! *not* set addresses, or the link up: that is for `ip`, or whoever made the interface.
+//! Each packet is preceded by the virtio header of 12 bytes, so that checksums and segmentation can be left to either side. This file does
+//! *not* configure addresses, or set the link up: use `ip` for that.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -11,10 +11,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Bytes before each packet: a virtio header (VIRTIO 1.2, 5.1.6), little-endian.
+/// The size of the header in front of each packet, in bytes: a virtio header (VIRTIO 1.2, 5.1.6), little-endian.
 pub const HEADER: usize = 12;
 
-/// A TAP interface, or the end of one that exists already. It goes away with this, unless it was made to stay.
+/// One end of a TAP interface.
+///
+/// Dropping it removes the interface, unless that was made persistent.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
@@ -22,7 +24,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Attaches to interface `name`, which is made where it does not exist; it never blocks.
+    /// Attaches to the interface `name`, and creates it where it does not exist. The descriptor does not block. Checksum and segmentation offloads are on.
     ///
     /// # Errors
     /// `InvalidInput` for a name that an interface can't have, `PermissionDenied` where this process may not (CAP_NET_ADMIN, or an interface that
@@ -63,10 +65,10 @@ impl Tap {
         Ok(tap)
     }
 
-    /// Whether packets that are read may have incomplete checksums and be TCP segments larger than the MTU.
+    /// Sets whether packets that are read may have incomplete checksums and be TCP segments larger than the MTU. (Linux: `TUNSETOFFLOAD`.)
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's.
     pub fn offload(&self, on: bool) -> io::Result<()> {
         let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         let flags: c_uint = if on { all } else { 0 };
@@ -76,15 +78,16 @@ impl Tap {
         }
     }
 
-    /// The interface's name.
+    /// Returns the interface's name, which the kernel may have chosen.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Reads one packet with its header; `None` where none waits. What does not fit into `buf` is cut off.
+    /// Reads one packet, with its header, and returns its size; `None` where none waits. A packet that does not fit into `buf` is truncated. One
+    /// system call.
     ///
     /// # Errors
-    /// What the system says: the interface is gone.
+    /// The system's: the interface is gone.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::read(&self.fd, buf) {
             Ok(n) => Ok(Some(n)),
@@ -93,10 +96,11 @@ impl Tap {
         }
     }
 
-    /// Writes one packet with its header; false where the kernel takes none now: it has no room, or the interface is down.
+    /// Writes one packet, with its header; returns `false` where the kernel does not take it now, since it has no room, or the interface is down. One
+    /// system call.
     ///
     /// # Errors
-    /// What the system says: the header makes no sense, or the interface is gone.
+    /// The system's: the header makes no sense, or the interface is gone.
     pub fn write(&self, packet: &[u8]) -> io::Result<bool> {
         use rustix::io::Errno;
         match rustix::io::write(&self.fd, packet) {

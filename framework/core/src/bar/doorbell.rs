@@ -1,4 +1,4 @@
-//! A hot register: one store, or, where its page may not be mapped, one system call or message; counted either way.
+//! Doorbells: hot registers, written by one store where their page is mapped, by a system call or a message where it is not. Both are counted.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -7,7 +7,9 @@ use crate::barrier;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// A register on the hot path, owned by one queue.
+/// A register on the hot path, owned by one queue, and only written.
+///
+/// Made by [`Bar::doorbell`].
 #[derive(Debug)]
 pub struct Doorbell<T: Width> {
     /// `None` where it is trapped.
@@ -24,7 +26,7 @@ pub struct Doorbell<T: Width> {
 // SAFETY: the register may be written from any one thread; the BAR it holds keeps it mapped.
 unsafe impl<T: Width> Send for Doorbell<T> {}
 
-/// How often a doorbell was rung, and how.
+/// How often a doorbell was rung, by the way it was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DoorbellCounts {
     /// By a store.
@@ -50,9 +52,10 @@ impl<T: Width> Doorbell<T> {
         Self { at, volatile, rung: 0, offset, bar, width: PhantomData }
     }
 
-    /// Publishes every earlier store to DMA memory, then writes the register.
+    /// Writes `value` to the register; every earlier store to DMA memory is visible to the device before it.
     ///
-    /// A trapped write that fails is latched: [`Bar::failed`] says so from then on.
+    /// Where the register is mapped this is a device barrier ([`before_doorbell`](crate::barrier::before_doorbell)), a predictable branch and one
+    /// store. A trapped write that fails is kept: [`Bar::failed`] returns `true` from then on.
     #[inline(always)]
     pub fn ring(&mut self, value: T) {
         barrier::before_doorbell();
@@ -74,12 +77,12 @@ impl<T: Width> Doorbell<T> {
         let _ = self.bar.shared.failure.set(error);
     }
 
-    /// Whether it is one store.
+    /// Returns whether ringing is one store, rather than a system call or a message.
     pub fn is_direct(&self) -> bool {
         self.at.is_some()
     }
 
-    /// How often it was rung.
+    /// Returns how often the doorbell was rung.
     pub fn counts(&self) -> DoorbellCounts {
         if self.is_direct() {
             DoorbellCounts { direct: self.rung, trapped: 0 }

@@ -1,4 +1,4 @@
-//! What has to be known of a BAR to plan it, and how it is found: the region's size, and the MSI-X capability in configuration space.
+//! The layout of BARs: the region's size, and where the MSI-X capability puts table and PBA. What a plan is made from.
 
 use super::{BarPlan, MapPolicy, plan};
 use crate::pci::{Config, PciDevice};
@@ -6,23 +6,23 @@ use crate::{Error, PageSize, Result};
 use std::fmt;
 use std::ops::Range;
 
-/// What has to be known of a BAR to plan it.
+/// The layout of one BAR: all that [`plan()`] has to know of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BarLayout {
-    /// 0 to 5.
+    /// The BAR's number, 0 to 5.
     pub bar: u8,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// The part of the BAR that is the MSI-X table, if it is in this one.
+    /// The part of the BAR that is the MSI-X table; `None` where the table is in another BAR, or there is none.
     pub table: Option<Range<u64>>,
-    /// The part of the BAR that is the PBA, if it is in this one.
+    /// The part of the BAR that is the PBA; `None` where the PBA is in another BAR, or there is none.
     pub pba: Option<Range<u64>>,
-    /// Registers the driver knows of. A page that holds table or PBA is mapped read-only only where none of these is in it.
+    /// Registers that the driver writes. A page that holds the table or the PBA is mapped read-only only where none of these is in it.
     pub registers: Vec<Range<u64>>,
 }
 
 impl BarLayout {
-    /// The ranges that table and PBA have to themselves, in this order: where no other registers are expected.
+    /// Returns the ranges that the table and the PBA, in this order, have to themselves: no other registers are expected there.
     ///
     /// PCI recommends that no other register be in the 4 KiB ranges that hold them (PCI Express Base 6.0, 7.7.2), and devices that keep to it let
     /// the first of them begin such a range. Where neither does, something else was put there first: then a part has no more to itself than its
@@ -57,31 +57,38 @@ impl fmt::Display for BarLayout {
     }
 }
 
-/// How a BAR is opened: by default as much is mapped as may be, in the device's own pages.
+/// The options with which a BAR is opened.
+///
+/// By default as much is mapped as is safe, in pages of the device's own size.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BarOptions<'a> {
     /// How much is to be mapped.
     pub policy: MapPolicy,
-    /// A page size to plan for, at least the device's own: what a host with such pages would see.
+    /// The page size to plan for, at least the device's own: what a host with such pages would see. `None` for the device's own.
     pub page: Option<PageSize>,
-    /// Registers that the driver will write and that may share 4 KiB with the MSI-X table or the PBA. Without them such a page may be
-    /// mapped read-only, and writes to it are trapped.
+    /// Registers that the driver writes and that may share 4 KiB with the MSI-X table or the PBA. A page that holds such a register is not mapped
+    /// read-only, so that writes to it are not trapped.
     pub registers: &'a [Range<u64>],
 }
 
-/// The layouts of the BARs that `device` has.
+/// Returns the layouts of all BARs that `device` has.
+///
+/// It reads configuration space.
 ///
 /// # Errors
-/// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where it cannot be reached.
+/// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where configuration space cannot be read; [`Error::Gone`] where it
+/// reads all ones.
 pub fn layouts(device: &dyn PciDevice) -> Result<Vec<BarLayout>> {
     let config = Config::of(device)?;
     (0..6).filter_map(|bar| layout_in(device, &config, bar).transpose()).collect()
 }
 
-/// The layout of one BAR.
+/// Returns the layout of one BAR.
+///
+/// It reads configuration space.
 ///
 /// # Errors
-/// As [`layouts`], and [`Error::NoSuchRegion`] where the device has no such BAR.
+/// [`Error::NoSuchRegion`] where the device has no such BAR; else as [`layouts`].
 pub fn layout(device: &dyn PciDevice, bar: u8) -> Result<BarLayout> {
     let none = || Error::NoSuchRegion { device: device.name().to_owned(), region: bar.into() };
     if bar > 5 {
@@ -90,7 +97,9 @@ pub fn layout(device: &dyn PciDevice, bar: u8) -> Result<BarLayout> {
     layout_in(device, &Config::of(device)?, bar)?.ok_or_else(none)
 }
 
-/// Plans one BAR of `device`: what [`Bar::of`](super::Bar::of) opens, to look at first.
+/// Returns the plan by which [`Bar::of`](super::Bar::of) would open a BAR of `device`.
+///
+/// It reads configuration space and maps nothing.
 ///
 /// # Errors
 /// As [`layout`].

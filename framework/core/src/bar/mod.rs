@@ -1,8 +1,24 @@
-//! BARs: which parts are mapped ([`plan()`]), and how their registers are reached.
+//! BARs: which parts of them are mapped ([`plan()`]), and access to their registers.
 //!
-//! A register is an offset, never a struct laid over memory: an offset survives trapping. Cold registers go through [`Bar`], which looks up
-//! their span; hot ones through a [`Doorbell`], made once. No window and no register access touches the MSI-X table or the PBA: only
-//! [`MsixTable`] sees them, and only to read.
+//! A register is an offset, never a struct laid over memory, so that a driver works whether its page is mapped or trapped. Cold registers go through
+//! [`Bar`], which looks up their span; hot ones through a [`Doorbell`], made once. No window and no register access touches the MSI-X table or the
+//! PBA: only [`MsixTable`] shows them, and only to read.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use wholebar_core::Result;
+//! use wholebar_core::bar::{Bar, BarOptions, Doorbell};
+//! use wholebar_core::pci::{BAR0, PciDevice};
+//!
+//! /// Resets an engine by its control register and returns the doorbell of its first queue.
+//! fn start(device: &Arc<dyn PciDevice>) -> Result<Doorbell<u32>> {
+//!     let bar = Bar::of(device, BAR0 as u8, BarOptions::default())?;
+//!     bar.write(0x10, 1u32)?;
+//!     bar.wait_for("end its reset", 0x14, Duration::from_secs(1), |status: u32| status & 1 == 0)?;
+//!     bar.doorbell(0x1000)
+//! }
+//! ```
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -24,7 +40,13 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// One BAR, mapped by its plan.
+/// One BAR, mapped as its plan says.
+///
+/// A clone is another handle; the BAR is unmapped when the last of them, its windows and its doorbells is dropped. (Linux: `pci_iomap`; DPDK:
+/// `rte_pci_map_device`.)
+///
+/// Registers are little-endian, as PCI has them; values are the CPU's. An access costs a look-up of its span, a barrier and one load or store where
+/// the span is mapped; a system call or a message where it is trapped. Any thread may access registers.
 #[derive(Clone)]
 pub struct Bar {
     shared: Arc<Shared>,
@@ -40,19 +62,21 @@ struct Shared {
 }
 
 impl Bar {
-    /// Opens BAR `bar` of `device`: reads where its MSI-X table is, plans, and maps.
+    /// Opens BAR `bar` (0 to 5) of `device`: reads from configuration space where the MSI-X table is, makes a plan, and maps the BAR.
     ///
     /// # Errors
-    /// [`Error::NoSuchRegion`] where the device has no such BAR, [`Error::Config`] where its configuration space makes no sense,
-    /// [`Error::Plan`] where a page size below the device's own is asked for; [`Error::Access`] where it cannot be reached.
+    /// [`Error::NoSuchRegion`] where the device has no such BAR; [`Error::Config`] where its configuration space makes no sense;
+    /// [`Error::Plan`] where a page size below the device's own is asked for; [`Error::Access`] where configuration space cannot be read; what
+    /// [`PciDevice::map`] returns where the backend refuses.
     pub fn of(device: &Arc<dyn PciDevice>, bar: u8, options: BarOptions<'_>) -> Result<Self> {
         Self::map(device.clone(), plan_of(device.as_ref(), bar, options)?)
     }
 
-    /// Maps a BAR as `plan` says.
+    /// Opens a BAR as `plan` says: the plan of [`plan_of`], perhaps changed.
     ///
     /// # Errors
-    /// [`Error::Plan`] where the plan is for another BAR than this device has (its size, its table, its pages); as [`of`](Self::of).
+    /// [`Error::Plan`] where the plan is for another BAR than the device has (its size, its table, its PBA), or for smaller pages; else as
+    /// [`of`](Self::of).
     pub fn open(device: Arc<dyn PciDevice>, plan: BarPlan) -> Result<Self> {
         // Anyone can write a plan; only the device knows where its table is.
         let found = layout(device.as_ref(), plan.layout.bar)?;
@@ -100,30 +124,30 @@ impl Bar {
         Ok(Self { shared: Arc::new(Shared { maps, device, plan, failure: OnceLock::new() }) })
     }
 
-    /// The plan it was opened with.
+    /// Returns the plan that the BAR was opened with.
     pub fn plan(&self) -> &BarPlan {
         &self.shared.plan
     }
 
-    /// The device it belongs to.
+    /// Returns the device that the BAR belongs to.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.shared.device
     }
 
-    /// Bytes.
+    /// Returns the size of the BAR in bytes.
     pub fn size(&self) -> u64 {
         self.shared.plan.layout.size
     }
 
-    /// Whether a trapped doorbell failed, or a mapped page was taken away, since the BAR was opened: a load or two, to be asked at each
-    /// poll.
+    /// Returns whether a trapped doorbell failed, or a mapped page was taken away, since the BAR was opened. It costs a load or two: a queue asks
+    /// this at each poll.
     #[inline]
     pub fn failed(&self) -> bool {
         self.failure().is_some()
     }
 
-    /// What the first trapped doorbell that failed was told, or that the device is gone. A failed [`read`](Self::read) or
-    /// [`write`](Self::write) told its caller.
+    /// Returns the error of the first trapped doorbell that failed, or [`Error::Gone`] where a mapped page was taken away. Failures of
+    /// [`read`](Self::read) and [`write`](Self::write) are returned to their callers and not kept here.
     #[inline]
     pub fn failure(&self) -> Option<&Error> {
         if self.shared.is_gone() {
@@ -132,17 +156,18 @@ impl Bar {
         self.shared.failure.get()
     }
 
-    /// Reads a register. What is loaded from DMA memory later is not older than it.
+    /// Reads a register. Loads from DMA memory that follow are not older than the register's value, and the read does not overtake earlier writes of
+    /// registers. (Linux: `readl`.)
     ///
     /// # Errors
-    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`]; where the register is trapped, [`Error::Access`] if it cannot be reached, and where its
-    /// page was taken away, [`Error::Gone`].
+    /// [`Error::Unaligned`]; [`Error::OutOfRange`]; [`Error::Guarded`] for the MSI-X table and the PBA; [`Error::Access`] where the register is
+    /// trapped and the backend cannot reach it; [`Error::Gone`] where its page was taken away.
     pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
         self.shared.check(offset, T::BYTES)?;
         self.load(offset)
     }
 
-    /// Reads what may be a part of table or PBA.
+    /// Reads a register, which may be part of the table or the PBA.
     fn load<T: Width>(&self, offset: u64) -> Result<T> {
         if let Some((mapping, at)) = self.shared.mapped(offset, T::BYTES, false) {
             // As `writel` before `readl`: a read does not overtake an earlier write of another register.
@@ -158,7 +183,7 @@ impl Bar {
         Ok(T::from_le(bytes))
     }
 
-    /// Writes a register. Every earlier store to DMA memory is visible to the device before it.
+    /// Writes a register. Earlier stores to DMA memory are visible to the device before it. (Linux: `writel`.)
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -173,12 +198,13 @@ impl Bar {
         self.shared.device.write(self.shared.region(), offset, value.to_le().as_ref())
     }
 
-    /// Reads a register until `is` holds of it, at most for `patience`; returns what it read then. `what` says in the error what the device was asked
-    /// to do: "end its reset". Linux has the like as `readl_poll_timeout`. It sleeps between reads, so it is not for the hot path.
+    /// Reads a register until `is` returns `true` for its value, for at most `patience`, and returns that value. (Linux: `readl_poll_timeout`.)
+    ///
+    /// `what` says in the error what the device was asked to do: "end its reset". The thread sleeps 50 µs between reads, so this is not for the hot path.
     ///
     /// # Errors
-    /// [`Error::NotReady`] where the time is over, [`Error::Gone`] where the register reads all ones because nobody answers for the device on its bus;
-    /// as [`read`](Self::read).
+    /// [`Error::NotReady`] where the time is over; [`Error::Gone`] where the register reads all ones because the function does not answer on its bus
+    /// any more; else as [`read`](Self::read).
     pub fn wait_for<T: Width>(
         &self,
         what: &'static str,
@@ -206,19 +232,19 @@ impl Bar {
         }
     }
 
-    /// A register for the hot path: one store where its span is direct, a system call or a message where it is trapped.
+    /// Returns a register for the hot path: a barrier and one store where its span is mapped for stores, a system call or a message where it is trapped.
     ///
     /// # Errors
-    /// [`Error::Unaligned`], [`Error::OutOfRange`], [`Error::Guarded`].
+    /// [`Error::Unaligned`]; [`Error::OutOfRange`]; [`Error::Guarded`] for the MSI-X table and the PBA.
     pub fn doorbell<T: Width>(&self, offset: u64) -> Result<Doorbell<T>> {
         self.shared.check(offset, T::BYTES)?;
         Ok(Doorbell::new(self.clone(), offset))
     }
 
-    /// A part of the BAR for a driver's own use.
+    /// Returns a part of the BAR, in which offsets begin at 0: for a block of registers that a capability or a table locates.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`], and [`Error::Guarded`] where it would touch the MSI-X table or the PBA.
+    /// [`Error::OutOfRange`] where it is not inside of the BAR, or empty; [`Error::Guarded`] where it would touch the MSI-X table or the PBA.
     pub fn window(&self, range: Range<u64>) -> Result<Window> {
         self.shared.check_range(range.start, range.end.saturating_sub(range.start))?;
         Ok(Window { bar: self.clone(), range })
@@ -286,7 +312,9 @@ impl fmt::Debug for Bar {
     }
 }
 
-/// A part of a BAR that touches neither MSI-X table nor PBA.
+/// A part of a BAR that contains neither the MSI-X table nor the PBA.
+///
+/// Offsets begin at its start; costs are those of [`Bar`].
 #[derive(Debug, Clone)]
 pub struct Window {
     bar: Bar,
@@ -294,32 +322,32 @@ pub struct Window {
 }
 
 impl Window {
-    /// Bytes.
+    /// Returns the size in bytes.
     #[allow(clippy::len_without_is_empty, reason = "a window is never empty")]
     pub fn len(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
 
-    /// Reads a register at `offset` in the window.
+    /// Reads the register at `offset` in the window: [`Bar::read`].
     ///
     /// # Errors
-    /// As [`Bar::read`].
+    /// [`Error::OutOfRange`] where it is not inside of the window; else as [`Bar::read`].
     pub fn read<T: Width>(&self, offset: u64) -> Result<T> {
         self.bar.read(self.at::<T>(offset)?)
     }
 
-    /// Writes a register at `offset` in the window.
+    /// Writes the register at `offset` in the window: [`Bar::write`].
     ///
     /// # Errors
-    /// As [`Bar::write`].
+    /// [`Error::OutOfRange`] where it is not inside of the window; else as [`Bar::write`].
     pub fn write<T: Width>(&self, offset: u64, value: T) -> Result<()> {
         self.bar.write(self.at::<T>(offset)?, value)
     }
 
-    /// Waits for a register at `offset` in the window.
+    /// Reads the register at `offset` in the window until `is` returns `true` for its value: [`Bar::wait_for`].
     ///
     /// # Errors
-    /// As [`Bar::wait_for`].
+    /// [`Error::OutOfRange`] where it is not inside of the window; else as [`Bar::wait_for`].
     pub fn wait_for<T: Width>(
         &self,
         what: &'static str,
@@ -330,10 +358,10 @@ impl Window {
         self.bar.wait_for(what, self.at::<T>(offset)?, patience, is)
     }
 
-    /// A register for the hot path at `offset` in the window.
+    /// Returns the register at `offset` in the window for the hot path: [`Bar::doorbell`].
     ///
     /// # Errors
-    /// As [`Bar::doorbell`].
+    /// [`Error::OutOfRange`] where it is not inside of the window; else as [`Bar::doorbell`].
     pub fn doorbell<T: Width>(&self, offset: u64) -> Result<Doorbell<T>> {
         self.bar.doorbell(self.at::<T>(offset)?)
     }

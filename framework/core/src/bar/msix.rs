@@ -1,7 +1,6 @@
-//! The MSI-X table and the PBA, to read: what the device really has, beside what `pread` says.
+//! The MSI-X table and the PBA of a device, read-only: what the device has there, beside what its backend says of it.
 //!
-//! Nothing here writes, and what is mapped for it is mapped read-only: interrupts are configured through
-//! [`PciDevice::set_irqs`] alone.
+//! Nothing here writes, and what is mapped for it is mapped read-only. Interrupts are configured through [`PciDevice::set_irqs`] alone.
 
 use super::{Access, Bar, BarOptions, MapPolicy, plan_of};
 use crate::pci::config::Msix;
@@ -10,7 +9,7 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A device's MSI-X table and pending bits, read-only.
+/// A device's MSI-X table and pending bit array (PBA), read-only.
 #[derive(Debug)]
 pub struct MsixTable {
     msix: Msix,
@@ -18,31 +17,32 @@ pub struct MsixTable {
     pub(super) pba: Bar,
 }
 
-/// One entry (PCI Express Base 6.0, 7.7.2.5 to 7.7.2.8).
+/// One entry of the table (PCI Express Base 6.0, 7.7.2.5 to 7.7.2.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MsixEntry {
-    /// Message address.
+    /// The message address.
     pub address: u64,
-    /// Message data.
+    /// The message data.
     pub data: u32,
-    /// Vector control.
+    /// The vector control word.
     pub control: u32,
-    /// It was read through a mapping. Otherwise it was asked of the backend, and the kernel answers all ones instead of what is there.
+    /// Whether the entry was read through a mapping. Otherwise the backend was asked, and the kernel's VFIO returns all ones instead of the entry.
     pub mapped: bool,
 }
 
 impl MsixEntry {
-    /// Vector control, bit 0: the vector is masked.
+    /// Returns whether the vector is masked: vector control, bit 0.
     pub fn is_masked(&self) -> bool {
         self.control & 1 != 0
     }
 }
 
 impl MsixTable {
-    /// Opens the table of `device`, whatever the plans of its BARs: `None` where it has no MSI-X.
+    /// Opens the table of `device`, whatever the plans of its BARs; `None` where it has no MSI-X. Pages of the table and the PBA are mapped
+    /// read-only, where the backend lets them be mapped.
     ///
     /// # Errors
-    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where it cannot be reached.
+    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where configuration space cannot be read; else as [`Bar::of`].
     pub fn of(device: &Arc<dyn PciDevice>) -> Result<Option<Self>> {
         let Some(msix) = Config::of(device.as_ref())?.msix()? else { return Ok(None) };
         let table = read_only(device, msix.table_bar, msix.table())?;
@@ -50,21 +50,22 @@ impl MsixTable {
         Ok(Some(Self { msix, table, pba }))
     }
 
-    /// How many entries: 1 to 2048.
+    /// Returns the number of entries: 1 to 2048.
     #[allow(clippy::len_without_is_empty, reason = "a table has at least one entry")]
     pub fn len(&self) -> u32 {
         self.msix.vectors.into()
     }
 
-    /// The capability that says where table and PBA are.
+    /// Returns the capability that says where the table and the PBA are.
     pub fn capability(&self) -> &Msix {
         &self.msix
     }
 
-    /// Entry `vector`.
+    /// Reads entry `vector`: four register reads.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a vector that isn't there; where the table is not mapped, [`Error::Access`] if it cannot be reached.
+    /// [`Error::OutOfRange`] where the table has no such entry; [`Error::Access`] where the table is not mapped and the backend cannot read it;
+    /// [`Error::Gone`].
     pub fn entry(&self, vector: u32) -> Result<MsixEntry> {
         let at = self.msix.table().start.saturating_add(u64::from(self.check(vector)?).saturating_mul(16));
         let (mut words, mut mapped) = ([0u32; 4], true);
@@ -76,7 +77,7 @@ impl MsixTable {
         Ok(MsixEntry { address: u64::from(high) << 32 | u64::from(low), data, control, mapped })
     }
 
-    /// Whether `vector` is pending: it was to be sent while it was masked (7.7.2.9).
+    /// Returns whether `vector` is pending: its message was due while the vector was masked (7.7.2.9).
     ///
     /// # Errors
     /// As [`entry`](Self::entry).

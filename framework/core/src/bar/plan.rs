@@ -1,85 +1,85 @@
-//! The plan of a BAR: which pages are mapped, which are trapped, and why. Pure: no I/O, any page size.
+//! The plan of a BAR: which pages are mapped, which are trapped, and why. A pure function: no I/O, and any page size.
 
 use super::BarLayout;
 use crate::pci::{Isolation, PciDevice, RegionInfo, Verdict};
 use crate::{Error, PageSize};
 use std::ops::Range;
 
-/// How much is to be mapped.
+/// How much of a BAR is to be mapped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum MapPolicy {
-    /// Whole where the table may be mapped and interrupts are isolated; else carved.
+    /// `Whole` where the backend lets the table be mapped and interrupts are isolated; else `Carved`.
     #[default]
     Auto,
-    /// All that the backend offers, whatever the isolation.
+    /// Maps all that the backend offers, whatever the isolation.
     Whole,
-    /// All but the pages that hold the MSI-X table.
+    /// Maps all but the pages that hold the MSI-X table.
     Carved,
-    /// Nothing.
+    /// Maps nothing.
     Trapped,
 }
 
 /// How a part of a BAR is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Mapped, for loads and stores.
+    /// Mapped for loads and stores.
     Direct,
-    /// Mapped, for loads.
+    /// Mapped for loads; stores are trapped.
     ReadOnly,
     /// By a system call or a message.
     Trapped,
 }
 
-/// Why a span is what it is.
+/// The reason why a span is mapped or trapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Why {
-    /// Registers, and nothing else is in these pages.
+    /// These pages hold registers alone.
     Registers,
     /// Registers share these pages with the MSI-X table or the PBA, and are mapped with it.
     Shared,
-    /// Table or PBA have these pages for themselves.
+    /// These pages hold the table or the PBA alone.
     TableOrPba,
-    /// The MSI-X table is in these pages, and the plan leaves it out.
+    /// These pages hold the MSI-X table, and the policy leaves it out.
     Table,
     /// The backend does not let these pages be mapped.
     NotOffered,
-    /// Nothing is mapped, because that was asked for.
+    /// The policy maps nothing.
     Asked,
 }
 
-/// A part of a BAR.
+/// A part of a BAR that is reached in one way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// Offsets in the BAR; its ends are page multiples, or the BAR's end.
+    /// Offsets in the BAR; the ends are multiples of the page size, or the BAR's end.
     pub range: Range<u64>,
-    /// How it is reached.
+    /// How the span is reached.
     pub access: Access,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
-/// What [`plan()`] comes to: spans that cover the BAR without gap or overlap.
+/// The result of [`plan()`]: spans that cover the BAR without gap or overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BarPlan {
-    /// What was planned.
+    /// The layout of the BAR.
     pub layout: BarLayout,
-    /// The page size it was planned for.
+    /// The page size of the plan.
     pub page: PageSize,
-    /// What was done: never [`MapPolicy::Auto`].
+    /// The policy that was applied: never [`MapPolicy::Auto`].
     pub policy: MapPolicy,
-    /// One sentence: why that policy.
+    /// The reason for that policy, in one sentence.
     pub why: String,
-    /// In order, from 0 to the BAR's size.
+    /// The spans in order, from 0 to the BAR's size.
     pub spans: Vec<Span>,
 }
 
 impl BarPlan {
-    /// How `offset` is reached; `None` outside.
+    /// Returns how `offset` is reached; `None` outside of the BAR.
     pub fn access(&self, offset: u64) -> Option<Access> {
         self.spans.iter().find(|s| s.range.contains(&offset)).map(|s| s.access)
     }
 
-    /// Whether it is for pages smaller than a device's `own`: something to look at, which cannot be opened. Any other can.
+    /// Returns whether the plan is for pages smaller than `own`, those of a device. Such a plan can be looked at, not opened.
     pub fn is_hypothetical(&self, own: PageSize) -> bool {
         self.page < own
     }
@@ -88,7 +88,7 @@ impl BarPlan {
         Error::Plan { device: device.name().to_owned(), bar: self.layout.bar, why }
     }
 
-    /// Bytes that are mapped, for stores or not.
+    /// Returns the number of bytes that are mapped, for loads or for loads and stores.
     pub fn mapped_bytes(&self) -> u64 {
         self.spans
             .iter()
@@ -98,10 +98,23 @@ impl BarPlan {
     }
 }
 
-/// Decides what of a BAR is mapped, for pages of size `page`.
+/// Decides which parts of a BAR are mapped, for pages of size `page`.
 ///
-/// Any layout and any region info will do: what lies outside of the BAR is left out, and nothing is mapped that isn't offered. The time
-/// it takes depends on how many pieces there are, not on how many pages.
+/// Any layout and any region info will do: parts outside of the BAR are ignored, and nothing is mapped that the backend does not offer. The time
+/// it takes depends on the number of pieces, not on the number of pages.
+///
+/// ```
+/// use wholebar_core::PageSize;
+/// use wholebar_core::bar::{Access, BarLayout, MapPolicy, plan};
+/// use wholebar_core::pci::{Isolation, RegionInfo};
+///
+/// // A BAR of 64 KiB with the MSI-X table at 32 KiB; the backend does not say that the table's page can be mapped.
+/// let layout = BarLayout { bar: 0, size: 64 << 10, table: Some(0x8000..0x8100), pba: None, registers: Vec::new() };
+/// let region = RegionInfo { size: 64 << 10, readable: true, writable: true, mappable: true, caps: Vec::new() };
+/// let plan = plan(&layout, &region, PageSize::K4, &Isolation::by_construction(), MapPolicy::Auto);
+/// assert_eq!((plan.policy, plan.access(0x8000), plan.access(0x9000)), (MapPolicy::Carved, Some(Access::Trapped), Some(Access::Direct)));
+/// assert_eq!(plan.mapped_bytes(), 60 << 10);
+/// ```
 pub fn plan(
     layout: &BarLayout,
     region: &RegionInfo,

@@ -1,8 +1,8 @@
-//! An arena: one piece of memory that a device can be let into, cut into chunks.
+//! Arenas: pieces of memory that devices can be given access to, cut into chunks.
 //!
-//! It is a memory file (hugepages where there are some, plain pages otherwise), sealed against shrinking and growing, prefaulted and kept
-//! from forks; or private anonymous hugepages; or memory that the application brings. It does *not* know any device address: it
-//! joins any number of [`DmaSpace`](super::DmaSpace)s, at an address of each one's own.
+//! An arena is a memory file (of hugepages where there are some, of plain pages otherwise), sealed against shrinking and growing, prefaulted and
+//! excluded from forks; or private anonymous hugepages; or memory that the application brings. This file does *not* know device addresses: an arena
+//! can be attached to any number of [`DmaSpace`](super::DmaSpace)s, at an address of each one's choice.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -18,7 +18,20 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use vm_allocator::{AddressAllocator, AllocPolicy};
 
-/// One piece of memory that devices can be let into.
+/// A piece of memory that devices can be given access to.
+///
+/// It is unmapped when the last of its handles, chunks, rings and pools is dropped. (DPDK: `rte_memzone`, `rte_extmem_register`; SPDK:
+/// `spdk_mem_register`.)
+///
+/// ```
+/// use wholebar_core::mem::{Arena, ArenaOptions};
+///
+/// let arena = Arena::new(1 << 20, ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() })?;
+/// let chunk = arena.alloc(4096, 4096)?;
+/// chunk.write(0, b"a descriptor")?;
+/// assert!(chunk.offset().is_multiple_of(4096));
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Arena {
     id: u32,
@@ -30,25 +43,25 @@ pub struct Arena {
     quarantined: AtomicU64,
 }
 
-/// Where an arena's memory comes from.
+/// The kind of memory that an arena is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A memory file of hugepages.
+    /// A memory file (`memfd_create`) of hugepages.
     HugeFile,
     /// A memory file of plain pages.
     File,
     /// Private anonymous hugepages: for the kernel's VFIO only, since no other process can map them.
     HugeAnonymous,
-    /// The application's own memory, adopted.
+    /// The application's own memory ([`Arena::adopt`]).
     Adopted,
 }
 
-/// How to make an [`Arena`].
+/// The options with which an [`Arena`] is created.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ArenaOptions {
-    /// Hugepages: `Some(true)` insists, `Some(false)` refuses, `None` takes them where enough are free.
+    /// Hugepages: `Some(true)` requires them, `Some(false)` refuses them, `None` takes them where enough are free.
     pub hugepages: Option<bool>,
-    /// The NUMA node to bind the memory to.
+    /// The NUMA node that the memory is bound to; `None` for any.
     pub numa_node: Option<u32>,
 }
 
@@ -59,10 +72,13 @@ const GRAIN: u64 = 128;
 const MAX_ALIGN: u64 = 2 << 20;
 
 impl Arena {
-    /// An arena of at least `bytes`, rounded up to its page: a memory file, that a vfio-user server can map too.
+    /// Creates an arena of at least `bytes`, rounded up to its page size, as a memory file, which a vfio-user server can map, too. The memory is zero.
+    ///
+    /// All of it is faulted in before this returns, which takes a while for gigabytes. Of several sizes of hugepages, that which wastes least is taken.
     ///
     /// # Errors
-    /// [`Error::Memory`] and [`Error::NoHugepages`] where the system has none, [`Error::NoSuchNode`].
+    /// [`Error::Memory`] where less memory is free, or a system call fails; [`Error::NoHugepages`] where hugepages are required and too few are free;
+    /// [`Error::NoSuchNode`].
     pub fn new(bytes: u64, options: ArenaOptions) -> Result<Arc<Self>> {
         if let Some(node) = options.numa_node {
             system::check_node(node)?;
@@ -77,10 +93,10 @@ impl Arena {
         }
     }
 
-    /// An arena of private anonymous hugepages of the system's default size: for the kernel's VFIO only.
+    /// Creates an arena of private anonymous hugepages of the system's default size: for the kernel's VFIO only. The memory is zero, and faulted in.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// [`Error::NoHugepages`] where too few are free; [`Error::Memory`] where a system call fails.
     pub fn anonymous(bytes: u64, numa_node: Option<u32>) -> Result<Arc<Self>> {
         let page = system::default_hugepage().ok_or_else(|| no_hugepages(bytes, numa_node))?;
         let mapping = Mapping::huge(page.ceil(bytes.max(1))).ok_or_else(|| no_hugepages(bytes, numa_node))?;
@@ -88,12 +104,13 @@ impl Arena {
         Self::over(mapping, None, page, Source::HugeAnonymous)
     }
 
-    /// Memory that the application gives up: whole pages of the host, such as [`Frame`]s.
+    /// Makes an arena of memory that the application gives up: whole pages of the host, such as [`Frame`]s. The contents stay; the memory is dropped
+    /// with the arena.
     ///
-    /// It has no memory file, so a vfio-user server cannot be let into it, and forks are the application's affair.
+    /// It has no memory file, so a vfio-user server cannot be given access to it; the application sees to forks itself.
     ///
     /// # Errors
-    /// [`Error::NotWholePages`].
+    /// [`Error::NotWholePages`] where its start or length is no multiple of the host's page size, or it is empty.
     pub fn adopt<T: Shared + Send>(memory: Box<[T]>) -> Result<Arc<Self>> {
         /// What was given up, as it was.
         struct Given<T>(NonNull<[T]>);
@@ -114,12 +131,12 @@ impl Arena {
         unsafe { Self::adopt_raw(base, len, Arc::new(Given(given))) }
     }
 
-    /// Memory of the application, which stays what it is while `keep` lives: whole pages of the host.
+    /// Makes an arena of memory of the application that stays valid while `keep` lives: whole pages of the host. The contents stay.
     ///
-    /// It has no memory file, so a vfio-user server cannot be let into it, and forks are the application's affair.
+    /// It has no memory file, so a vfio-user server cannot be given access to it; the application sees to forks itself.
     ///
     /// # Errors
-    /// [`Error::NotWholePages`].
+    /// [`Error::NotWholePages`] where its start or length is no multiple of the host's page size, or it is empty.
     ///
     /// # Safety
     /// `base..base + len` stays mapped, readable, writable and initialised until `keep` is dropped, which happens when neither the arena nor
@@ -180,10 +197,13 @@ impl Arena {
         }))
     }
 
-    /// A chunk of `len` bytes (at least one), aligned to `align` (a power of two), in every address space.
+    /// Allocates a chunk of `len` bytes (0 is taken as 1), aligned to `align` bytes, a power of two, in memory and in every device address space.
+    ///
+    /// Chunks take multiples of 128 bytes, so no two share a cache line. The call takes a lock: it is for set-up. A chunk is zero where the memory
+    /// was not used before; rings are zeroed when they are made.
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] where there is no room for it; [`Error::NotPowerOfTwo`].
+    /// [`Error::NotPowerOfTwo`] for the alignment; [`Error::ArenaFull`] where there is no room, or `align` exceeds [`align`](Self::align).
     pub fn alloc(self: &Arc<Self>, len: u64, align: u64) -> Result<Chunk> {
         if !align.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
@@ -216,34 +236,34 @@ impl Arena {
         self.quarantined.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that were quarantined: never to be used again, because a device may still write them.
+    /// Returns the number of bytes that were quarantined: they are never used again, because a device may still write them.
     pub fn quarantined_bytes(&self) -> u64 {
         self.quarantined.load(Ordering::Relaxed)
     }
 
-    /// A number no other arena of this process has.
+    /// Returns the arena's number, which no other arena of this process has.
     #[inline]
     pub fn id(&self) -> u32 {
         self.id
     }
 
-    /// Bytes.
+    /// Returns the size in bytes: a multiple of the page size.
     #[allow(clippy::len_without_is_empty, reason = "an arena is never empty")]
     pub fn len(&self) -> u64 {
         self.mapping.len()
     }
 
-    /// The size of its pages.
+    /// Returns the size of its pages.
     pub fn page(&self) -> PageSize {
         self.page
     }
 
-    /// Where its memory comes from.
+    /// Returns the kind of memory that the arena is made of.
     pub fn source(&self) -> Source {
         self.source
     }
 
-    /// Its memory file, if it has one that another process can map: for a backend that sends it to its peer.
+    /// Returns the memory file, which another process can map, for a backend that sends it to its peer; `None` for an arena without one.
     ///
     /// # Safety
     /// Whoever has the descriptor, or a copy of it, does with the memory what a device may that was let into it, and no more: it writes nothing
@@ -253,7 +273,8 @@ impl Arena {
         self.fd.as_ref().map(|fd| fd.as_fd())
     }
 
-    /// What its address is aligned to in every space: its page, or, where it is larger than that, its size up to 2 MiB.
+    /// Returns the alignment of the arena's device address in every space, in bytes: its page size, or, where the arena is larger, its size rounded
+    /// up to a power of two, at most 2 MiB.
     pub fn align(&self) -> u64 {
         self.page.bytes().max(self.len().checked_next_power_of_two().unwrap_or(MAX_ALIGN).min(MAX_ALIGN))
     }
@@ -283,7 +304,7 @@ fn no_hugepages(bytes: u64, node: Option<u32>) -> Error {
     Error::NoHugepages { bytes, found: found + &place }
 }
 
-/// 64 KiB of words, aligned to that: whole pages on any host, for an application to fill and [`Arena::adopt`].
+/// 64 KiB of atomic words, aligned to 64 KiB: whole pages on every host, for an application to fill and [`Arena::adopt`].
 #[repr(C, align(65536))]
 #[derive(Debug)]
 pub struct Frame(pub [AtomicU64; 8192]);
@@ -301,7 +322,7 @@ unsafe impl Shared for Frame {
 const _: () = assert!(size_of::<Frame>() == 65536);
 
 impl Frame {
-    /// `count` of them, all zero.
+    /// Allocates `count` frames, all zero.
     pub fn zeroed(count: usize) -> Box<[Self]> {
         std::iter::repeat_with(|| Self([const { AtomicU64::new(0) }; 8192])).take(count).collect()
     }

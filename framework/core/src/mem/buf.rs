@@ -1,9 +1,9 @@
-//! A buffer: an owned 8-byte handle to bytes in DMA memory, and to 64 bytes of metadata that lie outside of it.
+//! Buffers: owned 8-byte handles to bytes in DMA memory, with 64 bytes of metadata outside of it.
 //!
-//! What is known of a packet (its hash, its VLAN tag, what was checked, what remains to be done) is in the metadata of its first
-//! buffer; a packet larger than a buffer goes on in the [next](Buf::next) one, which the first owns. Pools are next door.
+//! The metadata of a packet's first buffer holds what is known of the packet: hash, VLAN tag, checksum results, offloads. A packet larger than a buffer
+//! continues in the [next](Buf::next) one, which the first owns. Pools of buffers are in `pool.rs`.
 //!
-//! Headroom plus length is never more than the capacity, so that sums and differences of the three don't wrap.
+//! Headroom plus length never exceeds the capacity, so sums and differences of the three do not wrap.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -56,7 +56,27 @@ mod flag {
     pub const L4_SHIFT: u32 = 6;
 }
 
-/// One buffer, owned. Eight bytes; dropping it gives it back to its pool, and what follows it to theirs.
+/// One buffer, owned: 8 bytes.
+///
+/// Dropping it returns it, and the buffers chained to it, to their pools: one operation on a ring for each. (DPDK: `rte_mbuf`; Linux: `sk_buff`.)
+///
+/// A buffer has headroom, data and tailroom. None of the methods takes a lock, allocates or makes a system call.
+///
+/// ```
+/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+///
+/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 8, 2048, 64)?;
+/// let mut packet = pool.get().expect("a buffer");
+/// // Leaves room for a header, writes the payload, and puts the header in front.
+/// assert!(packet.reserve(128));
+/// packet.copy_from(&[0x5a; 46]);
+/// packet.prepend(14).expect("headroom").fill(0xff);
+/// assert_eq!((packet.len(), packet.headroom()), (60, 114));
+/// // Removes the header again.
+/// assert!(packet.advance(14));
+/// assert_eq!(packet.bytes(), [0x5a; 46]);
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 pub struct Buf(NonNull<Meta>);
 // SAFETY: a `Buf` is the only handle to its metadata and bytes.
 unsafe impl Send for Buf {}
@@ -64,16 +84,18 @@ unsafe impl Send for Buf {}
 unsafe impl Sync for Buf {}
 const _: () = assert!(size_of::<Option<Buf>>() == 8 && size_of::<Meta>() == 64);
 
-/// What a device found out about a checksum.
+/// The result of a device's check of a checksum.
+///
+/// DPDK: `RTE_MBUF_F_RX_L4_CKSUM_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Checked {
-    /// Nothing: it was not looked at, or there is none.
+    /// The device did not check it, or there is none.
     #[default]
     Unknown = 0,
-    /// It is right.
+    /// The checksum is right.
     Good = 1,
-    /// It is wrong.
+    /// The checksum is wrong.
     Bad = 2,
 }
 
@@ -83,32 +105,34 @@ pub enum Checked {
 pub enum L4 {
     /// TCP: the checksum is at byte 16 of its header.
     Tcp = 1,
-    /// UDP: at byte 6.
+    /// UDP: the checksum is at byte 6 of its header.
     Udp = 2,
 }
 
-/// What remains to be done with a packet before it goes on a wire: asked of a device that sends it, or left to the receiver by one that
-/// got it from a neighbour in the same machine.
+/// The work that remains to be done with a packet before it goes on a wire.
+///
+/// A sender asks its device for it; a packet received from a neighbour in the same machine may have it left to the receiver. (DPDK: `tx_offload` and
+/// `RTE_MBUF_F_TX_*`; VIRTIO 1.2: 5.1.6.)
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offload {
-    /// Bytes of the link layer's header, at most 127.
+    /// Bytes of the link-layer header, at most 127.
     pub l2_len: u8,
-    /// Bytes of the network layer's header, at most 511.
+    /// Bytes of the network-layer header, at most 511.
     pub l3_len: u16,
-    /// Bytes of the transport layer's header: for segmentation.
+    /// Bytes of the transport-layer header, for segmentation.
     pub l4_len: u8,
-    /// The network layer is IPv6.
+    /// The network layer is IPv6, rather than IPv4.
     pub ipv6: bool,
-    /// Fill in the IPv4 header's checksum.
+    /// The IPv4 header's checksum is to be filled in.
     pub l3: bool,
-    /// Fill in this protocol's checksum. Its field holds the sum of the pseudo header.
+    /// The transport protocol whose checksum is to be filled in. Its field holds the sum of the pseudo header.
     pub l4: Option<L4>,
-    /// Cut the packet into segments of so many bytes of payload at most; 0 for no cutting.
+    /// The packet is to be cut into segments of at most this many bytes of payload; 0 for no segmentation.
     pub segment: u16,
 }
 
 impl Offload {
-    /// Where the transport layer's header begins, in bytes.
+    /// Returns where the transport-layer header begins, in bytes from the packet's start.
     #[inline]
     pub fn l4_start(self) -> u32 {
         u32::from(self.l2_len).saturating_add(self.l3_len.into())
@@ -141,7 +165,9 @@ impl Offload {
     }
 }
 
-/// Gives buffers back, in one move for all that are of one pool: for who frees what another core took.
+/// Frees buffers, by one operation for each run of buffers of one pool.
+///
+/// Cheaper than dropping them one by one. (DPDK: `rte_pktmbuf_free_bulk`.)
 #[inline]
 pub fn give_back(bufs: &mut Vec<Buf>) {
     while let Some(first) = bufs.first() {
@@ -175,14 +201,15 @@ impl Buf {
         Self(NonNull::from(meta))
     }
 
-    /// Its handle as a pointer, for code in another language, which owns it until [`from_raw`](Self::from_raw).
+    /// Converts the handle into a pointer, for code in another language. That code owns the buffer until [`from_raw`](Self::from_raw).
     #[inline]
     pub fn into_raw(mut self) -> NonNull<()> {
         self.state_mut().raw = true;
         ManuallyDrop::new(self).0.cast()
     }
 
-    /// Takes back what [`into_raw`](Self::into_raw) gave; `None` where it was taken back before, and its buffer is elsewhere by now.
+    /// Converts a pointer of [`into_raw`](Self::into_raw) back into the handle. Returns `None` where it was taken back before and its buffer has
+    /// another holder now.
     ///
     /// # Safety
     /// `into_raw` gave the pointer, the buffer's pool was not freed since, and nobody else uses the pointer meanwhile. A pointer that was taken back
@@ -219,7 +246,7 @@ impl Buf {
         unsafe { self.meta().data.add(self.state().head.into()) }
     }
 
-    /// A hint that its beginning, headroom included, will be read or written soon.
+    /// Prefetches the first 128 bytes of the buffer, headroom included, for writing. A hint without effect on memory.
     #[inline(always)]
     pub fn prefetch(&self) {
         // Of a shorter one, its neighbour's too, which does no harm.
@@ -265,59 +292,60 @@ impl Buf {
         Some(self)
     }
 
-    /// Never gives the buffer, and those that follow it, back, because a device may still write them; returns how many there are. Their pool counts
-    /// them as out, and is leaked when it is dropped.
+    /// Gives the buffer and those chained to it up for good, because a device may still write them; returns their number. Their pool counts them as
+    /// out, and is leaked when it is dropped.
     pub fn quarantine(self) -> u64 {
         let buffers = self.segments().count() as u64;
         std::mem::forget(self);
         buffers
     }
 
-    /// Bytes in use, of this buffer alone.
+    /// Returns the length of the data in this buffer alone, in bytes. [`packet_len`](Self::packet_len) is that of the whole chain.
     #[inline]
     pub fn len(&self) -> u32 {
         self.state().len
     }
 
-    /// Whether none are in use.
+    /// Returns whether this buffer has no data.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes it can hold, headroom included.
+    /// Returns the size of the buffer in bytes, headroom included.
     #[inline]
     pub fn capacity(&self) -> u32 {
         self.meta().capacity
     }
 
-    /// Says how many bytes are in use; more than it can hold becomes all that it can hold.
+    /// Sets the length of the data; a length beyond the end of the buffer becomes the largest that fits. Bytes that become part of the data keep
+    /// their values.
     #[inline]
     pub fn set_len(&mut self, len: u32) {
         let most = self.capacity().wrapping_sub(self.state().head.into());
         self.state_mut().len = len.min(most);
     }
 
-    /// As it came from its pool: no bytes in use, no headroom, nothing known of it. What followed it is given back.
+    /// Resets the buffer to how it came from its pool: no data, no headroom, no metadata. Buffers chained to it are freed.
     #[inline]
     pub fn clear(&mut self) {
         drop(self.take_next());
         self.as_new();
     }
 
-    /// Bytes in front of the data, into which a header can be [put](Self::prepend).
+    /// Returns the number of free bytes in front of the data. (DPDK: `rte_pktmbuf_headroom`.)
     #[inline]
     pub fn headroom(&self) -> u32 {
         self.state().head.into()
     }
 
-    /// Bytes behind the data.
+    /// Returns the number of free bytes behind the data. (DPDK: `rte_pktmbuf_tailroom`.)
     #[inline]
     pub fn tailroom(&self) -> u32 {
         self.capacity().wrapping_sub(self.headroom()).wrapping_sub(self.len())
     }
 
-    /// Leaves `bytes` in front of the data, which there is none of any more; says whether the buffer is large enough for that.
+    /// Empties the data and sets the headroom to `bytes`; returns whether the buffer is large enough for that. Where it is not, nothing changes.
     #[inline]
     pub fn reserve(&mut self, bytes: u16) -> bool {
         let fits = u32::from(bytes) <= self.capacity();
@@ -328,7 +356,7 @@ impl Buf {
         fits
     }
 
-    /// Has the data begin `bytes` earlier, and gives those bytes to write; `None` where there is less headroom.
+    /// Extends the data by `bytes` at its front, and returns these to be written; `None` where there is less headroom. (DPDK: `rte_pktmbuf_prepend`.)
     #[inline]
     pub fn prepend(&mut self, bytes: u16) -> Option<&mut [u8]> {
         let state = self.state_mut();
@@ -337,7 +365,7 @@ impl Buf {
         Some(&mut self.bytes_mut()[..bytes.into()])
     }
 
-    /// Has the data begin `bytes` later: takes a header off. Says whether there were as many.
+    /// Removes `bytes` from the front of the data: a header; returns whether there were as many. (DPDK: `rte_pktmbuf_adj`.)
     #[inline]
     pub fn advance(&mut self, bytes: u16) -> bool {
         let state = self.state_mut();
@@ -348,22 +376,23 @@ impl Buf {
         true
     }
 
-    /// The id of the arena it lies in.
+    /// Returns the id of the arena that the buffer is part of ([`Arena::id`](super::Arena::id)).
     #[inline(always)]
     pub fn arena_id(&self) -> u32 {
         self.meta().arena
     }
 
-    /// Where in its arena the data starts, in bytes.
+    /// Returns where the data starts, in bytes from the start of its arena. The arena's address ([`DmaMapping::iova`](super::DmaMapping::iova)) plus
+    /// this is the address for the device.
     #[inline(always)]
     pub fn arena_offset(&self) -> u64 {
         self.meta().offset.wrapping_add(self.state().head.into())
     }
 
-    /// The bytes in use.
+    /// Returns the data of this buffer.
     ///
-    /// They are plain bytes: that no device writes them now rests on what the [module](super#the-boundary) calls the boundary (a device which was
-    /// told of them has said that it is done). Of a device that is not trusted so far, [`copy_to`](Self::copy_to) takes a copy.
+    /// The bytes are plain memory: that no device writes them now rests on the rules that the module calls [the boundary](super#the-boundary). For a
+    /// device that is not trusted, [`copy_to`](Self::copy_to) copies them out.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: inside the pool's chunk, initialised (arena memory starts zeroed), and borrowed with the only handle; a device was told
@@ -371,14 +400,14 @@ impl Buf {
         unsafe { std::slice::from_raw_parts(self.data().as_ptr(), self.len() as usize) }
     }
 
-    /// The bytes in use, to write; as [`bytes`](Self::bytes).
+    /// Returns the data of this buffer, to be written. The rules are those of [`bytes`](Self::bytes).
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`, and the handle is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.data().as_ptr(), self.len() as usize) }
     }
 
-    /// Sets the content, as far as it fits; returns how much that was.
+    /// Replaces the data by `bytes`, as far as they fit behind the headroom; returns how many were copied.
     pub fn copy_from(&mut self, bytes: &[u8]) -> usize {
         let n = bytes.len().min(self.capacity().wrapping_sub(self.headroom()) as usize);
         // SAFETY: inside the buffer, whose only handle is borrowed exclusively.
@@ -387,7 +416,8 @@ impl Buf {
         n
     }
 
-    /// Copies out as much as both have, by atomic words, so that it does not matter what a device writes meanwhile; returns how much that was.
+    /// Copies the data out, as much as fits into `out`, and returns how many bytes that was. The copy is made of atomic words, so it is sound
+    /// whatever a device writes meanwhile.
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let n = out.len().min(self.len() as usize);
         // SAFETY: inside the buffer.
@@ -395,25 +425,25 @@ impl Buf {
         n
     }
 
-    /// What the packet goes on in.
+    /// Returns the next buffer of the packet.
     #[inline]
     pub fn next(&self) -> Option<&Self> {
         self.state().next.as_ref()
     }
 
-    /// What the packet goes on in, to change.
+    /// Returns the next buffer of the packet, to be changed.
     #[inline]
     pub fn next_mut(&mut self) -> Option<&mut Self> {
         self.state_mut().next.as_mut()
     }
 
-    /// Takes off what follows.
+    /// Removes the rest of the chain and returns it.
     #[inline]
     pub fn take_next(&mut self) -> Option<Self> {
         self.state_mut().next.take()
     }
 
-    /// Puts `buf`, and what follows that, behind the last of these: one step a buffer.
+    /// Chains `buf`, and the buffers chained to it, to the end of this packet. It goes through the chain, one step a buffer. (DPDK: `rte_pktmbuf_chain`.)
     pub fn append(&mut self, buf: Self) {
         let mut last = self;
         while last.state().next.is_some() {
@@ -424,13 +454,13 @@ impl Buf {
         last.state_mut().next = Some(buf);
     }
 
-    /// This buffer and those that follow it.
+    /// Returns this buffer and those chained to it, in order.
     #[inline]
     pub fn segments(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |buf| buf.next())
     }
 
-    /// Bytes of the whole packet.
+    /// Returns the length of the whole packet, in bytes: the sum over its buffers.
     #[inline]
     pub fn packet_len(&self) -> u64 {
         match self.next() {
@@ -439,13 +469,13 @@ impl Buf {
         }
     }
 
-    /// The hash by which the device spread the packet over its queues.
+    /// Returns the hash by which the device chose the packet's receive queue. ([`Offloads::rss_hash`](crate::net::Offloads::rss_hash).)
     #[inline]
     pub fn hash(&self) -> Option<u32> {
         (self.state().flags & flag::HASH != 0).then_some(self.state().hash)
     }
 
-    /// Says what the packet's hash is.
+    /// Sets the packet's hash.
     #[inline]
     pub fn set_hash(&mut self, hash: u32) {
         let state = self.state_mut();
@@ -453,13 +483,13 @@ impl Buf {
         state.flags |= flag::HASH;
     }
 
-    /// The VLAN tag (its 16 bits of control information) that was taken off the packet, or is to be put in.
+    /// Returns the VLAN tag that was removed from the packet, or is to be inserted: the 16 bits of tag control information (IEEE 802.1Q).
     #[inline]
     pub fn vlan(&self) -> Option<u16> {
         (self.state().flags & flag::VLAN != 0).then_some(self.state().vlan)
     }
 
-    /// Says what VLAN tag is to be put in, or was taken off.
+    /// Sets the VLAN tag that is to be inserted, or was removed; `None` for none.
     #[inline]
     pub fn set_vlan(&mut self, tag: Option<u16>) {
         let state = self.state_mut();
@@ -470,13 +500,13 @@ impl Buf {
         }
     }
 
-    /// When it was received, in nanoseconds of the device's clock.
+    /// Returns when the packet was received, in nanoseconds of the device's clock.
     #[inline]
     pub fn timestamp(&self) -> Option<u64> {
         (self.state().flags & flag::TIMESTAMP != 0).then_some(self.state().word)
     }
 
-    /// Says when it was received. It takes the place of an [offload](Self::offload).
+    /// Sets when the packet was received. It replaces the [offload](Self::offload): a packet has one of the two.
     #[inline]
     pub fn set_timestamp(&mut self, nanoseconds: u64) {
         let state = self.state_mut();
@@ -484,13 +514,14 @@ impl Buf {
         state.flags = state.flags & !flag::OFFLOAD | flag::TIMESTAMP;
     }
 
-    /// What remains to be done with the packet.
+    /// Returns the work that remains to be done with the packet.
     #[inline]
     pub fn offload(&self) -> Option<Offload> {
         (self.state().flags & flag::OFFLOAD != 0).then(|| Offload::unpack(self.state().word))
     }
 
-    /// Says what remains to be done with the packet. It takes the place of a [timestamp](Self::timestamp).
+    /// Sets the work that remains to be done with the packet; `None` for none. An offload replaces the [timestamp](Self::timestamp): a packet has one
+    /// of the two.
     #[inline]
     pub fn set_offload(&mut self, offload: Option<Offload>) {
         let state = self.state_mut();
@@ -501,13 +532,13 @@ impl Buf {
         }
     }
 
-    /// Whether it is to be sent as it is: there is no offload, and no VLAN tag to put in.
+    /// Returns whether the packet is to be sent as it is: without an offload and without a VLAN tag to insert.
     #[inline]
     pub fn is_plain(&self) -> bool {
         self.state().flags & (flag::OFFLOAD | flag::VLAN) == 0
     }
 
-    /// What the device found out about the checksums of the network and of the transport layer.
+    /// Returns the results of the device's checks of the network-layer and the transport-layer checksum.
     #[inline]
     pub fn checked(&self) -> (Checked, Checked) {
         let of = |shift: u32| match self.state().flags >> shift & 3 {
@@ -518,7 +549,7 @@ impl Buf {
         (of(flag::L3_SHIFT), of(flag::L4_SHIFT))
     }
 
-    /// Says what was found out about the checksums of the network and of the transport layer.
+    /// Sets the results of the checks of the network-layer and the transport-layer checksum.
     #[inline]
     pub fn set_checked(&mut self, l3: Checked, l4: Checked) {
         let state = self.state_mut();

@@ -1,8 +1,8 @@
 //! Parts of an arena: bytes ([`Chunk`]) and rings of entries made of atomic words ([`DmaRing`]).
 //!
-//! A ring's entries are atomics, so that code which drives a queue, or models one, is safe code and runs under Miri. Indexes wrap by
-//! a mask: no access can miss. Each word of a chunk has one width, that of the first ring which has it. Head, tail, phase and doorbells are the
-//! driver's; this file has none.
+//! A ring's entries are atomics, so that code which drives a queue, or models one, is safe code and runs under Miri. Indexes wrap by a mask, so no
+//! access can be out of range. Each word of a chunk has one width, that of the first ring which contains it. Head, tail, phase bits and doorbells
+//! belong to the driver; this file has none.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -17,7 +17,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A part of an [`Arena`]. Clones are the same part, which is given back when the last of them is dropped.
+/// A part of an [`Arena`], as bytes.
+///
+/// Clones are the same part, which returns to the arena when the last of them is dropped. (Linux: `dma_alloc_coherent`.)
 #[derive(Debug, Clone)]
 pub struct Chunk(Arc<Place>);
 
@@ -35,28 +37,29 @@ impl Chunk {
         Self(Arc::new(Place { arena, range, quarantine: AtomicBool::new(false), words: Mutex::new(None) }))
     }
 
-    /// The arena it is part of.
+    /// Returns the arena that the chunk is part of.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.0.arena
     }
 
-    /// Where in the arena it starts, in bytes. Its device address is the arena's in some space, plus this.
+    /// Returns where the chunk starts, in bytes from the start of the arena. The arena's device address plus this is the chunk's.
     #[inline]
     pub fn offset(&self) -> u64 {
         self.0.range.start
     }
 
-    /// Bytes.
+    /// Returns the size in bytes, as it was asked for.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "a chunk is never empty")]
     pub fn len(&self) -> u64 {
         self.0.range.end.saturating_sub(self.0.range.start)
     }
 
-    /// Copies `bytes` to `offset` by atomic words: those of the rings that are there.
+    /// Copies `bytes` to `offset`, by atomic words: where there are rings, in words of their widths. It takes the chunk's lock, so it is for set-up
+    /// and the slow path.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where that isn't inside.
+    /// [`Error::OutOfRange`] where the range is not inside of the chunk.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let at = self.check(offset, bytes.len() as u64)?;
         let words = self.words();
@@ -77,10 +80,11 @@ impl Chunk {
         Ok(())
     }
 
-    /// Copies `out.len()` bytes from `offset` by atomic words: those of the rings that are there.
+    /// Copies `out.len()` bytes from `offset`, by atomic words: where there are rings, in words of their widths. It takes the chunk's lock. Sound
+    /// whatever a device writes meanwhile.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] where that isn't inside.
+    /// [`Error::OutOfRange`] where the range is not inside of the chunk.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let at = self.check(offset, out.len() as u64)?;
         let words = self.words();
@@ -101,7 +105,7 @@ impl Chunk {
         Ok(())
     }
 
-    /// Sets all of it to zero.
+    /// Sets the whole chunk to zero, as [`write`](Self::write) does.
     pub fn zero(&self) {
         const STEP: u64 = 4096;
         for at in (0..self.len()).step_by(STEP as usize) {
@@ -145,12 +149,13 @@ impl Chunk {
         other.map_or(Ok(()), Err)
     }
 
-    /// Never gives it back: for memory that a device may still write.
+    /// Gives the chunk up for good, because a device may still write it. It never returns to its arena, which is never unmapped then.
     pub fn quarantine(self) {
         self.set_quarantine(true);
     }
 
-    /// Whether it is quarantined when the last clone is dropped, rather than given back: on while a device knows of it.
+    /// Sets whether the chunk is quarantined when its last clone is dropped, rather than returned to the arena. A driver sets this while a device
+    /// knows of the chunk.
     pub fn set_quarantine(&self, on: bool) {
         // Whoever drops the last clone has seen what the others did: `Arc` sees to that.
         self.0.quarantine.store(on, Ordering::Relaxed);
@@ -182,16 +187,16 @@ impl Drop for Place {
     }
 }
 
-/// What a ring's entry may be: atomic words, arrays of one kind of them, or a [`Field`] of an entry.
+/// A type that ring entries can have: an atomic integer, an array of a [`Shared`] type, or a [`Field`] of an entry.
 ///
 /// # Safety
 /// Every byte that a shared reference reaches is part of an atomic integer, which [`words`](Self::words) names and which is aligned to its size
 /// where the entry is aligned; so such a reference may be held while a device or another process writes it. Any bytes are a value of it.
 pub unsafe trait Shared: Sync + 'static {
-    /// Tells of each word where in an entry it is, and its width, in bytes.
+    /// Calls `each` with the offset and the width, in bytes, of each word of an entry.
     fn words(each: &mut dyn FnMut(u64, u8));
 
-    /// Sets it to zero, word by word.
+    /// Sets the entry to zero, word by word.
     fn clear(&self);
 }
 
@@ -224,8 +229,9 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {
     }
 }
 
-/// A `T` that is `AT` bytes into an entry of `SIZE` bytes, of which nothing else is seen: for entries whose words have several widths, which are
-/// as many rings in one place.
+/// A `T` that is `AT` bytes into an entry of `SIZE` bytes, and nothing else of that entry.
+///
+/// For entries whose words have several widths: they are several rings in one place.
 ///
 /// ```
 /// # use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -278,10 +284,23 @@ unsafe impl<T: Shared, const AT: usize, const SIZE: usize> Shared for Field<T, A
     }
 }
 
-/// A power-of-two ring of entries in DMA memory.
+/// A ring of a power of two of entries in DMA memory, shared with a device.
 ///
-/// Each word has one width, for both sides: NVMe's submission entry is `[AtomicU64; 8]`, its completion entry `[AtomicU32; 4]`; where the words
-/// of an entry differ there are several rings in one place, each of a [`Field`]. A clone is the same ring.
+/// Each word has one width, for both sides: NVMe's submission entry is `[AtomicU64; 8]`, its completion entry `[AtomicU32; 4]`. Where the words of an
+/// entry have several widths there are several rings in one place, each of a [`Field`]. A clone is the same ring.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use wholebar_core::mem::{Arena, ArenaOptions, DmaRing};
+///
+/// let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+/// let ring: DmaRing<[AtomicU64; 8]> = DmaRing::new(&arena, 64, 4096)?;
+/// // Indexes run freely: entry 65 is entry 1, on the second lap.
+/// ring.at(65)[0].store(7u64.to_le(), Ordering::Relaxed);
+/// assert_eq!((ring.slot(65), ring.lap(65)), (1, true));
+/// assert_eq!(u64::from_le(ring.at(1)[0].load(Ordering::Relaxed)), 7);
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct DmaRing<T: Shared> {
     base: NonNull<T>,
@@ -301,10 +320,10 @@ impl<T: Shared> Clone for DmaRing<T> {
 }
 
 impl<T: Shared> DmaRing<T> {
-    /// A zeroed ring of `entries` in `arena`, aligned to `align` bytes (a power of two; at least the entry's own).
+    /// Allocates a ring of `entries` in `arena`, all zero, aligned to `align` bytes (a power of two, at least the entry's own alignment).
     ///
     /// # Errors
-    /// [`Error::NotPowerOfTwo`] for the entries, [`Error::ArenaFull`] where there is no room.
+    /// [`Error::NotPowerOfTwo`] for the entries or the alignment; [`Error::ArenaFull`] where there is no room.
     pub fn new(arena: &Arc<Arena>, entries: u32, align: u64) -> Result<Self> {
         // More bytes than there are numbers is more than there is room for.
         let len = Self::bytes(entries)?.unwrap_or(u64::MAX);
@@ -314,12 +333,13 @@ impl<T: Shared> DmaRing<T> {
         Ok(ring)
     }
 
-    /// A ring of `entries` that lies `offset` bytes into a chunk, with what is there: for structures of several parts, and for parts whose
-    /// words are of several widths. The memory is the whole chunk's, and quarantined with it.
+    /// Makes a ring of `entries` that starts `offset` bytes into a chunk, with the contents that are there. For structures of several parts, and for
+    /// entries whose words have several widths. The ring keeps the whole chunk, and is quarantined with it.
     ///
     /// # Errors
-    /// [`Error::NotPowerOfTwo`] for the entries, [`Error::OutOfRange`] where it isn't inside, [`Error::Unaligned`], [`Error::WordWidth`] where
-    /// another ring in this place has words of other widths.
+    /// [`Error::NotPowerOfTwo`] for the entries; [`Error::OutOfRange`] where the ring is not inside of the chunk; [`Error::Unaligned`];
+    /// [`Error::WordWidth`] where another ring in this place has words of other widths; [`Error::Memory`] where the system has no memory to record
+    /// the widths.
     pub fn within(chunk: &Chunk, offset: u64, entries: u32) -> Result<Self> {
         let at = chunk.check(offset, Self::bytes(entries)?.unwrap_or(u64::MAX))?;
         // SAFETY: the chunk lies inside the arena's mapping, and all of the ring inside the chunk.
@@ -339,54 +359,54 @@ impl<T: Shared> DmaRing<T> {
         }
     }
 
-    /// Sets all of it to zero, in words of their own width: a device that is a thread sees nothing else.
+    /// Sets the whole ring to zero, in words of its own widths, which is all that a device that is a thread sees.
     pub fn zero(&self) {
         (0..self.len()).for_each(|i| self.at(i).clear());
     }
 
-    /// Entry `i`, modulo the ring.
+    /// Returns entry `i`, modulo the number of entries. One mask and no bounds check.
     #[inline(always)]
     pub fn at(&self, i: u32) -> &T {
         // SAFETY: the mask keeps the index inside the chunk, which `self` holds; `within` saw that it is aligned for `T`.
         unsafe { self.base.add((i & self.mask) as usize).as_ref() }
     }
 
-    /// A hint that entry `i` will be read soon.
+    /// Prefetches entry `i` for reading. A hint without effect on memory.
     #[inline(always)]
     pub fn prefetch(&self, i: u32) {
         prefetch::read(std::ptr::from_ref(self.at(i)).cast(), 1);
     }
 
-    /// `i` modulo the ring: what goes into a doorbell.
+    /// Returns `i` modulo the number of entries: the index that goes into a doorbell.
     #[inline(always)]
     pub fn slot(&self, i: u32) -> u32 {
         i & self.mask
     }
 
-    /// Whether a free-running `i` is on an odd lap: what a phase bit tells.
+    /// Returns whether a free-running index `i` is on an odd lap of the ring, as phase bits tell (NVMe: the phase tag; VIRTIO: the wrap counters).
     #[inline(always)]
     pub fn lap(&self, i: u32) -> bool {
         i & self.mask.wrapping_add(1) != 0
     }
 
-    /// How many entries.
+    /// Returns the number of entries.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "a ring is never empty")]
     pub fn len(&self) -> u32 {
         self.mask.wrapping_add(1)
     }
 
-    /// The memory it lies in.
+    /// Returns the memory that the ring is in.
     pub fn chunk(&self) -> &Chunk {
         &self.chunk
     }
 
-    /// Whether its memory is quarantined when it is dropped, rather than given back: on while a device knows of it.
+    /// Sets whether the ring's memory is quarantined when it is dropped: [`Chunk::set_quarantine`].
     pub fn set_quarantine(&self, on: bool) {
         self.chunk.set_quarantine(on);
     }
 
-    /// Never gives its memory back: for a ring that a device may still write.
+    /// Gives the ring's memory up for good, because a device may still write it: [`Chunk::quarantine`].
     pub fn quarantine(self) {
         self.set_quarantine(true);
     }

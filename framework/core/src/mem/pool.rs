@@ -1,13 +1,13 @@
-//! Equal buffers in an arena, handed out as owned 8-byte handles.
+//! Pools of buffers of equal size in an arena.
 //!
-//! A buffer's metadata lies outside DMA memory, where no device can rewrite it. A [`Buf`] is the only handle to its bytes: whoever
-//! holds it may read and write them, and a command in flight holds it, so that no safe program can free or reuse a buffer
-//! under a device. A pool that is dropped with buffers out is leaked, counted, and never freed. What a buffer is: `buf.rs`.
+//! A buffer's metadata lies outside of DMA memory, where no device can overwrite it. A [`Buf`] is the only handle to its bytes: its holder may
+//! read and write them, and a command in flight owns it, so that no safe program can free or reuse a buffer under a device. A pool that is dropped with
+//! buffers out is leaked and counted, never freed. Buffers themselves are in `buf.rs`.
 //!
-//! Buffers that are home lie in a [`Ring`]; a core's [`PoolCache`] in front of it makes most takes and puts its own affair.
+//! Free buffers are in a [`Ring`]; with a core's [`PoolCache`] in front of it, most allocations and frees touch memory of that core alone.
 //!
-//! The boundary (more of it in `mod.rs`): a device that writes to a buffer after it said that it was done breaks what hardware promises; the
-//! IOMMU confines it to memory that was mapped for it, and no further.
+//! A device that writes to a buffer after it reported that it was done breaks the rules of the [boundary](super#the-boundary); the IOMMU confines it to
+//! memory that was mapped for it.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -23,14 +23,19 @@ use std::sync::{Arc, Mutex};
 /// Pools that were dropped with buffers out: where they are (so that a leak checker sees that they are meant), and how many were.
 static LEAKED: Mutex<Vec<(Handle, u64)>> = Mutex::new(Vec::new());
 
-/// How many buffers of this process were out when their pool was dropped.
+/// Returns how many buffers of this process were out when their pools were dropped.
+///
+/// It takes a lock.
 pub fn leaked_buffers() -> u64 {
     LEAKED.lock().unwrap_or_else(|e| e.into_inner()).iter().map(|(_, out)| out).sum()
 }
 
-/// A pool of equal buffers. Cloning it gives another handle to the same pool.
+/// A pool of buffers of equal size.
 ///
-/// Any thread may take buffers here; a core that takes and gives many does so through a [`PoolCache`] of its own.
+/// A clone is another handle to the same pool. (DPDK: `rte_pktmbuf_pool_create`.)
+///
+/// Any thread may allocate here. A core that allocates and frees many buffers does so through a [`PoolCache`] of its own. A pool that is dropped
+/// while buffers are out is leaked, with its part of the arena; [`leaked_buffers`] counts those buffers.
 #[derive(Clone)]
 pub struct Pool(Arc<Handle>);
 
@@ -49,10 +54,13 @@ pub(super) struct Inner {
 }
 
 impl Pool {
-    /// `count` buffers of `size` bytes each in `arena`, each aligned to `align` bytes (a power of two).
+    /// Creates a pool of `count` buffers of `size` bytes each in `arena`, each aligned to `align` bytes: a power of two; below 8 it becomes 8.
+    ///
+    /// It takes `count` times `size`, rounded up to `align`, of the arena, and 64 bytes of metadata a buffer elsewhere. The size of a buffer for
+    /// packets includes the headroom; which sizes suit a device, its driver's `rx_queue` says.
     ///
     /// # Errors
-    /// [`Error::ArenaFull`] where there is no room; [`Error::OutOfRange`] for no buffers, or empty ones; [`Error::NotPowerOfTwo`].
+    /// [`Error::NotPowerOfTwo`] for the alignment; [`Error::OutOfRange`] where `count` or `size` is 0; [`Error::ArenaFull`] where the arena has no room.
     pub fn new(arena: &Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
         if !align.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
@@ -82,42 +90,41 @@ impl Pool {
         Ok(pool)
     }
 
-    /// A buffer of length 0, or `None` where all are out.
+    /// Allocates a buffer of length 0; `None` where all are out. One operation on the ring that all cores share. (DPDK: `rte_pktmbuf_alloc`.)
     #[inline]
     pub fn get(&self) -> Option<Buf> {
         self.inner().free.pop().map(Buf::emptied)
     }
 
-    /// A buffer of length `len`, or `None` where all are out or `len` is above what one holds.
+    /// Allocates a buffer of length `len`, whose bytes are whatever they were; `None` where all are out, or `len` exceeds the size of a buffer.
     #[inline]
     pub fn get_len(&self, len: u32) -> Option<Buf> {
         self.get().and_then(|buf| buf.resized(len))
     }
 
-    /// One core's cache in front of this pool, which trades with it by `batch` buffers and holds at most two batches.
+    /// Creates a cache for one core, which exchanges `batch` buffers at a time with the pool and holds at most two batches.
     ///
-    /// Buffers in a cache are out, as far as other cores are concerned: a pool should have two batches a core more than what is
-    /// in use.
+    /// Buffers in a cache are out, as far as other cores are concerned: give a pool two batches a core more than are in use.
     pub fn cache(&self, batch: u32) -> PoolCache {
         PoolCache { stash: Stash::new(batch as usize), pool: self.clone() }
     }
 
-    /// How many buffers there are.
+    /// Returns the number of buffers, in the pool and out.
     pub fn capacity(&self) -> u32 {
         self.inner().meta.len() as u32
     }
 
-    /// Bytes that one can hold.
+    /// Returns the size of a buffer in bytes.
     pub fn size(&self) -> u32 {
         self.inner().meta[0].capacity()
     }
 
-    /// How many are here now.
+    /// Returns the number of buffers in the pool now. Buffers in caches are not counted.
     pub fn available(&self) -> u32 {
         self.inner().free.len() as u32
     }
 
-    /// The arena they lie in.
+    /// Returns the arena that the buffers are part of.
     pub fn arena(&self) -> &Arc<Arena> {
         self.inner().chunk.arena()
     }
@@ -156,28 +163,40 @@ impl Drop for Handle {
     }
 }
 
-/// One core's cache of a pool's buffers: most takes and puts are a few instructions on memory of its own.
+/// One core's cache of a pool's buffers: most allocations and frees are a few instructions without atomics.
 ///
-/// What it holds goes back to the pool on drop.
+/// Dropping it returns its buffers to the pool. (DPDK: `rte_mempool_cache`.)
+///
+/// ```
+/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+///
+/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
+/// let mut cache = pool.cache(32);
+/// let buf = cache.get_len(60).expect("a buffer");
+/// cache.put(buf);
+/// assert!(cache.len() <= 64);
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 pub struct PoolCache {
     stash: Stash<Buf>,
     pool: Pool,
 }
 
 impl PoolCache {
-    /// A buffer of length 0, or `None` where all are out.
+    /// Allocates a buffer of length 0; `None` where the cache and the pool are empty.
     #[inline]
     pub fn get(&mut self) -> Option<Buf> {
         self.stash.pop(&self.pool.inner().free).map(Buf::emptied)
     }
 
-    /// A buffer of length `len`, or `None` where all are out or `len` is above what one holds.
+    /// Allocates a buffer of length `len`, whose bytes are whatever they were; `None` where the cache and the pool are empty, or `len` exceeds the
+    /// size of a buffer.
     #[inline]
     pub fn get_len(&mut self, len: u32) -> Option<Buf> {
         self.get().and_then(|buf| buf.resized(len))
     }
 
-    /// `n` more buffers of length 0 at the end of `out`, or none; says which.
+    /// Appends `n` buffers of length 0 to `out`, or none where there are fewer; returns whether it did. (DPDK: `rte_pktmbuf_alloc_bulk`.)
     #[inline]
     pub fn get_bulk(&mut self, out: &mut Vec<Buf>, n: usize) -> bool {
         let before = out.len();
@@ -186,7 +205,8 @@ impl PoolCache {
         done
     }
 
-    /// A copy of a packet, in as many buffers as it takes, with its headroom and all that is known of it; `None` where too few are left.
+    /// Copies a packet into as many buffers as it takes, with its headroom and metadata; `None` where too few buffers are left. (DPDK:
+    /// `rte_pktmbuf_copy`.)
     pub fn copy(&mut self, packet: &Buf) -> Option<Buf> {
         let mut first = self.get()?;
         first.know(packet);
@@ -213,7 +233,7 @@ impl PoolCache {
         Some(first)
     }
 
-    /// Gives a buffer back. One of another pool, or one that others follow, goes home by itself.
+    /// Frees a buffer. A buffer of another pool, or one with buffers chained to it, returns to its own pool directly.
     #[inline]
     pub fn put(&mut self, buf: Buf) {
         if self.owns(&buf) {
@@ -221,7 +241,7 @@ impl PoolCache {
         }
     }
 
-    /// Gives all these buffers back. Those of other pools, and those that others follow, go home by themselves.
+    /// Frees all buffers of `bufs`. Those of other pools, and chains, return to their own pools directly.
     #[inline]
     pub fn put_bulk(&mut self, bufs: &mut Vec<Buf>) {
         if !bufs.iter().all(|buf| self.owns(buf)) {
@@ -230,13 +250,13 @@ impl PoolCache {
         self.stash.push_bulk(bufs, &self.pool.inner().free);
     }
 
-    /// How many buffers it holds.
+    /// Returns the number of buffers in the cache.
     #[allow(clippy::len_without_is_empty, reason = "for reports")]
     pub fn len(&self) -> usize {
         self.stash.len()
     }
 
-    /// The pool.
+    /// Returns the pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }

@@ -1,7 +1,8 @@
-//! The addresses a device sees: windows, what is mapped where, and the arenas that joined.
+//! Device address spaces: their windows, and which arenas are mapped where.
 //!
-//! One space a container, IOAS or vfio-user peer; each device has a [`DmaSpace`] of its own to it, with the device's DMA mask. What is mapped is only ever an [`Arena`], so that no safe code can let a device into
-//! memory that may be freed. How a map is made is the backend's ([`DmaBackend`]).
+//! There is one space for each container, IOAS or vfio-user peer; each device has a [`DmaSpace`] of its own for it, with the device's DMA mask. Only
+//! an [`Arena`] can be mapped, so no safe code can give a device access to memory that may be freed. How memory is mapped is up to the backend
+//! ([`DmaBackend`]).
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -14,29 +15,64 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// A range of addresses that a device can use.
+///
+/// Linux: `struct vfio_iova_range`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IovaWindow {
-    /// First to last address.
+    /// The first and the last address.
     pub range: RangeInclusive<u64>,
-    /// The smallest granule a map can have.
+    /// The granularity of maps: their addresses and lengths are multiples of this.
     pub page: PageSize,
 }
 
-/// How maps are made: the kernel's containers, a vfio-user peer, a model's table.
+/// The operations by which arenas are mapped for devices: a container of the kernel's, an IOAS, a vfio-user peer, or a model's table implements this.
+///
+/// The space calls [`map`](Self::map) and [`unmap`](Self::unmap) under its lock, keeps maps from overlapping, and matches every unmap to a map.
+/// Drivers and applications do not call these methods: they use [`DmaSpace`].
 pub trait DmaBackend: Send + Sync {
-    /// The ranges that can be mapped.
+    /// Returns the ranges that can be mapped. The ranges must not overlap. Called when the space is made, and when a device joins it.
     fn windows(&self) -> Vec<IovaWindow>;
-    /// How many maps there can be, where that is limited.
+    /// Returns how many maps there can be at once; `None` for no limit. (Linux: `dma_entry_limit` of `vfio_iommu_type1`.)
     fn max_maps(&self) -> Option<usize>;
-    /// Maps all of `arena` at `iova`.
+    /// Maps all of `arena` at `iova`, for reading and writing. On an error the device must not reach the memory.
+    ///
+    /// # Errors
+    /// [`Error::Dma`] where the system refuses; [`Error::Peer`] or [`Error::Gone`] where the peer does not answer.
     fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()>;
-    /// Undoes one map, exactly.
+    /// Unmaps exactly one map, of `len` bytes at `iova`. Once this returns, the device must not reach the memory. On an error the space keeps the
+    /// address and the arena for good.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
     fn unmap(&self, iova: Iova, len: u64) -> Result<()>;
-    /// Where `arena` is for devices in any case, where nothing translates addresses; `None` where the space chooses among its windows.
+    /// Returns the address at which devices find `arena` in any case, where nothing translates addresses; `None` where the space chooses an address
+    /// from its windows.
+    ///
+    /// # Errors
+    /// [`Error::Physical`] where the arena's memory has no address that devices can use.
     fn fixed(&self, arena: &Arena) -> Result<Option<Iova>>;
 }
 
-/// The addresses that one device sees: its part in a space, which other devices may share, and its DMA mask.
+/// The addresses that one device sees: its part of a space, which other devices may share, and its DMA mask.
+///
+/// [`PciDevice::dma`](crate::pci::PciDevice::dma) returns it.
+///
+/// [`attach`](Self::attach) takes the space's lock, and a system call or a message where the arena is not mapped yet: it is for set-up.
+///
+/// ```
+/// use wholebar_core::Result;
+/// use wholebar_core::mem::{Arena, ArenaOptions, Iova};
+/// use wholebar_core::pci::PciDevice;
+///
+/// /// Maps 1 MiB for a device that has 32-bit addresses; returns where the device finds it.
+/// fn map(device: &dyn PciDevice) -> Result<Iova> {
+///     let space = device.dma();
+///     space.set_dma_mask(32);
+///     let mapping = space.attach(&Arena::new(1 << 20, ArenaOptions::default())?)?;
+///     Ok(mapping.iova())
+///     // The mapping is dropped here, which unmaps the arena. A driver keeps it.
+/// }
+/// ```
 pub struct DmaSpace {
     shared: Arc<Shared>,
     /// How many bits of an address the device has.
@@ -62,10 +98,12 @@ enum Tenant {
 #[derive(Clone)]
 pub(crate) struct WeakSpace(Weak<Shared>);
 
-/// An arena's place in a space; unmapped on drop.
+/// An arena's mapping in a space.
 ///
-/// All who attach an arena to a space hold the same mapping, and it is undone when the last of them drops it: a queue holds those of the arenas whose
-/// buffers it was given. So an arena is *detached* from a device by dropping what uses it; [`detach`](Self::detach) tells whether that has happened.
+/// The arena is unmapped when the last holder drops it.
+///
+/// All who attach an arena to a space hold the same mapping: a queue holds those of the arenas whose buffers it was given. So an arena is *detached*
+/// from a device by dropping everything that uses it; [`detach`](Self::detach) tells whether that has happened.
 pub struct DmaMapping {
     shared: Arc<Shared>,
     arena: Arc<Arena>,
@@ -75,10 +113,10 @@ pub struct DmaMapping {
 }
 
 impl DmaSpace {
-    /// A space over `backend`.
+    /// Creates a space over `backend`, whose windows it asks for.
     ///
     /// # Errors
-    /// [`Error::Ledger`] for windows that end before they begin, or overlap.
+    /// [`Error::Ledger`] where a window ends before it begins, or windows overlap.
     pub fn new(backend: Box<dyn DmaBackend>) -> Result<Arc<Self>> {
         let ledger = Mutex::new(Ledger::new(backend.windows())?);
         Ok(Self::of(Arc::new(Shared { backend, ledger })))
@@ -92,40 +130,43 @@ impl DmaSpace {
         WeakSpace(Arc::downgrade(&self.shared))
     }
 
-    /// Whether two devices have one space together: what is mapped for one, the other reaches too.
+    /// Returns whether two devices share one space: an arena mapped for one can be reached by the other.
     pub fn is_shared_with(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Says how many bits of an address the device can use, as Linux's `dma_set_mask` and DPDK's `rte_mem_set_dma_mask` do; 64 at first.
+    /// Sets how many bits of an address the device can use: at most 64, which is the value at first. (Linux: `dma_set_mask`; DPDK:
+    /// `rte_mem_set_dma_mask`.)
     ///
-    /// It is for the device's driver to call, before it attaches the first arena. From then on, arenas that are attached for this device lie within
-    /// the mask: an address is chosen there, and an arena that lies elsewhere already (for another device in this space, or from before) is
-    /// refused. Maps that exist stay as they are, and other devices in this space keep their masks.
+    /// The device's driver calls this before it attaches the first arena. From then on, arenas that are attached for this device lie within the mask:
+    /// an address is chosen there, and an arena that is mapped beyond it already (for another device of this space, or from before) is refused.
+    /// Existing maps stay as they are, and other devices of this space keep their masks.
     pub fn set_dma_mask(&self, bits: u32) {
         // Relaxed: it guards nothing but itself.
         self.bits.store(bits.min(64), Ordering::Relaxed);
     }
 
-    /// How many bits of an address the device can use.
+    /// Returns how many bits of an address the device can use.
     pub fn dma_mask(&self) -> u32 {
         self.bits.load(Ordering::Relaxed)
     }
 
-    /// Lets devices of this space into `arena`, at an address of the space's choice. An arena that has joined already is told where
-    /// it is: it is mapped once, and unmapped when the last holder lets go.
+    /// Maps `arena` for the devices of this space, at an address of the space's choice. An arena that is mapped already is mapped once only: the call
+    /// returns the existing mapping. (Linux: `VFIO_IOMMU_MAP_DMA`; DPDK: `rte_dev_dma_map`.)
     ///
     /// # Errors
-    /// [`Error::NoIova`] where no window has room within the device's [mask](Self::set_dma_mask), [`Error::BeyondMask`] where the arena is mapped already,
-    /// beyond it; [`Error::TooManyMaps`], [`Error::Granule`]; [`Error::Dma`] or [`Error::Peer`] where the backend does not map it.
+    /// [`Error::NoIova`] where no window has room within the device's [mask](Self::set_dma_mask); [`Error::BeyondMask`] where the arena is mapped
+    /// already, beyond the mask; [`Error::TooManyMaps`]; [`Error::Granule`] where its size is no multiple of any window's granularity; [`Error::Dma`]
+    /// or [`Error::Peer`] where the backend does not map it.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
         self.shared.attach(arena, None, self.dma_mask())
     }
 
-    /// As [`attach`](Self::attach), at an address of the caller's choice.
+    /// Maps `arena` as [`attach`](Self::attach) does, at the address `iova`.
     ///
     /// # Errors
-    /// [`Error::Ledger`] where the address cannot be had, or the arena has joined at another; else as [`attach`](Self::attach).
+    /// [`Error::Ledger`] where the address is taken, outside of the windows or not aligned to [`Arena::align`], or the arena is mapped at another; else as
+    /// [`attach`](Self::attach).
     pub fn attach_at(&self, arena: &Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
         self.shared.attach(arena, Some(iova), self.dma_mask())
     }
@@ -135,17 +176,18 @@ impl DmaSpace {
         self.shared.ledger().set_windows(self.shared.backend.windows())
     }
 
-    /// The ranges that devices of this space can use.
+    /// Returns the ranges that devices of this space can use.
     pub fn windows(&self) -> Vec<IovaWindow> {
         self.shared.ledger().windows().to_vec()
     }
 
-    /// How many maps there are now, for all devices of this space; those that could not be undone count.
+    /// Returns the number of maps, for all devices of this space. Maps that could not be undone count.
     pub fn mapped(&self) -> usize {
         self.shared.ledger().len()
     }
 
-    /// How many maps more there can be, where that is limited. Whoever needs memory again and again asks, and takes more at once where few are left.
+    /// Returns how many more maps there can be; `None` for no limit. A program that attaches arenas again and again asks this, and takes larger ones
+    /// where few maps are left.
     pub fn maps_left(&self) -> Option<usize> {
         self.shared.backend.max_maps().map(|limit| limit.saturating_sub(self.mapped()))
     }
@@ -270,23 +312,23 @@ impl fmt::Debug for DmaSpace {
 }
 
 impl DmaMapping {
-    /// Where the arena starts, as devices see it.
+    /// Returns the address of the arena's start, as devices see it.
     #[inline]
     pub fn iova(&self) -> Iova {
         self.iova
     }
 
-    /// The arena.
+    /// Returns the arena.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
     }
 
-    /// Unmaps the arena now: the device, and those that share its space, can't reach it any more. The arena itself, its pools and buffers stay, and can
-    /// be attached again, perhaps elsewhere.
+    /// Unmaps the arena: when this returns, the device, and those that share its space, cannot reach it any more. The arena, its pools and buffers
+    /// stay, and can be attached again, perhaps at another address.
     ///
     /// # Errors
-    /// The mapping is given back where somebody else holds it: queues hold those of the arenas whose buffers they were given, until they are
-    /// dropped, and so does a device that was told to attach it. Nothing has changed then.
+    /// Returns the mapping where others hold it, too: queues hold those of the arenas whose buffers they were given until they are dropped, and so
+    /// does a device that was told to attach the arena. Nothing has changed then.
     pub fn detach(self: Arc<Self>) -> Result<(), Arc<Self>> {
         Arc::try_unwrap(self).map(drop)
     }

@@ -1,4 +1,4 @@
-//! What a model can reach of its host: memory that was mapped for it, and eventfds that it was given.
+//! A model's access to its host: memory that was mapped for it, and eventfds that it was given.
 
 use super::dma::{Denied, Dma, DmaTable};
 use super::signal::Signaller;
@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// A model's host, for one turn.
+/// The host of a model, during one [`poll`](super::Model::poll).
 pub struct Host<'a> {
     dma: &'a DmaTable,
     irqs: &'a Irqs,
@@ -19,30 +19,29 @@ impl<'a> Host<'a> {
         Self { dma, irqs }
     }
 
-    /// The memory at `iova`, in however many maps it lies; `None` where not all of it is there: [`denied`](Self::denied) says why.
+    /// Returns the memory at `iova`, in however many maps it is; `None` where not all of it is mapped: [`denied`](Self::denied) says why.
     #[inline(always)]
     pub fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'a>> {
         self.dma.find(iova, len)
     }
 
-    /// Why the memory at `iova` can't be read, or written.
+    /// Returns why the memory at `iova` cannot be read, or written.
     pub fn denied(&self, iova: Iova, len: u64, write: bool) -> Denied {
         self.dma.denied(iova, len, write)
     }
 
-    /// A hint that the memory at `iova` will be read soon, or written: its beginning is on its way to this core's cache from here on. Nothing
-    /// is said of whether there is such memory.
+    /// Prefetches the start of the memory at `iova`, for reading or for writing. A hint: it says nothing of whether there is such memory.
     #[inline(always)]
     pub fn prefetch(&self, iova: Iova, len: u64, write: bool) {
         self.dma.prefetch(iova, len, write);
     }
 
-    /// Signals MSI-X vector `vector`; nothing happens where nobody listens.
+    /// Signals MSI-X vector `vector`. Where it has no eventfd, nothing happens.
     pub fn interrupt(&mut self, vector: u32) {
         self.irqs.signal(Irq::Msix.index(), vector);
     }
 
-    /// Signals interrupt `vector` of another kind.
+    /// Signals vector `vector` of the interrupt kind `index` ([`Irq::index`]).
     pub fn interrupt_of(&mut self, index: u32, vector: u32) {
         self.irqs.signal(index, vector);
     }

@@ -1,11 +1,31 @@
-//! A few packets that move together.
+//! Bursts: lists of packets that are received or sent together.
 
 use crate::mem::{Buf, PoolCache, give_back};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::vec::Drain;
 
-/// A bounded list of owned packets. It allocates when it is made, and never again.
+/// A bounded list of owned packets, which [`RxQueue::rx`](super::RxQueue::rx) fills and [`TxQueue::tx`](super::TxQueue::tx) empties.
+///
+/// DPDK: the array of `rte_mbuf` pointers that `rte_eth_rx_burst` takes.
+///
+/// A burst dereferences to a slice of [`Buf`]. It allocates when it is created, and never again. Packets that are in it when it is dropped return to their
+/// pools.
+///
+/// ```
+/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+/// use wholebar_core::net::Burst;
+///
+/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 64, 2048, 64)?;
+/// let mut burst = Burst::new(32);
+/// for len in [60, 1514] {
+///     burst.push(pool.get_len(len).expect("a buffer")).expect("room");
+/// }
+/// // Drops the packets that are longer than 1000 bytes.
+/// burst.retain(|packet| packet.packet_len() <= 1000);
+/// assert_eq!((burst.len(), burst.room()), (1, 31));
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 pub struct Burst {
     /// Never grows beyond its capacity.
     bufs: Vec<Buf>,
@@ -13,19 +33,19 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// An empty burst for at most `most` packets (at least one).
+    /// Creates an empty burst for at most `most` packets; 0 is taken as 1.
     pub fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { bufs: Vec::with_capacity(most), most }
     }
 
-    /// How many packets there can be.
+    /// Returns the largest number of packets that the burst can hold.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.most
     }
 
-    /// How many more there can be.
+    /// Returns how many packets can be added.
     #[inline]
     pub fn room(&self) -> usize {
         self.most - self.bufs.len()
@@ -34,7 +54,7 @@ impl Burst {
     /// Appends a packet.
     ///
     /// # Errors
-    /// The packet, where there is no room.
+    /// Returns the packet where there is no room.
     #[inline]
     pub fn push(&mut self, buf: Buf) -> Result<(), Buf> {
         if self.room() == 0 {
@@ -44,28 +64,30 @@ impl Burst {
         Ok(())
     }
 
-    /// Takes the last packet.
+    /// Removes the last packet and returns it.
     #[inline]
     pub fn pop(&mut self) -> Option<Buf> {
         self.bufs.pop()
     }
 
-    /// Takes the first `n` packets, or all where there are fewer; those that the iterator did not give are dropped with it.
+    /// Removes the first `n` packets, or all where there are fewer, and returns them in order. Packets that the iterator has not returned are freed
+    /// when it is dropped.
     #[inline]
     pub fn take(&mut self, n: usize) -> Drain<'_, Buf> {
         let n = n.min(self.bufs.len());
         self.bufs.drain(..n)
     }
 
-    /// Keeps the packets of which `keep` says so, in their order; the others are dropped.
+    /// Keeps the packets for which `keep` returns `true`, in their order, and frees the others.
     #[inline]
     pub fn retain(&mut self, keep: impl FnMut(&mut Buf) -> bool) {
         self.bufs.retain_mut(keep);
     }
 
-    /// Fills the burst with `n` empty buffers more, or with none; says which. None where there is no room for as many.
+    /// Appends `n` empty buffers from `cache`, or none where there is no room for `n` or the pool has fewer; returns whether it did. (DPDK:
+    /// `rte_pktmbuf_alloc_bulk`.)
     ///
-    /// They are about to be written, and were last in another core's cache, a device's or a receiver's: what they begin with is asked for.
+    /// The start of each buffer is prefetched for writing, because it was last in the cache of another core or of the device.
     #[inline]
     pub fn fill(&mut self, cache: &mut PoolCache, n: usize) -> bool {
         let before = self.bufs.len();
@@ -76,13 +98,13 @@ impl Burst {
         done
     }
 
-    /// Gives all buffers back to the pool that `cache` is of; those of other pools go there.
+    /// Frees all packets through `cache`: the cheapest way for those of its pool. Buffers of other pools return to theirs.
     #[inline]
     pub fn give_back_to(&mut self, cache: &mut PoolCache) {
         cache.put_bulk(&mut self.bufs);
     }
 
-    /// Gives all buffers back to their pools.
+    /// Frees all packets: their buffers return to their pools, by one operation for each run of buffers of one pool. (DPDK: `rte_pktmbuf_free_bulk`.)
     #[inline]
     pub fn give_back(&mut self) {
         give_back(&mut self.bufs);

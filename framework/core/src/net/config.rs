@@ -1,27 +1,30 @@
-//! What a port is asked to be: queues, sizes, offloads, how packets are spread.
+//! The configuration of a port: queues, sizes, offloads, receive-side scaling.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An Ethernet address.
+/// An Ethernet address, in the order of its octets on the wire.
+///
+/// Parsed from and shown as `52:54:00:12:34:56`; dashes are read, too.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mac(pub [u8; 6]);
 
-/// Not an Ethernet address.
+/// The error of parsing a [`Mac`]; it holds the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an Ethernet address: it looks like 52:54:00:12:34:56")]
 pub struct NotAMac(pub String);
 
 impl Mac {
-    /// Everybody.
+    /// The broadcast address, `ff:ff:ff:ff:ff:ff`.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
-    /// Whether it is the address of a group (IEEE 802, the first octet's lowest bit).
+    /// Returns whether this is a group address: the lowest bit of the first octet is set (IEEE 802). The broadcast address is one. (Linux:
+    /// `is_multicast_ether_addr`.)
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 
-    /// Whether one station can have it: no group, and not all zero.
+    /// Returns whether one station can have this address: no group address, and not all zero. (Linux: `is_valid_ether_addr`.)
     pub fn is_unicast(self) -> bool {
         !self.is_multicast() && self != Self::default()
     }
@@ -64,18 +67,18 @@ macro_rules! flags {
         }
 
         impl $name {
-            /// None of them.
+            /// No flag set.
             pub const NONE: Self = Self { $($field: false,)* };
-            /// All of them.
+            /// Every flag set.
             pub const ALL: Self = Self { $($field: true,)* };
 
-            /// Those of both.
+            /// Returns the flags that are set in both.
             #[must_use]
             pub fn and(self, other: Self) -> Self {
                 Self { $($field: self.$field && other.$field,)* }
             }
 
-            /// Those that are not in `other`.
+            /// Returns the flags that are set here and not in `other`.
             #[must_use]
             pub fn without(self, other: Self) -> Self {
                 Self { $($field: self.$field && !other.$field,)* }
@@ -94,39 +97,40 @@ macro_rules! flags {
 }
 
 flags! {
-    /// Work that a device does instead of the program: as it offers it, as it is asked for, as it is granted.
+    /// Work that a device does for the program: what it offers ([`Limits::offloads`](super::Limits::offloads)), what it is asked for
+    /// ([`PortConfig::offloads`]), or what was granted ([`Port::granted`](super::Port::granted)). (DPDK: `RTE_ETH_RX_OFFLOAD_*`, `RTE_ETH_TX_OFFLOAD_*`.)
     Offloads {
-        /// Received packets say whether their checksums are right.
+        /// The device checks the checksums of received packets: [`Buf::checked`](crate::mem::Buf::checked) has the result.
         rx_checksum: "receive checksums",
-        /// Checksums of TCP and UDP are filled in: [`Offload::l4`](crate::mem::Offload::l4).
+        /// The device fills in checksums of TCP and UDP where [`Offload::l4`](crate::mem::Offload::l4) asks for it.
         tx_l4_checksum: "transmit TCP and UDP checksums",
-        /// Checksums of IPv4 headers are filled in: [`Offload::l3`](crate::mem::Offload::l3).
+        /// The device fills in checksums of IPv4 headers where [`Offload::l3`](crate::mem::Offload::l3) asks for it.
         tx_l3_checksum: "transmit IPv4 checksums",
-        /// TCP is cut into segments: [`Offload::segment`](crate::mem::Offload::segment).
+        /// The device cuts TCP packets into segments: [`Offload::segment`](crate::mem::Offload::segment).
         tso: "TCP segmentation",
-        /// TCP segments that came one after the other are received as one packet.
+        /// The device merges consecutive TCP segments of a connection into one received packet.
         lro: "large receive",
-        /// VLAN tags are taken off packets that are received.
+        /// The device removes the VLAN tag of received packets; [`Buf::vlan`](crate::mem::Buf::vlan) has it.
         vlan_strip: "VLAN stripping",
-        /// VLAN tags are put into packets that are sent.
+        /// The device inserts the VLAN tag that [`Buf::set_vlan`](crate::mem::Buf::set_vlan) set.
         vlan_insert: "VLAN insertion",
-        /// Only packets of VLANs that were named are received.
+        /// The device receives packets only of the VLANs that [`Port::set_vlan`](super::Port::set_vlan) enabled.
         vlan_filter: "VLAN filtering",
-        /// Received packets have the hash by which they were spread.
+        /// Received packets carry the hash by which their queue was chosen: [`Buf::hash`](crate::mem::Buf::hash).
         rss_hash: "RSS hashes",
-        /// Packets larger than a buffer are received in several.
+        /// A packet larger than one buffer is received in a chain of buffers.
         scatter: "receive scattering",
-        /// Packets in several buffers are sent.
+        /// Packets in chains of buffers can be sent.
         gather: "transmit gathering",
-        /// Received packets say when they came.
+        /// Received packets carry the time of their arrival: [`Buf::timestamp`](crate::mem::Buf::timestamp).
         timestamps: "timestamps",
     }
 }
 
 flags! {
-    /// What of a packet its hash is made from.
+    /// The packet types of which a device computes an RSS hash, and from which fields. (DPDK: `RTE_ETH_RSS_*`.)
     HashFields {
-        /// Addresses of IPv4.
+        /// Source and destination address of IPv4.
         ipv4: "IPv4",
         /// Addresses and ports of TCP over IPv4.
         tcp4: "TCP/IPv4",
@@ -141,32 +145,37 @@ flags! {
     }
 }
 
-/// How received packets are spread over queues: by a Toeplitz hash of some of their fields.
+/// Receive-side scaling: the device computes a Toeplitz hash of some fields of each packet, and looks up the receive queue in a table by the hash's
+/// lowest bits.
+///
+/// DPDK: `rte_eth_rss_conf` and the redirection table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rss {
-    /// The hash's key.
+    /// The key of the hash. Devices take 40 bytes; some take more.
     pub key: Vec<u8>,
-    /// What the hash is made from.
+    /// The packet types that are hashed.
     pub fields: HashFields,
-    /// The queue of each value of the hash's lowest bits: a power of two of entries.
+    /// The redirection table: receive queues, by the hash's lowest bits. Its length is a power of two, at most
+    /// [`Limits::rss_table`](super::Limits::rss_table).
     pub table: Vec<u16>,
 }
 
 impl Rss {
-    /// The key that Microsoft's specification of RSS verifies implementations with, which is widely used.
+    /// The key by which Microsoft's specification of RSS verifies implementations. It is widely used.
     pub const KEY: [u8; 40] = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca,
         0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b,
         0xbe, 0xac, 0x01, 0xfa,
     ];
 
-    /// All fields, evenly over `queues` (at least one) by a table of `entries`, rounded up to a power of two.
+    /// Returns a configuration that hashes all fields and spreads packets evenly over `queues` (at least one), by a table of `entries`, rounded up to
+    /// a power of two.
     pub fn evenly(queues: u16, entries: u16) -> Self {
         let table = (0..u32::from(entries.max(1)).next_power_of_two()).map(|i| (i % u32::from(queues.max(1))) as u16);
         Self { key: Self::KEY.to_vec(), fields: HashFields::ALL, table: table.collect() }
     }
 
-    /// The Toeplitz hash of `input` under the key: what a device computes.
+    /// Computes the Toeplitz hash of `input` under the key, as a device does: about eight steps a byte, so it is for tests and tools.
     pub fn hash(&self, input: &[u8]) -> u32 {
         let bit = |i: usize| self.key.get(i / 8).is_some_and(|byte| byte << (i % 8) & 0x80 != 0);
         let mut window = (0..32).fold(0u32, |w, i| w << 1 | u32::from(bit(i)));
@@ -183,29 +192,44 @@ impl Rss {
     }
 }
 
-/// How a port is opened.
+/// The configuration with which a port is opened.
+///
+/// DPDK: `rte_eth_conf`.
+///
+/// ```
+/// use wholebar_core::net::{Offloads, PortConfig, Rss};
+///
+/// let config = PortConfig {
+///     rx_queues: 4,
+///     tx_queues: 4,
+///     offloads: Offloads { rx_checksum: true, tx_l4_checksum: true, ..Offloads::NONE },
+///     rss: Some(Rss::evenly(4, 128)),
+///     ..PortConfig::default()
+/// };
+/// assert_eq!(config.headroom, 128);
+/// ```
 #[derive(Debug, Clone)]
 pub struct PortConfig {
-    /// Queues that receive.
+    /// Number of receive queues, at most [`Limits::rx_queues`](super::Limits::rx_queues).
     pub rx_queues: u16,
-    /// Queues that send.
+    /// Number of send queues, at most [`Limits::tx_queues`](super::Limits::tx_queues).
     pub tx_queues: u16,
-    /// Descriptors of a queue that receives, a power of two; `None` for what suits the device.
+    /// Descriptors of each receive queue, a power of two; `None` for the driver's choice.
     pub rx_descriptors: Option<u16>,
-    /// Descriptors of a queue that sends, a power of two; `None` for what suits the device.
+    /// Descriptors of each send queue, a power of two; `None` for the driver's choice.
     pub tx_descriptors: Option<u16>,
-    /// The largest packet, in bytes, without link-layer header; above 1500 they are jumbo frames. `None` for 1500,
-    /// or what the device has if that is less.
+    /// The MTU: the largest packet, in bytes, without link-layer header and checksum. Above 1500 these are jumbo frames. `None` for 1500, or the device's
+    /// own where that is less.
     pub mtu: Option<u16>,
-    /// What is asked for of the device. [`Port::granted`](super::Port::granted) tells what came of it.
+    /// Offloads to ask for. Those that the device lacks are left out: [`Port::granted`](super::Port::granted) returns the ones that it does.
     pub offloads: Offloads,
-    /// How packets are spread; `None` for the device's own way.
+    /// Receive-side scaling; `None` for the device's own way of choosing a queue.
     pub rss: Option<Rss>,
-    /// Receives what is sent to anybody.
+    /// Opens the port in promiscuous mode: it receives packets to any address.
     pub promiscuous: bool,
-    /// Bytes left in front of received packets, for headers; a device may need more.
+    /// Bytes left free in front of the data of each received packet, for headers that the program prepends. A device may need more.
     pub headroom: u16,
-    /// Queues that receive have interrupts, so that an idle core can sleep.
+    /// Gives receive queues interrupts, so that an idle core can sleep ([`RxQueue::arm`](super::RxQueue::arm)).
     pub rx_interrupts: bool,
 }
 

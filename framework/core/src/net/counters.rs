@@ -1,22 +1,22 @@
-//! What queues count, so that anybody can look while they run.
+//! Counters of queues, which other threads can read while the queues run.
 //!
-//! One core writes a queue's counters, with plain stores, once a burst; others read them.
+//! One core writes a queue's counters, with plain stores, once a burst; any thread may read them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter that one thread at a time adds to.
+/// A counter that one thread at a time adds to and any thread reads.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds. No read-modify-write: there is one writer.
+    /// Adds `n`; the counter wraps at 2⁶⁴. A load and a store, no atomic read-modify-write: additions by two threads at once can be lost.
     #[inline(always)]
     pub fn add(&self, n: u64) {
         // Relaxed: a counter orders nothing.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }
 
-    /// What it has come to.
+    /// Returns the value.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -33,7 +33,7 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// Each by its name.
+            /// Returns each counter's name and value, in the order of their declaration.
             pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field.get()),)*].into_iter()
             }
@@ -44,49 +44,58 @@ macro_rules! counters {
 pub(super) use counters;
 
 counters! {
-    /// What a queue that receives counts.
+    /// The counters of a receive queue.
+    ///
+    /// ```
+    /// use wholebar_core::net::RxCounters;
+    ///
+    /// let counters = RxCounters::default();
+    /// counters.packets.add(32);
+    /// let shown: Vec<_> = counters.all().filter(|(_, value)| *value > 0).collect();
+    /// assert_eq!(shown, [("packets", 32)]);
+    /// ```
     RxCounters {
         /// Packets handed to the program.
         packets,
-        /// Their bytes.
+        /// Bytes of those packets.
         bytes,
-        /// Bursts that had a packet in them.
+        /// Calls that returned at least one packet.
         bursts,
-        /// How often the pool had fewer buffers than the queue wanted: then the device may drop packets.
+        /// Calls at which the pool had fewer buffers than the queue wanted. The device may drop packets then.
         no_buffers,
-        /// How often the device was told of buffers: doorbells rung.
+        /// Doorbells rung to post buffers.
         doorbells,
-        /// Packets dropped: what the device said of them made no sense.
+        /// Packets dropped because the device's description of them made no sense.
         dropped_malformed,
-        /// Packets dropped: they came in parts that are more than a packet may be.
+        /// Packets dropped because their parts together exceed the largest packet.
         dropped_too_long,
-        /// Interrupts asked for.
+        /// Interrupts requested.
         armed,
     }
 }
 
 counters! {
-    /// What a queue that sends counts.
+    /// The counters of a send queue.
     TxCounters {
         /// Packets given to the device.
         packets,
-        /// Their bytes.
+        /// Bytes of those packets.
         bytes,
-        /// Bursts that had a packet in them.
+        /// Calls that took at least one packet.
         bursts,
-        /// How often there was no room for all of a burst.
+        /// Calls at which the queue had no room for all packets.
         full,
-        /// How often the device was told of packets: doorbells rung.
+        /// Doorbells rung to post packets.
         doorbells,
-        /// Packets dropped: empty, or longer than the device takes.
+        /// Packets dropped because they are empty, or longer than the device takes.
         dropped_length,
-        /// Packets dropped: in more buffers than the device takes.
+        /// Packets dropped because their chain has more buffers than the device takes.
         dropped_segments,
-        /// Packets dropped: they asked for an offload that was not granted, or that makes no sense.
+        /// Packets dropped because they asked for an offload that was not granted, or that makes no sense.
         dropped_offload,
-        /// Packets dropped: the device was not let into the arena they lie in.
+        /// Packets dropped because their arena is not attached to the device.
         dropped_arena,
-        /// Packets dropped: they were in flight when the device was reset, and may have been sent or not.
+        /// Packets that were in flight when the device was reset. They may have been sent or not.
         dropped_reset,
     }
 }

@@ -1,5 +1,7 @@
-//! What wires and devices do wrong, done to any queue: packets are lost, doubled, cut off, changed, overtaken. By chance, but the same seed and
-//! the same packets give the same; and everything is counted. It does *not* know of time: a packet is late by so many others.
+//! Fault injection: a queue around a queue that drops, duplicates, truncates, corrupts and reorders packets.
+//!
+//! Faults are random, from a seed: the same seed and the same packets give the same faults, and each fault is counted. This file does *not* delay
+//! packets by time: a packet is delayed by a number of other packets. (Linux: `netem` of `tc`.)
 
 use super::{Burst, QueueState, RxQueue, TxQueue};
 use crate::irq::EventFd;
@@ -10,22 +12,24 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// What is done to packets: each a share of them, from 0 to 1.
+/// The probability of each fault.
+///
+/// Parsed from and shown as `drop=0.01,reorder=1/50,by=8,seed=7`; each probability is from 0 to 1, and 0 by default.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
-    /// Lost.
+    /// Probability that a packet is dropped.
     pub drop: f64,
-    /// Followed by a copy.
+    /// Probability that a copy follows a packet.
     pub duplicate: f64,
-    /// One bit is changed.
+    /// Probability that one bit of a packet is inverted.
     pub corrupt: f64,
-    /// The end is missing; at least a byte is left.
+    /// Probability that the end of a packet is cut off. At least one byte is left.
     pub truncate: f64,
-    /// Overtaken by others; of a queue, 64 at a time at most.
+    /// Probability that a packet is held back while others pass it. A queue holds back at most 64 packets.
     pub reorder: f64,
-    /// By so many at most.
+    /// The largest number of packets that pass one that is held back: 1 to 4096.
     pub by: u32,
-    /// What chance is made of.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
@@ -41,6 +45,9 @@ impl Default for Faults {
     "{what}: faults look like drop=0.01,reorder=1/50,by=8,seed=7; there are drop, duplicate, corrupt, truncate and reorder (shares of \
      all packets, from 0 to 1), by (packets that overtake one, 1 to 4096) and seed"
 )]
+/// The error of parsing [`Faults`].
+///
+/// Shown, it says what is wrong and what there is.
 pub struct NotFaults {
     what: String,
 }
@@ -100,22 +107,22 @@ impl fmt::Display for Faults {
 }
 
 super::counters::counters! {
-    /// What was done. Packets that came out are those that went in, less those dropped and abandoned, and one more for each that was
-    /// duplicated; but for those that are [held](Faulty::held) still.
+    /// The counters of a [`Faulty`] queue. The packets that came out are those that went in, less `dropped` and `abandoned`, plus `duplicated`, less
+    /// those that are still [held](Faulty::held).
     FaultCounters {
         /// Packets that went in.
         packets,
-        /// Packets lost.
+        /// Packets dropped.
         dropped,
         /// Packets of which a copy followed.
         duplicated,
-        /// Packets that were to be duplicated, and there was no buffer.
+        /// Packets that were not duplicated because there was no buffer for the copy.
         no_buffers,
-        /// Packets of which a bit was changed.
+        /// Packets of which a bit was inverted.
         corrupted,
-        /// Packets cut off.
+        /// Packets truncated.
         truncated,
-        /// Packets that others overtook.
+        /// Packets held back for others to pass.
         reordered,
         /// Packets that were still held when the queue was dropped.
         abandoned,
@@ -129,7 +136,9 @@ const TURN: usize = 32;
 /// A late packet goes on after so many calls that brought no other.
 const PATIENCE: u32 = 256;
 
-/// A queue around a queue, that does things wrong.
+/// A queue that injects faults into the queue it wraps.
+///
+/// It costs a random number a packet for each fault whose probability is not 0.
 ///
 /// ```no_run
 /// use wholebar_core::net::{Faults, Faulty, Traced};
@@ -163,7 +172,7 @@ struct Work {
 }
 
 impl<Q> Faulty<Q> {
-    /// Copies are made in buffers of `copies`. Where the queue sends, its device has to be let into their arena.
+    /// Wraps `queue`. Copies of packets are made in buffers of `copies`; where the queue sends, the arena of those buffers must be attached to its device.
     pub fn new(queue: Q, faults: Faults, copies: PoolCache) -> Self {
         let work = Work {
             faults,
@@ -178,12 +187,12 @@ impl<Q> Faulty<Q> {
         Self { inner: queue, work, arriving: Burst::new(TURN) }
     }
 
-    /// What was done so far.
+    /// Returns the counters. Clone the `Arc` to read them from another thread.
     pub fn counters(&self) -> &Arc<FaultCounters> {
         &self.work.counters
     }
 
-    /// How many packets are late, or wait for room.
+    /// Returns how many packets are held back, or wait for room.
     pub fn held(&self) -> usize {
         self.work.held()
     }

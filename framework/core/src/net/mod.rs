@@ -1,11 +1,23 @@
-//! Packets: bursts of them, the traits that queues and ports of network drivers have, their configuration, their counters.
+//! Network devices: the traits of ports and of their queues, bursts of packets, the configuration of a port, and counters.
 //!
-//! A packet is a [`Buf`](crate::mem::Buf), or a chain of them. Receiving and sending move bursts of owned packets; which core does it is
-//! the program's choice, a queue at a time. What is configured, read or reset is the [`Port`]'s, off the hot path. This module does
-//! *not* look into packets.
+//! A packet is a [`Buf`](crate::mem::Buf), or a chain of them. Queues receive and send bursts of owned packets; the program chooses which core polls
+//! which queue. Configuration, statistics and resets belong to the [`Port`], off the hot path. This module does *not* parse packets.
 //!
-//! Around any queue, and around each other, go [`Traced`] and `Faulty` (what wires and devices do wrong; with the feature `faults`);
-//! `wholebar-capture` has another, a tap into a file, and `wholebar-statistics` shows to other processes what all of them count.
+//! Queues can be wrapped in other queues: [`Traced`] logs bursts, and `Faulty` (feature `faults`) injects faults. `wholebar-capture` has a wrapper that
+//! writes packets to a file, and `wholebar-statistics` shows the counters of all queues to other processes.
+//!
+//! ```
+//! use wholebar_core::net::{Burst, RxQueue, TxQueue};
+//!
+//! /// Forwards what one queue receives to another; returns how many packets the other one took.
+//! fn forward(rx: &mut dyn RxQueue, tx: &mut dyn TxQueue, burst: &mut Burst) -> usize {
+//!     rx.rx(burst);
+//!     let sent = tx.tx(burst);
+//!     // Packets for which there was no room stay in the burst. These are dropped: their buffers return to their pools.
+//!     burst.give_back();
+//!     sent
+//! }
+//! ```
 
 mod burst;
 mod config;
@@ -32,41 +44,107 @@ use crate::irq::EventFd;
 use crate::reactor::Armed;
 use std::sync::Arc;
 
-/// A queue that receives, owned by one core.
+/// A receive queue, owned by one core.
+///
+/// DPDK: a receive queue of `rte_ethdev`.
+///
+/// Every method but [`rx`](Self::rx), [`arm`](Self::arm) and [`disarm`](Self::disarm) only reads. None of them blocks; a queue that nobody polls
+/// delays the resets of its device ([`Port::reset`]), so it is polled regularly, or dropped.
+///
+/// An implementer takes its buffers from one pool, posts new ones for those that it hands out, and hands out a buffer only once the device has
+/// finished writing it. A queue around a queue passes on every call, as here:
+///
+/// ```
+/// use std::sync::Arc;
+/// use wholebar_core::block::QueueState;
+/// use wholebar_core::irq::EventFd;
+/// use wholebar_core::net::{Burst, RxQueue};
+/// use wholebar_core::reactor::Armed;
+///
+/// /// Counts the bytes that a queue receives.
+/// struct Metered<Q> {
+///     queue: Q,
+///     bytes: u64,
+/// }
+///
+/// impl<Q: RxQueue> RxQueue for Metered<Q> {
+///     fn rx(&mut self, out: &mut Burst) -> usize {
+///         let had = out.len();
+///         let count = self.queue.rx(out);
+///         self.bytes += out[had..].iter().map(|packet| packet.packet_len()).sum::<u64>();
+///         count
+///     }
+///
+///     fn state(&self) -> QueueState {
+///         self.queue.state()
+///     }
+///
+///     fn wakeup(&self) -> Option<Arc<EventFd>> {
+///         self.queue.wakeup()
+///     }
+///
+///     fn arm(&mut self) -> Armed {
+///         self.queue.arm()
+///     }
+///
+///     fn disarm(&mut self) {
+///         self.queue.disarm();
+///     }
+/// }
+/// ```
 pub trait RxQueue: Send {
-    /// Appends packets that have come, as many as `out` has room for; returns how many.
+    /// Appends received packets to `out`, as many as it has room for, and returns their number. (DPDK: `rte_eth_rx_burst`.)
     ///
-    /// The queue is given new buffers for those that left it. Where its pool has none, that is counted, and tried again at the next call.
+    /// The queue also posts new buffers to the device in place of those that it handed out. Where its pool is empty it counts that
+    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock and makes no system call, unless the device's doorbell is
+    /// trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that is under way.
     fn rx(&mut self, out: &mut Burst) -> usize;
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     fn state(&self) -> QueueState;
 
-    /// What is signalled for it while it is armed; `None` where it was made to be polled only.
+    /// Returns the eventfd that is signalled while the queue is armed; `None` for a queue that was opened without interrupts
+    /// ([`PortConfig::rx_interrupts`]), which can only be polled.
     fn wakeup(&self) -> Option<Arc<EventFd>>;
 
-    /// Asks for an interrupt when the next packet comes. One more [`rx`](Self::rx) has to follow.
+    /// Requests an interrupt for the next packet. Call [`rx`](Self::rx) once more after this, and sleep only where that returns 0: a packet that came
+    /// before the queue was armed may raise no interrupt. (DPDK: `rte_eth_dev_rx_intr_enable`.)
+    ///
+    /// Returns [`Armed::No`] where no interrupt would come: the queue has none, or is not running. The caller must not sleep then. Drivers write a
+    /// register or a word of the ring.
     fn arm(&mut self) -> Armed;
 
-    /// Takes that back.
+    /// Turns the interrupt off again, before polling goes on; as cheap as [`arm`](Self::arm). (DPDK: `rte_eth_dev_rx_intr_disable`.)
     fn disarm(&mut self);
 }
 
-/// A queue that sends, owned by one core.
+/// A send queue, owned by one core.
+///
+/// DPDK: a transmit queue of `rte_ethdev`.
+///
+/// None of the methods blocks. A queue that nobody calls [`tx`](Self::tx) or [`reclaim`](Self::reclaim) of delays the resets of its device
+/// ([`Port::reset`]), so one of the two is called regularly, or the queue dropped.
+///
+/// An implementer keeps each buffer until the device has finished reading it, and sends packets in the order in which it took them.
 pub trait TxQueue: Send {
-    /// Takes packets from the front, as many as there is room for; returns how many. The rest stays, in its order.
+    /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number; the rest stays, in its order. (DPDK:
+    /// `rte_eth_tx_burst`.)
     ///
-    /// A packet that can never be sent is taken, dropped and counted, by cause.
+    /// A packet that can never be sent is taken, dropped and counted by cause ([`TxCounters`]); it is part of the returned number. The call rings at
+    /// most one doorbell for all packets, takes no lock, and makes no system call, unless the doorbell is trapped. In every state but
+    /// [`QueueState::Running`] the queue takes no packet, and takes part in a reset that is under way.
     fn tx(&mut self, packets: &mut Burst) -> usize;
 
-    /// Gives back the buffers of packets that were sent. [`tx`](Self::tx) does so when it needs room; who has nothing to send calls this, so that
-    /// buffers come home, and resets can go on.
+    /// Frees the buffers of packets that were sent. (DPDK: `rte_eth_tx_done_cleanup`.)
+    ///
+    /// [`tx`](Self::tx) does so when it needs room. A program that has nothing to send calls `reclaim` instead, so that buffers return to their pools
+    /// and a reset can go on.
     fn reclaim(&mut self);
 
-    /// How many packets were taken and are not known to be sent.
+    /// Returns the number of packets that were taken and are not known to be sent, as of the last call of [`tx`](Self::tx) or [`reclaim`](Self::reclaim).
     fn in_flight(&self) -> usize;
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     fn state(&self) -> QueueState;
 }
 

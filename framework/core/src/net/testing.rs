@@ -1,4 +1,4 @@
-//! What the tests of queues around queues need: a queue that gives back what it is given.
+//! Helpers for tests of queues around queues: a loopback queue, a pool, packets.
 
 use super::{Burst, QueueState, RxQueue, TxQueue};
 use crate::irq::EventFd;
@@ -7,7 +7,9 @@ use crate::reactor::Armed;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What is sent is received, in order. It takes a few packets a call, as a device that is nearly full does.
+/// A loopback queue: it receives what was sent, in order.
+///
+/// Each `tx` takes at most 11 packets, as a device that is nearly full does.
 #[derive(Default)]
 pub struct Loop(VecDeque<Buf>);
 
@@ -55,13 +57,13 @@ impl RxQueue for Loop {
     fn disarm(&mut self) {}
 }
 
-/// A pool of `count` buffers of 256 bytes.
+/// Creates a pool of `count` buffers of 256 bytes.
 pub fn pool(count: u32) -> Pool {
     let arena = Arena::new(u64::from(count) * 256 + 65536, ArenaOptions::default()).unwrap();
     Pool::new(&arena, count, 256, 64).unwrap()
 }
 
-/// `count` packets of 60 to 99 bytes, each of which begins with its number, in bursts of `size`.
+/// Returns `count` packets of 60 to 99 bytes, each of which begins with its number, in bursts of `size`.
 pub fn packets(pool: &Pool, count: u64, size: u64) -> impl Iterator<Item = Burst> {
     (0..count).step_by(size as usize).map(move |first| {
         let mut burst = Burst::new(size as usize);

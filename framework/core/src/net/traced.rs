@@ -1,4 +1,4 @@
-//! Tells of each burst of a queue, where somebody listens: `tracing` events of level TRACE, and of level DEBUG where its state changes.
+//! Tracing: a queue around a queue that emits a `tracing` event for each burst (level TRACE) and for each change of its state (level DEBUG).
 
 use super::{Burst, QueueState, RxQueue, TxQueue};
 use crate::irq::EventFd;
@@ -7,7 +7,18 @@ use crate::reactor::Armed;
 use std::sync::Arc;
 use tracing::Level;
 
-/// A queue, traced. While nobody listens it costs one branch a burst.
+/// A queue that logs its bursts.
+///
+/// While no subscriber is enabled for level DEBUG it costs one branch a burst.
+///
+/// ```
+/// # use wholebar_core::{mem::Pool, net::{Port, Traced}};
+/// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// // Used as any receive queue.
+/// let rx = Traced::new(port.rx_queue(0, pool)?, "rx0");
+/// # drop(rx);
+/// # Ok(()) }
+/// ```
 pub struct Traced<Q> {
     inner: Q,
     name: String,
@@ -15,7 +26,7 @@ pub struct Traced<Q> {
 }
 
 impl<Q> Traced<Q> {
-    /// `name` is told with each event.
+    /// Wraps `queue`. Each event has `name` as its field `queue`.
     pub fn new(queue: Q, name: impl Into<String>) -> Self {
         Self { inner: queue, name: name.into(), was: QueueState::Running }
     }

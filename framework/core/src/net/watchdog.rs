@@ -1,13 +1,16 @@
-//! Whether a queue that sends is stuck, as the slow path sees it by the queue's counters alone: it costs the hot path nothing.
+//! A watchdog for send queues. It reads a queue's counters from the slow path, so the hot path pays nothing for it.
 //!
-//! Nobody can tell a queue without traffic from one that is stuck. But who finds no room has packets to send, and the device has as many: so a queue is
-//! stuck that found no room again and again, for as long as its driver is patient, while nothing was posted and the link was up. This does *not*
-//! look at the device, nor mend anything: its driver tells of it ([`Event::Stalled`](super::Event::Stalled)).
+//! A queue without traffic cannot be told from a stuck one by what it sends. A queue that has no room is different: its program has packets to send,
+//! and the device holds as many as it can. So a queue counts as stuck when, for a given time, it found no room again and again while nothing was
+//! posted and the link was up. This file does *not* look at the device, and recovers nothing: its driver reports
+//! [`Event::Stalled`](super::Event::Stalled).
 
 use super::TxCounters;
 use std::time::{Duration, Instant};
 
-/// Looks after a queue that sends. For drivers, who [check](Self::check) it where they look after their device.
+/// Detects a send queue that is stuck.
+///
+/// (Linux: `ndo_tx_timeout`.) A driver [checks](Self::check) it in [`poll_events`](crate::control_plane::Driver::poll_events).
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -34,13 +37,13 @@ pub struct TxWatchdog {
 }
 
 impl TxWatchdog {
-    /// For a queue that has been stuck when it found no room for `patience`.
+    /// Creates a watchdog that reports a queue once it has been stuck for `patience`.
     pub fn new(patience: Duration) -> Self {
         Self { patience, since: None, packets: 0, full: 0, told: false }
     }
 
-    /// How long the queue of these counters has been stuck: told once, until packets are posted again. `link` says whether the link is up; `now` is when
-    /// this is, and no earlier than at the check before.
+    /// Returns how long the queue of these counters has been stuck, once that is `patience` or more; then `None` until packets are posted again. `link` is
+    /// whether the link is up; `now` must not go back between calls.
     pub fn check(&mut self, link: bool, counters: &TxCounters, now: Instant) -> Option<Duration> {
         let (packets, full) = (counters.packets.get(), counters.full.get());
         let moved = std::mem::replace(&mut self.packets, packets) != packets;

@@ -1,29 +1,41 @@
-//! A PCI function's address: `0000:01:00.0`.
+//! The address of a PCI function: `0000:01:00.0`.
 
 use crate::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a function is: segment (domain), bus, device, function. Written as Linux does: `0000:01:00.0`.
+/// A PCI address: segment (domain), bus, device and function.
+///
+/// Shown as Linux does: `0000:01:00.0`.
+///
+/// ```
+/// use wholebar_core::pci::Address;
+///
+/// let address: Address = "0000:3b:1f.2".parse()?;
+/// assert_eq!((address.bus, address.routing_id()), (0x3b, 0x3bfa));
+/// // The segment may be left out.
+/// assert_eq!("3b:1f.2".parse::<Address>()?, address);
+/// # Ok::<_, wholebar_core::Error>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
-    /// Segment, which Linux calls domain. Those above 0xffff are software's.
+    /// The segment, which Linux calls domain. Those above 0xffff are made up by software.
     pub segment: u32,
-    /// Bus.
+    /// The bus.
     pub bus: u8,
-    /// Device on the bus, below 32.
+    /// The device on the bus, below 32.
     pub device: u8,
-    /// Function of the device, below 8.
+    /// The function of the device, below 8.
     pub function: u8,
 }
 
 impl Address {
-    /// Bus, device and function in one number, which a device sends with its requests (PCI Express Base 6.0, 2.2.4.2).
+    /// Returns bus, device and function as one number, which a device sends with its requests (PCI Express Base 6.0, 2.2.4.2).
     pub fn routing_id(self) -> u16 {
         u16::from_be_bytes([self.bus, self.device << 3 | self.function & 7])
     }
 
-    /// The function in the same segment that sends `id` with its requests.
+    /// Returns the function of the same segment that sends `id` with its requests.
     pub fn with_routing_id(self, id: u16) -> Self {
         let [bus, rest] = id.to_be_bytes();
         Self { segment: self.segment, bus, device: rest >> 3, function: rest & 7 }
@@ -39,7 +51,10 @@ impl fmt::Display for Address {
 impl FromStr for Address {
     type Err = Error;
 
-    /// As it is written, or without the segment: `01:00.0` is in segment 0.
+    /// Parses an address as it is shown, or without its segment, which is 0 then.
+    ///
+    /// # Errors
+    /// [`Error::Address`] where the text is no address.
     fn from_str(text: &str) -> Result<Self, Error> {
         parse(text).ok_or_else(|| Error::Address { text: text.to_owned() })
     }

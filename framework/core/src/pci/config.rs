@@ -1,8 +1,22 @@
 //! PCI configuration space: a snapshot of its bytes, decoded.
 //!
-//! Sections are those of the PCI Express Base Specification 6.0. The bytes are a device's, so they are *input*: every walk ends on any
-//! bytes, and nothing is read past what there is. Nothing here writes but [`enable_bus_master`] and [`enable_memory`]; interrupts
-//! are configured through [`PciDevice::set_irqs`] alone.
+//! Section numbers are those of the PCI Express Base Specification 6.0. The bytes are a device's, so they are *input*: every walk of a list ends on any
+//! bytes, and nothing is read past the end. Only [`enable_bus_master`] and [`enable_memory`] write; interrupts are configured through
+//! [`PciDevice::set_irqs`] alone.
+//!
+//! ```
+//! use wholebar_core::pci::Config;
+//!
+//! // The header of an NVMe controller: QEMU's, which has no capabilities in these bytes.
+//! let mut bytes = vec![0; 256];
+//! bytes[..4].copy_from_slice(&[0x36, 0x1b, 0x10, 0x00]);
+//! bytes[0x08..0x0c].copy_from_slice(&[0x02, 0x02, 0x08, 0x01]);
+//! let config = Config::from_bytes("0000:01:00.0", bytes)?;
+//! assert_eq!((config.vendor(), config.device()), (0x1b36, 0x0010));
+//! assert_eq!(config.class().to_string(), "010802");
+//! assert!(config.capabilities().next().is_none());
+//! # Ok::<_, wholebar_core::Error>(())
+//! ```
 
 mod caps;
 mod names;
@@ -29,6 +43,8 @@ const COMPATIBLE: usize = 0x100;
 const ALL: usize = 0x1000;
 
 /// A snapshot of a function's configuration space.
+///
+/// Reading it takes one access of the device or more; everything else is computed from the snapshot.
 #[derive(Clone)]
 pub struct Config {
     device: String,
@@ -36,25 +52,25 @@ pub struct Config {
     bytes: Vec<u8>,
 }
 
-/// Which header a function has (7.5.1.1.9).
+/// The layout of a function's header (7.5.1.1.9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HeaderType {
     /// Type 0: a device.
     Endpoint,
     /// Type 1: a bridge, switch port or root port.
     Bridge,
-    /// Another one, by its number.
+    /// Another layout, by its number.
     Other(u8),
 }
 
-/// What a function says that it is (7.5.1.1.6).
+/// The class code of a function (7.5.1.1.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Class {
-    /// Base class: 1 is mass storage, 2 is network.
+    /// The base class: 1 is mass storage, 2 is network.
     pub base: u8,
-    /// Sub-class.
+    /// The sub-class.
     pub sub: u8,
-    /// Programming interface.
+    /// The programming interface.
     pub interface: u8,
 }
 
@@ -65,25 +81,27 @@ impl fmt::Display for Class {
     }
 }
 
-/// A base address register, as found (7.5.1.2.1). The BAR's size is its region's.
+/// A base address register (7.5.1.2.1).
+///
+/// The BAR's size is that of its region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BarRegister {
-    /// 0 to 5: the BAR's number. The upper half of a 64-bit BAR has none of its own.
+    /// The BAR's number, 0 to 5. The upper half of a 64-bit BAR has no number of its own.
     pub index: u8,
-    /// What it decodes.
+    /// The space that the BAR decodes.
     pub kind: BarKind,
-    /// Where it is, as far as the one who shows the register wants that known.
+    /// The address in the register, as far as the backend shows it.
     pub address: u64,
 }
 
-/// What a BAR decodes.
+/// The space that a BAR decodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BarKind {
     /// I/O ports.
     Io,
     /// Memory.
     Memory {
-        /// 64-bit: it takes the next register as its upper half.
+        /// The BAR is 64-bit, and takes the next register as its upper half.
         wide: bool,
         /// Reads have no side effects.
         prefetchable: bool,
@@ -93,20 +111,20 @@ pub enum BarKind {
 /// A capability's place in configuration space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Capability {
-    /// Which.
+    /// The capability's number.
     pub id: CapabilityId,
-    /// Its version; 0 for those in the compatible part, which have none in their header.
+    /// The version; 0 for those of the first 256 bytes, whose header has none.
     pub version: u8,
-    /// Where, in bytes.
+    /// The offset in bytes.
     pub offset: u16,
 }
 
-/// A capability's number.
+/// The number of a capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CapabilityId {
-    /// In the first 256 bytes.
+    /// A capability in the first 256 bytes.
     Pci(u8),
-    /// In the extended part.
+    /// An extended capability.
     Extended(u16),
 }
 
@@ -120,7 +138,7 @@ impl CapabilityId {
     /// Subsystem of a bridge (7.9.24).
     const SUBSYSTEM: Self = Self::Pci(0x0d);
 
-    /// What `lspci` calls it; `None` for a number it has no name for.
+    /// Returns the name by which `lspci` knows the capability; `None` for a number without a name.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::Pci(id) => names::pci(id),
@@ -140,10 +158,10 @@ impl fmt::Display for CapabilityId {
 }
 
 impl Config {
-    /// Reads all that `device` has: in one access where the backend takes that, else in units of 4 bytes.
+    /// Reads all of a device's configuration space, in one access where the backend takes that, else 4 bytes at a time.
     ///
     /// # Errors
-    /// [`Error::Config`] where it has less than a header, [`Error::Gone`] where that reads all ones; [`Error::Access`] where it cannot be reached.
+    /// [`Error::Config`] where there is less than a header; [`Error::Gone`] where the header reads all ones; [`Error::Access`] where it cannot be read.
     pub fn of(device: &dyn PciDevice) -> Result<Self> {
         let size = device.region(CONFIG)?.size.min(ALL as u64) as usize;
         let mut bytes = vec![0; size & !3];
@@ -159,10 +177,10 @@ impl Config {
         Self::from_bytes(device.name(), bytes)
     }
 
-    /// A snapshot that someone took of `device`: a header of 64 bytes at least; what lies past 4096 is left out.
+    /// Makes a snapshot of bytes that were read elsewhere: a header of at least 64 bytes; bytes past 4096 are dropped. `device` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is shorter than a header.
+    /// [`Error::Config`] where there is less than a header.
     pub fn from_bytes(device: &str, mut bytes: Vec<u8>) -> Result<Self> {
         bytes.truncate(ALL);
         let config = Self { device: device.to_owned(), bytes };
@@ -172,70 +190,70 @@ impl Config {
         }
     }
 
-    /// The bytes.
+    /// Returns the bytes: 64 to 4096.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The byte at `offset`; `None` past the end.
+    /// Returns the byte at `offset`; `None` past the end.
     pub fn u8(&self, offset: u16) -> Option<u8> {
         self.bytes.get(usize::from(offset)).copied()
     }
 
-    /// The 16-bit word at `offset`; `None` past the end.
+    /// Returns the 16-bit word at `offset`; `None` past the end.
     pub fn u16(&self, offset: u16) -> Option<u16> {
         let bytes = self.bytes.get(usize::from(offset)..)?.first_chunk()?;
         Some(u16::from_le_bytes(*bytes))
     }
 
-    /// The 32-bit word at `offset`; `None` past the end.
+    /// Returns the 32-bit word at `offset`; `None` past the end.
     pub fn u32(&self, offset: u16) -> Option<u32> {
         let bytes = self.bytes.get(usize::from(offset)..)?.first_chunk()?;
         Some(u32::from_le_bytes(*bytes))
     }
 
-    /// Who made it (7.5.1.1.1).
+    /// Returns the vendor id (7.5.1.1.1).
     pub fn vendor(&self) -> u16 {
         self.header(0x00)
     }
 
-    /// Which of the vendor's devices it is (7.5.1.1.2).
+    /// Returns the device id (7.5.1.1.2).
     pub fn device(&self) -> u16 {
         self.header(0x02)
     }
 
-    /// The COMMAND register (7.5.1.1.3).
+    /// Returns the COMMAND register (7.5.1.1.3).
     pub fn command(&self) -> u16 {
         self.header(COMMAND as u16)
     }
 
-    /// Whether it may do DMA and send message interrupts (COMMAND bit 2).
+    /// Returns whether the function may do DMA and send message interrupts (COMMAND bit 2).
     pub fn is_bus_master(&self) -> bool {
         self.command() & BUS_MASTER != 0
     }
 
-    /// Whether its memory BARs answer (COMMAND bit 1).
+    /// Returns whether the function's memory BARs answer (COMMAND bit 1).
     pub fn memory_enabled(&self) -> bool {
         self.command() & MEMORY_SPACE != 0
     }
 
-    /// The STATUS register (7.5.1.1.4).
+    /// Returns the STATUS register (7.5.1.1.4).
     pub fn status(&self) -> u16 {
         self.header(0x06)
     }
 
-    /// The revision (7.5.1.1.5).
+    /// Returns the revision id (7.5.1.1.5).
     pub fn revision(&self) -> u8 {
         self.header(0x08) as u8
     }
 
-    /// What it says that it is (7.5.1.1.6).
+    /// Returns the class code (7.5.1.1.6).
     pub fn class(&self) -> Class {
         let [interface, sub] = self.header(0x09).to_le_bytes();
         Class { base: self.header(0x0b) as u8, sub, interface }
     }
 
-    /// Which header it has (7.5.1.1.9).
+    /// Returns the layout of the header (7.5.1.1.9).
     pub fn header_type(&self) -> HeaderType {
         match self.header(0x0e) & 0x7f {
             0 => HeaderType::Endpoint,
@@ -244,12 +262,12 @@ impl Config {
         }
     }
 
-    /// Whether the device has more functions than this one (7.5.1.1.9).
+    /// Returns whether the device has more functions than this one (7.5.1.1.9).
     pub fn is_multi_function(&self) -> bool {
         self.header(0x0e) & 0x80 != 0
     }
 
-    /// The subsystem's vendor and id: from the header of an endpoint (7.5.1.2.3), from a capability of a bridge (7.9.24).
+    /// Returns the subsystem's vendor id and id: from the header of an endpoint (7.5.1.2.3), from a capability of a bridge (7.9.24).
     pub fn subsystem(&self) -> Option<(u16, u16)> {
         match self.header_type() {
             HeaderType::Endpoint => Some((self.header(0x2c), self.header(0x2e))),
@@ -261,8 +279,8 @@ impl Config {
         }
     }
 
-    /// The base address registers (7.5.1.2.1, 7.5.1.3.1): six of an endpoint, two of a bridge, fewer where some are 64-bit. One that
-    /// reads 0 may be an unimplemented one.
+    /// Returns the base address registers (7.5.1.2.1, 7.5.1.3.1): six of an endpoint, two of a bridge, fewer where some are 64-bit. A register that
+    /// reads 0 may not be implemented.
     pub fn bars(&self) -> Vec<BarRegister> {
         let count = match self.header_type() {
             HeaderType::Endpoint => 6,
@@ -287,7 +305,7 @@ impl Config {
         bars
     }
 
-    /// The capabilities of the compatible part (7.5.1.1.11), in the list's order; a list that loops ends where it comes back.
+    /// Returns the capabilities of the first 256 bytes (7.5.1.1.11), in the order of their list. A list that loops ends where it comes back.
     pub fn capabilities(&self) -> impl Iterator<Item = Capability> + '_ {
         // Only these headers have the list's head at 0x34.
         let known = matches!(self.header_type(), HeaderType::Endpoint | HeaderType::Bridge);
@@ -306,7 +324,7 @@ impl Config {
         })
     }
 
-    /// The capabilities of the extended part (7.6.3), in the list's order; a list that loops ends where it comes back.
+    /// Returns the extended capabilities (7.6.3), in the order of their list. A list that loops ends where it comes back.
     pub fn extended_capabilities(&self) -> impl Iterator<Item = Capability> + '_ {
         let mut next = COMPATIBLE as u16;
         let mut seen = [false; ALL / 4];
@@ -323,7 +341,7 @@ impl Config {
         })
     }
 
-    /// The first capability with this number.
+    /// Returns the first capability with this number.
     pub fn find(&self, id: CapabilityId) -> Option<Capability> {
         match id {
             CapabilityId::Pci(_) => self.capabilities().find(|c| c.id == id),
@@ -331,10 +349,10 @@ impl Config {
         }
     }
 
-    /// The MSI-X capability (7.7.2), if there is one.
+    /// Returns the MSI-X capability (7.7.2); `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is cut off, or names a BAR that no function has.
+    /// [`Error::Config`] where the capability is cut off, or names a BAR that no function has.
     pub fn msix(&self) -> Result<Option<Msix>> {
         let Some(found) = self.find(CapabilityId::MSIX) else { return Ok(None) };
         let Some(msix) = Msix::at(self, found.offset) else {
@@ -346,12 +364,12 @@ impl Config {
         }
     }
 
-    /// The MSI capability (7.7.1), if there is one.
+    /// Returns the MSI capability (7.7.1); `None` where there is none.
     pub fn msi(&self) -> Option<Msi> {
         Msi::at(self, self.find(CapabilityId::MSI)?.offset)
     }
 
-    /// The PCI Express capability (7.5.3), if there is one.
+    /// Returns the PCI Express capability (7.5.3); `None` where there is none.
     pub fn express(&self) -> Option<Express> {
         Express::at(self, self.find(CapabilityId::EXPRESS)?.offset)
     }
@@ -374,7 +392,11 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Lets a device do DMA and send message interrupts, or forbids it (COMMAND bit 2, 7.5.1.1.3).
+/// Sets whether a device may do DMA and send message interrupts (COMMAND bit 2, 7.5.1.1.3).
+///
+/// Linux: `pci_set_master`; DPDK: `rte_pci_set_bus_master`.
+///
+/// A read and, where the bit changes, a write of configuration space.
 ///
 /// # Errors
 /// [`Error::Access`] where the register cannot be reached.
@@ -382,8 +404,9 @@ pub fn enable_bus_master(device: &dyn PciDevice, on: bool) -> Result<()> {
     command(device, BUS_MASTER, on)
 }
 
-/// Lets a device's memory BARs answer, or not (COMMAND bit 1, 7.5.1.1.3). While they don't, there is nothing
-/// behind a mapped BAR: who touches it finds the device gone.
+/// Sets whether a device's memory BARs answer (COMMAND bit 1, 7.5.1.1.3).
+///
+/// While they do not, an access to a mapped BAR finds the device gone.
 ///
 /// # Errors
 /// [`Error::Access`] where the register cannot be reached.

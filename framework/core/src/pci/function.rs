@@ -1,4 +1,4 @@
-//! A function as a whole: whether it is there, and starting it anew. How its backend does that is the backend's business ([`PciDevice`]).
+//! A PCI function as a whole: its presence, and its reset. How a backend resets it is up to the backend ([`PciDevice`]).
 
 use super::{CONFIG, PciDevice, config};
 use crate::{Error, Result};
@@ -14,7 +14,9 @@ const RETURN: Duration = Duration::from_secs(2);
 /// How often it is asked at least: who got no core for two seconds knows nothing of the function.
 const ASKED: u32 = 100;
 
-/// The opening of a device by its driver, while this lives: a peer may answer each question just in time, but not all of them.
+/// The opening of a device by its driver, which lasts as long as this value.
+///
+/// A backend with a peer bounds the time that all of the peer's answers take together meanwhile.
 pub struct Opening(Arc<dyn PciDevice>);
 
 impl Opening {
@@ -31,32 +33,38 @@ impl Drop for Opening {
     }
 }
 
-/// Whether nobody answers for the function on its bus: what isn't there writes nothing. A mapped register cannot tell: it still reads as it
-/// did when a vfio-user peer is dead.
+/// Returns whether nothing answers for the function on its bus.
 ///
-/// Asks for revision and class code. The ids would not do: the kernel's VFIO answers for vendor and device itself, whoever is there.
+/// A function that is not there writes nothing. A mapped register cannot show this: it still reads as it did when a vfio-user peer is dead.
+///
+/// The call reads revision and class code, not the ids: the kernel's VFIO answers for vendor and device id itself, whatever is there.
 ///
 /// # Errors
-/// [`Error::Access`] where the register cannot be reached; [`Error::Gone`] once it has given the device up, which says nothing about the bus.
+/// [`Error::Access`] where the register cannot be read; [`Error::Gone`] once the backend has given the device up, which says nothing about the bus.
 pub fn is_absent(device: &dyn PciDevice) -> Result<bool> {
     let mut class = [0; 4];
     device.read(CONFIG, CLASS, &mut class)?;
     Ok(class == NOBODY)
 }
 
-/// Makes sure that the function is there.
+/// Checks that the function is there: one read of configuration space.
 ///
 /// # Errors
-/// [`Error::Gone`] where it [is absent](is_absent); [`Error::Access`] where it cannot be reached.
+/// [`Error::Gone`] where it [is absent](is_absent); [`Error::Access`] where the register cannot be read.
 pub fn check(device: &dyn PciDevice) -> Result<()> {
     if is_absent(device)? { Err(gone(device, "its configuration space reads all ones")) } else { Ok(()) }
 }
 
-/// Resets the function, waits until it answers again, and has its memory BARs answer. While it doesn't answer, that is our doing, and no
-/// removal.
+/// Resets the function, waits until it answers again, and enables its memory BARs.
+///
+/// Linux: `pcie_flr` and `pci_dev_wait`.
+///
+/// Whether bus mastering is on afterwards depends on the backend: call [`config::enable_bus_master`]. While the function does not answer, the reset
+/// is taken for the cause, and not a removal.
 ///
 /// # Errors
-/// [`Error::Gone`] where it does not come back within 2 s; [`Error::Access`] where it cannot be reached.
+/// [`Error::Gone`] where the function does not answer within 2 s; [`Error::Access`] where configuration space cannot be reached; what
+/// [`PciDevice::reset`] returns.
 pub fn reset(device: &dyn PciDevice) -> Result<()> {
     device.reset()?;
     let (start, mut asked) = (Instant::now(), 0);

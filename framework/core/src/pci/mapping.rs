@@ -1,8 +1,8 @@
-//! A mapped part of a region: what [`PciDevice::map`](super::PciDevice::map) returns.
+//! A mapped part of a region: the result of [`PciDevice::map`](super::PciDevice::map).
 //!
-//! It has no public access to the memory. What can be reached of a mapped page is [`crate::bar`]'s to decide: the MSI-X table
-//! may lie in it. Where, the mapping itself knows, from the backend that made it: whoever stands in front of that backend, and shows another
-//! configuration space, or hands the mapping out as another BAR's, changes nothing about it.
+//! It gives no public access to the memory. Which registers of a mapped page can be reached is up to [`crate::bar`], since the MSI-X table
+//! may be in it. The mapping itself knows where the table is, from the backend that made it: a device wrapped around that backend, which shows another
+//! configuration space or hands the mapping out as another BAR's, changes nothing about it.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
@@ -16,7 +16,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// A mapped part of a region, unmapped on drop. Registers in it are reached through a [`Bar`](crate::bar::Bar).
+/// A mapped part of a region, unmapped on drop.
+///
+/// Its registers are reached through a [`Bar`](crate::bar::Bar).
 #[derive(Debug)]
 pub struct RegionMapping {
     /// Ends before the memory is unmapped.
@@ -27,11 +29,14 @@ pub struct RegionMapping {
 }
 
 impl RegionMapping {
-    /// Gives the memory up, which is region `region` of `backend` from `start` on: only the framework reaches it from here on. The MSI-X
-    /// table and the PBA, where `backend` itself has them in it, are out of reach.
+    /// Makes a mapping of `memory`, which is region `region` of `backend` from `start` on. For backends.
+    ///
+    /// Only the framework reaches the memory from then on. The MSI-X table and the PBA, where `backend` itself has them in this range, are out of
+    /// reach of registers.
     ///
     /// # Errors
-    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where its configuration space cannot be read.
+    /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where configuration space cannot be read; [`Error::Memory`]
+    /// where the system has no memory left.
     pub fn new(memory: Mapping, backend: &dyn PciDevice, region: u32, start: u64) -> Result<Self> {
         let msix = match backend.region(CONFIG) {
             Ok(config) if config.size > 0 => Config::of(backend)?.msix()?,
@@ -77,13 +82,13 @@ impl RegionMapping {
         self.msix.iter().find(|(r, _)| part.start < r.end && r.start < part.end).map(|(_, what)| *what)
     }
 
-    /// Bytes.
+    /// Returns the size in bytes.
     #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]
     pub fn len(&self) -> u64 {
         self.memory.len()
     }
 
-    /// What may be done to it.
+    /// Returns the protection.
     pub fn prot(&self) -> Prot {
         self.memory.prot()
     }

@@ -1,10 +1,22 @@
-//! The seam: a PCI function as VFIO describes one.
+//! PCI functions, as VFIO describes them.
 //!
-//! Three kinds of device stand behind [`PciDevice`]: a function opened through the kernel's VFIO, a vfio-user server on a
-//! socket, and a [model](crate::model) in this process. Everything here is cold, so it is `dyn`; what is hot (doorbells,
-//! rings, buffers) is a pointer obtained once through it.
+//! Three kinds of device implement [`PciDevice`]: a function opened through the kernel's VFIO, a vfio-user server behind a
+//! socket, and a [model](crate::model) in this process. Everything here is cold, so it is `dyn`; hot paths (doorbells, rings, buffers) use pointers that
+//! were obtained once through it.
 //!
-//! This file does *not* know how to plan a BAR ([`crate::bar`]) or how memory is laid out ([`crate::mem`]).
+//! This module does *not* plan BARs ([`crate::bar`]) or lay out memory ([`crate::mem`]).
+//!
+//! ```
+//! use wholebar_core::Result;
+//! use wholebar_core::pci::{BAR0, Config, Irq, PciDevice};
+//!
+//! /// Describes a device in a line.
+//! fn describe(device: &dyn PciDevice) -> Result<String> {
+//!     let config = Config::of(device)?;
+//!     let (bar0, msix) = (device.region(BAR0)?.size, device.irq_info(Irq::Msix)?.count);
+//!     Ok(format!("{}: {:04x}:{:04x}, BAR0 {bar0:#x} bytes, {msix} vectors", device.name(), config.vendor(), config.device()))
+//! }
+//! ```
 
 use crate::mem::DmaSpace;
 use crate::{PageSize, Result};
@@ -23,31 +35,40 @@ pub use config::{Class, Config};
 pub use function::Opening;
 pub use mapping::RegionMapping;
 
-/// Region index of BAR0; BAR `n` is region `n` (`VFIO_PCI_BAR0_REGION_INDEX`).
+/// The region index of BAR0; BAR `n` is region `n`.
+///
+/// Linux: `VFIO_PCI_BAR0_REGION_INDEX`.
 pub const BAR0: u32 = 0;
-/// Region index of the expansion ROM.
+/// The region index of the expansion ROM.
+///
+/// Linux: `VFIO_PCI_ROM_REGION_INDEX`.
 pub const ROM: u32 = 6;
-/// Region index of configuration space (`VFIO_PCI_CONFIG_REGION_INDEX`).
+/// The region index of configuration space.
+///
+/// Linux: `VFIO_PCI_CONFIG_REGION_INDEX`.
 pub const CONFIG: u32 = 7;
 
-/// A kind of interrupt. Its number is VFIO's index of it (`VFIO_PCI_INTX_IRQ_INDEX` and those that follow).
+/// A kind of interrupt.
+///
+/// The discriminant is VFIO's index of it. (Linux: `VFIO_PCI_INTX_IRQ_INDEX` and those that follow.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u32)]
 pub enum Irq {
-    /// A line (INTA to INTD), level-triggered: the kernel masks it when it signals it, until [`Interrupts::rearm`](crate::irq::Interrupts::rearm).
+    /// An interrupt line (INTA to INTD), level-triggered. The kernel masks it when it signals it, until
+    /// [`Interrupts::rearm`](crate::irq::Interrupts::rearm).
     Intx = 0,
     /// Message signalled interrupts: up to 32 vectors.
     Msi = 1,
     /// Message signalled interrupts with a table: up to 2048 vectors.
     Msix = 2,
-    /// The kernel tells of an error of the function (AER).
+    /// The kernel's notice of an error of the function (AER).
     Err = 3,
-    /// The kernel asks for the device back.
+    /// The kernel's request to give the device back.
     Req = 4,
 }
 
 impl Irq {
-    /// VFIO's index.
+    /// Returns VFIO's index of this kind.
     pub const fn index(self) -> u32 {
         self as u32
     }
@@ -67,67 +88,102 @@ impl fmt::Display for Irq {
 
 /// A PCI function as VFIO describes one: regions, interrupts, DMA, reset.
 ///
-/// All methods may be called from any thread. None of them belongs on a hot path.
+/// All methods can be called from any thread. Those that reach the device cost a system call, a message to a peer, or a lock; none belongs on a hot
+/// path. Drivers reach registers through [`Bar`](crate::bar::Bar) and memory through [`DmaSpace`], and use the methods here for the rest.
+///
+/// An implementer is a backend: it must bound each wait for a peer, and report a device that is gone as [`Error::Gone`](crate::Error::Gone), from
+/// then on at every call that reaches the device. Configuration space is read even then, where that is possible: by it the framework finds out
+/// whether the function still answers. No unsafe code trusts an implementer: a [`RegionMapping`] can be made only of memory that the framework has
+/// mapped.
 pub trait PciDevice: Send + Sync {
-    /// What a person calls this device: `0000:01:00.0`, `vfio-user:/run/x.sock`, `sim:nvme,size=1G`.
+    /// Returns the device's name: `0000:01:00.0`, `vfio-user:/run/x.sock`, `sim:nvme,size=1G`. Every error of the device begins with it.
     fn name(&self) -> &str;
 
-    /// What stands behind the seam; decides how figures measured on it may be presented.
+    /// Returns the kind of backend. Figures measured on a model are labelled as such by it.
     fn kind(&self) -> DeviceKind;
 
-    /// How many regions and interrupt kinds there are, and whether [`reset`](Self::reset) can work.
+    /// Returns how many regions and interrupt kinds there are, and whether [`reset`](Self::reset) can work. (Linux: `VFIO_DEVICE_GET_INFO`.)
     fn info(&self) -> DeviceInfo;
 
-    /// The granularity by which regions are mapped: the host's page, or a model's pretended larger one.
+    /// Returns the granularity by which regions are mapped: the host's page size, or a larger one that a model simulates.
     fn page_size(&self) -> PageSize;
 
-    /// Whether the device's interrupts are isolated from the rest of the machine, with the evidence.
+    /// Returns whether the device's interrupts are isolated from the rest of the machine, with the evidence.
     fn isolation(&self) -> Isolation;
 
-    /// Size, flags and capabilities of region `index`. A region that isn't implemented has size 0.
+    /// Returns size, flags and capabilities of region `index`. A region that is not implemented has size 0. (Linux: `VFIO_DEVICE_GET_REGION_INFO`.)
+    ///
+    /// # Errors
+    /// [`Error::NoSuchRegion`](crate::Error::NoSuchRegion) where the device has no region of that index.
     fn region(&self, index: u32) -> Result<RegionInfo>;
 
-    /// Reads `buf.len()` bytes at `offset` by message or system call (never by mapping). Register reads are 1, 2, 4 or 8
-    /// bytes, naturally aligned, and arrive at the device as one access of that width where the backend can.
+    /// Reads `buf.len()` bytes at `offset` of a region, by a message or a system call, never through a mapping.
+    ///
+    /// Register reads are 1, 2, 4 or 8 bytes, naturally aligned; an implementer passes them to the device as one access of that width where it can.
+    ///
+    /// # Errors
+    /// [`Error::Access`](crate::Error::Access) where the backend refuses; [`Error::Gone`](crate::Error::Gone) where the device is gone.
     fn read(&self, region: u32, offset: u64, buf: &mut [u8]) -> Result<()>;
 
-    /// Writes `buf` at `offset` by message or system call; the counterpart of [`read`](Self::read).
+    /// Writes `buf` at `offset` of a region, by a message or a system call; the counterpart of [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
     fn write(&self, region: u32, offset: u64, buf: &[u8]) -> Result<()>;
 
-    /// Maps a page-aligned range of a region (its end may be the region's end instead): exactly that, or more at its end.
+    /// Maps a page-aligned range of a region; its end may be the region's end instead. The mapping has exactly that range, or more at its end.
+    /// (Linux: `mmap` of a VFIO device.)
+    ///
+    /// # Errors
+    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Memory`](crate::Error::Memory)
+    /// where the system has no memory; [`Error::Gone`](crate::Error::Gone).
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
-    /// How many interrupts of a kind there are and what can be done with them; a count of 0 where the device has none of that kind.
+    /// Returns how many interrupts of a kind there are, and what can be done with them. (Linux: `VFIO_DEVICE_GET_IRQ_INFO`.) The count is 0 where the
+    /// device has none of that kind.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`](crate::Error::NoSuchIrq) where the backend does not know the kind, which comes to the same.
     fn irq_info(&self, kind: Irq) -> Result<IrqInfo>;
 
-    /// Configures interrupts `first..` of a kind.
+    /// Configures interrupts of a kind, from `first` on. Drivers use [`Interrupts`](crate::irq::Interrupts) instead. (Linux: `VFIO_DEVICE_SET_IRQS`.)
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`](crate::Error::NoSuchIrq) for vectors that the device does not have; [`Error::Io`](crate::Error::Io) or
+    /// [`Error::Access`](crate::Error::Access) where the system or the peer refuses; [`Error::Gone`](crate::Error::Gone).
     fn set_irqs(&self, kind: Irq, first: u32, action: IrqAction<'_>) -> Result<()>;
 
-    /// The address space this device's DMA goes through, with this device's DMA mask ([`DmaSpace::set_dma_mask`]): always the same object. Devices of
-    /// one container or IOAS have a space together ([`DmaSpace::is_shared_with`]).
+    /// Returns the address space of this device's DMA, with this device's DMA mask ([`DmaSpace::set_dma_mask`]): always the same object. Devices of
+    /// one container or IOAS share a space ([`DmaSpace::is_shared_with`]).
     fn dma(&self) -> Arc<DmaSpace>;
 
-    /// What is counted of the device on the other side of the seam, by name: by a model in this process. Others tell what they count by registers alone.
+    /// Returns the counters that a model in this process keeps of itself, by name. Other devices have counters in registers alone: by default the
+    /// list is empty.
     fn counters(&self) -> Vec<(&'static str, u64)> {
         Vec::new()
     }
 
-    /// A driver begins to open the device, or has opened it ([`Opening`]). A backend whose answers somebody else gives bounds what all of them take
-    /// until then together.
+    /// Tells the backend that a driver begins to open the device, or has opened it: [`Opening`] calls this. A backend with a peer bounds the time
+    /// that all of the peer's answers take together meanwhile.
     fn opening(&self, begins: bool) {
         let _ = begins;
     }
 
-    /// Function-level reset (or the nearest there is). Mappings survive it; their pages may fault in again on the next touch.
+    /// Resets the function: a function-level reset, or the nearest there is. Mappings survive it; their pages may fault in again at the next access.
+    /// Drivers use [`function::reset`], which waits until the function answers again. (Linux: `VFIO_DEVICE_RESET`.)
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Access`](crate::Error::Access) where the system or the peer refuses;
+    /// [`Error::Gone`](crate::Error::Gone).
     fn reset(&self) -> Result<()>;
 }
 
-/// What stands behind a [`PciDevice`].
+/// The kind of backend behind a [`PciDevice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeviceKind {
-    /// A PCI function through the kernel's VFIO (which may itself be emulated, in a guest).
+    /// A PCI function through the kernel's VFIO. In a guest, the function may itself be emulated.
     Kernel,
-    /// A vfio-user server on a Unix socket: always software.
+    /// A vfio-user server behind a Unix socket: always software.
     VfioUser,
     /// A model in this process.
     Model,
@@ -143,7 +199,9 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// How many regions and interrupt kinds a device has (`VFIO_DEVICE_GET_INFO`).
+/// How many regions and interrupt kinds a device has.
+///
+/// Linux: `VFIO_DEVICE_GET_INFO`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// Number of region indexes; 9 for PCI.
@@ -154,28 +212,30 @@ pub struct DeviceInfo {
     pub resettable: bool,
 }
 
-/// One region's size, flags and capabilities (`VFIO_DEVICE_GET_REGION_INFO`).
+/// The size, flags and capabilities of a region.
+///
+/// Linux: `VFIO_DEVICE_GET_REGION_INFO`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegionInfo {
-    /// Bytes; 0 where the region isn't implemented.
+    /// The size in bytes; 0 where the region is not implemented.
     pub size: u64,
-    /// Readable by [`PciDevice::read`].
+    /// [`PciDevice::read`] works.
     pub readable: bool,
-    /// Writable by [`PciDevice::write`].
+    /// [`PciDevice::write`] works.
     pub writable: bool,
-    /// Some of it can be mapped.
+    /// [`PciDevice::map`] works for at least a part of the region.
     pub mappable: bool,
-    /// The capability chain; unknown ones are kept by number.
+    /// The capability chain. Unknown capabilities are kept by their number.
     pub caps: Vec<RegionCap>,
 }
 
 impl RegionInfo {
-    /// Whether the backend says that the pages holding the MSI-X table may be mapped.
+    /// Returns whether the backend says that the pages of the MSI-X table may be mapped.
     pub fn msix_mappable(&self) -> bool {
         self.caps.contains(&RegionCap::MsixMappable)
     }
 
-    /// The sparse areas, if only parts can be mapped.
+    /// Returns the areas that can be mapped, where the backend lists them; `None` where the whole region can be.
     pub fn sparse(&self) -> Option<&[Range<u64>]> {
         self.caps.iter().find_map(|c| match c {
             RegionCap::SparseMmap(areas) => Some(&areas[..]),
@@ -184,66 +244,68 @@ impl RegionInfo {
     }
 }
 
-/// One capability of a region.
+/// A capability of a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RegionCap {
-    /// Only these areas can be mapped (`VFIO_REGION_INFO_CAP_SPARSE_MMAP`).
+    /// Only these areas can be mapped. (Linux: `VFIO_REGION_INFO_CAP_SPARSE_MMAP`.)
     SparseMmap(Vec<Range<u64>>),
-    /// The pages that hold the MSI-X table can be mapped too (`VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`). It says that mmap will
-    /// not be refused, *not* that interrupts are isolated.
+    /// The pages of the MSI-X table can be mapped, too. It says that `mmap` will not be refused, *not* that interrupts are isolated. (Linux:
+    /// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.)
     MsixMappable,
-    /// A capability this framework does not know, by its id.
+    /// A capability that this framework does not know, by its id.
     Other(u16),
 }
 
-/// One interrupt kind (`VFIO_DEVICE_GET_IRQ_INFO`).
+/// The properties of a kind of interrupt.
+///
+/// Linux: `VFIO_DEVICE_GET_IRQ_INFO`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IrqInfo {
-    /// Number of vectors; 0 where the kind isn't implemented.
+    /// Number of vectors; 0 where the kind is not implemented.
     pub count: u32,
-    /// Can signal eventfds.
+    /// Vectors can signal eventfds.
     pub eventfd: bool,
-    /// Can be masked.
+    /// Vectors can be masked.
     pub maskable: bool,
-    /// Vectors can be added to an enabled set (`VFIO_IRQ_INFO_NORESIZE` is clear).
+    /// Vectors can be added to an enabled set: `VFIO_IRQ_INFO_NORESIZE` is clear.
     pub resizable: bool,
 }
 
-/// What [`PciDevice::set_irqs`] shall do.
+/// The action of [`PciDevice::set_irqs`].
 #[derive(Debug, Clone, Copy)]
 pub enum IrqAction<'a> {
-    /// Signal these eventfds, one a vector; `None` takes a vector's eventfd away.
+    /// Connects vectors to these eventfds, one each; `None` disconnects a vector.
     Fds(&'a [Option<BorrowedFd<'a>>]),
-    /// Disable the whole kind.
+    /// Disables the whole kind.
     Disable,
-    /// Mask so many vectors.
+    /// Masks this number of vectors.
     Mask(u32),
-    /// Unmask so many vectors.
+    /// Unmasks this number of vectors.
     Unmask(u32),
-    /// Raise so many vectors in software, as a loopback test.
+    /// Signals this number of vectors by software, as a loopback test.
     Trigger(u32),
 }
 
-/// How a region is mapped.
+/// The protection with which a region is mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prot {
-    /// Reads only: a store dies by SIGSEGV.
+    /// Loads only: a store ends in SIGSEGV.
     Read,
-    /// Reads and stores.
+    /// Loads and stores.
     ReadWrite,
 }
 
-/// Whether the platform keeps a device's interrupts from reaching anyone else, and how we know.
+/// Whether the platform isolates a device's interrupts: whether a message that the device sends can raise only this device's own interrupts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Isolation {
     /// The verdict.
     pub verdict: Verdict,
-    /// Sentences, each a fact that was read, in the order they were weighed.
+    /// The facts that led to it, as sentences, in the order in which they were weighed.
     pub evidence: Vec<String>,
 }
 
 impl Isolation {
-    /// The verdict of anything that can reach only eventfds: vfio-user servers and models.
+    /// Returns the verdict for devices that can reach only eventfds: vfio-user servers and models.
     pub fn by_construction() -> Self {
         Self {
             verdict: Verdict::Isolated,
@@ -252,13 +314,13 @@ impl Isolation {
     }
 }
 
-/// What [`Isolation`] comes down to.
+/// The verdict of [`Isolation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// A scribbled table entry can only disturb this device's own interrupts.
+    /// An overwritten table entry can disturb only this device's own interrupts.
     Isolated,
-    /// Nothing says so, nothing says otherwise.
+    /// Nothing says so, and nothing says otherwise.
     Unknown,
-    /// A scribbled table entry can raise any interrupt of the machine.
+    /// An overwritten table entry can raise any interrupt of the machine.
     NotIsolated,
 }

@@ -15,6 +15,8 @@ use crossbeam::utils::CachePadded;
 use std::fmt;
 
 /// A ring for any number of producers and consumers.
+///
+/// DPDK: `rte_ring`.
 pub struct Ring<T> {
     slots: Slots<T>,
     put: CachePadded<Producers>,
@@ -111,8 +113,7 @@ impl Side {
 }
 
 impl<T: Send> Ring<T> {
-    /// A ring of `capacity` items (a power of two).
-    /// Items that must be aligned to more than 128 bytes don't compile.
+    /// Creates a ring for `capacity` items, a power of two. Items that must be aligned to more than 128 bytes do not compile.
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`](crate::Error::NotPowerOfTwo).
@@ -121,10 +122,10 @@ impl<T: Send> Ring<T> {
         Ok(Self { slots: Slots::new(capacity)?, put, take })
     }
 
-    /// Puts one item; gives it back where there is no room.
+    /// Puts one item.
     ///
     /// # Errors
-    /// The item.
+    /// Returns the item where there is no room.
     #[inline]
     pub fn push(&self, item: T) -> Result<(), T> {
         // SAFETY: `self` is borrowed.
@@ -154,14 +155,14 @@ impl<T: Send> Ring<T> {
         Ok(())
     }
 
-    /// Puts all items, or none; says whether it did.
+    /// Puts all items, or none where there is no room for all; returns whether it did.
     #[inline]
     pub fn push_bulk(&self, items: &mut Vec<T>) -> bool {
         let n = items.len();
         self.push_first(items, Want::All(n)) == n
     }
 
-    /// Puts as many items as there is room for, from the front; returns how many. The rest stays.
+    /// Puts as many items as there is room for, from the front, and returns their number. The rest stays.
     #[inline]
     pub fn push_burst(&self, items: &mut Vec<T>) -> usize {
         let n = items.len();
@@ -209,7 +210,7 @@ impl<T: Send> Ring<T> {
         n
     }
 
-    /// Takes one item.
+    /// Takes the oldest item; `None` where there is none.
     #[inline]
     pub fn pop(&self) -> Option<T> {
         let (start, n) = self.ready(Want::All(1));
@@ -223,13 +224,13 @@ impl<T: Send> Ring<T> {
         Some(item)
     }
 
-    /// Takes `n` items, or none; says whether it did.
+    /// Appends the `n` oldest items to `out`, or none where there are fewer; returns whether it did.
     #[inline]
     pub fn pop_bulk(&self, out: &mut Vec<T>, n: usize) -> bool {
         self.pop_first(out, Want::All(n)) == n
     }
 
-    /// Takes as many items as there are, at most `max`; returns how many.
+    /// Appends the oldest items to `out`, at most `max`, and returns their number.
     #[inline]
     pub fn pop_burst(&self, out: &mut Vec<T>, max: usize) -> usize {
         self.pop_first(out, Want::UpTo(max))
@@ -281,7 +282,7 @@ impl<T: Send> Ring<T> {
 }
 
 impl<T> Ring<T> {
-    /// How many items it holds; while others use it, how many it held a moment ago.
+    /// Returns the number of items. While others use the ring, it is out of date already.
     pub fn len(&self) -> usize {
         let taken = self.take.tail.load(Ordering::Acquire);
         let put = self.put.side.tail.load(Ordering::Acquire);
@@ -289,12 +290,12 @@ impl<T> Ring<T> {
         put.wrapping_sub(taken).min(self.slots.capacity())
     }
 
-    /// Whether it holds none.
+    /// Returns whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many items it can hold.
+    /// Returns the number of items that the ring can hold.
     pub fn capacity(&self) -> usize {
         self.slots.capacity()
     }

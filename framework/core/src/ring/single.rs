@@ -12,8 +12,9 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam::utils::CachePadded;
 use std::fmt;
 
-/// A ring of `capacity` items (a power of two), as its two ends.
-/// Items that must be aligned to more than 128 bytes don't compile.
+/// Creates a ring for `capacity` items, a power of two, and returns its two ends.
+///
+/// Items that must be aligned to more than 128 bytes do not compile.
 ///
 /// # Errors
 /// [`Error::NotPowerOfTwo`](crate::Error::NotPowerOfTwo).
@@ -32,7 +33,7 @@ struct Shared<T> {
     head: CachePadded<AtomicUsize>,
 }
 
-/// The end of a ring that items are put into.
+/// The end of a ring into which items are put.
 pub struct Producer<T> {
     shared: Arc<Shared<T>>,
     tail: usize,
@@ -40,7 +41,7 @@ pub struct Producer<T> {
     head: usize,
 }
 
-/// The end of a ring that items are taken from.
+/// The end of a ring from which items are taken.
 pub struct Consumer<T> {
     shared: Arc<Shared<T>>,
     head: usize,
@@ -49,10 +50,10 @@ pub struct Consumer<T> {
 }
 
 impl<T: Send> Producer<T> {
-    /// Puts one item; gives it back where there is no room.
+    /// Puts one item.
     ///
     /// # Errors
-    /// The item.
+    /// Returns the item where there is no room.
     #[inline]
     pub fn push(&mut self, item: T) -> Result<(), T> {
         if self.room(1) == 0 {
@@ -64,7 +65,7 @@ impl<T: Send> Producer<T> {
         Ok(())
     }
 
-    /// Puts all items, or none; says whether it did.
+    /// Puts all items, or none where there is no room for all; returns whether it did.
     #[inline]
     pub fn push_bulk(&mut self, items: &mut Vec<T>) -> bool {
         let n = items.len();
@@ -75,7 +76,7 @@ impl<T: Send> Producer<T> {
         fits
     }
 
-    /// Puts as many items as there is room for, from the front; returns how many. The rest stays.
+    /// Puts as many items as there is room for, from the front, and returns their number. The rest stays.
     #[inline]
     pub fn push_burst(&mut self, items: &mut Vec<T>) -> usize {
         let n = items.len().min(self.room(items.len()));
@@ -83,7 +84,7 @@ impl<T: Send> Producer<T> {
         n
     }
 
-    /// How many items there is room for at least.
+    /// Returns how many items there is room for, at least.
     #[inline]
     pub fn free(&mut self) -> usize {
         self.room(usize::MAX)
@@ -122,7 +123,7 @@ impl<T: Send> Producer<T> {
 }
 
 impl<T: Send> Consumer<T> {
-    /// Takes one item.
+    /// Takes the oldest item; `None` where there is none.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         if self.ready(1) == 0 {
@@ -134,7 +135,7 @@ impl<T: Send> Consumer<T> {
         Some(item)
     }
 
-    /// Takes `n` items, or none; says whether it did.
+    /// Appends the `n` oldest items to `out`, or none where there are fewer; returns whether it did.
     #[inline]
     pub fn pop_bulk(&mut self, out: &mut Vec<T>, n: usize) -> bool {
         let there = self.ready(n) >= n;
@@ -144,7 +145,7 @@ impl<T: Send> Consumer<T> {
         there
     }
 
-    /// Takes as many items as there are, at most `max`; returns how many.
+    /// Appends the oldest items to `out`, at most `max`, and returns their number.
     #[inline]
     pub fn pop_burst(&mut self, out: &mut Vec<T>, max: usize) -> usize {
         let n = max.min(self.ready(max));
@@ -152,7 +153,7 @@ impl<T: Send> Consumer<T> {
         n
     }
 
-    /// How many items there are at least.
+    /// Returns how many items there are, at least.
     #[inline]
     pub fn available(&mut self) -> usize {
         self.ready(usize::MAX)

@@ -6,25 +6,26 @@ use super::mpmc::{Ring, Want};
 use super::slots::move_last;
 use std::fmt;
 
-/// One core's stack of items whose home is a [`Ring`]: most takes and puts are a few instructions on memory of its own; the
-/// ring is asked once a batch.
+/// One core's stack of items that belong to a [`Ring`]: most operations are a few instructions on memory of that core; the ring is used once a batch.
 ///
-/// It holds at most two batches (more only for a bulk of more than one). Items in a stash are not in the ring: others don't find them there until they are
-/// [given back](Self::give_back). Dropping a stash drops its items.
+/// DPDK: `rte_mempool_cache`.
+///
+/// It holds at most two batches, or more after a bulk of more than one. Others do not find its items until they are [given back](Self::give_back).
+/// Dropping a stash drops its items.
 pub struct Stash<T> {
     items: Vec<T>,
     batch: usize,
 }
 
 impl<T: Send> Stash<T> {
-    /// An empty stash that trades with its ring by `batch` items (at least one).
+    /// Creates an empty stash that exchanges `batch` items at a time with its ring (at least one).
     pub fn new(batch: usize) -> Self {
         // Two batches are a number of items that can be.
         let batch = batch.clamp(1, usize::MAX / 2);
         Self { items: Vec::with_capacity(batch.saturating_mul(2)), batch }
     }
 
-    /// Takes one item: the one that was put last, which is the likeliest to be in this core's cache.
+    /// Takes the item that was put last, which is the likeliest to be in this core's cache; `None` where stash and ring are empty.
     #[inline]
     pub fn pop(&mut self, home: &Ring<T>) -> Option<T> {
         if self.items.is_empty() {
@@ -42,7 +43,7 @@ impl<T: Send> Stash<T> {
         self.items.push(item);
     }
 
-    /// Takes `n` items, or none; says whether it did.
+    /// Appends `n` items to `out`, or none where there are fewer; returns whether it did.
     #[inline]
     pub fn pop_bulk(&mut self, out: &mut Vec<T>, n: usize, home: &Ring<T>) -> bool {
         if self.items.len() < n {
@@ -65,18 +66,18 @@ impl<T: Send> Stash<T> {
         move_last(items, &mut self.items, n);
     }
 
-    /// Gives everything back to the ring; what it has no room for stays.
+    /// Returns all items to the ring. Those for which it has no room stay.
     pub fn give_back(&mut self, home: &Ring<T>) {
         home.push_burst(&mut self.items);
     }
 
-    /// How many items it holds.
+    /// Returns the number of items in the stash.
     #[inline]
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Whether it holds none.
+    /// Returns whether there are no items in the stash.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()

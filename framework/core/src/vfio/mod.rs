@@ -1,22 +1,31 @@
 //! PCI functions through the kernel's VFIO.
 //!
-//! [`Vfio::open`] opens one by its address, by its own node and an iommufd where the kernel offers that, else by its group and a container;
-//! [`Vfio::over`] takes descriptors that someone else opened. What comes out is a [`PciDevice`](crate::pci::PciDevice), and none of the kernel's
-//! types leave this folder.
+//! [`Vfio::open`] opens a function by its address: by its own node and an iommufd where the kernel offers that, else by its group and a container.
+//! [`Vfio::over`] takes descriptors that somebody else opened. The result is a [`PciDevice`](crate::pci::PciDevice), and none of the kernel's
+//! types leave this module.
 //!
-//! There are two libraries for this, and one path: `vfio-ioctls` encodes its requests wrongly for powerpc64 (`_IO` has a direction bit
+//! ```no_run
+//! use wholebar_core::pci::PciDevice;
+//! use wholebar_core::vfio::{Vfio, VfioOptions};
+//!
+//! let device = Vfio::open("0000:01:00.0".parse()?, &VfioOptions::default())?;
+//! println!("{}: interrupts are {:?}", device.name(), device.isolation().verdict);
+//! # Ok::<_, wholebar_core::Error>(())
+//! ```
+//!
+//! There are two libraries for this, and one path. `vfio-ioctls` encodes its requests wrongly for powerpc64 (`_IO` has a direction bit
 //! there), knows one kind of IOMMU, returns nothing from region accesses and resets, and panics when a device goes away while it is
-//! being closed. Everything that powerpc64 needs too is therefore written once, over the structures of `vfio-bindings` (`ioctl`, and
-//! `container`). The address spaces of an iommufd, which exist on x86-64 and arm64 alone, are `vfio-ioctls`' (`iommufd`).
+//! being closed. Everything that powerpc64 needs too is therefore written once, over the structures of `vfio-bindings` (`ioctl` and
+//! `container`). The address spaces of an iommufd, which exist on x86-64 and arm64 alone, are those of `vfio-ioctls` (`iommufd`).
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
 //! | `ioctl`, `caps` | the kernel's requests, and its capability chains |
-//! | `container`, `iommufd` | the two ways to open a device; `iommu` is their common face |
+//! | `container`, `iommufd` | the two ways to open a device; `iommu` is their common interface |
 //! | `type1`, `spapr`, `noiommu` | the kinds of IOMMU: how memory is mapped |
 //! | `device` | the open device: regions, interrupts, reset |
 //! | `isolation` | whether its interrupts are isolated |
-//! | [`sysfs`] | what Linux says of PCI functions, opened or not |
+//! | [`sysfs`] | what Linux shows of PCI functions, opened or not |
 
 mod caps;
 mod container;
@@ -45,46 +54,46 @@ use std::sync::Arc;
 use sysfs::Sysfs;
 use vfio_bindings::bindings::vfio::*;
 
-/// How to open a device.
+/// The options with which a device is opened.
 #[derive(Debug, Clone, Default)]
 pub struct VfioOptions {
-    /// Which way.
+    /// The way by which the device is opened.
     pub route: Route,
-    /// Which kind of IOMMU, where the kernel offers several; `None` takes the best.
+    /// The kind of IOMMU, where the kernel offers several; `None` for the best.
     pub iommu: Option<IommuType>,
-    /// The address space of a device that is open already, to share it: one map then serves both. Devices of one IOMMU group
-    /// share theirs in any case.
+    /// The address space of another open device, to share: one map then serves both. Devices of one IOMMU group share theirs in any case. `None` for
+    /// a space of its own.
     pub share: Option<Arc<DmaSpace>>,
-    /// The secret of the physical function, for a virtual function of one that VFIO drives.
+    /// The VF token, for a virtual function whose physical function is driven through VFIO.
     pub vf_token: Option<VfToken>,
 }
 
-/// Which way a device is opened.
+/// The way by which a device is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Route {
-    /// By its own node where the kernel has it, else through its group. Never without an IOMMU.
+    /// By its own node where the kernel has one, else through its group. Never without an IOMMU.
     #[default]
     Auto,
-    /// Through its group, with a container.
+    /// Through its group, with a container (`/dev/vfio/GROUP`).
     Group,
-    /// By its own node, with an iommufd.
+    /// By its own node, with an iommufd (`/dev/vfio/devices/`, `/dev/iommu`).
     Node,
-    /// Without an IOMMU, through its group: the device can reach all memory, and a bug can overwrite any of it.
+    /// Through its group, without an IOMMU: the device can reach all memory, and a bug can overwrite any of it.
     NoIommu,
 }
 
-/// Kinds of IOMMU, as a container has them.
+/// The kinds of IOMMU that a container can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum IommuType {
-    /// x86 and arm64 (`VFIO_TYPE1v2_IOMMU`): what was mapped is unmapped exactly so.
+    /// x86 and arm64, `VFIO_TYPE1v2_IOMMU`: maps are undone exactly as they were made.
     Type1v2,
-    /// Its first version (`VFIO_TYPE1_IOMMU`).
+    /// The first version of it, `VFIO_TYPE1_IOMMU`.
     Type1,
-    /// POWER (`VFIO_SPAPR_TCE_v2_IOMMU`): memory is registered, and there can be a second window.
+    /// POWER, `VFIO_SPAPR_TCE_v2_IOMMU`: memory is registered, and there can be a second window.
     TceV2,
-    /// Its first version (`VFIO_SPAPR_TCE_IOMMU`).
+    /// The first version of it, `VFIO_SPAPR_TCE_IOMMU`.
     TceV1,
-    /// None at all (`VFIO_NOIOMMU_IOMMU`).
+    /// No IOMMU, `VFIO_NOIOMMU_IOMMU`.
     None,
 }
 
@@ -115,12 +124,12 @@ impl fmt::Display for IommuType {
     }
 }
 
-/// The secret that a virtual function is opened with: a UUID.
+/// A VF token: the UUID that its physical function's driver gave VFIO, and with which a virtual function is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VfToken(u128);
 
 impl VfToken {
-    /// Its bytes, in the order they are written.
+    /// Returns the 16 bytes, in the order in which they are written.
     pub fn bytes(self) -> [u8; 16] {
         self.0.to_be_bytes()
     }
@@ -146,17 +155,17 @@ impl fmt::Display for VfToken {
     }
 }
 
-/// Descriptors that someone else opened.
+/// Descriptors that somebody else opened.
 #[derive(Debug)]
 pub enum Descriptors {
-    /// Of `/dev/vfio/vfio` and of the device's group.
+    /// Those of `/dev/vfio/vfio` and of the device's group.
     Group {
         /// The container.
         container: OwnedFd,
         /// The group.
         group: OwnedFd,
     },
-    /// Of `/dev/iommu` and of the device's own node, which may be bound to it already.
+    /// Those of `/dev/iommu` and of the device's own node, which may be bound to it already.
     Node {
         /// The iommufd.
         iommufd: OwnedFd,
@@ -166,10 +175,10 @@ pub enum Descriptors {
 }
 
 impl Vfio {
-    /// Opens the function at `address`, which must be bound to a driver for VFIO (`vfio-pci`).
+    /// Opens the function at `address`, which must be bound to a VFIO driver (`vfio-pci` or a variant).
     ///
     /// # Errors
-    /// [`Error::Open`] with what was tried, what the system said, and what to do.
+    /// [`Error::Open`], with what was tried, what the system returned, and what to do.
     pub fn open(address: Address, options: &VfioOptions) -> Result<Arc<Self>> {
         let target = Target::new(address, Sysfs::default(), options);
         if target.function().is_none() {
@@ -207,10 +216,11 @@ impl Vfio {
         }
     }
 
-    /// Opens the function at `address` with descriptors that someone else opened: in a container without rights, say.
+    /// Opens the function at `address` with descriptors that somebody else opened, for a process without the rights to do so: one in a container, for
+    /// example.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// [`Error::Open`], with what was tried, what the system returned, and what to do.
     pub fn over(address: Address, descriptors: Descriptors, options: &VfioOptions) -> Result<Arc<Self>> {
         let target = Target::new(address, Sysfs::default(), options);
         let mut spaces = Spaces::lock();

@@ -24,6 +24,8 @@ use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
 /// A PCI function behind a vfio-user socket.
+///
+/// Every access is a message, unless its page is mapped.
 pub struct VfioUser {
     peer: Arc<Peer>,
     info: DeviceInfo,
@@ -34,35 +36,35 @@ pub struct VfioUser {
     dma: Arc<DmaSpace>,
 }
 
-/// How to talk to a server.
+/// How long a client waits for its server.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// How long a server may take to answer a message.
+    /// How long the server may take to answer one message.
     pub timeout: Duration,
-    /// How long it may take for all that is asked while the device is opened, here and again by its driver ([`Opening`](crate::pci::Opening)): each
-    /// answer may come just in time.
+    /// How long all answers together may take while the device is opened, here and again by its driver ([`Opening`](crate::pci::Opening)): each
+    /// answer alone may come just in time.
     pub open_timeout: Duration,
 }
 
 impl Default for Options {
-    /// 5 seconds a message, as QEMU waits, and 30 for opening.
+    /// Returns 5 seconds a message, as QEMU waits, and 30 for opening.
     fn default() -> Self {
         Self::of(Duration::from_secs(5))
     }
 }
 
 impl Options {
-    /// `timeout` for a message, and for opening 30 seconds, or `timeout` where that is more.
+    /// Returns `timeout` for a message, and for opening 30 seconds, or `timeout` where that is more.
     pub fn of(timeout: Duration) -> Self {
         Self { timeout, open_timeout: timeout.max(Duration::from_secs(30)) }
     }
 }
 
 impl VfioUser {
-    /// Connects to the server that listens on `path`, and asks it for everything it is.
+    /// Connects to the server that listens on `path`, and reads all properties of its device.
     ///
     /// # Errors
-    /// [`Error::Connect`] where nobody listens there; [`Error::Peer`] where what answers isn't a vfio-user server.
+    /// [`Error::Connect`] where no server listens there; [`Error::Peer`] where the peer is no vfio-user server, or does not answer in time.
     pub fn connect(path: impl AsRef<Path>, options: Options) -> Result<Arc<Self>> {
         let name = format!("vfio-user:{}", path.as_ref().display());
         match connect(path.as_ref(), options.timeout.min(options.open_timeout)) {

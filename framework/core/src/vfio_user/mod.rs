@@ -1,11 +1,20 @@
-//! vfio-user: a PCI function behind a Unix socket, as [client](VfioUser) and as [server](Server).
+//! vfio-user: PCI functions behind Unix sockets, as [client](VfioUser) and as [server](Server).
 //!
 //! Version 0.1 of the protocol, as libvfio-user and QEMU (from 10.1 on) speak it: regions by message or by mapping the server's
-//! files, DMA by sending the memory files of arenas, interrupts by sending eventfds. Not here: migration, dirty pages, I/O region descriptors,
-//! and DMA by message: memory without a file cannot be shared.
+//! files, DMA by sending the memory files of arenas, interrupts by sending eventfds. Not implemented: migration, dirty pages, I/O region descriptors,
+//! and DMA by message. An arena without a memory file cannot be attached.
 //!
-//! Neither side trusts the other. Whatever arrives is checked before it is used; what is wrong is answered with an error where the
-//! framing still holds, and ends the connection where it doesn't.
+//! Neither side trusts the other. Whatever arrives is checked before it is used. An error is answered where the message could be delimited, and ends the
+//! connection where it could not.
+//!
+//! ```no_run
+//! use wholebar_core::pci::PciDevice;
+//! use wholebar_core::vfio_user::{Options, VfioUser};
+//!
+//! let device = VfioUser::connect("/run/nvme.sock", Options::default())?;
+//! println!("{} has {} regions", device.name(), device.info().regions);
+//! # Ok::<_, wholebar_core::Error>(())
+//! ```
 
 mod client;
 mod files;

@@ -14,9 +14,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A model, served to whoever connects, one at a time. Others wait in the socket's backlog.
+/// A model, served to one client at a time.
 ///
-/// When a client goes, by its own will or not, its memory is let go, its interrupts are off, and the model is reset.
+/// Further clients wait in the socket's backlog.
+///
+/// When a client disconnects, by its own will or not, its memory is unmapped, its interrupts are disabled, and the model is reset.
 pub struct Server<M: Model> {
     listener: Option<Listener>,
     function: ModelFunction<M>,
@@ -46,30 +48,30 @@ impl<M: Model> Server<M> {
         Ok(Self { listener: Some(listener), function: function(model), session: None, pace: Pace::new(), spin: false })
     }
 
-    /// Serves the client at the other end of a connection that exists already, and nobody after it.
+    /// Serves the client at the other end of a connection that exists already, and none after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
         let session = Some(Session::new(stream));
         Self { listener: None, function: function(model), session, pace: Pace::new(), spin: false }
     }
 
-    /// Whether [`run`](Self::run) keeps its core when nothing happens. Else it sleeps for a millisecond at a time then.
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then.
     #[must_use]
     pub fn spin(mut self, spin: bool) -> Self {
         self.spin = spin;
         self
     }
 
-    /// The model in its slot.
+    /// Returns the model and what it can reach.
     pub fn function(&mut self) -> &mut ModelFunction<M> {
         &mut self.function
     }
 
-    /// Whether a client is there.
+    /// Returns whether a client is connected.
     pub fn is_connected(&self) -> bool {
         self.session.is_some()
     }
 
-    /// One turn: the model's, and at times a look at the socket. Never waits.
+    /// Runs one turn of the model, and at times reads the socket. It never waits.
     #[inline]
     pub fn poll(&mut self) -> Work {
         let work = match &self.session {
@@ -124,7 +126,7 @@ impl<M: Model> Server<M> {
         self.function.release();
     }
 
-    /// Takes turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client is gone.
+    /// Runs turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client has disconnected.
     ///
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.

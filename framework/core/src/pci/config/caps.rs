@@ -1,4 +1,4 @@
-//! The capabilities that drivers ask for, decoded. Sections are those of the PCI Express Base Specification 6.0.
+//! The capabilities that drivers use, decoded. Section numbers are those of the PCI Express Base Specification 6.0.
 
 use super::Config;
 use std::ops::Range;
@@ -6,21 +6,21 @@ use std::ops::Range;
 /// The MSI-X capability (7.7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Msix {
-    /// Where the capability is, in bytes.
+    /// The offset of the capability, in bytes.
     pub offset: u16,
-    /// How many vectors: 1 to 2048.
+    /// Number of vectors: 1 to 2048.
     pub vectors: u16,
-    /// Message Control bit 15: the device uses it.
+    /// MSI-X is enabled: Message Control bit 15.
     pub enabled: bool,
-    /// Message Control bit 14: all vectors are masked.
+    /// All vectors are masked: Message Control bit 14.
     pub function_masked: bool,
     /// The BAR that holds the table: 0 to 5.
     pub table_bar: u8,
-    /// Where in it, in bytes: a multiple of 8.
+    /// The table's offset in that BAR, in bytes: a multiple of 8.
     pub table_offset: u32,
     /// The BAR that holds the pending bits (PBA): 0 to 5.
     pub pba_bar: u8,
-    /// Where in it, in bytes: a multiple of 8.
+    /// The PBA's offset in that BAR, in bytes: a multiple of 8.
     pub pba_offset: u32,
 }
 
@@ -44,13 +44,13 @@ impl Msix {
         })
     }
 
-    /// The table, as a range of its BAR: 16 bytes a vector (7.7.2.3).
+    /// Returns the table as a range of its BAR: 16 bytes a vector (7.7.2.3).
     pub fn table(&self) -> Range<u64> {
         let start = u64::from(self.table_offset);
         start..start + 16 * u64::from(self.vectors)
     }
 
-    /// The pending bits, as a range of their BAR: a bit a vector, in 64-bit words (7.7.2.4).
+    /// Returns the pending bits as a range of their BAR: a bit a vector, in 64-bit words (7.7.2.4).
     pub fn pba(&self) -> Range<u64> {
         let start = u64::from(self.pba_offset);
         start..start + 8 * u64::from(self.vectors).div_ceil(64)
@@ -60,17 +60,17 @@ impl Msix {
 /// The MSI capability (7.7.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Msi {
-    /// Where the capability is, in bytes.
+    /// The offset of the capability, in bytes.
     pub offset: u16,
-    /// How many vectors the device can use: 1 to 32.
+    /// Number of vectors that the device can use: 1 to 32.
     pub vectors: u8,
-    /// How many it was given.
+    /// Number of vectors that are enabled.
     pub granted: u8,
-    /// The device uses it.
+    /// MSI is enabled.
     pub enabled: bool,
-    /// Message addresses can be 64-bit.
+    /// Message addresses can have 64 bits.
     pub wide: bool,
-    /// Vectors can be masked one by one.
+    /// Vectors can be masked individually.
     pub maskable: bool,
 }
 
@@ -93,34 +93,34 @@ impl Msi {
 /// The PCI Express capability (7.5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Express {
-    /// Where the capability is, in bytes.
+    /// The offset of the capability, in bytes.
     pub offset: u16,
     /// The capability's version (7.5.3.2).
     pub version: u8,
-    /// What the function is in the hierarchy (7.5.3.2).
+    /// The function's place in the hierarchy (7.5.3.2).
     pub port: PortType,
-    /// Function-level reset is there (7.5.3.3).
+    /// The function has a function-level reset (7.5.3.3).
     pub function_level_reset: bool,
-    /// The largest payload it can take, in bytes (7.5.3.3); 0 for a reserved encoding.
+    /// The largest payload that the function can take, in bytes (7.5.3.3); 0 for a reserved encoding.
     pub max_payload: u16,
-    /// Its link, if it has one.
+    /// The link, where the function has one.
     pub link: Option<Link>,
 }
 
-/// A link: what it could be (7.5.3.6), and what it is (7.5.3.8).
+/// A link's capabilities (7.5.3.6) and its state (7.5.3.8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Link {
-    /// The best generation: 1 is 2.5 GT/s, 4 is 16 GT/s.
+    /// The highest generation: 1 is 2.5 GT/s, 4 is 16 GT/s.
     pub max_generation: u8,
-    /// The most lanes.
+    /// The largest number of lanes.
     pub max_lanes: u8,
-    /// The generation now.
+    /// The current generation.
     pub generation: u8,
-    /// Lanes now.
+    /// The current number of lanes.
     pub lanes: u8,
 }
 
-/// What a function is in the PCI Express hierarchy (7.5.3.2).
+/// A function's place in the PCI Express hierarchy (7.5.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PortType {
     /// An endpoint.
