@@ -293,11 +293,11 @@ fn one_that_does_nothing_between_its_resets_has_ended() {
     );
     let events: Vec<_> = rig.nvme.events().try_iter().collect();
     assert_eq!(
-        (events.iter().filter(|event| matches!(event, Event::Reset { .. })).count(), aborted),
+        (events.iter().filter(|event| matches!(event, Event::Device(DeviceEvent::Reset { .. }))).count(), aborted),
         (10, 11),
         "{events:?}"
     );
-    assert!(matches!(events.last(), Some(Event::Ended { .. })));
+    assert!(matches!(events.last(), Some(Event::Device(DeviceEvent::Ended { .. }))));
     assert_eq!((rig.nvme.quarantined(), rig.pool.available()), (0, 96));
 }
 

@@ -471,7 +471,9 @@ fn a_callback_that_panics_leaves_the_queue_whole() {
         // It is reset while nobody polls the queue.
         Way {
             options: Options { stop_timeout: Duration::from_millis(20), ..patient() },
-            provoke: |bench| assert!(matches!(bench.blk.reset(), Err(Error::Unresponsive { .. }))),
+            provoke: |bench| {
+                assert!(matches!(bench.blk.reset(), Err(Error::Core(wholebar_core::Error::Unresponsive { .. }))))
+            },
             status: Status::Aborted,
             then: |state| matches!(state, QueueState::Failed(why) if why.contains("not polled")),
             quarantined: 6,
