@@ -1,4 +1,4 @@
-//! The `wholebar` command: which devices there are, benchmarks, NVMe tools, BAR maps, device models.
+//! The `wholebar` command: which devices there are, benchmarks, tools for disks and NVMe, BAR maps, device models.
 //!
 //! Each command is a module with its arguments and a `run`. What it reports goes to standard output, everything else to standard
 //! error. The exit code is 0 where it was done, 1 where it failed, and 2 for wrong usage.
@@ -7,6 +7,8 @@ mod args;
 mod barmap;
 mod bench;
 mod bind;
+mod blk;
+mod copy;
 mod devices;
 mod doctor;
 mod host;
@@ -20,10 +22,12 @@ mod origin;
 mod output;
 mod packets;
 mod pages;
+mod perf;
 mod report;
 mod rounds;
 mod signal;
 mod sim;
+mod storage;
 mod target;
 mod work;
 
@@ -34,7 +38,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Userspace, polled-mode PCI drivers: benchmarks, NVMe tools, BAR maps, device models
+/// Userspace, polled-mode PCI drivers: benchmarks, tools for disks and NVMe, BAR maps, device models
 ///
 /// No hardware, root or hugepages are needed to try it: a target can be a device model in this process.
 #[derive(Parser)]
@@ -62,6 +66,7 @@ Try first:
   wholebar devices
   wholebar doctor
   wholebar nvme identify sim:nvme
+  wholebar blk info sim:virtio-blk
   wholebar barmap sim:nvme
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_COLOR is set. RUST_LOG (wholebar=debug)
@@ -77,6 +82,8 @@ enum Command {
     Pages(pages::Args),
     #[command(subcommand)]
     Nvme(nvme::Command),
+    #[command(subcommand)]
+    Blk(blk::Command),
     #[command(subcommand)]
     Net(net::Command),
     #[command(subcommand)]
@@ -124,6 +131,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Pages(args) => pages::run(args),
         Command::Nvme(command) => nvme::run(command),
+        Command::Blk(command) => blk::run(command),
         Command::Net(command) => net::run(command),
         Command::Sim(command) => sim::run(command),
         Command::Barmap(args) => barmap::run(args),

@@ -1,4 +1,4 @@
-//! What `bench`, `nvme perf` and `pages` write as JSON: runs of the same shape, so that one reader takes all.
+//! What `bench`, `nvme perf`, `blk perf` and `pages` write as JSON: runs of the same shape, so that one reader takes all.
 
 use crate::args::policy_name;
 use crate::host::Host;
@@ -129,7 +129,7 @@ impl Measured for Run {
 pub struct Run {
     /// `randread`, `randwrite`, `read`, `write` or `mixed`.
     pub workload: Cow<'static, str>,
-    /// How BARs were mapped: `whole`, `carved` or `trapped`.
+    /// How BARs were mapped: `whole`, `carved` or `trapped`; of `blk perf`, as that was asked for, which may be `auto`.
     pub policy: Cow<'static, str>,
     /// The page size that was planned for, in bytes.
     pub page_size: u64,

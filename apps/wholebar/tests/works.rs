@@ -348,7 +348,7 @@ fn what_ends_a_run_is_named() {
     let error = said("nvme read sim:nvme,size=16M,faults=vanish:@50 --out /dev/null");
     assert!(error.contains("error: sim:nvme,size=16M,faults=vanish:@50 is gone: its "), "{error}");
     let error = said("nvme perf sim:nvme,size=16M,faults=sqhd:1/1 --time 0.1 --warmup 0");
-    assert!(error.contains("the controller was reset") && error.contains("SQHD 0"), "{error}");
+    assert!(error.contains("the device was reset") && error.contains("SQHD 0"), "{error}");
 }
 
 #[test]

@@ -22,6 +22,7 @@
 //! ```
 
 use crate::DriverError;
+use crate::bar::DoorbellCounts;
 use crate::control_plane::DeviceEvent;
 use crate::mem::{Arena, Buf};
 use std::fmt;
@@ -350,4 +351,9 @@ pub trait BlockQueue: Send {
 
     /// How many commands are in flight.
     fn in_flight(&self) -> usize;
+
+    /// How often its doorbells were rung, from the beginning; `None` where its driver does not count that. A few loads.
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        None
+    }
 }

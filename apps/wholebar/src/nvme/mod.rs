@@ -5,19 +5,17 @@ mod identify;
 mod perf;
 pub mod reads;
 mod smart;
-mod transfer;
 
-use crate::host;
-use crate::output;
+use crate::storage::{Space, Storage};
 use crate::target::Target;
-use crate::work::{Job, Pair, Supply};
-use anyhow::{Context, Result, bail};
+use crate::work::Pair;
+use anyhow::{Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
-use wholebar::bar::{DoorbellCounts, MapPolicy};
+use wholebar::bar::MapPolicy;
 use wholebar::block::{Completion, Status};
 use wholebar::control_plane::DeviceEvent;
-use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::mem::Arena;
 use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
 /// Identify, read, write and measure NVMe controllers
@@ -39,9 +37,6 @@ pub fn run(command: Command) -> Result<()> {
         Command::Perf(args) => perf::run(args),
     }
 }
-
-/// Commands in flight where nobody says how many.
-pub const DEPTH: u32 = 32;
 
 /// A controller that was opened, and what is asked of it here.
 pub struct Controller {
@@ -85,46 +80,36 @@ impl Controller {
         }
     }
 
-    /// How BAR0 is mapped: the policy that was carried out, and the pages it was planned for.
-    pub fn mapped(&self) -> (MapPolicy, PageSize) {
-        let plan = self.nvme.bar().plan();
-        (plan.policy, plan.page)
-    }
-
     /// Entries of the largest queue there can be.
     pub fn max_entries(&self) -> u32 {
         self.nvme.max_entries()
     }
+}
 
-    /// How many commands its largest queue holds. One entry is always empty: a full queue would look like that (NVM Express Base 2.0, 3.3.1.2).
-    pub fn max_depth(&self) -> u32 {
+impl Storage for Controller {
+    type Queue = Queue;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn space(&self, nsid: u32) -> Result<Space> {
+        let Namespace { nsid, blocks, block_size, .. } = self.namespace(nsid)?;
+        // The driver cuts what is larger than a command can be.
+        Ok(Space { nsid, blocks, block_size, read_only: false, max_transfer: u32::MAX })
+    }
+
+    /// One entry is always empty: a full queue would look like that (NVM Express Base 2.0, 3.3.1.2).
+    fn max_depth(&self) -> u32 {
         self.max_entries() - 1
     }
 
-    /// How many commands are kept in flight in a queue: as many as are asked for, or else [`DEPTH`], or what its queues hold where that is less.
-    pub fn depth(&self, asked: Option<u32>) -> Result<u32> {
-        let most = self.max_depth();
-        match asked {
-            Some(depth) if depth > most => {
-                bail!("a queue depth of {depth} is above what {} can do, which is {most}", self.name)
-            }
-            Some(depth) => Ok(depth),
-            None => {
-                if most < DEPTH {
-                    output::note(format!("a queue of {} holds {most} commands: no more are in flight", self.name));
-                }
-                Ok(DEPTH.min(most))
-            }
-        }
+    fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.nvme.attach(arena)?)
     }
 
-    /// A queue for `depth` requests of `bytes` on a namespace, and as many buffers.
-    pub fn queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<(Queue, Pool)> {
-        let arena = self.arena(depth, bytes)?;
-        Ok((self.bare_queue(namespace, depth, bytes)?, buffers(&arena, depth, bytes)?))
-    }
-
-    fn bare_queue(&self, namespace: &Namespace, depth: u32, bytes: u32) -> Result<Queue> {
+    fn queue(&self, nsid: u32, depth: u32, bytes: u32) -> Result<Queue> {
+        let namespace = self.namespace(nsid)?;
         // The driver cuts what is larger than the controller takes at once, and at the namespace's boundaries; what doesn't fit then waits.
         let boundary = match u32::from(namespace.io_boundary) {
             0 => u32::MAX,
@@ -136,58 +121,31 @@ impl Controller {
         Ok(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?)
     }
 
-    /// Memory for so many buffers, with the controller let into it.
-    fn arena(&self, count: u32, bytes: u32) -> Result<Arc<Arena>> {
-        let all = u64::from(count) * u64::from(bytes).next_multiple_of(PageSize::host().bytes());
-        let free = host::free_memory();
-        if all > free {
-            bail!(
-                "{count} buffers of {bytes} bytes do not fit into memory, of which {} are free: use smaller or fewer",
-                output::bytes(free)
-            );
-        }
-        let arena = Arena::new(all, ArenaOptions::default())?;
-        self.nvme.attach(&arena)?;
-        Ok(arena)
+    fn mapped(&self) -> (MapPolicy, PageSize) {
+        let plan = self.nvme.bar().plan();
+        (plan.policy, plan.page)
     }
 
-    /// How often the controller was reset until now, and why the first time; counted from the last call on.
-    pub fn resets(&self) -> Option<(usize, String)> {
-        let why = |event| if let Event::Device(DeviceEvent::Reset { why, .. }) = event { Some(why) } else { None };
-        let mut resets = self.nvme.events().try_iter().filter_map(why);
-        resets.next().map(|first| (1 + resets.count(), first))
+    fn shadow_doorbells(&self) -> bool {
+        self.nvme.shadow_doorbells()
     }
 
-    /// What became of the controller, where something did: said before `error`, which comes of it.
-    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+    fn status_name(&self, status: Status) -> String {
+        status_name(status)
+    }
+
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         match self.nvme.check() {
             Ok(()) => error,
             Err(cause) => error.context(cause.to_string()),
         }
     }
 
-    /// What a job's lanes need: so many queues for each core, with their buffers, which share an arena: a device's maps may be few.
-    pub fn supplies(&self, job: &Job, cores: &[usize], queues: u32) -> Result<Vec<(usize, Vec<Supply<Queue>>)>> {
-        let bytes = u64::from(job.block) * job.blocks;
-        let bytes = u32::try_from(bytes).with_context(|| format!("a command of {bytes} bytes is too large"))?;
-        let (depth, namespace) = (self.depth(Some(job.depth as u32))?, self.namespace(job.nsid)?);
-        let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores.len() as u32));
-        let arena = self.arena(all.context("so many commands in flight have no memory")?, bytes)?;
-        let supply = |_| {
-            let (queue, pool) = (self.bare_queue(&namespace, depth, bytes)?, buffers(&arena, depth, bytes)?);
-            let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(bytes)).collect();
-            // What is written without --verify: different bytes everywhere, as real data are.
-            let mut rng = fastrand::Rng::with_seed(job.seed);
-            bufs.iter_mut().for_each(|buf| rng.fill(buf.bytes_mut()));
-            Ok(Supply { queue, bufs, pool })
-        };
-        cores.iter().map(|core| Ok((*core, (0..queues).map(supply).collect::<Result<_>>()?))).collect()
+    fn resets(&self) -> Option<(usize, String)> {
+        let why = |event| if let Event::Device(DeviceEvent::Reset { why, .. }) = event { Some(why) } else { None };
+        let mut resets = self.nvme.events().try_iter().filter_map(why);
+        resets.next().map(|first| (1 + resets.count(), first))
     }
-}
-
-/// A pool of buffers.
-fn buffers(arena: &Arc<Arena>, count: u32, bytes: u32) -> Result<Pool> {
-    Ok(Pool::new(arena, count, bytes, PageSize::host().bytes())?)
 }
 
 /// What a status is called.
@@ -204,10 +162,6 @@ impl Pair for Queue {
     #[inline]
     fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize {
         Queue::poll_each(self, max, done)
-    }
-
-    fn doorbells(&self) -> DoorbellCounts {
-        Queue::doorbells(self)
     }
 
     fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {
@@ -233,7 +187,7 @@ impl Pair for Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::{Direction, Order, Workload};
+    use crate::work::{Direction, Job, Order, Workload};
     use std::time::Duration;
 
     /// A peer may allow 64 maps, or fewer.

@@ -5,6 +5,7 @@ use crate::args::{Cores, Usage};
 use crate::output;
 use crate::report::Run;
 use crate::rounds::{Case, Load, Plan, Rounds};
+use crate::storage::Storage;
 use crate::target::Target;
 use crate::work::{self, Direction, Failure, Job, Order, Workload};
 use anyhow::{Result, bail};

@@ -48,6 +48,7 @@ struct Counters {
     reads: Latency,
     writes: Latency,
     failures: Vec<(Failure, u64)>,
+    full: bool,
 }
 
 /// What a lane counted.
@@ -58,6 +59,8 @@ pub struct Tally {
     pub writes: Histogram<u64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,
+    /// The queue had no room for a command.
+    pub full: bool,
 }
 
 /// How a command failed.
@@ -71,7 +74,7 @@ pub enum Failure {
 
 impl Counters {
     fn new(clock: &Clock) -> Self {
-        Self { reads: Latency::new(clock), writes: Latency::new(clock), failures: Vec::new() }
+        Self { reads: Latency::new(clock), writes: Latency::new(clock), failures: Vec::new(), full: false }
     }
 
     #[cold]
@@ -179,6 +182,7 @@ impl<Q: Pair> Lane<Q> {
     fn rejected(&mut self, Rejected { req, why }: Rejected) -> Result<(), String> {
         match why {
             Reject::Full | Reject::Resetting => {
+                self.tally.full |= why == Reject::Full;
                 self.held.push(req);
                 Ok(())
             }
@@ -230,13 +234,13 @@ impl<Q: Pair> Lane<Q> {
 
     /// What was counted until now, taken away.
     pub fn take_tally(&mut self) -> Tally {
-        let Counters { reads, writes, failures } = std::mem::replace(&mut self.tally, Counters::new(&self.clock));
-        Tally { reads: reads.into_histogram(), writes: writes.into_histogram(), failures }
+        let Counters { reads, writes, failures, full } = std::mem::replace(&mut self.tally, Counters::new(&self.clock));
+        Tally { reads: reads.into_histogram(), writes: writes.into_histogram(), failures, full }
     }
 
     /// How often its doorbells were rung.
     pub fn doorbells(&self) -> DoorbellCounts {
-        self.queue.doorbells()
+        self.queue.doorbells().unwrap_or_default()
     }
 
     /// Why its queue is of no use any more, if so.

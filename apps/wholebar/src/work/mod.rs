@@ -1,4 +1,4 @@
-//! The engine that `nvme perf` and `bench` share: lanes on pinned threads, all started at once, measured over a window.
+//! The engine that `nvme perf`, `blk perf` and `bench` share: lanes on pinned threads, all started at once, measured over a window.
 //!
 //! Each thread measures its own window and counts what ended inside it, so the figures don't depend on when the main thread gets to
 //! run. The main thread only turns phases and shows progress.
@@ -29,12 +29,10 @@ use worker::{Window, Worker};
 /// Why a run ended before its time, where somebody wanted that.
 pub const INTERRUPTED: &str = "interrupted";
 
-/// A queue pair as the engine drives it: a [`BlockQueue`] whose poll is monomorphic and whose doorbells are counted.
+/// A queue pair as the engine drives it: a [`BlockQueue`] whose poll takes a closure that is compiled in, where it can be.
 pub trait Pair: BlockQueue {
     /// [`BlockQueue::poll`], with the closure compiled in.
     fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize;
-    /// How often its doorbells were rung.
-    fn doorbells(&self) -> DoorbellCounts;
     /// Why no later command on the namespace will do better than one with this status, where that is so.
     fn hopeless(&self, status: Status, nsid: u32) -> Option<String>;
 }
@@ -112,6 +110,9 @@ pub struct Supply<Q> {
     pub pool: Pool,
 }
 
+/// The cores of a run, each with the queues of its thread.
+pub type Supplies<Q> = Vec<(usize, Vec<Supply<Q>>)>;
+
 /// What came of it.
 pub struct Outcome {
     /// Latencies of reads, in nanoseconds.
@@ -128,6 +129,8 @@ pub struct Outcome {
     pub cpu: Vec<f64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,
+    /// A queue had no room for a command, which waited then.
+    pub full: bool,
     /// Units read back after the window to verify them.
     pub read_back: u64,
     /// Why it ended before its time.
@@ -207,7 +210,7 @@ struct Shared {
 /// A core that can't be pinned to, a span that is too small, and a device that failed before anything was measured.
 pub fn run<Q: Pair>(
     job: &Job,
-    cores: Vec<(usize, Vec<Supply<Q>>)>,
+    cores: Supplies<Q>,
     interrupted: &AtomicBool,
     mut tick: impl FnMut(Tick),
 ) -> Result<Outcome> {
@@ -318,6 +321,7 @@ fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
         doorbells: DoorbellCounts::default(),
         cpu: Vec::new(),
         failures: Vec::new(),
+        full: false,
         read_back: 0,
         cut_short,
     };
@@ -328,6 +332,7 @@ fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
             // All have the same bounds.
             let _ = (outcome.reads.add(tally.reads), outcome.writes.add(tally.writes));
             outcome.add_failures(tally.failures);
+            outcome.full |= tally.full;
         }
         window.late.into_iter().for_each(|tally| outcome.add_failures(tally.failures));
         let nanos = window.length.max(1) as f64;

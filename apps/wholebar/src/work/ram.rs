@@ -108,6 +108,10 @@ impl BlockQueue for Ram {
     fn in_flight(&self) -> usize {
         self.posted.len()
     }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        Some(DoorbellCounts { direct: self.bells, trapped: 0 })
+    }
 }
 
 impl Pair for Ram {
@@ -126,10 +130,6 @@ impl Pair for Ram {
             }
         }
         n
-    }
-
-    fn doorbells(&self) -> DoorbellCounts {
-        DoorbellCounts { direct: self.bells, trapped: 0 }
     }
 
     fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {

@@ -378,4 +378,8 @@ impl BlockQueue for Queue {
     fn in_flight(&self) -> usize {
         Queue::in_flight(self)
     }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        Some(Queue::doorbells(self))
+    }
 }

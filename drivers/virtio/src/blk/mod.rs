@@ -456,6 +456,10 @@ impl BlockQueue for Queue {
     fn in_flight(&self) -> usize {
         Queue::in_flight(self)
     }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        Some(Queue::doorbells(self))
+    }
 }
 
 impl Drop for Queue {

@@ -29,7 +29,7 @@ pub struct Transfer<'a> {
     /// Told how many bytes are done.
     pub progress: &'a mut dyn FnMut(u64),
     /// What a status is called.
-    pub status_name: fn(Status) -> String,
+    pub status_name: &'a dyn Fn(Status) -> String,
 }
 
 /// Chunks in flight or waiting for their turn: `None` until a chunk is here.
@@ -226,7 +226,7 @@ mod tests {
             lba: 1,
             interrupted: &AtomicBool::new(false),
             progress: &mut |_| {},
-            status_name: |status| format!("{status:?}"),
+            status_name: &|status| format!("{status:?}"),
         })
     }
 

@@ -1,0 +1,146 @@
+//! `wholebar blk`: what people do with any disk, whichever driver it needs.
+
+mod copy;
+mod info;
+mod perf;
+
+use crate::storage::{Space, Storage};
+use crate::target::Target;
+use crate::work::Pair;
+use anyhow::{Result, bail};
+use std::sync::Arc;
+use wholebar::PageSize;
+use wholebar::bar::{DoorbellCounts, MapPolicy};
+use wholebar::block::{self, BlockQueue, Completion, Disk, DiskConfig, Event, QueueState, Rejected, Request, Status};
+use wholebar::control_plane::DeviceEvent;
+use wholebar::drivers::Mapping;
+use wholebar::mem::Arena;
+
+/// Show, read, write and measure disks, whichever driver they need
+#[derive(clap::Subcommand)]
+pub enum Command {
+    Info(info::Args),
+    Read(copy::ReadArgs),
+    Write(copy::WriteArgs),
+    Perf(perf::Args),
+}
+
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Info(args) => info::run(args),
+        Command::Read(args) => copy::read(args),
+        Command::Write(args) => copy::write(args),
+        Command::Perf(args) => perf::run(args),
+    }
+}
+
+/// A disk that was opened.
+pub struct AnyDisk {
+    disk: Box<dyn Disk>,
+    mapping: Mapping,
+}
+
+impl AnyDisk {
+    /// Opens the disk that stands behind a target. It must have as many queues as `config` says.
+    pub fn open(target: &Target, config: &DiskConfig, mapping: Mapping) -> Result<Self> {
+        let disk = block::drivers().open(&target.device, config, mapping)?;
+        if disk.queues() < config.queues {
+            bail!("{} queues are asked for, and {} has {}", config.queues, disk.name(), disk.queues());
+        }
+        Ok(Self { disk, mapping })
+    }
+}
+
+impl Storage for AnyDisk {
+    type Queue = AnyQueue;
+
+    fn name(&self) -> &str {
+        self.disk.name()
+    }
+
+    fn space(&self, nsid: u32) -> Result<Space> {
+        let all = self.disk.namespaces();
+        let Some(namespace) = all.iter().find(|n| n.nsid == nsid) else {
+            let ids: Vec<_> = all.iter().map(|n| n.nsid.to_string()).collect();
+            let has = if ids.is_empty() { "none".to_owned() } else { ids.join(", ") };
+            bail!("{} has no namespace {nsid} that can be used; it has: {has}", self.name());
+        };
+        let block::Namespace { nsid, blocks, block_size, read_only, max_transfer, .. } = *namespace;
+        Ok(Space { nsid, blocks, block_size, read_only, max_transfer })
+    }
+
+    fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+        Ok(self.disk.attach(arena)?)
+    }
+
+    fn queue(&self, _: u32, _: u32, _: u32) -> Result<AnyQueue> {
+        Ok(AnyQueue(self.disk.queue()?))
+    }
+
+    fn mapped(&self) -> (MapPolicy, PageSize) {
+        (self.mapping.policy, self.mapping.page.unwrap_or(PageSize::host()))
+    }
+
+    fn status_name(&self, status: Status) -> String {
+        match status {
+            Status::Ok => "success".to_owned(),
+            Status::Device(code) => self.disk.status_text(code),
+            Status::Aborted => "given up: it took too long, or the device was reset".to_owned(),
+            Status::Gone => "the device is gone".to_owned(),
+        }
+    }
+
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let ended = |event| if let Event::Device(DeviceEvent::Ended { why }) = event { Some(why) } else { None };
+        match std::iter::from_fn(|| self.disk.event()).find_map(ended) {
+            Some(why) => error.context(why),
+            None => error,
+        }
+    }
+
+    fn resets(&self) -> Option<(usize, String)> {
+        let why = |event| if let Event::Device(DeviceEvent::Reset { why, .. }) = event { Some(why) } else { None };
+        let mut resets = std::iter::from_fn(|| self.disk.event()).filter_map(why);
+        resets.next().map(|first| (1 + resets.count(), first))
+    }
+}
+
+/// A queue of a disk, whichever driver it has.
+pub struct AnyQueue(Box<dyn BlockQueue>);
+
+impl BlockQueue for AnyQueue {
+    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        self.0.submit(req)
+    }
+
+    fn ring(&mut self) {
+        self.0.ring();
+    }
+
+    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        self.0.poll(max, done)
+    }
+
+    fn state(&self) -> QueueState {
+        self.0.state()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        self.0.doorbells()
+    }
+}
+
+impl Pair for AnyQueue {
+    #[inline]
+    fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
+        self.0.poll(max, &mut done)
+    }
+
+    fn hopeless(&self, status: Status, _: u32) -> Option<String> {
+        (status == Status::Gone).then(|| "the device is gone".to_owned())
+    }
+}

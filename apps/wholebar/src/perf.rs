@@ -1,0 +1,347 @@
+//! What a namespace of a disk delivers, measured: `wholebar nvme perf` and `wholebar blk perf`.
+
+use crate::args::{self, Cores, Policy, Size, Usage, policy_name};
+use crate::host::Host;
+use crate::origin::Origin;
+use crate::output::{self, Progress};
+use crate::report::{self, Report, Run};
+use crate::signal;
+use crate::storage::Storage;
+use crate::target::{self, Target};
+use crate::work::{self, Direction, Failure, Job, Order, Outcome, Percentiles, Phase, Workload};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use hdrhistogram::Histogram;
+use std::time::Duration;
+use wholebar::bar::MapPolicy;
+use wholebar::block::Status;
+use wholebar::{PageSize, cores};
+
+/// What is measured, and how.
+#[derive(clap::Args)]
+pub struct PerfArgs {
+    /// What to do
+    #[arg(long, value_enum, default_value = "randread")]
+    rw: Rw,
+    /// Reads among a hundred commands, with --rw mixed [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    rwmixread: Option<u8>,
+    /// Bytes of each command: a multiple of the namespace's blocks
+    #[arg(long, value_name = "SIZE", default_value = "4k")]
+    bs: Size,
+    /// Commands in flight in each queue [default: 32, or what its queues hold]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    qd: Option<u32>,
+    /// Commands submitted, and completions taken, for one doorbell [default: 32, or the queue depth]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    batch: Option<u32>,
+    /// Seconds to measure
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = args::seconds)]
+    time: Duration,
+    /// Seconds before that
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = args::seconds)]
+    warmup: Duration,
+    /// Cores to run on, like 0,1 or 0-3: one thread each [default: the first one]
+    #[arg(long)]
+    cores: Option<Cores>,
+    /// Queues on each core
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    queues: u32,
+    /// How much of the BARs to map
+    #[arg(long, value_enum, default_value = "auto")]
+    policy: Policy,
+    /// Map as on a host with pages of this size
+    #[arg(long, value_name = "SIZE", value_parser = args::page)]
+    page: Option<PageSize>,
+    /// The namespace
+    #[arg(long, value_name = "ID", default_value = "1")]
+    nsid: u32,
+    /// Where to begin in the namespace
+    #[arg(long, value_name = "SIZE", default_value = "0")]
+    offset: Size,
+    /// How much of the namespace to use [default: all; with --verify, 256 MiB]
+    #[arg(long, value_name = "SIZE")]
+    span: Option<Size>,
+    /// Write blocks that tell where they belong, with a CRC, and check every block read. What was written is read back at the end
+    #[arg(long)]
+    verify: bool,
+    /// Show how latencies are distributed
+    #[arg(long)]
+    histogram: bool,
+    /// What random places begin with, to get the same ones again
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+    /// Write JSON: as `wholebar bench --json` does, with the schema wholebar.perf/1 and one run
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is done to blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Rw {
+    /// Read at random places
+    Randread,
+    /// Write at random places
+    Randwrite,
+    /// Read one after the other
+    Read,
+    /// Write one after the other
+    Write,
+    /// Read and write at random places
+    #[value(alias = "randrw")]
+    Mixed,
+}
+
+impl PerfArgs {
+    fn workload(&self) -> Result<Workload> {
+        if self.rwmixread.is_some() && self.rw != Rw::Mixed {
+            bail!(Usage("--rwmixread goes with --rw mixed".to_owned()));
+        }
+        let (order, direction) = match self.rw {
+            Rw::Randread => (Order::Random, Direction::Read),
+            Rw::Randwrite => (Order::Random, Direction::Write),
+            Rw::Read => (Order::Sequential, Direction::Read),
+            Rw::Write => (Order::Sequential, Direction::Write),
+            Rw::Mixed => (Order::Random, Direction::Mixed { read_percent: self.rwmixread.unwrap_or(50) }),
+        };
+        Ok(Workload { order, direction })
+    }
+
+    /// What there is to do on a namespace with `capacity` blocks of `block` bytes, with `depth` commands in flight.
+    fn job(&self, block: u32, capacity: u64, depth: usize) -> Result<Job> {
+        const VERIFIED: u64 = 256 << 20;
+        let blocks_of = |what: &str, bytes: u64| match bytes.is_multiple_of(block.into()) {
+            true => Ok(bytes / u64::from(block)),
+            false => bail!("{what} {bytes} is not a multiple of the {block}-byte blocks of namespace {}", self.nsid),
+        };
+        let blocks = blocks_of("--bs", self.bs.0)?;
+        if blocks == 0 {
+            bail!(Usage("--bs must be more than 0".to_owned()));
+        }
+        let first = blocks_of("--offset", self.offset.0)?;
+        let size = capacity * u64::from(block);
+        let rest = capacity.saturating_sub(first);
+        let span = match self.span {
+            Some(span) => blocks_of("--span", span.0)?,
+            None if self.verify => rest.min(VERIFIED / u64::from(block)),
+            None => rest,
+        };
+        if span > rest || span < blocks {
+            let from = self.offset.0;
+            let span = span * u64::from(block);
+            bail!("{span} bytes from {from} on do not hold a command, or do not fit into the namespace's {size} bytes");
+        }
+        Ok(Job {
+            workload: self.workload()?,
+            nsid: self.nsid,
+            block,
+            blocks,
+            first,
+            units: span / blocks,
+            depth,
+            batch: self.batch.map_or(depth.min(32), |batch| (batch as usize).min(depth)),
+            warmup: self.warmup,
+            time: self.time,
+            verify: self.verify,
+            seed: self.seed,
+            shared_cores: false,
+        })
+    }
+
+    /// How much of the BARs to map.
+    pub fn policy(&self) -> MapPolicy {
+        self.policy.into()
+    }
+
+    /// A page size to map them for.
+    pub fn page(&self) -> Option<PageSize> {
+        self.page
+    }
+
+    /// Measures the disk that `open` makes of a target, with so many queues. A vfio-user server may take `timeout` to answer.
+    pub fn run<S: Storage>(
+        &self,
+        name: &str,
+        timeout: Option<Duration>,
+        open: impl FnOnce(&Target, u16) -> Result<S>,
+    ) -> Result<()> {
+        let direction = self.workload()?.direction;
+        let host = Host::now();
+        let cores = match &self.cores {
+            Some(Cores(cores)) => cores.clone(),
+            None => cores::allowed().iter().copied().take(1).collect(),
+        };
+        cores.iter().try_for_each(|core| cores::check(*core))?;
+        let target = target::open_within(name, &cores, None, timeout)?;
+        let queues = cores.len() * self.queues as usize;
+        let disk = open(&target, u16::try_from(queues).context("no disk has more than 65,535 queues")?)?;
+        let namespace = disk.space(self.nsid)?;
+        if direction != Direction::Read {
+            namespace.check_writable(disk.name())?;
+        }
+        if self.bs.0 > namespace.max_transfer.into() {
+            bail!(
+                "--bs {} is above what {} takes at once, which is {} bytes",
+                self.bs.0,
+                disk.name(),
+                namespace.max_transfer
+            );
+        }
+        let depth = disk.depth(self.qd)?;
+        let mut job = self.job(namespace.block_size, namespace.blocks, depth as usize)?;
+        job.shared_cores = target.shares_cores();
+        let supplies = disk.supplies(&job, &cores, self.queues)?;
+
+        let interrupted = signal::interrupted()?;
+        let mut progress = Progress::time("warming up", job.warmup + job.time);
+        let model = target.model_cpu();
+        let outcome = work::run(&job, supplies, &interrupted, |tick| {
+            progress.set_what(match tick.phase {
+                Phase::Warmup => "warming up",
+                Phase::Measure => "measuring",
+                Phase::Verify if job.verify => "verifying",
+                _ => "ending",
+            });
+            progress.at(tick.elapsed.as_millis() as u64, || format!("{} IOPS", output::rate(tick.iops)));
+        })?;
+        progress.finish();
+        let model = model.share();
+
+        let mut run = Run::of(&job, &outcome, disk.mapped(), &cores, self.queues as usize, model);
+        run.shadow_doorbells = disk.shadow_doorbells();
+        if self.json {
+            output::print_json(&Report {
+                schema: "wholebar.perf/1",
+                version: env!("CARGO_PKG_VERSION"),
+                device: Origin::of(target.device.as_ref()).0,
+                target: name.to_owned(),
+                host,
+                trusted_runs: run.is_trusted().into(),
+                runs: vec![run],
+                packets: None,
+            })?;
+        } else {
+            let mut text = heading(name, &target, disk.mapped(), &job, self.queues, &cores);
+            text += &result(&run, &outcome);
+            if self.histogram {
+                text += &histogram(&outcome.latency());
+            }
+            output::print(text)?;
+        }
+        if outcome.full {
+            output::note(format!(
+                "queues hold fewer than {depth} commands of this size: the rest waited outside of them"
+            ));
+        }
+        if let Some((times, why)) = disk.resets() {
+            let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
+            output::note(format!("the device was reset {times}: {why}"));
+        }
+        verdict(&outcome, &|status| disk.status_name(status))
+    }
+}
+
+/// What was done to what.
+fn heading(
+    name: &str,
+    target: &Target,
+    (policy, page): (MapPolicy, PageSize),
+    job: &Job,
+    queues: u32,
+    cores: &[usize],
+) -> String {
+    let mut text = format!("{name}\n");
+    if let Some(caveat) = Origin::of(target.device.as_ref()).0.caveat() {
+        text += &format!("  {caveat}\n");
+    }
+    let queues = if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") };
+    let place = if cores.len() == 1 { "core" } else { "each of cores" };
+    let cores = Cores(cores.to_vec());
+    text + &format!(
+        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
+        report::workload_name(job.workload),
+        output::bytes(job.blocks * u64::from(job.block)),
+        job.nsid,
+        policy_name(policy),
+        job.depth,
+        job.batch,
+    )
+}
+
+/// What came of it.
+fn result(run: &Run, outcome: &Outcome) -> String {
+    let share = |share: &f64| format!("{:.0} %", share * 100.0);
+    let driver: Vec<_> = run.cpu.driver.iter().map(share).collect();
+    let model = run.cpu.model.as_ref().map_or(String::new(), |model| format!(", model {}", share(model)));
+    let mut rows = vec![
+        ("IOPS", output::rate(run.iops)),
+        ("throughput", format!("{}/s", output::bytes(run.bytes_per_second as u64))),
+        ("measured", format!("{:.2} s, {} commands", run.seconds, output::count(run.reads + run.writes))),
+        (
+            "doorbells",
+            format!(
+                "{} direct, {} trapped; {:.1} commands each",
+                output::count(run.doorbells.direct),
+                output::count(run.doorbells.trapped),
+                run.commands_a_doorbell()
+            ),
+        ),
+        ("CPU", format!("driver {}{model}", driver.join(" "))),
+        ("errors", output::count(run.errors)),
+    ];
+    if run.shadow_doorbells {
+        rows.push(("shadows", "the controller looks at doorbells in memory".to_owned()));
+    }
+    if outcome.read_back > 0 {
+        rows.push(("read back", format!("{} commands, to verify what was written", output::count(outcome.read_back))));
+    }
+    if let Some(why) = &outcome.cut_short {
+        rows.push(("ended early", why.clone()));
+    }
+    let mut text = output::pairs(rows);
+    let kinds = [("read", &outcome.reads), ("write", &outcome.writes)];
+    let latencies = kinds.iter().filter(|(_, nanos)| !nanos.is_empty()).map(|(name, nanos)| {
+        let p = Percentiles::of(nanos);
+        let times = [p.mean, p.min, p.p50, p.p90, p.p99, p.p99_9, p.p99_99, p.max];
+        std::iter::once(format!("  {name}")).chain(times.into_iter().map(output::nanos)).collect()
+    });
+    let columns = ["  latency", ">mean", ">min", ">p50", ">p90", ">p99", ">p99.9", ">p99.99", ">max"];
+    text.push('\n');
+    text + &output::table(columns, latencies)
+}
+
+/// How latencies are distributed: a line each power of two.
+fn histogram(nanos: &Histogram<u64>) -> String {
+    const WIDTH: u64 = 40;
+    if nanos.is_empty() {
+        return String::new();
+    }
+    let steps: Vec<_> =
+        nanos.iter_log(64, 2.0).map(|s| (s.value_iterated_to(), s.count_since_last_iteration())).collect();
+    let most = steps.iter().map(|(_, count)| *count).max().unwrap_or(1).max(1);
+    let first = steps.iter().position(|(_, count)| *count > 0).unwrap_or(0);
+    let rows = steps[first..].iter().map(|(to, count)| {
+        let share = *count as f64 * 100.0 / nanos.len() as f64;
+        let bar = "#".repeat((count * WIDTH).div_ceil(most) as usize);
+        vec![format!("  {}", output::nanos(to + 1)), output::count(*count), format!("{share:.2} %"), bar]
+    });
+    String::from("\n") + &output::table([">  below", ">commands", ">share", ""], rows)
+}
+
+/// A run with errors, or one that ended early by itself, failed.
+fn verdict(outcome: &Outcome, status_name: &dyn Fn(Status) -> String) -> Result<()> {
+    for (trouble, times) in &outcome.failures {
+        let what = match trouble {
+            // Why it is gone is said below, once.
+            Failure::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
+            Failure::Status(status) => status_name(*status),
+            Failure::Data(fault) => format!("data: {}", fault.name()),
+        };
+        output::note(format!("{} commands: {what}", output::count(*times)));
+    }
+    match (&outcome.cut_short, outcome.errors()) {
+        (Some(why), _) if why != work::INTERRUPTED => bail!("the run ended early: {why}"),
+        (_, 0) => Ok(()),
+        (_, errors) => bail!("{} commands failed, or their data were wrong", output::count(errors)),
+    }
+}
