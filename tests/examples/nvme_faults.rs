@@ -9,11 +9,13 @@
 //! this process; one that is gone for good is opened anew.
 
 use anyhow::{Context, Result, ensure};
+use std::io::Write;
 use std::time::Instant;
 use wholebar_tests::in_process;
 use wholebar_tests::nvme_accounting::{KINDS, Total, impatient, total};
 
 fn main() -> Result<()> {
+    let mut out = std::io::stdout();
     let mut args = std::env::args().skip(1);
     let mut number = |what: &'static str, default: u64| args.next().map_or(Ok(default), |n| n.parse()).context(what);
     let count = number("the first argument is a number of commands", 1_000_000)?;
@@ -27,10 +29,10 @@ fn main() -> Result<()> {
         let seed = seed.wrapping_add(i);
         let params = format!("size=8M,mdts=2,{faults},seed={seed}");
         let part = total(|| in_process(&params), &impatient(), share, seed).with_context(|| params.clone())?;
-        println!("{kind:>8}: {part}");
+        writeln!(out, "{kind:>8}: {part}")?;
         all += &part;
     }
-    println!("{:>8}: {all}; seed {seed}, {:.0} s", "all", began.elapsed().as_secs_f64());
+    writeln!(out, "{:>8}: {all}; seed {seed}, {:.0} s", "all", began.elapsed().as_secs_f64())?;
     ensure!(all.balances() && all.submitted == count, "that is not all of {count}");
     Ok(())
 }

@@ -13,11 +13,13 @@ use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use wholebar::net::Mac;
 
 const MARK: &[u8] = b"wholebar";
 
 fn main() -> Result<()> {
+    let mut out = std::io::stdout();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [a, mac_a, b, mac_b, how] = &args[..] else {
         bail!("usage: same_packets A.pcap MAC-OF-A B.pcap MAC-OF-B same|cut")
@@ -38,7 +40,12 @@ fn main() -> Result<()> {
             ensure!(kinds.contains_key(kind), "{way}: there was no {kind} among {kinds:?}");
         }
         let longest = sent.iter().map(|packet| packet.len()).max().unwrap_or(0);
-        println!("  {way}: {} packets sent, of up to {longest} bytes, {} came: {kinds:?}", sent.len(), came.len());
+        writeln!(
+            out,
+            "  {way}: {} packets sent, of up to {longest} bytes, {} came: {kinds:?}",
+            sent.len(),
+            came.len()
+        )?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use wholebar_core::bar::{BarOptions, plan_of};
@@ -39,15 +40,16 @@ fn main() -> ExitCode {
 }
 
 fn reflect(device: std::sync::Arc<dyn PciDevice>, time: Duration) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     for bar in [0, 3] {
         let plan = plan_of(device.as_ref(), bar, BarOptions::default())?;
-        println!("{}", plan.layout);
+        writeln!(out, "{}", plan.layout)?;
         for span in plan.spans {
-            println!("  {:#x?}: {:?}, {:?}", span.range, span.access, span.why);
+            writeln!(out, "  {:#x?}: {:?}, {:?}", span.range, span.access, span.why)?;
         }
     }
     let igb = Igb::open(device, PortConfig::default(), Options::default())?;
-    println!("{}: {}, MTU {}", igb.name(), igb.mac(), igb.mtu());
+    writeln!(out, "{}: {}, MTU {}", igb.name(), igb.mac(), igb.mtu())?;
     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
     igb.attach(&arena)?;
     let pool = Pool::new(&arena, 2048, 2048 + 128, 64)?;
@@ -64,11 +66,11 @@ fn reflect(device: std::sync::Arc<dyn PciDevice>, time: Duration) -> Result<(), 
         tx.tx(&mut burst);
         burst.give_back();
         for event in igb.events().try_iter() {
-            println!("{event:?}");
+            writeln!(out, "{event:?}")?;
         }
     }
     for counter in igb.statistics().iter().filter(|counter| counter.value > 0) {
-        println!("{:>4} {:<24} {:>12}", counter.queue, counter.name, counter.value);
+        writeln!(out, "{:>4} {:<24} {:>12}", counter.queue, counter.name, counter.value)?;
     }
     Ok(())
 }

@@ -5,21 +5,24 @@
 //! ```
 
 use std::error::Error;
+use std::io::Write;
 use wholebar_nvme::{Nvme, Options, feature};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme".to_owned());
     let opened = wholebar_sim::open(&target)?;
     let nvme = Nvme::open(opened.model, Options::default())?;
-    println!("{:#?}", nvme.identify());
-    println!("{:#?}", nvme.namespaces());
-    println!(
+    writeln!(out, "{:#?}", nvme.identify())?;
+    writeln!(out, "{:#?}", nvme.namespaces())?;
+    writeln!(
+        out,
         "pages of {} bytes, transfers of at most {} bytes, {} I/O queues of at most {} entries",
         nvme.page(),
         nvme.max_transfer(),
         nvme.io_queues(),
         nvme.max_entries()
-    );
+    )?;
     for (name, id) in [
         ("Arbitration", feature::ARBITRATION),
         ("Temperature Threshold", feature::TEMPERATURE_THRESHOLD),
@@ -28,12 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("Asynchronous Event Configuration", feature::ASYNC_EVENT_CONFIGURATION),
     ] {
         match nvme.feature(id) {
-            Ok(value) => println!("{name}: {value:#x}"),
-            Err(error) => println!("{name}: {error}"),
+            Ok(value) => writeln!(out, "{name}: {value:#x}")?,
+            Err(error) => writeln!(out, "{name}: {error}")?,
         }
     }
-    println!("{:#?}", nvme.smart()?);
-    println!("{:#?}", nvme.firmware_log()?);
-    println!("{:#?}", nvme.error_log()?);
+    writeln!(out, "{:#?}", nvme.smart()?)?;
+    writeln!(out, "{:#?}", nvme.firmware_log()?)?;
+    writeln!(out, "{:#?}", nvme.error_log()?)?;
     Ok(())
 }

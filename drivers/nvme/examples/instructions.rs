@@ -13,6 +13,7 @@
 
 use std::error::Error;
 use std::hint::black_box;
+use std::io::Write;
 use wholebar_core::block::{Data, Op, Request};
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_core::model::InProcess;
@@ -55,6 +56,7 @@ fn caller_side(bufs: &mut Vec<Buf>, done: &mut Vec<Buf>, lba: u64) {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     let device = InProcess::new(Model::new(NvmeParams::parse("size=64M,backing=null")?)?)?;
     // The model runs by itself while the controller is opened and closed, and by steps in between.
     device.spawn(|| {})?;
@@ -79,7 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         caller_side(&mut bufs, &mut done, black_box(8 * (round % 1000)));
     }
     device.spawn(|| {})?;
-    println!("{} I/Os, {:?}", ROUNDS * DEPTH as u64, queue.doorbells());
+    writeln!(out, "{} I/Os, {:?}", ROUNDS * DEPTH as u64, queue.doorbells())?;
     drop(queue);
     Ok(nvme.shutdown()?)
 }

@@ -12,6 +12,7 @@
 //! giving them back is outside of all of these.
 
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 use wholebar_core::model::InProcess;
@@ -76,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         came += driver_side_rx(rx.as_mut(), &mut got);
         got.give_back_to(&mut cache);
     }
-    println!("{came} packets");
+    writeln!(std::io::stdout(), "{came} packets")?;
     // What is under way comes, or goes home, before the queues are given back.
     while tx.in_flight() > 0 {
         model_side(&devices);

@@ -6,6 +6,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar_core::cores;
@@ -21,6 +22,7 @@ const TIME: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<()> {
+    let mut out = std::io::stdout();
     let given: Vec<_> = std::env::args().skip(1).collect();
     let wired = "sim:virtio-net,wire=pair:ports,full=wait".to_owned();
     let [from, to] = <[String; 2]>::try_from(given).unwrap_or([wired.clone(), wired]);
@@ -35,10 +37,10 @@ fn main() -> Result<()> {
         };
         let (from_port, to_port) = (open(&from)?, open(&to)?);
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-        println!("{} rings", if packed { "packed" } else { "split" });
+        writeln!(out, "{} rings", if packed { "packed" } else { "split" })?;
         for port in [&from_port, &to_port] {
             port.attach(&arena)?;
-            println!("  {}: {}, MTU {}, offers {}", port.name(), port.mac(), port.mtu(), port.limits().offloads);
+            writeln!(out, "  {}: {}, MTU {}, offers {}", port.name(), port.mac(), port.mtu(), port.limits().offloads)?;
         }
         let began = Instant::now();
         while !(from_port.link().up && to_port.link().up) {
@@ -49,7 +51,7 @@ fn main() -> Result<()> {
         }
         for burst in BURSTS {
             let rate = pass(&from_port, &to_port, &arena, burst)?;
-            println!("  bursts of {burst:2}: {:6.2} Mpps, {:6.1} ns a packet", rate / 1e6, 1e9 / rate);
+            writeln!(out, "  bursts of {burst:2}: {:6.2} Mpps, {:6.1} ns a packet", rate / 1e6, 1e9 / rate)?;
         }
     }
     Ok(())

@@ -2,15 +2,17 @@
 //!
 //!     cargo run -p wholebar-core --example arena
 
+use std::io::Write;
 use wholebar_core::channel::bounded;
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_core::reactor::Reactor;
 use wholebar_core::ring::spsc;
-use wholebar_core::{Result, Work, cores};
+use wholebar_core::{Work, cores};
 
 const COUNT: u64 = 1_000_000;
 
-fn main() -> Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut out = std::io::stdout();
     // Hugepages where enough are free. A device is let in by `device.dma().attach(&arena)`.
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     let pool = Pool::new(&arena, 1024, 2048, 64)?;
@@ -48,9 +50,13 @@ fn main() -> Result<()> {
     let running = [Reactor::on_core(first)?.with(producer).spawn()?, Reactor::on_core(last)?.with(consumer).spawn()?];
     let sum = finished.recv().unwrap_or_default();
     for reactor in running {
-        println!("{:?}", reactor.join()?);
+        writeln!(out, "{:?}", reactor.join()?)?;
     }
-    println!("{COUNT} buffers from core {first} to core {last}, sum {sum} ({} expected)", COUNT * (COUNT - 1) / 2);
-    println!("{:?}: {pool:?}", arena.source());
+    writeln!(
+        out,
+        "{COUNT} buffers from core {first} to core {last}, sum {sum} ({} expected)",
+        COUNT * (COUNT - 1) / 2
+    )?;
+    writeln!(out, "{:?}: {pool:?}", arena.source())?;
     Ok(())
 }

@@ -3,13 +3,15 @@
 //! The layout is that of many drives: doorbells at 0x1000, the MSI-X table at 0x2000, the pending bits (PBA) at 0x3000. It follows the rule
 //! that the table shares no 4 KiB with registers, and still shares a page with the doorbells where pages are larger.
 
+use std::io::Write;
 use wholebar_core::PageSize;
 use wholebar_core::bar::{Access, BarLayout, MapPolicy, plan};
 use wholebar_core::pci::{Isolation, RegionCap, RegionInfo};
 
 const DOORBELL: u64 = 0x1000;
 
-fn main() {
+fn main() -> std::io::Result<()> {
+    let mut out = std::io::stdout();
     let layout = BarLayout {
         bar: 0,
         size: 0x4000,
@@ -22,14 +24,19 @@ fn main() {
     for policy in [MapPolicy::Auto, MapPolicy::Carved] {
         for page in [PageSize::K4, PageSize::K16, PageSize::K64] {
             let plan = plan(&layout, &region, page, &Isolation::by_construction(), policy);
-            println!("{policy:?} with pages of {page}: {:?}, {}", plan.policy, plan.why);
+            writeln!(out, "{policy:?} with pages of {page}: {:?}, {}", plan.policy, plan.why)?;
             for span in &plan.spans {
-                println!("  {:#06x} to {:#06x}  {:?}: {:?}", span.range.start, span.range.end, span.access, span.why);
+                writeln!(
+                    out,
+                    "  {:#06x} to {:#06x}  {:?}: {:?}",
+                    span.range.start, span.range.end, span.access, span.why
+                )?;
             }
             match plan.access(DOORBELL) {
-                Some(Access::Direct) => println!("  a doorbell is one store\n"),
-                _ => println!("  a doorbell is a system call\n"),
+                Some(Access::Direct) => writeln!(out, "  a doorbell is one store\n")?,
+                _ => writeln!(out, "  a doorbell is a system call\n")?,
             }
         }
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //!     vfio_probe 0000:01:00.0 [ROUTE|IOMMU]   ROUTE: group, node, no-iommu; IOMMU: type1, tce1, tce2
 
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use wholebar_core::bar::{BarOptions, MsixTable, layouts, plan_of};
 use wholebar_core::irq::Interrupts;
@@ -14,12 +15,13 @@ use wholebar_core::vfio::sysfs::Sysfs;
 use wholebar_core::vfio::{IommuType, Route, Vfio, VfioOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     let mut arguments = std::env::args().skip(1);
     let Some(address) = arguments.next() else {
         for f in Sysfs::default().functions() {
             let (driver, group) =
                 (f.driver().unwrap_or("-".to_owned()), f.group().map_or("-".to_owned(), |g| g.to_string()));
-            println!("{} class {:06x} driver {driver} group {group}", f.address(), f.class().unwrap_or(0));
+            writeln!(out, "{} class {:06x} driver {driver} group {group}", f.address(), f.class().unwrap_or(0))?;
         }
         return Ok(());
     };
@@ -40,35 +42,55 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     let (info, header) = (device.info(), Config::of(device.as_ref())?);
-    println!("{}: {:04x}:{:04x}, pages of {}", device.name(), header.vendor(), header.device(), device.page_size());
-    println!("  {} regions, {} interrupt kinds, resettable: {}", info.regions, info.irqs, info.resettable);
+    writeln!(
+        out,
+        "{}: {:04x}:{:04x}, pages of {}",
+        device.name(),
+        header.vendor(),
+        header.device(),
+        device.page_size()
+    )?;
+    writeln!(out, "  {} regions, {} interrupt kinds, resettable: {}", info.regions, info.irqs, info.resettable)?;
     for index in 0..info.regions {
         let region = device.region(index)?;
         if region.size > 0 {
-            println!("  region {index}: {:#x} bytes, mappable: {}, {:?}", region.size, region.mappable, region.caps);
+            writeln!(
+                out,
+                "  region {index}: {:#x} bytes, mappable: {}, {:?}",
+                region.size, region.mappable, region.caps
+            )?;
         }
     }
     let isolation = device.isolation();
-    println!("  interrupts: {:?}: {}", isolation.verdict, isolation.evidence.join("; "));
+    writeln!(out, "  interrupts: {:?}: {}", isolation.verdict, isolation.evidence.join("; "))?;
     for layout in layouts(device.as_ref())? {
         let plan = plan_of(device.as_ref(), layout.bar, BarOptions::default())?;
-        println!("  BAR{}: {:?}: {}", layout.bar, plan.policy, plan.why);
+        writeln!(out, "  BAR{}: {:?}: {}", layout.bar, plan.policy, plan.why)?;
         for span in &plan.spans {
-            println!("    {:#7x}..{:#7x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why);
+            writeln!(out, "    {:#7x}..{:#7x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why)?;
         }
     }
     for kind in [Irq::Intx, Irq::Msi, Irq::Msix, Irq::Err, Irq::Req] {
-        println!("  {kind} interrupts: {:?}", device.irq_info(kind)?);
+        writeln!(out, "  {kind} interrupts: {:?}", device.irq_info(kind)?)?;
     }
 
     let space = device.dma();
     for window in space.windows() {
-        println!("  DMA window {:#x}..={:#x}, pages of {}", window.range.start(), window.range.end(), window.page);
+        writeln!(
+            out,
+            "  DMA window {:#x}..={:#x}, pages of {}",
+            window.range.start(),
+            window.range.end(),
+            window.page
+        )?;
     }
     match Arena::new(1 << 20, ArenaOptions::default()).and_then(|arena| space.attach(&arena)) {
-        Ok(mapping) => println!("  an arena of {:#x} bytes is mapped at {}", mapping.arena().len(), mapping.iova()),
-        Err(error) => println!("  no arena: {error}"),
+        Ok(mapping) => {
+            writeln!(out, "  an arena of {:#x} bytes is mapped at {}", mapping.arena().len(), mapping.iova())?
+        }
+        Err(error) => writeln!(out, "  no arena: {error}")?,
     }
 
     if device.irq_info(Irq::Msix)?.count > 0 {
@@ -77,17 +99,22 @@ fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
         let vectors: Vec<_> = (0..irqs.count().min(2)).map(|v| irqs.vector(v)).collect::<Result<_, _>>()?;
         for (vector, fd) in vectors.iter().enumerate() {
             irqs.trigger(vector as u32)?;
-            println!("  vector {vector} is enabled; triggered, its eventfd counts {}", fd.take());
+            writeln!(out, "  vector {vector} is enabled; triggered, its eventfd counts {}", fd.take())?;
         }
         if let Some(table) = MsixTable::of(device)? {
             for vector in 0..table.len().min(3) {
-                println!("  MSI-X table {vector}: {:x?}, pending: {}", table.entry(vector)?, table.is_pending(vector)?);
+                writeln!(
+                    out,
+                    "  MSI-X table {vector}: {:x?}, pending: {}",
+                    table.entry(vector)?,
+                    table.is_pending(vector)?
+                )?;
             }
         }
     }
     if info.resettable {
         device.reset()?;
-        println!("  reset, and the vendor still reads {:04x}", Config::of(device.as_ref())?.vendor());
+        writeln!(out, "  reset, and the vendor still reads {:04x}", Config::of(device.as_ref())?.vendor())?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //!     cargo run --example vfio_user
 
 use std::error::Error;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -85,9 +86,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// The driver: it knows the registers, and nothing of what is behind them.
 fn drive(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout();
     let device: Arc<dyn PciDevice> = VfioUser::connect(socket, Options::default())?;
     let config = Config::of(device.as_ref())?;
-    println!("{}: {:04x}:{:04x}", device.name(), config.vendor(), config.device());
+    writeln!(out, "{}: {:04x}:{:04x}", device.name(), config.vendor(), config.device())?;
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let interrupt = interrupts.vector(0)?;
     let bar = Bar::of(&device, 0, BarOptions::default())?;
@@ -97,8 +99,8 @@ fn drive(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
         if interrupt.wait(Some(Duration::from_secs(60)))?.is_none() {
             return Err("no interrupt within a minute".into());
         }
-        println!("{number} squared is {}", bar.read::<u64>(SQUARE)?);
+        writeln!(out, "{number} squared is {}", bar.read::<u64>(SQUARE)?)?;
     }
-    println!("doorbells: {:?}", doorbell.counts());
+    writeln!(out, "doorbells: {:?}", doorbell.counts())?;
     Ok(())
 }

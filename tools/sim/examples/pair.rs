@@ -2,6 +2,7 @@
 //!
 //! `cargo run --release -p wholebar-sim --example pair -- [SECONDS]`. The ports are models on one thread, this is another: figures of emulation.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -20,17 +21,18 @@ const PACKED: u64 = 1 << 34;
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
+    let mut out = std::io::stdout();
     let seconds: f64 = std::env::args().nth(1).map_or(Ok(2.0), |s| s.parse())?;
     let cores = cores::allowed();
     cores::pin(cores[0])?;
-    println!("models on a thread of this process: figures of emulation, not of hardware");
-    println!("{:6} {:>5} {:>8} {:>8}", "ring", "burst", "Mpps", "ns each");
+    writeln!(out, "models on a thread of this process: figures of emulation, not of hardware")?;
+    writeln!(out, "{:6} {:>5} {:>8} {:>8}", "ring", "burst", "Mpps", "ns each")?;
     for (name, features) in [("split", VERSION_1), ("packed", VERSION_1 | PACKED)] {
         for burst in [1, 8, 32] {
             let core = cores.get(1).copied();
             let ports = [Port::open(core, features)?, Port::open(core, features)?];
             let rate = run(ports, burst, Duration::from_secs_f64(seconds));
-            println!("{name:6} {burst:5} {:8.2} {:8.1}", rate / 1e6, 1e9 / rate);
+            writeln!(out, "{name:6} {burst:5} {:8.2} {:8.1}", rate / 1e6, 1e9 / rate)?;
         }
     }
     Ok(())
