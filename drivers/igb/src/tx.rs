@@ -67,7 +67,8 @@ impl Tx {
         Self { member, ring, bell, arena, base, context, counters, arenas, done, index, inner }
     }
 
-    /// Takes packets from the front, as many as there is room for; returns how many. The rest stays, in its order.
+    /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number:
+    /// [`TxQueue::tx`](wholebar_core::net::TxQueue::tx).
     #[inline]
     pub fn tx(&mut self, packets: &mut Burst) -> usize {
         if !self.member.open() {
@@ -195,7 +196,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Gives back the buffers of packets that were sent.
+    /// Frees the buffers of packets that were sent.
     pub fn reclaim(&mut self) {
         if self.member.open() {
             self.give_back();
