@@ -27,7 +27,8 @@ use wholebar_core::reset::{End, Gate};
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
-/// [`submit`](Self::submit), [`ring`](Self::ring) and [`poll_each`](Self::poll_each) take no lock. Dropping the queue deletes it; commands in flight end with it.
+/// [`submit`](Self::submit), [`ring`](Self::ring) and [`poll_each`](Self::poll_each) take no lock, except to look up an arena that is new to the
+/// queue or to report a fault. Dropping the queue deletes it; commands in flight end with it.
 pub struct Queue {
     gate: Gate,
     pair: QueuePair,

@@ -135,8 +135,8 @@ pub trait PciDevice: Send + Sync {
     /// (Linux: `mmap` of a VFIO device.)
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Memory`](crate::Error::Memory)
-    /// where the system has no memory; [`Error::Gone`](crate::Error::Gone).
+    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Mmap`](crate::Error::Mmap)
+    /// where the system refuses; [`Error::Memory`](crate::Error::Memory) where it has no memory left; [`Error::Gone`](crate::Error::Gone).
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
     /// Returns how many interrupts of a kind there are, and what can be done with them. (Linux: `VFIO_DEVICE_GET_IRQ_INFO`.) The count is 0 where the
