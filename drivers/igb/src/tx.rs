@@ -238,22 +238,22 @@ impl Tx {
         self.member.quarantined(lost);
     }
 
-    /// How many packets were taken and are not known to be sent.
+    /// Returns the number of packets that were taken and are not known to be sent.
     pub fn in_flight(&self) -> usize {
         self.ring.in_flight() as usize
     }
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
         self.member.state(&format!("transmit queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
-    /// Its number.
+    /// Returns the queue's number.
     pub fn index(&self) -> u16 {
         self.index
     }
 
-    /// How often its doorbell was rung.
+    /// Returns how often the doorbell was rung.
     pub fn doorbells(&self) -> DoorbellCounts {
         self.bell.counts()
     }

@@ -3,7 +3,7 @@
 use crate::status::StatusCode;
 use std::time::Duration;
 
-/// What can go wrong between this driver and a controller.
+/// An error of this driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -119,7 +119,7 @@ impl From<Error> for wholebar_core::DriverError {
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a controller wrote into a completion queue that it may not write there.
+/// A fault of the controller's: something in a completion queue that it may not write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// A completion for a command that is not in flight: never posted, or completed already.
