@@ -1,4 +1,4 @@
-//! TCP/IP without the kernel's network stack: [smoltcp](::smoltcp), and a [`Device`] that puts it over a port's queues.
+//! TCP/IP without the kernel's network stack: [the crate smoltcp](::smoltcp), and a [`Device`] that puts it over a port's queues.
 //!
 //! What smoltcp receives it reads in the buffer that the device wrote, and what it sends it writes where the device reads. This file does *not* know
 //! of addresses, sockets or time: those are smoltcp's, whose modules are here too, so that a program needs no other dependency.

@@ -99,7 +99,7 @@ pub trait PciDevice: Send + Sync {
     /// Returns the device's name: `0000:01:00.0`, `vfio-user:/run/x.sock`, `sim:nvme,size=1G`. Every error of the device begins with it.
     fn name(&self) -> &str;
 
-    /// Returns the kind of backend. Figures measured on a model are labelled as such by it.
+    /// Returns the kind of backend, by which programs label the figures that they measure.
     fn kind(&self) -> DeviceKind;
 
     /// Returns how many regions and interrupt kinds there are, and whether [`reset`](Self::reset) can work. (Linux: `VFIO_DEVICE_GET_INFO`.)
