@@ -1,4 +1,4 @@
-//! Storage devices: [`open`] makes a [`Disk`] of one, whichever driver it needs. All else is [`wholebar_core::block`].
+//! Storage devices: [`open`] opens one as a [`Disk`], by the driver that it needs. Everything else is [`wholebar_core::block`].
 //!
 //! ```
 //! # #[cfg(all(feature = "sim", feature = "nvme"))] {
@@ -19,12 +19,12 @@ use wholebar_core::pci::PciDevice;
 
 pub use wholebar_core::block::*;
 
-/// Drivers of storage devices.
+/// A table of drivers of storage devices.
 pub type Drivers = crate::drivers::Drivers<dyn Disk, DiskConfig>;
 /// A driver of storage devices.
 pub type Driver = crate::drivers::Driver<dyn Disk, DiskConfig>;
 
-/// Opens a storage device with the driver that is for it, of those that this program has as features.
+/// Opens a storage device by the built-in driver that is for it ([`drivers()`]).
 ///
 /// # Errors
 /// As [`Drivers::open`](crate::drivers::Drivers::open).
@@ -32,7 +32,7 @@ pub fn open(device: &Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn 
     drivers().open(device, config, Mapping::default())
 }
 
-/// The drivers of storage devices that this program has as features.
+/// Returns the table of the built-in drivers of storage devices: those of the features `nvme` and `virtio`.
 pub fn drivers() -> Drivers {
     let drivers = Drivers::new("storage");
     #[cfg(feature = "virtio")]

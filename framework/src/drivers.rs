@@ -1,4 +1,25 @@
-//! Which driver is for a device: a table of them, by PCI ids and class, to which an application can add its own.
+//! Drivers and the devices they are for: a table, by PCI ids and class, to which an application can add its own.
+//!
+//! ```
+//! # #[cfg(feature = "sim")] {
+//! use wholebar::block::{self, DiskConfig, Driver};
+//! use wholebar::drivers::Mapping;
+//! use wholebar::{DriverError, Error, OpenError};
+//!
+//! // A driver for one device, which refuses it.
+//! let mine = Driver {
+//!     name: "mine",
+//!     ids: &[(0xfff0, 0x0001)],
+//!     class: None,
+//!     open: Box::new(|_, _, _| Err(DriverError::from(Error::PageSize { bytes: 0 }))),
+//! };
+//! let drivers = block::drivers().with(mine);
+//! let device = wholebar::open("sim:nvme,size=64M")?;
+//! let opened = drivers.open(&device, &DiskConfig::default(), Mapping::default());
+//! assert!(matches!(opened, Err(OpenError::Driver(_))));
+//! # }
+//! # Ok::<(), wholebar::OpenError>(())
+//! ```
 
 use crate::OpenError;
 use std::sync::Arc;
@@ -6,34 +27,36 @@ use wholebar_core::bar::MapPolicy;
 use wholebar_core::pci::{Class, Config, PciDevice};
 use wholebar_core::{DriverError, PageSize};
 
-/// Drivers of one kind: `P` is what they make of a device, [`Port`](crate::net::Port) or [`Disk`](crate::block::Disk), and `C` how it is to be.
+/// A table of drivers of one kind.
 ///
-/// Those that are [added](Self::with) last are asked first. The built-in ones are [`net::drivers`](crate::net::drivers) and
-/// [`block::drivers`](crate::block::drivers).
+/// `P` is the trait of opened devices, [`Port`](crate::net::Port) or [`Disk`](crate::block::Disk), and `C` their configuration.
+///
+/// The built-in drivers are [`net::drivers`](crate::net::drivers) and [`block::drivers`](crate::block::drivers). (Linux: `pci_device_id` tables; DPDK:
+/// `rte_pci_driver`.)
 pub struct Drivers<P: ?Sized, C> {
     kind: &'static str,
     rows: Vec<Driver<P, C>>,
 }
 
-/// A driver: what it is for, and how it opens a device.
+/// A driver: the devices that it is for, and the function that opens one.
 pub struct Driver<P: ?Sized, C> {
-    /// Its name, for errors.
+    /// The driver's name, for errors.
     pub name: &'static str,
-    /// PCI vendors and devices that it is for.
+    /// PCI vendor and device ids of the devices that the driver is for.
     pub ids: &'static [(u16, u16)],
-    /// The PCI class that it is for, whoever made the device: base class, subclass, programming interface.
+    /// The PCI class of the devices that the driver is for, whatever their ids; `None` for ids alone.
     pub class: Option<Class>,
     /// Opens a device.
     #[allow(clippy::type_complexity, reason = "it is read once, here")]
     pub open: Box<dyn Fn(Arc<dyn PciDevice>, &C, Mapping) -> Result<Box<P>, DriverError> + Send + Sync>,
 }
 
-/// How a device's BARs are mapped, whatever its driver.
+/// The way in which a device's BARs are mapped, whichever driver opens it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Mapping {
-    /// How much of them.
+    /// How much of the BARs is mapped.
     pub policy: MapPolicy,
-    /// A page size to plan them for; `None` for the device's own.
+    /// The page size to plan the BARs for; `None` for the device's own.
     pub page: Option<PageSize>,
 }
 
@@ -42,16 +65,18 @@ impl<P: ?Sized, C> Drivers<P, C> {
         Self { kind, rows: Vec::new() }
     }
 
-    /// Adds a driver, which is asked before those that are there.
+    /// Adds a driver, which takes precedence over those in the table.
     pub fn with(mut self, driver: Driver<P, C>) -> Self {
         self.rows.insert(0, driver);
         self
     }
 
-    /// Opens a device by the first driver that is for it: by its ids, or else by its class.
+    /// Opens a device by the first driver that has its ids, or else by the first that has its class. It reads configuration space once more than the
+    /// driver does.
     ///
     /// # Errors
-    /// [`OpenError::NoDriver`] where none is; [`OpenError::Device`] where its ids cannot be read; [`OpenError::Driver`] with what the driver says.
+    /// [`OpenError::NoDriver`] where the table has no driver for the device; [`OpenError::Device`] where its configuration space cannot be read;
+    /// [`OpenError::Driver`], with the driver's error.
     pub fn open(&self, device: &Arc<dyn PciDevice>, config: &C, mapping: Mapping) -> Result<Box<P>, OpenError> {
         let header = Config::of(device.as_ref())?;
         let (ids, class) = ((header.vendor(), header.device()), header.class());

@@ -2,7 +2,7 @@
 
 use wholebar_core::DriverError;
 
-/// Why a device was not opened.
+/// The reason why a device was not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -71,7 +71,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether it is the device's name that is wrong: then no device was touched, and a program's exit code says wrong usage.
+    /// Returns whether the device's name is wrong. No device was touched then, and a program exits with the code of wrong usage.
     pub fn is_name(&self) -> bool {
         match self {
             Self::Target { .. } | Self::Feature { .. } | Self::Parameter { .. } | Self::Value { .. } => true,

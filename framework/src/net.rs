@@ -1,4 +1,4 @@
-//! Network devices: [`open`] makes a [`Port`] of one, whichever driver it needs. All else is [`wholebar_core::net`].
+//! Network devices: [`open`] opens one as a [`Port`], by the driver that it needs. Everything else is [`wholebar_core::net`].
 //!
 //! ```
 //! # #[cfg(all(feature = "sim", feature = "virtio"))] {
@@ -17,12 +17,14 @@ use wholebar_core::pci::PciDevice;
 
 pub use wholebar_core::net::*;
 
-/// Drivers of network devices.
+/// A table of drivers of network devices.
 pub type Drivers = crate::drivers::Drivers<dyn Port, PortConfig>;
 /// A driver of network devices.
 pub type Driver = crate::drivers::Driver<dyn Port, PortConfig>;
 
-/// Opens a network device with the driver that is for it, of those that this program has as features.
+/// Opens a network device by the built-in driver that is for it ([`drivers()`]).
+///
+/// DPDK: `rte_eth_dev_configure` and what precedes it.
 ///
 /// # Errors
 /// As [`Drivers::open`](crate::drivers::Drivers::open).
@@ -30,7 +32,7 @@ pub fn open(device: &Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn 
     drivers().open(device, config, Mapping::default())
 }
 
-/// The drivers of network devices that this program has as features.
+/// Returns the table of the built-in drivers of network devices: those of the features `virtio` and `igb`.
 pub fn drivers() -> Drivers {
     let drivers = Drivers::new("network");
     #[cfg(feature = "igb")]
@@ -48,7 +50,9 @@ pub fn drivers() -> Drivers {
     drivers
 }
 
-/// The virtio driver, with [`Options`](wholebar_virtio::Options) of one's own.
+/// Returns the virtio driver with changed options: `change` is given the options that [`open`] would use.
+///
+/// For [`Drivers::with`](crate::drivers::Drivers::with).
 #[cfg(feature = "virtio")]
 pub fn virtio(change: impl Fn(wholebar_virtio::Options) -> wholebar_virtio::Options + Send + Sync + 'static) -> Driver {
     Driver {

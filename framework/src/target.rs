@@ -1,4 +1,4 @@
-//! Devices by name: `0000:01:00.0`, `vfio-user:/run/x.sock` with the feature `vfio-user`, and `sim:nvme,size=1G` with the feature `sim`.
+//! Devices by name: `0000:01:00.0`; `vfio-user:/run/x.sock`, with the feature `vfio-user`; `sim:nvme,size=1G`, with the feature `sim`.
 
 use crate::OpenError;
 use std::fmt;
@@ -14,7 +14,7 @@ use wholebar_core::vfio_user::{self, VfioUser};
 
 /// Opens a device by its name, with [`OpenOptions::default`].
 ///
-/// What it returns is all that has to be kept: a driver holds it, and a model in this process runs for as long.
+/// The result keeps all that the device needs: a driver holds it, and a model in this process runs as long.
 ///
 /// ```
 /// # #[cfg(feature = "sim")] {
@@ -30,23 +30,23 @@ pub fn open(target: &str) -> Result<Arc<dyn PciDevice>, OpenError> {
     Ok(Target::parse(target)?.open(&OpenOptions::default())?.device)
 }
 
-/// A device's name, understood.
+/// The name of a device, parsed.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Target {
-    /// A PCI function, through the kernel's VFIO: `0000:01:00.0`, and behind it `,via=group`, `,iommu=type1`, `,token=UUID`.
+    /// A PCI function, through the kernel's VFIO: `0000:01:00.0`, perhaps followed by `,via=group`, `,iommu=type1`, `,token=UUID`.
     Pci {
-        /// Where it is.
+        /// The address of the function.
         address: Address,
-        /// By which route, which IOMMU, with which token.
+        /// The route, the IOMMU, the VF token.
         options: VfioOptions,
     },
-    /// A vfio-user server: `vfio-user:/run/x.sock`, and behind it `,timeout=SECONDS`.
+    /// A vfio-user server: `vfio-user:/run/x.sock`, perhaps followed by `,timeout=SECONDS`.
     #[cfg(feature = "vfio-user")]
     VfioUser {
-        /// Its socket.
+        /// The path of its socket.
         path: PathBuf,
-        /// How long it may take to answer a message, where that is said.
+        /// How long the server may take to answer a message; `None` where the name does not say.
         timeout: Option<Duration>,
     },
     /// A model in this process: `sim:nvme,size=1G`.
@@ -54,20 +54,20 @@ pub enum Target {
     Sim(wholebar_sim::Target),
 }
 
-/// How a device is opened, where its name doesn't say.
+/// The options with which a device is opened, where its name does not have them.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions {
-    /// The core that a model's thread is pinned to; `None` leaves it to the system.
+    /// The core that a model's thread is pinned to; `None` for the kernel's choice.
     pub model_core: Option<usize>,
-    /// How long a vfio-user server may take to answer a message; `None` for the client's own limit.
+    /// How long a vfio-user server may take to answer a message; `None` for the client's default.
     pub timeout: Option<Duration>,
 }
 
-/// A device that was opened, and what there is to know of the model behind it, if one in this process is.
+/// An open device, with the model behind it, where that is in this process.
 pub struct Opened {
-    /// The device. It needs nothing else here to be kept.
+    /// The device. It does not need the other fields to be kept.
     pub device: Arc<dyn PciDevice>,
-    /// The model behind it: its faults, its counters, its thread.
+    /// The model behind the device: its faults, its counters, its thread.
     #[cfg(feature = "sim")]
     pub sim: Option<wholebar_sim::Opened>,
 }
@@ -75,11 +75,11 @@ pub struct Opened {
 const PCI: &str = "via=group|node|no-iommu, iommu=type1|tce1|tce2 and token=UUID";
 
 impl Target {
-    /// Reads a name.
+    /// Parses a name. It touches no device.
     ///
     /// # Errors
-    /// [`OpenError::Target`] for what names nothing, [`OpenError::Feature`] where it needs a feature that is not compiled in;
-    /// [`OpenError::Parameter`], [`OpenError::Value`] and `OpenError::Model` (of the feature `sim`) for what follows the name.
+    /// [`OpenError::Target`] for text that names no device; [`OpenError::Feature`] for a scheme whose feature is not compiled in;
+    /// [`OpenError::Parameter`], [`OpenError::Value`] or `OpenError::Model` (of the feature `sim`) for what follows the name.
     pub fn parse(text: &str) -> Result<Self, OpenError> {
         let unknown = || {
             #[cfg(feature = "sim")]
@@ -124,6 +124,10 @@ impl Target {
         not(any(feature = "sim", feature = "vfio-user")),
         allow(unused_variables, reason = "the kernel's devices have none of these options")
     )]
+    /// Opens the device. A model runs on a thread of its own from then on, until the device is dropped.
+    ///
+    /// # Errors
+    /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made.
     pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
         let device: Arc<dyn PciDevice> = match self {
             Self::Pci { address, options } => Vfio::open(*address, options)?,

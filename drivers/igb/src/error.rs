@@ -1,6 +1,6 @@
 //! The driver's errors: each a sentence with its facts.
 
-/// What can go wrong between this driver and a device.
+/// An error of this driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -122,7 +122,7 @@ impl From<Error> for wholebar_core::DriverError {
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a device wrote into a ring that it may not write there.
+/// A fault of the device's: something in a ring that it may not write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// More bytes than the buffer was said to have.

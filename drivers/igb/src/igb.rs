@@ -1,4 +1,4 @@
-//! A device, opened: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
+//! The port: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
 
 use crate::control::{Control, QueueId, Record, Totals, memory};
 use crate::error::{Error, Result};
@@ -22,7 +22,12 @@ use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, RxCount
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
-/// An 82576, one port of it. Its queues keep it open; it is reset when the last of them and this handle are dropped.
+/// One port of an 82576.
+///
+/// DPDK: the PMD `net_e1000_igb`.
+///
+/// Its queues keep it open; the device is reset when this handle and the last of them are dropped. Every method can be called from any thread while
+/// queues are polled on others. Link, filters and statistics are in its implementation of [`Port`](wholebar_core::net::Port).
 pub struct Igb(pub(crate) Arc<Handle>);
 
 /// What keeps a device open: held by [`Igb`] and by its queues.
@@ -72,12 +77,14 @@ const LIMITS: Limits = Limits {
 };
 
 impl Igb {
-    /// Opens a device: resets it, reads its address, tells it what it is asked to be, and has it look for a link, which takes up to a
-    /// few seconds: [`Event::Link`] tells.
+    /// Opens a port: resets the device, reads its address, configures it as `config` says, and brings the link up.
+    ///
+    /// The link takes up to a few seconds more: [`Event::Link`] reports it. An offload that the device does not have is left out.
     ///
     /// # Errors
-    /// [`Error::Unfit`] where it isn't one for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`], [`Error::Rss`] where it
-    /// is asked for what it hasn't; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
+    /// [`Error::Unfit`] where the device is none for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`] or [`Error::Rss`] where
+    /// `config` asks for what the device does not have; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up;
+    /// [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
         let rss = check(device.name(), &config)?;
         let _opening = Opening::of(&device);
@@ -138,42 +145,47 @@ impl Igb {
         Ok(Self(Arc::new(control_plane)))
     }
 
-    /// BAR0, as it was mapped.
+    /// Returns BAR0, as it was mapped.
     pub fn bar(&self) -> &Bar {
         &self.0.driver().hw.bar
     }
 
-    /// The device below.
+    /// Returns the PCI device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.0.driver().hw.device
     }
 
-    /// Its MSI-X vectors, where it has some: 0 is the link's, `n + 1` receive queue `n`'s.
+    /// Returns the MSI-X vectors, where the device has some: 0 is the link's, `n + 1` that of receive queue `n`.
     pub fn interrupts(&self) -> Option<&Interrupts> {
         self.0.queue_context().interrupts()
     }
 
-    /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
+    /// Maps an arena for the device, so that its queues can use buffers there. For an arena that is attached already it does nothing. (DPDK:
+    /// `rte_dev_dma_map`.)
     ///
     /// # Errors
-    /// What the address space says.
+    /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing.
     ///
     /// # Errors
-    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    /// [`StillAttached`](wholebar_core::Error::StillAttached) while a queue exists that was given buffers of it. Nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
-    /// A queue that receives, into buffers of `pool`, whose arena is attached. Best are buffers that hold the headroom and a multiple of 1024
-    /// bytes, the largest packet in one: 2048 bytes and the headroom for an MTU of 1500.
+    /// Returns receive queue `index`, from 0, which takes its buffers from `pool`; the pool's arena is attached. A dropped queue can be had again.
+    ///
+    /// The device writes a multiple of 1024 bytes into each buffer, behind the headroom. Best are buffers that hold the largest packet so: 2048 bytes
+    /// and the headroom for an MTU of 1500.
     ///
     /// # Errors
-    /// [`Error::NoQueue`], [`Error::Buffers`]; what the device says.
+    /// [`Error::Buffers`] where the buffers are too small; [`Error::NoQueue`] where the port has no such queue, or it is in use;
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not enable it; [`Error::Core`] where memory cannot be had;
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where the device is that.
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
         let split = inner.driver().buffers(pool)?;
@@ -182,60 +194,64 @@ impl Igb {
         Ok(Rx::new(inner.clone(), parts))
     }
 
-    /// A queue that sends.
+    /// Returns send queue `index`, from 0. A dropped queue can be had again.
     ///
     /// # Errors
-    /// [`Error::NoQueue`]; what the device says.
+    /// [`Error::NoQueue`] where the port has no such queue, or it is in use; [`NotReady`](wholebar_core::Error::NotReady) where the device does not
+    /// enable it; [`Error::Core`] where memory cannot be had; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where
+    /// the device is that.
     pub fn tx(&self, index: u16) -> Result<Tx> {
         let inner = &self.0;
         let parts = inner.with(|control| inner.driver().make_tx(control, index))?;
         Ok(Tx::new(inner.clone(), parts))
     }
 
-    /// What happens to the device. While 256 events wait here, further ones are dropped.
+    /// Returns the receiver of the port's events. While 256 wait, further ones are dropped.
     pub fn events(&self) -> &Receiver<Event> {
         self.0.events()
     }
 
-    /// Resets the device, and waits until its queues can go on. Packets in flight may have been sent or not.
+    /// Resets the device, and returns when its queues can go on. Packets in flight may have been sent or not.
     ///
-    /// Queues have to be polled meanwhile, on other threads; a thread that polls them itself calls [`request_reset`](Self::request_reset),
-    /// and then [`service`](Self::service) between its polls.
+    /// Queues must be polled on other threads meanwhile; one that is not, within [`Options::stop_timeout`], is lost. A thread that polls queues
+    /// itself calls [`request_reset`](Self::request_reset) instead, and then [`service`](Self::service) between its polls.
     ///
     /// # Errors
-    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled; [`Ended`](wholebar_core::Error::Ended) or
+    /// [`Gone`](wholebar_core::Error::Gone) where the reset failed.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
 
-    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    /// Begins a reset of the device and returns at once. [`service`](Self::service), or the slow path's thread, continues it.
     pub fn request_reset(&self) {
         self.0.request_reset();
     }
 
-    /// Does what there is to do on the slow path: the link, counters, resets. Returns whether it wants to be called again soon. For those who
-    /// chose [`Service::Manual`]; it waits for the device, but not for queues.
+    /// Does the slow path's work: link, counters, resets. Returns whether it wants to be called again soon.
+    ///
+    /// For programs that chose [`Service::Manual`]. It waits for the device, never for queues.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), as soon as the device is that.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
 
-    /// What is signalled when there is something for [`service`](Self::service) to do at once.
+    /// Returns the eventfd that is signalled when [`service`](Self::service) has something to do at once.
     pub fn wakeup(&self) -> &Arc<EventFd> {
         self.0.queue_context().wake()
     }
 
-    /// Whether the device can be used.
+    /// Checks that the device can be used. It takes a lock, and reads no register.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it cannot.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
-    /// Buffers that were never given back, because the device may still write them.
+    /// Returns the number of buffers that were quarantined, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.driver().domain.quarantined()
     }
@@ -243,7 +259,8 @@ impl Igb {
     /// Resets the device for good. Queues end.
     ///
     /// # Errors
-    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time; [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn close(self) -> Result<()> {
         self.0.shut_down()
     }

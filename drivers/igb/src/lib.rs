@@ -1,8 +1,8 @@
 //! A driver for Intel's 82576 (igb), Gigabit Ethernet: by its datasheet, polled, without unsafe code.
 //!
-//! [`Igb`] is a port: its address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port) like any other. [`Rx`] and [`Tx`] are
-//! queues, owned values for one core each. Its registers are in BAR0 and its MSI-X table in BAR3, so that every BAR plan leaves registers
-//! direct. Interrupts are for the link, and for idle cores.
+//! [`Igb`] is one port of the device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
+//! queues, owned values for one core each. The registers are in BAR0 and the MSI-X table in BAR3, so registers are mapped whichever way BARs are
+//! planned, unless nothing is. Interrupts are for the link, and for idle cores.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }

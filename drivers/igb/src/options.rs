@@ -1,21 +1,21 @@
-//! How a device is opened, besides what every port can be asked for.
+//! The options with which a port is opened, besides what every port has.
 
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
 
-/// How a device is opened, besides its [`PortConfig`](wholebar_core::net::PortConfig).
+/// The options with which a port is opened, besides its [`PortConfig`](wholebar_core::net::PortConfig).
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How much of BAR0 is mapped.
     pub policy: MapPolicy,
-    /// A page size to plan BAR0 for; `None` for the device's own.
+    /// The page size to plan BAR0 for; `None` for the device's own.
     pub page: Option<PageSize>,
-    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar_core::net::Event::Stalled)).
+    /// How long a send queue may find no room, with the link up, before [`Event::Stalled`](wholebar_core::net::Event::Stalled) reports it.
     pub stall_timeout: Duration,
-    /// How long a queue's owner may take to poll it while the device is to be reset.
+    /// How long a reset waits for the owner of a queue to poll it.
     pub stop_timeout: Duration,
-    /// Who does the slow path's work.
+    /// Which thread does the slow path's work.
     pub service: Service,
 }
 
@@ -31,12 +31,12 @@ impl Default for Options {
     }
 }
 
-/// Who does the slow path's work: link changes, statistics, health, resets.
+/// Which thread does the slow path's work: link changes, statistics, health checks, resets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Service {
-    /// A thread that sleeps until an interrupt, or a queue, wakes it.
+    /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
     #[default]
     Thread,
-    /// Whoever calls [`Igb::service`](crate::Igb::service), several times a second.
+    /// The program's, which calls [`Igb::service`](crate::Igb::service) several times a second.
     Manual,
 }

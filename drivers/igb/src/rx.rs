@@ -96,7 +96,7 @@ impl Rx {
         new
     }
 
-    /// Appends packets that have come, as many as `out` has room for; returns how many.
+    /// Appends received packets to `out`, as many as it has room for, and returns their number: [`RxQueue::rx`].
     #[inline]
     pub fn rx(&mut self, out: &mut Burst) -> usize {
         if !self.member.open() {
@@ -209,17 +209,17 @@ impl Rx {
         self.member.quarantined(lost);
     }
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
         self.member.state(&format!("receive queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
-    /// What is signalled while it is armed; `None` where it was made to be polled only.
+    /// Returns the eventfd that is signalled while the queue is armed; `None` where it can only be polled.
     pub fn wakeup(&self) -> Option<Arc<EventFd>> {
         self.wakeup.as_ref().map(|wakeup| wakeup.fd.clone())
     }
 
-    /// Asks for an interrupt when the next packet comes. One more [`rx`](Self::rx) has to follow.
+    /// Requests an interrupt for the next packet, by two register writes. Call [`rx`](Self::rx) once more after this.
     pub fn arm(&mut self) -> Armed {
         if !self.member.open() {
             return Armed::No;
@@ -232,7 +232,7 @@ impl Rx {
         Armed::Yes
     }
 
-    /// Takes that back.
+    /// Turns the interrupt off again, by a register write.
     pub fn disarm(&mut self) {
         if self.member.open()
             && let Some(wakeup) = &mut self.wakeup
@@ -241,12 +241,12 @@ impl Rx {
         }
     }
 
-    /// Its number.
+    /// Returns the queue's number.
     pub fn index(&self) -> u16 {
         self.index
     }
 
-    /// How often its doorbell was rung.
+    /// Returns how often the doorbell was rung.
     pub fn doorbells(&self) -> DoorbellCounts {
         self.bell.counts()
     }

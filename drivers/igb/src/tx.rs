@@ -67,7 +67,8 @@ impl Tx {
         Self { member, ring, bell, arena, base, context, counters, arenas, done, index, inner }
     }
 
-    /// Takes packets from the front, as many as there is room for; returns how many. The rest stays, in its order.
+    /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number:
+    /// [`TxQueue::tx`](wholebar_core::net::TxQueue::tx).
     #[inline]
     pub fn tx(&mut self, packets: &mut Burst) -> usize {
         if !self.member.open() {
@@ -195,7 +196,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Gives back the buffers of packets that were sent.
+    /// Frees the buffers of packets that were sent.
     pub fn reclaim(&mut self) {
         if self.member.open() {
             self.give_back();
@@ -237,22 +238,22 @@ impl Tx {
         self.member.quarantined(lost);
     }
 
-    /// How many packets were taken and are not known to be sent.
+    /// Returns the number of packets that were taken and are not known to be sent.
     pub fn in_flight(&self) -> usize {
         self.ring.in_flight() as usize
     }
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
         self.member.state(&format!("transmit queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
-    /// Its number.
+    /// Returns the queue's number.
     pub fn index(&self) -> u16 {
         self.index
     }
 
-    /// How often its doorbell was rung.
+    /// Returns how often the doorbell was rung.
     pub fn doorbells(&self) -> DoorbellCounts {
         self.bell.counts()
     }

@@ -3,14 +3,14 @@
 use crate::status::StatusCode;
 use std::time::Duration;
 
-/// What can go wrong between this driver and a controller.
+/// An error of this driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
+    /// The framework's error: the device, its registers, memory or interrupts. It is also that of a device that is gone, or has ended.
     #[error(transparent)]
     Core(#[from] wholebar_core::Error),
-    /// It isn't what this driver is for.
+    /// The controller is none for this driver.
     #[error("{device} is not a controller for this driver: {why}")]
     Unfit {
         /// The device.
@@ -18,7 +18,7 @@ pub enum Error {
         /// What it lacks.
         why: String,
     },
-    /// CSTS.CFS is set.
+    /// The controller reports a fatal status (CSTS.CFS).
     #[error("{device} reports a fatal error (CSTS is {csts:#x}) {when}: it has to be reset")]
     Fatal {
         /// The device.
@@ -28,7 +28,7 @@ pub enum Error {
         /// What was going on.
         when: &'static str,
     },
-    /// An admin command was refused.
+    /// The controller refused an admin command.
     #[error("{device} refused {command}: {status}")]
     Refused {
         /// The device.
@@ -38,7 +38,7 @@ pub enum Error {
         /// What came back.
         status: StatusCode,
     },
-    /// An admin command was not answered.
+    /// The controller did not complete an admin command in time.
     #[error("{device} did not complete {command} within {waited:?}: it will be reset")]
     Unanswered {
         /// The device.
@@ -56,7 +56,7 @@ pub enum Error {
         /// What was found.
         fault: Fault,
     },
-    /// What the controller says of itself makes no sense.
+    /// The controller's identity makes no sense.
     #[error("{device}: {what}")]
     Nonsense {
         /// The device.
@@ -64,7 +64,7 @@ pub enum Error {
         /// What.
         what: String,
     },
-    /// No I/O queue is left.
+    /// All I/O queues are in use.
     #[error("{device} has {granted} I/O queues, and all are in use: drop one, or open it with `io_queues` above that")]
     NoQueueLeft {
         /// The device.
@@ -82,7 +82,7 @@ pub enum Error {
         /// How many there are.
         count: u32,
     },
-    /// A queue of a size that cannot be had.
+    /// A queue cannot have this number of entries.
     #[error("{device}: a queue of {asked} entries cannot be had: it must be a power of two from 2 to {max}")]
     Entries {
         /// The device.
@@ -92,7 +92,7 @@ pub enum Error {
         /// The controller's limit.
         max: u32,
     },
-    /// DMA memory is not where the controller's page size wants it.
+    /// DMA memory is not aligned to the controller's page size.
     #[error("{device}: a queue at {iova:#x} is not aligned to the controller's pages of {page} bytes")]
     Misaligned {
         /// The device.
@@ -119,7 +119,7 @@ impl From<Error> for wholebar_core::DriverError {
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a controller wrote into a completion queue that it may not write there.
+/// A fault of the controller's: something in a completion queue that it may not write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// A completion for a command that is not in flight: never posted, or completed already.

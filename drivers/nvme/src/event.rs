@@ -1,10 +1,10 @@
-//! What a controller tells without being asked: asynchronous events (NVM Express Base 2.0, 5.2), and what this driver did about it.
+//! Events of a controller: asynchronous events (NVM Express Base 2.0, 5.2), and this driver's response to them.
 
 use crate::log::lid;
 use std::fmt;
 use wholebar_core::control_plane;
 
-/// Something that happened to a controller. Of an [`AsyncEvent`] the log page has been read, so that the controller will report the next.
+/// An event of a controller. The log page of an [`AsyncEvent`] has been read, so that the controller will report the next.
 pub type Event = control_plane::Event<AsyncEvent>;
 
 /// An asynchronous event: dword 0 of the completion.
@@ -12,22 +12,22 @@ pub type Event = control_plane::Event<AsyncEvent>;
 pub struct AsyncEvent(pub u32);
 
 impl AsyncEvent {
-    /// The type, bits 2:0.
+    /// Returns the type: bits 2:0.
     pub fn kind(self) -> u8 {
         (self.0 & 7) as u8
     }
 
-    /// The information, bits 15:8.
+    /// Returns the information: bits 15:8.
     pub fn info(self) -> u8 {
         (self.0 >> 8) as u8
     }
 
-    /// The log page that tells more, and has to be read, bits 23:16.
+    /// Returns the identifier of the log page that has the details: bits 23:16.
     pub fn log_page(self) -> u8 {
         (self.0 >> 16) as u8
     }
 
-    /// What the standard calls it (figures 145 to 149).
+    /// Returns the standard's name of the event (figures 145 to 149); `None` for one that it does not name.
     pub fn name(self) -> Option<&'static str> {
         Some(match (self.kind(), self.info()) {
             (0, 0) => "Write to Invalid Doorbell Register",

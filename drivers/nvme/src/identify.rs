@@ -118,27 +118,27 @@ impl Controller {
         }
     }
 
-    /// ONCS bit 0.
+    /// Returns whether the controller has Compare (ONCS bit 0).
     pub fn has_compare(&self) -> bool {
         self.io_commands & 1 != 0
     }
 
-    /// ONCS bit 2.
+    /// Returns whether the controller has Dataset Management (ONCS bit 2).
     pub fn has_dataset_management(&self) -> bool {
         self.io_commands & 1 << 2 != 0
     }
 
-    /// ONCS bit 3.
+    /// Returns whether the controller has Write Zeroes (ONCS bit 3).
     pub fn has_write_zeroes(&self) -> bool {
         self.io_commands & 1 << 3 != 0
     }
 
-    /// ONCS bit 7.
+    /// Returns whether the controller has Verify (ONCS bit 7).
     pub fn has_verify(&self) -> bool {
         self.io_commands & 1 << 7 != 0
     }
 
-    /// OACS bit 8: Doorbell Buffer Config.
+    /// Returns whether the controller has Doorbell Buffer Config (OACS bit 8).
     pub fn has_shadow_doorbells(&self) -> bool {
         self.admin_commands & 1 << 8 != 0
     }
@@ -195,7 +195,7 @@ pub struct Namespace {
     pub nguid: Option<[u8; 16]>,
     /// The UUID of its descriptors, where it has one.
     pub uuid: Option<[u8; 16]>,
-    /// Its I/O command set, by CSI: 0 is the NVM command set.
+    /// The I/O command set of the namespace, by CSI: 0 is the NVM command set.
     pub command_set: u8,
     /// Why this driver cannot use it; `None` where it can.
     pub unsupported: Option<String>,

@@ -1,7 +1,8 @@
 //! An NVMe driver: NVM Express Base 2.0 over PCIe, the NVM command set, polled, without unsafe code.
 //!
-//! [`Nvme`] is a controller: what it is, its namespaces, logs, features, events, resets. [`Queue`] is a queue pair, an owned value for one
-//! core. A buffer belongs to the command in flight, so no safe program can free or reuse one early.
+//! [`Nvme`] is a controller: identity, namespaces, logs, features, events, resets. [`Queue`] is a queue pair, an owned value for one
+//! core. A buffer belongs to the command in flight, so no safe program can free or reuse one early. Programs that do not care which driver they use open
+//! controllers as [`Disk`](wholebar_core::block::Disk)s.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }

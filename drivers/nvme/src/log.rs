@@ -16,7 +16,7 @@ pub(crate) const ERROR_ENTRY: usize = 64;
 /// Bytes of the SMART and of the firmware slot log.
 pub(crate) const LEN: usize = 512;
 
-/// One entry of the error log (5.16.1.2).
+/// An entry of the Error Information log (5.16.1.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ErrorEntry {
@@ -26,9 +26,9 @@ pub struct ErrorEntry {
     pub sqid: u16,
     /// The command; `ffffh` where it belongs to none.
     pub cid: u16,
-    /// How the command ended.
+    /// The status of the command.
     pub status: StatusCode,
-    /// Where the wrong parameter is: byte in bits 7:0, bit in 10:8; `ffffh` where that isn't said.
+    /// The location of the wrong parameter: byte in bits 7:0, bit in 10:8; `ffffh` where it is not given.
     pub parameter: u16,
     /// The first block that had the error.
     pub lba: u64,
@@ -63,7 +63,7 @@ pub struct Smart {
     pub temperature: u16,
     /// Spare capacity left, in percent.
     pub available_spare: u8,
-    /// What it should not fall below, in percent.
+    /// The threshold below which the available spare should not fall, in percent.
     pub spare_threshold: u8,
     /// Life used, in percent; it may go beyond 100.
     pub percentage_used: u8,
@@ -91,7 +91,7 @@ pub struct Smart {
     pub warning_minutes: u32,
     /// Minutes above the critical temperature.
     pub critical_minutes: u32,
-    /// Its temperature sensors, in kelvins; those it has.
+    /// The temperatures of the sensors that there are, in kelvins.
     pub sensors: Vec<u16>,
 }
 

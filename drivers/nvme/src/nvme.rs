@@ -1,4 +1,4 @@
-//! A controller, opened: the handle that applications hold. Its queues are values of their own ([`Queue`]).
+//! The controller: the handle that applications hold. Its queues are values of their own ([`Queue`]).
 
 use crate::admin::AdminQueue;
 use crate::command;
@@ -24,7 +24,13 @@ use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 use wholebar_core::reset::Domain;
 
-/// An NVMe controller. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
+/// An NVMe controller.
+///
+/// SPDK: `spdk_nvme_ctrlr`; libvfn: `struct nvme_ctrl`.
+///
+/// Its queues keep it open; it is shut down when this handle and the last of them are dropped. Every method can be called from any thread while
+/// queues are polled on others. Those that return a `Result` take the lock of the control plane and wait for a reset that is under way, and most send
+/// an admin command: they are not for the loop that does I/O.
 pub struct Nvme(pub(crate) Arc<Handle>);
 
 /// What keeps a controller open: held by [`Nvme`] and by its queues.
@@ -40,11 +46,15 @@ pub(crate) struct Inner {
 }
 
 impl Nvme {
-    /// Opens a controller: resets and enables it, and asks it what it is.
+    /// Opens a controller: disables it, in case that it was left running, creates the admin queue, enables the controller and identifies it, its
+    /// namespaces included.
+    ///
+    /// It takes as long as the controller needs to become ready (CAP.TO bounds that), and a few admin commands. (SPDK: `spdk_nvme_connect`.)
     ///
     /// # Errors
-    /// [`Error::Unfit`] where it isn't one for this driver, [`NotReady`](wholebar_core::Error::NotReady) where it does not come up, [`Gone`](wholebar_core::Error::Gone) where nobody
-    /// answers; what lies below.
+    /// [`Error::Unfit`] where the controller is none for this driver; [`NotReady`](wholebar_core::Error::NotReady) where it does not become ready in
+    /// time; [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Refused`] or [`Error::Unanswered`] where an admin command fails;
+    /// [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
         let hw = Hardware::open(device, options.policy, options.page)?;
@@ -76,22 +86,24 @@ impl Nvme {
         Ok(Self(Arc::new(control_plane)))
     }
 
-    /// What the controller says of itself.
+    /// Returns the controller's identity, as it was read when it was opened (Identify Controller, 5.17.2.1).
     pub fn identify(&self) -> &Controller {
         &self.0.driver().controller
     }
 
-    /// Its active namespaces, those this driver cannot use included, in the order of their identifiers: as they are now. The slow path reads
-    /// them again when the controller says that they changed, before it tells of that ([`AsyncEvent`](crate::AsyncEvent)), and after a reset;
-    /// queues go by what was read from their next turn on.
+    /// Returns the active namespaces in the order of their identifiers, those that this driver cannot use included.
     ///
-    /// A namespace that is formatted to other blocks while queues use it is the caller's to keep quiet meanwhile: what was submitted before the
-    /// controller told is in blocks of the size before.
+    /// The slow path reads them again when the controller reports that they changed, before it passes that event on
+    /// ([`AsyncEvent`](crate::AsyncEvent)), and after a reset. Queues use the new list from their next turn on. It takes a lock, and sends no
+    /// command.
+    ///
+    /// While a namespace is being formatted with another block size, the caller must not use it: requests that were submitted before the controller
+    /// reported the change are in blocks of the old size.
     pub fn namespaces(&self) -> Arc<[Namespace]> {
         self.0.driver().namespaces.list()
     }
 
-    /// Reads the namespaces now, whether or not the controller told that they changed.
+    /// Reads the namespaces from the controller now, whether or not it reported a change. Several admin commands.
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -102,67 +114,72 @@ impl Nvme {
         Ok(self.namespaces())
     }
 
-    /// What one command transfers at most, in bytes.
+    /// Returns the largest transfer of one command, in bytes: the smallest of [`Options::max_transfer`], MDTS, and what a page of PRP entries
+    /// describes. Longer requests are split.
     pub fn max_transfer(&self) -> u32 {
         self.0.driver().max_transfer()
     }
 
-    /// The controller's page size (CC.MPS), in bytes.
+    /// Returns the controller's page size in bytes (CC.MPS).
     pub fn page(&self) -> u64 {
         self.0.driver().hw.page
     }
 
-    /// The most entries that a queue of it can have.
+    /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).
     pub fn max_entries(&self) -> u32 {
         self.0.driver().max_entries()
     }
 
-    /// Whether doorbells have shadows in memory (Doorbell Buffer Config), which the controller looks at by itself: see
-    /// [`Options::shadow_doorbells`].
+    /// Returns whether doorbells have shadows in memory (Doorbell Buffer Config): see [`Options::shadow_doorbells`].
     pub fn shadow_doorbells(&self) -> bool {
         self.0.peek(|control| control.shadows.is_some())
     }
 
-    /// How many I/O queues it grants.
+    /// Returns the number of I/O queue pairs that the controller granted (Set Features, Number of Queues).
     pub fn io_queues(&self) -> u16 {
         self.0.peek(|control| control.granted)
     }
 
-    /// BAR0, as it was mapped.
+    /// Returns BAR0, as it was mapped.
     pub fn bar(&self) -> &Bar {
         &self.0.driver().hw.bar
     }
 
-    /// The device below.
+    /// Returns the PCI device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.0.driver().hw.device
     }
 
-    /// Its interrupts, where it has some; MSI-X has vectors for queues with [`QueueOptions::interrupt`].
+    /// Returns the controller's interrupts, where it has some. With MSI-X there are vectors for queues, too: [`QueueOptions::interrupt`].
     pub fn interrupts(&self) -> Option<&Interrupts> {
         self.0.queue_context().interrupts()
     }
 
-    /// Lets the controller into an arena, so that its queues can use buffers there. Once more changes nothing.
+    /// Maps an arena for the controller, so that its queues can use buffers there. For an arena that is attached already it does nothing. (SPDK:
+    /// `spdk_mem_register`; libvfn: `iommu_map_vaddr`.)
     ///
     /// # Errors
-    /// What the address space says.
+    /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    /// Takes an arena away from the controller: it can't reach it any more when this returns.
+    /// Unmaps an arena from the controller: when this returns, the controller cannot reach it any more. For an arena that is not attached it does nothing.
     ///
     /// # Errors
-    /// [`wholebar_core::Error::StillAttached`] while a queue is there that was given buffers of it; nothing has changed then.
+    /// [`StillAttached`](wholebar_core::Error::StillAttached) while a queue exists that was given buffers of it. Nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
-    /// A queue pair, to be owned by one core.
+    /// Creates a queue pair, to be owned by one core: two admin commands. Dropping it deletes it. (SPDK: `spdk_nvme_ctrlr_alloc_io_qpair`; libvfn:
+    /// `nvme_create_ioqpair`.)
     ///
     /// # Errors
-    /// [`Error::NoQueueLeft`], [`Error::Entries`]; what the controller says.
+    /// [`Error::Entries`] for a number of entries that is no power of two, or more than [`max_entries`](Self::max_entries); [`Error::NoQueueLeft`]
+    /// where all granted queues are in use; [`Error::Vector`] for an interrupt vector that queues cannot have; [`Error::Refused`] or
+    /// [`Error::Unanswered`] where the controller does not create it; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended)
+    /// where the controller is that.
     pub fn queue(&self, options: QueueOptions) -> Result<Queue> {
         let driver = self.0.driver();
         let entries = options.entries.unwrap_or(driver.options.entries.min(driver.max_entries()));
@@ -173,7 +190,7 @@ impl Nvme {
         Ok(Queue::new(self.0.clone(), parts))
     }
 
-    /// The SMART / Health Information log.
+    /// Reads the SMART / Health Information log (5.16.1.3).
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -182,7 +199,7 @@ impl Nvme {
         Ok(Smart::parse(&self.log(lid::SMART, log::LEN)?))
     }
 
-    /// The error log, newest first: as much of it as fits a page.
+    /// Reads the Error Information log (5.16.1.2), newest entry first: as much of it as fits into a page.
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -192,7 +209,7 @@ impl Nvme {
         Ok(ErrorEntry::parse(&self.log(lid::ERROR, bytes.min(self.0.driver().hw.page as usize))?))
     }
 
-    /// The Firmware Slot Information log.
+    /// Reads the Firmware Slot Information log (5.16.1.4).
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -201,7 +218,7 @@ impl Nvme {
         Ok(FirmwareSlots::parse(&self.log(lid::FIRMWARE, log::LEN)?))
     }
 
-    /// A feature's current value ([`feature`](crate::feature)).
+    /// Reads a feature's current value (Get Features): dword 0 of the completion. [`feature`](crate::feature) has the identifiers.
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -210,7 +227,7 @@ impl Nvme {
         self.0.with(|c| c.admin.execute(&self.0.driver().hw, command::get_features(id, 0)))
     }
 
-    /// Sets a feature; `save` keeps it across resets, where the controller can.
+    /// Sets a feature (Set Features), and returns dword 0 of the completion. `save` asks the controller to keep the value across resets.
     ///
     /// # Errors
     /// [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does not answer in time, [`Gone`](wholebar_core::Error::Gone) or
@@ -219,53 +236,56 @@ impl Nvme {
         self.0.with(|c| c.admin.execute(&self.0.driver().hw, command::set_features(id, 0, value, save)))
     }
 
-    /// What happens to the controller. While 256 events wait here, further ones are dropped.
+    /// Returns the receiver of the controller's events. While 256 wait, further ones are dropped.
     pub fn events(&self) -> &Receiver<Event> {
         self.0.events()
     }
 
-    /// Resets the controller, and waits until its queues can go on: what was in flight completes as aborted.
+    /// Resets the controller, and returns when its queues can go on. Commands in flight complete as aborted. (SPDK: `spdk_nvme_ctrlr_reset`.)
     ///
-    /// Queues have to be polled meanwhile, on other threads; a thread that polls them itself calls [`request_reset`](Self::request_reset),
-    /// and then [`service`](Self::service) between its polls.
+    /// Queues must be polled on other threads meanwhile; one that is not, within [`Options::stop_timeout`], is lost. A thread that polls queues
+    /// itself calls [`request_reset`](Self::request_reset) instead, and then [`service`](Self::service) between its polls.
     ///
     /// # Errors
-    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled; [`Ended`](wholebar_core::Error::Ended) or
+    /// [`Gone`](wholebar_core::Error::Gone) where the reset failed.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
 
-    /// Begins to reset the controller. [`service`](Self::service) goes on with it.
+    /// Begins a reset of the controller and returns at once. [`service`](Self::service), or the slow path's thread, continues it.
     pub fn request_reset(&self) {
         self.0.request_reset();
     }
 
-    /// Does what there is to do on the slow path: events, aborts, resets. Returns whether it wants to be called again soon. For those who
-    /// chose [`Service::Manual`]; it waits for the controller, but not for queues.
+    /// Does the slow path's work: events, aborts, resets. Returns whether it wants to be called again soon.
+    ///
+    /// For programs that chose [`Service::Manual`]. It waits for the controller, never for queues.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), as soon as the controller is that.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
 
-    /// Whether the controller can be used.
+    /// Checks that the controller can be used. It takes a lock, and sends no command.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it cannot.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
-    /// Buffers that were never given back, because the controller may still write them.
+    /// Returns the number of buffers that were quarantined, because the controller may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.driver().domain.quarantined()
     }
 
-    /// Shuts the controller down: it has put everything away when this returns. Queues end.
+    /// Shuts the controller down: when this returns, it has written back its caches (CC.SHN, 3.6.1). Queues end.
     ///
     /// # Errors
-    /// What the controller says, or doesn't.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the controller does not finish in time; [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }

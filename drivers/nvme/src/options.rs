@@ -1,36 +1,38 @@
-//! How a controller is opened, and a queue made.
+//! The options with which a controller is opened, and a queue created.
 
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::pci::Irq;
 
-/// How a controller is opened.
+/// The options with which a controller is opened.
+///
+/// SPDK: `spdk_nvme_ctrlr_opts`.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How much of BAR0 is mapped.
     pub policy: MapPolicy,
-    /// A page size to plan BAR0 for; `None` for the device's own.
+    /// The page size to plan BAR0 for; `None` for the device's own.
     pub page: Option<PageSize>,
-    /// I/O queue pairs to ask the controller for; it may grant fewer.
+    /// Number of I/O queue pairs to ask the controller for. It may grant fewer: [`Nvme::io_queues`](crate::Nvme::io_queues).
     pub io_queues: u16,
-    /// Entries of a queue, a power of two; one fewer commands can be in flight. At most what the controller takes.
+    /// Entries of a queue, a power of two; one command fewer can be in flight. Where the controller takes fewer, its limit.
     pub entries: u32,
-    /// When to use shadow doorbells (Doorbell Buffer Config), where the controller has them.
+    /// When shadow doorbells (Doorbell Buffer Config) are used, where the controller has them.
     pub shadow_doorbells: ShadowDoorbells,
-    /// Use SGLs where the controller has them: for buffers that PRPs can't describe, and instead of long PRP lists.
+    /// Whether SGLs are used where the controller has them: for buffers that PRPs cannot describe, and instead of long PRP lists.
     pub sgls: bool,
-    /// The most that one command transfers, in bytes, where the controller has no smaller limit (MDTS).
+    /// The largest transfer of one command, in bytes, where the controller has no smaller limit (MDTS).
     pub max_transfer: u32,
-    /// Which interrupts wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
+    /// The interrupts that wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
     pub interrupts: Option<Irq>,
-    /// How long an I/O command may take before it is aborted, and then again before the controller is reset.
+    /// How long an I/O command may take before it is aborted, and once more before the controller is reset.
     pub timeout: Duration,
     /// How long an admin command may take.
     pub admin_timeout: Duration,
-    /// How long a queue's owner may take to poll it while the controller is to be reset.
+    /// How long a reset waits for the owner of a queue to poll it.
     pub stop_timeout: Duration,
-    /// Who does the slow path's work.
+    /// Which thread does the slow path's work.
     pub service: Service,
 }
 
@@ -53,8 +55,9 @@ impl Default for Options {
     }
 }
 
-/// When to use shadow doorbells: the host writes them to memory, where an emulated controller looks by itself, and rings a register only where
-/// the controller asks for that.
+/// When shadow doorbells are used.
+///
+/// The host writes them to memory, where an emulated controller polls them, and writes the register only where the controller asks for that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ShadowDoorbells {
     /// Where the registers cannot be mapped, so that each doorbell would be a system call or a message.
@@ -62,26 +65,26 @@ pub enum ShadowDoorbells {
     Auto,
     /// Wherever the controller has them.
     Always,
-    /// Nowhere.
+    /// Never.
     Never,
 }
 
-/// Who does the slow path's work: asynchronous events, aborts, resets.
+/// Which thread does the slow path's work: asynchronous events, aborts, resets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Service {
-    /// A thread that sleeps until an interrupt, or a queue, wakes it.
+    /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
     #[default]
     Thread,
-    /// Whoever calls [`Nvme::service`](crate::Nvme::service), regularly.
+    /// The program's, which calls [`Nvme::service`](crate::Nvme::service) regularly.
     Manual,
 }
 
-/// How a queue is made.
+/// The options with which a queue is created.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct QueueOptions {
     /// Entries, a power of two; `None` for [`Options::entries`].
     pub entries: Option<u32>,
-    /// Completions raise this MSI-X vector (not 0, which is the admin queue's), so that an idle core can sleep; `None` for a queue that is
-    /// only polled. See [`Nvme::interrupts`](crate::Nvme::interrupts).
+    /// The MSI-X vector that completions raise, so that an idle core can sleep: not 0, which is the admin queue's. `None` for a queue that is only
+    /// polled. See [`Nvme::interrupts`](crate::Nvme::interrupts).
     pub interrupt: Option<u16>,
 }

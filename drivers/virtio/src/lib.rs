@@ -1,8 +1,8 @@
 //! A virtio driver: network and block devices over modern PCI by VIRTIO 1.2, on split and on packed rings, polled, without unsafe code.
 //!
-//! [`Net`] is a network device, a [`Port`](wholebar_core::net::Port): what it is, its link, filters, events, statistics, resets. Its queues are
+//! [`Net`] is a network device, a [`Port`](wholebar_core::net::Port): link, filters, events, statistics, resets. Its queues are
 //! owned values, one for each core, and packets in flight belong to them, so no safe program can free or reuse a buffer early.
-//! [`Blk`] is a block device, whose [queues](blk::Queue) are [`BlockQueue`](wholebar_core::block::BlockQueue)s on the same rings.
+//! [`Blk`] is a block device, a [`Disk`](wholebar_core::block::Disk), whose [queues](blk::Queue) use the same rings.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }

@@ -1,31 +1,31 @@
-//! How a device is opened.
+//! The options with which a device is opened.
 
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
 
-/// How a device is opened.
+/// The options with which a device is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How much of its BARs is mapped.
+    /// How much of the device's BARs is mapped.
     pub policy: MapPolicy,
-    /// A page size to plan BARs for; `None` for the device's own.
+    /// The page size to plan the BARs for; `None` for the device's own.
     pub page: Option<PageSize>,
-    /// Use packed rings where the device has them; else, and otherwise, split ones.
+    /// Whether packed rings are used where the device has them; split rings otherwise.
     pub packed: bool,
-    /// Use event indexes where the device has them: fewer notifications, and exact interrupts.
+    /// Whether event indexes are used where the device has them: fewer notifications, and exact interrupts.
     pub event_idx: bool,
-    /// Have buffers used in order where the device can.
+    /// Whether the device is asked to use buffers in order, where it can.
     pub in_order: bool,
     /// How long a request of a block device may take before the device is reset.
     pub timeout: Duration,
-    /// How long a control command may take.
+    /// How long a command on the control queue may take.
     pub admin_timeout: Duration,
-    /// For how long a queue that sends packets may find no room, with the link up, before that is told ([`Event::Stalled`](wholebar_core::net::Event::Stalled)).
+    /// How long a send queue may find no room, with the link up, before [`Event::Stalled`](wholebar_core::net::Event::Stalled) reports it.
     pub stall_timeout: Duration,
-    /// How long a queue's owner may take to poll it while the device is to be reset.
+    /// How long a reset waits for the owner of a queue to poll it.
     pub stop_timeout: Duration,
-    /// Who does the slow path's work.
+    /// Which thread does the slow path's work.
     pub service: Service,
 }
 
@@ -46,12 +46,12 @@ impl Default for Options {
     }
 }
 
-/// Who does the slow path's work: configuration changes, resets.
+/// Which thread does the slow path's work: configuration changes, resets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Service {
-    /// A thread that sleeps until an interrupt, or a queue, wakes it.
+    /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
     #[default]
     Thread,
-    /// Whoever calls `service`, regularly.
+    /// The program's, which calls `service` regularly.
     Manual,
 }

@@ -29,67 +29,71 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// A storage device, opened: an NVMe controller with its namespaces, or a device that is one disk. Its queues are values of their own
-/// ([`BlockQueue`]), which keep the device open: a disk and its queues may be dropped in any order.
+/// A storage device, opened: an NVMe controller with its namespaces, or a device that is one disk.
+///
+/// Its queues are values of their own ([`BlockQueue`]), which keep the device open: a disk and its queues may be dropped in any order.
 ///
 /// Every method can be called at any time, from any thread, while queues are polled on others. Those that return a `Result` take the lock of
 /// the device's control plane and wait for a reset that is under way; they are not for the loop that does I/O. Their error is the driver's own:
-/// [`DriverError::downcast_ref`] gives it.
+/// [`DriverError::downcast_ref`] returns it.
 pub trait Disk: Send + Sync {
-    /// The driver's name: `nvme`, `virtio`.
+    /// Returns the driver's name: `nvme`, `virtio`.
     fn driver(&self) -> &'static str;
 
-    /// The device's name: its PCI address, or the target that it was opened by.
+    /// Returns the device's name: its PCI address, or the target by which it was opened.
     fn name(&self) -> &str;
 
-    /// The namespaces that the driver can use, in the order of their numbers, as its queues go by them now. A device that is one disk has one, number 1.
+    /// Returns the namespaces that the driver can use, in the order of their numbers, as its queues use them now. A device that is one disk has one,
+    /// number 1.
     fn namespaces(&self) -> Vec<Namespace>;
 
-    /// How many queues can be had at once.
+    /// Returns the number of queues that can be had at once.
     fn queues(&self) -> u16;
 
-    /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing.
+    /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing. (SPDK:
+    /// `spdk_mem_register`.)
     ///
     /// # Errors
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing. (DPDK:
     /// `rte_dev_dma_unmap`.)
     ///
     /// # Errors
-    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
-    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while a queue exists that was given buffers of the arena. A
+    /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
     fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// A queue, to be owned by one core. Dropped, another can be had.
+    /// Returns a queue, to be owned by one core. Once it is dropped, another can be had. (SPDK: `spdk_bdev_get_io_channel`.)
     ///
     /// # Errors
     /// The driver's, where all are in use, or the device is gone.
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError>;
 
-    /// Takes the oldest event that waits; `None` where none does. While 256 wait, further ones are dropped.
+    /// Takes the oldest event; returns `None` where none waits. While 256 wait, further ones are dropped.
     fn event(&self) -> Option<Event>;
 
-    /// The device's own status code, which [`Status::Device`] has, as its standard names it. Any `code` may be asked for; no device is.
+    /// Returns the text of a device's own status code, that of [`Status::Device`], as its standard names it. It asks no device, and takes any code.
     fn status_text(&self, code: u16) -> String {
         format!("status {code:#x}")
     }
 
-    /// Resets the device, and returns when its queues can go on: what was in flight completes as [`Status::Aborted`]. Each queue has to be
-    /// polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
+    /// Resets the device, and returns when its queues can go on: commands in flight complete as [`Status::Aborted`]. (SPDK: `spdk_bdev_reset`.)
+    ///
+    /// Each queue must be polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
     ///
     /// # Errors
     /// The driver's, where queues were not polled, or the device did not come up again.
     fn reset(&self) -> Result<(), DriverError>;
 }
 
-/// How a [`Disk`] is opened.
+/// The configuration with which a [`Disk`] is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DiskConfig {
-    /// Queues to ask the device for; it may have fewer.
+    /// Number of queues to ask the device for; it may have fewer.
     pub queues: u16,
-    /// Entries, or descriptors, of each: a power of two; `None` for what suits the device.
+    /// Entries, or descriptors, of each queue: a power of two; `None` for the driver's choice.
     pub entries: Option<u16>,
 }
 
@@ -99,40 +103,40 @@ impl Default for DiskConfig {
     }
 }
 
-/// What can be read and written of a [`Disk`], and how.
+/// A namespace of a [`Disk`]: its size and limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Namespace {
-    /// Its number, as [`Request::nsid`] has it.
+    /// The number of the namespace: [`Request::nsid`].
     pub nsid: u32,
-    /// Its capacity, in blocks.
+    /// The capacity in blocks.
     pub blocks: u64,
-    /// Bytes of a block: a power of two from 512.
+    /// The size of a block in bytes: a power of two from 512.
     pub block_size: u32,
-    /// It cannot be written.
+    /// The namespace cannot be written.
     pub read_only: bool,
-    /// Bytes of one read or write at most: a multiple of the block size.
+    /// The largest read or write, in bytes: a multiple of the block size.
     pub max_transfer: u32,
-    /// It takes [`Op::Flush`]; where it does not, what was written is durable.
+    /// [`Op::Flush`] is supported. Where it is not, what was written is durable.
     pub flush: bool,
-    /// It takes [`Op::Compare`].
+    /// [`Op::Compare`] is supported.
     pub compare: bool,
-    /// Blocks of one [`Op::WriteZeroes`] at most; 0 where it takes none.
+    /// The largest number of blocks of one [`Op::WriteZeroes`]; 0 where that is not supported.
     pub max_write_zeroes: u32,
-    /// Blocks of one [`Op::Deallocate`] at most; 0 where it takes none.
+    /// The largest number of blocks of one [`Op::Deallocate`]; 0 where that is not supported.
     pub max_deallocate: u32,
-    /// Blocks of one [`Op::Verify`] at most; 0 where it takes none.
+    /// The largest number of blocks of one [`Op::Verify`]; 0 where that is not supported.
     pub max_verify: u32,
 }
 
-/// Something that happened to a [`Disk`].
+/// An event of a [`Disk`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The namespaces may have changed, in number or size: [`Disk::namespaces`] has them as they are now.
+    /// The namespaces may have changed, in number or size: [`Disk::namespaces`] returns them as they are now.
     Namespaces,
-    /// The device reports something else: as its specification names it.
+    /// An event of the device's own, as its specification names it.
     Reported(String),
-    /// What happens to any device.
+    /// An event that can happen to any device.
     Device(DeviceEvent),
 }
 
@@ -142,78 +146,80 @@ impl From<DeviceEvent> for Event {
     }
 }
 
-/// One command.
+/// A command, to be [submitted](BlockQueue::submit).
 #[derive(Debug)]
 pub struct Request {
-    /// The caller's; comes back with the completion.
+    /// The caller's tag, which the completion returns.
     pub tag: u64,
-    /// The namespace.
+    /// The number of the namespace.
     pub nsid: u32,
-    /// What to do.
+    /// The operation.
     pub op: Op,
     /// The data, owned by the command while it is in flight.
     pub data: Data,
-    /// When to give up; `None` for the driver's own limit.
+    /// The time at which the command is given up; `None` for the driver's own limit.
     pub deadline: Option<Instant>,
 }
 
-/// What a [`Request`] does. Blocks are the namespace's.
+/// The operation of a [`Request`].
+///
+/// Blocks are those of the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Reads blocks into the data, all of which is filled.
+    /// Reads blocks into the data: as many as its length holds.
     Read {
-        /// First block.
+        /// The first block.
         lba: u64,
     },
     /// Writes the data.
     Write {
-        /// First block.
+        /// The first block.
         lba: u64,
     },
     /// Compares the data with what is stored.
     Compare {
-        /// First block.
+        /// The first block.
         lba: u64,
     },
     /// Makes what was written durable.
     Flush,
     /// Sets blocks to zero.
     WriteZeroes {
-        /// First block.
+        /// The first block.
         lba: u64,
-        /// How many.
+        /// The number of blocks.
         blocks: u32,
     },
-    /// Says that blocks are no longer used.
+    /// Declares that blocks are no longer used: a discard, or trim.
     Deallocate {
-        /// First block.
+        /// The first block.
         lba: u64,
-        /// How many.
+        /// The number of blocks.
         blocks: u32,
     },
-    /// Has the device check that blocks can be read.
+    /// Checks that blocks can be read, without transferring them.
     Verify {
-        /// First block.
+        /// The first block.
         lba: u64,
-        /// How many.
+        /// The number of blocks.
         blocks: u32,
     },
 }
 
-/// A command's data: no buffer, one, or several in order.
+/// The data of a command: no buffer, one, or several in order.
 #[derive(Debug, Default)]
 pub enum Data {
-    /// None.
+    /// No buffer.
     #[default]
     None,
-    /// One buffer: [`Buf::len`] bytes of it.
+    /// One buffer, of which the first [`Buf::len`] bytes are used.
     One(Buf),
-    /// Several, one after the other.
+    /// Several buffers, one after the other.
     Many(Box<[Buf]>),
 }
 
 impl Data {
-    /// Bytes in all.
+    /// Returns the length of the data in bytes.
     #[inline]
     pub fn len(&self) -> u64 {
         match self {
@@ -223,13 +229,13 @@ impl Data {
         }
     }
 
-    /// Whether there are no bytes.
+    /// Returns whether there is no data.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Never gives the buffers back, because a device may still write them; returns how many there are. Their pool counts them as out.
+    /// Gives the buffers up for good, because a device may still write them; returns their number. Their pools count them as out.
     pub fn quarantine(self) -> u64 {
         match self {
             Self::None => 0,
@@ -238,7 +244,7 @@ impl Data {
         }
     }
 
-    /// The buffers, in order.
+    /// Returns the buffers, in order.
     #[inline]
     pub fn bufs(&self) -> &[Buf] {
         match self {
@@ -249,36 +255,36 @@ impl Data {
     }
 }
 
-/// A finished command.
+/// The completion of a command.
 #[derive(Debug)]
 pub struct Completion {
-    /// The request's.
+    /// The request's tag.
     pub tag: u64,
-    /// How it ended.
+    /// The status.
     pub status: Status,
     /// The request's data; none where it is quarantined, because the device may still write it.
     pub data: Data,
 }
 
-/// How a command ended.
+/// The status of a completed command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Done.
+    /// The command succeeded.
     Ok,
-    /// The device refused it or failed: the driver's own status code, which its crate decodes to the standard's names.
+    /// The device refused the command, or failed: the driver's own status code, which [`Disk::status_text`] names.
     Device(u16),
-    /// Given up: its deadline passed, or its queue was reset.
+    /// The command was given up: its deadline passed, or its queue was reset.
     Aborted,
     /// The device is gone.
     Gone,
 }
 
-/// A request that was not taken: here it is back.
+/// A request that was not taken, with the reason.
 #[derive(Debug)]
 pub struct Rejected {
-    /// What was asked.
+    /// The request.
     pub req: Request,
-    /// Why it wasn't taken.
+    /// The reason.
     pub why: Reject,
 }
 
@@ -292,12 +298,12 @@ impl std::error::Error for Rejected {}
 
 impl std::error::Error for Reject {}
 
-/// Why a request was not taken.
+/// The reason why a request was not taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reject {
     /// The queue is full: poll, then try again.
     Full,
-    /// It can never be done: why.
+    /// The request can never be done, for this reason.
     Invalid(&'static str),
     /// The queue is being reset: poll, then try again.
     Resetting,
@@ -316,40 +322,48 @@ impl fmt::Display for Reject {
     }
 }
 
-/// Whether a queue can be used.
+/// The state of a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueState {
-    /// It can.
+    /// The queue can be used.
     Running,
-    /// Its device is being reset; it will run again.
+    /// The device is being reset; the queue will run again.
     Resetting,
-    /// It cannot, for good: why.
+    /// The queue cannot be used any more, for this reason.
     Failed(String),
-    /// Its device is gone.
+    /// The device is gone.
     Gone,
 }
 
-/// One submission and completion queue, owned by one core.
+/// A queue of a [`Disk`], owned by one core: a submission and a completion queue.
+///
+/// SPDK: an I/O channel; libvfn: `nvme_sq` and `nvme_cq`.
+///
+/// None of the methods blocks. A queue that nobody polls delays the resets of its device ([`Disk::reset`]), so it is polled
+/// regularly, or dropped.
+///
+/// An implementer keeps a command's data until the device has completed the command, was reset, or is gone, and returns it in the completion, in
+/// every case but that of quarantine.
 pub trait BlockQueue: Send {
-    /// Queues a command; the device is not told before [`ring`](Self::ring).
+    /// Posts a command. The device is not told before [`ring`](Self::ring).
     ///
     /// # Errors
-    /// [`Rejected`], with the request and why.
+    /// [`Rejected`], with the request and the reason: [`Reject::Full`] and [`Reject::Resetting`] pass, [`Reject::Invalid`] and [`Reject::Gone`] do not.
     fn submit(&mut self, req: Request) -> Result<(), Rejected>;
 
-    /// Tells the device of every command submitted since the last call: one doorbell.
+    /// Tells the device of every command posted since the last call, by one doorbell: one store, unless it is trapped.
     fn ring(&mut self);
 
-    /// Takes at most `max` finished commands; returns how many there were.
+    /// Takes at most `max` completed commands, passes each to `done`, and returns their number. (SPDK: `spdk_nvme_qpair_process_completions`.)
     ///
     /// Where `done` panics, the command that it was told of has completed and is not in flight any more; the next call goes on with the others. So an
     /// implementer is done with a command, its buffers apart, before it calls `done`.
     fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize;
 
-    /// Whether it can be used.
+    /// Returns the state of the queue.
     fn state(&self) -> QueueState;
 
-    /// How many commands are in flight.
+    /// Returns the number of commands in flight.
     fn in_flight(&self) -> usize;
 
     /// How often its doorbells were rung, from the beginning; `None` where its driver does not count that. A few loads.

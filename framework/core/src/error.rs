@@ -6,17 +6,17 @@
 use std::io;
 use std::time::Duration;
 
-/// What can go wrong.
+/// The framework's error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not a page size.
+    /// The size is no page size.
     #[error("{bytes} is not a page size: it must be a power of two from 4096 to 1 GiB")]
     PageSize {
         /// What was given.
         bytes: u64,
     },
-    /// A size that must be a power of two isn't.
+    /// A size is not a power of two.
     #[error("{value} {what}: must be a power of two")]
     NotPowerOfTwo {
         /// What it is the size of.
@@ -24,7 +24,7 @@ pub enum Error {
         /// What was given.
         value: u64,
     },
-    /// Outside of what there is.
+    /// An access is out of range.
     #[error("{len} bytes at {offset:#x} are not inside the {what} of {size:#x} bytes")]
     OutOfRange {
         /// What was accessed.
@@ -36,7 +36,7 @@ pub enum Error {
         /// How many there are.
         size: u64,
     },
-    /// A register access that isn't aligned to its width.
+    /// A register access is not aligned to its width.
     #[error("a {width}-byte access at {offset:#x} is not aligned to its width")]
     Unaligned {
         /// Where, in bytes.
@@ -48,6 +48,7 @@ pub enum Error {
     #[error(
         "a {width}-byte word at {offset:#x} overlaps one of another width: a word has one width, for all that look at it"
     )]
+    /// A word of shared memory would have two widths: it is part of another word already.
     WordWidth {
         /// Where, in bytes.
         offset: u64,
@@ -96,6 +97,7 @@ pub enum Error {
     #[error(
         "{device} did not {what} within {waited:?} (the register at {offset:#x} of BAR{bar} reads {value:#x}): reset the function, or power-cycle the device"
     )]
+    /// A register did not reach the awaited value in time.
     NotReady {
         /// The device.
         device: String,
@@ -201,6 +203,7 @@ pub enum Error {
     #[error(
         "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
     )]
+    /// Queues were lost in a reset, since their owners did not poll them.
     Unresponsive {
         /// The device.
         device: String,
@@ -247,7 +250,7 @@ pub enum Error {
         /// Those that there are, as ranges.
         nodes: String,
     },
-    /// Memory that cannot be adopted.
+    /// Memory to be adopted is not made of whole pages.
     #[error("{bytes} bytes at {at:#x} cannot be adopted: they are not whole pages of {page} bytes")]
     NotWholePages {
         /// How many bytes.
@@ -257,7 +260,7 @@ pub enum Error {
         /// The host's page, in bytes.
         page: u64,
     },
-    /// No room in an arena.
+    /// The arena has no room.
     #[error("no room for {len} bytes aligned to {align} in an arena of {size} bytes: make it larger")]
     ArenaFull {
         /// Bytes asked for.
@@ -279,7 +282,7 @@ pub enum Error {
         /// How many bits of an address the device can use.
         bits: u32,
     },
-    /// An arena that is, or would be, at addresses that the device cannot use.
+    /// An arena is, or would be, at addresses that the device cannot use.
     #[error("{len} bytes at IOVA {iova:#x} are beyond the device's DMA mask of {bits} bits: {why}")]
     BeyondMask {
         /// The device address.
@@ -295,6 +298,7 @@ pub enum Error {
     #[error(
         "an arena of {len} bytes cannot be mapped: this device's addresses come in pages of {page}, so make it a multiple of that; one of hugepages of that size is"
     )]
+    /// An arena is not a multiple of the granularity of the device's addresses.
     Granule {
         /// The arena's size, in bytes.
         len: u64,
@@ -313,7 +317,7 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
-    /// A device without an IOMMU cannot be let into an arena: it must be where the device will look for it.
+    /// An arena has no address at which a device without an IOMMU would find it.
     #[error("an arena of {len} bytes has no one physical address: {why}")]
     Physical {
         /// Bytes.
@@ -325,6 +329,7 @@ pub enum Error {
     #[error(
         "an arena of {len} bytes stays attached to {device}: drop the queues that were given buffers of it, or have their rings there"
     )]
+    /// An arena cannot be detached from a device, since it is in use.
     StillAttached {
         /// The device.
         device: String,
@@ -357,13 +362,13 @@ pub enum Error {
         /// The panic's message.
         said: String,
     },
-    /// Not the address of a PCI function.
+    /// The text is not the address of a PCI function.
     #[error("{text:?} is not the address of a PCI function: it looks like 0000:01:00.0")]
     Address {
         /// What was given.
         text: String,
     },
-    /// Not a VF token.
+    /// The text is not a VF token.
     #[error("{text:?} is not a VF token: that is a UUID, like 2ab74924-c335-45f4-9b16-8569e5b08258")]
     VfToken {
         /// What was given.
@@ -381,7 +386,7 @@ pub enum Error {
         /// What the system said, where it was the system.
         cause: Option<io::Error>,
     },
-    /// The kernel refused to let devices into memory, or to keep them out again.
+    /// The kernel refused to map memory for devices, or to unmap it.
     #[error("the kernel refused the {op} of {len} bytes at IOVA {iova:#x}: {cause}{advice}")]
     Dma {
         /// "map" or "unmap".
@@ -395,7 +400,7 @@ pub enum Error {
         /// What a person can do, after a colon; or nothing.
         advice: String,
     },
-    /// Anything else the system said.
+    /// Another system call failed.
     #[error("{what}: {cause}")]
     Io {
         /// What was tried.

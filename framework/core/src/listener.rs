@@ -1,8 +1,8 @@
-//! Unix sockets as servers of this project want them: a [`Listener`] whose socket is made where nobody else listens and removed in the end, and
-//! [`connect`] with a time limit. What is said over them is not looked at here.
+//! Unix sockets for servers: a [`Listener`], whose socket is created where no other server listens and removed in the end, and
+//! [`connect`] with a time limit. This file does *not* know what is said over them.
 //!
-//! Nothing is removed by its name after a look at it: between the two, something else may have come there. What is at the name is
-//! moved to a directory of our own first, looked at there, and put back where it is not what it was taken for.
+//! Nothing is removed by its name after a check: between the two, something else may have come there. The file of that name is
+//! moved to a directory of our own first, checked there, and put back where it is not what it was taken for.
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A socket that listens at a path, and never blocks. Its file is removed when it is dropped, where it still is its own.
+/// A listening Unix socket, which never blocks.
+///
+/// Its file is removed when it is dropped, where that is still its own.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
@@ -32,9 +34,9 @@ pub struct Listener {
 pub(crate) const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Listener {
-    /// Listens at `path`. A socket that a dead server left there is replaced; what anybody else has there is not.
+    /// Listens on `path`. A socket that a dead server left there is replaced; any other file there is not.
     ///
-    /// Where another process listens, or makes a socket in the same directory, this may take up to ten seconds.
+    /// Where another process creates a socket in the same directory, this may take up to ten seconds.
     ///
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`] where another server listens, or something that is no socket is there; [`io::ErrorKind::InvalidInput`] where
@@ -63,7 +65,7 @@ impl Listener {
         Err(taken("what is there changes all the time"))
     }
 
-    /// The next client, if one waits and can be let in; this does not block. The stream blocks, unless it is told not to.
+    /// Returns the next client, if one waits and can be accepted. It does not block; the stream does.
     pub fn accept(&self) -> Option<UnixStream> {
         match self.listener.accept() {
             Ok((stream, _)) => {
@@ -85,8 +87,8 @@ impl Listener {
         }
     }
 
-    /// Whether a client waits that cannot be let in: the system has no descriptor or memory left. Polling for it is no use then: it is ready
-    /// all the time.
+    /// Returns whether a client waits that cannot be accepted, since the system has no descriptor or memory left. Waiting for the socket is of no use
+    /// then: it is readable all the time.
     pub fn is_stuck(&self) -> bool {
         self.stuck.load(Ordering::Relaxed)
     }
@@ -126,7 +128,9 @@ fn leads_to(path: &Path, listener: &UnixListener) -> io::Result<()> {
 }
 
 /// Connects to a server at `path`, which may be longer than an address, without ever waiting longer than `timeout`: where the server's backlog is
-/// full, `connect(2)` blocks. The stream does not block, unless it is told to.
+/// full, `connect(2)` blocks.
+///
+/// The stream does not block, unless it is told to.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] where nothing is there; [`io::ErrorKind::ConnectionRefused`] where nobody listens;

@@ -25,7 +25,10 @@ use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejecte
 use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
 use wholebar_core::reset::{End, Gate};
 
-/// A submission and a completion queue.
+/// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
+///
+/// [`submit`](Self::submit), [`ring`](Self::ring) and [`poll_each`](Self::poll_each) take no lock, except to look up an arena that is new to the
+/// queue or to report a fault. Dropping the queue deletes it; commands in flight end with it.
 pub struct Queue {
     gate: Gate,
     pair: QueuePair,
@@ -152,11 +155,13 @@ impl Queue {
         ((u64::from(max_transfer) / page).max(32) as u32).next_power_of_two()
     }
 
-    /// Posts a request; [`ring`](Self::ring) announces it. One that takes more commands than there is room for posts those that wait, and announces
-    /// them, in polls that find some of its commands complete.
+    /// Posts a request; [`ring`](Self::ring) announces it to the controller. (libvfn: `nvme_sq_post`.)
+    ///
+    /// A request larger than one command is split. Where the queue has no room for all of its commands, polls that find some complete post and
+    /// announce the rest.
     ///
     /// # Errors
-    /// [`Rejected`], with the request and why.
+    /// [`Rejected`], with the request and the reason.
     #[inline]
     pub fn submit(&mut self, req: Request) -> Result<(), Rejected> {
         // What is most frequent: one buffer, one command, at most two PRP entries, the namespace and arena of the last one. What isn't
@@ -190,7 +195,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Announces every command posted since the last call: one doorbell.
+    /// Announces every command posted since the last call: one doorbell. (libvfn: `nvme_sq_update_tail`.)
     #[inline]
     pub fn ring(&mut self) {
         if self.gate.open() {
@@ -198,7 +203,8 @@ impl Queue {
         }
     }
 
-    /// Takes at most `max` finished requests; returns how many there were. One doorbell a call that found some.
+    /// Takes at most `max` finished requests, passes each to `done`, and returns their number. One doorbell a call that found some. (SPDK:
+    /// `spdk_nvme_qpair_process_completions`.)
     #[inline]
     pub fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
         if !self.gate.open() {
@@ -250,38 +256,38 @@ impl Queue {
         self.check_timeouts();
     }
 
-    /// Looks at the clock: commands that took too long are aborted, at last by a reset. Polling does this once in a while; who sleeps
-    /// instead calls it when woken.
+    /// Checks the deadlines of commands in flight: overdue ones are aborted, and at last the controller is reset. Polling does this once in a while;
+    /// a program that sleeps instead calls it when it wakes.
     pub fn check_timeouts(&mut self) {
         self.check_timeouts_at(Instant::now());
     }
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
         self.state_now()
     }
 
-    /// How many commands are in flight. A request that was cut counts for those of its commands that are.
+    /// Returns the number of commands in flight. Of a request that was split, each command counts.
     pub fn in_flight(&self) -> usize {
         self.slots.in_use() as usize
     }
 
-    /// How many commands can be in flight.
+    /// Returns the largest number of commands that can be in flight.
     pub fn capacity(&self) -> usize {
         self.slots.capacity() as usize
     }
 
-    /// Its controller: another handle of it.
+    /// Returns another handle to the controller.
     pub fn controller(&self) -> Nvme {
         Nvme(self.inner.clone())
     }
 
-    /// Its number.
+    /// Returns the queue's identifier.
     pub fn id(&self) -> u16 {
         self.qid
     }
 
-    /// How often its doorbells were rung: submission and completion together.
+    /// Returns how often the doorbells of both queues were rung.
     pub fn doorbells(&self) -> DoorbellCounts {
         let (sq, cq) = self.pair.bells();
         let mut counts = sq.counts();
@@ -289,13 +295,13 @@ impl Queue {
         counts
     }
 
-    /// How often its shadow doorbells were written; 0 without them.
+    /// Returns how often the shadow doorbells were written; 0 without them.
     pub fn shadow_updates(&self) -> u64 {
         let (sq, cq) = self.pair.bells();
         sq.shadow_updates() + cq.shadow_updates()
     }
 
-    /// Where its rings are as the controller sees them: submission, completion.
+    /// Returns the addresses of the submission and the completion queue, as the controller sees them.
     pub fn rings(&self) -> (Iova, Iova) {
         let (sq, cq) = self.pair.rings().offsets();
         // The lists are in the same arena.

@@ -1,4 +1,24 @@
 //! Block devices (VIRTIO 1.2, 5.2): the handle that applications hold. Its queues are values of their own ([`Queue`]).
+//!
+//! ```no_run
+//! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
+//! use wholebar_core::block::{Data, Op, Request};
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_virtio::blk::BlkConfig;
+//! use wholebar_virtio::{Blk, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let blk = Blk::open(open(), &BlkConfig::default(), Options::default())?;
+//! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+//! blk.attach(&arena)?;
+//! let pool = Pool::new(&arena, 16, 4096, 4096)?;
+//! let mut queue = blk.queue()?;
+//! let data = Data::One(pool.get_len(4096).ok_or("no buffer left")?);
+//! queue.submit(Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None })?;
+//! queue.ring();
+//! while queue.poll_each(1, |done| println!("{:?}: {:?}", done.status, done.data)) == 0 {}
+//! # Ok(()) }
+//! ```
 
 mod config;
 mod queue;
@@ -26,21 +46,21 @@ use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Opening, PciDevice};
 use wholebar_core::reactor::Armed;
 
-/// The PCI ids, vendor and device, of block devices: modern and transitional (4.1.2.1).
+/// The PCI vendor and device ids of block devices, modern and transitional (4.1.2.1).
 pub const BLK_IDS: [(u16, u16); 2] = [(0x1af4, 0x1042), (0x1af4, 0x1001)];
 /// The type of block devices (5.2.1).
 const TYPE: u16 = 2;
 /// Descriptors of a queue where nobody says, if the device has as many.
 const DESCRIPTORS: u16 = 256;
 
-/// How a block device is opened, besides [`Options`].
+/// The configuration with which a block device is opened, besides [`Options`].
 #[derive(Debug, Clone, Copy)]
 pub struct BlkConfig {
-    /// Queues; the device may have fewer.
+    /// Number of queues to ask for; the device may have fewer.
     pub queues: u16,
-    /// Descriptors of each, a power of two; `None` for what suits the device. A request takes two, and one for each piece of its data.
+    /// Descriptors of each queue, a power of two; `None` for the driver's choice. A request takes two, and one for each piece of its data.
     pub descriptors: Option<u16>,
-    /// Queues have interrupts, so that an idle core can sleep.
+    /// Whether queues have interrupts, so that an idle core can sleep.
     pub interrupts: bool,
 }
 
@@ -50,17 +70,24 @@ impl Default for BlkConfig {
     }
 }
 
-/// The device has another size. Queues keep to the one that they know.
+/// The event of a device that has another size.
+///
+/// Queues keep to the size that they know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resized {
-    /// Blocks that it has now.
+    /// The new number of blocks.
     pub blocks: u64,
 }
 
-/// Something that happened to a block device.
+/// An event of a block device.
 pub type BlkEvent = control_plane::Event<Resized>;
 
-/// A virtio block device. Its queues keep it open; it is stopped when the last of them and this handle are dropped.
+/// A virtio block device.
+///
+/// SPDK: `bdev_virtio`.
+///
+/// Its queues keep it open; it is stopped when this handle and the last of them are dropped. Every method can be called from any thread while queues
+/// are polled on others. It is a [`Disk`] with one namespace, number 1.
 pub struct Blk(Arc<Handle<Storage>>);
 
 /// What a block device is, besides a virtio device.
@@ -93,11 +120,12 @@ impl Parked for Core {
 }
 
 impl Blk {
-    /// Opens a block device: resets it, agrees with it on features, makes its queues and starts it.
+    /// Opens a block device: resets it, negotiates features, creates its queues and starts it (3.1.1).
     ///
     /// # Errors
-    /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
-    /// `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
+    /// [`Error::Unfit`] or [`Error::Legacy`] where the device is none for this driver; [`Error::Bypass`] where it does not go through the IOMMU;
+    /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
+    /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
         let _opening = Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
@@ -162,49 +190,49 @@ impl Blk {
         Ok(Self(Arc::new(device::start(parts)?)))
     }
 
-    /// What it is.
+    /// Returns size, block size and limits of the device, as they were when it was opened.
     pub fn disk(&self) -> &Geometry {
         &self.0.driver().device_type.disk
     }
 
-    /// How many queues it was opened with.
+    /// Returns the number of queues that the device was opened with.
     pub fn queues(&self) -> u16 {
         self.0.driver().device_type.queues
     }
 
-    /// The device below.
+    /// Returns the PCI device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.0.driver().shared.hw.device
     }
 
-    /// Its BARs, as they were mapped.
+    /// Returns the device's BARs, as they were mapped.
     pub fn bars(&self) -> &[Bar] {
         &self.0.driver().shared.hw.bars
     }
 
-    /// The features that were negotiated, by their bits.
+    /// Returns the negotiated features, by their bits (VIRTIO 1.2, 2.2).
     pub fn features(&self) -> u64 {
         self.0.driver().shared.features
     }
 
-    /// Lets the device into an arena, so that its queues can use buffers there. Once more changes nothing.
+    /// Maps an arena for the device, so that its queues can use buffers there. For an arena that is attached already it does nothing.
     ///
     /// # Errors
-    /// What the address space says.
+    /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
     pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    /// Takes an arena away from the device: it can't reach it any more when this returns.
+    /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing.
     ///
     /// # Errors
-    /// [`wholebar_core::Error::StillAttached`] where a queue was given buffers of it, also one that was dropped since: the device has all of its
-    /// queues as long as it is open. Nothing has changed then.
+    /// [`StillAttached`](wholebar_core::Error::StillAttached) where a queue was given buffers of it, even one that was dropped since: the device
+    /// keeps all of its queues as long as it is open. Nothing has changed then.
     pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
-    /// A queue, to be owned by one core. It can be had again once it was dropped.
+    /// Returns a queue, to be owned by one core. A dropped queue can be had again. It takes a lock.
     ///
     /// # Errors
     /// [`Error::NoQueue`] where all are in use.
@@ -220,51 +248,52 @@ impl Blk {
         Ok(Queue { core: Some(core), index, home: self.0.clone() })
     }
 
-    /// What happens to the device. While 256 events wait here, further ones are dropped.
+    /// Returns the receiver of the device's events. While 256 wait, further ones are dropped.
     pub fn events(&self) -> &Receiver<BlkEvent> {
         self.0.events()
     }
 
-    /// Resets the device, and waits until its queues can go on: what was in flight completes as aborted. They have to be polled
-    /// meanwhile, on other threads.
+    /// Resets the device, and returns when its queues can go on. Requests in flight complete as aborted. Queues must be polled on other threads meanwhile.
     ///
     /// # Errors
-    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, [`Ended`](wholebar_core::Error::Ended) or [`Gone`](wholebar_core::Error::Gone) where the reset did not work.
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled; [`Ended`](wholebar_core::Error::Ended) or
+    /// [`Gone`](wholebar_core::Error::Gone) where the reset failed.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
     }
 
-    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    /// Begins a reset of the device and returns at once. [`service`](Self::service), or the slow path's thread, continues it.
     pub fn request_reset(&self) {
         self.0.request_reset();
     }
 
-    /// Does what there is to do on the slow path: configuration changes, resets. Returns whether it wants to be called again soon. For those
-    /// who chose [`Service::Manual`](crate::Service::Manual).
+    /// Does the slow path's work: configuration changes, resets. Returns whether it wants to be called again soon. For programs that chose
+    /// [`Service::Manual`](crate::Service::Manual).
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), as soon as the device is that.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
 
-    /// Whether the device can be used.
+    /// Checks that the device can be used. It takes a lock, and does not ask the device.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it cannot.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
-    /// Buffers that were never given back, because the device may still write them.
+    /// Returns the number of buffers that were quarantined, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.driver().shared.domain.quarantined()
     }
 
-    /// Stops the device. Queues end.
+    /// Stops the device for good. Queues end.
     ///
     /// # Errors
-    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time; [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }
@@ -353,7 +382,9 @@ impl DeviceType for Storage {
     }
 }
 
-/// A queue of a block device. Dropped, it goes back to its device, and what it has in flight ends there.
+/// A queue of a block device, owned by one core.
+///
+/// Dropping it returns it to its device; requests in flight end there.
 pub struct Queue {
     core: Option<Core>,
     index: u16,
@@ -361,10 +392,10 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Posts a request; [`ring`](Self::ring) announces it.
+    /// Posts a request; [`ring`](Self::ring) announces it to the device.
     ///
     /// # Errors
-    /// [`Rejected`], with the request and why.
+    /// [`Rejected`], with the request and the reason.
     #[inline]
     pub fn submit(&mut self, req: Request) -> Result<(), Rejected> {
         match &mut self.core {
@@ -381,7 +412,7 @@ impl Queue {
         }
     }
 
-    /// Takes at most `max` finished requests; returns how many there were.
+    /// Takes at most `max` finished requests, passes each to `done`, and returns their number.
     #[inline]
     pub fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize {
         match &mut self.core {
@@ -390,45 +421,45 @@ impl Queue {
         }
     }
 
-    /// Looks at the clock: where a request took too long, the device is reset. Polling does this once in a while; who sleeps instead calls it
-    /// when woken.
+    /// Checks the deadlines of requests in flight: where one is overdue, the device is reset. Polling does this once in a while; a program that
+    /// sleeps instead calls it when it wakes.
     pub fn check_timeouts(&mut self) {
         if let Some(core) = &mut self.core {
             on!(core, queue => queue.check_timeouts_at(Instant::now()));
         }
     }
 
-    /// Whether it can be used.
+    /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
         self.core.as_ref().map_or(QueueState::Gone, |core| on!(core, queue => queue.state()))
     }
 
-    /// How many requests are in flight.
+    /// Returns the number of requests in flight.
     pub fn in_flight(&self) -> usize {
         self.core.as_ref().map_or(0, |core| on!(core, queue => queue.in_flight()))
     }
 
-    /// Its number.
+    /// Returns the queue's number.
     pub fn id(&self) -> u16 {
         self.index
     }
 
-    /// How often the device was notified.
+    /// Returns how often the device was notified.
     pub fn doorbells(&self) -> DoorbellCounts {
         self.core.as_ref().map_or_else(DoorbellCounts::default, |core| on!(core, queue => queue.doorbells()))
     }
 
-    /// What is signalled for it while it is armed; `None` without [`BlkConfig::interrupts`].
+    /// Returns the eventfd that is signalled while the queue is armed; `None` without [`BlkConfig::interrupts`].
     pub fn wakeup(&self) -> Option<Arc<EventFd>> {
         self.core.as_ref().and_then(|core| on!(core, queue => queue.wakeup()))
     }
 
-    /// Asks for an interrupt when the next request completes. One more [`poll_each`](Self::poll_each) has to follow.
+    /// Requests an interrupt for the next completion. Call [`poll_each`](Self::poll_each) once more after this, and sleep only where that returns 0.
     pub fn arm(&mut self) -> Armed {
         self.core.as_mut().map_or(Armed::No, |core| on!(core, queue => queue.arm()))
     }
 
-    /// Takes that back.
+    /// Turns the interrupt off again, before polling goes on.
     pub fn disarm(&mut self) {
         if let Some(core) = &mut self.core {
             on!(core, queue => queue.disarm());

@@ -36,7 +36,7 @@ use wholebar_core::reactor::Armed;
 
 /// The type of network devices (5.1.1).
 const TYPE: u16 = 1;
-/// The PCI ids, vendor and device, of network devices: modern and transitional (4.1.2.1).
+/// The PCI vendor and device ids of network devices, modern and transitional (4.1.2.1).
 pub const NET_IDS: [(u16, u16); 2] = [(0x1af4, 0x1041), (0x1af4, 0x1000)];
 /// Descriptors of a queue where nobody says, if the device has as many.
 const DESCRIPTORS: u16 = 256;
@@ -47,7 +47,10 @@ const LINK_HEADER: u32 = 18;
 /// Bytes of a packet for which a buffer has room at least, whatever the MTU, where it cannot be in several: with the header, 1526 (5.1.6.3.1).
 const LEAST_PACKET: u32 = 1514;
 
-/// A virtio network device. Its queues keep it open; it is shut down when the last of them and this handle are dropped.
+/// A virtio network device.
+///
+/// Its queues keep it open; it is shut down when this handle and the last of them are dropped. All that is not here is in its implementation of
+/// [`Port`]: configuration, queues, statistics, reset.
 pub struct Net(Arc<Handle<Ethernet>>);
 
 /// What a network device is, besides a virtio device.
@@ -107,11 +110,15 @@ impl Parked for Queue {
 }
 
 impl Net {
-    /// Opens a network device: resets it, agrees with it on features, makes its queues and starts it.
+    /// Opens a network device: resets it, negotiates features, creates its queues and starts it (3.1.1).
+    ///
+    /// The device has receive and send queues in pairs, so `config` asks for as many of one kind as of the other. An offload that the device does not
+    /// offer is left out.
     ///
     /// # Errors
-    /// [`Error::Unfit`] or [`Error::Legacy`] where it isn't one for this driver, [`Error::Bypass`], [`Error::Unavailable`] for what
-    /// `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nobody answers; what lies below.
+    /// [`Error::Unfit`] or [`Error::Legacy`] where the device is none for this driver; [`Error::Bypass`] where it does not go through the IOMMU;
+    /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
+    /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
         let _opening = pci::Opening::of(&device);
         let hw = Hardware::open(device, TYPE, &options)?;
@@ -141,52 +148,53 @@ impl Net {
         }
     }
 
-    /// The device below.
+    /// Returns the PCI device.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.0.driver().shared.hw.device
     }
 
-    /// Its BARs, as they were mapped.
+    /// Returns the device's BARs, as they were mapped.
     pub fn bars(&self) -> &[Bar] {
         &self.0.driver().shared.hw.bars
     }
 
-    /// The features that were negotiated, by their bits.
+    /// Returns the negotiated features, by their bits (VIRTIO 1.2, 2.2).
     pub fn features(&self) -> u64 {
         self.0.driver().shared.features
     }
 
-    /// Begins to reset the device. [`service`](Self::service) goes on with it.
+    /// Begins a reset of the device and returns at once. [`service`](Self::service), or the slow path's thread, continues it.
     pub fn request_reset(&self) {
         self.0.request_reset();
     }
 
-    /// Does what there is to do on the slow path: configuration changes, resets. Returns whether it wants to be called again soon. For those
-    /// who chose [`Service::Manual`](crate::Service::Manual).
+    /// Does the slow path's work: configuration changes, resets. Returns whether it wants to be called again soon. For programs that chose
+    /// [`Service::Manual`](crate::Service::Manual).
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), from when that is so.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended), as soon as the device is that.
     pub fn service(&self) -> Result<bool> {
         Ok(self.0.service()?)
     }
 
-    /// Whether the device can be used.
+    /// Checks that the device can be used. It takes a lock, and does not ask the device.
     ///
     /// # Errors
-    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't.
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it cannot.
     pub fn check(&self) -> Result<()> {
         Ok(self.0.check()?)
     }
 
-    /// Buffers that were never given back, because the device may still write them.
+    /// Returns the number of buffers that were quarantined, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.driver().shared.domain.quarantined()
     }
 
-    /// Stops the device. Queues end.
+    /// Stops the device for good. Queues end.
     ///
     /// # Errors
-    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not stop in time; [`Gone`](wholebar_core::Error::Gone) or
+    /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn shutdown(self) -> Result<()> {
         self.0.shut_down()
     }

@@ -151,7 +151,7 @@ impl Mapping {
         None
     }
 
-    /// Memory that someone else owns.
+    /// Makes a mapping of memory that somebody else owns.
     ///
     /// # Safety
     /// `base..base + len` stays readable and writable while `owner` lives, and is accessed only atomically, or by whoever owns it in
@@ -184,19 +184,19 @@ impl Mapping {
         })
     }
 
-    /// Bytes.
+    /// Returns the size in bytes.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "a mapping is never empty")]
     pub fn len(&self) -> u64 {
         self.len as u64
     }
 
-    /// What may be done to it.
+    /// Returns the protection.
     pub fn prot(&self) -> Prot {
         self.prot
     }
 
-    /// Where it starts in this process. Dereferencing it is the caller's (unsafe) business.
+    /// Returns where the memory starts in this process. Dereferencing that is unsafe, and the caller's responsibility.
     #[inline]
     pub fn base(&self) -> NonNull<u8> {
         self.base

@@ -18,8 +18,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
-/// A span of the device's address space, as the device reaches it. It may lie in several maps; all of it was there when it was looked up, and is
-/// while this borrows the table. Offsets are checked against its length, so what is added to its start stays below its end.
+/// A span of the device's address space, perhaps in several maps.
+///
+/// All of it was mapped when it was looked up, and stays so while this borrows the table. Offsets are relative to its start, and checked against its
+/// length.
 #[derive(Clone, Copy)]
 pub struct Dma<'a> {
     place: Place<'a>,
@@ -36,14 +38,14 @@ enum Place<'a> {
 }
 
 impl<'a> Dma<'a> {
-    /// Bytes.
+    /// Returns the length in bytes.
     #[inline]
     #[allow(clippy::len_without_is_empty, reason = "asked for by length")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether all of it may be written.
+    /// Returns whether all of the span may be written.
     #[inline]
     pub fn writable(&self) -> bool {
         self.writable
@@ -66,36 +68,36 @@ impl<'a> Dma<'a> {
         }
     }
 
-    /// The 16-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    /// Returns the 16-bit word at `offset`; `None` outside, unaligned, or in memory that is mapped read-only.
     #[inline]
     pub fn u16(&self, offset: u64) -> Option<&'a AtomicU16> {
         let (memory, at) = self.piece(offset, 2)?;
         memory.u16(at)
     }
 
-    /// The 32-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    /// Returns the 32-bit word at `offset`; `None` outside, unaligned, or in memory that is mapped read-only.
     #[inline]
     pub fn u32(&self, offset: u64) -> Option<&'a AtomicU32> {
         let (memory, at) = self.piece(offset, 4)?;
         memory.u32(at)
     }
 
-    /// The 64-bit word at `offset`; `None` outside, unaligned, or in memory that is only for reading.
+    /// Returns the 64-bit word at `offset`; `None` outside, unaligned, or in memory that is mapped read-only.
     #[inline]
     pub fn u64(&self, offset: u64) -> Option<&'a AtomicU64> {
         let (memory, at) = self.piece(offset, 8)?;
         memory.u64(at)
     }
 
-    /// `count` atomic words at `offset` as a slice. `None` as of the words, and where they cross maps: see [`entries`](Self::entries).
+    /// Returns `count` atomic words at `offset` as a slice; `None` as for single words, and where the words cross maps: see [`entries`](Self::entries).
     #[inline]
     pub fn slice<T: Shared>(&self, offset: u64, count: usize) -> Option<&'a [T]> {
         let (memory, at) = self.piece(offset, (count as u64).checked_mul(size_of::<T>() as u64)?)?;
         memory.slice(at, count)
     }
 
-    /// `count` entries at `offset`: a queue or a list, looked up once a turn. `None` outside, unaligned, where an entry crosses from one map
-    /// into another, or where entries of this type are written and the memory is only for reading.
+    /// Returns `count` entries at `offset`, a queue or a list, looked up once a turn; `None` outside, unaligned, where an entry crosses from one map
+    /// into another, or where entries of this type are written and the memory is mapped read-only.
     #[inline]
     pub fn entries<T: Entry>(&self, offset: u64, count: usize) -> Option<Entries<'a, T>> {
         let bytes = (count as u64).checked_mul(size_of::<T>() as u64)?;
@@ -110,7 +112,7 @@ impl<'a> Dma<'a> {
         }
     }
 
-    /// Copies `bytes` to `offset`; false where that isn't inside, may not be written, or was taken away.
+    /// Copies `bytes` to `offset`; returns `false` where that is not inside, may not be written, or was taken away.
     #[inline(always)]
     pub fn write(&self, offset: u64, bytes: &[u8]) -> bool {
         if !self.writable || !self.holds(offset, bytes.len() as u64) {
@@ -126,7 +128,7 @@ impl<'a> Dma<'a> {
         }
     }
 
-    /// Copies out from `offset`; false where that isn't inside, or was taken away.
+    /// Copies bytes out from `offset`; returns `false` where that is not inside, or was taken away.
     #[inline(always)]
     pub fn read(&self, offset: u64, out: &mut [u8]) -> bool {
         if !self.holds(offset, out.len() as u64) {
@@ -140,7 +142,7 @@ impl<'a> Dma<'a> {
         }
     }
 
-    /// Fills `len` bytes at `offset`; false where that isn't inside, may not be written, or was taken away.
+    /// Sets `len` bytes at `offset` to `value`; returns `false` where that is not inside, may not be written, or was taken away.
     pub fn fill(&self, offset: u64, len: u64, value: u8) -> bool {
         if !self.writable || !self.holds(offset, len) {
             return false;
@@ -154,8 +156,9 @@ impl<'a> Dma<'a> {
     }
 }
 
-/// Entries of a queue or a list in the device's address space, which may lie in several maps. Each entry is inside of one: those that are aligned
-/// to their size always are, in maps of whole pages.
+/// Entries of a queue or a list in the device's address space, which may lie in several maps.
+///
+/// Each entry is inside of one: those that are aligned to their size always are, in maps of whole pages.
 pub struct Entries<'a, T> {
     /// Where they are in one map.
     slice: &'a [T],
@@ -164,7 +167,7 @@ pub struct Entries<'a, T> {
 }
 
 impl<'a, T: Entry> Entries<'a, T> {
-    /// Entry `index`; `None` where there is none.
+    /// Returns entry `index`; `None` where there is none.
     #[inline(always)]
     pub fn at(&self, index: usize) -> Option<&'a T> {
         match self.slice.get(index) {
@@ -185,7 +188,7 @@ impl<'a, T: Entry> Entries<'a, T> {
     }
 }
 
-/// What an entry of a queue or a list is: atomic words, or [`ReadOnly`] ones, or arrays of one kind of them.
+/// A type that entries of a queue or a list can have: atomic words, [`ReadOnly`] ones, or arrays of one of these.
 ///
 /// # Safety
 /// Every byte is part of an atomic integer, and any bytes are a value. Where [`WRITTEN`](Self::WRITTEN) is false, nothing but
@@ -195,7 +198,7 @@ pub unsafe trait Entry: Sync + 'static {
     const WRITTEN: bool;
 }
 
-/// A word that the device only loads: it may be in memory that is mapped for reading.
+/// A word that the device only loads, so that it may be in memory that is mapped read-only.
 #[repr(transparent)]
 pub struct ReadOnly<T>(T);
 
@@ -210,13 +213,13 @@ macro_rules! entry {
             const WRITTEN: bool = false;
         }
         impl ReadOnly<$atomic> {
-            /// Loads it, relaxed.
+            /// Loads the word, relaxed.
             #[inline(always)]
             pub fn load(&self) -> $int {
                 self.0.load(Ordering::Relaxed)
             }
 
-            /// Loads it; what is loaded after that is at least as new as what the other side stored before it stored this, with Release.
+            /// Loads the word. Later loads are at least as new as what the other side stored before it stored this word, with Release.
             #[inline(always)]
             pub fn acquire(&self) -> $int {
                 // Of memory that can't be written only relaxed loads are sure to be loads (`std::sync::atomic`).
@@ -489,10 +492,10 @@ impl DmaTable {
     }
 }
 
-/// A refusal of a device's access to memory: what was asked, and of which map.
+/// The refusal of a device's access to memory: the access, and the map it met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Denied {
-    /// Where.
+    /// The address.
     pub iova: Iova,
     /// Bytes.
     pub len: u64,
@@ -502,7 +505,7 @@ pub struct Denied {
     pub why: Reason,
 }
 
-/// Why a device may not access memory.
+/// The reason why a device may not access memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Nothing is mapped at this address.
@@ -511,7 +514,7 @@ pub enum Reason {
     NoMemory((Iova, u64)),
     /// This map (address, bytes) is for reading only.
     ReadOnly((Iova, u64)),
-    /// Whoever mapped this (address, bytes) took memory away that it had shared.
+    /// The peer that mapped this (address, bytes) took memory away that it had shared.
     TakenAway((Iova, u64)),
     /// An entry is not aligned, or crosses from one map into the next.
     Alignment,

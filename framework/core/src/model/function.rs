@@ -1,4 +1,4 @@
-//! A model in its slot: what answers for it, whoever asks: the in-process backend and the vfio-user server alike.
+//! A model with its memory and interrupts: the part that the in-process backend and the vfio-user server have in common.
 
 use super::dma::DmaTable;
 use super::host::{Host, Irqs};
@@ -10,7 +10,7 @@ use crate::{Result, Work};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-/// A model, the memory it may reach and the eventfds it may signal.
+/// A model, the memory that it can reach and the eventfds that it can signal.
 pub struct ModelFunction<M: ?Sized> {
     shape: Shape,
     irqs: Irqs,
@@ -19,7 +19,7 @@ pub struct ModelFunction<M: ?Sized> {
 }
 
 impl<M: Model> ModelFunction<M> {
-    /// Puts `model` in a slot.
+    /// Wraps `model`, without memory and eventfds.
     pub fn new(model: M) -> Self {
         let shape = model.shape();
         // The table is words of 32 bits, whoever looks at it first.
@@ -35,17 +35,17 @@ impl<M: Model> ModelFunction<M> {
 }
 
 impl<M: Model + ?Sized> ModelFunction<M> {
-    /// What the model is.
+    /// Returns the model's shape.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }
 
-    /// The model.
+    /// Returns the model.
     pub fn model(&mut self) -> &mut M {
         &mut self.model
     }
 
-    /// Region `index` as VFIO tells it; size 0 where there is none.
+    /// Returns the VFIO region info of region `index`; its size is 0 where there is none.
     pub fn region(&self, index: u32) -> RegionInfo {
         let Some(region) = self.shape.regions.get(index as usize).filter(|r| r.size > 0) else {
             return RegionInfo::default();
@@ -63,12 +63,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         info
     }
 
-    /// The region itself.
+    /// Returns region `index`; `None` where there is none.
     pub fn model_region(&self, index: u32) -> Option<&ModelRegion> {
         self.shape.regions.get(index as usize)
     }
 
-    /// Interrupt kind `index`.
+    /// Returns the VFIO interrupt info of kind `index`.
     pub fn irq_info(&self, index: u32) -> IrqInfo {
         self.shape.irqs.get(index as usize).copied().unwrap_or_default()
     }
@@ -76,7 +76,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// Reads a region: from its memory where that is direct, else from the model.
     ///
     /// # Errors
-    /// [`Refused`]: `EINVAL` outside of the region, or what the model says.
+    /// [`Refused`]: `EINVAL` outside of the region, else the model's.
     pub fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match self.place(region, offset, buf.len() as u64)? {
             Some(pages) => pages.access(offset, Trap::Read(buf)),
@@ -84,10 +84,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         }
     }
 
-    /// Writes a region; the counterpart of [`read`](Self::read). The MSI-X table and PBA drop writes, as the kernel's do.
+    /// Writes a region; the counterpart of [`read`](Self::read). Writes of the MSI-X table and the PBA are dropped, as the kernel does.
     ///
     /// # Errors
-    /// As `read`.
+    /// [`Refused`]: `EINVAL` outside of the region, else the model's.
     pub fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
         let place = self.place(region, offset, buf.len() as u64)?.cloned();
         if self.shape.msix.is_some_and(|m| m.guards(region, offset, buf.len() as u64)) {
@@ -118,10 +118,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.irqs.never_wait()
     }
 
-    /// Gives vectors `first..` of kind `index` their eventfds, or takes them away.
+    /// Connects vectors `first..` of kind `index` to their eventfds, or disconnects them.
     ///
     /// # Errors
-    /// [`Refused`] with `EINVAL` for vectors that aren't there.
+    /// [`Refused`] with `EINVAL` for vectors that do not exist.
     pub fn set_irqs(&mut self, index: u32, first: u32, fds: Vec<Option<OwnedFd>>) -> Result<(), Refused> {
         let count = fds.len() as u32;
         self.irqs.set(index, first, fds).ok_or(Refused(libc::EINVAL))?;
@@ -139,10 +139,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         }
     }
 
-    /// Masks or unmasks vectors. One that is raised while it is masked is signalled when that ends.
+    /// Masks or unmasks vectors. A vector that is raised while it is masked is signalled when it is unmasked.
     ///
     /// # Errors
-    /// [`Refused`]: `ENOTTY` where the kind has no masking, `EINVAL` for vectors that aren't there.
+    /// [`Refused`]: `ENOTTY` where the kind cannot be masked, `EINVAL` for vectors that do not exist.
     pub fn mask_irqs(&mut self, index: u32, first: u32, count: u32, masked: bool) -> Result<(), Refused> {
         if !self.irq_info(index).maskable {
             return Err(Refused(libc::ENOTTY));
@@ -150,10 +150,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.irqs.mask(index, first, count, masked).ok_or(Refused(libc::EINVAL))
     }
 
-    /// Raises vectors in software.
+    /// Signals vectors by software.
     ///
     /// # Errors
-    /// [`Refused`] with `EINVAL` for vectors that aren't there.
+    /// [`Refused`] with `EINVAL` for vectors that do not exist.
     pub fn trigger(&mut self, index: u32, first: u32, count: u32) -> Result<(), Refused> {
         let end = first.checked_add(count).filter(|end| *end <= self.irq_info(index).count);
         let end = end.ok_or(Refused(libc::EINVAL))?;
@@ -179,10 +179,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         }
     }
 
-    /// Lets the model into memory at `iova`.
+    /// Maps memory at `iova` for the model.
     ///
     /// # Errors
-    /// [`Refused`] with `EEXIST` where that overlaps what is mapped.
+    /// [`Refused`] with `EEXIST` where it overlaps another map.
     pub fn dma_map(
         &mut self,
         iova: Iova,
@@ -194,10 +194,10 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.dma.map(iova, Some(memory), at, len, writable)
     }
 
-    /// Lets the model into `len` bytes of an arena, from `at` on.
+    /// Maps `len` bytes of an arena, from `at` on, for the model.
     ///
     /// # Errors
-    /// [`Refused`]: `EEXIST` where that overlaps what is mapped, `EINVAL` where it is not inside of the arena.
+    /// [`Refused`]: `EEXIST` where they overlap another map, `EINVAL` where they are not inside of the arena.
     pub fn dma_map_arena(
         &mut self,
         iova: Iova,
@@ -212,15 +212,15 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.dma.map(iova, Some(Arc::new(memory)), at, len, writable)
     }
 
-    /// Takes addresses whose memory cannot be reached from here: the model's accesses fail, as those to unmapped addresses do.
+    /// Maps addresses whose memory cannot be reached from this process: the model's accesses fail, as those of unmapped addresses do.
     ///
     /// # Errors
-    /// [`Refused`] with `EEXIST` where that overlaps what is mapped.
+    /// [`Refused`] with `EEXIST` where they overlap another map.
     pub fn dma_map_unreachable(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
         self.dma.map(iova, None, 0, len, false)
     }
 
-    /// Takes one map back, exactly.
+    /// Unmaps exactly one map.
     ///
     /// # Errors
     /// [`Refused`] with `ENOENT` where there is no such map.
@@ -228,42 +228,42 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.dma.unmap(iova, len)
     }
 
-    /// Takes back every map that lies inside a range, and says how many there were.
+    /// Unmaps every map that is inside of a range, and returns their number.
     ///
     /// # Errors
-    /// [`Refused`] with `EINVAL` where one lies inside only in part; then none is taken back.
+    /// [`Refused`] with `EINVAL` where a map is only partly inside; nothing is unmapped then.
     pub fn dma_unmap_all_in(&mut self, iova: Iova, len: u64) -> Result<usize, Refused> {
         self.dma.unmap_all_in(iova, len)
     }
 
-    /// Takes all maps back.
+    /// Unmaps everything.
     pub fn dma_clear(&mut self) {
         self.dma.clear();
     }
 
-    /// How many maps there are.
+    /// Returns the number of maps.
     pub fn dma_count(&self) -> usize {
         self.dma.len()
     }
 
-    /// The maps there are: address, length.
+    /// Returns the maps: address and length of each.
     pub fn dma_maps(&self) -> impl Iterator<Item = (Iova, u64)> + '_ {
         self.dma.maps()
     }
 
-    /// Function-level reset: interrupts off, model reset. Maps stay.
+    /// Resets the function: interrupts are disabled, and the model is reset. Maps stay.
     pub fn reset(&mut self) {
         (0..5).for_each(|i| self.disable_irqs(i));
         self.model.reset();
     }
 
-    /// Nobody is there any more: no maps, no interrupts, model reset.
+    /// Handles the end of its client: everything is unmapped, interrupts are disabled, and the model is reset.
     pub fn release(&mut self) {
         self.dma.clear();
         self.reset();
     }
 
-    /// One turn of the model.
+    /// Runs one turn of the model.
     #[inline]
     pub fn poll(&mut self) -> Work {
         self.model.poll(&mut Host::new(&self.dma, &self.irqs))

@@ -17,8 +17,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-/// A model in this process. Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as
-/// they use the device.
+/// A model in this process, as a [`PciDevice`].
+///
+/// Its thread, where it has one, ends when the last reference to this is dropped: drivers hold one for as long as they use the device.
 pub struct InProcess {
     shape: Shape,
     function: Arc<Slot>,
@@ -30,7 +31,7 @@ pub struct InProcess {
 type Counters = Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>;
 
 impl InProcess {
-    /// Puts a model behind the seam.
+    /// Creates the device of a model, which nobody polls yet: see [`step`](Self::step) and [`spawn`](Self::spawn).
     ///
     /// # Errors
     /// [`Error::PageSize`] where the model's page is smaller than the host's.
@@ -45,13 +46,13 @@ impl InProcess {
         Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None), counters: OnceLock::new() }))
     }
 
-    /// One turn of the model, on this thread.
+    /// Runs one turn of the model on the calling thread. It takes the model's lock.
     pub fn step(&self) -> Work {
         self.function.lock().poll()
     }
 
-    /// Runs the model on a thread of its own, until [`stop`](Self::stop) or the end of this. `prepare` runs there first, to pin it. Nothing
-    /// changes where it has a thread already.
+    /// Runs the model on a thread of its own, until [`stop`](Self::stop) or the last reference is dropped. `prepare` runs on that thread first, to
+    /// pin it, for example. Where the model has a thread already, nothing changes.
     ///
     /// # Errors
     /// [`Error::Io`] where the system has no thread left.
@@ -63,8 +64,8 @@ impl InProcess {
         Ok(())
     }
 
-    /// Runs the model on the thread that runs `other`: they take turns, and data between them stays in one core's caches. Returns
-    /// whether it has a thread now: `false` where `other` has none.
+    /// Runs the model on the thread that runs `other`: the two take turns, and data between them stays in one core's caches. Returns whether the
+    /// model has a thread now: `false` where `other` has none.
     pub fn spawn_beside(&self, other: &Self) -> bool {
         // One after the other: two threads may call this of each other.
         let beside = other.thread().as_ref().map(ModelThread::beside);
@@ -75,20 +76,19 @@ impl InProcess {
         thread.is_some()
     }
 
-    /// Stops the model's thread, where it has one: the device does nothing more by itself until [`step`](Self::step) or
-    /// [`spawn`](Self::spawn).
+    /// Stops the model's thread, where it has one. The device does nothing more by itself until [`step`](Self::step) or [`spawn`](Self::spawn).
     pub fn stop(&self) {
         // Dropped once the lock is free: this waits for the thread.
         let thread = self.thread().take();
         drop(thread);
     }
 
-    /// Says how the model's counters are read, while it runs, for [`PciDevice::counters`]. Later calls change nothing.
+    /// Sets how the model's counters are read while it runs, for [`PciDevice::counters`]. Only the first call has an effect.
     pub fn set_counters(&self, read: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
         let _ = self.counters.set(Box::new(read));
     }
 
-    /// The id of the model's thread in `/proc/self/task`, where the CPU time that it used can be read; `None` where it has none.
+    /// Returns the id of the model's thread in `/proc/self/task`, which shows the CPU time that it used; `None` where it has no thread.
     pub fn thread_id(&self) -> Option<i32> {
         self.thread().as_ref().map(ModelThread::tid)
     }

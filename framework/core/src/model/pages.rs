@@ -16,7 +16,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-/// The memory of a region that can be mapped: a memory file and its mapping here.
+/// The memory of a region that can be mapped: a memory file and its mapping in this process.
 ///
 /// The file is twice as long as the mapping: the second half is where trapped accesses of this process go by system call
 /// (see [`InProcess`](super::InProcess)).
@@ -37,7 +37,7 @@ macro_rules! word {
 }
 
 impl Pages {
-    /// `len` zeroed bytes, rounded up to the host's page.
+    /// Allocates `len` bytes of zeroes, rounded up to the host's page size.
     ///
     /// # Errors
     /// [`Error::Memory`].
@@ -89,7 +89,7 @@ impl Pages {
         }
     }
 
-    /// Bytes.
+    /// Returns the size in bytes.
     #[allow(clippy::len_without_is_empty, reason = "at least a page")]
     pub fn len(&self) -> u64 {
         self.mapping.len()
@@ -112,8 +112,8 @@ impl Pages {
         u64, AtomicU64
     );
 
-    /// `count` registers of one kind at `offset`, to be held: what a model looks at in each of its turns. `None` outside, unaligned, or where some
-    /// of their words have other widths.
+    /// Returns `count` registers of one kind at `offset`, to be held: those that a model reads in each of its turns. `None` outside, unaligned, or where
+    /// some of their words have other widths.
     pub fn registers<T: Shared>(self: &Arc<Self>, offset: u64, count: usize) -> Option<Registers<T>> {
         let words = NonNull::from(self.mapping.slice(offset, count)?);
         Some(Registers { words, _pages: self.clone() })
@@ -175,7 +175,7 @@ pub(super) enum Trap<'a> {
     Write(&'a [u8]),
 }
 
-/// Registers of one kind, one behind the other, in a model's [`Pages`].
+/// Registers of one kind, one after the other, in a model's [`Pages`].
 pub struct Registers<T> {
     words: NonNull<[T]>,
     /// Keeps them mapped.

@@ -96,8 +96,9 @@ pub trait RxQueue: Send {
     /// Appends received packets to `out`, as many as it has room for, and returns their number. (DPDK: `rte_eth_rx_burst`.)
     ///
     /// The queue also posts new buffers to the device in place of those that it handed out. Where its pool is empty it counts that
-    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock and makes no system call, unless the device's doorbell is
-    /// trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that is under way.
+    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock, except to look up an arena that is new to it, and makes no
+    /// system call, unless the device's doorbell is trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that
+    /// is under way.
     fn rx(&mut self, out: &mut Burst) -> usize;
 
     /// Returns whether the queue can be used.
@@ -131,8 +132,8 @@ pub trait TxQueue: Send {
     /// `rte_eth_tx_burst`.)
     ///
     /// A packet that can never be sent is taken, dropped and counted by cause ([`TxCounters`]); it is part of the returned number. The call rings at
-    /// most one doorbell for all packets, takes no lock, and makes no system call, unless the doorbell is trapped. In every state but
-    /// [`QueueState::Running`] the queue takes no packet, and takes part in a reset that is under way.
+    /// most one doorbell for all packets, takes no lock, except to look up an arena that is new to it, and makes no system call, unless the doorbell
+    /// is trapped. In every state but [`QueueState::Running`] the queue takes no packet, and takes part in a reset that is under way.
     fn tx(&mut self, packets: &mut Burst) -> usize;
 
     /// Frees the buffers of packets that were sent. (DPDK: `rte_eth_tx_done_cleanup`.)

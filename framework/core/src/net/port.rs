@@ -1,4 +1,4 @@
-//! A port: the control plane of a network device, the same for every driver.
+//! Ports: the control plane of a network device, the same for every driver.
 
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
 use crate::DriverError;
@@ -11,12 +11,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A network device, opened: what is configured, read or reset, as `rte_ethdev` has it in DPDK. Its queues are values of their own
-/// ([`RxQueue`], [`TxQueue`]), which keep the device open: a port and its queues may be dropped in any order.
+/// A network device, opened: its configuration, statistics and resets, as `rte_ethdev` has them in DPDK.
+///
+/// Its queues are values of their own ([`RxQueue`], [`TxQueue`]), which keep the device open: a port and its queues may be dropped in any order.
 ///
 /// Every method can be called at any time, from any thread, while queues are polled on others. Those that return a `Result` take the lock of
-/// the device's control plane, wait for a reset that is under way, and reach registers or a control queue: microseconds to milliseconds.
-/// They are not for the loop that moves packets. Their error is the driver's own: [`DriverError::downcast_ref`] gives it.
+/// the device's control plane, wait for a reset that is under way, and access registers or a control queue: microseconds to milliseconds.
+/// They are not for the loop that moves packets. Their error is the driver's own: [`DriverError::downcast_ref`] returns it.
 ///
 /// ```
 /// # use wholebar_core::{DriverError, mem::{Arena, ArenaOptions, Pool}, net::{Burst, Port}};
@@ -35,40 +36,40 @@ use std::time::Duration;
 /// }
 /// ```
 pub trait Port: Send + Sync {
-    /// The driver's name: `virtio`, `igb`.
+    /// Returns the driver's name: `virtio`, `igb`.
     fn driver(&self) -> &'static str;
 
-    /// The device's name: its PCI address, or the target that it was opened by.
+    /// Returns the device's name: its PCI address, or the target by which it was opened.
     fn name(&self) -> &str;
 
-    /// The most that the device can be asked for, whatever it was opened with. (DPDK: `rte_eth_dev_info_get`.)
+    /// Returns the largest configuration that the device supports, whatever it was opened with. (DPDK: `rte_eth_dev_info_get`.)
     fn limits(&self) -> &Limits;
 
-    /// Of the offloads that [`PortConfig::offloads`](super::PortConfig::offloads) asked for, those that the device has and does.
+    /// Returns the offloads that the device does: those of [`PortConfig::offloads`](super::PortConfig::offloads) that it has.
     fn granted(&self) -> Offloads;
 
-    /// How many receive and how many send queues the port was opened with.
+    /// Returns the numbers of receive and of send queues that the port was opened with.
     fn queues(&self) -> (u16, u16);
 
-    /// The largest packet, in bytes, without link-layer header and checksum.
+    /// Returns the MTU: the largest packet, in bytes, without link-layer header and checksum.
     fn mtu(&self) -> u16;
 
-    /// The station address: that of [`set_mac`](Self::set_mac), or else the device's own.
+    /// Returns the station address: that of [`set_mac`](Self::set_mac), or else the device's own. (DPDK: `rte_eth_macaddr_get`.)
     fn mac(&self) -> Mac;
 
-    /// Sets the station address. It lasts until the device is closed, through resets.
+    /// Sets the station address. It lasts until the device is closed, through resets. (DPDK: `rte_eth_dev_default_mac_addr_set`.)
     ///
     /// # Errors
     /// The driver's, where `mac` is a group address or zero, where the device cannot change its address, or is gone.
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError>;
 
-    /// Promiscuous mode: whether packets to any address are received. It lasts through resets.
+    /// Sets promiscuous mode: whether packets to any address are received. It lasts through resets. (DPDK: `rte_eth_promiscuous_enable`.)
     ///
     /// # Errors
     /// The driver's, where the device has no such mode, or is gone.
     fn set_promiscuous(&self, on: bool) -> Result<(), DriverError>;
 
-    /// Whether packets to any multicast address are received. It lasts through resets.
+    /// Sets whether packets to any multicast address are received. It lasts through resets. (DPDK: `rte_eth_allmulticast_enable`.)
     ///
     /// # Errors
     /// The driver's, where the device has no such mode, or is gone.
@@ -81,30 +82,33 @@ pub trait Port: Send + Sync {
     /// The driver's, where there are more than the device has room for, where it has no filters, or is gone.
     fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError>;
 
-    /// Whether packets of the VLAN `vlan`, 1 to 4094, are received, where [`Offloads::vlan_filter`] was granted. It lasts through resets.
+    /// Sets whether packets of the VLAN `vlan`, 1 to 4094, are received, where [`Offloads::vlan_filter`] was granted. It lasts through resets. (DPDK:
+    /// `rte_eth_dev_vlan_filter`.)
     ///
     /// # Errors
     /// The driver's, for a number that is no VLAN, where the device does not filter VLANs, or is gone.
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError>;
 
-    /// Sets how packets are spread over the receive queues: receive-side scaling. It lasts through resets.
+    /// Sets receive-side scaling: how packets are spread over the receive queues. It lasts through resets. (DPDK: `rte_eth_dev_rss_hash_update`,
+    /// `rte_eth_dev_rss_reta_update`.)
     ///
     /// # Errors
     /// The driver's, for a table or key that the device cannot have, or queues that the port has not; where the device has no RSS, or is gone.
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError>;
 
-    /// The state of the link, as it was last told or read. Up to a fifth of a second old; may read a register.
+    /// Returns the state of the link, as it was last read: up to a fifth of a second old. It may read a register. (DPDK: `rte_eth_link_get_nowait`.)
     fn link(&self) -> Link;
 
-    /// What happens to the port. While 256 events wait here, further ones are dropped. Receivers share what comes: each event goes to one.
+    /// Returns the receiver of the port's events. While 256 wait, further ones are dropped. Clones of the receiver share the events: each goes to one.
     fn events(&self) -> &Receiver<Event>;
 
-    /// Every counter of each queue and of the device. Counters begin at 0 when the port is opened and go on through resets. It takes the lock
-    /// where counters are registers of the device.
+    /// Returns every counter of each queue and of the device. (DPDK: `rte_eth_xstats_get`.)
     ///
-    /// Packets that a device drops because they are for other addresses are here only where somebody counts them. VIRTIO 1.2 has no such counter;
-    /// a model in this process tells (`rx_filtered`). A 82576 counts good packets that passed its filters (`rx_packets`), and all packets
-    /// (`rx_packets_all`): the latter has those with errors, too.
+    /// Counters begin at 0 when the port is opened and go on through resets. Where counters are registers of the device, this takes the lock.
+    ///
+    /// Packets that a device drops because they are for other addresses are counted only where the device does so. VIRTIO 1.2 has no such counter;
+    /// a model in this process has one (`rx_filtered`). An 82576 counts good packets that passed its filters (`rx_packets`), and all packets
+    /// (`rx_packets_all`), those with errors included.
     fn statistics(&self) -> Vec<Statistic>;
 
     /// Maps an arena for DMA by the device, so that queues can use buffers there. For an arena that is attached already it does nothing.
@@ -114,60 +118,62 @@ pub trait Port: Send + Sync {
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
     fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// Takes an arena away from the device: it is unmapped when this returns. For an arena that is not attached it does nothing. (DPDK:
+    /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing. (DPDK:
     /// `rte_dev_dma_unmap`.)
     ///
     /// # Errors
-    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while there is a queue that was given buffers of the arena, or, of a
-    /// virtio device, was: that has all of its queues as long as it is open. Nothing has changed then.
+    /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while a queue exists that was given buffers of the arena. A
+    /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
     fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// Receive queue `index`, from 0, which takes its buffers from `pool`. Dropped, it can be had again.
+    /// Returns receive queue `index`, from 0, which takes its buffers from `pool`. A dropped queue can be had again. (DPDK: `rte_eth_rx_queue_setup`.)
     ///
     /// # Errors
     /// The driver's, where the port has no such queue or it is in use, where the pool's arena is not attached, or its buffers are too small for the
     /// MTU and headroom.
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError>;
 
-    /// Send queue `index`, from 0. Dropped, it can be had again; packets in flight end with the port.
+    /// Returns send queue `index`, from 0. A dropped queue can be had again; its packets in flight end with the port. (DPDK: `rte_eth_tx_queue_setup`.)
     ///
     /// # Errors
     /// The driver's, where the port has no such queue or it is in use.
     fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError>;
 
-    /// Resets the device, and returns when its queues can go on: packets in flight are dropped and counted, their buffers go home. Each
-    /// queue has to be polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
+    /// Resets the device, and returns when its queues can go on: packets in flight are dropped and counted, and their buffers return to their pools.
+    /// (DPDK: `rte_eth_dev_reset`.)
+    ///
+    /// Each queue must be polled on another thread meanwhile: one that is not, within five seconds, is lost, and its buffers quarantined.
     ///
     /// # Errors
     /// The driver's, where queues were not polled, or the device did not come up again.
     fn reset(&self) -> Result<(), DriverError>;
 }
 
-/// What a device can be asked for.
+/// The largest configuration that a device supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Queues that receive, at most.
+    /// The largest number of receive queues.
     pub rx_queues: u16,
-    /// Queues that send, at most.
+    /// The largest number of send queues.
     pub tx_queues: u16,
-    /// Descriptors of a queue, at most.
+    /// The largest number of descriptors of a queue.
     pub descriptors: u16,
     /// The largest MTU, in bytes.
     pub mtu: u16,
-    /// What it offers.
+    /// The offloads that the device has.
     pub offloads: Offloads,
-    /// Entries of the table that spreads packets, at most; 0 where it spreads them in a way of its own.
+    /// The largest number of entries of the RSS redirection table; 0 where the device has another way of spreading packets.
     pub rss_table: u16,
 }
 
-/// How a link is.
+/// The state of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Link {
-    /// It is there.
+    /// The link is up.
     pub up: bool,
-    /// In Mb/s, where that is known.
+    /// The speed in Mb/s, where it is known.
     pub speed: Option<u32>,
-    /// Both directions at once, where that is known.
+    /// Whether the link is full duplex, where that is known.
     pub full_duplex: Option<bool>,
 }
 
@@ -185,23 +191,25 @@ impl fmt::Display for Link {
     }
 }
 
-/// Something that happened to a port.
+/// An event of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Its link changed.
+    /// The link changed.
     Link(Link),
-    /// A queue that sends is stuck: for some time it has had no room, though the link is up, and nothing that it sent was given back. The other end may take
-    /// nothing; or the device has lost what it had, and only a reset ([`Port::reset`]) gets it going. Told once, until packets go again.
+    /// A send queue is stuck: for some time it has had no room, though the link is up, and no packet of it was sent. Reported once, until packets are
+    /// sent again.
+    ///
+    /// Either the other end takes nothing, or the device has lost its packets, and only a reset ([`Port::reset`]) gets it going.
     Stalled {
-        /// The queue.
+        /// The queue's number.
         queue: u16,
         /// How long nothing moved.
         waited: Duration,
     },
-    /// The device asks that its address be announced (a gratuitous ARP or its like), after it was moved.
+    /// The device asks the driver's side to announce its address, by a gratuitous ARP or the like, after a migration.
     Announce,
-    /// What happens to any device.
+    /// An event that can happen to any device.
     Device(DeviceEvent),
 }
 
@@ -211,19 +219,19 @@ impl From<DeviceEvent> for Event {
     }
 }
 
-/// One counter, and what it has come to.
+/// A counter and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statistic {
-    /// The queue it is of (`rx0`, `tx3`), nothing for the device's own, or `model`.
+    /// The queue that the counter belongs to (`rx0`, `tx3`); empty for the device's own, or `model`.
     pub queue: Cow<'static, str>,
-    /// What it counts.
+    /// The counter's name.
     pub name: Cow<'static, str>,
-    /// What it has come to.
+    /// The counter's value.
     pub value: u64,
 }
 
 impl Statistic {
-    /// What a device counts of itself where it is a model in this process, as part of [`Port::statistics`].
+    /// Returns the counters of a device that is a model in this process, as part of [`Port::statistics`]. For drivers.
     pub fn of_model(device: &dyn PciDevice) -> impl Iterator<Item = Self> + use<> {
         let counters = device.counters().into_iter();
         counters.map(|(name, value)| Self { queue: "model".into(), name: name.into(), value })

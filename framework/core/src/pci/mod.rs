@@ -99,7 +99,7 @@ pub trait PciDevice: Send + Sync {
     /// Returns the device's name: `0000:01:00.0`, `vfio-user:/run/x.sock`, `sim:nvme,size=1G`. Every error of the device begins with it.
     fn name(&self) -> &str;
 
-    /// Returns the kind of backend. Figures measured on a model are labelled as such by it.
+    /// Returns the kind of backend, by which programs label the figures that they measure.
     fn kind(&self) -> DeviceKind;
 
     /// Returns how many regions and interrupt kinds there are, and whether [`reset`](Self::reset) can work. (Linux: `VFIO_DEVICE_GET_INFO`.)
@@ -135,8 +135,8 @@ pub trait PciDevice: Send + Sync {
     /// (Linux: `mmap` of a VFIO device.)
     ///
     /// # Errors
-    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Memory`](crate::Error::Memory)
-    /// where the system has no memory; [`Error::Gone`](crate::Error::Gone).
+    /// [`Error::NotMappable`](crate::Error::NotMappable) where the backend does not let this range be mapped; [`Error::Mmap`](crate::Error::Mmap)
+    /// where the system refuses; [`Error::Memory`](crate::Error::Memory) where it has no memory left; [`Error::Gone`](crate::Error::Gone).
     fn map(&self, region: u32, range: Range<u64>, prot: Prot) -> Result<RegionMapping>;
 
     /// Returns how many interrupts of a kind there are, and what can be done with them. (Linux: `VFIO_DEVICE_GET_IRQ_INFO`.) The count is 0 where the

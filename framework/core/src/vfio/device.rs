@@ -23,8 +23,9 @@ use vfio_bindings::bindings::vfio::*;
 
 /// A PCI function that is open through the kernel's VFIO; closed on drop.
 ///
-/// Closing one that has vanished takes the kernel more than a minute, where no hotplug driver has been told that it is gone: it resets a function that is
-/// closed, and waits for it to answer (`pci_dev_wait`, called by `vfio_pci_core_disable`; 77 s on Linux 6.12). It isn't so where the device is back by then.
+/// Closing one that has vanished takes the kernel more than a minute, where no hotplug driver has been told that it is gone: it resets a function
+/// that is closed, and waits for it to answer (`pci_dev_wait`, called by `vfio_pci_core_disable`; 77 s on Linux 6.12). It isn't so where the device
+/// is back by then.
 pub struct Vfio {
     /// Closed before what it is attached to.
     device: OwnedFd,
@@ -85,17 +86,17 @@ impl Vfio {
         Ok(Arc::new(new))
     }
 
-    /// Where the function is.
+    /// Returns the function's address.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// The IOMMU group it is in; `None` where sysfs doesn't tell.
+    /// Returns the function's IOMMU group, which sysfs is asked for; `None` where it does not show one.
     pub fn group(&self) -> Option<u32> {
         Sysfs::default().function(self.address)?.group()
     }
 
-    /// Whether it is gone: every later call says so, but for reads of configuration space.
+    /// Returns whether the device is gone. Every later call returns [`Error::Gone`] then, except reads of configuration space. One load.
     pub fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }

@@ -1,7 +1,15 @@
-//! What Linux says of PCI functions under `/sys`: who drives them, which IOMMU group they are in, how their interrupts are delivered.
+//! PCI functions as Linux shows them under `/sys`: drivers, IOMMU groups, BARs, the delivery of interrupts.
 //!
-//! Reading never fails loudly: a fact that cannot be read is a fact that isn't known (in a container, much of `/sys` may be missing).
-//! Binding and unbinding say what went wrong. The tree's root is a parameter, so that tests have one of their own.
+//! A fact that cannot be read is `None`: in a container, much of `/sys` may be missing. Binding and unbinding return errors. The root of the tree is
+//! a parameter, so that tests have one of their own.
+//!
+//! ```
+//! use wholebar_core::vfio::sysfs::Sysfs;
+//!
+//! for function in Sysfs::default().functions() {
+//!     println!("{} is driven by {}", function.address(), function.driver().as_deref().unwrap_or("no driver"));
+//! }
+//! ```
 
 use crate::pci::Address;
 use std::fs;
@@ -9,7 +17,9 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-/// A system's `/sys`, `/proc` and `/dev`.
+/// The `/sys`, `/proc` and `/dev` of a system.
+///
+/// The default is this system's.
 #[derive(Debug, Clone)]
 pub struct Sysfs {
     root: PathBuf,
@@ -22,7 +32,9 @@ impl Default for Sysfs {
     }
 }
 
-/// One PCI function.
+/// A PCI function, as sysfs shows it.
+///
+/// Each method reads files.
 #[derive(Debug, Clone)]
 pub struct Function {
     sysfs: Sysfs,
@@ -31,22 +43,22 @@ pub struct Function {
 }
 
 impl Sysfs {
-    /// One whose `sys`, `proc` and `dev` are found in `root`.
+    /// Returns the system whose `sys`, `proc` and `dev` are in `root`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// A file of the system: `path` is relative to its root.
+    /// Returns the path of a file of the system; `path` is relative to its root.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.root.join(path)
     }
 
-    /// What a file of the system says, without the space around it.
+    /// Returns the text of a file of the system, without surrounding whitespace; `None` where it cannot be read.
     pub fn read(&self, path: impl AsRef<Path>) -> Option<String> {
         Some(fs::read_to_string(self.path(path)).ok()?.trim().to_owned())
     }
 
-    /// All PCI functions, by address.
+    /// Returns all PCI functions, ordered by address.
     pub fn functions(&self) -> Vec<Function> {
         let mut addresses: Vec<Address> =
             names(&self.path("sys/bus/pci/devices")).filter_map(|n| n.parse().ok()).collect();
@@ -54,13 +66,13 @@ impl Sysfs {
         addresses.into_iter().filter_map(|address| self.function(address)).collect()
     }
 
-    /// One PCI function; `None` where there is none.
+    /// Returns the function at `address`; `None` where there is none.
     pub fn function(&self, address: Address) -> Option<Function> {
         let path = self.path("sys/bus/pci/devices").join(address.to_string());
         path.is_dir().then(|| Function { sysfs: self.clone(), address, path })
     }
 
-    /// The functions of an IOMMU group, by address.
+    /// Returns the functions of an IOMMU group, ordered by address.
     pub fn group(&self, group: u32) -> Vec<Function> {
         let mut addresses: Vec<Address> = names(&self.path(format!("sys/kernel/iommu_groups/{group}/devices")))
             .filter_map(|n| n.parse().ok())
@@ -69,7 +81,7 @@ impl Sysfs {
         addresses.into_iter().filter_map(|address| self.function(address)).collect()
     }
 
-    /// Those of an IOMMU group that keep it from being VFIO's, each with the driver that has it.
+    /// Returns the functions of an IOMMU group that keep VFIO from taking it, each with its driver.
     pub fn obstacles(&self, group: u32) -> Vec<(Address, String)> {
         let in_the_way = |f: &Function| {
             let driver = f.driver()?;
@@ -80,7 +92,7 @@ impl Sysfs {
         self.group(group).iter().filter_map(in_the_way).collect()
     }
 
-    /// A kernel module's parameter that is a truth value.
+    /// Returns a boolean parameter of a kernel module; `None` where it cannot be read.
     pub fn flag(&self, module: &str, parameter: &str) -> Option<bool> {
         match self.read(format!("sys/module/{module}/parameters/{parameter}"))?.as_str() {
             "Y" | "1" => Some(true),
@@ -89,7 +101,7 @@ impl Sysfs {
         }
     }
 
-    /// Whether a kernel module is loaded, or built in.
+    /// Returns whether a kernel module is loaded, or built in.
     pub fn has_module(&self, module: &str) -> bool {
         self.path("sys/module").join(module).is_dir()
     }
@@ -104,12 +116,12 @@ impl Sysfs {
         inside
     }
 
-    /// The kernel's version: `6.12.95+deb12-amd64`.
+    /// Returns the kernel's version: `6.12.95+deb12-amd64`.
     pub fn kernel(&self) -> Option<String> {
         self.read("proc/sys/kernel/osrelease")
     }
 
-    /// Ranges that devices of an IOMMU group cannot use, each with its type: `msi`, `reserved`, `direct`, ….
+    /// Returns the address ranges that devices of an IOMMU group cannot use, each with its type: `msi`, `reserved`, `direct`, and so on.
     pub fn reserved_regions(&self, group: u32) -> Vec<(RangeInclusive<u64>, String)> {
         let text = self.read(format!("sys/kernel/iommu_groups/{group}/reserved_regions")).unwrap_or_default();
         let line = |line: &str| {
@@ -122,69 +134,69 @@ impl Sysfs {
 }
 
 impl Function {
-    /// Where it is.
+    /// Returns the function's address.
     pub fn address(&self) -> Address {
         self.address
     }
 
-    /// Its directory.
+    /// Returns the function's directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The driver that is bound to it.
+    /// Returns the driver that is bound to the function.
     pub fn driver(&self) -> Option<String> {
         link(&self.path.join("driver"))
     }
 
-    /// The one driver that may have it, where somebody said so.
+    /// Returns the one driver that may be bound to the function, where an override is set.
     pub fn driver_override(&self) -> Option<String> {
         self.read("driver_override").filter(|name| name != "(null)")
     }
 
-    /// Its IOMMU group; `None` where no IOMMU is in use.
+    /// Returns the function's IOMMU group; `None` where no IOMMU is in use.
     pub fn group(&self) -> Option<u32> {
         link(&self.path.join("iommu_group"))?.parse().ok()
     }
 
-    /// What the node of its own is called under `/dev/vfio/devices`, where the kernel has it (it may lack the node even so).
+    /// Returns the name of the function's node under `/dev/vfio/devices`, where the kernel has one. The file may be missing even so.
     pub fn vfio_device(&self) -> Option<String> {
         let mut names: Vec<String> = names(&self.path.join("vfio-dev")).collect();
         names.sort();
         names.into_iter().next()
     }
 
-    /// Its NUMA node.
+    /// Returns the function's NUMA node.
     pub fn numa_node(&self) -> Option<u32> {
         self.read("numa_node")?.parse().ok()
     }
 
-    /// Who made it.
+    /// Returns the vendor id.
     pub fn vendor(&self) -> Option<u16> {
         self.number("vendor")
     }
 
-    /// Which of its maker's devices it is.
+    /// Returns the device id.
     pub fn device(&self) -> Option<u16> {
         self.number("device")
     }
 
-    /// Base class, sub-class and programming interface: 0x010802 is NVMe.
+    /// Returns base class, sub-class and programming interface as one number: 0x010802 is NVMe.
     pub fn class(&self) -> Option<u32> {
         u32::try_from(hex(&self.read("class")?)?).ok()
     }
 
-    /// Whether it is a bridge to another bus (PCI, CardBus): vfio-pci takes none, and it is no obstacle in an IOMMU group.
+    /// Returns whether the function is a bridge to another bus (PCI, CardBus). VFIO does not take bridges, and they are no obstacle in an IOMMU group.
     pub fn is_bridge(&self) -> bool {
         self.class().is_some_and(|class| matches!(class >> 8, 0x0604 | 0x0607 | 0x0609))
     }
 
-    /// The physical addresses of BARs 0 to 5; `None` where there is none, or where this process may not see them.
+    /// Returns the physical addresses of BARs 0 to 5; `None` where there is no such BAR, or this process may not see it.
     pub fn bars(&self) -> [Option<RangeInclusive<u64>>; 6] {
         self.resources(0)
     }
 
-    /// Those of them that decode memory, and have a place there.
+    /// Returns the physical addresses of those of BARs 0 to 5 that decode memory, and are assigned.
     pub fn memory_bars(&self) -> [Option<RangeInclusive<u64>>; 6] {
         // IORESOURCE_MEM, of include/linux/ioport.h.
         self.resources(0x200).map(|bar| bar.filter(|range| *range.start() != 0))
@@ -202,7 +214,7 @@ impl Function {
         })
     }
 
-    /// The disks that it is, by their names under `/dev`; whichever bus they are on behind it.
+    /// Returns the disks of the function, by their names under `/dev`, whichever bus they are on behind it.
     pub fn disks(&self) -> Vec<String> {
         let mut disks = self.under("block");
         // With native multipath, a namespace's disk belongs to the subsystem of its controllers.
@@ -223,7 +235,7 @@ impl Function {
         disks
     }
 
-    /// Its network interfaces, of those that this process's network namespace has.
+    /// Returns the network interfaces of the function that this process's network namespace has.
     pub fn interfaces(&self) -> Vec<String> {
         self.under("net")
     }
@@ -232,22 +244,22 @@ impl Function {
         self.sysfs.class_under(class, &self.path)
     }
 
-    /// The Linux numbers of its message interrupts, each with the name of the chip that delivers it.
+    /// Returns the Linux numbers of the function's message interrupts, each with the name of the chip that delivers it.
     pub fn message_interrupts(&self) -> Vec<(u32, Option<String>)> {
         let mut irqs: Vec<u32> = names(&self.path.join("msi_irqs")).filter_map(|n| n.parse().ok()).collect();
         irqs.sort();
         irqs.into_iter().map(|irq| (irq, self.sysfs.read(format!("sys/kernel/irq/{irq}/chip_name")))).collect()
     }
 
-    /// What a file in its directory says.
+    /// Returns the text of a file in the function's directory, without surrounding whitespace; `None` where it cannot be read.
     pub fn read(&self, file: &str) -> Option<String> {
         Some(fs::read_to_string(self.path.join(file)).ok()?.trim().to_owned())
     }
 
-    /// Gives it to `driver`, taking it from the one that has it.
+    /// Binds the function to `driver`, and unbinds it from another one first.
     ///
     /// # Errors
-    /// What the system says. Without a driver of that name it stays without any, which is one, too.
+    /// The system's; an error that names the driver where the function is bound to another one, or to none, afterwards.
     pub fn bind(&self, driver: &str) -> io::Result<()> {
         self.set_driver_override(Some(driver))?;
         self.unbind()?;
@@ -258,19 +270,19 @@ impl Function {
         }
     }
 
-    /// Says which driver alone may have it, or that any may. It changes nothing until the next [`probe`](Self::probe).
+    /// Sets the one driver that may be bound to the function; `None` for any. It has no effect before the next [`probe`](Self::probe).
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's.
     pub fn set_driver_override(&self, driver: Option<&str>) -> io::Result<()> {
         // An empty line takes the override away.
         self.write("driver_override", driver.unwrap_or("\n"))
     }
 
-    /// Takes it from the driver that has it, if one has. VFIO waits there until every process has closed it.
+    /// Unbinds the function from its driver, if it has one. VFIO waits until every process has closed the device.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's.
     pub fn unbind(&self) -> io::Result<()> {
         match self.driver() {
             Some(_) => self.write("driver/unbind", &self.address.to_string()),
@@ -278,10 +290,10 @@ impl Function {
         }
     }
 
-    /// Has the kernel choose a driver where it has none, and returns the one that has it then.
+    /// Lets the kernel choose a driver for a function that has none, and returns the driver that it has then.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's.
     pub fn probe(&self) -> io::Result<Option<String>> {
         fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
         Ok(self.driver())
@@ -296,7 +308,7 @@ impl Function {
     }
 }
 
-/// Whether a driver lets VFIO have the device: `vfio-pci` and its variants (`mlx5_vfio_pci`, …).
+/// Returns whether a driver is one of VFIO's: `vfio-pci` and its variants (`mlx5_vfio_pci`, and so on).
 pub fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.ends_with("vfio_pci") || driver.ends_with("vfio-pci")
 }

@@ -82,10 +82,10 @@ impl VfioUser {
         }
     }
 
-    /// The device at the other end of a connection that exists already.
+    /// Opens the device at the other end of a connection that exists already. `name` is its name in errors.
     ///
     /// # Errors
-    /// [`Error::Peer`] where what answers isn't a vfio-user server.
+    /// [`Error::Peer`] where the peer is no vfio-user server, or does not answer in time.
     pub fn from_stream(stream: UnixStream, name: &str, options: Options) -> Result<Arc<Self>> {
         let peer = Arc::new(Peer::negotiate(stream, name, options)?);
         let info = peer.device_info()?;
@@ -96,7 +96,7 @@ impl VfioUser {
         Ok(Arc::new(Self { peer, info, regions, irqs, first: Mutex::default(), dma }))
     }
 
-    /// How many file descriptors the server sent that nobody asked for. They were closed.
+    /// Returns the number of file descriptors that the server sent without being asked. They were closed.
     pub fn stray_fds(&self) -> u64 {
         self.peer.stray_fds()
     }
