@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# `hello-http`, whose TCP is smoltcp's over a port's queues, against the kernel's client: tests/http.sh [SIZE, by default 1G] [FOLDER of the release programs]
+# `hello-http`, whose TCP is smoltcp's over a port's queues, and the kernel's client: tests/http.sh [SIZE, by default 1G] [HELLO-HTTP]
 # curl, in a network namespace of its own, is served through a TAP interface and a virtio-net model: SIZE bytes, by sha256 those that were to come, then eight
 # at once, some that go in the middle, pings, and requests that make no sense.
-# Beside it, in the same run: the same bytes from the kernel's TCP stack in another namespace, by sendfile. Between the two TAP interfaces `wholebar net fwd`
-# passes packets on, with the same offloads: one model, one TAP interface and one copy more than hello-http has.
+# Beside it, in the same run: the same bytes by the kernel's own stack, whose server (sendfile, in another namespace) is behind the same TAP interface by
+# one more, and a program that does nothing but pass packets between the two, whole: 64 KiB at once, as hello-http's too are.
 # Needs root. What it makes has names of its own, and goes away in the end, whatever that is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,13 +14,13 @@ done
 [ "$(id -u)" = 0 ] && [ -e /dev/net/tun ] || { echo "$0: needs root, and TAP (modprobe tun)" >&2; exit 2; }
 size=${1:-1G}
 target=${CARGO_TARGET_DIR:-target}
-programs=${2-}
-if [ -z "$programs" ]; then
-  cargo build -q --release --bin wholebar --bin hello-http
-  programs=$target/release
+hello_http=${2-}
+if [ -z "$hello_http" ]; then
+  cargo build -q --release --bin hello-http
+  hello_http=$target/release/hello-http
 fi
-cargo build -q -p wholebar-tests --example kernel_http
-kernel_http=$target/debug/examples/kernel_http
+cargo build -q -p wholebar-tests --example kernel_http --example tap_bridge
+examples=$target/debug/examples
 
 work=$(mktemp -d)
 client=wb-client-$$ server=wb-server-$$ tap=wbh$$ far=wbk$$
@@ -69,13 +69,13 @@ download() { # what it is
 }
 status() { # expected, arguments of curl
   local expected=$1 got; shift
-  got=$(curl -o /dev/null -w '%{http_code}' "$@") || fail "curl $*"
-  [ "$got" = "$expected" ] || fail "curl $*: $got instead of $expected"
+  got=$(curl -o /dev/null -w '%{http_code}' "$@") || fail "curl, where $expected was to come"
+  [ "$got" = "$expected" ] || fail "the answer is $got instead of $expected"
 }
 
 for namespace in $client $server; do ip netns add $namespace; done
 
-start hello-http "$programs/hello-http" sim:virtio-net,wire=tap:$tap --address $address/24 --size 16M
+start hello-http "$hello_http" sim:virtio-net,wire=tap:$tap --address $address/24 --size 16M
 join $tap $client 10.78.0.1
 ip netns exec $client ping -q -c 20 -i 0.01 -W 30 $address >"$work/ping.out" || fail "ping"
 for n in 1 2 3 4 5 6 7 8; do curl -o "$work/$n" http://$address/ & clients[n]=$!; done
@@ -95,15 +95,15 @@ echo "20 pings, 8 at once, 40 that went in the middle, requests that make no sen
 head -c "$(numfmt --from=iec "$size")" /dev/urandom >"$work/file"
 expected=$(sha "$work/file")
 echo "$size from each, by curl, which writes it to a file:"
-start hello-http "$programs/hello-http" sim:virtio-net,wire=tap:$tap --address $address/24 --file "$work/file"
+start hello-http "$hello_http" sim:virtio-net,wire=tap:$tap --address $address/24 --file "$work/file"
 join $tap $client 10.78.0.1
-download "hello-http: smoltcp, a virtio-net model, its TAP interface"
+download "hello-http: smoltcp, a driver, a model of its card, its TAP interface"
 stop
 
-start forwarder "$programs/wholebar" net fwd sim:virtio-net,wire=tap:$tap,full=wait sim:virtio-net,wire=tap:$far,full=wait --stats 0 --offloads tso
+start bridge "$examples/tap_bridge" $tap $far
 join $tap $client 10.78.0.1
 join $far $server $address
-start kernel ip netns exec $server "$kernel_http" $address:80 "$work/file"
+start kernel ip netns exec $server "$examples/kernel_http" $address:80 "$work/file"
 wait_for "the kernel's server" ip netns exec $client bash -c "exec 3<>/dev/tcp/$address/80"
-download "the kernel's stack: sendfile, a TAP interface, net fwd between two models, a TAP interface"
+download "the kernel's stack: sendfile, its TAP interface, a bridge of two"
 echo "sha256 of both as it should be: $expected"

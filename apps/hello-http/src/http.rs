@@ -45,11 +45,11 @@ impl Answer {
     fn to(request: &[u8], len: u64) -> Option<Self> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut parsed = httparse::Request::new(&mut headers);
+        let too_long = ("431 Request Header Fields Too Large", "", 0);
         let (status, more, len) = match parsed.parse(request) {
             Ok(httparse::Status::Partial) if request.len() < REQUEST => return None,
-            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-                ("431 Request Header Fields Too Large", "", 0)
-            }
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => too_long,
+            Ok(httparse::Status::Complete(head)) if head > REQUEST => too_long,
             Err(_) => ("400 Bad Request", "", 0),
             Ok(_) if !matches!(parsed.method, Some("GET" | "HEAD")) => {
                 ("405 Method Not Allowed", "Allow: GET, HEAD\r\n", 0)

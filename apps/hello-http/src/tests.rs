@@ -200,6 +200,7 @@ fn requests_are_answered_as_they_deserve() {
     let server = Server::start("sim:virtio-net,wire=pair:http-requests", None, 1000);
     let mut client = Client::new("sim:virtio-net,wire=pair:http-requests", Offloads::NONE, None);
     let long = [b"GET / HTTP/1.1\r\nX: ", &[b'x'; 9000][..]].concat();
+    let whole = [&long[..], b"\r\n\r\n"].concat();
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
     for (request, expected) in [
         (&b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\0\0\0"[..], "HTTP/1.1 400 Bad Request"),
@@ -208,6 +209,7 @@ fn requests_are_answered_as_they_deserve() {
         (b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405 Method Not Allowed"),
         (b"DELETE /other HTTP/1.0\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
         (&long, "HTTP/1.1 431 Request Header Fields Too Large"),
+        (&whole, "HTTP/1.1 431 Request Header Fields Too Large"),
         (many.as_bytes(), "HTTP/1.1 431 Request Header Fields Too Large"),
     ] {
         assert_eq!(status(&client.get(request)), expected, "{:?}", String::from_utf8_lossy(request));
