@@ -15,11 +15,10 @@ pub enum Error {
         /// What it is, or lacks.
         why: String,
     },
-    /// Neither its EEPROM nor its registers hold an address.
+    /// Neither the EEPROM nor the registers hold a station address.
     #[error(
         "{device} has no Ethernet address: its EEPROM's checksum is {checksum:#06x} instead of 0xbaba, and no address was loaded from it"
     )]
-    /// Neither the EEPROM nor the registers hold a station address.
     NoAddress {
         /// The device.
         device: String,

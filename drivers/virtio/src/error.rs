@@ -17,11 +17,10 @@ pub enum Error {
         /// What it lacks.
         why: String,
     },
-    /// A virtio device that knows only the interface from before VIRTIO 1.0.
+    /// The device has only the legacy interface, from before VIRTIO 1.0.
     #[error(
         "{device} is a legacy virtio device (it has no VIRTIO 1.0 capabilities), which this driver does not know: make it a modern one (in QEMU, disable-legacy=on)"
     )]
-    /// The device has only the legacy interface, from before VIRTIO 1.0.
     Legacy {
         /// The device.
         device: String,
@@ -30,7 +29,6 @@ pub enum Error {
     #[error(
         "{device} does not go through the IOMMU (VIRTIO_F_ACCESS_PLATFORM is not offered), so it would write to memory that is not ours: give it that feature (in QEMU, iommu_platform=on)"
     )]
-    /// The device would reach memory past the IOMMU.
     Bypass {
         /// The device.
         device: String,
