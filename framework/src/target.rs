@@ -115,19 +115,14 @@ impl Target {
         }
     }
 
-    /// Opens the device. A model runs on a thread of its own from here on, until the device is dropped.
-    ///
-    /// # Errors
-    /// [`OpenError::Device`] with what the kernel or the server says; `OpenError::Model`, of the feature `sim`, where a model
-    /// can't be made.
-    #[cfg_attr(
-        not(any(feature = "sim", feature = "vfio-user")),
-        allow(unused_variables, reason = "the kernel's devices have none of these options")
-    )]
     /// Opens the device. A model runs on a thread of its own from then on, until the device is dropped.
     ///
     /// # Errors
     /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made.
+    #[cfg_attr(
+        not(any(feature = "sim", feature = "vfio-user")),
+        allow(unused_variables, reason = "the kernel's devices have none of these options")
+    )]
     pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
         let device: Arc<dyn PciDevice> = match self {
             Self::Pci { address, options } => Vfio::open(*address, options)?,

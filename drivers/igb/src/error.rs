@@ -4,10 +4,10 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
+    /// The framework's error: the device, its registers, memory or interrupts. It is also that of a device that is gone, or has ended.
     #[error(transparent)]
     Core(#[from] wholebar_core::Error),
-    /// It isn't what this driver is for.
+    /// The device is none for this driver.
     #[error("{device} is not a device for this driver: {why}")]
     Unfit {
         /// The device.
@@ -15,7 +15,7 @@ pub enum Error {
         /// What it is, or lacks.
         why: String,
     },
-    /// Neither its EEPROM nor its registers hold an address.
+    /// Neither the EEPROM nor the registers hold a station address.
     #[error(
         "{device} has no Ethernet address: its EEPROM's checksum is {checksum:#06x} instead of 0xbaba, and no address was loaded from it"
     )]
@@ -35,7 +35,7 @@ pub enum Error {
         /// What was found.
         fault: Fault,
     },
-    /// More queues than there are, or none.
+    /// The port cannot have this number of queues.
     #[error("{device}: {asked} queues that {direction} cannot be had: there are 1 to {most}")]
     Queues {
         /// The device.
@@ -47,7 +47,7 @@ pub enum Error {
         /// How many there are.
         most: u16,
     },
-    /// A queue that the port was not opened with, or that is in use.
+    /// The queue does not exist, or is in use.
     #[error("{device}: queue {queue} that {direction} cannot be had: {why}")]
     NoQueue {
         /// The device.
@@ -59,7 +59,7 @@ pub enum Error {
         /// Why.
         why: &'static str,
     },
-    /// A number of descriptors that cannot be had.
+    /// A queue cannot have this number of descriptors.
     #[error("{device}: a queue of {asked} descriptors cannot be had: it must be a power of two from {least} to {most}")]
     Descriptors {
         /// The device.
@@ -71,7 +71,7 @@ pub enum Error {
         /// The most.
         most: u16,
     },
-    /// An MTU that cannot be had.
+    /// The port cannot have this MTU.
     #[error("{device}: an MTU of {asked} cannot be had: it is from {least} to {most} bytes")]
     Mtu {
         /// The device.
@@ -83,7 +83,7 @@ pub enum Error {
         /// The largest.
         most: u16,
     },
-    /// Buffers too small for packets.
+    /// The buffers are too small for packets.
     #[error("{device}: buffers of {size} bytes with {headroom} of headroom cannot receive: {why}")]
     Buffers {
         /// The device.

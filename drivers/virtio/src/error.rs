@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// What can go wrong between this driver and a device.
+/// An error of this driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What the core says of any device, its registers, memory and interrupts; that it is gone, or ended, among it.
+    /// The framework's error: the device, its registers, memory or interrupts. It is also that of a device that is gone, or has ended.
     #[error(transparent)]
     Core(#[from] wholebar_core::Error),
-    /// It isn't what this driver is for.
+    /// The device is none for this driver.
     #[error("{device} is not a device for this driver: {why}")]
     Unfit {
         /// The device.
@@ -17,7 +17,7 @@ pub enum Error {
         /// What it lacks.
         why: String,
     },
-    /// A virtio device that knows only the interface from before VIRTIO 1.0.
+    /// The device has only the legacy interface, from before VIRTIO 1.0.
     #[error(
         "{device} is a legacy virtio device (it has no VIRTIO 1.0 capabilities), which this driver does not know: make it a modern one (in QEMU, disable-legacy=on)"
     )]
@@ -41,7 +41,7 @@ pub enum Error {
         /// What was asked for.
         features: u64,
     },
-    /// DEVICE_NEEDS_RESET is set, or DRIVER_OK isn't any more.
+    /// The device asks for a reset (DEVICE_NEEDS_RESET), or lost DRIVER_OK.
     #[error("{device} does not run any more (its status is {status:#x}): it has to be reset")]
     NeedsReset {
         /// The device.
@@ -59,7 +59,7 @@ pub enum Error {
         /// What was found.
         fault: Fault,
     },
-    /// A control command was refused.
+    /// The device refused a control command.
     #[error("{device} refused to {what}")]
     Refused {
         /// The device.
@@ -67,7 +67,7 @@ pub enum Error {
         /// What it was asked to do.
         what: &'static str,
     },
-    /// A control command was not answered.
+    /// The device did not complete a control command in time.
     #[error("{device} did not {what} within {waited:?}: it will be reset")]
     Unanswered {
         /// The device.
@@ -77,7 +77,7 @@ pub enum Error {
         /// How long it was given.
         waited: Duration,
     },
-    /// What the device says of itself makes no sense.
+    /// The device's configuration makes no sense.
     #[error("{device}: {what}")]
     Nonsense {
         /// The device.
@@ -85,7 +85,7 @@ pub enum Error {
         /// What.
         what: String,
     },
-    /// Something was asked for that the device does not have.
+    /// The device does not have what was asked for.
     #[error("{device}: {what}")]
     Unavailable {
         /// The device.
@@ -93,7 +93,7 @@ pub enum Error {
         /// What, and what it has.
         what: String,
     },
-    /// A queue that is in use already, or that there isn't.
+    /// The queue does not exist, or is in use.
     #[error("{device} has no {what} queue {index} to give: it has {count}, and each is given once until it is dropped")]
     NoQueue {
         /// The device.
@@ -116,7 +116,7 @@ impl From<Error> for wholebar_core::DriverError {
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What a device wrote into a virtqueue that it may not write there.
+/// A fault of the device's: something in a virtqueue that it may not write there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The used index is beyond what can have been used.
@@ -127,13 +127,13 @@ pub enum Fault {
         /// How far it can be.
         flying: u16,
     },
-    /// A buffer that is not in flight: never posted, used already, or not published.
+    /// The buffer is not in flight: it was never posted, was used already, or is not published.
     #[error("the device used buffer {id}, which is not in flight")]
     NotInFlight {
         /// The identifier.
         id: u32,
     },
-    /// More bytes than there was room for.
+    /// The device claims to have written more bytes than there was room for.
     #[error("the device says that it wrote {len} bytes to buffer {id}, which has room for {most}")]
     Length {
         /// The identifier.
@@ -143,10 +143,10 @@ pub enum Fault {
         /// What it could have written.
         most: u32,
     },
-    /// In order, a batch of buffers whose last was told, and which are more than the index says.
+    /// A batch of buffers, used in order, has more of them than the index allows.
     #[error("the device used fewer buffers than the one it named follows in order")]
     Batch,
-    /// A packet that goes on in buffers that did not come.
+    /// A packet continues in buffers that did not come.
     #[error("the device says that a packet is in {buffers} buffers, and used {came}")]
     Incomplete {
         /// As its header has it.

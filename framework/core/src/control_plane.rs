@@ -22,8 +22,10 @@ use std::time::{Duration, Instant};
 /// the device. They must not call back into the control plane. The provided methods do what most drivers need.
 ///
 /// ```
+/// use std::time::Duration;
 /// use wholebar_core::bar::Bar;
-/// use wholebar_core::control_plane::{Driver, DeviceEvent};
+/// use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext};
+/// use wholebar_core::irq::Interrupts;
 /// use wholebar_core::pci::config;
 /// use wholebar_core::{Error, Result};
 ///
@@ -44,6 +46,13 @@ use std::time::{Duration, Instant};
 ///         config::enable_bus_master(self.0.device().as_ref(), true)?;
 ///         self.0.write(0x10, 1u32)
 ///     }
+/// }
+///
+/// /// Brings an engine up. Dropping the control plane stops it.
+/// fn start(bar: Bar) -> Result<ControlPlane<Engine>> {
+///     let device = bar.device().clone();
+///     let context = QueueContext::new(&device, Interrupts::best(device.clone(), 1)?)?;
+///     ControlPlane::start(Engine(bar), (), context, Duration::from_secs(5))
 /// }
 /// ```
 pub trait Driver: Send + Sync + Sized + 'static {

@@ -44,11 +44,10 @@ pub enum Error {
         /// Bytes.
         width: u64,
     },
-    /// A word of shared memory that would have two widths: it is part of another word already.
+    /// A word of shared memory would have two widths: it is part of another word already.
     #[error(
         "a {width}-byte word at {offset:#x} overlaps one of another width: a word has one width, for all that look at it"
     )]
-    /// A word of shared memory would have two widths: it is part of another word already.
     WordWidth {
         /// Where, in bytes.
         offset: u64,
@@ -93,11 +92,10 @@ pub enum Error {
         /// How many there are.
         count: u32,
     },
-    /// A register did not become what was waited for.
+    /// A register did not reach the awaited value in time.
     #[error(
         "{device} did not {what} within {waited:?} (the register at {offset:#x} of BAR{bar} reads {value:#x}): reset the function, or power-cycle the device"
     )]
-    /// A register did not reach the awaited value in time.
     NotReady {
         /// The device.
         device: String,
@@ -199,11 +197,10 @@ pub enum Error {
         /// How often.
         resets: u32,
     },
-    /// Queues whose owners did not poll while the device was to be reset.
+    /// Queues were lost in a reset, since their owners did not poll them.
     #[error(
         "{device} was reset, but the owners of queues {queues:?} did not poll them for {waited:?}: those queues are lost, and their buffers quarantined"
     )]
-    /// Queues were lost in a reset, since their owners did not poll them.
     Unresponsive {
         /// The device.
         device: String,
@@ -294,11 +291,10 @@ pub enum Error {
         /// Why it is there, and what to do.
         why: &'static str,
     },
-    /// An arena that is not whole pages of the device's addresses.
+    /// An arena is not a multiple of the granularity of the device's addresses.
     #[error(
         "an arena of {len} bytes cannot be mapped: this device's addresses come in pages of {page}, so make it a multiple of that; one of hugepages of that size is"
     )]
-    /// An arena is not a multiple of the granularity of the device's addresses.
     Granule {
         /// The arena's size, in bytes.
         len: u64,
@@ -325,11 +321,10 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// An arena cannot be taken away from a device.
+    /// An arena cannot be detached from a device, since it is in use.
     #[error(
         "an arena of {len} bytes stays attached to {device}: drop the queues that were given buffers of it, or have their rings there"
     )]
-    /// An arena cannot be detached from a device, since it is in use.
     StillAttached {
         /// The device.
         device: String,

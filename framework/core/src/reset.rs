@@ -142,7 +142,7 @@ impl Domain {
     /// What a queue did to its rings and doorbells happened before this returns without it.
     pub fn waiting(&self) -> Vec<u32> {
         let epoch = self.epoch();
-        // Acquire pairs with the Release of the acknowledgement in `Gate::turn`: what the queue did to its rings and doorbells lies
+        // Acquire pairs with the Release of the acknowledgement in `Gate::step`: what the queue did to its rings and doorbells lies
         // before what comes next here.
         let waiting = |m: &&Arc<Member>| m.acknowledged.load(Ordering::Acquire) < epoch;
         self.0.members().iter().filter(waiting).map(|m| m.id).collect()
@@ -173,7 +173,7 @@ impl Domain {
     fn advance(&self, from: Phase, to: u64) {
         let word = self.0.word.load(Ordering::Relaxed);
         if Phase::of(word) == from {
-            // Release pairs with the Acquire loads of `Gate::open` and `Gate::turn`: the device was quiet, and rings zeroed, before.
+            // Release pairs with the Acquire loads of `Gate::open` and `Gate::step`: the device was quiet, and rings zeroed, before.
             self.0.word.store(word >> 2 << 2 | to, Ordering::Release);
         }
     }

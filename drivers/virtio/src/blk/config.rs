@@ -25,43 +25,43 @@ mod at {
     pub const MAX_WRITE_ZEROES_SECTORS: u64 = 48;
 }
 
-/// What a block device is.
+/// The size, block size and limits of a block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Blocks.
+    /// The capacity in blocks.
     pub blocks: u64,
-    /// Bytes of a block: a power of two.
+    /// The size of a block in bytes: a power of two.
     pub block_size: u32,
-    /// It cannot be written.
+    /// The device cannot be written (VIRTIO_BLK_F_RO).
     pub read_only: bool,
-    /// It has a cache, and takes [`Op::Flush`](wholebar_core::block::Op::Flush); without, what was written is durable.
+    /// The device has a cache, and takes [`Op::Flush`](wholebar_core::block::Op::Flush). Without a cache, what was written is durable.
     pub flush: bool,
-    /// Blocks of one [`Op::Deallocate`](wholebar_core::block::Op::Deallocate) at most; 0 where it has none.
+    /// The largest number of blocks of one [`Op::Deallocate`](wholebar_core::block::Op::Deallocate); 0 where that is not supported.
     pub max_deallocate: u32,
-    /// What those best begin at a multiple of, in blocks.
+    /// The alignment at which deallocations work best, in blocks.
     pub deallocate_alignment: u32,
-    /// Blocks of one [`Op::WriteZeroes`](wholebar_core::block::Op::WriteZeroes) at most; 0 where it has none.
+    /// The largest number of blocks of one [`Op::WriteZeroes`](wholebar_core::block::Op::WriteZeroes); 0 where that is not supported.
     pub max_write_zeroes: u32,
-    /// Queues that it has.
+    /// Number of queues that the device has.
     pub queues: u16,
-    /// Pieces of memory of one request at most: what the device takes, and its queues have room for.
+    /// The largest number of pieces of memory of one request, for which both the device and its queues have room.
     pub max_segments: u32,
-    /// Bytes of such a piece at most. A larger one is cut.
+    /// The largest size of such a piece in bytes. A larger buffer is split.
     pub max_segment: u32,
-    /// How its blocks lie on what is below, where it tells.
+    /// The topology, where the device reports one.
     pub topology: Option<Topology>,
 }
 
-/// How blocks lie on what is below them (5.2.4).
+/// The relation of blocks to the physical blocks below them (5.2.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Topology {
-    /// Bytes of a physical block.
+    /// The size of a physical block in bytes.
     pub physical_block: u64,
-    /// The first block that begins a physical one.
+    /// The first block that begins a physical block.
     pub aligned_at: u8,
-    /// The least I/O that isn't wasteful, in blocks.
+    /// The smallest I/O that wastes nothing, in blocks.
     pub min_io: u16,
-    /// The best I/O, in blocks.
+    /// The optimal I/O, in blocks.
     pub best_io: u32,
 }
 

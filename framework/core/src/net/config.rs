@@ -97,8 +97,10 @@ macro_rules! flags {
 }
 
 flags! {
-    /// Work that a device does for the program: what it offers ([`Limits::offloads`](super::Limits::offloads)), what it is asked for
-    /// ([`PortConfig::offloads`]), or what was granted ([`Port::granted`](super::Port::granted)). (DPDK: `RTE_ETH_RX_OFFLOAD_*`, `RTE_ETH_TX_OFFLOAD_*`.)
+    /// Work that a device does for the program.
+    ///
+    /// It is what the device offers ([`Limits::offloads`](super::Limits::offloads)), what it is asked for ([`PortConfig::offloads`]), or what was
+    /// granted ([`Port::granted`](super::Port::granted)). (DPDK: `RTE_ETH_RX_OFFLOAD_*`, `RTE_ETH_TX_OFFLOAD_*`.)
     Offloads {
         /// The device checks the checksums of received packets: [`Buf::checked`](crate::mem::Buf::checked) has the result.
         rx_checksum: "receive checksums",
@@ -128,7 +130,9 @@ flags! {
 }
 
 flags! {
-    /// The packet types of which a device computes an RSS hash, and from which fields. (DPDK: `RTE_ETH_RSS_*`.)
+    /// The packet types of which a device computes an RSS hash, and from which fields.
+    ///
+    /// DPDK: `RTE_ETH_RSS_*`.
     HashFields {
         /// Source and destination address of IPv4.
         ipv4: "IPv4",

@@ -39,15 +39,14 @@ impl Default for Faults {
     }
 }
 
-/// Not a list of faults.
+/// The error of parsing [`Faults`].
+///
+/// Shown, it says what is wrong and what there is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{what}: faults look like drop=0.01,reorder=1/50,by=8,seed=7; there are drop, duplicate, corrupt, truncate and reorder (shares of \
      all packets, from 0 to 1), by (packets that overtake one, 1 to 4096) and seed"
 )]
-/// The error of parsing [`Faults`].
-///
-/// Shown, it says what is wrong and what there is.
 pub struct NotFaults {
     what: String,
 }
