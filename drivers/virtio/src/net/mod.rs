@@ -548,12 +548,6 @@ impl Port for Net {
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         let (shared, own) = (&self.0.driver().shared, &self.0.driver().device_type);
-        if shared.queue_context.arena(pool.arena().id()).is_none() {
-            return Err(shared
-                .hw
-                .unavailable("it was not let into the pool's arena: see `Port::attach`".to_owned())
-                .into());
-        }
         let Layout { before, header, merge, .. } = own.layout;
         let whole = u32::from(header) + (u32::from(own.mtu) + LINK_HEADER).max(LEAST_PACKET);
         // Those of a whole ring hold a packet, at least.
@@ -568,6 +562,7 @@ impl Port for Net {
             );
             return Err(shared.hw.unavailable(what).into());
         }
+        shared.queue_context.attach(pool.arena())?;
         match self.take(index, 2 * u32::from(index)) {
             Some(Queue::Rx(mut queue)) => {
                 queue.set_pool(pool);

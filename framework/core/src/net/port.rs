@@ -126,11 +126,12 @@ pub trait Port: Send + Sync {
     /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
     fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
 
-    /// Returns receive queue `index`, from 0, which takes its buffers from `pool`. A dropped queue can be had again. (DPDK: `rte_eth_rx_queue_setup`.)
+    /// Returns receive queue `index`, from 0, which takes its buffers from `pool`; the pool's arena is attached. A dropped queue can be had again. (DPDK:
+    /// `rte_eth_rx_queue_setup`.)
     ///
     /// # Errors
-    /// The driver's, where the port has no such queue or it is in use, where the pool's arena is not attached, or its buffers are too small for the
-    /// MTU and headroom.
+    /// The driver's, where the port has no such queue or it is in use, where the arena cannot be mapped, or the buffers are too small for the MTU and
+    /// headroom.
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError>;
 
     /// Returns send queue `index`, from 0. A dropped queue can be had again; its packets in flight end with the port. (DPDK: `rte_eth_tx_queue_setup`.)
