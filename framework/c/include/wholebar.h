@@ -404,7 +404,7 @@ int wb_port_set_promiscuous(const struct wb_port *port, int on);
 // Lets the device into an arena, so that its queues can use buffers there; does nothing where it is in already. (DPDK: rte_dev_dma_map.)
 int wb_port_attach(const struct wb_port *port, const struct wb_arena *arena);
 
-// Receive queue `index`, from 0, which takes its buffers from `pool`; NULL where there is no such queue, it is in use, the pool's arena is not attached, or its
+// Receive queue `index`, from 0, which takes its buffers from `pool`, whose arena is attached; NULL where there is no such queue, it is in use, or the
 // buffers are too small for headroom and MTU. It keeps the port and the pool. (DPDK: rte_eth_rx_queue_setup.)
 struct wb_rx_queue *wb_port_rx_queue(const struct wb_port *port, uint16_t index, const struct wb_pool *pool);
 

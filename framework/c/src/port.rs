@@ -148,7 +148,7 @@ pub unsafe extern "C" fn wb_port_attach(port: *const wb_port, arena: *const wb_a
     })
 }
 
-/// Receive queue `index`, from 0, which takes its buffers from `pool`; NULL where there is no such queue, it is in use, the pool's arena (which is attached) cannot be mapped, or its
+/// Receive queue `index`, from 0, which takes its buffers from `pool`, whose arena is attached; NULL where there is no such queue, it is in use, or the
 /// buffers are too small for headroom and MTU. It keeps the port and the pool. (DPDK: rte_eth_rx_queue_setup.)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_port_rx_queue(port: *const wb_port, index: u16, pool: *const wb_pool) -> *mut wb_rx_queue {
