@@ -351,6 +351,7 @@ mod tests {
     use crate::mem::{Arena, ArenaOptions};
     use crate::net::{PortConfig, QueueState};
     use crate::reactor::Armed;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Arc, Mutex};
 
     /// What queues have: packets that come, how many may be sent, those that were.
@@ -491,6 +492,44 @@ mod tests {
         let (received, token) = device.receive(Instant::ZERO).unwrap();
         assert_eq!((received.consume(<[u8]>::len), token.consume(1 << 16, |bytes| bytes.len())), (60, 1 << 16));
         assert!(mock.0.lock().unwrap().sent.is_empty());
+    }
+
+    /// With a token to be had, and with none.
+    #[test]
+    fn a_reset_goes_on_while_it_is_polled() {
+        let port = port();
+        let arena = Arena::new(8 << 20, ArenaOptions::default()).unwrap();
+        port.attach(&arena).unwrap();
+        let (rx_pool, tx_pool) = (Pool::new(&arena, 2048, 2176, 64).unwrap(), Pool::new(&arena, 4, 2176, 64).unwrap());
+        let (rx, tx) = (port.rx_queue(0, &rx_pool).unwrap(), port.tx_queue(0).unwrap());
+        let mut device = Device::new(port.as_ref(), rx, tx, &tx_pool).unwrap();
+        let mut held: Vec<_> = std::iter::from_fn(|| tx_pool.get()).collect();
+        for tokens in [false, true] {
+            let stop = AtomicBool::new(false);
+            let reset = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        assert!(tokens || device.receive(Instant::ZERO).is_none());
+                        device.receive(Instant::ZERO);
+                        std::thread::yield_now();
+                    }
+                });
+                let reset = port.reset();
+                stop.store(true, Ordering::Relaxed);
+                reset
+            });
+            reset.unwrap();
+            held.clear();
+        }
+        // This model's plug sends back what it is sent.
+        device.transmit(Instant::ZERO).unwrap().consume(60, |bytes| bytes.fill(0xff));
+        let began = std::time::Instant::now();
+        loop {
+            assert!(began.elapsed().as_secs() < 60, "nothing comes after a reset");
+            if let Some((received, _)) = device.receive(Instant::ZERO) {
+                break assert_eq!(received.consume(<[u8]>::to_vec), [0xff; 60]);
+            }
+        }
     }
 
     /// A TCP and a UDP packet of each version of IP, with all checksums, and with none in the transport's header.
