@@ -178,6 +178,48 @@ fn what_is_done_while_a_device_is_reset_is_done() -> Result<()> {
     })
 }
 
+/// Completions that cannot be true cost the controller a reset each: what was in flight is done again.
+#[test]
+fn a_controller_that_lies_loses_no_data() -> Result<()> {
+    for rig in rigs("size=1M,faults=head:@20+head:@40+head:@60")? {
+        let disk = nvme_disk(&rig, nvme::patient())?;
+        let mut blocking = Disk::open(disk.clone(), &Config { buffer_size: 4096, ..patient() })?;
+        let bytes = content(170);
+        ensure!(bytes.len() > 20 * 512, "{} bytes are too few", bytes.len());
+        for round in 0..30 {
+            blocking.write_all_at(&bytes, round * 30_000 + 7)?;
+        }
+        for round in 0..30 {
+            let mut back = vec![0; bytes.len()];
+            blocking.read_exact_at(&mut back, round * 30_000 + 7)?;
+            ensure!(back == bytes, "{}: round {round} came back changed", rig.name);
+        }
+        let resets = std::iter::from_fn(|| disk.event()).filter(|event| matches!(event, Event::Reset { .. })).count();
+        ensure!(resets == 3, "{}: {resets} resets", rig.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_device_that_vanishes_is_gone() -> Result<()> {
+    for rig in rigs("size=1M,faults=vanish:@200")? {
+        let disk = nvme_disk(&rig, nvme::patient())?;
+        let mut blocking = Disk::open(disk.clone(), &patient())?;
+        let error = std::thread::scope(|scope| {
+            // Whoever has to do with its registers sees it.
+            scope.spawn(|| while disk.reset().is_ok() {});
+            loop {
+                if let Err(error) = blocking.read_at(&mut [0; 3000], 99) {
+                    break error;
+                }
+            }
+        });
+        ensure!(error.kind() == std::io::ErrorKind::NotConnected, "{}: {error}", rig.name);
+        ensure!(matches!(error.downcast::<Error>()?, Error::Gone { .. }), "not said so");
+    }
+    Ok(())
+}
+
 /// Nobody polls the queue of a disk between calls, so that a reset loses it: the next call has another, or says why not.
 #[test]
 fn a_reset_between_calls_loses_no_data() -> Result<()> {
