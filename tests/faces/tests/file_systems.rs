@@ -194,7 +194,9 @@ fn a_controller_that_lies_loses_no_data() -> Result<()> {
             blocking.read_exact_at(&mut back, round * 30_000 + 7)?;
             ensure!(back == bytes, "{}: round {round} came back changed", rig.name);
         }
-        let resets = std::iter::from_fn(|| disk.event()).filter(|event| matches!(event, Event::Reset { .. })).count();
+        let resets = std::iter::from_fn(|| disk.event())
+            .filter(|event| matches!(event, Event::Device(DeviceEvent::Reset { .. })))
+            .count();
         ensure!(resets == 3, "{}: {resets} resets", rig.name);
     }
     Ok(())
