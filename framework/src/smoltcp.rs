@@ -57,7 +57,7 @@
 
 use crate::mem::{Buf, L4, Offload, Pool, PoolCache};
 use crate::net::{Burst, Port, RxQueue, TxQueue};
-use ::smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, PacketMeta};
+use ::smoltcp::phy::{Checksum, DeviceCapabilities, Medium, PacketMeta};
 use ::smoltcp::wire::{
     EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
 };
@@ -97,7 +97,7 @@ pub struct BufferTooSmall {
 /// are taken from the queue at once. Packets whose VLAN tag the device took off ([`vlan_strip`](crate::net::Offloads::vlan_strip)) are dropped, as smoltcp drops those that have one.
 ///
 /// **Sending** gives a packet to the queue as soon as it was written. While the queue has no room, or the pool no buffer, smoltcp is given no token:
-/// nothing is lost, and nothing received either until there is room for an answer. So a pool that both queues share needs more buffers than both have descriptors.
+/// nothing is lost, and nothing received either until there is room for an answer. So a pool that both queues share needs a hundred buffers more than both have descriptors.
 ///
 /// **Offloads** are used where the port was opened with them, and [granted](Port::granted) them:
 ///
@@ -117,7 +117,7 @@ pub struct Device {
     tx: Box<dyn TxQueue>,
     cache: PoolCache,
     capabilities: DeviceCapabilities,
-    /// Received and not read: the last came first.
+    /// Received, and not read yet.
     received: Burst,
     /// A packet in several buffers, in one piece.
     linear: Vec<u8>,
@@ -129,7 +129,7 @@ pub struct Device {
 
 impl Device {
     /// A device of `port`'s queues `rx` and `tx`, or of queues around them; what is sent is in buffers of `pool`, whose arena is
-    /// [attached](Port::attach). It allocates; nothing it does later does, but for the first packet that came in several buffers.
+    /// [attached](Port::attach). It allocates; nothing it does later does, but for packets that come in several buffers, the first time.
     ///
     /// # Errors
     /// [`BufferTooSmall`] where a buffer of the pool does not hold a packet of the port's MTU, its Ethernet header and [`HEADROOM`].
@@ -149,7 +149,6 @@ impl Device {
         capabilities.max_transmission_unit = packet;
         let granted = port.granted();
         if granted.tx_l4_checksum {
-            capabilities.checksum = ChecksumCapabilities::default();
             (capabilities.checksum.tcp, capabilities.checksum.udp) = (Checksum::Rx, Checksum::Rx);
         }
         // Of IPv6, smoltcp does not tell the device that it is to cut.
@@ -343,7 +342,7 @@ fn partial_checksum(packet: &mut [u8], segment: u16) -> Option<Offload> {
 
 #[cfg(all(test, feature = "sim", feature = "virtio"))]
 mod tests {
-    use super::phy::{Device as _, RxToken as _, TxToken as _};
+    use super::phy::{ChecksumCapabilities, Device as _, RxToken as _, TxToken as _};
     use super::time::Instant;
     use super::wire::{IpRepr, Ipv4Address, Ipv6Address, TcpControl, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr};
     use super::*;
