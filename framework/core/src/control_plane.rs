@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// A driver's part of the control plane: how its device is stopped and brought up.
 ///
-/// All methods but [`recovery`](Self::recovery) are called under the control plane's lock, from [`DeviceControl::service`] and from whoever resets
-/// the device. They must not call back into the control plane. The provided methods do what most drivers need.
+/// All methods are called under the control plane's lock, from [`DeviceControl::service`] and from the methods of [`DeviceControl`] that wait for a
+/// reset, fail or shut the device down. They must not call back into the control plane. The provided methods do what most drivers need.
 ///
 /// ```
 /// use std::time::Duration;

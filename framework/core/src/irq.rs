@@ -121,8 +121,8 @@ impl AsFd for EventFd {
 ///
 /// The kind is disabled on drop. (Linux: `VFIO_DEVICE_SET_IRQS`; DPDK: `rte_intr_enable`.)
 ///
-/// Where vectors can be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled when this is created. Every method is a lock
-/// and perhaps a system call or a message: none is for the hot path.
+/// Where vectors can be added one at a time, [`vector`](Self::vector) does that; elsewhere all are enabled when this is created. The methods that
+/// return a `Result` cost a lock and perhaps a system call or a message: they are not for the hot path.
 pub struct Interrupts {
     device: Arc<dyn PciDevice>,
     kind: Irq,
