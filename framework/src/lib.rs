@@ -36,6 +36,7 @@
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |
 //! | `capture` | `capture`: packets of any queue in pcapng files | no |
+//! | `measure` | `measure`: what benchmarks measure with: latencies, rates, sequence marks, loads | no |
 //! | `statistics` | `statistics`: what ports, queues and pools count, for other processes | no |
 //! | `smoltcp` | `smoltcp`: TCP/IP in this process, over a port's queues | no |
 //!
@@ -65,6 +66,8 @@ pub use wholebar_core::*;
 pub use wholebar_capture as capture;
 #[cfg(feature = "igb")]
 pub use wholebar_igb as igb;
+#[cfg(feature = "measure")]
+pub use wholebar_measure as measure;
 #[cfg(feature = "nvme")]
 pub use wholebar_nvme as nvme;
 #[cfg(feature = "sim")]

@@ -13,7 +13,7 @@ use crate::origin::Origin;
 use crate::output;
 use crate::packets::{self, Size, Way};
 use crate::report::{self, PacketRun, Packets, Report, Run};
-use crate::rounds::{Case, Load, Plan, Rounds};
+use crate::rounds::{Load, Plan};
 use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Result, bail};
@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::measure::rounds::{Case, Rounds};
 
 /// Benchmark the drivers on models in this process: storage and packets, with whole, carved and trapped BARs
 ///

@@ -1,8 +1,7 @@
-//! What machine this is, as far as figures depend on it, and what its threads have used.
+//! What machine this is, as far as figures depend on it.
 
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::time::Duration;
 use wholebar::PageSize;
 
 /// The facts of a machine that stand beside every figure measured on it.
@@ -82,24 +81,6 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         let (key, value) = line.split_once(':')?;
         (key.trim() == name).then(|| value.trim())
     })
-}
-
-/// A thread of this process, by its id in `/proc/self/task`, where its CPU time can be read.
-#[derive(Debug, Clone, Copy)]
-pub struct Thread(pub i32);
-
-impl Thread {
-    /// The calling one.
-    pub fn current() -> Self {
-        Self(rustix::thread::gettid().as_raw_pid())
-    }
-
-    /// How long it has run on a CPU; `None` where it has ended.
-    pub fn cpu_time(self) -> Option<Duration> {
-        // First field of schedstat: nanoseconds on a CPU.
-        let text = fs::read_to_string(format!("/proc/self/task/{}/schedstat", self.0)).ok()?;
-        text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
-    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,6 @@ mod signal;
 mod sim;
 mod storage;
 mod target;
-mod work;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

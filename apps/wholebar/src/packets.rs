@@ -3,8 +3,8 @@
 
 use crate::args::policy_name;
 use crate::report::{Cpu, Doorbells, PacketRun};
-use crate::rounds::{Case, Plan, Rounds};
-use crate::target::{self, CpuShare, Target};
+use crate::rounds::{self, Plan};
+use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
 use quanta::Clock;
 use std::fmt::{self, Display};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::cores;
+use wholebar::measure::cpu::CpuShare;
+use wholebar::measure::rounds::{Case, Rounds};
 use wholebar::mem::{Arena, ArenaOptions, Pool, PoolCache};
 use wholebar::net::{Burst, Mac, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::virtio::{Net, Options};
@@ -74,7 +76,8 @@ pub fn measure(
     (core, model_core): (usize, Option<usize>),
     interrupted: &AtomicBool,
 ) -> Result<Vec<Case<Way, Size, PacketRun>>> {
-    rounds.measure(
+    rounds::measure(
+        rounds,
         interrupted,
         |way| Session::open(way, core, model_core),
         |session, Size(burst), time| session.run(burst, time, interrupted),

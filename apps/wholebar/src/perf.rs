@@ -8,14 +8,16 @@ use crate::report::{self, Report, Run};
 use crate::signal;
 use crate::storage::Storage;
 use crate::target::{self, Target};
-use crate::work::{self, Direction, Failure, Job, Order, Outcome, Percentiles, Phase, Workload};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use wholebar::bar::MapPolicy;
 use wholebar::block::Status;
-use wholebar::{PageSize, cores};
+use wholebar::measure::block::pattern::Fault;
+use wholebar::measure::block::{self, CutShort, Direction, Failure, Job, Order, Outcome, Phase, Workload};
+use wholebar::measure::latency::Percentiles;
+use wholebar::{PageSize, cores, measure};
 
 /// What is measured, and how.
 #[derive(clap::Args)]
@@ -195,7 +197,7 @@ impl PerfArgs {
         let interrupted = signal::interrupted()?;
         let mut progress = Progress::time("warming up", job.warmup + job.time);
         let model = target.model_cpu();
-        let outcome = work::run(&job, supplies, &interrupted, |tick| {
+        let outcome = block::run(&job, supplies, &interrupted, |tick| {
             progress.set_what(match tick.phase {
                 Phase::Warmup => "warming up",
                 Phase::Measure => "measuring",
@@ -203,7 +205,8 @@ impl PerfArgs {
                 _ => "ending",
             });
             progress.at(tick.elapsed.as_millis() as u64, || format!("{} IOPS", output::rate(tick.iops)));
-        })?;
+        });
+        let outcome = outcome.map_err(unverifiable)?;
         progress.finish();
         let model = model.share();
 
@@ -238,6 +241,16 @@ impl PerfArgs {
             output::note(format!("the device was reset {times}: {why}"));
         }
         verdict(&outcome, &|status| disk.status_name(status))
+    }
+}
+
+/// What cannot be remembered, in the words of the command's flags.
+fn unverifiable(error: measure::Error) -> anyhow::Error {
+    match error {
+        measure::Error::Ledger { units, cause } => {
+            anyhow!("--verify remembers each of {units} commands' blocks (try a smaller --span): {cause}")
+        }
+        error => error.into(),
     }
 }
 
@@ -296,7 +309,7 @@ fn result(run: &Run, outcome: &Outcome) -> String {
         rows.push(("read back", format!("{} commands, to verify what was written", output::count(outcome.read_back))));
     }
     if let Some(why) = &outcome.cut_short {
-        rows.push(("ended early", why.clone()));
+        rows.push(("ended early", why.to_string()));
     }
     let mut text = output::pairs(rows);
     let kinds = [("read", &outcome.reads), ("write", &outcome.writes)];
@@ -335,12 +348,15 @@ fn verdict(outcome: &Outcome, status_name: &dyn Fn(Status) -> String) -> Result<
             // Why it is gone is said below, once.
             Failure::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
             Failure::Status(status) => status_name(*status),
-            Failure::Data(fault) => format!("data: {}", fault.name()),
+            Failure::Data(Fault::NoPattern) => {
+                "data: no pattern there (write it first: --rw write --verify)".to_owned()
+            }
+            Failure::Data(fault) => format!("data: {fault}"),
         };
         output::note(format!("{} commands: {what}", output::count(*times)));
     }
     match (&outcome.cut_short, outcome.errors()) {
-        (Some(why), _) if why != work::INTERRUPTED => bail!("the run ended early: {why}"),
+        (Some(CutShort::Failed(why)), _) => bail!("the run ended early: {why}"),
         (_, 0) => Ok(()),
         (_, errors) => bail!("{} commands failed, or their data were wrong", output::count(errors)),
     }

@@ -4,13 +4,14 @@ use crate::args::policy_name;
 use crate::host::Host;
 use crate::origin::Origin;
 use crate::output;
-use crate::rounds::Measured;
-use crate::work::{Direction, Job, Order, Outcome, Percentiles, Workload};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
+use wholebar::measure::block::{Direction, Job, Order, Outcome, Workload};
+use wholebar::measure::latency::Percentiles;
+use wholebar::measure::rounds::Measured;
 
 /// The share of its core below which a polling thread was disturbed.
 const BUSY: f64 = 0.9;
@@ -98,8 +99,8 @@ impl Measured for PacketRun {
         self.pps
     }
 
-    fn cpu(&self) -> &Cpu {
-        &self.cpu
+    fn undisturbed(&self) -> bool {
+        self.cpu.undisturbed()
     }
 
     fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
@@ -113,8 +114,8 @@ impl Measured for Run {
         self.iops
     }
 
-    fn cpu(&self) -> &Cpu {
-        &self.cpu
+    fn undisturbed(&self) -> bool {
+        self.cpu.undisturbed()
     }
 
     fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
@@ -369,7 +370,7 @@ impl Run {
             cpu: Cpu { driver: outcome.cpu.clone(), model },
             read_back: outcome.read_back,
             rounds: Vec::new(),
-            cut_short: outcome.cut_short.clone(),
+            cut_short: outcome.cut_short.as_ref().map(ToString::to_string),
         }
     }
 
@@ -475,5 +476,29 @@ impl Run {
             rounds: Vec::new(),
             cut_short: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_stands_for_its_rounds() {
+        let run = |iops, share| {
+            let cpu = Cpu { driver: vec![share], model: Some(1.0) };
+            Run { policy: "carved".into(), page_size: 65536, iops, cpu, errors: 1, ..Run::example() }
+        };
+        let result = |shares: [f64; 3], counts: [bool; 3]| {
+            let runs = [run(1.0, shares[0]), run(2.0, shares[1]), run(3.0, shares[2])];
+            let all: Vec<_> = runs.iter().zip(counts).collect();
+            runs[2].stand_for(&all)
+        };
+        let some = result([1.0, 0.5, 1.0], [true, false, true]);
+        assert_eq!((some.iops, some.dropped(), some.disturbed(), some.spread()), (3.0, 1, false, (1.0, 3.0)));
+        let all = result([0.5, 0.6, 0.7], [true; 3]);
+        assert_eq!((all.dropped(), all.disturbed(), all.spread(), all.errors), (0, true, (1.0, 3.0), 3));
+        assert_eq!(all.plan(), "carved, 64 KiB");
+        assert!(run(1.0, 0.9).undisturbed() && !run(1.0, 0.89).undisturbed());
     }
 }

@@ -3,12 +3,12 @@
 
 use crate::host;
 use crate::output;
-use crate::work::{Job, Pair, Supplies, Supply};
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::block::Status;
+use wholebar::measure::block::{Job, QueuePair, Supplies, Supply};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 
 /// Commands in flight where nobody says how many.
@@ -42,7 +42,7 @@ impl Space {
 /// A disk that was opened.
 pub trait Storage {
     /// Its queues.
-    type Queue: Pair;
+    type Queue: QueuePair;
 
     /// What people call it.
     fn name(&self) -> &str;

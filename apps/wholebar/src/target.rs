@@ -1,11 +1,11 @@
 //! Devices by name, opened for a command; where they are models, on a core of their own if there is one.
 
 use crate::args::Usage;
-use crate::host::Thread;
 use anyhow::Result;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wholebar::cores;
+use wholebar::measure::cpu::{CpuShare, Thread};
 use wholebar::pci::PciDevice;
 use wholebar::{OpenError, OpenOptions, sim};
 
@@ -50,26 +50,5 @@ impl Target {
     /// The CPU time of a model in this process, from now on.
     pub fn model_cpu(&self) -> CpuShare {
         CpuShare::of(self.sim.as_ref().and_then(|sim| sim.model.thread_id()).map(Thread))
-    }
-}
-
-/// A thread's share of a CPU since some moment.
-pub struct CpuShare(Option<(Thread, Duration, Instant)>);
-
-impl CpuShare {
-    fn of(thread: Option<Thread>) -> Self {
-        Self(thread.and_then(|thread| Some((thread, thread.cpu_time()?, Instant::now()))))
-    }
-
-    /// Of the calling thread.
-    pub fn current() -> Self {
-        Self::of(Some(Thread::current()))
-    }
-
-    /// The share: 1 is all of a CPU. `None` where there is no such thread.
-    pub fn share(self) -> Option<f64> {
-        let (thread, before, since) = self.0?;
-        let used = thread.cpu_time()?.saturating_sub(before);
-        Some(used.as_secs_f64() / since.elapsed().as_secs_f64().max(1e-9))
     }
 }

@@ -6,14 +6,14 @@ mod perf;
 
 use crate::storage::{Space, Storage};
 use crate::target::Target;
-use crate::work::Pair;
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
-use wholebar::bar::{DoorbellCounts, MapPolicy};
-use wholebar::block::{self, BlockQueue, Completion, Disk, DiskConfig, Event, QueueState, Rejected, Request, Status};
+use wholebar::bar::MapPolicy;
+use wholebar::block::{self, Disk, DiskConfig, Event, Status};
 use wholebar::control_plane::DeviceEvent;
 use wholebar::drivers::Mapping;
+use wholebar::measure::block::AnyQueue;
 use wholebar::mem::Arena;
 
 /// Show, read, write and measure disks, whichever driver they need
@@ -102,45 +102,5 @@ impl Storage for AnyDisk {
         let why = |event| if let Event::Device(DeviceEvent::Reset { why, .. }) = event { Some(why) } else { None };
         let mut resets = std::iter::from_fn(|| self.disk.event()).filter_map(why);
         resets.next().map(|first| (1 + resets.count(), first))
-    }
-}
-
-/// A queue of a disk, whichever driver it has.
-pub struct AnyQueue(Box<dyn BlockQueue>);
-
-impl BlockQueue for AnyQueue {
-    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
-        self.0.submit(req)
-    }
-
-    fn ring(&mut self) {
-        self.0.ring();
-    }
-
-    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
-        self.0.poll(max, done)
-    }
-
-    fn state(&self) -> QueueState {
-        self.0.state()
-    }
-
-    fn in_flight(&self) -> usize {
-        self.0.in_flight()
-    }
-
-    fn doorbells(&self) -> Option<DoorbellCounts> {
-        self.0.doorbells()
-    }
-}
-
-impl Pair for AnyQueue {
-    #[inline]
-    fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
-        self.0.poll(max, &mut done)
-    }
-
-    fn hopeless(&self, status: Status, _: u32) -> Option<String> {
-        (status == Status::Gone).then(|| "the device is gone".to_owned())
     }
 }

@@ -208,7 +208,7 @@ impl Transfer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::ram::{Mishap, Ram};
+    use wholebar::measure::block::testing::{Mishap, Ram};
     use wholebar::mem::{Arena, ArenaOptions};
 
     const BLOCKS: usize = 101;

@@ -7,7 +7,6 @@ mod capture;
 mod dump;
 mod fwd;
 mod generate;
-mod mark;
 mod port;
 mod receive;
 mod report;

@@ -8,13 +8,13 @@ mod smart;
 
 use crate::storage::{Space, Storage};
 use crate::target::Target;
-use crate::work::Pair;
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
-use wholebar::bar::MapPolicy;
-use wholebar::block::{Completion, Status};
+use wholebar::bar::{DoorbellCounts, MapPolicy};
+use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request, Status};
 use wholebar::control_plane::DeviceEvent;
+use wholebar::measure::block::QueuePair;
 use wholebar::mem::Arena;
 use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
@@ -87,7 +87,7 @@ impl Controller {
 }
 
 impl Storage for Controller {
-    type Queue = Queue;
+    type Queue = ControllerQueue;
 
     fn name(&self) -> &str {
         &self.name
@@ -108,7 +108,7 @@ impl Storage for Controller {
         Ok(self.nvme.attach(arena)?)
     }
 
-    fn queue(&self, nsid: u32, depth: u32, bytes: u32) -> Result<Queue> {
+    fn queue(&self, nsid: u32, depth: u32, bytes: u32) -> Result<ControllerQueue> {
         let namespace = self.namespace(nsid)?;
         // The driver cuts what is larger than the controller takes at once, and at the namespace's boundaries; what doesn't fit then waits.
         let boundary = match u32::from(namespace.io_boundary) {
@@ -118,7 +118,7 @@ impl Storage for Controller {
         let most = self.nvme.max_transfer().min(boundary).max(1);
         let commands = if bytes > most { depth.saturating_mul(bytes.div_ceil(most) + 1) } else { depth };
         let entries = Some(commands.saturating_add(1).next_power_of_two().min(self.max_entries()));
-        Ok(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?)
+        Ok(ControllerQueue(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?))
     }
 
     fn mapped(&self) -> (MapPolicy, PageSize) {
@@ -158,14 +158,45 @@ pub fn status_name(status: Status) -> String {
     }
 }
 
-impl Pair for Queue {
+/// A queue pair of a controller.
+pub struct ControllerQueue(Queue);
+
+impl BlockQueue for ControllerQueue {
     #[inline]
-    fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize {
-        Queue::poll_each(self, max, done)
+    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        self.0.submit(req)
     }
 
-    fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {
-        let controller = self.controller();
+    #[inline]
+    fn ring(&mut self) {
+        self.0.ring();
+    }
+
+    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        self.0.poll(max, done)
+    }
+
+    fn state(&self) -> QueueState {
+        self.0.state()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        BlockQueue::doorbells(&self.0)
+    }
+}
+
+impl QueuePair for ControllerQueue {
+    #[inline]
+    fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize {
+        self.0.poll_each(max, done)
+    }
+
+    fn fatal(&self, status: Status, nsid: u32) -> Option<String> {
+        let controller = self.0.controller();
         let code = match status {
             Status::Gone => return controller.check().err().map(|error| error.to_string()),
             Status::Device(code) => StatusCode(code),
@@ -187,8 +218,8 @@ impl Pair for Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::work::{Direction, Job, Order, Workload};
     use std::time::Duration;
+    use wholebar::measure::block::{Direction, Job, Order, Workload};
 
     /// A peer may allow 64 maps, or fewer.
     #[test]

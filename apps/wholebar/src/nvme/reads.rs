@@ -4,13 +4,14 @@ use super::{Controller, status_name};
 use crate::args::{Cores, Usage};
 use crate::output;
 use crate::report::Run;
-use crate::rounds::{Case, Load, Plan, Rounds};
+use crate::rounds::{self, Load, Plan};
 use crate::storage::Storage;
 use crate::target::Target;
-use crate::work::{self, Direction, Failure, Job, Order, Workload};
 use anyhow::{Result, bail};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use wholebar::measure::block::{self, CutShort, Direction, Failure, Job, Order, Workload};
+use wholebar::measure::rounds::{Case, Rounds};
 use wholebar::nvme::{Options, ShadowDoorbells};
 
 /// Bytes of a read, or the namespace's block where that is larger.
@@ -31,7 +32,7 @@ impl Reads<'_> {
     ///
     /// # Errors
     /// What the controller says, and a run that ended early by itself.
-    pub fn measure(&self, rounds: &Rounds, interrupted: &AtomicBool) -> Result<Vec<Case<Plan, Load, Run>>> {
+    pub fn measure(&self, rounds: &Rounds<Plan, Load>, interrupted: &AtomicBool) -> Result<Vec<Case<Plan, Load, Run>>> {
         // What doorbells cost is what is measured: no shadows take their place.
         let shadow_doorbells = ShadowDoorbells::Never;
         let options = Options { io_queues: 1, shadow_doorbells, ..Options::default() };
@@ -44,7 +45,8 @@ impl Reads<'_> {
                 self.target.device.name()
             ));
         }
-        Rounds { loads: &loads, ..*rounds }.measure(
+        rounds::measure(
+            &Rounds { loads: &loads, ..*rounds },
             interrupted,
             |plan| Controller::open(self.target, Options { policy: plan.policy, page: plan.page, ..options.clone() }),
             |controller, load, time| self.run(controller, load, time, interrupted),
@@ -72,9 +74,9 @@ impl Reads<'_> {
         };
         let supplies = controller.supplies(&job, &[self.core], 1)?;
         let model = self.target.model_cpu();
-        let outcome = work::run(&job, supplies, interrupted, |_| ())?;
+        let outcome = block::run(&job, supplies, interrupted, |_| ())?;
         let model = model.share();
-        if let Some(why) = outcome.cut_short.as_ref().filter(|why| *why != work::INTERRUPTED) {
+        if let Some(CutShort::Failed(why)) = &outcome.cut_short {
             bail!("the run ended early: {why}");
         }
         for (trouble, times) in &outcome.failures {

@@ -9,10 +9,8 @@
 //! A sample is a batch of accesses between two looks at the clock: as few as make the batch 32 times as long as such a look takes, which is taken off.
 //! So a sample of what takes long is one access or a few, and of a store it is the average of many.
 
-use crate::host::Thread;
 use crate::output::Progress;
 use crate::report::{Cpu, Quantiles};
-use crate::work;
 use anyhow::{Context, Result, anyhow, bail};
 use hdrhistogram::Histogram;
 use quanta::Clock;
@@ -22,6 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::bar::{Bar, BarOptions, Doorbell, MapPolicy};
 use wholebar::cores;
+use wholebar::measure::cpu::Thread;
+use wholebar::measure::latency::histogram;
 use wholebar::pci::PciDevice;
 
 /// Controller Configuration (3.1.3.5); bit 0 is EN.
@@ -194,7 +194,7 @@ impl Kind {
 
     /// As many batches as the time holds.
     fn round(&mut self, clock: &Clock, clock_ns: f64, time: Duration) -> Result<()> {
-        let mut picos = work::empty();
+        let mut picos = histogram();
         let (began, before) = (Instant::now(), Thread::current().cpu_time());
         while picos.is_empty() || began.elapsed() < time {
             let batch = (self.batch(clock)? as f64 - clock_ns).max(0.0) / f64::from(self.per_sample);
@@ -213,7 +213,7 @@ impl Kind {
     /// The rounds that count, as one.
     fn result(&self) -> Option<Access> {
         let any = self.rounds.iter().any(|(_, cpu)| cpu.undisturbed());
-        let mut picos = work::empty();
+        let mut picos = histogram();
         let mut dropped = 0;
         for (round, cpu) in &self.rounds {
             if cpu.undisturbed() || !any {

@@ -1,15 +1,15 @@
 //! A queue that sends, and where its packets come from: they are made, or are a capture's. Nothing here allocates, locks or calls the kernel.
 
-use super::rate::Pace;
-use super::sizes::{FCS, Sizes};
-use super::template::Template;
 use crate::net::capture::Capture;
-use crate::net::mark::{Clock, Mark};
 use crate::net::port::HEADROOM;
 use crate::net::run::Lane;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::Work;
+use wholebar::measure::net::generator::{Generator, fill};
+use wholebar::measure::net::mark::Clock;
+use wholebar::measure::net::rate::RateLimiter;
+use wholebar::measure::net::sizes::FCS;
 use wholebar::mem::{Buf, PoolCache};
 use wholebar::net::{Burst, Count, RxQueue, TxQueue};
 
@@ -63,26 +63,9 @@ pub struct Sender {
 /// Where packets come from.
 pub enum Source {
     /// They are made.
-    Flows(Flows),
+    Flows(Box<Generator>),
     /// They are a capture's.
     Replay(Replay),
-}
-
-/// Packets of flows, in turn.
-pub struct Flows {
-    pub template: Arc<Template>,
-    pub sizes: Sizes,
-    pub pace: Pace,
-    pub run: u8,
-    /// The flows of this lane, each with its next number.
-    pub flows: Vec<(u16, u64)>,
-    /// The flow whose turn it is.
-    pub turn: usize,
-    pub chance: fastrand::Rng,
-    /// Where in a mix of sizes it is.
-    pub mix: usize,
-    /// Room for a packet that no buffer holds.
-    pub scratch: Vec<u8>,
 }
 
 /// Packets of a capture.
@@ -98,7 +81,7 @@ pub struct Replay {
 /// When packets of a capture are sent.
 pub enum Timing {
     /// At a rate.
-    Pace(Pace),
+    Rate(RateLimiter),
     /// As they were, so many times as fast, from this time on.
     Original { speed: f64, began: u64 },
 }
@@ -119,7 +102,7 @@ impl Sender {
     /// Makes the packets that are due, as far as there is room in the burst.
     #[inline]
     fn fill(&mut self, now: u64) {
-        self.source.look(now, &self.made);
+        self.source.advance(now, &self.made);
         while self.burst.room() > 0 && self.left > 0 && self.source.is_due(now) {
             let Some(packet) = self.source.make(&mut self.cache, now) else {
                 self.made.no_buffer.add(1);
@@ -196,26 +179,27 @@ impl Source {
     /// Time begins.
     fn start(&mut self, now: u64) {
         match self {
-            Self::Flows(flows) => flows.pace.start(now),
-            Self::Replay(Replay { timing: Timing::Pace(pace), .. }) => pace.start(now),
+            Self::Flows(generator) => generator.start(now),
+            Self::Replay(Replay { timing: Timing::Rate(limiter), .. }) => limiter.start(now),
             Self::Replay(Replay { timing: Timing::Original { began, .. }, .. }) => *began = now,
         }
     }
 
     #[inline]
-    fn look(&mut self, now: u64, made: &Made) {
-        let (Self::Flows(Flows { pace, .. }) | Self::Replay(Replay { timing: Timing::Pace(pace), .. })) = self else {
-            return;
-        };
-        made.behind.add(pace.look(now));
+    fn advance(&mut self, now: u64, made: &Made) {
+        match self {
+            Self::Flows(generator) => made.behind.add(generator.advance(now)),
+            Self::Replay(Replay { timing: Timing::Rate(limiter), .. }) => made.behind.add(limiter.advance(now)),
+            Self::Replay(Replay { timing: Timing::Original { .. }, .. }) => {}
+        }
     }
 
     /// Whether a packet is due.
     #[inline]
     fn is_due(&self, now: u64) -> bool {
         match self {
-            Self::Flows(flows) => flows.pace.is_due(now),
-            Self::Replay(Replay { timing: Timing::Pace(pace), .. }) => pace.is_due(now),
+            Self::Flows(generator) => generator.is_due(now),
+            Self::Replay(Replay { timing: Timing::Rate(limiter), .. }) => limiter.is_due(now),
             Self::Replay(replay @ Replay { timing: Timing::Original { speed, began }, .. }) => {
                 let (at, _) = replay.capture.packet(replay.next);
                 now.saturating_sub(*began) as f64 * speed >= (at + replay.lap) as f64
@@ -227,34 +211,9 @@ impl Source {
     #[inline]
     fn make(&mut self, cache: &mut PoolCache, now: u64) -> Option<Buf> {
         match self {
-            Self::Flows(flows) => flows.make(cache, now),
+            Self::Flows(generator) => generator.make(cache, HEADROOM, now),
             Self::Replay(replay) => replay.make(cache),
         }
-    }
-}
-
-impl Flows {
-    #[inline]
-    fn make(&mut self, cache: &mut PoolCache, now: u64) -> Option<Buf> {
-        let mut buf = cache.get()?;
-        let (flow, number) = self.flows[self.turn];
-        let size = self.sizes.next(&mut self.mix, &mut self.chance);
-        let len = size - FCS;
-        let mark = Mark { run: self.run, flow, number, sent: now };
-        buf.reserve(HEADROOM);
-        let mut buf = if len <= buf.tailroom() as usize {
-            buf.set_len(len as u32);
-            self.template.write(buf.bytes_mut(), mark);
-            buf
-        } else {
-            self.template.write(&mut self.scratch[..len], mark);
-            fill(buf, cache, &self.scratch[..len])?
-        };
-        buf.set_offload(self.template.offload());
-        self.pace.sent(size);
-        self.flows[self.turn].1 += 1;
-        self.turn = if self.turn + 1 < self.flows.len() { self.turn + 1 } else { 0 };
-        Some(buf)
     }
 }
 
@@ -265,8 +224,8 @@ impl Replay {
         let mut buf = cache.get()?;
         buf.reserve(HEADROOM);
         let buf = fill(buf, cache, bytes)?;
-        if let Timing::Pace(pace) = &mut self.timing {
-            pace.sent(bytes.len() + FCS);
+        if let Timing::Rate(limiter) = &mut self.timing {
+            limiter.sent(bytes.len() + FCS);
         }
         self.next += 1;
         if self.next == self.capture.count() {
@@ -277,26 +236,15 @@ impl Replay {
     }
 }
 
-/// Puts a packet into a buffer, and into as many more as it takes; none where there are not as many.
-#[inline]
-fn fill(mut first: Buf, cache: &mut PoolCache, bytes: &[u8]) -> Option<Buf> {
-    let mut done = first.copy_from(bytes);
-    while done < bytes.len() {
-        let mut next = cache.get()?;
-        done += next.copy_from(&bytes[done..]);
-        first.append(next);
-    }
-    Some(first)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::generate::rate::Rate;
-    use crate::net::generate::template::Headers;
     use crate::net::port::{self, PortArgs};
     use crate::net::sink::lane::{Expected, Receiver, Seen};
     use clap::Parser;
+    use wholebar::measure::net::rate::Rate;
+    use wholebar::measure::net::sizes::{FrameSizes, Sizes};
+    use wholebar::measure::net::template::{Headers, Template};
 
     #[derive(Parser)]
     struct Cli {
@@ -314,17 +262,10 @@ mod tests {
             port::wait_for_links(&ports, &AtomicBool::new(false));
             let [from, to] = [&ports[0], &ports[1]];
             let headers = Headers { from: from.port.mac(), to: to.port.mac(), vlan: None, v6: false };
-            let source = Source::Flows(Flows {
-                template: Arc::new(Template::new(&headers, 3, 1).unwrap()),
-                sizes: Sizes::Range(64, 9018),
-                pace: Pace::new(Rate::Max, 1),
-                run: 9,
-                flows: vec![(0, 0), (1, 0), (2, 0)],
-                turn: 0,
-                chance: fastrand::Rng::with_seed(1),
-                mix: 0,
-                scratch: vec![0; 9018],
-            });
+            let template = Arc::new(Template::new(&headers, 3, 1).unwrap());
+            let sizes = FrameSizes::new(Sizes::Range(64, 9018), 1);
+            let generator = Generator::new(template, sizes, RateLimiter::new(Rate::Max, 1), 9, 0..3).unwrap();
+            let source = Source::Flows(Box::new(generator));
             let counter = quanta::Clock::new();
             let (made, seen) = (Arc::new(Made::default()), Arc::new(Seen::default()));
             let (cache, clock) = (from.pool.cache(32), Clock::new(&counter));
@@ -346,7 +287,11 @@ mod tests {
             assert_eq!((seen.packets.get(), made.packets.get(), allocated.count_total), (20_000, 20_000, 0), "{flags}");
             drop((sender, receiver));
             let found = seen.take().unwrap();
-            assert_eq!((found.tally.received, found.missing, found.corrupt, found.flows), (20_000, 0, 0, 3), "{flags}");
+            assert_eq!(
+                (found.arrivals.received, found.missing, found.corrupt, found.flows),
+                (20_000, 0, 0, 3),
+                "{flags}"
+            );
             assert!(port::close(ports).iter().all(|pool| pool.made == pool.home));
         }
     }

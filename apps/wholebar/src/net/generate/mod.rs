@@ -1,16 +1,12 @@
 //! `wholebar net gen`: sends packets at a rate, made or from a capture, and tells what became of them where it receives them, too.
 
 pub mod lane;
-pub mod rate;
 mod report;
-pub mod sizes;
-pub mod template;
 
 pub use lane::Made;
 
 use super::around::{Around, AroundArgs};
 use super::capture::Capture;
-use super::mark::{self, Clock};
 use super::port::{self, OpenPort, PortArgs, Totals};
 use super::report::{Ran, show};
 use super::run::{self, Lane, RunArgs};
@@ -22,15 +18,17 @@ use crate::host::Host;
 use crate::output;
 use crate::signal;
 use anyhow::{Context, Result, bail};
-use lane::{Flows, Replay, Sender, Source, Timing};
-use rate::{Pace, Rate};
+use lane::{Replay, Sender, Source, Timing};
 use report::{Report, Sent};
-use sizes::{FCS, LEAST, Sizes};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use template::{Headers, Template};
 use wholebar::Work;
+use wholebar::measure::net::generator::Generator;
+use wholebar::measure::net::mark::{self, Clock};
+use wholebar::measure::net::rate::{Rate, RateLimiter};
+use wholebar::measure::net::sizes::{FCS, FrameSizes, LEAST, Sizes};
+use wholebar::measure::net::template::{Headers, Template};
 use wholebar::net::{Mac, RxQueue};
 
 /// Send packets at a rate: made, with numbers and times in them, or those of a capture
@@ -285,23 +283,15 @@ impl Args {
         let sender = |(lane, made): (usize, &Arc<Made>)| {
             let source = match (what, &template) {
                 (What::Flows(sizes), Some(template)) => {
-                    let flows = (0..self.flows).skip(lane).step_by(share).map(|flow| (flow as u16, 0));
-                    Source::Flows(Flows {
-                        template: template.clone(),
-                        sizes: *sizes,
-                        pace: Pace::new(rate, share),
-                        run,
-                        flows: flows.collect(),
-                        turn: 0,
-                        chance: fastrand::Rng::with_seed(self.seed.wrapping_add(lane as u64)),
-                        mix: 0,
-                        scratch: vec![0; sizes.ends().1],
-                    })
+                    let sizes = FrameSizes::new(*sizes, self.seed.wrapping_add(lane as u64));
+                    let limiter = RateLimiter::new(rate, share);
+                    let flows = (0..self.flows).skip(lane).step_by(share).map(|flow| flow as u16);
+                    Source::Flows(Box::new(Generator::new(template.clone(), sizes, limiter, run, flows)?))
                 }
                 (What::Replay(capture), _) => {
                     let timing = match (self.speed, self.rate) {
-                        (None, Some(rate)) => Timing::Pace(Pace::new(rate, 1)),
-                        (Some(Speed::Max), _) => Timing::Pace(Pace::new(Rate::Max, 1)),
+                        (None, Some(rate)) => Timing::Rate(RateLimiter::new(rate, 1)),
+                        (Some(Speed::Max), _) => Timing::Rate(RateLimiter::new(Rate::Max, 1)),
                         (Some(Speed::Times(speed)), _) => Timing::Original { speed, began: 0 },
                         (None, None) => Timing::Original { speed: 1.0, began: 0 },
                     };

@@ -1,14 +1,14 @@
 //! What a run of `gen` came to.
 
 use super::lane::Made;
-use super::rate::GAP;
-use super::sizes::FCS;
 use crate::net::report::Ran;
 use crate::net::sink::report::Received;
 use crate::output;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use wholebar::measure::net::rate::GAP;
+use wholebar::measure::net::sizes::FCS;
 
 /// A run, as `--json` writes it.
 #[derive(Serialize)]

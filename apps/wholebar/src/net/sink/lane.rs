@@ -1,17 +1,14 @@
 //! Queues that receive, and what is found out about each packet. Nothing here allocates, locks or calls the kernel, unless packets are
 //! written to a file.
 
-use super::book::{Book, Tally};
-use super::packet::{Looks, look};
 use crate::net::capture::Capture;
 use crate::net::generate::Made;
-use crate::net::mark::{Clock, Mark, Pattern};
 use crate::net::run::Lane;
 use crate::net::tap::Tap;
-use crate::work;
-use hdrhistogram::Histogram;
 use std::sync::{Arc, Mutex};
 use wholebar::Work;
+use wholebar::measure::net::accounting::{Accounting, Findings};
+use wholebar::measure::net::mark::Clock;
 use wholebar::mem::{Buf, PoolCache};
 use wholebar::net::{Burst, Count, RxQueue};
 
@@ -23,30 +20,6 @@ pub struct Seen {
     /// Packets that count as arrived: each once.
     pub received: Count,
     found: Mutex<Option<Findings>>,
-}
-
-/// What was found out.
-pub struct Findings {
-    /// By numbers; where a capture was replayed, received are those that were as they should be.
-    pub tally: Tally,
-    /// Bytes of all of them, without frame checksums.
-    pub bytes: u64,
-    /// Numbers below the highest of their flow that never came.
-    pub missing: u64,
-    /// Flows of which something came.
-    pub flows: usize,
-    /// Packets of `gen`'s that were damaged; of a replay, those that are not what was to come.
-    pub corrupt: u64,
-    /// Packets that are not `gen`'s.
-    pub foreign: u64,
-    /// Packets of another run of `gen`.
-    pub other_runs: u64,
-    /// How long packets took, in nanoseconds.
-    pub latency: Histogram<u64>,
-    /// Packets that were sent later than they came: the clocks are not the same.
-    pub from_the_future: u64,
-    /// From the first packet to the last, in nanoseconds.
-    pub span: u64,
 }
 
 impl Seen {
@@ -137,12 +110,12 @@ impl Receiver {
             if let Some(tap) = &mut self.tap {
                 tap.write(&self.burst);
             }
-            let before = self.checks.found.tally.received;
+            let before = self.checks.received();
             for packet in self.burst.iter() {
-                self.checks.look(packet, self.last);
+                self.checks.record(packet, self.last);
             }
             self.seen.packets.add(n as u64);
-            self.seen.received.add(self.checks.found.tally.received - before);
+            self.seen.received.add(self.checks.received() - before);
             self.burst.give_back_to(&mut self.cache);
         }
         if came == 0
@@ -192,7 +165,7 @@ impl Lane for Receiver {
             _ if came >= sent => true,
             MORE..COUNTED => false,
             // Looking at counters takes time, but nothing else is to be done any more.
-            COUNTED..PATIENCE => came + self.checks.found.corrupt + (self.lost)() >= sent,
+            COUNTED..PATIENCE => came + self.checks.corrupt() + (self.lost)() >= sent,
             _ => true,
         }
     }
@@ -204,97 +177,83 @@ impl Lane for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        let found = self.checks.finish();
+        let found = self.checks.findings();
         *self.seen.found.lock().unwrap_or_else(|e| e.into_inner()) = Some(found);
     }
 }
 
-/// Everything that is found out about packets.
-struct Checks {
-    expected: Expected,
-    pattern: Pattern,
-    book: Book,
-    found: Findings,
-    /// An age, and how many packets in a row had it: those that are sent and received together do.
-    ages: (u64, u64),
-    first: Option<u64>,
-    /// Of a replay: the number of the packet that should be next.
+/// What is found out about packets.
+enum Checks {
+    /// By their marks.
+    Marks(Box<Accounting>),
+    /// Against a capture.
+    Replay(Box<Replayed>),
+}
+
+/// Packets of a capture, received in its order.
+struct Replayed {
+    capture: Arc<Capture>,
+    /// The number of the packet that should be next.
     next: u64,
+    first: Option<u64>,
+    found: Findings,
 }
 
 impl Checks {
     fn new(expected: Expected) -> Self {
-        let found = Findings {
-            tally: Tally::default(),
-            bytes: 0,
-            missing: 0,
-            flows: 0,
-            corrupt: 0,
-            foreign: 0,
-            other_runs: 0,
-            latency: work::empty(),
-            from_the_future: 0,
-            span: 0,
-        };
-        Self { expected, pattern: Pattern::new(), book: Book::new(), found, ages: (0, 0), first: None, next: 0 }
+        match expected {
+            Expected::Marks(run) => Self::Marks(Box::new(Accounting::new(run))),
+            Expected::Replay(capture) => {
+                Self::Replay(Box::new(Replayed { capture, next: 0, first: None, found: Findings::default() }))
+            }
+        }
     }
 
     #[inline]
-    fn look(&mut self, packet: &Buf, now: u64) {
+    fn record(&mut self, packet: &Buf, now: u64) {
+        match self {
+            Self::Marks(accounting) => accounting.record(packet, now),
+            Self::Replay(replayed) => replayed.record(packet, now),
+        }
+    }
+
+    #[inline]
+    fn received(&self) -> u64 {
+        match self {
+            Self::Marks(accounting) => accounting.received(),
+            Self::Replay(replayed) => replayed.found.arrivals.received,
+        }
+    }
+
+    fn corrupt(&self) -> u64 {
+        match self {
+            Self::Marks(accounting) => accounting.corrupt(),
+            Self::Replay(replayed) => replayed.found.corrupt,
+        }
+    }
+
+    fn findings(&self) -> Findings {
+        match self {
+            Self::Marks(accounting) => accounting.findings(),
+            Self::Replay(replayed) => replayed.found.clone(),
+        }
+    }
+}
+
+impl Replayed {
+    #[inline]
+    fn record(&mut self, packet: &Buf, now: u64) {
         self.found.bytes += packet.packet_len();
         self.found.span = now - *self.first.get_or_insert(now);
-        if let Expected::Replay(capture) = &self.expected {
-            return match matches(capture, self.next, packet) {
-                Some(skipped) => {
-                    self.found.tally.received += 1;
-                    self.found.missing += skipped;
-                    self.next += skipped + 1;
-                }
-                None => self.found.corrupt += 1,
-            };
-        }
-        match look(packet, &self.pattern) {
-            Looks::Good(mark) => self.good(mark, now),
-            Looks::Corrupt => self.found.corrupt += 1,
-            Looks::Foreign => self.found.foreign += 1,
-        }
-    }
-
-    #[inline]
-    fn good(&mut self, mark: Mark, now: u64) {
-        let Expected::Marks(run) = &mut self.expected else { return };
-        if *run.get_or_insert(mark.run) != mark.run {
-            self.found.other_runs += 1;
-            return;
-        }
-        self.book.enter(mark);
-        self.found.tally = self.book.tally();
-        match mark.age(now) {
-            Some(age) => {
-                if age != self.ages.0 {
-                    self.settle_ages();
-                    self.ages.0 = age;
-                }
-                self.ages.1 += 1;
+        match matches(&self.capture, self.next, packet) {
+            Some(skipped) => {
+                self.found.arrivals.received += 1;
+                self.found.missing += skipped;
+                self.next += skipped + 1;
             }
-            None => self.found.from_the_future += 1,
+            // Not what was to come.
+            None => self.found.corrupt += 1,
         }
-    }
-
-    fn settle_ages(&mut self) {
-        if self.ages.1 > 0 {
-            self.found.latency.saturating_record_n(self.ages.0, self.ages.1);
-            self.ages.1 = 0;
-        }
-    }
-
-    fn finish(&mut self) -> Findings {
-        self.settle_ages();
-        if let Expected::Marks(_) = self.expected {
-            self.found.missing = self.book.missing();
-            self.found.flows = self.book.flows();
-        }
-        std::mem::replace(&mut self.found, Self::new(Expected::Marks(None)).found)
     }
 }
 

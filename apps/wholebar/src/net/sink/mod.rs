@@ -1,11 +1,8 @@
 //! `wholebar net sink`: receives what `net gen` sends, and tells what became of it.
 
-pub mod book;
 pub mod lane;
-pub mod packet;
 pub mod report;
 
-use super::mark::Clock;
 use super::port;
 use super::receive::ReceiveArgs;
 use super::report::{Ran, show};
@@ -21,6 +18,7 @@ use report::Received;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use wholebar::measure::net::mark::Clock;
 
 /// Receive what `wholebar net gen` sends, here or elsewhere: loss, order, damage, latency
 ///

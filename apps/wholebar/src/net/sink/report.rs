@@ -1,10 +1,10 @@
 //! What became of packets, as `sink` and `gen --to` tell it.
 
-use super::lane::Findings;
 use crate::output;
-use crate::work::Percentiles;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use wholebar::measure::latency::Percentiles;
+use wholebar::measure::net::accounting::Findings;
 
 /// What was received, and what wasn't.
 #[derive(Debug, Serialize)]
@@ -53,24 +53,24 @@ impl Received {
     /// Of what was found out. `sent` is how many packets there should be, where that is known, and `causes` where packets were dropped, where
     /// that was seen.
     pub fn new(found: &Findings, sent: Option<u64>, causes: Option<BTreeMap<String, u64>>) -> Self {
-        let tally = found.tally;
-        let absent = sent.map_or(found.missing, |sent| sent.saturating_sub(tally.received));
+        let arrivals = found.arrivals;
+        let absent = sent.map_or(found.missing, |sent| sent.saturating_sub(arrivals.received));
         let lost = absent.saturating_sub(found.corrupt);
         let counted = causes.as_ref().map(|causes| causes.values().sum());
         let dated = !found.latency.is_empty() && found.from_the_future == 0;
         Self {
-            packets: tally.received,
+            packets: arrivals.received,
             bytes: found.bytes,
             seconds: found.span as f64 * 1e-9,
             flows: found.flows,
             lost,
             lost_by_cause: causes.unwrap_or_default(),
             uncounted: counted.map(|counted: u64| lost.saturating_sub(counted)),
-            reordered: tally.reordered,
-            reordered_by: tally.furthest,
+            reordered: arrivals.reordered,
+            reordered_by: arrivals.furthest,
             wire_reordered: 0,
-            duplicate: tally.duplicate,
-            too_late: tally.too_late,
+            duplicate: arrivals.duplicate,
+            too_late: arrivals.too_late,
             corrupt: found.corrupt,
             foreign: found.foreign,
             other_runs: found.other_runs,

@@ -1,15 +1,28 @@
-//! What `gen` puts into its packets, so that `sink` can say what became of each: a mark at the start of the UDP payload, and a pattern
-//! behind it. All of it is in network byte order.
+//! Sequence marks: what a sender puts into its packets, so that a receiver can say what became of each. A mark is at the start of the UDP payload, and a
+//! pattern is behind it. All of it is in network byte order.
 //!
 //! | byte | bytes | what |
 //! |---|---|---|
-//! | 0 | 2 | [`MAGIC`] |
+//! | 0 | 2 | 0x5742 |
 //! | 2 | 2 | check: of the rest of the mark, and of the payload's length |
-//! | 4 | 1 | run: a packet of an earlier run of `gen` is not one of this |
+//! | 4 | 1 | run: a packet of an earlier run of the sender is not one of this |
 //! | 5 | 5 | when it was sent: nanoseconds of the [clock](Clock), modulo 2^40 |
 //! | 10 | 2 | flow |
 //! | 12 | 6 | number in the flow, from 0 |
 //! | 18 | | the [pattern](Pattern), to the payload's end |
+//!
+//! ```
+//! use wholebar_measure::net::mark::{Clock, Found, Mark};
+//! use wholebar_measure::quanta;
+//!
+//! let mut clock = Clock::new(&quanta::Clock::new());
+//! let mark = Mark { run: 1, flow: 0, number: 42, sent: clock.now() & 0xff_ffff_ffff };
+//! // In front of a payload of 100 bytes in all:
+//! let payload = mark.bytes(100);
+//! assert_eq!(Mark::find(&payload, 100), Found::Mark(mark));
+//! assert_eq!(Mark::find(&payload, 99), Found::Damaged);
+//! assert!(mark.age(clock.now()).is_some());
+//! ```
 
 use quanta::Clock as Counter;
 use rustix::time::{ClockId, clock_gettime};
@@ -17,15 +30,16 @@ use std::ops::Range;
 
 /// Bytes of a mark: the least payload.
 pub const LEN: usize = 18;
+/// How one begins.
 const MAGIC: u16 = 0x5742;
 /// Times in marks are modulo this: 18 minutes.
 const TIME: u64 = 1 << 40;
 const NUMBER: u64 = 1 << 48;
 
-/// A mark.
+/// A sequence mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// Which run of `gen` sent it.
+    /// Which run of the sender sent it.
     pub run: u8,
     /// The flow.
     pub flow: u16,
@@ -38,9 +52,9 @@ pub struct Mark {
 /// What a UDP payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// One of `gen`'s.
+    /// It begins with a mark.
     Mark(Mark),
-    /// It begins as one of `gen`'s does, and is damaged.
+    /// It begins as marks do, and is damaged.
     Damaged,
     /// Something else.
     Foreign,
@@ -59,7 +73,7 @@ impl Mark {
         out
     }
 
-    /// Looks at a UDP payload of `len` bytes, of which at least the mark has to be there: what is found has that many, or more.
+    /// Finds the mark of a UDP payload of `len` bytes, of which at least the mark has to be there: [`Found::Mark`] is not returned of a shorter one.
     #[inline]
     pub fn find(payload: &[u8], len: usize) -> Found {
         let Some(mark) = payload.first_chunk::<LEN>() else { return Found::Foreign };
@@ -116,7 +130,8 @@ pub struct Pattern {
 const PLACES: u64 = 128;
 
 impl Pattern {
-    /// One that is long enough for any UDP payload.
+    /// One that is long enough for any UDP payload. It takes 200 KiB.
+    #[allow(clippy::new_without_default)] // It takes memory and time.
     pub fn new() -> Self {
         const LONG: usize = (1 << 16) + 2 * PLACES as usize;
         let bytes: Vec<u8> = (0..LONG as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
@@ -131,6 +146,9 @@ impl Pattern {
     }
 
     /// The `len` bytes behind a mark.
+    ///
+    /// # Panics
+    /// Where they are more than 65,536, which no UDP payload has.
     #[inline]
     pub fn of(&self, mark: Mark, len: usize) -> &[u8] {
         &self.bytes[Self::range(mark, len)]
@@ -168,14 +186,14 @@ impl Clock {
     const TIGHT: u64 = 500;
     const TRIES: u32 = 8;
 
-    /// A clock; `counter` is the same for all of a process.
+    /// A clock, set once; `counter` is the same for all of a process.
     pub fn new(counter: &Counter) -> Self {
         let mut this = Self { counter: counter.clone(), set: (0, 0), last: 0 };
         this.set();
         this
     }
 
-    /// Now.
+    /// Now, in nanoseconds: never less than before. It reads a counter of the CPU, and each millisecond the system's clock.
     #[inline]
     pub fn now(&mut self) -> u64 {
         let mut since = self.counter.delta_as_nanos(self.set.0, self.counter.raw());

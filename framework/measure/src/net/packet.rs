@@ -1,8 +1,21 @@
-//! A received packet, looked at: whether it is one of `gen`'s, and whole. Headers are looked at no further than that takes.
+//! A received packet, checked: whether it has a mark, and is whole. Headers are read no further than that takes.
+//!
+//! ```
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_measure::net::mark::Pattern;
+//! use wholebar_measure::net::packet::{Verdict, check};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
+//! let mut arp = pool.get().ok_or("no buffer is left")?;
+//! arp.copy_from(&[0xff; 60]);
+//! assert_eq!(check(&arp, &Pattern::new()), Verdict::Foreign);
+//! # Ok(()) }
+//! ```
 
-use crate::net::mark::{self, Found, Mark, Pattern};
+use super::mark::{self, Found, Mark, Pattern};
 use std::ops::Range;
-use wholebar::mem::Buf;
+use wholebar_core::mem::Buf;
 
 /// Bytes that headers and mark take at most: Ethernet, two tags, IPv6 (IPv4 with all its options: 60), UDP, the mark.
 const HEAD: usize = 14 + 8 + 60 + 8 + 18;
@@ -10,47 +23,49 @@ const UDP: u8 = 17;
 
 /// What a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Looks {
-    /// One of `gen`'s, whole: its headers' checksums and its payload are right.
+pub enum Verdict {
+    /// One with a mark, whole: its headers' checksums and its payload are right.
     Good(Mark),
-    /// One of `gen`'s, damaged or cut off.
+    /// One with a mark, damaged or cut off.
     Corrupt,
     /// Something else.
     Foreign,
 }
 
-/// Looks at a packet.
+/// Checks a packet, in one buffer or in several. It costs a comparison of all its bytes; nothing is allocated.
+///
+/// A checksum that the packet's [offload](Buf::offload) says is left to somebody else is not checked.
 #[inline]
-pub fn look(packet: &Buf, pattern: &Pattern) -> Looks {
+pub fn check(packet: &Buf, pattern: &Pattern) -> Verdict {
     if packet.next().is_none() {
-        return look_at(packet, packet.bytes(), pattern);
+        return check_head(packet, packet.bytes(), pattern);
     }
     // In several buffers: what has to be in one piece is copied.
     let (mut head, mut len) = ([0; HEAD], 0);
     for segment in packet.segments() {
         len += segment.copy_to(&mut head[len..]);
     }
-    look_at(packet, &head[..len], pattern)
+    check_head(packet, &head[..len], pattern)
 }
 
 /// The same, of which `head` is the beginning, or all.
 #[inline]
-fn look_at(packet: &Buf, head: &[u8], pattern: &Pattern) -> Looks {
+fn check_head(packet: &Buf, head: &[u8], pattern: &Pattern) -> Verdict {
     let total = packet.packet_len() as usize;
-    let Some(udp) = Udp::find(head) else { return Looks::Foreign };
+    let Some(udp) = Udp::find(head) else { return Verdict::Foreign };
     let at = udp.start + 8;
     let found = match Mark::find(head.get(at..).unwrap_or_default(), udp.len) {
         Found::Mark(mark) if at + udp.len <= total => mark,
         // It may be right, and the packet cut off.
-        Found::Mark(_) | Found::Damaged => return Looks::Corrupt,
-        Found::Foreign => return Looks::Foreign,
+        Found::Mark(_) | Found::Damaged => return Verdict::Corrupt,
+        Found::Foreign => return Verdict::Foreign,
     };
     let rest = udp.len - mark::LEN;
     let left_undone = packet.offload().is_some_and(|offload| offload.l4.is_some());
     let whole = is_pattern(packet, at + mark::LEN, pattern.of(found, rest))
         && udp.ip_is_right(head)
         && (left_undone || udp.is_right(head, pattern.sum(found, rest)));
-    if whole { Looks::Good(found) } else { Looks::Corrupt }
+    if whole { Verdict::Good(found) } else { Verdict::Corrupt }
 }
 
 /// Whether the packet's bytes from `at` on are these.
@@ -141,9 +156,9 @@ fn fold(mut sum: u64) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::generate::template::{Headers, Template};
-    use wholebar::mem::{Arena, ArenaOptions, Pool};
-    use wholebar::net::Mac;
+    use crate::net::template::{Headers, Template};
+    use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+    use wholebar_core::net::Mac;
 
     fn pool() -> Pool {
         Pool::new(&Arena::new(2 << 20, ArenaOptions::default()).unwrap(), 512, 2048, 64).unwrap()
@@ -180,8 +195,8 @@ mod tests {
                 for most in [2048, 100, 33, 1] {
                     if bytes.len() / most < 512 {
                         assert_eq!(
-                            look(&packet(&pool, &bytes, most), &pattern),
-                            Looks::Good(MARK),
+                            check(&packet(&pool, &bytes, most), &pattern),
+                            Verdict::Good(MARK),
                             "{vlan:?} {v6} {most}"
                         );
                     }
@@ -200,16 +215,16 @@ mod tests {
             for bit in 8 * ip..8 * good.len() {
                 let mut bad = good.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                let seen = look(&packet(&pool, &bad, 2048), &pattern);
+                let seen = check(&packet(&pool, &bad, 2048), &pattern);
                 // IPv6 has no checksum for its first bytes, and the hop limit.
                 let unprotected = v6 && (bit / 8 < ip + 6 || bit / 8 == ip + 7);
-                assert!(matches!(seen, Looks::Corrupt | Looks::Foreign) || unprotected, "{v6} {bit} {seen:?}");
+                assert!(matches!(seen, Verdict::Corrupt | Verdict::Foreign) || unprotected, "{v6} {bit} {seen:?}");
                 if bit / 8 >= good.len() - 106 {
-                    assert_eq!(seen, Looks::Corrupt, "payload, bit {bit}");
+                    assert_eq!(seen, Verdict::Corrupt, "payload, bit {bit}");
                 }
             }
             for cut in 1..=90 {
-                assert_eq!(look(&packet(&pool, &good[..good.len() - cut], 64), &pattern), Looks::Corrupt);
+                assert_eq!(check(&packet(&pool, &good[..good.len() - cut], 64), &pattern), Verdict::Corrupt);
             }
         }
     }
@@ -225,7 +240,7 @@ mod tests {
                 bytes[at - 4..at - 2].copy_from_slice(&(len as u16 + 8).to_be_bytes());
             }
             bytes.truncate(bytes.len() - cut);
-            assert_eq!(look(&packet(&pool, &bytes, 2048), &pattern), Looks::Corrupt, "{len}");
+            assert_eq!(check(&packet(&pool, &bytes, 2048), &pattern), Verdict::Corrupt, "{len}");
         }
     }
 
@@ -239,7 +254,7 @@ mod tests {
         let mut tags = bytes(Some(5), false, 90);
         tags.splice(12..12, [0x81, 0, 0, 1, 0x88, 0xa8, 0, 1, 0x81, 0, 0, 2]);
         for other in [vec![0; 14], vec![0x81; 60], vec![0xff; 15], fragment, tcp, tags] {
-            assert_eq!(look(&packet(&pool, &other, 2048), &pattern), Looks::Foreign);
+            assert_eq!(check(&packet(&pool, &other, 2048), &pattern), Verdict::Foreign);
         }
     }
 }

@@ -1,10 +1,21 @@
-//! Latencies: recorded by clock ticks, told in nanoseconds.
+//! Latencies: recorded in ticks of a clock, told in nanoseconds, as histograms and percentiles.
+//!
+//! ```
+//! use wholebar_measure::latency::{Percentiles, histogram};
+//!
+//! let mut nanos = histogram();
+//! (1..=1000).for_each(|n| nanos.saturating_record(n));
+//! let p = Percentiles::of(&nanos);
+//! assert_eq!((p.min, p.p50, p.p90, p.max), (1, 500, 900, 1000));
+//! ```
 
 use hdrhistogram::Histogram;
 use quanta::Clock;
 use serde::{Deserialize, Serialize};
 
-/// How long commands took. Commands that one poll finds together often have the same latency: these are one record.
+/// How long commands took. Commands that one poll finds together often have the same latency: in a row, these are one record of the histogram.
+///
+/// Made for hot loops: a record is a comparison and an addition, or an entry of the histogram. It allocates when it is made.
 pub struct Latency {
     ticks: u64,
     times: u64,
@@ -13,12 +24,12 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Of nothing yet; ticks are `clock`'s.
+    /// Of nothing yet; ticks are those of `clock`, as its `raw` tells them.
     pub fn new(clock: &Clock) -> Self {
-        Self { ticks: 0, times: 0, clock: clock.clone(), nanos: empty() }
+        Self { ticks: 0, times: 0, clock: clock.clone(), nanos: histogram() }
     }
 
-    /// One that took so many ticks of the clock.
+    /// A command took so many ticks of the clock.
     #[inline]
     pub fn record(&mut self, ticks: u64) {
         if ticks != self.ticks {
@@ -41,15 +52,15 @@ impl Latency {
         self.nanos.reset();
     }
 
-    /// What was recorded.
+    /// What was recorded, in nanoseconds. What is above 100 seconds counts as 100 seconds.
     pub fn into_histogram(mut self) -> Histogram<u64> {
         self.settle();
         self.nanos
     }
 }
 
-/// A histogram from a nanosecond to 100 seconds, with three digits.
-pub fn empty() -> Histogram<u64> {
+/// An empty histogram, from a nanosecond to 100 seconds, with three significant digits. All of these can be added to one another.
+pub fn histogram() -> Histogram<u64> {
     const MOST: u64 = 100_000_000_000;
     Histogram::new_with_bounds(1, MOST, 3).unwrap_or_else(|_| unreachable!("constant bounds that are valid"))
 }

@@ -4,20 +4,20 @@
 //! is read once a poll that found something; buffers go from a completion straight into the next command: nothing here allocates
 //! or calls the kernel while commands succeed.
 
-use super::book::{Book, Pick};
-use super::latency::Latency;
+use super::ledger::{Ledger, Pick};
 use super::pattern::Fault;
-use super::{Job, Pair, Supply};
+use super::{Job, QueuePair, Supply};
+use crate::latency::Latency;
 use hdrhistogram::Histogram;
 use quanta::Clock;
-use wholebar::bar::DoorbellCounts;
-use wholebar::block::{Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
-use wholebar::mem::Pool;
+use wholebar_core::bar::DoorbellCounts;
+use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::mem::Pool;
 
 /// One queue pair and what is done with it.
 pub struct Lane<Q> {
     queue: Q,
-    book: Book,
+    ledger: Ledger,
     /// First block of the lane's units.
     first: u64,
     /// Blocks of a unit.
@@ -78,23 +78,23 @@ impl Counters {
     }
 
     #[cold]
-    fn failure(&mut self, trouble: Failure) {
-        match self.failures.iter_mut().find(|(t, _)| *t == trouble) {
+    fn failure(&mut self, failure: Failure) {
+        match self.failures.iter_mut().find(|(known, _)| *known == failure) {
             Some((_, times)) => *times += 1,
-            None => self.failures.push((trouble, 1)),
+            None => self.failures.push((failure, 1)),
         }
     }
 }
 
-impl<Q: Pair> Lane<Q> {
+impl<Q: QueuePair> Lane<Q> {
     /// A lane that keeps as many commands in flight as it is supplied with buffers. Its units begin at block `first`.
-    pub fn new(job: &Job, supply: Supply<Q>, first: u64, book: Book, clock: &Clock) -> Self {
+    pub fn new(job: &Job, supply: Supply<Q>, first: u64, ledger: Ledger, clock: &Clock) -> Self {
         let Supply { queue, bufs, pool } = supply;
         let depth = bufs.len();
         let slot = Slot { submitted: 0, pick: Pick { unit: 0, write: false } };
         Self {
             queue,
-            book,
+            ledger,
             first,
             blocks: job.blocks,
             block: job.block as usize,
@@ -143,11 +143,11 @@ impl<Q: Pair> Lane<Q> {
                 latency.record(now.wrapping_sub(slot.submitted));
             } else {
                 self.tally.failure(Failure::Status(completion.status));
-                if let Some(why) = self.queue.hopeless(completion.status, self.nsid) {
+                if let Some(why) = self.queue.fatal(completion.status, self.nsid) {
                     return Err(why);
                 }
             }
-            if self.book.verifies() {
+            if self.ledger.verifies() {
                 self.verify(slot.pick, &completion);
             }
             self.next(tag, completion.data, now)?;
@@ -159,16 +159,16 @@ impl<Q: Pair> Lane<Q> {
 
     #[inline]
     fn next(&mut self, tag: u64, mut data: Data, now: u64) -> Result<(), String> {
-        let Some(pick) = self.book.pick() else {
+        let Some(pick) = self.ledger.pick() else {
             self.idle.push((tag, data));
             return Ok(());
         };
         let lba = self.first + pick.unit * self.blocks;
         if pick.write
-            && self.book.verifies()
+            && self.ledger.verifies()
             && let Data::One(buf) = &mut data
         {
-            self.book.fill(pick, buf.bytes_mut(), self.block, lba);
+            self.ledger.fill(pick, buf.bytes_mut(), self.block, lba);
         }
         self.slots[tag as usize] = Slot { submitted: now, pick };
         let op = if pick.write { Op::Write { lba } } else { Op::Read { lba } };
@@ -205,14 +205,14 @@ impl<Q: Pair> Lane<Q> {
             (Data::One(buf), Status::Ok) => Some(buf.bytes()),
             _ => None,
         };
-        if let Err(fault) = self.book.done(pick, bytes, self.block, lba) {
+        if let Err(fault) = self.ledger.done(pick, bytes, self.block, lba) {
             self.tally.failure(Failure::Data(fault));
         }
     }
 
     /// Submits nothing more; what is in flight is waited for with [`turn`](Self::turn) until [`quiet`](Self::quiet).
     pub fn stop(&mut self) {
-        self.book.stop();
+        self.ledger.stop();
     }
 
     /// Whether nothing is in flight.
@@ -222,7 +222,7 @@ impl<Q: Pair> Lane<Q> {
 
     /// Reads once what was written and is verified. Returns how many commands that takes.
     pub fn read_back(&mut self) -> Result<u64, String> {
-        let commands = self.book.read_back();
+        let commands = self.ledger.read_back();
         self.start().map(|()| commands)
     }
 
@@ -249,7 +249,7 @@ impl<Q: Pair> Lane<Q> {
             QueueState::Running | QueueState::Resetting => None,
             QueueState::Failed(why) => Some(why),
             QueueState::Gone => {
-                let why = self.queue.hopeless(Status::Gone, self.nsid);
+                let why = self.queue.fatal(Status::Gone, self.nsid);
                 Some(why.unwrap_or_else(|| "the device is gone".to_owned()))
             }
         }

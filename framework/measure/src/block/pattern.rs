@@ -1,5 +1,17 @@
-//! What `--verify` writes, and how it is recognised: each block says where it belongs, from which run and which write it is, and a
-//! CRC-32 over all of it says that it is whole. It does *not* know what was written when: that is the book's ([`super::book`]).
+//! What is written so that it can be verified, and how it is recognised: each block says where it belongs, from which run and which write it is, and a
+//! CRC-32 over all of it says that it is whole. It does *not* know what was written when: whoever calls does.
+//!
+//! ```
+//! use wholebar_measure::block::pattern::{Fault, check, fill};
+//!
+//! // Two blocks of 512 bytes, from LBA 7 on, of write 3 of run 1.
+//! let mut bytes = [0; 1024];
+//! fill(&mut bytes, 512, 7, 1, 3);
+//! assert_eq!(check(&bytes, 512, 7, Some((1, 3))), Ok(()));
+//! assert_eq!(check(&bytes, 512, 8, None), Err(Fault::Misplaced));
+//! ```
+
+use std::fmt;
 
 /// A block's first bytes: magic, LBA, run, generation; its last four are the CRC. All little-endian.
 const MAGIC: u64 = u64::from_le_bytes(*b"wholebar");
@@ -19,19 +31,23 @@ pub enum Fault {
     Stale,
 }
 
-impl Fault {
-    /// As a report says it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NoPattern => "no pattern there (write it first: --rw write --verify)",
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoPattern => "no pattern there",
             Self::Corrupt => "corrupt: the CRC does not fit",
             Self::Misplaced => "a block of another LBA",
             Self::Stale => "not what was written last",
-        }
+        })
     }
 }
 
-/// Fills `bytes`, which hold whole blocks of `block` bytes, the first of them at `lba`.
+impl std::error::Error for Fault {}
+
+/// Fills `bytes`, which hold whole blocks of `block` bytes, the first of them at `lba`. Bytes behind the last whole block stay as they are.
+///
+/// # Panics
+/// Where a block has less than 28 bytes: it has no room for what it says of itself.
 pub fn fill(bytes: &mut [u8], block: usize, lba: u64, run: u32, generation: u32) {
     for (i, block) in bytes.chunks_exact_mut(block).enumerate() {
         let lba = lba + i as u64;
@@ -51,7 +67,13 @@ pub fn fill(bytes: &mut [u8], block: usize, lba: u64, run: u32, generation: u32)
     }
 }
 
-/// Checks blocks that were read. `written` is the run and generation that must be there; `None` takes any.
+/// Checks blocks of `block` bytes that were read, the first of them from `lba`. `written` is the run and generation that must be there; `None` takes any.
+///
+/// # Errors
+/// What is wrong with the first block that is wrong: each [`Fault`].
+///
+/// # Panics
+/// Where a block has less than 28 bytes.
 pub fn check(bytes: &[u8], block: usize, lba: u64, written: Option<(u32, u32)>) -> Result<(), Fault> {
     for (i, block) in bytes.chunks_exact(block).enumerate() {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| block[at + i]));

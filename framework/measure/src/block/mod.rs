@@ -1,40 +1,126 @@
-//! The engine that `nvme perf`, `blk perf` and `bench` share: lanes on pinned threads, all started at once, measured over a window.
+//! A load on queues of a disk: [`run`] keeps a number of commands in flight in each of them, from threads pinned to cores, and measures over a window how
+//! many end a second and how long each takes. Data can be verified: what was written is known, and read back.
 //!
-//! Each thread measures its own window and counts what ended inside it, so the figures don't depend on when the main thread gets to
-//! run. The main thread only turns phases and shows progress.
+//! All threads are started at once. Each measures its own window and counts what ended inside it, so the figures don't depend on when the main thread
+//! gets to run: that one only turns [phases](Phase) and tells how far it is.
+//!
+//! It opens no disk and takes no memory: whoever calls supplies queues and buffers, of any driver ([`AnyQueue`]), or of one ([`QueuePair`]).
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//! use std::time::Duration;
+//! use wholebar::block::{self, DiskConfig};
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_measure::block::{AnyQueue, Direction, Job, Order, Supply, Workload, run};
+//! use wholebar_measure::latency::Percentiles;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
+//! let job = Job {
+//!     workload: Workload { order: Order::Random, direction: Direction::Read },
+//!     nsid: ns.nsid,
+//!     block: ns.block_size,
+//!     blocks: 1,
+//!     first: 0,
+//!     units: ns.blocks,
+//!     depth: 8,
+//!     batch: 8,
+//!     warmup: Duration::ZERO,
+//!     time: Duration::from_millis(50),
+//!     verify: false,
+//!     seed: 1,
+//!     shared_cores: true,
+//! };
+//! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+//! disk.attach(&arena)?;
+//! let pool = Pool::new(&arena, 8, ns.block_size, ns.block_size.into())?;
+//! let bufs = std::iter::from_fn(|| pool.get_len(ns.block_size)).collect();
+//! let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
+//!
+//! let core = wholebar::cores::allowed()[0];
+//! let outcome = run(&job, vec![(core, vec![supply])], &AtomicBool::new(false), |_| ())?;
+//! assert!(outcome.iops > 0.0 && outcome.errors() == 0);
+//! println!("{:.0} IOPS, p99 {} ns", outcome.iops, Percentiles::of(&outcome.latency()).p99);
+//! # Ok(()) }
+//! ```
 
-mod book;
 mod lane;
-mod latency;
-mod pattern;
+mod ledger;
+pub mod pattern;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod worker;
 
 pub use lane::Failure;
-pub use latency::{Percentiles, empty};
 
-use anyhow::{Context, Result, anyhow, bail};
-use book::Book;
+use crate::latency::histogram;
+use crate::{Error, Result};
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use lane::Lane;
+use ledger::Ledger;
 use quanta::Clock;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
-use wholebar::bar::DoorbellCounts;
-use wholebar::block::{BlockQueue, Completion, Status};
-use wholebar::mem::{Buf, Pool};
+use wholebar_core::bar::DoorbellCounts;
+use wholebar_core::block::{BlockQueue, Completion, QueueState, Rejected, Request, Status};
+use wholebar_core::mem::{Buf, Pool};
 use worker::{Window, Worker};
 
-/// Why a run ended before its time, where somebody wanted that.
-pub const INTERRUPTED: &str = "interrupted";
-
-/// A queue pair as the engine drives it: a [`BlockQueue`] whose poll takes a closure that is compiled in, where it can be.
-pub trait Pair: BlockQueue {
-    /// [`BlockQueue::poll`], with the closure compiled in.
+/// A queue pair as a load drives it: a [`BlockQueue`] whose poll takes a closure that is compiled in, where the driver is known. [`AnyQueue`] is one of any
+/// driver, at the cost of an indirect call a poll and one a completion.
+///
+/// SPDK's like is a `struct spdk_nvme_qpair`.
+pub trait QueuePair: BlockQueue {
+    /// [`BlockQueue::poll`], with the closure compiled in. An implementation of it must do as that says.
     fn poll_each(&mut self, max: usize, done: impl FnMut(Completion)) -> usize;
-    /// Why no later command on the namespace will do better than one with this status, where that is so.
-    fn hopeless(&self, status: Status, nsid: u32) -> Option<String>;
+
+    /// Why no later command on the namespace `nsid` can do better than one that ended with this status, where that is so: the run ends then.
+    fn fatal(&self, status: Status, _nsid: u32) -> Option<String> {
+        (status == Status::Gone).then(|| "the device is gone".to_owned())
+    }
+}
+
+/// A queue of a disk, whichever driver it has.
+pub struct AnyQueue(
+    /// The queue, as `block::Disk::queue` gives it.
+    pub Box<dyn BlockQueue>,
+);
+
+impl BlockQueue for AnyQueue {
+    fn submit(&mut self, req: Request) -> Result<(), Rejected> {
+        self.0.submit(req)
+    }
+
+    fn ring(&mut self) {
+        self.0.ring();
+    }
+
+    fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
+        self.0.poll(max, done)
+    }
+
+    fn state(&self) -> QueueState {
+        self.0.state()
+    }
+
+    fn in_flight(&self) -> usize {
+        self.0.in_flight()
+    }
+
+    fn doorbells(&self) -> Option<DoorbellCounts> {
+        self.0.doorbells()
+    }
+}
+
+impl QueuePair for AnyQueue {
+    #[inline]
+    fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
+        self.0.poll(max, &mut done)
+    }
 }
 
 /// In which order units are taken.
@@ -60,7 +146,7 @@ pub enum Direction {
     },
 }
 
-/// What is done.
+/// In which order, and what is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
     /// In which order.
@@ -69,10 +155,10 @@ pub struct Workload {
     pub direction: Direction,
 }
 
-/// What there is to do. All sizes were checked against the namespace.
+/// What there is to do. Whoever makes one has checked its sizes against the namespace: of the others, commands fail.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// What.
+    /// What is done to each unit.
     pub workload: Workload,
     /// The namespace.
     pub nsid: u32,
@@ -82,7 +168,7 @@ pub struct Job {
     pub blocks: u64,
     /// First block that is touched.
     pub first: u64,
-    /// How many units are, from there on: divided evenly among the lanes.
+    /// How many units of `blocks` blocks there are, from there on: divided evenly among the lanes.
     pub units: u64,
     /// Commands in flight in each queue.
     pub depth: usize,
@@ -92,7 +178,7 @@ pub struct Job {
     pub warmup: Duration,
     /// What is measured.
     pub time: Duration,
-    /// Write patterns, and check them.
+    /// Write patterns ([`pattern`]), and check what is read; in the end, what was written is read back. Each queue remembers 5 bytes a unit, of at most 2^28.
     pub verify: bool,
     /// What the order of places begins with.
     pub seed: u64,
@@ -100,7 +186,7 @@ pub struct Job {
     pub shared_cores: bool,
 }
 
-/// A queue and a buffer for each command in flight in it.
+/// A queue, and a buffer for each command in flight in it.
 pub struct Supply<Q> {
     /// The queue.
     pub queue: Q,
@@ -110,7 +196,7 @@ pub struct Supply<Q> {
     pub pool: Pool,
 }
 
-/// The cores of a run, each with the queues of its thread.
+/// The cores of a run, by the kernel's numbers, each with the queues of its thread.
 pub type Supplies<Q> = Vec<(usize, Vec<Supply<Q>>)>;
 
 /// What came of it.
@@ -123,9 +209,9 @@ pub struct Outcome {
     pub iops: f64,
     /// The longest window of a thread.
     pub window: Duration,
-    /// What the doorbells were rung in it.
+    /// How often doorbells were rung in it.
     pub doorbells: DoorbellCounts,
-    /// How much of its window each thread had a CPU: 1 is all of it.
+    /// How much of its window each thread had a CPU: 1 is all of it, and 0 where the kernel does not tell.
     pub cpu: Vec<f64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,
@@ -134,20 +220,38 @@ pub struct Outcome {
     /// Units read back after the window to verify them.
     pub read_back: u64,
     /// Why it ended before its time.
-    pub cut_short: Option<String>,
+    pub cut_short: Option<CutShort>,
+}
+
+/// Why a run ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CutShort {
+    /// Whoever called wanted that.
+    Interrupted,
+    /// Nothing more could be done, for this reason.
+    Failed(String),
+}
+
+impl fmt::Display for CutShort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Outcome {
-    /// Commands that did not.
+    /// How many commands failed, or had wrong data.
     pub fn errors(&self) -> u64 {
         self.failures.iter().map(|(_, times)| times).sum()
     }
 
     fn add_failures(&mut self, failures: Vec<(Failure, u64)>) {
-        for (trouble, times) in failures {
-            match self.failures.iter_mut().find(|(t, _)| *t == trouble) {
+        for (failure, times) in failures {
+            match self.failures.iter_mut().find(|(known, _)| *known == failure) {
                 Some((_, sum)) => *sum += times,
-                None => self.failures.push((trouble, times)),
+                None => self.failures.push((failure, times)),
             }
         }
     }
@@ -162,6 +266,7 @@ impl Outcome {
 }
 
 /// How far it is.
+#[derive(Debug, Clone, Copy)]
 pub struct Tick {
     /// What is going on.
     pub phase: Phase,
@@ -203,12 +308,18 @@ struct Shared {
     ended: Box<[CachePadded<AtomicU64>]>,
 }
 
-/// Runs a job: a thread a core, each with the queues it is given. `interrupted` ends it early; so does a queue that is dead. `tick` is
-/// called each second.
+/// Runs a job: a thread a core, each with the queues that it is given. `interrupted` ends it early; so does a queue that is dead, or a command that failed
+/// for a reason which [`QueuePair::fatal`] knows. `tick` is called each second, from the calling thread, which sleeps in between. Queues and buffers are
+/// dropped in the end, when nothing is in flight any more.
 ///
 /// # Errors
-/// A core that can't be pinned to, a span that is too small, and a device that failed before anything was measured.
-pub fn run<Q: Pair>(
+/// - [`Error::Core`]: a core cannot be pinned to.
+/// - [`Error::TooFewUnits`]: a queue has no unit, or, where data are verified, fewer of them than commands in flight.
+/// - [`Error::Ledger`]: there is no memory to remember what is to be verified.
+/// - [`Error::Thread`], [`Error::Panicked`]: a thread could not be started, or ended by a panic.
+///
+/// What a device refuses is not an error of this call, but a part of the [`Outcome`].
+pub fn run<Q: QueuePair>(
     job: &Job,
     cores: Supplies<Q>,
     interrupted: &AtomicBool,
@@ -218,7 +329,7 @@ pub fn run<Q: Pair>(
     let units = job.units / lanes.max(1);
     let least = if job.verify { job.depth as u64 } else { 1 };
     if units < least {
-        bail!("{} blocks of the asked size are too few for {lanes} queues of depth {}", job.units, job.depth);
+        return Err(Error::TooFewUnits { units: job.units, queues: lanes, depth: job.depth });
     }
     let clock = Clock::new();
     let run = fastrand::u32(..);
@@ -229,8 +340,8 @@ pub fn run<Q: Pair>(
         ended: cores.iter().map(|_| CachePadded::default()).collect(),
     };
     let verify = job.verify.then_some(run);
-    let book = |lane| Book::new(job.workload, units, job.seed.wrapping_add(lane), verify);
-    let mut books = (0..lanes).map(book).collect::<Result<Vec<_>>>()?.into_iter();
+    let ledger = |lane| Ledger::new(job.workload, units, job.seed.wrapping_add(lane), verify);
+    let mut ledgers = (0..lanes).map(ledger).collect::<Result<Vec<_>>>()?.into_iter();
     let mut lane = 0;
     // Nobody begins before all are there: they wait for one another.
     let all_there = Mutex::new(false);
@@ -241,27 +352,26 @@ pub fn run<Q: Pair>(
             .enumerate()
             .map(|(index, (core, supplies))| {
                 let mut lanes = Vec::with_capacity(supplies.len());
-                for (supply, book) in supplies.into_iter().zip(&mut books) {
-                    lanes.push(Lane::new(job, supply, job.first + lane * units * job.blocks, book, &clock));
+                for (supply, ledger) in supplies.into_iter().zip(&mut ledgers) {
+                    lanes.push(Lane::new(job, supply, job.first + lane * units * job.blocks, ledger, &clock));
                     lane += 1;
                 }
                 let (clock, shared, all_there) = (&clock, &shared, &all_there);
                 let work = move || match *all_there.lock().unwrap_or_else(|e| e.into_inner()) {
                     true => Ok(()),
-                    false => Err(anyhow!("not all threads could be started")),
+                    false => Err(Error::Thread { cause: "another one could not be started".to_owned() }),
                 };
                 let work = move || work().and_then(|()| Worker { job, index, core, lanes, clock, shared }.run());
-                std::thread::Builder::new().spawn_scoped(scope, work).context("cannot start a thread")
+                let spawned = std::thread::Builder::new().spawn_scoped(scope, work);
+                spawned.map_err(|error| Error::Thread { cause: error.to_string() })
             })
             .collect::<Result<_>>()?;
         *gate = true;
         drop(gate);
         conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
-        let windows = threads
-            .into_iter()
-            .map(|t| t.join().map_err(|_| anyhow!("a worker thread panicked"))?)
-            .collect::<Result<Vec<_>>>()?;
-        let interrupted = interrupted.load(Ordering::Relaxed).then(|| INTERRUPTED.to_owned());
+        let windows =
+            threads.into_iter().map(|t| t.join().map_err(|_| Error::Panicked)?).collect::<Result<Vec<_>>>()?;
+        let interrupted = interrupted.load(Ordering::Relaxed).then_some(CutShort::Interrupted);
         Ok(collect(windows, interrupted))
     })
 }
@@ -312,10 +422,10 @@ fn conduct(
 }
 
 /// One outcome of all windows.
-fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
+fn collect(windows: Vec<Window>, cut_short: Option<CutShort>) -> Outcome {
     let mut outcome = Outcome {
-        reads: empty(),
-        writes: empty(),
+        reads: histogram(),
+        writes: histogram(),
         iops: 0.0,
         window: Duration::ZERO,
         doorbells: DoorbellCounts::default(),
@@ -341,20 +451,17 @@ fn collect(windows: Vec<Window>, cut_short: Option<String>) -> Outcome {
         outcome.cpu.push(window.cpu.as_nanos() as f64 / nanos);
         outcome.doorbells += window.doorbells;
         outcome.read_back += window.read_back;
-        outcome.cut_short = outcome.cut_short.or(window.failed);
+        outcome.cut_short = outcome.cut_short.or(window.failed.map(CutShort::Failed));
     }
     outcome
 }
 
 #[cfg(test)]
-pub mod ram;
-
-#[cfg(test)]
 mod tests {
     use super::pattern::Fault;
-    use super::ram::{Mishap, Ram};
+    use super::testing::{self, Mishap, Ram};
     use super::*;
-    use wholebar::mem::{Arena, ArenaOptions};
+    use wholebar_core::mem::{Arena, ArenaOptions};
 
     fn job(workload: Workload, verify: bool) -> Job {
         Job {
@@ -402,7 +509,7 @@ mod tests {
             pool: pool.clone(),
         });
         // Not every process may use core 0.
-        let core = wholebar::cores::allowed()[0];
+        let core = wholebar_core::cores::allowed()[0];
         run(job, vec![(core, supplies.collect())], &AtomicBool::new(false), |_| ()).unwrap()
     }
 
@@ -426,9 +533,9 @@ mod tests {
     fn a_failure_after_which_nothing_gets_better_ends_the_run() {
         let read = Workload { order: Order::Random, direction: Direction::Read };
         let endless = Job { time: Duration::from_secs(600), ..job(read, false) };
-        let outcome = run_once(&endless, 1, Mishap::Fail(100, ram::HOPELESS));
-        assert_eq!(outcome.cut_short.as_deref(), Some("namespace 1 is not there any more"));
-        assert_eq!(outcome.failures, [(Failure::Status(Status::Device(ram::HOPELESS)), 1)]);
+        let outcome = run_once(&endless, 1, Mishap::Fail(100, testing::FATAL));
+        assert_eq!(outcome.cut_short, Some(CutShort::Failed("namespace 1 is not there any more".to_owned())));
+        assert_eq!(outcome.failures, [(Failure::Status(Status::Device(testing::FATAL)), 1)]);
     }
 
     #[test]
@@ -469,7 +576,7 @@ mod tests {
     #[test]
     fn a_device_that_vanishes_ends_the_run() {
         let outcome = run_on_ram(&Job { time: Duration::from_secs(600), ..job(MIXED, false) }, 1, Mishap::Vanish(10));
-        assert_eq!(outcome.cut_short.as_deref(), Some("the device is gone"));
+        assert_eq!(outcome.cut_short, Some(CutShort::Failed("the device is gone".to_owned())));
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Which part of the namespace a lane works on, and what it does there next; with `--verify`, what was written where.
+//! Which part of the namespace a lane works on, and what it does there next; where data are verified, what was written where.
 //!
 //! A *unit* is a block-size piece of the span. Each lane has units of its own, so no two commands in flight ever meet.
 
 use super::pattern::{self, Fault};
 use super::{Direction, Order, Workload};
-use anyhow::{Context, Result, ensure};
+use crate::{Error, Result};
 use fastrand::Rng;
 use std::collections::TryReserveError;
 
@@ -18,7 +18,7 @@ pub struct Pick {
 }
 
 /// Picks what is done next.
-pub struct Book {
+pub struct Ledger {
     rng: Rng,
     units: u64,
     workload: Workload,
@@ -35,7 +35,7 @@ enum Mode {
     Stopped,
 }
 
-/// What `--verify` knows: the generation each unit has, and whether a command is on it now.
+/// What verification knows: the generation each unit has, and whether a command is on it now.
 struct Record {
     run: u32,
     generation: u32,
@@ -55,18 +55,21 @@ impl Record {
             all.resize(units, T::default());
             Ok(all)
         }
-        let what = || format!("--verify remembers each of {units} commands' blocks (try a smaller --span)");
-        ensure!(units <= REMEMBERED, "{}: {REMEMBERED} a queue are the most", what());
+        let refused = |cause| Error::Ledger { units, cause };
+        if units > REMEMBERED {
+            return Err(refused(format!("{REMEMBERED} a queue are the most")));
+        }
+        let memory = |error: TryReserveError| refused(error.to_string());
         Ok(Self {
             run,
             generation: 0,
-            written: of(units as usize).with_context(what)?,
-            busy: of(units as usize).with_context(what)?,
+            written: of(units as usize).map_err(memory)?,
+            busy: of(units as usize).map_err(memory)?,
         })
     }
 }
 
-impl Book {
+impl Ledger {
     /// For a lane with so many units. `verify` is the number of the run, where data are to be verified.
     ///
     /// # Errors
@@ -184,23 +187,23 @@ mod tests {
 
     #[test]
     fn random_units_are_everywhere_and_nowhere_else() {
-        let mut book = Book::new(READ, 10, 1, None).unwrap();
+        let mut ledger = Ledger::new(READ, 10, 1, None).unwrap();
         let mut seen = [0; 10];
         for _ in 0..10_000 {
-            let pick = book.pick().unwrap();
+            let pick = ledger.pick().unwrap();
             assert!(!pick.write);
             seen[pick.unit as usize] += 1;
         }
         assert!(seen.iter().all(|n| (800..1200).contains(n)), "{seen:?}");
-        book.stop();
-        assert_eq!(book.pick(), None);
+        ledger.stop();
+        assert_eq!(ledger.pick(), None);
     }
 
     #[test]
     fn a_mix_is_what_was_asked_for() {
         let direction = Direction::Mixed { read_percent: 70 };
-        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 3, 1, None).unwrap();
-        let picks: Vec<_> = (0..10_000).map(|_| book.pick().unwrap()).collect();
+        let mut ledger = Ledger::new(Workload { order: Order::Sequential, direction }, 3, 1, None).unwrap();
+        let picks: Vec<_> = (0..10_000).map(|_| ledger.pick().unwrap()).collect();
         assert_eq!(picks.iter().take(5).map(|p| p.unit).collect::<Vec<_>>(), [0, 1, 2, 0, 1]);
         let writes = picks.iter().filter(|p| p.write).count();
         assert!((2800..3200).contains(&writes), "{writes}");
@@ -209,40 +212,40 @@ mod tests {
     #[test]
     fn verified_units_are_never_busy_twice_and_written_before_they_are_read() {
         let direction = Direction::Mixed { read_percent: 90 };
-        let mut book = Book::new(Workload { order: Order::Random, direction }, 8, 1, Some(5)).unwrap();
+        let mut ledger = Ledger::new(Workload { order: Order::Random, direction }, 8, 1, Some(5)).unwrap();
         let (mut stored, mut flying) = (vec![vec![0; 512]; 8], Vec::new());
         for _ in 0..1000 {
             if flying.len() == 7 {
                 let pick: Pick = flying.remove(0);
-                assert_eq!(book.done(pick, Some(&stored[pick.unit as usize]), 512, pick.unit), Ok(()));
+                assert_eq!(ledger.done(pick, Some(&stored[pick.unit as usize]), 512, pick.unit), Ok(()));
             }
-            let pick = book.pick().unwrap();
+            let pick = ledger.pick().unwrap();
             assert!(flying.iter().all(|f: &Pick| f.unit != pick.unit));
             if pick.write {
-                book.fill(pick, &mut stored[pick.unit as usize], 512, pick.unit);
+                ledger.fill(pick, &mut stored[pick.unit as usize], 512, pick.unit);
             }
             flying.push(pick);
         }
         for pick in flying {
-            assert_eq!(book.done(pick, Some(&stored[pick.unit as usize]), 512, pick.unit), Ok(()));
+            assert_eq!(ledger.done(pick, Some(&stored[pick.unit as usize]), 512, pick.unit), Ok(()));
         }
-        assert_eq!(book.read_back(), 8);
+        assert_eq!(ledger.read_back(), 8);
         stored[3].swap_with_slice(&mut [0; 512]);
         for (unit, stored) in stored.iter().enumerate() {
-            let pick = book.pick().unwrap();
-            let found = book.done(pick, Some(stored), 512, pick.unit);
+            let pick = ledger.pick().unwrap();
+            let found = ledger.done(pick, Some(stored), 512, pick.unit);
             assert_eq!(found, if unit == 3 { Err(Fault::NoPattern) } else { Ok(()) });
         }
-        assert_eq!(book.pick(), None);
+        assert_eq!(ledger.pick(), None);
     }
 
     #[test]
     fn after_a_write_that_failed_anything_may_be_there() {
         let direction = Direction::Write;
-        let mut book = Book::new(Workload { order: Order::Sequential, direction }, 1, 1, Some(5)).unwrap();
-        let pick = book.pick().unwrap();
-        book.fill(pick, &mut [0; 512], 512, 0);
-        assert_eq!(book.done(pick, None, 512, 0), Ok(()));
-        assert_eq!(book.read_back(), 0);
+        let mut ledger = Ledger::new(Workload { order: Order::Sequential, direction }, 1, 1, Some(5)).unwrap();
+        let pick = ledger.pick().unwrap();
+        ledger.fill(pick, &mut [0; 512], 512, 0);
+        assert_eq!(ledger.done(pick, None, 512, 0), Ok(()));
+        assert_eq!(ledger.read_back(), 0);
     }
 }

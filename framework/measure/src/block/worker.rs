@@ -1,14 +1,14 @@
 //! One thread of a run: its lanes, and its window on them.
 
 use super::lane::{Lane, Tally};
-use super::{Direction, Job, Pair, Phase, Shared};
-use crate::host::Thread;
-use anyhow::Result;
+use super::{Direction, Job, Phase, QueuePair, Shared};
+use crate::Result;
+use crate::cpu::Thread;
 use quanta::Clock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use wholebar::bar::DoorbellCounts;
-use wholebar::cores;
+use wholebar_core::bar::DoorbellCounts;
+use wholebar_core::cores;
 
 /// One thread's part.
 pub struct Worker<'a, Q> {
@@ -47,7 +47,7 @@ pub struct Window {
     pub failed: Option<String>,
 }
 
-impl<Q: Pair> Worker<'_, Q> {
+impl<Q: QueuePair> Worker<'_, Q> {
     /// Runs it.
     ///
     /// # Errors

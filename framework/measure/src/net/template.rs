@@ -1,11 +1,24 @@
 //! The headers of packets that are made here: Ethernet, a VLAN tag where asked for, IPv4 or IPv6, UDP. They are built once a flow, by a library;
 //! what differs from packet to packet (lengths, checksums, mark) is put in by [`Template::write`].
+//!
+//! ```
+//! use wholebar::net::Mac;
+//! use wholebar_measure::net::mark::{self, Mark};
+//! use wholebar_measure::net::template::{Headers, Template};
+//!
+//! let headers = Headers { from: Mac([2, 0, 0, 0, 0, 1]), to: Mac([2, 0, 0, 0, 0, 2]), vlan: Some(7), v6: false };
+//! let template = Template::new(&headers, 4, 1)?;
+//! let mut packet = vec![0; headers.len() + mark::LEN + 100];
+//! template.write(&mut packet, Mark { run: 1, flow: 3, number: 0, sent: 0 });
+//! assert_eq!(packet[..6], [2, 0, 0, 0, 0, 2]);
+//! # Ok::<(), wholebar_measure::Error>(())
+//! ```
 
-use crate::net::mark::{self, Mark, Pattern};
-use anyhow::{Context, Result};
+use super::mark::{self, Mark, Pattern};
+use crate::{Error, Result};
 use etherparse::{PacketBuilder, VlanId};
-use wholebar::mem::{L4, Offload};
-use wholebar::net::Mac;
+use wholebar_core::mem::{L4, Offload};
+use wholebar_core::net::Mac;
 
 /// Bytes of headers at most: Ethernet, a tag, IPv6, UDP.
 const MOST: usize = 14 + 4 + 40 + 8;
@@ -29,6 +42,7 @@ pub struct Headers {
 
 impl Headers {
     /// Bytes in front of the payload.
+    #[allow(clippy::len_without_is_empty)] // Headers never are.
     pub fn len(&self) -> usize {
         self.ip() + if self.v6 { 40 } else { 20 } + UDP
     }
@@ -63,7 +77,11 @@ struct Head {
 }
 
 impl Template {
-    /// The headers of `flows` flows; the same `seed` gives the same flows. No two have the same source address.
+    /// The headers of `flows` flows; the same `seed` gives the same flows. No two have the same source address, up to 65,536 of them,
+    /// which is what marks tell apart.
+    ///
+    /// # Errors
+    /// [`Error::Headers`]: a VLAN is above 4095.
     pub fn new(headers: &Headers, flows: u32, seed: u64) -> Result<Self> {
         let mut chance = fastrand::Rng::with_seed(seed);
         let first = chance.u16(..);
@@ -90,13 +108,26 @@ impl Template {
         self
     }
 
-    /// What the device is to do.
+    /// How many flows there are.
+    pub fn flows(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Bytes of the smallest packet: headers and mark.
+    pub fn least(&self) -> usize {
+        self.len + mark::LEN
+    }
+
+    /// What the device is to do: for the descriptors of all its packets.
     #[inline]
     pub fn offload(&self) -> Option<Offload> {
         self.offload
     }
 
-    /// Writes the packet of this mark over `out`, all of it.
+    /// Writes the packet of this mark over `out`, all of it. It costs a copy, and a sum over the mark: that of the pattern is known.
+    ///
+    /// # Panics
+    /// Where the mark's flow is not below the number of flows, or `out` is shorter than headers and mark.
     #[inline]
     pub fn write(&self, out: &mut [u8], mark: Mark) {
         let head = &self.heads[usize::from(mark.flow)];
@@ -140,6 +171,7 @@ impl Template {
 impl Head {
     fn new(headers: &Headers, host: u16, port: u16) -> Result<Self> {
         let Headers { from, to, vlan, v6 } = *headers;
+        let refused = |cause| Error::Headers { cause };
         let [high, low] = host.to_be_bytes();
         let link = PacketBuilder::ethernet2(from.0, to.0);
         // The networks that are kept for benchmarks: RFC 2544, C.2.2; RFC 5180, 8.
@@ -151,14 +183,15 @@ impl Head {
             (None, false) => link.ipv4(from4, to4, HOPS),
             (None, true) => link.ipv6(from6, to6, HOPS),
             (Some(id), v6) => {
-                let tagged = link.single_vlan(VlanId::try_new(id).context("a VLAN is 0 to 4095")?);
+                let tagged = link
+                    .single_vlan(VlanId::try_new(id).map_err(|_| refused(format!("a VLAN is 0 to 4095, not {id}")))?);
                 if v6 { tagged.ipv6(from6, to6, HOPS) } else { tagged.ipv4(from4, to4, HOPS) }
             }
         };
         let (len, mut packet) = (headers.len(), Vec::new());
-        ip.udp(port, DISCARD).write(&mut packet, &[]).context("headers cannot be built")?;
+        ip.udp(port, DISCARD).write(&mut packet, &[]).map_err(|error| refused(error.to_string()))?;
         let mut bytes = [0; MOST];
-        bytes[..len].copy_from_slice(packet.get(..len).context("headers have another length")?);
+        bytes[..len].copy_from_slice(packet.get(..len).ok_or_else(|| refused("they have another length".to_owned()))?);
         let (ip, udp) = (headers.ip(), len - UDP);
         if v6 {
             bytes[ip + 4..ip + 6].fill(0);

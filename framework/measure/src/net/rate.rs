@@ -1,4 +1,20 @@
-//! How fast packets are sent: a rate as a person writes it, and the pace that follows from it.
+//! How fast packets are sent: a rate as a person writes it, and the rate limiter that follows from it.
+//!
+//! ```
+//! use wholebar_measure::net::rate::{Rate, RateLimiter};
+//!
+//! let rate: Rate = "1Mpps".parse()?;
+//! let mut limiter = RateLimiter::new(rate, 1);
+//! limiter.start(0);
+//! // A packet is due each microsecond: after ten, eleven were sent.
+//! let mut sent = 0;
+//! while limiter.is_due(10_000) {
+//!     limiter.sent(64);
+//!     sent += 1;
+//! }
+//! assert_eq!((sent, rate.to_string().as_str()), (11, "1 Mpps"));
+//! # Ok::<(), String>(())
+//! ```
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +22,7 @@ use std::str::FromStr;
 /// Bytes that a frame takes on a wire besides those of its size: preamble, start of frame, and the gap behind it (IEEE 802.3, 3.1.1 and 4.4.2).
 pub const GAP: u64 = 20;
 
-/// A rate.
+/// A rate. As text it is `max`, packets a second (`1000`, `1.5M`, `10Mpps`) or bits a second (`1Gbps`).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rate {
     /// As fast as the device takes packets.
@@ -69,9 +85,10 @@ impl fmt::Display for Rate {
     }
 }
 
-/// When packets are due. It follows a clock: after a stall it catches up, by a millisecond's worth at most.
+/// When packets are due: a token bucket that holds a millisecond's worth. It follows a clock that whoever calls reads: after a stall it catches up, by that
+/// much at most. DPDK's like is `rte_meter`.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub struct RateLimiter {
     /// What a packet costs, and a byte of it, in 2^-32 ns; both 0: nothing.
     packet: u64,
     byte: u64,
@@ -79,11 +96,11 @@ pub struct Pace {
     due: u128,
 }
 
-impl Pace {
+impl RateLimiter {
     /// How far it catches up, in nanoseconds.
     const CATCH_UP: u64 = 1_000_000;
 
-    /// That of one of `share` senders that have a rate together.
+    /// That of one of `share` senders that have a rate together. There is at least one.
     pub fn new(rate: Rate, share: usize) -> Self {
         const SECOND: f64 = 1e9 * (1u64 << 32) as f64;
         let share = share as f64 * SECOND;
@@ -103,13 +120,13 @@ impl Pace {
         self.due = u128::from(now) << 32;
     }
 
-    /// Whether a packet is due.
+    /// Whether a packet is due: it costs a comparison.
     #[inline]
     pub fn is_due(&self, now: u64) -> bool {
         self.due >> 32 <= u128::from(now)
     }
 
-    /// One of `size` bytes was sent.
+    /// A frame of `size` bytes was sent, its check sequence included.
     #[inline]
     pub fn sent(&mut self, size: usize) {
         self.due += u128::from(self.packet) + u128::from(self.byte) * size as u128;
@@ -117,7 +134,7 @@ impl Pace {
 
     /// It is `now`: what is too long ago is given up; returns how many nanoseconds of it, where there is a rate to be reached.
     #[inline]
-    pub fn look(&mut self, now: u64) -> u64 {
+    pub fn advance(&mut self, now: u64) -> u64 {
         let due = (self.due >> 32) as u64;
         if due + Self::CATCH_UP >= now {
             return 0;
@@ -160,15 +177,15 @@ mod tests {
         assert_eq!(Rate::Packets(1.5e6).to_string(), "1.5 Mpps");
     }
 
-    /// Packets sent in a millisecond, looked at every microsecond.
+    /// Packets sent in a millisecond, asked for every microsecond.
     fn sent(rate: &str, share: usize, size: usize) -> u64 {
-        let mut pace = Pace::new(rate.parse().unwrap(), share);
-        pace.start(5000);
+        let mut limiter = RateLimiter::new(rate.parse().unwrap(), share);
+        limiter.start(5000);
         let mut sent = 0;
         for now in (5000..1_005_000).step_by(1000) {
-            pace.look(now);
-            while pace.is_due(now) && sent < 1_000_000 {
-                pace.sent(size);
+            limiter.advance(now);
+            while limiter.is_due(now) && sent < 1_000_000 {
+                limiter.sent(size);
                 sent += 1;
             }
         }
@@ -176,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pace_keeps_its_rate() {
+    fn a_limiter_keeps_its_rate() {
         assert_eq!(sent("1M", 1, 64), 1000);
         assert_eq!(sent("1M", 4, 64), 250);
         // 14.88 Mpps of the smallest frames fill 10 Gb/s.
@@ -188,10 +205,10 @@ mod tests {
 
     #[test]
     fn a_stall_is_not_caught_up_for_ever() {
-        let mut pace = Pace::new(Rate::Packets(1e6), 1);
+        let mut limiter = RateLimiter::new(Rate::Packets(1e6), 1);
         let now = 1_000_000_000;
-        let behind = pace.look(now);
-        let due = std::iter::from_fn(|| pace.is_due(now).then(|| pace.sent(64))).count();
-        assert_eq!((due, behind, pace.look(now)), (1001, now - Pace::CATCH_UP, 0));
+        let behind = limiter.advance(now);
+        let due = std::iter::from_fn(|| limiter.is_due(now).then(|| limiter.sent(64))).count();
+        assert_eq!((due, behind, limiter.advance(now)), (1001, now - RateLimiter::CATCH_UP, 0));
     }
 }

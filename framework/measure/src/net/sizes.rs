@@ -1,4 +1,14 @@
 //! How large frames are: one size, any of a range, or a mix.
+//!
+//! ```
+//! use wholebar_measure::net::sizes::{FrameSizes, Sizes};
+//!
+//! let sizes: Sizes = "64-1518".parse()?;
+//! assert_eq!(sizes.ends(), (64, 1518));
+//! let mut frames = FrameSizes::new(sizes, 1);
+//! assert!((0..1000).all(|_| (64..=1518).contains(&frames.next_size())));
+//! # Ok::<(), String>(())
+//! ```
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +21,7 @@ pub const LEAST: usize = 64;
 /// The simple Internet mix: seven frames of 64 bytes, four of 594 and one of 1518.
 const IMIX: [u16; 12] = [64, 594, 64, 594, 64, 64, 1518, 64, 594, 64, 594, 64];
 
-/// Sizes of frames in bytes, with their check sequence.
+/// Sizes of frames in bytes, with their check sequence. As text: `64`, `64-1518`, `imix`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sizes {
     /// All the same.
@@ -32,16 +42,37 @@ impl Sizes {
         };
         (least.into(), most.into())
     }
+}
 
-    /// The next one.
+/// The sizes of frames, one after the other.
+#[derive(Debug, Clone)]
+pub struct FrameSizes {
+    sizes: Sizes,
+    rng: fastrand::Rng,
+    /// Where in a mix it is.
+    mix: usize,
+}
+
+impl FrameSizes {
+    /// Such sizes; the same `seed` gives the same.
+    pub fn new(sizes: Sizes, seed: u64) -> Self {
+        Self { sizes, rng: fastrand::Rng::with_seed(seed), mix: 0 }
+    }
+
+    /// Which sizes these are.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// The next frame's, in bytes, its check sequence included.
     #[inline]
-    pub fn next(self, turn: &mut usize, chance: &mut fastrand::Rng) -> usize {
-        match self {
-            Self::One(size) => size.into(),
-            Self::Range(least, most) => chance.u16(least..=most).into(),
-            Self::Imix => {
-                *turn = if *turn + 1 < IMIX.len() { *turn + 1 } else { 0 };
-                IMIX[*turn].into()
+    pub fn next_size(&mut self) -> usize {
+        match self.sizes {
+            Sizes::One(size) => size.into(),
+            Sizes::Range(least, most) => self.rng.u16(least..=most).into(),
+            Sizes::Imix => {
+                self.mix = if self.mix + 1 < IMIX.len() { self.mix + 1 } else { 0 };
+                IMIX[self.mix].into()
             }
         }
     }
@@ -98,12 +129,13 @@ mod tests {
 
     #[test]
     fn the_mix_is_seven_to_four_to_one() {
-        let (mut turn, mut chance) = (0, fastrand::Rng::with_seed(1));
-        let sizes: Vec<_> = (0..24).map(|_| Sizes::Imix.next(&mut turn, &mut chance)).collect();
+        let mut imix = FrameSizes::new(Sizes::Imix, 1);
+        let sizes: Vec<_> = (0..24).map(|_| imix.next_size()).collect();
         let count = |size| sizes.iter().filter(|s| **s == size).count();
         assert_eq!((count(64), count(594), count(1518)), (14, 8, 2));
+        let mut range = FrameSizes::new(Sizes::Range(70, 72), 1);
         for _ in 0..1000 {
-            assert!((70..=72).contains(&Sizes::Range(70, 72).next(&mut turn, &mut chance)));
+            assert!((70..=72).contains(&range.next_size()));
         }
     }
 }

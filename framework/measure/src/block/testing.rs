@@ -1,9 +1,20 @@
-//! A queue over plain memory, which completes in an order of its own and can misbehave on purpose: for tests of what drives queues.
+//! A queue over plain memory, which completes in an order of its own and can misbehave on purpose: for tests of what drives queues. No device is behind it.
+//!
+//! ```
+//! use wholebar_measure::block::testing::{Mishap, Ram};
+//! use wholebar::block::{BlockQueue, Data, Op, Request};
+//!
+//! let mut queue = Ram::new(8, 4, Mishap::None);
+//! let flush = Request { tag: 7, nsid: 1, op: Op::Flush, data: Data::None, deadline: None };
+//! assert!(queue.submit(flush).is_ok());
+//! queue.ring();
+//! assert_eq!(queue.poll(4, &mut |done| assert_eq!(done.tag, 7)), 1);
+//! ```
 
-use super::Pair;
+use super::QueuePair;
 use std::collections::VecDeque;
-use wholebar::bar::DoorbellCounts;
-use wholebar::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::bar::DoorbellCounts;
+use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +34,15 @@ pub enum Mishap {
 }
 
 /// The status after which nothing gets better.
-pub const HOPELESS: u16 = 0x0b;
+pub const FATAL: u16 = 0x0b;
 
+/// A namespace in memory, and its only queue.
 pub struct Ram {
+    /// Its blocks.
     pub blocks: Vec<[u8; 512]>,
+    /// What goes wrong, from now on.
     pub mishap: Mishap,
+    /// Whether the last command without data was a flush.
     pub flushed: bool,
     depth: usize,
     posted: VecDeque<Request>,
@@ -38,6 +53,7 @@ pub struct Ram {
 }
 
 impl Ram {
+    /// A namespace of so many blocks, whose queue takes `depth` commands at a time.
     pub fn new(blocks: usize, depth: usize, mishap: Mishap) -> Self {
         Self {
             blocks: vec![[0; 512]; blocks],
@@ -114,7 +130,7 @@ impl BlockQueue for Ram {
     }
 }
 
-impl Pair for Ram {
+impl QueuePair for Ram {
     fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
         self.gone |= matches!(self.mishap, Mishap::Vanish(at) if self.commands >= at);
         if self.gone {
@@ -132,7 +148,7 @@ impl Pair for Ram {
         n
     }
 
-    fn hopeless(&self, status: Status, nsid: u32) -> Option<String> {
-        (status == Status::Device(HOPELESS)).then(|| format!("namespace {nsid} is not there any more"))
+    fn fatal(&self, status: Status, nsid: u32) -> Option<String> {
+        (status == Status::Device(FATAL)).then(|| format!("namespace {nsid} is not there any more"))
     }
 }
