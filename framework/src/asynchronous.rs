@@ -49,8 +49,8 @@
 //! room. Where the device knows of it, the command goes on without anybody who waits for it: its buffers stay with it until it ends, and are
 //! given back to their pool in the [`poll`](Queue::poll) that finds that. A write may have been done by then, or not.
 //!
-//! **A full queue** is nothing to be handled: requests for which there is no room wait in the queue, first in, first out, and are submitted in polls. So
-//! are those that come while the device is being reset.
+//! **A full queue** needs no handling: requests for which there is no room wait here, first in, first out, and are submitted in polls. So are those that
+//! come while the device is being reset.
 //!
 //! **Everything ends** as long as the queue is polled. What was in flight when the device was reset is [`Aborted`](Cause::Aborted); when the device
 //! goes, all of it ends as [`Gone`](Cause::Gone) or, where a reset did not work, as `Aborted`, and what comes later is refused at once.
@@ -98,14 +98,15 @@ enum Slot {
 }
 
 impl Queue {
-    /// Shares a queue between tasks. It has nothing in flight: the tags of earlier requests would be taken for those that are given here.
+    /// Shares a queue between the tasks of a thread. The queue must have nothing in flight: the tags of earlier requests would be taken for those that are
+    /// given here.
     pub fn new(queue: Box<dyn BlockQueue>) -> Self {
         let (slots, free, waiting, ready) = (Vec::new(), Vec::new(), VecDeque::new(), VecDeque::new());
         Self(Rc::new(RefCell::new(Inner { queue, slots, free, waiting, ready })))
     }
 
-    /// Any request. The future submits it when it is polled first, and completes in a [`poll`](Self::poll) of the queue. Its tag comes back with the
-    /// completion and may be used twice. A deadline counts from when the queue below has the request.
+    /// Returns a future for any request. The future submits the request when it is first polled, and completes in a [`poll`](Self::poll) of the queue. The
+    /// request's tag comes back with the completion, and need not be unique.
     ///
     /// The future's error is [`Rejected`], with the request: [`Reject::Invalid`] where it can never be done, and [`Reject::Gone`] from when the queue
     /// or its device is gone. It is never [`Full`](Reject::Full) or [`Resetting`](Reject::Resetting): then it waits.
@@ -129,8 +130,8 @@ impl Queue {
         self.execute(nsid, Op::Write { lba }, data).await
     }
 
-    /// Makes durable what was written: all writes that were awaited before. For a namespace that has [`flush`](wholebar_core::block::Namespace::flush);
-    /// with another, writes are durable as they are.
+    /// Makes all writes durable that were awaited before. For a namespace that has [`flush`](wholebar_core::block::Namespace::flush); with another, writes
+    /// are durable when they complete.
     ///
     /// # Errors
     /// [`Error`], for each [`Cause`].
@@ -153,12 +154,12 @@ impl Queue {
         Err(Error { op, nsid, cause, data })
     }
 
-    /// Tells the device of all that was submitted since the last call, takes at most `max` finished commands, submits what waited for room, and
-    /// wakes the tasks concerned; returns how many commands there were, those of dropped futures included. One doorbell for all that tasks
-    /// submitted in between, and another one where something waited.
+    /// Rings the doorbell for all requests submitted since the last call, takes at most `max` completed commands, submits the requests that waited for
+    /// room, and wakes the tasks concerned. Returns the number of commands completed, those of dropped futures included. It costs one doorbell, and another
+    /// one where requests had waited.
     ///
-    /// To be called again and again, also while nothing is in flight: a queue that is not polled for five seconds when its device is reset is lost. A waker
-    /// may call anything here, this method included. Where one panics, the panic comes out of this call, and the next wakes those that are left.
+    /// It has to be called regularly, also while nothing is in flight: a queue that is not polled for five seconds while its device is reset is lost. A waker
+    /// may call anything here, this method included. Where a waker panics, this call does, and the next one wakes the others.
     pub fn poll(&self, max: usize) -> usize {
         let count = self.0.borrow_mut().poll(max);
         while let Some(waker) = self.next_ready() {
@@ -171,8 +172,8 @@ impl Queue {
         self.0.borrow_mut().ready.pop_front()
     }
 
-    /// Polls the queue whenever the executor has a turn for it, without end: a task to be spawned next to those that read and write, or to be raced
-    /// against them. It is always ready to run, so the thread never sleeps, as polling goes.
+    /// Polls the queue whenever the executor runs this task, without end: to be spawned next to the tasks that read and write, or to be raced against them.
+    /// The task is always ready to run, so the thread never sleeps.
     pub async fn run(&self) -> Infallible {
         poll_fn(|cx| {
             self.poll(usize::MAX);
@@ -182,17 +183,18 @@ impl Queue {
         .await
     }
 
-    /// Whether the queue below can be used.
+    /// Returns the state of the queue below.
     pub fn state(&self) -> QueueState {
         self.0.borrow().queue.state()
     }
 
-    /// How many commands are in flight below, those of dropped futures included; a request that takes several commands counts for as many.
+    /// Returns the number of commands in flight in the queue below, those of dropped futures included; a request that takes several commands counts for as
+    /// many.
     pub fn in_flight(&self) -> usize {
         self.0.borrow().queue.in_flight()
     }
 
-    /// How many requests wait for room.
+    /// Returns the number of requests that wait for room.
     pub fn waiting(&self) -> usize {
         self.0.borrow().waiting.len()
     }

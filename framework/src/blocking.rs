@@ -108,7 +108,7 @@ enum Io<'a> {
 }
 
 impl Disk {
-    /// A namespace of `disk`, with a queue and memory of its own: an arena of [`Config::buffers`] times [`Config::buffer_size`] bytes, which is
+    /// Opens a namespace of `disk`, with a queue and memory of its own: an arena of [`Config::buffers`] times [`Config::buffer_size`] bytes, which is
     /// attached here, and detached on drop where the driver allows that ([`block::Disk::detach`]).
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Disk {
         Ok(this)
     }
 
-    /// The same with buffers of the caller's: whole pages are best. The pool's arena is attached, and stays so.
+    /// Opens a namespace with buffers of the caller's: whole pages are best. The pool's arena is attached, and stays so.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -162,29 +162,29 @@ impl Disk {
         })
     }
 
-    /// The disk that it is of: for its events, its reset, more queues.
+    /// Returns the disk: for its events, its reset, more queues.
     pub fn disk(&self) -> &Arc<dyn block::Disk> {
         &self.disk
     }
 
-    /// The namespace, as it was when this was opened.
+    /// Returns the namespace, as it was when this was opened.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 
-    /// Bytes of the namespace.
+    /// Returns the size of the namespace, in bytes.
     pub fn size(&self) -> u64 {
         let block = u64::from(self.namespace.block_size);
         self.namespace.blocks.min(u64::MAX / block) * block
     }
 
-    /// Bytes of a block.
+    /// Returns the size of a block, in bytes.
     pub fn block_size(&self) -> u32 {
         self.namespace.block_size
     }
 
-    /// Reads from `offset` on, in bytes, as much as the buffer holds; returns how much that was, which is less where the namespace ends, and 0 from
-    /// its end on. What it costs: a copy of the data, a request for each buffer of the pool that it takes, a doorbell for as many as are in flight.
+    /// Reads from byte `offset` on as much as `buf` holds, and returns the number of bytes read: fewer where the namespace ends before, and 0 from its end
+    /// on. It costs a copy of the data, a request for each buffer's worth, and a doorbell for as many as are in flight.
     ///
     /// # Errors
     /// An [`Error`] in an [`io::Error`]: [`Unaligned`](Error::Unaligned), [`Refused`](Error::Refused), [`Failed`](Error::Failed),
@@ -207,8 +207,8 @@ impl Disk {
         if self.read_at(buf, offset)? < buf.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 
-    /// Writes from `offset` on, in bytes; returns how much that was, which is less where the namespace ends, and 0 from its end on. It is durable
-    /// after a [`flush`](Self::flush). What it costs: as [`read_at`](Self::read_at), and a read of each block that is written in part.
+    /// Writes `buf` from byte `offset` on, and returns the number of bytes written: fewer where the namespace ends before, and 0 from its end on. They are
+    /// durable after a [`flush`](Self::flush). It costs what [`read_at`](Self::read_at) does, and a read of each block that is written in part.
     ///
     /// # Errors
     /// As [`read_at`](Self::read_at), and [`Error::ReadOnly`]. Any part of it may have been written then; after [`Error::TimedOut`] it may still be
