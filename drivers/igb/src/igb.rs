@@ -1,26 +1,23 @@
 //! The port: the handle that applications hold. Its queues are values of their own ([`Rx`], [`Tx`]).
 
-use crate::control::{Control, QueueId, Record, Totals, memory};
+use crate::control::{Control, Totals};
+use crate::device::{Handle, Inner, rx_vectors};
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::options::{Options, Service};
-use crate::regs::{self, queue};
-use crate::rx::{Rx, RxParts, Wakeup};
-use crate::rx_ring::RxRing;
+use crate::regs;
+use crate::rx::Rx;
 use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
-use crate::tx::{Tx, TxParts};
-use crate::tx_ring::TxRing;
+use crate::tx::Tx;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
-use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
+use wholebar_core::control_plane::{ControlPlane, QueueContext};
 use wholebar_core::irq::{EventFd, Interrupts};
-use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, RxCounters, TxCounters, TxWatchdog};
+use wholebar_core::mem::{Arena, Pool};
+use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, TxWatchdog};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
-use wholebar_core::reset::Domain;
 
 /// One port of an 82576.
 ///
@@ -30,28 +27,9 @@ use wholebar_core::reset::Domain;
 /// queues are polled on others. Link, filters and statistics are in its implementation of [`Port`](wholebar_core::net::Port).
 pub struct Igb(pub(crate) Arc<Handle>);
 
-/// What keeps a device open: held by [`Igb`] and by its queues.
-pub(crate) type Handle = ControlPlane<Inner>;
-
-pub(crate) struct Inner {
-    pub hw: Hardware,
-    pub options: Options,
-    pub config: PortConfig,
-    pub limits: Limits,
-    pub granted: Offloads,
-    pub max_packet: u32,
-    pub domain: Domain,
-    name: String,
-    queue_context: Arc<QueueContext<Error>>,
-    pub rx_counters: Vec<Arc<RxCounters>>,
-    pub tx_counters: Vec<Arc<TxCounters>>,
-}
-
 /// Descriptors of a queue.
 const MIN_DESCRIPTORS: u16 = 8;
 const MAX_DESCRIPTORS: u16 = 4096;
-const RX_DESCRIPTORS: u16 = 512;
-const TX_DESCRIPTORS: u16 = 512;
 /// The Ethernet payload that every network has, in bytes.
 const MTU: u16 = 1500;
 
@@ -305,179 +283,4 @@ fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
         Settings::check_rss(rss, config.rx_queues).map_err(|why| Error::Rss { device: name(), why })?;
     }
     Ok(rss)
-}
-
-/// How many receive queues, from the first on, have a vector.
-fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
-    let vectors = interrupts.map_or(0, |interrupts| interrupts.count().saturating_sub(1));
-    if config.rx_interrupts { config.rx_queues.min(vectors as u16) } else { 0 }
-}
-
-impl Inner {
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// How much of a pool's buffers the device may write, as SRRCTL has it: in units of 1024 bytes (7.1.3.1).
-    fn buffers(&self, pool: &Pool) -> Result<u32> {
-        let headroom = self.config.headroom;
-        let size = pool.size();
-        let refuse = |why: String| Err(Error::Buffers { device: self.hw.name(), size, headroom, why });
-        let units = (size.saturating_sub(headroom.into()) / 1024).min(16);
-        if units == 0 {
-            return refuse(format!("they must hold the headroom and 1024 bytes, so {}", u32::from(headroom) + 1024));
-        }
-        if units * 1024 < self.max_packet && !self.granted.scatter {
-            let want = self.max_packet.next_multiple_of(1024) + u32::from(headroom);
-            let why = format!("packets of {} bytes want {want}, or receive scattering asked for", self.max_packet);
-            return refuse(why);
-        }
-        Ok(units)
-    }
-
-    /// Whether a queue can be had now.
-    fn vacant(&self, control: &Control, id: QueueId, index: u16, of: u16, direction: &'static str) -> Result<()> {
-        let why = match control.queues.get(&id) {
-            _ if index >= of => "the port was opened with fewer",
-            Some(record) if record.orphan => "its last owner dropped it, and the device did not disable it",
-            Some(_) => "it is in use",
-            None => return Ok(()),
-        };
-        Err(Error::NoQueue { device: self.hw.name(), direction, queue: index, why })
-    }
-
-    /// Memory for a ring of `entries`, and what `make` makes of it.
-    fn ring<R>(
-        &self,
-        control: &mut Control,
-        entries: u16,
-        make: impl Fn(&Arc<Arena>) -> wholebar_core::Result<R>,
-    ) -> Result<(R, Arc<DmaMapping>)> {
-        if let Some(mapping) = control.memory.last() {
-            match make(mapping.arena()) {
-                Err(wholebar_core::Error::ArenaFull { .. }) => {}
-                made => return Ok((made?, mapping.clone())),
-            }
-        }
-        let mapping = memory(&self.hw, u64::from(entries) * 16)?;
-        control.memory.push(mapping.clone());
-        Ok((make(mapping.arena())?, mapping))
-    }
-
-    /// Makes a queue known to the device.
-    fn record(
-        &self,
-        control: &mut Control,
-        id: QueueId,
-        ring: &DmaRing<[AtomicU64; 2]>,
-        mapping: Arc<DmaMapping>,
-        split: Option<u32>,
-    ) -> Result<()> {
-        let record = Record { ring: ring.clone(), mapping, split, epoch: self.domain.epoch(), orphan: false };
-        ring.set_quarantine(true);
-        control.create(&self.hw, id, &record)?;
-        control.queues.insert(id, record);
-        Ok(())
-    }
-
-    fn make_rx(
-        &self,
-        control: &mut Control,
-        index: u16,
-        pool: &Pool,
-        units: u32,
-        buffers: Arc<DmaMapping>,
-    ) -> Result<RxParts> {
-        let id = QueueId::rx(index);
-        self.vacant(control, id, index, self.config.rx_queues, "receives")?;
-        let entries = self.config.rx_descriptors.unwrap_or(RX_DESCRIPTORS);
-        let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
-        let bar = &self.hw.bar;
-        let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
-        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
-        let wakeup = match self.queue_context.interrupts() {
-            Some(interrupts) if index < vectors => {
-                let vector = u32::from(index) + 1;
-                let register = |register| bar.doorbell(register);
-                let registers = (register(regs::EICR)?, register(regs::EIMS)?, register(regs::EIMC)?);
-                Some(Wakeup::new(interrupts.vector(vector)?, vector, registers))
-            }
-            _ => None,
-        };
-        // With one queue packets may wait for descriptors; with more they may not, or one full queue holds up the others.
-        let drop = if self.config.rx_queues > 1 { queue::SPLIT_DROP } else { 0 };
-        self.record(control, id, ring.words(), mapping, Some(queue::SPLIT_ONE_BUFFER | drop | units))?;
-        let gate = self.domain.join(id.0);
-        Ok(RxParts { index, gate, ring, bell, wakeup, pool: pool.clone(), buffers })
-    }
-
-    fn make_tx(&self, control: &mut Control, index: u16) -> Result<TxParts> {
-        let id = QueueId::tx(index);
-        self.vacant(control, id, index, self.config.tx_queues, "sends")?;
-        let entries = self.config.tx_descriptors.unwrap_or(TX_DESCRIPTORS);
-        let (ring, mapping) = self.ring(control, entries, |arena| TxRing::new(arena, entries.into()))?;
-        let bell = self.hw.bar.doorbell(regs::tx_queue(index) + queue::TAIL)?;
-        self.record(control, id, ring.words(), mapping, None)?;
-        Ok(TxParts { index, gate: self.domain.join(id.0), ring, bell })
-    }
-}
-
-impl Driver for Inner {
-    const NAME: &'static str = "igb";
-    type State = Control;
-    type Event = Event;
-    type QueueFault = Error;
-    type Error = Error;
-
-    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
-        match error {
-            Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
-            Error::Core(wholebar_core::Error::NotReady { .. }) => Recovery::Reset,
-            _ => Recovery::Nothing,
-        }
-    }
-
-    fn stop(&self, control: &mut Control) -> Result<()> {
-        // A reset clears its counters.
-        if let Err(error) = control.count(&self.hw) {
-            tracing::debug!(%error, "before a reset");
-        }
-        self.hw.reset()
-    }
-
-    fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        self.hw.bus_master(true)?;
-        let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
-        control.set_up(&self.hw, self.queue_context.interrupts(), vectors)?;
-        control.recreate(&self.hw, &self.domain)
-    }
-
-    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
-        self.hw.healthy()?;
-        control.follow_link(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
-        control.check_stalls(&self.tx_counters, tell);
-        control.count(&self.hw)
-    }
-}
-
-/// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-pub(crate) fn delete_queue(handle: &Handle, id: QueueId) -> bool {
-    let driver = handle.driver();
-    let deleted = handle.with(|control| {
-        let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
-        // In any other epoch the device was reset since, and the queue not made again.
-        if record.epoch == driver.domain.epoch() {
-            record.orphan = true;
-            control.delete(&driver.hw, id)?;
-        }
-        control.queues.remove(&id);
-        Ok(())
-    });
-    match deleted {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(id = id.0, %error, "a queue could not be disabled");
-            driver.domain.ended().is_some_and(|end| end.harmless)
-        }
-    }
 }

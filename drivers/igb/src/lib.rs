@@ -28,6 +28,7 @@
 mod assembly;
 mod control;
 mod descriptor;
+mod device;
 mod error;
 mod hardware;
 mod igb;

@@ -5,17 +5,16 @@
 use crate::assembly::{Assembly, Made};
 use crate::control::QueueId;
 use crate::descriptor::WriteBack;
+use crate::device::{Handle, RxParts, Wakeup, delete_queue};
 use crate::error::{Error, Fault};
-use crate::igb::{Handle, delete_queue};
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
 use std::sync::Arc;
 use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::irq::EventFd;
-use wholebar_core::mem::{Buf, DmaMapping, Pool, PoolCache};
+use wholebar_core::mem::{Buf, DmaMapping, PoolCache};
 use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
-use wholebar_core::reset::Gate;
 
 /// A receive queue of an [`Igb`](crate::Igb).
 pub struct Rx {
@@ -39,36 +38,8 @@ pub struct Rx {
     _buffers: Arc<DmaMapping>,
 }
 
-/// What a queue is made of.
-pub(crate) struct RxParts {
-    pub index: u16,
-    pub gate: Gate,
-    pub ring: RxRing,
-    pub bell: Doorbell<u32>,
-    pub wakeup: Option<Wakeup>,
-    pub pool: Pool,
-    pub buffers: Arc<DmaMapping>,
-}
-
-/// A vector, and the registers that open and close it: a one in its bit (8.8).
-pub(crate) struct Wakeup {
-    fd: Arc<EventFd>,
-    bit: u32,
-    cause: Doorbell<u32>,
-    unmask: Doorbell<u32>,
-    mask: Doorbell<u32>,
-}
-
 /// Buffers are given to the device by so many at least: one doorbell each time.
 const REFILL: u32 = 32;
-
-impl Wakeup {
-    /// `registers` are EICR, EIMS, EIMC.
-    pub fn new(fd: Arc<EventFd>, vector: u32, registers: (Doorbell<u32>, Doorbell<u32>, Doorbell<u32>)) -> Self {
-        let (cause, unmask, mask) = registers;
-        Self { fd, bit: 1 << vector, cause, unmask, mask }
-    }
-}
 
 impl Rx {
     pub(crate) fn new(inner: Arc<Handle>, parts: RxParts) -> Self {

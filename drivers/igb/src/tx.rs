@@ -5,7 +5,7 @@
 
 use crate::control::QueueId;
 use crate::descriptor::{tx_context, tx_data, tx_possible, tx_work};
-use crate::igb::{Handle, delete_queue};
+use crate::device::{Handle, TxParts, delete_queue};
 use crate::member::{Home, Member};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::mem::{Buf, DmaMapping, give_back};
 use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue};
-use wholebar_core::reset::Gate;
 
 /// A transmit queue of an [`Igb`](crate::Igb).
 pub struct Tx {
@@ -32,14 +31,6 @@ pub struct Tx {
     done: Vec<Buf>,
     index: u16,
     inner: Arc<Handle>,
-}
-
-/// What a queue is made of.
-pub(crate) struct TxParts {
-    pub index: u16,
-    pub gate: Gate,
-    pub ring: TxRing,
-    pub bell: Doorbell<u32>,
 }
 
 /// The shortest packet, in bytes: shorter ones cannot be padded (TCTL.PSP).
