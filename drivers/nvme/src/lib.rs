@@ -27,6 +27,7 @@ mod admin;
 mod bytes;
 mod command;
 mod control;
+mod device;
 mod disk;
 mod doorbell;
 mod error;

@@ -2,8 +2,9 @@
 
 use crate::admin::AdminQueue;
 use crate::command;
-use crate::control::{Control, QueueFault, Record, memory};
-use crate::doorbell::{Bell, Shadows};
+use crate::control::{Control, memory};
+use crate::device::{Handle, Inner};
+use crate::doorbell::Shadows;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::hardware::Hardware;
@@ -11,18 +12,15 @@ use crate::identify::{self, CommandLimits, Controller, Namespace, cns};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
-use crate::queue::{Parts, Queue};
-use crate::ring::QueuePair;
+use crate::queue::Queue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
-use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
+use wholebar_core::control_plane::{ControlPlane, QueueContext};
 use wholebar_core::irq::Interrupts;
-use wholebar_core::mem::{Arena, DmaRing};
+use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Irq, Opening, PciDevice};
-use wholebar_core::reset::Domain;
 
 /// An NVMe controller.
 ///
@@ -32,18 +30,6 @@ use wholebar_core::reset::Domain;
 /// queues are polled on others. Those that return a `Result` take the lock of the control plane and wait for a reset that is under way, and most send
 /// an admin command: they are not for the loop that does I/O.
 pub struct Nvme(pub(crate) Arc<Handle>);
-
-/// What keeps a controller open: held by [`Nvme`] and by its queues.
-pub(crate) type Handle = ControlPlane<Inner>;
-
-pub(crate) struct Inner {
-    pub hw: Hardware,
-    pub options: Options,
-    pub controller: Controller,
-    pub namespaces: Namespaces,
-    pub domain: Domain,
-    queue_context: Arc<QueueContext<QueueFault>>,
-}
 
 impl Nvme {
     /// Opens a controller: disables it, in case that it was left running, creates the admin queue, enables the controller and identifies it, its
@@ -351,178 +337,9 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
     Ok(controller)
 }
 
-/// Bytes of the next arena for rings, where a queue takes `bytes`: twice as much as the one `before` has, so that queues share a few arenas
-/// however many there are; or enough for all that are left, where maps are few.
-fn ring_memory(bytes: u64, before: u64, queues_left: u16, maps_left: Option<usize>) -> u64 {
-    // Some are the application's.
-    const FEW: usize = 8;
-    match maps_left {
-        Some(..=FEW) => bytes.saturating_mul(queues_left.max(1).into()),
-        _ => bytes.max(before.saturating_mul(2)),
-    }
-}
-
-impl Inner {
-    pub fn max_entries(&self) -> u32 {
-        // The largest power of two.
-        1 << self.hw.cap.max_entries().ilog2()
-    }
-
-    pub fn max_transfer(&self) -> u32 {
-        // A PRP list has one page, and one entry is in the command.
-        let list = self.hw.page / 8 * self.hw.page;
-        let device = self.controller.max_transfer.unwrap_or(u64::MAX);
-        let limit = u64::from(self.options.max_transfer).min(list).min(device).max(self.hw.cap.min_page());
-        limit.min(1 << 30) as u32
-    }
-
-    /// Everything a queue needs; the controller knows of it then.
-    fn make_queue(&self, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
-        let granted = control.granted;
-        let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
-        let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
-        let count = self.queue_context.interrupts().map_or(0, Interrupts::count);
-        if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
-            return Err(Error::Vector { device: self.hw.name(), vector, count });
-        }
-        let page = self.hw.page;
-        let list_words = Queue::list_words(self.max_transfer(), page);
-        let bytes = u64::from(entries) * (64 + 16 + 8 * u64::from(list_words)) + 4 * page;
-        let mut made = None;
-        let before = control.memory.last().map_or(0, |m| m.arena().len());
-        // After a reset it may grant fewer than there were.
-        let queues_left = granted.saturating_sub(control.queues.len() as u16);
-        let more = ring_memory(bytes, before, queues_left, self.hw.device.dma().maps_left());
-        for attempt in 0..2 {
-            let Some(mapping) = control.memory.last().cloned() else { break };
-            let shadows = control.shadows.as_ref().map(|(s, _)| s);
-            let bells = Bell::pair(&self.hw.bar, qid, self.hw.cap.doorbell_stride(), shadows)?;
-            let arena = mapping.arena();
-            let parts = QueuePair::new(qid, arena, entries, page, bells)
-                .and_then(|pair| Ok((pair, DmaRing::new(arena, entries * list_words, page)?)));
-            match parts {
-                Ok((pair, lists)) => {
-                    made = Some((pair, lists, mapping));
-                    break;
-                }
-                Err(wholebar_core::Error::ArenaFull { .. }) if attempt == 0 => {
-                    control.memory.push(memory(&self.hw, more)?)
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let Some((pair, lists, mapping)) = made else {
-            return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
-        };
-        let aborts = Arc::new(AtomicU64::new(0));
-        let record = Record {
-            entries,
-            vector,
-            mapping: mapping.clone(),
-            rings: pair.rings(),
-            epoch: self.domain.epoch(),
-            aborts: aborts.clone(),
-            orphan: false,
-        };
-        pair.set_quarantine(true);
-        lists.set_quarantine(true);
-        let created = control.create(&self.hw, qid, &record);
-        if let Err(Error::Refused { .. }) = created {
-            pair.set_quarantine(false);
-            lists.set_quarantine(false);
-        }
-        created?;
-        control.queues.insert(qid, record);
-        let gate = self.domain.join(qid.into());
-        let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
-        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, aborts })
-    }
-}
-
-impl Driver for Inner {
-    const NAME: &'static str = "nvme";
-    type State = Control;
-    type Event = Event;
-    type QueueFault = QueueFault;
-    type Error = Error;
-
-    fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
-        match error {
-            Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
-            Error::Fatal { .. } | Error::Unanswered { .. } | Error::Broken { .. } => Recovery::Reset,
-            _ => Recovery::Nothing,
-        }
-    }
-
-    fn stop(&self, _: &mut Control) -> Result<()> {
-        self.hw.disable()
-    }
-
-    fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
-        self.hw.bus_master(true)?;
-        control.admin.start(&self.hw)?;
-        control.set_up(&self.hw, &self.controller, &self.options)?;
-        // What it would have told meanwhile is lost.
-        self.namespaces.read_again(&self.hw, &mut control.admin, &self.controller, &Changed::All)?;
-        control.recreate(&self.hw, &self.domain)
-    }
-
-    fn handle_fault(&self, control: &mut Control, fault: QueueFault) -> Result<Option<String>> {
-        match fault {
-            QueueFault::Overdue { qid, cid } => control.abort(&self.hw, qid, cid).map(|()| None),
-            QueueFault::Stuck { .. } | QueueFault::Broken(_) => Ok(Some(fault.to_string())),
-        }
-    }
-
-    fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
-        self.hw.healthy("while it was running")?;
-        control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
-    }
-
-    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
-        self.hw.shut_down()
-    }
-
-    fn release(&self, control: &mut Control) {
-        control.release();
-    }
-}
-
-/// Has the controller forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-pub(crate) fn delete_queue(handle: &Handle, qid: u16) -> bool {
-    let driver = handle.driver();
-    let deleted = handle.with(|control| {
-        let Some(record) = control.queues.get_mut(&qid) else { return Ok(()) };
-        // In any other epoch the controller was reset since, and the queue not made again.
-        if record.epoch == driver.domain.epoch() {
-            record.orphan = true;
-            control.delete(&driver.hw, qid)?;
-        }
-        control.queues.remove(&qid);
-        Ok(())
-    });
-    match deleted {
-        Ok(()) => true,
-        Err(error) => {
-            let ended = driver.domain.ended();
-            if ended.is_none() {
-                tracing::warn!(qid, %error, "a queue could not be deleted");
-            }
-            ended.is_some_and(|end| end.harmless)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ring_memory;
-
-    #[test]
-    fn rings_take_few_maps() {
-        assert_eq!(ring_memory(500, 0, 64, None), 500);
-        assert_eq!(ring_memory(500, 1000, 64, Some(65_535)), 2000);
-        assert_eq!(ring_memory(500, 100, 64, Some(9)), 500);
-        assert_eq!(ring_memory(500, 1000, 64, Some(8)), 32_000, "one map for all that are left");
-        assert_eq!(ring_memory(500, 1000, 1, Some(0)), 500);
+impl Queue {
+    /// Returns another handle to the controller.
+    pub fn controller(&self) -> Nvme {
+        Nvme(self.inner.clone())
     }
 }

@@ -17,6 +17,11 @@ impl Segment {
     }
 }
 
+/// Words of a command's list: PRP entries for the longest transfer, or 16 SGL descriptors.
+pub(crate) fn list_words(max_transfer: u32, page: u64) -> u32 {
+    ((u64::from(max_transfer) / page).max(32) as u32).next_power_of_two()
+}
+
 /// PRP entries for contiguous bytes, if there are some, that need at most two of them. `mask` is the page size less one.
 #[inline(always)]
 pub(crate) fn two_pages(iova: u64, len: u32, mask: u64) -> Option<(u64, u64)> {

@@ -10,8 +10,8 @@ mod slot;
 
 use crate::command::{Command, DataPointer, io};
 use crate::control::QueueFault;
+use crate::device::{Handle, Inner, Parts};
 use crate::error::Fault;
-use crate::nvme::{Handle, Inner, Nvme};
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
@@ -44,7 +44,7 @@ pub struct Queue {
     until_look: u32,
 
     qid: u16,
-    inner: Arc<Handle>,
+    pub(crate) inner: Arc<Handle>,
     /// The namespaces, as they were at a generation of the controller's list.
     namespaces: Box<[Limits]>,
     generation: u64,
@@ -68,17 +68,6 @@ pub struct Queue {
     next_look: Instant,
     fault: Option<Fault>,
     ending: Option<Ending>,
-}
-
-/// What a queue is made of.
-pub(crate) struct Parts {
-    pub qid: u16,
-    pub gate: Gate,
-    pub pair: QueuePair,
-    pub lists: DmaRing<AtomicU64>,
-    pub lists_iova: u64,
-    pub list_words: u32,
-    pub aborts: Arc<AtomicU64>,
 }
 
 /// Why it will never run again.
@@ -148,11 +137,6 @@ impl Queue {
             fault: None,
             ending: None,
         }
-    }
-
-    /// Words of a slot's list: PRP entries for the longest transfer, or 16 SGL descriptors.
-    pub(crate) fn list_words(max_transfer: u32, page: u64) -> u32 {
-        ((u64::from(max_transfer) / page).max(32) as u32).next_power_of_two()
     }
 
     /// Posts a request; [`ring`](Self::ring) announces it to the controller. (libvfn: `nvme_sq_post`.)
@@ -275,11 +259,6 @@ impl Queue {
     /// Returns the largest number of commands that can be in flight.
     pub fn capacity(&self) -> usize {
         self.slots.capacity() as usize
-    }
-
-    /// Returns another handle to the controller.
-    pub fn controller(&self) -> Nvme {
-        Nvme(self.inner.clone())
     }
 
     /// Returns the queue's identifier.

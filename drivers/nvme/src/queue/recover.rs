@@ -3,8 +3,8 @@
 use super::slot::State;
 use super::{Ending, Queue, status, status_of_parts};
 use crate::control::QueueFault;
+use crate::device::delete_queue;
 use crate::error::Fault;
-use crate::nvme::delete_queue;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar_core::block::{Completion, Data, QueueState, Status};
