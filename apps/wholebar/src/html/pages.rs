@@ -7,8 +7,7 @@ use super::{
 };
 use crate::output;
 use crate::pages::compare::{Comparison, Named, POLICIES};
-use crate::pages::report::{MATTERS, Pages, time};
-use crate::pages::{crossover_note, workload};
+use crate::pages::report::{MATTERS, Pages, crossover_note, time, workload};
 use crate::report::{self, Run};
 use anyhow::Result;
 use maud::{Markup, html};

@@ -20,7 +20,7 @@ use crate::rounds::{Load, Plan};
 use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
-use report::{Device, MATTERS, Pages, SCHEMA, time};
+use report::{Device, MATTERS, Pages, SCHEMA, crossover_note, time, workload};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
@@ -273,12 +273,6 @@ fn registers_note(report: &Pages) -> String {
     text
 }
 
-/// What was done.
-pub fn workload(report: &Pages) -> String {
-    let bytes = report.runs.first().map_or(4096, |run| run.block_size);
-    format!("{} random reads", output::bytes(bytes))
-}
-
 /// A row a load, columns a plan.
 fn rates(report: &Pages) -> String {
     let mut plans: Vec<String> = Vec::new();
@@ -309,15 +303,6 @@ fn rates(report: &Pages) -> String {
     let titles: Vec<String> = plans.iter().map(|plan| format!(">{plan}")).collect();
     let columns = [">depth", ">batch"].into_iter().chain(titles.iter().map(String::as_str));
     output::table(columns, rows)
-}
-
-/// How a crossover is read.
-pub fn crossover_note() -> String {
-    format!(
-        "Trapping costs a batch two doorbells, so the larger the batch, the less a read pays. Less than {:.0} % is taken for nothing; a crossover \
-         that lies beyond the batches measured is computed from a fit.",
-        MATTERS * 100.0
-    )
 }
 
 #[cfg(test)]

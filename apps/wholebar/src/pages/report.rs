@@ -255,6 +255,21 @@ pub fn time(nanos: f64) -> String {
     if nanos < 100.0 { format!("{} ns", output::three(nanos)) } else { output::nanos(nanos.round() as u64) }
 }
 
+/// What was done.
+pub fn workload(report: &Pages) -> String {
+    let bytes = report.runs.first().map_or(4096, |run| run.block_size);
+    format!("{} random reads", output::bytes(bytes))
+}
+
+/// How a crossover is read.
+pub fn crossover_note() -> String {
+    format!(
+        "Trapping costs a batch two doorbells, so the larger the batch, the less a read pays. Less than {:.0} % is taken for nothing; a crossover \
+         that lies beyond the batches measured is computed from a fit.",
+        MATTERS * 100.0
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
