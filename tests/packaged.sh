@@ -18,7 +18,7 @@ version = "0.0.0"
 edition = "2024"
 
 [dependencies]
-wholebar = { version = "*", features = ["capture", "faults", "sim", "statistics"] }
+wholebar = { version = "*", features = ["capture", "faults", "measure", "sim", "statistics"] }
 
 [patch.crates-io]
 TOML
