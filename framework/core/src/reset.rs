@@ -23,13 +23,13 @@
 //! domain.stop();
 //! assert_eq!(domain.waiting(), [1]);
 //! assert!(!gate.open());
-//! assert_eq!(gate.step(), Step::Stop);
+//! assert_eq!(gate.step(false), Step::Stop);
 //! assert!(domain.waiting().is_empty());
 //! // The device is reset here. The queue aborts what was in flight, and starts over once the device is up.
 //! domain.quiet();
-//! assert_eq!(gate.step(), Step::Abort);
+//! assert_eq!(gate.step(false), Step::Abort);
 //! domain.resume();
-//! assert_eq!(gate.step(), Step::Restart);
+//! assert_eq!(gate.step(false), Step::Restart);
 //! gate.enter();
 //! assert!(gate.open());
 //! ```

@@ -20,7 +20,7 @@ use crate::rounds::{Load, Plan};
 use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
-use report::{Device, MATTERS, Pages, SCHEMA, crossover_note, time, workload};
+use report::{Device, Pages, SCHEMA, time, workload};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
