@@ -5,19 +5,13 @@
 #[path = "../../../apps/wholebar/src/args.rs"]
 #[allow(dead_code)]
 mod args;
-#[path = "../../../apps/wholebar/src/net/generate/rate.rs"]
-#[allow(dead_code)]
-mod rate;
-#[path = "../../../apps/wholebar/src/net/generate/sizes.rs"]
-#[allow(dead_code)]
-mod sizes;
 
 use args::{Cores, Size};
 use libfuzzer_sys::fuzz_target;
-use rate::{Pace, Rate};
-use sizes::Sizes;
 use std::fmt::Display;
 use std::str::FromStr;
+use wholebar::measure::net::rate::{Rate, RateLimiter};
+use wholebar::measure::net::sizes::Sizes;
 use wholebar::net::{Faults, Mac};
 use wholebar::pci::Address;
 use wholebar::sim::nvme::NvmeParams;
@@ -57,8 +51,8 @@ fuzz_target!(|input: (u8, &str)| {
             if let Ok(rate) = text.parse::<Rate>() {
                 let _ = rate.to_string();
                 for share in [1, 7] {
-                    let mut pace = Pace::new(rate, share);
-                    pace.start(5);
+                    let mut limiter = RateLimiter::new(rate, share);
+                    limiter.start(5);
                 }
             }
         }

@@ -1,31 +1,15 @@
 //! Packets as `net gen` makes them, changed here and there, cut off, in any number of buffers, with marks for other lengths, and any bytes instead,
-//! to what `net sink` finds out about each: what it takes for good is as it was made, and its books agree with those that forget nothing.
+//! to what `net sink` finds out about each: what it takes for good is as it was made, and its ledger agrees with those that forget nothing.
 #![no_main]
 
-#[path = "../../../apps/wholebar/src/net/sink/book.rs"]
-mod book;
-#[path = "../../../apps/wholebar/src/net/mark.rs"]
-#[allow(dead_code)]
-mod mark;
-#[path = "../../../apps/wholebar/src/net/sink/packet.rs"]
-mod packet;
-#[path = "../../../apps/wholebar/src/net/generate/template.rs"]
-#[allow(dead_code)]
-mod template;
-
-/// As the command's modules know it.
-mod net {
-    pub(crate) use crate::mark;
-}
-
-use book::{Arrival, Book};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use mark::{Mark, Pattern};
-use packet::{Looks, look};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use template::{Headers, Template};
+use wholebar::measure::net::ledger::{Arrival, Ledger};
+use wholebar::measure::net::mark::{self, Mark, Pattern};
+use wholebar::measure::net::packet::{Verdict, check};
+use wholebar::measure::net::template::{Headers, Template};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::net::Mac;
 
@@ -123,10 +107,10 @@ fn sum(bytes: &[u8]) -> u32 {
 
 /// What comes of one packet; its mark where it is taken for good.
 fn one(kit: &Kit, input: &Packet, first: u8, others: u8) -> Option<Mark> {
-    let look = |bytes: &[u8]| look(&buffers(&kit.pool, bytes, first, others), &kit.pattern);
+    let check = |bytes: &[u8]| check(&buffers(&kit.pool, bytes, first, others), &kit.pattern);
     match input {
         Packet::Made(made) => {
-            assert_eq!(look(&made.bytes(kit).0), Looks::Good(made.mark()));
+            assert_eq!(check(&made.bytes(kit).0), Verdict::Good(made.mark()));
             return Some(made.mark());
         }
         Packet::Changed(made, changes, missing, more) => {
@@ -140,8 +124,8 @@ fn one(kit: &Kit, input: &Packet, first: u8, others: u8) -> Option<Mark> {
             bytes.truncate(bytes.len().saturating_sub((*missing).into()));
             bytes.extend((0..*more).map(|n| n ^ 0x55));
             // Several changes may keep all sums right; the payload has more than sums.
-            let seen = look(&bytes);
-            if let Looks::Good(mark) = seen
+            let seen = check(&bytes);
+            if let Verdict::Good(mark) = seen
                 && mark == made.mark()
             {
                 assert_eq!(bytes.get(at..good.len()), good.get(at..), "{seen:?}");
@@ -158,11 +142,11 @@ fn one(kit: &Kit, input: &Packet, first: u8, others: u8) -> Option<Mark> {
                 bytes[at - 4..at - 2].copy_from_slice(&(len as u16).wrapping_add(8).to_be_bytes());
             }
             bytes.truncate(bytes.len().saturating_sub((*missing).into()));
-            let seen = look(&bytes);
+            let seen = check(&bytes);
             let fits = (mark::LEN..=bytes.len().saturating_sub(at)).contains(&len);
-            assert!(fits || !matches!(seen, Looks::Good(_)), "{seen:?} of {len} bytes");
+            assert!(fits || !matches!(seen, Verdict::Good(_)), "{seen:?} of {len} bytes");
         }
-        Packet::Other(bytes) => _ = look(&bytes[..bytes.len().min(900)]),
+        Packet::Other(bytes) => _ = check(&bytes[..bytes.len().min(900)]),
     }
     None
 }
@@ -170,15 +154,15 @@ fn one(kit: &Kit, input: &Packet, first: u8, others: u8) -> Option<Mark> {
 fuzz_target!(|input: Input| {
     KIT.with_borrow(|kit| {
         let mut all: HashMap<u16, (HashSet<u64>, u64)> = HashMap::new();
-        // Books are large: they are for those who need them.
-        let mut book = None;
+        // A ledger is large: it is for those who need it.
+        let mut ledger = None;
         for packet in input.packets.iter().take(64) {
             let Some(mark) = one(kit, packet, input.first, input.others | 7) else { continue };
             if let Packet::Made(made) = packet {
                 let age = mark.age(made.now);
                 assert!(age.is_none_or(|age| age < 1 << 40), "{age:?}");
             }
-            let arrival = book.get_or_insert_with(Book::new).enter(mark);
+            let arrival = ledger.get_or_insert_with(Ledger::new).record(mark);
             let (seen, next) = all.entry(mark.flow).or_default();
             let expected = match seen.contains(&mark.number) {
                 _ if mark.number >= *next => Arrival::New,
@@ -192,11 +176,11 @@ fuzz_target!(|input: Input| {
                 *next = (*next).max(mark.number + 1);
             }
         }
-        let Some(book) = book else { return };
+        let Some(ledger) = ledger else { return };
         let (received, missing) = all.values().fold((0, 0), |(received, missing), (seen, next)| {
             (received + seen.len() as u64, missing + next - seen.len() as u64)
         });
-        assert_eq!((book.tally().received, book.missing(), book.flows()), (received, missing, all.len()));
+        assert_eq!((ledger.arrivals().received, ledger.missing(), ledger.flows()), (received, missing, all.len()));
     });
     KIT.with_borrow(|kit| assert_eq!(kit.pool.available(), kit.pool.capacity(), "a buffer was lost"));
 });

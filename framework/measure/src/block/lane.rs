@@ -123,7 +123,7 @@ impl<Q: QueuePair> Lane<Q> {
         Ok(())
     }
 
-    /// One turn: takes at most a batch of completions and submits as many commands. Returns how many ended.
+    /// Polls once: takes at most a batch of completions and submits as many commands. Returns how many ended.
     #[inline]
     pub fn poll(&mut self) -> Result<usize, String> {
         let done = &mut self.done;
@@ -210,7 +210,7 @@ impl<Q: QueuePair> Lane<Q> {
         }
     }
 
-    /// Submits nothing more; what is in flight is waited for with [`turn`](Self::turn) until [`quiet`](Self::quiet).
+    /// Submits nothing more; what is in flight is waited for with [`poll`](Self::poll) until [`quiet`](Self::quiet).
     pub fn stop(&mut self) {
         self.ledger.stop();
     }
