@@ -342,6 +342,7 @@ fn packets_are_sent_in_one_piece_or_several() {
     }
     assert_eq!((bench.count("tx0", "packets"), bench.count("tx0", "bytes")), (8, 4 * 60 + 4 * 1050));
     // Dropped, each for its cause, and the device sees none of them.
+    let elsewhere = Pool::new(&Arena::new(4096, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
     let mut tagged = bench.packet(60, 64);
     tagged.set_vlan(Some(5));
     let mut tcp = bench.packet(60, 64);
