@@ -19,7 +19,7 @@ if [ -z "$hello_http" ]; then
   cargo build -q --release --bin hello-http
   hello_http=$target/release/hello-http
 fi
-cargo build -q -p wholebar-tests --example kernel_http --example tap_bridge
+cargo build -q --example kernel_http --example tap_bridge
 examples=$target/debug/examples
 
 work=$(mktemp -d)

@@ -14,7 +14,7 @@ if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
   wholebar=${CARGO_TARGET_DIR:-target}/release/wholebar
 fi
-cargo build -q -p wholebar-tests --example same_packets
+cargo build -q --example same_packets
 same_packets=${CARGO_TARGET_DIR:-target}/debug/examples/same_packets
 
 work=$(mktemp -d)

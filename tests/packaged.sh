@@ -3,8 +3,8 @@
 # built on them alone and run. Nothing is fetched: versions are those of Cargo.lock, and what is built has been downloaded for the workspace.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# With the features that the rest of the workspace has it built with.
-cargo build --quiet --bin wholebar
+# As the tests have built it: with examples, dependencies have the features that tests want.
+cargo build --quiet --bins --examples
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
