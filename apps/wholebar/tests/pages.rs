@@ -53,9 +53,9 @@ fn assert_self_contained(html: &str) {
 fn reports_of_4_and_64_kib_pages_and_their_comparison() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let text = works(dir, &format!("pages {MODEL} --quick --runtime 3 --json small.json --html small.html"));
+    let text = works(dir, &format!("pages {MODEL} --quick --runtime 1 --json small.json --html small.html"));
     assert!(text.contains("One access of a register") && text.contains("a model in this process"), "{text}");
-    works(dir, &format!("pages {MODEL},page=64k --quick --runtime 3 --json large.json"));
+    works(dir, &format!("pages {MODEL},page=64k --quick --runtime 1 --json large.json"));
     let (small, large) = (read(&dir.join("small.json")), read(&dir.join("large.json")));
 
     for (report, plans) in [(&small, 5), (&large, 3)] {
