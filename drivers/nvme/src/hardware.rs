@@ -26,9 +26,8 @@ impl Hardware {
         // Registers of what isn't one are not to be touched (PCIe Transport 1.0, 3.2.1: class 01h 08h).
         let mut class = [0; 4];
         device.read(CONFIG, 0x08, &mut class)?;
-        if let [_, interface, sub, base] = class
-            && (base, sub) != (0x01, 0x08)
-        {
+        let [_, interface, sub, base] = class;
+        if (base, sub) != (0x01, 0x08) {
             function::check(device.as_ref())?;
             let why = format!("its PCI class is {base:02x}{sub:02x}{interface:02x}, and theirs is 010802");
             return Err(Error::Unfit { device: device.name().to_owned(), why });
