@@ -343,8 +343,8 @@ fn histogram(nanos: &Histogram<u64>) -> String {
 
 /// A run with errors, or one that ended early by itself, failed.
 fn verdict(outcome: &Outcome, status_name: &dyn Fn(Status) -> String) -> Result<()> {
-    for (trouble, times) in &outcome.failures {
-        let what = match trouble {
+    for (failure, times) in &outcome.failures {
+        let what = match failure {
             // Why it is gone is said below, once.
             Failure::Status(Status::Gone) if outcome.cut_short.is_some() => continue,
             Failure::Status(status) => status_name(*status),

@@ -30,7 +30,7 @@ pub struct Load {
 /// Runs rounds, and shows how far they are.
 ///
 /// # Errors
-/// What the closures say.
+/// The first error that `open` or `run` returns; cases that were measured before it are lost.
 pub fn measure<P: Copy + Display, L: Copy + Display, S, R>(
     rounds: &Rounds<P, L>,
     interrupted: &AtomicBool,

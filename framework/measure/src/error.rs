@@ -28,7 +28,7 @@ pub enum Error {
     /// A thread could not be started.
     #[error("cannot start a thread: {cause}")]
     Thread {
-        /// What the system said.
+        /// The system's error.
         cause: String,
     },
     /// A thread that measured has panicked.

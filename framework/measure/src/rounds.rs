@@ -95,7 +95,7 @@ impl<P: Copy, L: Copy> Rounds<'_, P, L> {
     /// `interrupted` is looked at between runs and ends it early, with the runs that were complete by then: the one in which it was set does not count.
     ///
     /// # Errors
-    /// What the closures say.
+    /// The first error that `open` or `run` returns; cases that were measured before it are lost.
     pub fn measure<S, R, E>(
         &self,
         interrupted: &AtomicBool,

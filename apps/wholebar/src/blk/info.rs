@@ -1,4 +1,4 @@
-//! `wholebar blk info`: what a disk is.
+//! `wholebar blk info`: the driver of a disk, and the size and limits of each namespace.
 
 use super::AnyDisk;
 use crate::{output, target};

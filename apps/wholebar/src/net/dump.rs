@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<()> {
         show(&report.text())?;
     }
     written.check(&args.file)?;
-    report.ran.failure().map_or(Ok(()), |trouble| bail!(trouble))
+    report.ran.failure().map_or(Ok(()), |failure| bail!(failure))
 }
 
 impl Report {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use wholebar::control_plane::DeviceEvent as Happened;
+use wholebar::control_plane;
 use wholebar::irq::EventFd;
 use wholebar::net::{Event, RxQueue};
 use wholebar::reactor::{Armed, Idle, Poller, Reactor};
@@ -227,7 +227,10 @@ impl Events {
         let mut ended = None;
         for port in ports {
             for event in port.port.events().try_iter() {
-                let end = matches!(event, Event::Device(Happened::Ended { .. } | Happened::UnbindRequest));
+                let end = matches!(
+                    event,
+                    Event::Device(control_plane::DeviceEvent::Ended { .. } | control_plane::DeviceEvent::UnbindRequest)
+                );
                 let stalled = matches!(event, Event::Stalled { .. });
                 let what = in_words(event);
                 output::note(format!("port {}: {what}", port.number));

@@ -79,8 +79,8 @@ impl Reads<'_> {
         if let Some(CutShort::Failed(why)) = &outcome.cut_short {
             bail!("the run ended early: {why}");
         }
-        for (trouble, times) in &outcome.failures {
-            if let Failure::Status(status) = trouble {
+        for (failure, times) in &outcome.failures {
+            if let Failure::Status(status) = failure {
                 output::note(format!("{times} commands: {}", status_name(*status)));
             }
         }

@@ -565,8 +565,8 @@ mod tests {
         ] {
             let outcome = run_on_ram(&job(MIXED, true), 1, mishap);
             assert!(outcome.errors() > 0, "{mishap:?}");
-            for (trouble, _) in &outcome.failures {
-                assert!(matches!(trouble, Failure::Data(f) if faults.contains(f)), "{mishap:?}: {trouble:?}");
+            for (failure, _) in &outcome.failures {
+                assert!(matches!(failure, Failure::Data(f) if faults.contains(f)), "{mishap:?}: {failure:?}");
             }
         }
         let failed = run_on_ram(&job(MIXED, true), 1, Mishap::Fail(0, 0x281));

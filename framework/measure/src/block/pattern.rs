@@ -47,7 +47,7 @@ impl std::error::Error for Fault {}
 /// Fills `bytes`, which hold whole blocks of `block` bytes, the first of them at `lba`. Bytes behind the last whole block stay as they are.
 ///
 /// # Panics
-/// Where a block has less than 28 bytes: it has no room for what it says of itself.
+/// Where a block has less than 28 bytes: there is no room for the header that it is recognised by.
 pub fn fill(bytes: &mut [u8], block: usize, lba: u64, run: u32, generation: u32) {
     for (i, block) in bytes.chunks_exact_mut(block).enumerate() {
         let lba = lba + i as u64;

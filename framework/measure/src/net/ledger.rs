@@ -64,13 +64,14 @@ pub enum Arrival {
 }
 
 impl Ledger {
-    /// One of no packets yet. It reserves 33 MiB of zeros, of which flows use 528 bytes each when they come.
+    /// Returns a ledger of no packets. It reserves 33 MiB of zeros, of which flows use 528 bytes each when they come.
     #[allow(clippy::new_without_default)] // It takes much memory.
     pub fn new() -> Self {
         Self { flows: vec![Flow::default(); FLOWS], seen: vec![0; FLOWS * WORDS], arrivals: Arrivals::default() }
     }
 
-    /// A packet came; says what it is. It costs a bit, or as many as numbers were left out before it. Nothing is allocated.
+    /// Records that the packet with this mark came, and returns whether it is new, late or a duplicate. It sets one bit, and clears as many as numbers were
+    /// left out before it; nothing is allocated.
     #[inline]
     pub fn record(&mut self, mark: Mark) -> Arrival {
         let (index, number) = (usize::from(mark.flow), mark.number);

@@ -137,7 +137,7 @@ pub fn run(args: Args) -> Result<()> {
         output::print(report.text())?;
     }
     around?;
-    report.failure().map_or(Ok(()), |trouble| bail!(trouble))
+    report.failure().map_or(Ok(()), |failure| bail!(failure))
 }
 
 impl Args {

@@ -187,7 +187,7 @@ pub fn run(args: Args) -> Result<()> {
         output::print(report.text())?;
     }
     around?;
-    report.failure(args.tolerate).map_or(Ok(()), |trouble| bail!(trouble))
+    report.failure(args.tolerate).map_or(Ok(()), |failure| bail!(failure))
 }
 
 /// Where packets were lost on the way from one port to another.

@@ -104,7 +104,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     args.write.as_deref().map_or(Ok(()), |file| written.check(file))?;
     let lost = || report.received.failure().filter(|_| !args.tolerate);
-    report.ran.failure().or_else(lost).map_or(Ok(()), |trouble| bail!(trouble))
+    report.ran.failure().or_else(lost).map_or(Ok(()), |failure| bail!(failure))
 }
 
 /// Buffers that are taken from a pool, or given back, at once.
