@@ -4,9 +4,9 @@
 //! [paced](Pace). What a client says is handled in `session.rs`.
 
 use super::session::{self, Session};
-use super::socket::wait_for;
 use crate::listener::Listener;
 use crate::model::{Model, ModelFunction};
+use crate::socket::wait_for;
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::os::unix::net::UnixStream;

@@ -5,13 +5,14 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::files::Files;
-use super::socket::{Frame, Socket};
+use super::peer::Frame;
 use super::wire::{self, Capabilities, Command, Header};
 use crate::PageSize;
+use crate::files::Files;
 use crate::mem::Iova;
 use crate::model::{Model, ModelFunction, Refused};
 use crate::pci::{BAR0, ROM};
+use crate::socket::Socket;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,7 +23,7 @@ use zerocopy::IntoBytes;
 
 /// A connection, and what has been agreed on and shared over it.
 pub struct Session {
-    socket: Socket,
+    socket: Socket<Header>,
     /// What the client can do, once it said so.
     client: Option<Capabilities>,
     files: Files,
