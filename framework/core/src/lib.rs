@@ -42,6 +42,8 @@ pub mod mem;
 pub mod model;
 pub mod net;
 mod page;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod patience;
 pub mod pci;
 mod prefetch;
 pub mod reactor;
