@@ -409,7 +409,8 @@ impl FrontEnd {
     /// Lets the back end into an arena: at once where its queues run, else when they do.
     pub fn map(&mut self, iova: Iova, arena: &Arc<Arena>) -> Result<()> {
         self.alive()?;
-        self.memory.insert(iova, arena.clone());
+        let entered = self.memory.insert(iova, arena.clone());
+        self.sent(entered)?;
         if !self.registers.is_running() {
             return Ok(());
         }

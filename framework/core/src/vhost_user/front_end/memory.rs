@@ -50,8 +50,13 @@ pub fn max_maps(slots: Option<u64>) -> usize {
 
 impl Memory {
     /// Enters a map. It is sent by [`sync`](Self::sync).
-    pub fn insert(&mut self, iova: Iova, arena: Arc<Arena>) {
+    ///
+    /// # Errors
+    /// Where the arena has no file.
+    pub fn insert(&mut self, iova: Iova, arena: Arc<Arena>) -> Result<(), Unsent> {
+        file(&arena)?;
         self.maps.insert(iova.0, Map { arena, sent: false });
+        Ok(())
     }
 
     /// Another back end, which has nothing yet.
