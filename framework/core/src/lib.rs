@@ -19,6 +19,9 @@
 //! | [`listener`] | Unix sockets on which servers listen |
 //! | `vfio_user` | devices over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
 //! | [`model`] | device models in this process |
+//!
+//! A function that keeps a device, an arena or whatever else is shared takes its [`Arc`](std::sync::Arc) by value: who needs it afterwards passes a clone. One that only
+//! uses it takes a plain reference (`&Arena`, `&dyn PciDevice`), and one that lends it returns `&Arc`. So a caller sees what will be kept alive.
 
 #![cfg_attr(
     not(feature = "vfio-user"),
