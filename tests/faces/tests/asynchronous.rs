@@ -19,7 +19,7 @@ use wholebar_tests::{Rig, on_thread};
 type Task = Pin<Box<dyn Future<Output = Result<()>>>>;
 /// Tasks at once, and blocks that they write and read back, each of the disk's own size. There are as many blocks again for what is given up.
 const TASKS: u64 = 32;
-const BLOCKS: u64 = 2048;
+const BLOCKS: u64 = 512;
 const BUFS: u32 = 2 * TASKS as u32;
 
 struct Bench {
