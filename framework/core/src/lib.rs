@@ -41,6 +41,8 @@ pub mod listener;
 pub mod mem;
 pub mod model;
 pub mod net;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod pace;
 mod page;
 pub mod pci;
 mod prefetch;
