@@ -313,7 +313,7 @@ impl DmaBackend for Dma {
         usize::try_from(self.0.server.max_dma_maps).ok()
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         let len = arena.len();
         let what = format!("mapping {len} bytes of memory at {iova:#x} for it", iova = iova.0);
         // SAFETY: it goes to the device that is let into the arena, which is the server; see the boundary in `mem`.

@@ -1,4 +1,4 @@
-//! vhost-user: virtio devices of other processes, over Unix sockets.
+//! vhost-user: virtio devices over Unix sockets, as front end ([`VhostUser`]) and as back end ([`Server`]).
 //!
 //! The protocol is that of docs/interop/vhost-user.rst in QEMU's tree. Not spoken: logging (migration), an IOMMU's messages, postcopy and in-band
 //! notifications.
@@ -14,11 +14,13 @@
 //! # Ok::<_, wholebar_core::Error>(())
 //! ```
 
-mod front_end;
+mod client;
+mod server;
 #[allow(dead_code, reason = "the numbers are the protocol's; each side uses its own")]
 mod wire;
 
-pub use front_end::{DeviceType, Options, VhostUser};
+pub use client::{DeviceType, Options, VhostUser};
+pub use server::{Server, VirtioModel};
 
 /// A message, and the descriptors that came with it.
 pub(crate) type Frame = crate::socket::Frame<wire::Header>;

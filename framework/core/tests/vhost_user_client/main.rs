@@ -216,8 +216,15 @@ fn a_driver_s_writes_become_messages_in_their_order() {
     let (back_end, device) = open(net());
     assert_eq!((device.kind(), device.device_type()), (DeviceKind::VhostUser, DeviceType::Net));
     let begin = back_end.told();
-    assert_eq!(requests(&begin), [SET_OWNER, GET_FEATURES, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM]);
-    assert_eq!((begin[3].long(0), begin[3].flags & NEED_REPLY), (MQ_ACK, 0), "there is no acknowledgement before it is agreed on");
+    assert_eq!(
+        requests(&begin),
+        [SET_OWNER, GET_FEATURES, GET_PROTOCOL_FEATURES, SET_PROTOCOL_FEATURES, GET_QUEUE_NUM]
+    );
+    assert_eq!(
+        (begin[3].long(0), begin[3].flags & NEED_REPLY),
+        (MQ_ACK, 0),
+        "there is no acknowledgement before it is agreed on"
+    );
     // MAC, STATUS, CTRL_VQ and MQ are the front end's own.
     assert_eq!(offered(&device), VERSION_1 | PACKED | MRG_RXBUF | 1 << 5 | 1 << 16 | CTRL_VQ | NET_MQ);
     assert_eq!(device.get::<2>(0x12).unwrap(), 5);
@@ -228,12 +235,20 @@ fn a_driver_s_writes_become_messages_in_their_order() {
     let call = EventFd::new().unwrap();
     device.set_irqs(Irq::Msix, 1, IrqAction::Fds(&[Some(call.as_fd())])).unwrap();
     let arena = arena();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     let iova = mapping.iova().0;
-    assert_eq!(requests(&back_end.told()), [], "what no queue needs yet is sent with the first");
+    assert!(back_end.told().is_empty(), "what no queue needs yet is sent with the first");
     start(&device, VERSION_1 | MRG_RXBUF | 1 << 5, &[(0, iova, 1), (1, iova + 0x4000, 0xffff)]).unwrap();
     let told = back_end.told();
-    let queue = [SET_VRING_NUM, SET_VRING_BASE, SET_VRING_ADDR, SET_VRING_CALL, SET_VRING_ERR, SET_VRING_KICK, SET_VRING_ENABLE];
+    let queue = [
+        SET_VRING_NUM,
+        SET_VRING_BASE,
+        SET_VRING_ADDR,
+        SET_VRING_CALL,
+        SET_VRING_ERR,
+        SET_VRING_KICK,
+        SET_VRING_ENABLE,
+    ];
     assert_eq!(requests(&told), [&[SET_FEATURES, SET_MEM_TABLE][..], &queue, &queue].concat());
     // The MAC is not the back end's.
     assert_eq!(told[0].long(0), VERSION_1 | MRG_RXBUF | PROTOCOL_FEATURES);
@@ -243,7 +258,7 @@ fn a_driver_s_writes_become_messages_in_their_order() {
     assert_eq!(told[3].payload, words(&[0, 0]));
     assert_eq!(told[4].payload, [words(&[0, 0]), longs(&[iova, iova + 0x2000, iova + 0x1000, 0])].concat());
     assert_eq!((told[5].long(0), told[5].fds.len()), (0, 1));
-    assert_eq!((told[12].long(0), told[12].fds.len()), (1 | 1 << 8, 0), "a queue without a vector has no eventfd");
+    assert_eq!((told[12].long(0), told[12].fds.len()), (1, 1), "a queue without a vector has something to signal, too");
     assert_eq!((told[14].long(0), told[14].fds.len()), (1, 1));
     assert_eq!(told[15].payload, words(&[1, 1]));
     assert!(told.iter().all(|message| message.flags == 1 | NEED_REPLY));
@@ -267,10 +282,10 @@ fn a_driver_s_writes_become_messages_in_their_order() {
 
     // A vector that changes while the queue runs; memory that comes and goes.
     device.set_irqs(Irq::Msix, 1, IrqAction::Fds(&[None])).unwrap();
-    let more = device.dma().attach(&self::arena()).unwrap();
+    let more = device.dma().attach(self::arena()).unwrap();
     let told = back_end.told();
     assert_eq!(requests(&told), [SET_VRING_CALL, SET_MEM_TABLE]);
-    assert_eq!((told[0].long(0), told[1].word(0), told[1].fds.len()), (1 << 8, 2, 2));
+    assert_eq!((told[0].fds.len(), told[1].word(0), told[1].fds.len()), (1, 2, 2));
     drop(more);
     device.set::<1>(STATUS, 0).unwrap();
     let told = back_end.told();
@@ -289,7 +304,7 @@ fn a_disk_has_its_configuration_slots_and_changes() {
     assert_eq!((device.device_type(), device.dma().maps_left()), (DeviceType::Blk, Some(32)));
     assert_eq!(device.get::<4>(0x2000).unwrap(), 8);
     let arena = arena();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     start(&device, VERSION_1, &[(0, mapping.iova().0, 0xffff)]).unwrap();
     assert_eq!(requests(&back_end.told())[..4], [SET_FEATURES, ADD_MEM_REG, GET_FEATURES, SET_VRING_NUM]);
 
@@ -305,7 +320,10 @@ fn a_disk_has_its_configuration_slots_and_changes() {
     assert_eq!(requests(&back_end.told()), [GET_CONFIG]);
     assert_eq!((changed.take(), device.get::<1>(0x15).unwrap()), (0, 0));
     // What is not known is answered so.
-    assert!(send(&own, &Message { request: 3, flags: 1 | NEED_REPLY, payload: longs(&[0, 0, 0]), ..Message::default() }));
+    assert!(send(
+        &own,
+        &Message { request: 3, flags: 1 | NEED_REPLY, payload: longs(&[0, 0, 0]), ..Message::default() }
+    ));
     device.get::<1>(STATUS).unwrap();
     assert_eq!(receive(&own).unwrap().long(0), 1);
     // A queue fails by its descriptor.
@@ -359,7 +377,11 @@ fn features_that_were_not_offered_or_are_refused_are_not_agreed_on() {
         }
         device.set::<1>(STATUS, 11).unwrap();
         let agreed = features == VERSION_1;
-        assert_eq!((device.get::<1>(STATUS).unwrap(), back_end.told().len()), (if agreed { 11 } else { 3 }, told), "{features:#x}");
+        assert_eq!(
+            (device.get::<1>(STATUS).unwrap(), back_end.told().len()),
+            (if agreed { 11 } else { 3 }, told),
+            "{features:#x}"
+        );
     }
     // Without features there is no DRIVER_OK.
     device.set::<1>(STATUS, 0).unwrap();
@@ -372,7 +394,7 @@ fn the_control_queue_says_how_many_pairs_are_used() {
     for packed in [false, true] {
         let (back_end, device) = open(net());
         let arena = arena();
-        let mapping = device.dma().attach(&arena).unwrap();
+        let mapping = device.dma().attach(arena.clone()).unwrap();
         let base = mapping.iova().0;
         let chunk = arena.alloc(0x8000, 4096).unwrap();
         let at = base + chunk.offset();
@@ -419,7 +441,7 @@ fn the_control_queue_says_how_many_pairs_are_used() {
 fn a_driver_that_breaks_the_control_queue_needs_a_reset() {
     let (_back_end, device) = open(net());
     let arena = arena();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     let chunk = arena.alloc(0x8000, 4096).unwrap();
     let at = mapping.iova().0 + chunk.offset();
     // A descriptor beyond the table; a chain without an end; an address that nothing is mapped at.
@@ -438,12 +460,6 @@ fn a_driver_that_breaks_the_control_queue_needs_a_reset() {
 
 #[test]
 fn each_lie_has_its_error() {
-    let changed = |ask: &Message, change: fn(&mut Message)| {
-        let mut message = net().answer(ask).unwrap();
-        change(&mut message);
-        Some(Answer::Message(message))
-    };
-    let _ = changed;
     macro_rules! lie {
         ($request:expr, $change:expr) => {
             |ask: &Message| {
@@ -471,7 +487,10 @@ fn each_lie_has_its_error() {
         (lie!(GET_FEATURES, |m| m.payload = longs(&[MRG_RXBUF])), "VIRTIO_F_VERSION_1 is not among them"),
         (lie!(GET_FEATURES, |m| m.payload = longs(&[VERSION_1])), "say it by `,net` or `,blk`"),
         (lie!(GET_QUEUE_NUM, |m| m.payload = longs(&[0])), "no queues"),
-        (|ask| (ask.request == GET_PROTOCOL_FEATURES).then_some(Answer::Close), "GET_PROTOCOL_FEATURES: the connection was closed"),
+        (
+            |ask| (ask.request == GET_PROTOCOL_FEATURES).then_some(Answer::Close),
+            "GET_PROTOCOL_FEATURES: the connection was closed",
+        ),
     ];
     for (lie, expected) in lies {
         let said = failure(Script { lie, ..net() }, options());
@@ -481,7 +500,10 @@ fn each_lie_has_its_error() {
         (lie!(GET_CONFIG, |m| m.payload.clear()), "GET_CONFIG was refused: it does not give 60 bytes"),
         (lie!(GET_CONFIG, |m| m.payload = vec![0; 72]), "0 bytes of configuration at 0"),
         (lie!(GET_CONFIG, |m| m.payload = [words(&[0, 8, 0]), vec![0; 8]].concat()), "the reply has 8 bytes at 0"),
-        (lie!(GET_CONFIG, |m| m.payload = [words(&[200, 60, 0]), vec![0; 60]].concat()), "60 bytes of configuration at 200"),
+        (
+            lie!(GET_CONFIG, |m| m.payload = [words(&[200, 60, 0]), vec![0; 60]].concat()),
+            "60 bytes of configuration at 200",
+        ),
     ];
     for (lie, expected) in disks {
         let said = failure(Script { lie, ..disk() }, options());
@@ -509,13 +531,16 @@ fn silence_ends_in_a_bounded_time() {
     assert!(said.contains("GET_FEATURES: no reply within 50ms"), "{said}");
     // All answers together, where each alone comes in time.
     let options = Options { timeout: LONG, open_timeout: soon, ..options };
-    let said = failure(Script { lie: |ask| (ask.request == GET_QUEUE_NUM).then_some(Answer::Nothing), ..net() }, options);
+    let said =
+        failure(Script { lie: |ask| (ask.request == GET_QUEUE_NUM).then_some(Answer::Nothing), ..net() }, options);
     assert!(said.contains("GET_QUEUE_NUM: no reply within the 50ms that opening it may take in all"), "{said}");
     // And later, at a queue's stop: the device is gone, and its memory is not taken back.
-    let (_back_end, stream) = BackEnd::new(Script { lie: |ask| (ask.request == GET_VRING_BASE).then_some(Answer::Nothing), ..net() });
-    let device = VhostUser::from_stream(stream, "test", Options { timeout: soon, open_timeout: LONG, ..options }).unwrap();
+    let (_back_end, stream) =
+        BackEnd::new(Script { lie: |ask| (ask.request == GET_VRING_BASE).then_some(Answer::Nothing), ..net() });
+    let device =
+        VhostUser::from_stream(stream, "test", Options { timeout: soon, open_timeout: LONG, ..options }).unwrap();
     let arena = arena();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     start(&device, VERSION_1, &[(0, mapping.iova().0, 0xffff)]).unwrap();
     let error = device.set::<1>(STATUS, 0).unwrap_err();
     assert!(matches!(&error, Error::Peer { command, .. } if command == "GET_VRING_BASE"), "{error}");
@@ -545,7 +570,7 @@ fn a_back_end_that_dies_is_waited_for() {
     let first = BackEnd::on(listener.accept().unwrap().0, net());
     let device = opening.join().unwrap();
     let arena = arena();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     let queues = [(0, mapping.iova().0, 0xffff)];
     let changed = EventFd::new().unwrap();
     device.set_irqs(Irq::Msix, 0, IrqAction::Fds(&[Some(changed.as_fd())])).unwrap();
@@ -556,7 +581,7 @@ fn a_back_end_that_dies_is_waited_for() {
     assert_eq!(changed.take(), 1);
     // It is notified meanwhile, memory comes and goes.
     device.write(2, 0, &[0, 0]).unwrap();
-    let other = device.dma().attach(&self::arena()).unwrap();
+    let other = device.dma().attach(self::arena()).unwrap();
     drop(other);
     let again = std::thread::spawn(move || {
         // One that ends at once, then one that stays.
@@ -582,7 +607,7 @@ fn a_back_end_that_dies_is_waited_for() {
 fn a_back_end_that_does_not_come_back_is_gone_by_name() {
     let (back_end, stream) = BackEnd::new(net());
     let device = VhostUser::from_stream(stream, "test", options()).unwrap();
-    let mapping = device.dma().attach(&arena()).unwrap();
+    let mapping = device.dma().attach(arena()).unwrap();
     start(&device, VERSION_1, &[(0, mapping.iova().0, 0xffff)]).unwrap();
     back_end.die();
     // A connection that somebody else made is not made again.
@@ -633,6 +658,6 @@ fn what_is_no_register_is_refused() {
     // Notifications of queues that there aren't go nowhere.
     device.write(2, 4092, &[0, 0]).unwrap();
     let anonymous = Arena::adopt(wholebar_core::mem::Frame::zeroed(1)).unwrap();
-    let error = device.dma().attach(&anonymous).err().map(|e| e.to_string());
+    let error = device.dma().attach(anonymous).err().map(|e| e.to_string());
     assert!(error.is_some_and(|e| e.contains("this memory has no file")));
 }

@@ -77,7 +77,8 @@ pub fn send(stream: &UnixStream, message: &Message) -> bool {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(&fds)));
-    let sent = retry_on_intr(|| rustix::net::sendmsg(stream, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL));
+    let sent =
+        retry_on_intr(|| rustix::net::sendmsg(stream, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL));
     sent == Ok(bytes.len())
 }
 
@@ -97,7 +98,8 @@ fn fill(stream: &UnixStream, mut to: &mut [u8], fds: &mut Vec<OwnedFd>) -> Optio
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let got = retry_on_intr(|| rustix::net::recvmsg(stream, &mut [IoSliceMut::new(to)], &mut control, flags)).ok()?;
+        let got =
+            retry_on_intr(|| rustix::net::recvmsg(stream, &mut [IoSliceMut::new(to)], &mut control, flags)).ok()?;
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
                 fds.extend(rights);

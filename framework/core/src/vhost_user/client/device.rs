@@ -300,7 +300,7 @@ impl DmaBackend for Dma {
         Some(self.most)
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         lock(&self.front_end).map(iova, arena)
     }
 

@@ -49,6 +49,8 @@ pub struct FrontEnd {
     started: Vec<bool>,
     /// What the back end signals when a queue of it fails.
     failure: EventFd,
+    /// What it signals instead of a vector that there isn't: libvhost-user gives up where it has nothing to signal.
+    spare: EventFd,
     signaller: Arc<Signaller>,
     /// How the last back end went away.
     away: Option<String>,
@@ -94,6 +96,7 @@ impl FrontEnd {
             pairs: 1,
             control: Control::default(),
             failure: EventFd::new()?,
+            spare: EventFd::new()?,
             signaller,
             away: None,
             gone: None,
@@ -274,7 +277,7 @@ impl FrontEnd {
             peer.set(Request::SET_VRING_NUM, state(queue.size.into()).as_bytes(), Vec::new())?;
             peer.set(Request::SET_VRING_BASE, state(base).as_bytes(), Vec::new())?;
             peer.set(Request::SET_VRING_ADDR, addr.as_bytes(), Vec::new())?;
-            set_call(peer, number, call)?;
+            peer.set(Request::SET_VRING_CALL, number.as_bytes(), vec![call])?;
             peer.set(Request::SET_VRING_ERR, number.as_bytes(), vec![failure])?;
             peer.set(Request::SET_VRING_KICK, number.as_bytes(), vec![kick])?;
             if extended {
@@ -393,13 +396,13 @@ impl FrontEnd {
             return Ok(());
         }
         let call = self.call_of(index)?;
-        self.tell(|peer| set_call(peer, index.into(), call)).map(|_| ())
+        self.tell(|peer| peer.set(Request::SET_VRING_CALL, u64::from(index).as_bytes(), vec![call])).map(|_| ())
     }
 
-    fn call_of(&self, index: u16) -> Result<Option<OwnedFd>> {
+    fn call_of(&self, index: u16) -> Result<OwnedFd> {
         let vector = self.registers.queues[usize::from(index)].vector;
         let fd = self.vectors.get(usize::from(vector)).filter(|_| vector != NO_VECTOR).and_then(Option::as_ref);
-        fd.map(|fd| self.dup(fd.as_fd())).transpose()
+        self.dup(fd.map_or(self.spare.as_fd(), |fd| fd.as_fd()))
     }
 
     fn dup(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
@@ -407,9 +410,9 @@ impl FrontEnd {
     }
 
     /// Lets the back end into an arena: at once where its queues run, else when they do.
-    pub fn map(&mut self, iova: Iova, arena: &Arc<Arena>) -> Result<()> {
+    pub fn map(&mut self, iova: Iova, arena: Arc<Arena>) -> Result<()> {
         self.alive()?;
-        let entered = self.memory.insert(iova, arena.clone());
+        let entered = self.memory.insert(iova, arena);
         self.sent(entered)?;
         if !self.registers.is_running() {
             return Ok(());
@@ -500,7 +503,7 @@ impl FrontEnd {
         (self.peer, self.may_run) = (None, !closed);
         self.started.fill(false);
         self.memory.forget_sent();
-        let command = request.map_or_else(|| "waiting for nothing".to_owned(), |request| request.to_string());
+        let command = request.map_or_else(|| "looking after it".to_owned(), |request| request.to_string());
         let why = format!("{command}: {what}");
         if closed && !self.options.reconnect.is_zero() && !matches!(self.link, Link::Once) {
             self.away = Some(why.clone());
@@ -608,9 +611,4 @@ impl From<String> for Stopped {
     fn from(why: String) -> Self {
         Self::Driver(why)
     }
-}
-
-fn set_call(peer: &mut Peer, queue: u64, call: Option<OwnedFd>) -> Result<(), Failed> {
-    let flag = if call.is_none() { wire::VRING_NO_FD } else { 0 };
-    peer.set(Request::SET_VRING_CALL, (queue | flag).as_bytes(), call.into_iter().collect())
 }
