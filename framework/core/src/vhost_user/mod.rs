@@ -3,7 +3,7 @@
 //! The protocol is that of docs/interop/vhost-user.rst in QEMU's tree. Not spoken: logging (migration), an IOMMU's messages, postcopy and in-band
 //! notifications.
 
-mod server;
+mod back_end;
 #[allow(dead_code, reason = "the numbers are the protocol's; each side uses its own")]
 mod wire;
 
@@ -14,4 +14,4 @@ pub(crate) type Frame = crate::socket::Frame<wire::Header>;
 /// One end of a connection.
 pub(crate) type Socket = crate::socket::Socket<wire::Header>;
 
-pub use server::{Server, VirtioModel};
+pub use back_end::{Server, VirtioModel};
