@@ -43,8 +43,8 @@ fn bench(target: &str, entries: Option<u16>) -> Result<Bench> {
     };
     let ns = disk.namespaces().into_iter().next().context("no namespace")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    disk.attach(&arena)?;
-    let pool = Pool::new(&arena, BUFS, ns.block_size, ns.block_size.into())?;
+    disk.attach(arena.clone())?;
+    let pool = Pool::new(arena, BUFS, ns.block_size, ns.block_size.into())?;
     Ok(Bench { queue: Queue::new(disk.queue()?), pool, ns, disk, _rig: rig })
 }
 

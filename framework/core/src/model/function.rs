@@ -1,5 +1,7 @@
 //! A model with its memory and interrupts: the part that the in-process backend and the vfio-user server have in common.
 
+#[cfg(feature = "vhost-user")]
+use super::dma::Dma;
 use super::dma::DmaTable;
 use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
@@ -31,6 +33,19 @@ impl<M: Model> ModelFunction<M> {
         }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
         Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
+    }
+
+    /// Wraps `model` for a peer that may be hostile, whose eventfds are never waited for.
+    pub(crate) fn distrusting(model: M) -> Self {
+        let mut function = Self::new(model);
+        if let Err(error) = function.irqs.distrust() {
+            tracing::warn!(
+                %error,
+                "no asynchronous I/O can be had from the kernel (sysctl fs.aio-max-nr?): eventfds that may block are refused, and a \
+                 client that lies about that can hold this server"
+            );
+        }
+        function
     }
 }
 
@@ -105,17 +120,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         Ok(r.pages.as_ref().filter(|_| r.direct.iter().any(|d| d.start <= offset && end <= d.end)))
     }
 
-    /// From now on eventfds are a peer's, who may do anything to them: signalling never waits.
-    ///
-    /// # Errors
-    /// Where the kernel's asynchronous I/O can't be had, by which that is done.
-    pub(crate) fn distrust(&mut self) -> std::io::Result<()> {
-        self.irqs.distrust()
-    }
-
-    /// Whether signalling never waits, whatever a peer does.
-    pub(crate) fn never_waits(&self) -> bool {
-        self.irqs.never_wait()
+    /// Whether a peer's descriptor is one to signal: an eventfd, which is not waited for.
+    #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+    pub(crate) fn may_signal(&self, fd: &OwnedFd) -> bool {
+        let nonblocking =
+            || rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK));
+        crate::irq::is_eventfd(fd) && (self.irqs.never_wait() || nonblocking())
     }
 
     /// Connects vectors `first..` of kind `index` to their eventfds, or disconnects them.
@@ -201,13 +211,13 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn dma_map_arena(
         &mut self,
         iova: Iova,
-        arena: &Arc<Arena>,
+        arena: Arc<Arena>,
         at: u64,
         len: u64,
         writable: bool,
     ) -> Result<(), Refused> {
         // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
-        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena.clone()) };
+        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena) };
         let memory = memory.limited_to(if writable { Prot::ReadWrite } else { Prot::Read });
         self.dma.map(iova, Some(Arc::new(memory)), at, len, writable)
     }
@@ -218,6 +228,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// [`Refused`] with `EEXIST` where they overlap another map.
     pub fn dma_map_unreachable(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
         self.dma.map(iova, None, 0, len, false)
+    }
+
+    /// The memory at `iova`, as the model reaches it; `None` where not all of it is mapped.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
+        self.dma.find(iova, len)
     }
 
     /// Unmaps exactly one map.
