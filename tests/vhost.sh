@@ -97,24 +97,26 @@ blk() {
 # Our two ports are on one thread, testpmd is on the other CPU. It waits for room where it forwards to, and counts what it drops where none comes.
 net() {
   needs net dpdk-dev dpdk-testpmd || return 0
-  local layout queues more to ways=$work/net.json
-  for layout in split packed; do for queues in 1 2; do for more in "" "--size 64-9018 --mtu 9000 --offloads scatter --buffer 2048"; do
-    # What is longer than a buffer needs those of several.
-    [ -z "$more" ] || [ $queues = 1 ] || continue
+  local layout case queues sizes to out=$work/net.json packets=50000
+  # What is longer than a buffer comes in several.
+  local long="64-9018 --mtu 9000 --offloads scatter --buffer 2048"
+  for layout in split packed; do for case in "1 64-1518" "2 64-1518" "1 $long"; do
+    read -r queues sizes <<<"$case"
     testpmd net 0 --vdev "net_vhost0,iface=$work/a.sock,queues=$queues" --vdev "net_vhost1,iface=$work/b.sock,queues=$queues" \
       -- --rxq=$queues --txq=$queues
     forward net
     # shellcheck disable=SC2046,SC2086
-    run "net gen, $layout rings" "$wholebar" net gen "vhost-user:$work/a.sock,net" --to "vhost-user:$work/b.sock,net" --rate max --count 50000 \
-      --cores "$last_cpu" --queues $queues --flows 16 --size 64-1518 $([ $layout = packed ] || echo --split) $more --tolerate --json --stats 0
-    sed -n '/^{/,$p' "$work/ran.log" >"$ways"
+    run "net gen, $layout rings" "$wholebar" net gen "vhost-user:$work/a.sock,net" --to "vhost-user:$work/b.sock,net" --rate max --count $packets \
+      --cores "$last_cpu" --queues $queues --flows 16 --size $sizes $([ $layout = packed ] || echo --split) --tolerate --json --stats 0
+    sed -n '/^{/,$p' "$work/ran.log" >"$out"
     end net
-    to="sent $(field "$ways" packets), testpmd received $(counted net 0 RX-packets), sent $(counted net 1 TX-packets), dropped $(counted net 1 TX-dropped)"
-    [ "$(field "$ways" corrupt)" = 0 ] && [ "$(field "$ways" foreign)" = 0 ] && [ "$(field "$ways" duplicate)" = 0 ] &&
-      [ "$(counted net 0 RX-packets)" = 50000 ] && [ $(($(counted net 1 TX-packets) + $(counted net 1 TX-dropped))) = 50000 ] &&
-      [ $(($(field "$ways" lost) - $(counted net 1 TX-dropped))) = 0 ] || { cat "$ways" >&2; fail "packets are not accounted for: $to"; }
-    echo "testpmd's vhost, $layout rings, $queues each way${more:+, packets in several buffers}: $to; all that came as it was sent"
-  done; done; done
+    to="sent $(field "$out" packets), testpmd received $(counted net 0 RX-packets), sent $(counted net 1 TX-packets), dropped $(counted net 1 TX-dropped)"
+    [ "$(field "$out" corrupt)" = 0 ] && [ "$(field "$out" foreign)" = 0 ] && [ "$(field "$out" duplicate)" = 0 ] &&
+      [ "$(counted net 0 RX-packets)" = $packets ] && [ $(($(counted net 1 TX-packets) + $(counted net 1 TX-dropped))) = $packets ] &&
+      [ "$(field "$out" lost)" = "$(counted net 1 TX-dropped)" ] || { cat "$out" >&2; fail "packets are not accounted for: $to"; }
+    echo "testpmd's vhost, $layout rings, $queues each way, frames of ${sizes%% *}: $to; all that came as it was sent"
+    rm -f "$work/a.sock" "$work/b.sock"
+  done; done
 }
 
 passt() {
