@@ -207,6 +207,9 @@ impl Drop for Queue {
             // What was in flight has ended: buffers go back to their pools, and rings to their arena.
             self.pair.set_quarantine(false);
             self.lists.set_quarantine(false);
+            if let Some(bounce) = &self.bounce {
+                bounce.set_quarantine(false);
+            }
         } else {
             for (_, slot) in self.slots.iter_mut() {
                 self.gate.quarantined(std::mem::replace(&mut slot.data, Data::None).quarantine());
