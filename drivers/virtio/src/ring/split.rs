@@ -205,7 +205,7 @@ impl Ring for Split {
             None => {
                 let entry = self.used_ring.at(self.taken.into());
                 let [id, len] = [0, 1].map(|i| u32::from_le(entry[i].load(Ordering::Relaxed)));
-                self.ids.land(id, len)?
+                self.ids.land(id, len, || true)?
             }
         };
         self.taken = self.taken.wrapping_add(1);
