@@ -29,7 +29,7 @@ impl Disk for Nvme {
                 nsid: ns.nsid,
                 blocks: ns.blocks,
                 block_size: ns.block_size,
-                read_only: false,
+                read_only: ns.read_only,
                 max_transfer: u32::MAX / ns.block_size * ns.block_size,
                 flush: true,
                 compare: controller.has_compare(),
