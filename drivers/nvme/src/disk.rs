@@ -31,6 +31,7 @@ impl Disk for Nvme {
                 block_size: ns.block_size,
                 read_only: ns.read_only,
                 max_transfer: u32::MAX / ns.block_size * ns.block_size,
+                max_command: self.max_transfer() / ns.block_size * ns.block_size,
                 flush: true,
                 compare: controller.has_compare(),
                 max_write_zeroes: any(controller.has_write_zeroes()),
