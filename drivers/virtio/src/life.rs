@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
 use wholebar_core::mem::{Buf, DmaMapping};
-use wholebar_core::reset::{End, Gate, Step};
+use wholebar_core::reset::{Gate, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
@@ -18,20 +18,13 @@ pub(crate) struct Life {
     shared: Arc<Shared>,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
-    ending: Option<Ending>,
-}
-
-/// Why a queue will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 impl Life {
     /// Of virtqueue `index`, which joins the device's domain.
     pub fn new(index: u16, shared: Arc<Shared>) -> Self {
         let gate = shared.domain.join(index.into());
-        Self { gate, arena: u32::MAX, base: 0, index, shared, arenas: Vec::new(), ending: None }
+        Self { gate, arena: u32::MAX, base: 0, index, shared, arenas: Vec::new() }
     }
 
     /// Whether the queue may go on.
@@ -94,19 +87,7 @@ impl Life {
     /// Takes hands off where that is asked for; `None` where the gate is open. `completed` says whether the device used any buffer since the queue entered.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Option<Step> {
-        match &self.ending {
-            Some(Ending::Expelled) => return Some(Step::Expelled),
-            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
-            None if self.gate.open() => return None,
-            None => {}
-        }
-        let turn = self.gate.step(completed);
-        match &turn {
-            Step::Expelled => self.ending = Some(Ending::Expelled),
-            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Step::Stop | Step::Abort | Step::Restart => {}
-        }
-        Some(turn)
+        (!self.gate.open()).then(|| self.gate.step(completed))
     }
 
     /// The queue has started over and runs again.
@@ -132,15 +113,6 @@ impl Life {
     }
 
     pub fn state(&self) -> QueueState {
-        match &self.ending {
-            None if self.gate.open() => QueueState::Running,
-            None => QueueState::Resetting,
-            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
-            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
-            Some(Ending::Expelled) => {
-                let (queue, within) = (self.index, self.shared.options.stop_timeout);
-                QueueState::Failed(format!("queue {queue} was not polled within {within:?} when the device was reset"))
-            }
-        }
+        self.gate.state(format_args!("queue {}", self.index), self.shared.options.stop_timeout)
     }
 }
