@@ -21,6 +21,8 @@
 //! }
 //! ```
 
+pub use crate::reset::QueueState;
+
 use crate::DriverError;
 use crate::bar::DoorbellCounts;
 use crate::control_plane::DeviceEvent;
@@ -322,19 +324,6 @@ impl fmt::Display for Reject {
             Self::Gone => f.write_str("the device is gone"),
         }
     }
-}
-
-/// The state of a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum QueueState {
-    /// The queue can be used.
-    Running,
-    /// The device is being reset; the queue will run again.
-    Resetting,
-    /// The queue cannot be used any more, for this reason.
-    Failed(String),
-    /// The device is gone.
-    Gone,
 }
 
 /// A queue of a [`Disk`], owned by one core: a submission and a completion queue.

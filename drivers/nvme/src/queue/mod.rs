@@ -29,7 +29,7 @@ use std::time::Instant;
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
 use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
-use wholebar_core::reset::{End, Gate};
+use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
@@ -75,13 +75,6 @@ pub struct Queue {
     started: Instant,
     next_look: Instant,
     fault: Option<Fault>,
-    ending: Option<Ending>,
-}
-
-/// Why it will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 /// A namespace, as far as each command has to know it.
@@ -156,7 +149,6 @@ impl Queue {
             started: now,
             next_look: now,
             fault: None,
-            ending: None,
         }
     }
 
