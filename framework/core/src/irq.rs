@@ -10,7 +10,7 @@
 //! use wholebar_core::pci::PciDevice;
 //!
 //! /// Waits for interrupt 0 of a device, whichever kind it has; returns whether it came.
-//! fn wait(device: &Arc<dyn PciDevice>) -> Result<bool> {
+//! fn wait(device: Arc<dyn PciDevice>) -> Result<bool> {
 //!     let Some(interrupts) = Interrupts::best(device.clone(), 1)? else { return Ok(false) };
 //!     let count = interrupts.vector(0)?.wait(Some(Duration::from_secs(1)))?;
 //!     // Needed for INTx alone.

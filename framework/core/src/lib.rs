@@ -20,6 +20,9 @@
 //! | `vfio_user` | devices over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
 //! | `vhost_user` | virtio devices that other processes serve as vhost-user back ends; with the feature `vhost-user` |
 //! | [`model`] | device models in this process |
+//!
+//! A function that keeps a device, an arena or whatever else is shared takes its [`Arc`](std::sync::Arc) by value: who needs it afterwards passes a clone. One that only
+//! uses it takes a plain reference (`&Arena`, `&dyn PciDevice`), and one that lends it returns `&Arc`. So a caller sees what will be kept alive.
 
 #![cfg_attr(
     not(all(feature = "vfio-user", feature = "vhost-user")),
@@ -44,6 +47,8 @@ pub mod net;
 #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 mod pace;
 mod page;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod patience;
 pub mod pci;
 mod prefetch;
 pub mod reactor;

@@ -211,13 +211,13 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn dma_map_arena(
         &mut self,
         iova: Iova,
-        arena: &Arc<Arena>,
+        arena: Arc<Arena>,
         at: u64,
         len: u64,
         writable: bool,
     ) -> Result<(), Refused> {
         // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
-        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena.clone()) };
+        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena) };
         let memory = memory.limited_to(if writable { Prot::ReadWrite } else { Prot::Read });
         self.dma.map(iova, Some(Arc::new(memory)), at, len, writable)
     }
