@@ -49,7 +49,7 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
     for run in &packets.runs {
         let Some(at) = bursts.iter().position(|burst| *burst == run.burst) else { continue };
         let name = format!("{}, {}", run.ring, run.policy);
-        let look = match (run.ring, run.policy) {
+        let look = match (&*run.ring, &*run.policy) {
             ("split", "whole") => Look(0),
             ("split", _) => Look(4),
             (_, "whole") => Look(1),
