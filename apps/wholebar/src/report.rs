@@ -420,9 +420,12 @@ impl Run {
         both.then(|| Ratio::paired(&self.rates(), &whole.rates())).flatten()
     }
 
-    /// The same in a word, as [`ratio_text`] has it.
+    /// The same in a word, as [`ratio_text`] has it; a run is 1.00 of itself.
     pub fn ratio(&self, whole: &Self) -> String {
-        ratio_text(self.against(whole))
+        match self.against(whole) {
+            Some(_) if std::ptr::eq(self, whole) => "1.00".to_owned(),
+            ratio => ratio_text(ratio),
+        }
     }
 
     /// Whether doorbells are reached as under whole, by stores: the two differ in nothing that is measured, and their ratio shows the noise (an A/A test).
@@ -469,10 +472,13 @@ impl PacketRun {
         self.rounds.iter().map(|round| if round.counts { round.pps } else { f64::NAN }).collect()
     }
 
-    /// Its rate against another's of the same rounds, as [`ratio_text`] has it.
+    /// Its rate against another's of the same rounds, as [`ratio_text`] has it; a run is 1.00 of itself.
     pub fn ratio(&self, whole: &Self) -> String {
         let both = self.is_trusted() && whole.is_trusted();
-        ratio_text(both.then(|| Ratio::paired(&self.rates(), &whole.rates())).flatten())
+        match both.then(|| Ratio::paired(&self.rates(), &whole.rates())).flatten() {
+            Some(_) if std::ptr::eq(self, whole) => "1.00".to_owned(),
+            ratio => ratio_text(ratio),
+        }
     }
 
     /// Whether its threads had their cores to themselves, in one round at least, and packets came.
