@@ -39,8 +39,8 @@ impl Bench {
         // A pool puts each buffer on a page of the controller's, which may be as large as the host's.
         let each = u64::from(size).next_multiple_of(nvme.page());
         let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
-        nvme.attach(&arena)?;
-        let pool = Pool::new(&arena, buffers, size, nvme.page())?;
+        nvme.attach(arena.clone())?;
+        let pool = Pool::new(arena, buffers, size, nvme.page())?;
         Ok(Self { nvme, ns, pool })
     }
 

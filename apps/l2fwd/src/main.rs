@@ -52,7 +52,7 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
     // Memory: one arena that both devices are let into, so that a buffer one received into, the other can send from. A `Buf` is an owned
     // handle of eight bytes, and goes home to its pool when it is dropped.
     let arena = Arena::new(u64::from(BUFFERS) * u64::from(BUFFER), ArenaOptions::default())?;
-    let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
+    let pool = Pool::new(arena, BUFFERS, BUFFER, 64)?;
     let mut ends = [end(0, names[0], &options, &pool, out)?, end(1, names[1], &options, &pool, out)?];
     let headers = [header(0, &ends[0]), header(1, &ends[1])];
     // What one end received, and the other has not sent yet.
@@ -107,8 +107,8 @@ fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool, out: &mut 
     let device = Target::parse(name)?.open(options)?.device;
     // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
-    let port = net::open(&device, &config)?;
-    port.attach(pool.arena())?;
+    let port = net::open(device, &config)?;
+    port.attach(pool.arena().clone())?;
     writeln!(out, "port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link())?;
     Ok(End { rx: port.rx_queue(0, pool)?, tx: port.tx_queue(0)?, port })
 }

@@ -42,7 +42,7 @@ impl AdminQueue {
     pub fn new(hw: &Hardware, mapping: &DmaMapping, timeout: Duration) -> Result<Self> {
         let arena: &Arc<Arena> = mapping.arena();
         let bells = Bell::pair(&hw.bar, 0, hw.cap.doorbell_stride(), None)?;
-        let pair = QueuePair::new(0, arena, ENTRIES, hw.page, bells)?;
+        let pair = QueuePair::new(0, arena.clone(), ENTRIES, hw.page, bells)?;
         pair.set_quarantine(true);
         let data = arena.alloc(hw.page, hw.page)?;
         data.set_quarantine(true);

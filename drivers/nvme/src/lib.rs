@@ -13,8 +13,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let nvme = Nvme::open(open(), Options::default())?;
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! nvme.attach(&arena)?;
-//! let pool = Pool::new(&arena, 16, 4096, 4096)?;
+//! nvme.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 16, 4096, 4096)?;
 //! let mut queue = nvme.queue(QueueOptions::default())?;
 //! let data = Data::One(pool.get_len(4096).ok_or("no buffer left")?);
 //! queue.submit(Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }).map_err(|r| r.why.to_string())?;

@@ -90,7 +90,7 @@ impl Entry {
 
 impl QueuePair {
     /// Zeroed rings of `entries` (a power of two) in `arena`, aligned to the controller's `page`.
-    pub fn new(qid: u16, arena: &Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
+    pub fn new(qid: u16, arena: Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
         Ok(Self {
             qid,
             sqid: u32::from(qid) << 16,
@@ -100,7 +100,7 @@ impl QueuePair {
             head: 0,
             phase: PHASE,
             told: 0,
-            sq: DmaRing::new(arena, entries, page)?,
+            sq: DmaRing::new(arena.clone(), entries, page)?,
             cq: DmaRing::new(arena, entries, page)?,
             sq_bell: bells.0,
             cq_bell: bells.1,

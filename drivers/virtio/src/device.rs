@@ -89,26 +89,26 @@ pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<Option<Interrupts>> 
 /// Lets the device into an arena of `bytes`.
 pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     let arena = Arena::new(bytes, ArenaOptions::default())?;
-    Ok(hw.device.dma().attach(&arena)?)
+    Ok(hw.device.dma().attach(arena)?)
 }
 
 /// A ring in memory that the device was let into; recorded.
 pub(crate) fn ring<R: Ring>(
     records: &mut Vec<Record>,
-    memory: &Arc<DmaMapping>,
+    memory: Arc<DmaMapping>,
     index: u16,
     size: u16,
     options: RingOptions,
     vector: Option<u16>,
 ) -> Result<R> {
-    let ring = R::new(memory.arena(), size, options)?;
-    records.push(Record { index, size, vector, mapping: memory.clone(), areas: ring.areas() });
+    let ring = R::new(memory.arena().clone(), size, options)?;
+    records.push(Record { index, size, vector, mapping: memory, areas: ring.areas() });
     Ok(ring)
 }
 
 impl Shared {
     pub fn new(hw: Hardware, options: Options, features: u64, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
-        let queue_context = QueueContext::new(&hw.device, interrupts)?;
+        let queue_context = QueueContext::new(hw.device.clone(), interrupts)?;
         Ok(Arc::new(Self { hw, options, features, domain: queue_context.domain().clone(), queue_context }))
     }
 

@@ -29,9 +29,9 @@ enum Ending {
 
 impl Life {
     /// Of virtqueue `index`, which joins the device's domain.
-    pub fn new(index: u16, shared: &Arc<Shared>) -> Self {
+    pub fn new(index: u16, shared: Arc<Shared>) -> Self {
         let gate = shared.domain.join(index.into());
-        Self { gate, arena: u32::MAX, base: 0, index, shared: shared.clone(), arenas: Vec::new(), ending: None }
+        Self { gate, arena: u32::MAX, base: 0, index, shared, arenas: Vec::new(), ending: None }
     }
 
     /// Whether the queue may go on.

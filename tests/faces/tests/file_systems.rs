@@ -64,7 +64,7 @@ fn content(file: usize) -> Vec<u8> {
 }
 
 /// The file system reads and writes a field at a time, each of which takes a request or two: there are thousands of them.
-const FILES: usize = 6;
+const FILES: usize = 3;
 
 fn path(file: usize) -> String {
     format!("folder {}/a long name {file}", file % 2)

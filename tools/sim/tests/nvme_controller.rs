@@ -322,7 +322,7 @@ fn completions_signal_the_vector_of_their_queue() {
     let counts = || fds.iter().map(|fd| fd.take()).collect::<Vec<_>>();
     // A completion queue with interrupts on vector 3, and one without.
     for (id, flags) in [(1u32, 3 << 16 | 2 | 1), (2, 1)] {
-        let q = pair(&rig.arena, id as u16, 8);
+        let q = pair(rig.arena.clone(), id as u16, 8);
         let (cq, sq) = (rig.at(q.cq.chunk()), rig.at(q.sq.chunk()));
         assert_eq!(rig.admin(Cmd::new(5).prp(cq, 0).dw10(7 << 16 | id).dw11(flags)).status, 0);
         assert_eq!(rig.admin(Cmd::new(1).prp(sq, 0).dw10(7 << 16 | id).dw11(id << 16 | 1)).status, 0);

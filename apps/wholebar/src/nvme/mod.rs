@@ -104,7 +104,7 @@ impl Storage for Controller {
         self.max_entries() - 1
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.nvme.attach(arena)?)
     }
 

@@ -10,8 +10,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let blk = Blk::open(open(), &BlkConfig::default(), Options::default())?;
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! blk.attach(&arena)?;
-//! let pool = Pool::new(&arena, 16, 4096, 4096)?;
+//! blk.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 16, 4096, 4096)?;
 //! let mut queue = blk.queue()?;
 //! let data = Data::One(pool.get_len(4096).ok_or("no buffer left")?);
 //! queue.submit(Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None })?;
@@ -127,7 +127,7 @@ impl Blk {
     /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
     /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
-        let _opening = Opening::of(&device);
+        let _opening = Opening::of(device.clone());
         let hw = Hardware::open(device, TYPE, &options)?;
         let disk = Geometry::of(&hw)?;
         let queues = config.queues.min(disk.queues);
@@ -178,12 +178,20 @@ impl Blk {
                 Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
                 _ => None,
             };
-            let ring =
-                device::ring::<R>(&mut records, &memory, index, size, ring, vector.is_some().then_some(1 + index))?;
+            let ring = device::ring::<R>(
+                &mut records,
+                memory.clone(),
+                index,
+                size,
+                ring,
+                vector.is_some().then_some(1 + index),
+            )?;
             let slots = memory.arena().alloc(Channel::<R>::memory(size), 64)?;
             let at = memory.iova().offset(slots.offset()).0;
-            queues
-                .insert(index, core(Channel::new(Life::new(index, &shared), ring, disk, (&slots, at), bell, vector)?));
+            queues.insert(
+                index,
+                core(Channel::new(Life::new(index, shared.clone()), ring, disk, (&slots, at), bell, vector)?),
+            );
         }
         let device_type = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
         let parts = Parts { shared, device_type, records, queues, state: () };
@@ -219,7 +227,7 @@ impl Blk {
     ///
     /// # Errors
     /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
@@ -228,7 +236,7 @@ impl Blk {
     /// # Errors
     /// [`StillAttached`](wholebar_core::Error::StillAttached) where a queue was given buffers of it, even one that was dropped since: the device
     /// keeps all of its queues as long as it is open. Nothing has changed then.
-    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn detach(&self, arena: &Arena) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -330,11 +338,11 @@ impl Disk for Blk {
         Blk::queues(self)
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(Blk::attach(self, arena)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(Blk::detach(self, arena)?)
     }
 

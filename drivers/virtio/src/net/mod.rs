@@ -120,7 +120,7 @@ impl Net {
     /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
     /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
-        let _opening = pci::Opening::of(&device);
+        let _opening = pci::Opening::of(device.clone());
         let hw = Hardware::open(device, TYPE, &options)?;
         let facts = Facts::of(&hw)?;
         let pairs = config.rx_queues;
@@ -267,7 +267,7 @@ impl Opening<'_> {
         }
         hw.reset()?;
         let shared = Shared::new(hw, options, features, interrupts)?;
-        shared.queue_context.attach(memory.arena())?;
+        shared.queue_context.attach(memory.arena().clone())?;
         let (mut records, mut queues, mut counters, mut watches) =
             (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
         let mut bells = bells.into_iter();
@@ -275,16 +275,23 @@ impl Opening<'_> {
             let (rx, tx, rx_size, tx_size) = (2 * pair, 2 * pair + 1, sizes[0], sizes[1]);
             let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
             let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
-            let rx_ring =
-                device::ring::<R>(&mut records, &memory, rx, rx_size, ring, config.rx_interrupts.then_some(1 + pair))?;
-            let tx_ring = device::ring::<R>(&mut records, &memory, tx, tx_size, ring, None)?;
+            let rx_ring = device::ring::<R>(
+                &mut records,
+                memory.clone(),
+                rx,
+                rx_size,
+                ring,
+                config.rx_interrupts.then_some(1 + pair),
+            )?;
+            let tx_ring = device::ring::<R>(&mut records, memory.clone(), tx, tx_size, ring, None)?;
             let vector = match shared.queue_context.interrupts() {
                 Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
             };
-            let receiver = Receiver::new(Life::new(rx, &shared), rx_ring, layout, rx_bell, own.0.clone(), vector);
-            let headers = Pool::new(memory.arena(), headers_of(tx_size), 64, 64)?.cache(HEADER_BATCH);
-            let sender = Sender::new(Life::new(tx, &shared), tx_ring, allowed, tx_bell, headers, own.1.clone());
+            let receiver =
+                Receiver::new(Life::new(rx, shared.clone()), rx_ring, layout, rx_bell, own.0.clone(), vector);
+            let headers = Pool::new(memory.arena().clone(), headers_of(tx_size), 64, 64)?.cache(HEADER_BATCH);
+            let sender = Sender::new(Life::new(tx, shared.clone()), tx_ring, allowed, tx_bell, headers, own.1.clone());
             let [of_rx, of_tx] = [Reminder::new(rx, shared.hw.bell(rx)?), Reminder::new(tx, shared.hw.bell(tx)?)];
             let patience = shared.options.stall_timeout;
             watches.push(Watch::new((of_rx, own.0.clone()), (of_tx, own.1.clone()), patience));
@@ -294,7 +301,7 @@ impl Opening<'_> {
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = device::ring::<R>(&mut records, &memory, index, control_size, ring, None)?;
+                let ring = device::ring::<R>(&mut records, memory.clone(), index, control_size, ring, None)?;
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -538,11 +545,11 @@ impl Port for Net {
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -562,7 +569,7 @@ impl Port for Net {
             );
             return Err(shared.hw.unavailable(what).into());
         }
-        shared.queue_context.attach(pool.arena())?;
+        shared.queue_context.attach(pool.arena().clone())?;
         match self.take(index, 2 * u32::from(index)) {
             Some(Queue::Rx(mut queue)) => {
                 queue.set_pool(pool);

@@ -94,7 +94,7 @@ impl Packed {
 }
 
 impl Ring for Packed {
-    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
+    fn new(arena: Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
         let driver = (16 * u64::from(size)).next_multiple_of(128);
         let device = driver + 128;
         let chunk = arena.alloc(device + 4, 128)?;

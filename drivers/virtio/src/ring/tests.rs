@@ -195,7 +195,7 @@ impl Other for PackedDevice {
 
 fn pair<R: Ring, D: Other>(size: u16, options: RingOptions) -> (R, D) {
     let arena = Arena::new(1 << 20, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap();
-    let ring = R::new(&arena, size, options).unwrap();
+    let ring = R::new(arena.clone(), size, options).unwrap();
     let device = D::over(&ring.areas(), size);
     (ring, device)
 }

@@ -65,7 +65,7 @@ mod flag {
 /// ```
 /// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 ///
-/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 8, 2048, 64)?;
+/// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 8, 2048, 64)?;
 /// let mut packet = pool.get().expect("a buffer");
 /// // Leaves room for a header, writes the payload, and puts the header in front.
 /// assert!(packet.reserve(128));
@@ -588,7 +588,7 @@ mod tests {
     use crate::mem::{Arena, ArenaOptions, Pool};
 
     fn pool(count: u32, size: u32) -> Pool {
-        Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()
+        Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`] for the alignment; [`Error::OutOfRange`] where `count` or `size` is 0; [`Error::ArenaFull`] where the arena has no room.
-    pub fn new(arena: &Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
         if !align.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
         }
@@ -170,7 +170,7 @@ impl Drop for Handle {
 /// ```
 /// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 ///
-/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
+/// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
 /// let mut cache = pool.cache(32);
 /// let buf = cache.get_len(60).expect("a buffer");
 /// cache.put(buf);
@@ -290,7 +290,7 @@ mod tests {
     }
 
     /// An arena's pools that were leaked, each with how many buffers were out; of others, other tests leak some at any time.
-    fn leaks(arena: &Arc<Arena>) -> Vec<u64> {
+    fn leaks(arena: &Arena) -> Vec<u64> {
         let leaked = LEAKED.lock().unwrap();
         // SAFETY: leaked, so it is there.
         let ours = leaked.iter().filter(|(h, _)| unsafe { h.0.as_ref() }.chunk.arena().id() == arena.id());
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn buffers_are_disjoint_and_come_home() {
         let arena = arena();
-        let pool = Pool::new(&arena, 10, 100, 64).unwrap();
+        let pool = Pool::new(arena.clone(), 10, 100, 64).unwrap();
         let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
         assert_eq!((bufs.len(), pool.available(), pool.capacity()), (10, 0, 10));
         for (i, buf) in bufs.iter_mut().enumerate() {
@@ -325,17 +325,17 @@ mod tests {
     #[test]
     fn pools_that_make_no_sense_are_refused() {
         let arena = arena();
-        assert!(matches!(Pool::new(&arena, 0, 1, 1), Err(Error::OutOfRange { .. })));
-        assert!(matches!(Pool::new(&arena, 1, 0, 1), Err(Error::OutOfRange { .. })));
-        assert!(matches!(Pool::new(&arena, 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
-        assert!(matches!(Pool::new(&arena, u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
-        assert!(matches!(Pool::new(&arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 0, 1, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 1, 0, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(arena.clone(), u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
     }
 
     #[test]
     fn a_cache_holds_two_batches_and_gives_them_back() {
         let arena = arena();
-        let (pool, other) = (Pool::new(&arena, 32, 64, 64).unwrap(), Pool::new(&arena, 1, 64, 64).unwrap());
+        let (pool, other) = (Pool::new(arena.clone(), 32, 64, 64).unwrap(), Pool::new(arena, 1, 64, 64).unwrap());
         let mut cache = pool.cache(4);
         let mut bufs = Vec::new();
         assert!(!cache.get_bulk(&mut bufs, 33));
@@ -361,7 +361,7 @@ mod tests {
     #[test]
     fn a_copy_is_in_buffers_of_its_own() {
         let arena = arena();
-        let (pool, small) = (Pool::new(&arena, 4, 256, 64).unwrap(), Pool::new(&arena, 8, 64, 64).unwrap());
+        let (pool, small) = (Pool::new(arena.clone(), 4, 256, 64).unwrap(), Pool::new(arena, 8, 64, 64).unwrap());
         let mut packet = pool.get().unwrap();
         assert!(packet.reserve(32));
         let content: Vec<_> = (0..200).collect::<Vec<u8>>();
@@ -386,7 +386,7 @@ mod tests {
     fn a_pool_dropped_with_buffers_out_is_leaked_and_counted() {
         let before = leaked_buffers();
         let arena = arena();
-        let pool = Pool::new(&arena, 4, 64, 64).unwrap();
+        let pool = Pool::new(arena.clone(), 4, 64, 64).unwrap();
         let mut bufs = [pool.get_len(64).unwrap(), pool.get_len(64).unwrap()];
         let again = pool.clone();
         drop(pool);
@@ -407,7 +407,7 @@ mod tests {
         let arena = arena();
         let (rounds, mut freed) = (if cfg!(miri) { 30 } else { 500 }, 0);
         for _ in 0..rounds {
-            let pool = Pool::new(&arena, 3, 64, 64).unwrap();
+            let pool = Pool::new(arena.clone(), 3, 64, 64).unwrap();
             let mut cache = pool.cache(1);
             let (a, b, c) = (pool.get().unwrap(), pool.get().unwrap(), cache.get().unwrap());
             cache.put(c);
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn buffers_cross_threads() {
         let arena = arena();
-        let pool = Pool::new(&arena, 8, 64, 64).unwrap();
+        let pool = Pool::new(arena, 8, 64, 64).unwrap();
         let (mut put, mut take) = crate::ring::spsc::<Buf>(4).unwrap();
         let count = if cfg!(miri) { 100 } else { 20_000u64 };
         let mut cache = pool.cache(2);

@@ -32,6 +32,19 @@ impl<M: Model> ModelFunction<M> {
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
         Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
     }
+
+    /// Wraps `model` for a peer that may be hostile, whose eventfds are never waited for.
+    pub(crate) fn distrusting(model: M) -> Self {
+        let mut function = Self::new(model);
+        if let Err(error) = function.irqs.distrust() {
+            tracing::warn!(
+                %error,
+                "no asynchronous I/O can be had from the kernel (sysctl fs.aio-max-nr?): eventfds that may block are refused, and a \
+                 client that lies about that can hold this server"
+            );
+        }
+        function
+    }
 }
 
 impl<M: Model + ?Sized> ModelFunction<M> {
@@ -105,17 +118,11 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         Ok(r.pages.as_ref().filter(|_| r.direct.iter().any(|d| d.start <= offset && end <= d.end)))
     }
 
-    /// From now on eventfds are a peer's, who may do anything to them: signalling never waits.
-    ///
-    /// # Errors
-    /// Where the kernel's asynchronous I/O can't be had, by which that is done.
-    pub(crate) fn distrust(&mut self) -> std::io::Result<()> {
-        self.irqs.distrust()
-    }
-
-    /// Whether signalling never waits, whatever a peer does.
-    pub(crate) fn never_waits(&self) -> bool {
-        self.irqs.never_wait()
+    /// Whether a peer's descriptor is one to signal: an eventfd, which is not waited for.
+    pub(crate) fn may_signal(&self, fd: &OwnedFd) -> bool {
+        let nonblocking =
+            || rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK));
+        crate::irq::is_eventfd(fd) && (self.irqs.never_wait() || nonblocking())
     }
 
     /// Connects vectors `first..` of kind `index` to their eventfds, or disconnects them.
@@ -201,13 +208,13 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn dma_map_arena(
         &mut self,
         iova: Iova,
-        arena: &Arc<Arena>,
+        arena: Arc<Arena>,
         at: u64,
         len: u64,
         writable: bool,
     ) -> Result<(), Refused> {
         // SAFETY: the arena is kept alive by the mapping, and its memory is reached by atomics alone, or by who holds a buffer.
-        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena.clone()) };
+        let memory = unsafe { Mapping::of_owner(arena.mapping().base(), arena.len() as usize, arena) };
         let memory = memory.limited_to(if writable { Prot::ReadWrite } else { Prot::Read });
         self.dma.map(iova, Some(Arc::new(memory)), at, len, writable)
     }

@@ -6,11 +6,11 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::client::Options;
-use super::socket::{Broken, Frame, Socket};
 use super::wire::{self, Capabilities, Command, Header};
 use crate::listener::A_YEAR;
 use crate::pci::{DeviceInfo, IrqInfo};
-use crate::{Error, Result};
+use crate::socket::{Broken, MAX_FDS, Socket};
+use crate::{Error, Result, socket};
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,6 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
+
+/// A message of vfio-user.
+pub type Frame = socket::Frame<Header>;
 
 /// The server, and what it said of itself.
 pub struct Peer {
@@ -36,7 +39,7 @@ pub struct Peer {
 }
 
 struct Link {
-    socket: Socket,
+    socket: Socket<Header>,
     next_id: u16,
     /// Why there is nobody any more.
     gone: Option<String>,
@@ -318,7 +321,7 @@ impl Link {
     fn judge(&mut self, reply: Frame, expect: Expect) -> Result<Frame, Wrong> {
         let count = reply.fds.len().saturating_add(reply.excess_fds);
         if reply.excess_fds > 0 || (expect.fds > 0 && count > expect.fds) {
-            let most = if expect.fds > 0 { expect.fds } else { wire::MAX_FDS };
+            let most = if expect.fds > 0 { expect.fds } else { MAX_FDS };
             return Err(format!("{count} file descriptors came with the reply, where at most {most} may").into());
         }
         if count > expect.fds {

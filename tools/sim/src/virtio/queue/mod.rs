@@ -75,6 +75,8 @@ pub(super) struct Setup {
     pub(super) device: u64,
     /// The vector to signal, if any.
     pub(super) vector: Option<u16>,
+    /// Where it begins: split, an index of the available ring; packed, a place with its wrap counter in bit 15. `None`: at the beginning.
+    pub(super) base: Option<u16>,
 }
 
 /// What was negotiated, for queues.
@@ -128,6 +130,9 @@ impl Queue {
             if !aligned(setup.desc, 16) || !aligned(setup.driver, 4) || !aligned(setup.device, 4) {
                 return Err("a packed queue's areas are not aligned");
             }
+            if setup.base.is_some_and(|base| base & 0x7fff >= setup.size) {
+                return Err("a packed queue begins outside of itself");
+            }
             Ring::Packed(packed::Packed::new(setup, rules))
         } else {
             if !setup.size.is_power_of_two() || setup.size > 32768 {
@@ -140,6 +145,14 @@ impl Queue {
             Ring::Split(split::Split::new(setup, rules))
         };
         Ok(Self { vector: setup.vector, ring, ahead: Ahead::default(), bell })
+    }
+
+    /// Where a queue would begin that goes on after what this one used, as [`Setup::base`] has it.
+    pub(super) fn base(&self) -> u16 {
+        match &self.ring {
+            Ring::Split(ring) => ring.base(),
+            Ring::Packed(ring) => ring.base(),
+        }
     }
 
     /// Whether nothing is available. Where that can't be seen, a turn will tell why.

@@ -72,7 +72,13 @@ fn load([address, rest]: &Desc) -> [u64; 2] {
 
 impl Split {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
-        Self { setup: *setup, rules, next: 0, used: 0, told: None }
+        let base = setup.base.unwrap_or(0);
+        Self { setup: *setup, rules, next: base, used: base, told: None }
+    }
+
+    /// The index of what is to be used next.
+    pub(super) fn base(&self) -> u16 {
+        self.used
     }
 
     /// Whether nothing is available, and the driver knows when to notify.
