@@ -148,18 +148,18 @@ refused() { # what the error says, command
   echo "  $(grep -m 1 "$said" "$work/ran.log")"
 }
 wrong() {
+  needs wrong netcat-openbsd nc || return 0
   echo "what is refused:"
   refused "there is no such socket" "$wholebar" net sink "vhost-user:$work/nobody.sock,net"
   # A disk, where a network device is asked for.
   start disk "$wholebar" sim serve virtio-blk --vhost-user --socket "$work/disk.sock" size=1M
   wait_for "our model" [ -S "$work/disk.sock" ]
-  refused "." "$wholebar" net sink "vhost-user:$work/disk.sock,net"
+  refused "that is a disk, and a network device is wanted" "$wholebar" net sink "vhost-user:$work/disk.sock,net"
   stop INT
   # It takes connections, and never answers.
   start silent nc -lU "$work/silent.sock"
   wait_for "nc" [ -S "$work/silent.sock" ]
-  refused "vhost-user" "$wholebar" net sink "vhost-user:$work/silent.sock,net,timeout=1"
-  kill "${jobs[-1]}" 2>/dev/null || true
+  refused "no reply within 1s" "$wholebar" net sink "vhost-user:$work/silent.sock,net,timeout=1"
 }
 
 back() {
