@@ -29,7 +29,7 @@ use std::time::Instant;
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
 use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
-use wholebar_core::reset::{End, Gate};
+use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
@@ -75,13 +75,6 @@ pub struct Queue {
     started: Instant,
     next_look: Instant,
     fault: Option<Fault>,
-    ending: Option<Ending>,
-}
-
-/// Why it will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 /// A namespace, as far as each command has to know it.
@@ -118,8 +111,10 @@ const NO_NAMESPACE: Limits = Limits {
 
 /// The clock is looked at once in so many polls.
 const POLLS: u32 = 1024;
-/// The status of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
+/// The status of a command that was aborted since it took too long, or of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
 const GIVEN_UP: u16 = u16::MAX;
+/// "Command Abort Requested" (NVM Express Base 2.0, 3.3.3.2.1.1), of type 0.
+const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
@@ -154,7 +149,6 @@ impl Queue {
             started: now,
             next_look: now,
             fault: None,
-            ending: None,
         }
     }
 

@@ -7,7 +7,8 @@ use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Arena, Iova, Mapping};
-use crate::pci::{Irq, IrqInfo, Prot, RegionCap, RegionInfo};
+use crate::pci::config::{CapabilityId, Config};
+use crate::pci::{CONFIG, Irq, IrqInfo, Prot, RegionCap, RegionInfo};
 use crate::{Result, Work};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub struct ModelFunction<M: ?Sized> {
     shape: Shape,
     irqs: Irqs,
     dma: DmaTable,
+    /// Where the enable bit of the MSI-X capability is in configuration space, while MSI-X is enabled: the byte whose bit 7 it is.
+    msix_enabled: Option<u64>,
     model: M,
 }
 
@@ -32,7 +35,7 @@ impl<M: Model> ModelFunction<M> {
             (table.start..table.end.min(pages.len())).step_by(4).for_each(|at| _ = pages.u32(at));
         }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
-        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
+        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), msix_enabled: None, shape, model }
     }
 
     /// Wraps `model` for a peer that may be hostile, whose eventfds are never waited for.
@@ -88,15 +91,34 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.shape.irqs.get(index as usize).copied().unwrap_or_default()
     }
 
-    /// Reads a region: from its memory where that is direct, else from the model.
+    /// Reads a region: from its memory where that is direct, else from the model. MSI-X reads as enabled while it is, as the kernel sets that bit.
     ///
     /// # Errors
     /// [`Refused`]: `EINVAL` outside of the region, else the model's.
     pub fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+        self.read_model(region, offset, buf)?;
+        if region == CONFIG
+            && let Some(at) = self.msix_enabled.and_then(|at| at.checked_sub(offset))
+            && let Some(byte) = buf.get_mut(at as usize)
+        {
+            *byte |= 1 << 7;
+        }
+        Ok(())
+    }
+
+    fn read_model(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match self.place(region, offset, buf.len() as u64)? {
             Some(pages) => pages.access(offset, Trap::Read(buf)),
             None => self.model.read(region, offset, buf),
         }
+    }
+
+    /// Where the enable bit of MSI-X is: bit 15 of the word at 2 in its capability (PCI Express Base 6.0, 7.7.2.2). None where there is no such capability.
+    fn msix_enable_bit(&mut self) -> Option<u64> {
+        let mut bytes = vec![0; self.model_region(CONFIG)?.size.min(4096) as usize];
+        self.read_model(CONFIG, 0, &mut bytes).ok()?;
+        let found = Config::from_bytes(&self.shape.name, bytes).ok()?.find(CapabilityId::MSIX)?;
+        Some(u64::from(found.offset) + 3)
     }
 
     /// Writes a region; the counterpart of [`read`](Self::read). Writes of the MSI-X table and the PBA are dropped, as the kernel does.
@@ -136,6 +158,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         let count = fds.len() as u32;
         self.irqs.set(index, first, fds).ok_or(Refused(libc::EINVAL))?;
         if index == Irq::Msix.index() {
+            self.msix_enabled = self.msix_enable_bit();
             (first..first + count).for_each(|v| self.show_vector(v));
         }
         Ok(())
@@ -145,6 +168,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn disable_irqs(&mut self, index: u32) {
         self.irqs.clear(index);
         if index == Irq::Msix.index() {
+            self.msix_enabled = None;
             (0..self.irq_info(index).count).for_each(|v| self.show_vector(v));
         }
     }

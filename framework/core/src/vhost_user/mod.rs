@@ -14,13 +14,13 @@
 //! # Ok::<_, wholebar_core::Error>(())
 //! ```
 
-mod back_end;
 mod client;
+mod server;
 #[allow(dead_code, reason = "the numbers are the protocol's; each side uses its own")]
 mod wire;
 
-pub use back_end::{Server, VirtioModel};
 pub use client::{DeviceType, Options, VhostUser};
+pub use server::{Server, VirtioModel};
 
 /// A message, and the descriptors that came with it.
 pub(crate) type Frame = crate::socket::Frame<wire::Header>;

@@ -47,6 +47,7 @@ pub const NEED_REPLY: u32 = 8;
 
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
+pub const INDIRECT: u64 = 1 << 28;
 pub const PACKED: u64 = 1 << 34;
 pub const NET_MQ: u64 = 1 << 22;
 
@@ -327,6 +328,15 @@ impl Ring {
             front.write(self.at + DRIVER + 2, &self.avail.to_le_bytes());
         }
         let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
+    }
+
+    /// Makes a chain available that is in an indirect table, which is `len` bytes at `at` of the memory.
+    pub fn add_table(&mut self, front: &Front, at: u64, len: u32) {
+        let first = self.avail;
+        self.add(front, &[(at, len, false)]);
+        let (slot, flags) = if self.packed { (first & 0x7fff, 14) } else { (first.wrapping_mul(4) % self.size, 12) };
+        let at = self.at + 16 * u64::from(slot) + flags;
+        front.write(at, &(u16::from_le_bytes(front.read(at)) | 4).to_le_bytes());
     }
 
     /// Takes what was used next, a chain of so many descriptors: its length.

@@ -131,6 +131,33 @@ fn a_disk_is_read_and_written() {
     }
 }
 
+/// A disk's largest request was said before its queue had a size: Linux makes such requests, whatever the size.
+#[test]
+fn a_request_may_be_longer_than_its_queue() {
+    for features in [0, PACKED] {
+        let mut front = Front::blk("size=1M");
+        front.begin(features | INDIRECT, 0);
+        let mut ring = front.ring(0, RX, 16);
+        front.write(BUFFERS, &[words(&[0u32, 0], 4), words(&[0u64], 8)].concat());
+        front.write(BUFFERS + 0x2000, &[0xff]);
+        // A header, the 254 segments that the device says it takes, and the status.
+        let part = |i: u64| match i {
+            0 => (BUFFERS, 16u32, 1u16),
+            255 => (BUFFERS + 0x2000, 1, 2),
+            _ => (BUFFERS + 0x4000 + 512 * i, 512, 3),
+        };
+        for i in 0..256 {
+            let (at, len, flags) = part(i);
+            let last = if features == 0 { [flags, i as u16 + 1] } else { [0, flags] };
+            let desc = [words(&[GUEST + at], 8), words(&[len], 4), words(&last, 2)].concat();
+            front.write(BUFFERS + 0x8_0000 + 16 * i, &desc);
+        }
+        ring.add_table(&front, BUFFERS + 0x8_0000, 16 * 256);
+        assert!(front.until(|front| ring.take(front, 1).is_some()));
+        assert_eq!(front.read(BUFFERS + 0x2000), [0]);
+    }
+}
+
 #[test]
 fn memory_comes_and_goes_in_slots() {
     let mut front = Front::net("");

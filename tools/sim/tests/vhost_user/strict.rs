@@ -40,13 +40,13 @@ fn what_is_no_good_request_is_refused() {
     for request in [SET_OWNER, RESET_DEVICE, SET_BACKEND_REQ_FD] {
         refused("", false, request, &[0], &[]);
     }
-    refused("", false, SET_MEM_TABLE, &table(&[good.clone()])[..39], &[&memory]);
+    refused("", false, SET_MEM_TABLE, &table(std::slice::from_ref(&good))[..39], &[&memory]);
     refused("", false, ADD_MEM_REG, &slot(good.clone())[..39], &[&memory]);
     // Descriptors: too few, too many, of the wrong kind, too short.
-    refused("", false, SET_MEM_TABLE, &table(&[good.clone()]), &[]);
-    refused("", false, SET_MEM_TABLE, &table(&[good.clone()]), &[&memory, &memory]);
-    refused("", false, SET_MEM_TABLE, &table(&[good.clone()]), &[&not]);
-    refused("", false, SET_MEM_TABLE, &table(&[good.clone()]), &[&event]);
+    refused("", false, SET_MEM_TABLE, &table(std::slice::from_ref(&good)), &[]);
+    refused("", false, SET_MEM_TABLE, &table(std::slice::from_ref(&good)), &[&memory, &memory]);
+    refused("", false, SET_MEM_TABLE, &table(std::slice::from_ref(&good)), &[&not]);
+    refused("", false, SET_MEM_TABLE, &table(std::slice::from_ref(&good)), &[&event]);
     refused("", false, SET_MEM_TABLE, &table(&[]), &[&memory; 20]);
     refused("", false, SET_FEATURES, &VERSION_1.to_ne_bytes(), &[&memory]);
     refused("", false, SET_VRING_KICK, &0u64.to_ne_bytes(), &[]);
@@ -91,27 +91,28 @@ fn what_is_no_good_request_is_refused() {
 
 #[test]
 fn rings_that_can_not_be_are_refused_when_they_are_to_run() {
-    let cases: [(u64, &str, &dyn Fn(&mut Ring) -> Vec<u8>); 6] = [
-        (0, "not in memory", &|ring| [ring.addresses(0, 0)[..8].to_vec(), words(&[1u64 << 50; 4], 8)].concat()),
-        (0, "its end is not", &|ring| {
+    type Change = fn(&mut Ring) -> Vec<u8>;
+    let cases: [(u64, &str, Change); 6] = [
+        (0, "not in memory", |ring| [ring.addresses(0, 0)[..8].to_vec(), words(&[1u64 << 50; 4], 8)].concat()),
+        (0, "its end is not", |ring| {
             let mut at = ring.addresses(0, 0);
             at[16..24].copy_from_slice(&(USER + MEMORY - 64).to_ne_bytes());
             at
         }),
-        (0, "not aligned", &|ring| {
+        (0, "not aligned", |ring| {
             let mut at = ring.addresses(0, 0);
             at[8] += 8;
             at
         }),
-        (0, "no power of two", &|ring| {
+        (0, "no power of two", |ring| {
             ring.size = 12;
             ring.addresses(0, 0)
         }),
-        (0, "larger than the device's", &|ring| {
+        (0, "larger than the device's", |ring| {
             ring.size = 512;
             ring.addresses(0, 0)
         }),
-        (PACKED, "begins outside of itself", &|ring| {
+        (PACKED, "begins outside of itself", |ring| {
             ring.used = 9;
             ring.addresses(0, 0)
         }),
