@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# QEMU's own vfio-user client, without a guest: its firmware boots from served models by the NVMe and virtio-blk drivers that it has. A boot sector reads
-# 64 sectors and writes them elsewhere by the BIOS, and says so on the serial port; the image is compared afterwards.
-# QEMU has that client since 10.1. This one is of Debian trixie's backports, unpacked with its libraries into a cache, never installed.
+# QEMU's own vfio-user client and vhost-user front end, without a guest: its firmware boots from served models by its NVMe and virtio-blk drivers. A boot
+# sector reads 64 sectors and writes them elsewhere by the BIOS, and says so on the serial port; the image is compared afterwards.
+# QEMU has the vfio-user client since 10.1. This one is of Debian trixie's backports, unpacked with its libraries into a cache, never installed.
 # Ends with 3 where that QEMU can't be had or run here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,8 +33,10 @@ boot_sector() {
   printf 'read and written\r\n\0the disk failed\r\n\0'
 }
 
-boot() { # model, its parameters
-  echo "booting from $1"
+boot() { # model, and what else "sim serve" is told
+  local client=(-device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"$work/model.sock\"}}")
+  case "$*" in *--vhost-user*) client=(-chardev "socket,id=model,path=$work/model.sock" -device vhost-user-blk-pci,chardev=model) ;; esac
+  echo "booting from $*"
   truncate -s 0 "$work/disk.img"
   truncate -s 1M "$work/disk.img"
   boot_sector | dd of="$work/disk.img" conv=notrunc status=none
@@ -46,8 +48,7 @@ boot() { # model, its parameters
   local code=0
   timeout 300 "${qemu[@]}" -M q35,memory-backend=ram -accel tcg -m 128M \
     -object memory-backend-memfd,id=ram,size=128M,share=on -nodefaults -display none -no-reboot -serial "file:$work/serial" \
-    -device isa-debug-exit,iobase=0xf4,iosize=4 \
-    -device "{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"$work/model.sock\"}}" || code=$?
+    -device isa-debug-exit,iobase=0xf4,iosize=4 "${client[@]}" || code=$?
   kill $server; wait $server || true; server=
   cat "$work/serial"
   [ $code = 33 ] && grep -q 'read and written' "$work/serial" &&
@@ -57,4 +58,5 @@ boot() { # model, its parameters
 
 boot nvme
 boot virtio-blk
-echo "both booted, and what was read was written"
+boot virtio-blk --vhost-user
+echo "all booted, and what was read was written"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, passt, wrong (our driver) and back, qemu (our models); without one, all.
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, passt, wrong (our driver) and back (our model); without one, all.
+# (QEMU over our back end: qemu.sh.)
 # WHOLEBAR is the program to test, where that is set.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
 #   net    testpmd's vhost: packets from one of our ports to the other, through it
 #   passt  a file by TCP, from smoltcp over a port of ours to the kernel
 #   wrong  peers that aren't there, are of another type, or say nothing: a named error each
 #   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
-#   qemu   QEMU's firmware boots from our virtio-blk
 # No root and no hugepages. What can't be done here is said in a line that begins with LEFT OUT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
 . tests/debian
-parts=${*:-blk net passt wrong back qemu}
+parts=${*:-blk net passt wrong back}
 wholebar=${WHOLEBAR:-}
 if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
@@ -148,8 +148,18 @@ refused() { # what the error says, command
   echo "  $(grep -m 1 "$said" "$work/ran.log")"
 }
 wrong() {
+  needs wrong netcat-openbsd nc || return 0
   echo "what is refused:"
-  refused "No such file" "$wholebar" net stat "vhost-user:$work/nobody.sock,net"
+  refused "there is no such socket" "$wholebar" net sink "vhost-user:$work/nobody.sock,net"
+  # A disk, where a network device is asked for.
+  start disk "$wholebar" sim serve virtio-blk --vhost-user --socket "$work/disk.sock" size=1M
+  wait_for "our model" [ -S "$work/disk.sock" ]
+  refused "that is a disk, and a network device is wanted" "$wholebar" net sink "vhost-user:$work/disk.sock,net"
+  stop INT
+  # It takes connections, and never answers.
+  start silent nc -lU "$work/silent.sock"
+  wait_for "nc" [ -S "$work/silent.sock" ]
+  refused "no reply within 1s" "$wholebar" net sink "vhost-user:$work/silent.sock,net,timeout=1"
 }
 
 back() {
@@ -188,10 +198,8 @@ back() {
   done; done; done
 }
 
-qemu() { :; }
-
 last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
 for part in $parts; do
-  case $part in blk | net | passt | wrong | back | qemu) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+  case $part in blk | net | passt | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
 done
 echo "in ${SECONDS} s"
