@@ -8,7 +8,8 @@ done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-framework/c/install "$work/prefix"
+# As the tests have built it: alone, what it depends on would have other features.
+framework/c/install "$work/prefix" --workspace --lib --examples
 export PKG_CONFIG_PATH=$work/prefix/lib/pkgconfig
 lib=$work/prefix/lib
 flags="-std=c99 -D_POSIX_C_SOURCE=200809L -g -O1 -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wconversion -Werror"

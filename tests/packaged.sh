@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # As the tests have built it: with examples, dependencies have the features that tests want.
-cargo build --quiet --bins --examples
+cargo build --quiet --workspace --bins --examples
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
@@ -20,6 +20,13 @@ edition = "2024"
 [dependencies]
 wholebar = { version = "*", features = ["capture", "faults", "measure", "sim", "statistics"] }
 
+# As the workspace has them, and where it has them: of what it has built already only that is built which has other features here.
+[profile.dev]
+debug = "line-tables-only"
+
+[profile.dev.package."*"]
+debug = false
+
 [patch.crates-io]
 TOML
 for package in "${packages[@]}"; do
@@ -30,12 +37,12 @@ cp Cargo.lock "$work"
 cp tests/packaged/*.rs "$work/src/bin"
 
 cd "$work"
-cargo build --quiet --offline --target-dir "$target/packaged"
-read_block() { "$target/packaged/debug/read_block" "$1" | tee read; grep -q ': .*, [1-9][0-9]* bytes$' read; }
+cargo build --quiet --offline --target-dir "$target"
+read_block() { "$target/debug/read_block" "$1" | tee read; grep -q ': .*, [1-9][0-9]* bytes$' read; }
 read_block sim:nvme,size=64M
 "$target/debug/wholebar" sim serve nvme --socket "$work/socket" --size 64M 2>served &
 trap 'kill $!; wait; rm -rf "$work"' EXIT
 until grep -q "listens on" served; do kill -0 $!; sleep 0.1; done
 read_block "vfio-user:$work/socket"
-"$target/packaged/debug/forward" sim:virtio-net sim:virtio-net | tee forwarded
+"$target/debug/forward" sim:virtio-net sim:virtio-net | tee forwarded
 grep -q '^[0-9]* packets were passed on$' forwarded

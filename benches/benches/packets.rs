@@ -15,7 +15,7 @@ const RINGS: [(&str, bool); 2] = [("split", false), ("packed", true)];
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 fn pool() -> wholebar::Result<Pool> {
-    Pool::new(&Arena::new(4 << 20, ArenaOptions::default())?, 1024, 2048, 64)
+    Pool::new(Arena::new(4 << 20, ArenaOptions::default())?, 1024, 2048, 64)
 }
 
 /// Empty buffers into a burst, made packets, and given back.
@@ -52,7 +52,7 @@ impl Stepped {
         device.spawn(|| {})?;
         let options = Options { packed, service: Service::Manual, ..Options::default() };
         let port = Net::open(device.clone(), &PortConfig::default(), options)?;
-        port.attach(pool.arena())?;
+        port.attach(pool.arena().clone())?;
         device.stop();
         Ok(Self { port, device })
     }

@@ -20,7 +20,7 @@ fn registers(c: &mut Criterion) {
     let device: Arc<dyn PciDevice> = opened.model;
     let mut group = c.benchmark_group("register");
     for (name, policy) in [("direct", MapPolicy::Whole), ("trapped", MapPolicy::Trapped)] {
-        let Ok(bar) = Bar::of(&device, 0, BarOptions { policy, ..Default::default() }) else { return };
+        let Ok(bar) = Bar::of(device.clone(), 0, BarOptions { policy, ..Default::default() }) else { return };
         let Ok(mut doorbell) = bar.doorbell::<u32>(DOORBELL) else { return };
         let mut value = 0;
         group.bench_function(format!("doorbell, {name}"), |b| {

@@ -42,7 +42,7 @@ fn rings(c: &mut Criterion) {
 
 fn pools(c: &mut Criterion) {
     let Ok(arena) = Arena::new(8 << 20, ArenaOptions::default()) else { return };
-    let Ok(pool) = Pool::new(&arena, 1024, 2048, 64) else { return };
+    let Ok(pool) = Pool::new(arena, 1024, 2048, 64) else { return };
     let mut group = c.benchmark_group("pool, get and put");
     group.throughput(Throughput::Elements(1));
     group.bench_function("shared", |b| b.iter(|| drop(pool.get())));

@@ -67,8 +67,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     device.spawn(|| {})?;
     let nvme = Nvme::open(device.clone(), Options { service: Service::Manual, ..Options::default() })?;
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
-    nvme.attach(&arena)?;
-    let pool = Pool::new(&arena, DEPTH as u32, 4096, 4096)?;
+    nvme.attach(arena.clone())?;
+    let pool = Pool::new(arena, DEPTH as u32, 4096, 4096)?;
     let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(4096)).collect();
     let queue = nvme.queue(QueueOptions { entries: Some(256), ..QueueOptions::default() })?;
     let queue = Queue::new(Box::new(queue));

@@ -40,11 +40,11 @@ fn run(queue: &Queue, tasks: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
 
 fn main() -> Result<(), Error> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme,size=64M".to_owned());
-    let disk = block::open(&wholebar::open(&target)?, &DiskConfig::default())?;
+    let disk = block::open(wholebar::open(&target)?, &DiskConfig::default())?;
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    disk.attach(&arena)?;
-    let pool = Pool::new(&arena, TASKS as u32, ns.block_size, ns.block_size.into())?;
+    disk.attach(arena.clone())?;
+    let pool = Pool::new(arena, TASKS as u32, ns.block_size, ns.block_size.into())?;
     let queue = Queue::new(disk.queue()?);
     let (blocks, bytes, failures) = (BLOCKS.min(ns.blocks), Cell::new(0), Cell::new(0u64));
     let task = async |first: u64| {

@@ -20,11 +20,11 @@
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let disk = block::open(wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
 //! let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! disk.attach(&arena)?;
-//! let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+//! disk.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
 //! let queue = Queue::new(disk.queue()?);
 //! let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
 //! // An executor for one task: it runs the task, then the queue, in turns.

@@ -4,7 +4,7 @@
 //! # #[cfg(all(feature = "sim", feature = "nvme"))] {
 //! use wholebar::block::{self, DiskConfig};
 //!
-//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let disk = block::open(wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
 //! for ns in disk.namespaces() {
 //!     println!("{}, namespace {}: {} blocks of {} bytes", disk.name(), ns.nsid, ns.blocks, ns.block_size);
 //! }
@@ -28,7 +28,7 @@ pub type Driver = crate::drivers::Driver<dyn Disk, DiskConfig>;
 ///
 /// # Errors
 /// As [`Drivers::open`](crate::drivers::Drivers::open).
-pub fn open(device: &Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn Disk>, OpenError> {
+pub fn open(device: Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn Disk>, OpenError> {
     drivers().open(device, config, Mapping::default())
 }
 

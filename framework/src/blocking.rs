@@ -10,7 +10,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = wholebar::open("sim:nvme,size=64M")?;
 //! let config = Config { unaligned: true, ..Config::default() };
-//! let mut disk = Disk::open(block::open(&device, &DiskConfig::default())?, &config)?;
+//! let mut disk = Disk::open(block::open(device, &DiskConfig::default())?, &config)?;
 //! disk.write_all_at(b"hello", 1_000_001)?;
 //! disk.seek(SeekFrom::Start(1_000_000))?;
 //! let mut bytes = [0; 7];
@@ -118,7 +118,7 @@ impl Disk {
         let page = PageSize::host().bytes();
         let size = u64::from(config.buffers).saturating_mul(u64::from(config.buffer_size).next_multiple_of(page));
         let arena = Arena::new(size, ArenaOptions::default())?;
-        let pool = Pool::new(&arena, config.buffers, config.buffer_size, page)?;
+        let pool = Pool::new(arena.clone(), config.buffers, config.buffer_size, page)?;
         let mut this = Self::with_pool(disk, pool, config)?;
         this.own = Some(arena);
         Ok(this)
@@ -143,7 +143,7 @@ impl Disk {
             let (disk, nsid) = (disk.name().to_owned(), namespace.nsid);
             return Err(Error::Unfit { disk, nsid, block_size, max_transfer, buffer_size: pool.size() });
         }
-        disk.attach(pool.arena())?;
+        disk.attach(pool.arena().clone())?;
         let queue = Some(disk.queue()?);
         let Config { unaligned, timeout, .. } = *config;
         let piece = piece.into();

@@ -77,7 +77,7 @@ impl<P: ?Sized, C> Drivers<P, C> {
     /// # Errors
     /// [`OpenError::NoDriver`] where the table has no driver for the device; [`OpenError::Device`] where its configuration space cannot be read;
     /// [`OpenError::Driver`], with the driver's error.
-    pub fn open(&self, device: &Arc<dyn PciDevice>, config: &C, mapping: Mapping) -> Result<Box<P>, OpenError> {
+    pub fn open(&self, device: Arc<dyn PciDevice>, config: &C, mapping: Mapping) -> Result<Box<P>, OpenError> {
         let header = Config::of(device.as_ref())?;
         let (ids, class) = ((header.vendor(), header.device()), header.class());
         let by_ids = self.rows.iter().find(|driver| driver.ids.contains(&ids));
@@ -89,7 +89,7 @@ impl<P: ?Sized, C> Drivers<P, C> {
             kind: self.kind,
             known: self.known(),
         })?;
-        Ok((driver.open)(device.clone(), config, mapping)?)
+        Ok((driver.open)(device, config, mapping)?)
     }
 
     fn known(&self) -> String {

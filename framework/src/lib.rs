@@ -7,12 +7,12 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A device by its name; 0000:01:00.0 and vfio-user:/run/nvme.sock are others. A disk of it, by the driver that it needs.
-//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let disk = block::open(wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
 //! let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
 //! // Memory that the device is let into, and buffers in it.
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! disk.attach(&arena)?;
-//! let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+//! disk.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
 //! // A queue, for one thread: post, ring, poll. The buffer belongs to the command until it completes.
 //! let mut queue = disk.queue()?;
 //! let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
@@ -32,6 +32,7 @@
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
+//! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |

@@ -4,7 +4,7 @@
 //! # #[cfg(all(feature = "sim", feature = "virtio"))] {
 //! use wholebar::net::{self, PortConfig};
 //!
-//! let port = net::open(&wholebar::open("sim:virtio-net")?, &PortConfig::default())?;
+//! let port = net::open(wholebar::open("sim:virtio-net")?, &PortConfig::default())?;
 //! println!("{}: {}, driver {}, link {}", port.name(), port.mac(), port.driver(), port.link());
 //! # }
 //! # Ok::<(), wholebar::OpenError>(())
@@ -28,7 +28,7 @@ pub type Driver = crate::drivers::Driver<dyn Port, PortConfig>;
 ///
 /// # Errors
 /// As [`Drivers::open`](crate::drivers::Drivers::open).
-pub fn open(device: &Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn Port>, OpenError> {
+pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn Port>, OpenError> {
     drivers().open(device, config, Mapping::default())
 }
 

@@ -16,10 +16,10 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A host: a port of whichever driver, its queues, and an address.
 //! let host = |address: &str| -> Result<_, Box<dyn std::error::Error>> {
-//!     let port = net::open(&wholebar::open("sim:virtio-net,wire=pair:tcp")?, &PortConfig::default())?;
+//!     let port = net::open(wholebar::open("sim:virtio-net,wire=pair:tcp")?, &PortConfig::default())?;
 //!     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-//!     port.attach(&arena)?;
-//!     let pool = Pool::new(&arena, 2048, 2048 + u32::from(smoltcp::HEADROOM), 64)?;
+//!     port.attach(arena.clone())?;
+//!     let pool = Pool::new(arena, 2048, 2048 + u32::from(smoltcp::HEADROOM), 64)?;
 //!     let mut device = Device::new(port.as_ref(), port.rx_queue(0, &pool)?, port.tx_queue(0)?, &pool)?;
 //!     let config = Config::new(EthernetAddress(port.mac().0).into());
 //!     let mut interface = Interface::new(config, &mut device, Instant::now());
@@ -411,11 +411,11 @@ mod tests {
     }
 
     fn port() -> Box<dyn Port> {
-        crate::net::open(&crate::open("sim:virtio-net").unwrap(), &PortConfig::default()).unwrap()
+        crate::net::open(crate::open("sim:virtio-net").unwrap(), &PortConfig::default()).unwrap()
     }
 
     fn pool(count: u32, size: u32) -> Pool {
-        Pool::new(&Arena::new(1 << 20, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()
+        Pool::new(Arena::new(1 << 20, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()
     }
 
     fn device(pool: &Pool) -> (Mock, Device) {
@@ -498,8 +498,9 @@ mod tests {
     fn a_reset_goes_on_while_it_is_polled() {
         let port = port();
         let arena = Arena::new(8 << 20, ArenaOptions::default()).unwrap();
-        port.attach(&arena).unwrap();
-        let (rx_pool, tx_pool) = (Pool::new(&arena, 2048, 2176, 64).unwrap(), Pool::new(&arena, 4, 2176, 64).unwrap());
+        port.attach(arena.clone()).unwrap();
+        let (rx_pool, tx_pool) =
+            (Pool::new(arena.clone(), 2048, 2176, 64).unwrap(), Pool::new(arena, 4, 2176, 64).unwrap());
         let (rx, tx) = (port.rx_queue(0, &rx_pool).unwrap(), port.tx_queue(0).unwrap());
         let mut device = Device::new(port.as_ref(), rx, tx, &tx_pool).unwrap();
         let mut held: Vec<_> = std::iter::from_fn(|| tx_pool.get()).collect();

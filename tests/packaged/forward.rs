@@ -6,11 +6,11 @@ use wholebar::net::{self, Burst, PortConfig};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
     let arena = Arena::new(16 << 20, ArenaOptions::default())?;
-    let pool = Pool::new(&arena, 4096, 2048 + 128, 64)?;
+    let pool = Pool::new(arena.clone(), 4096, 2048 + 128, 64)?;
     let mut ends = Vec::new();
     for target in std::env::args().skip(1) {
-        let port = net::open(&wholebar::open(&target)?, &config)?;
-        port.attach(&arena)?;
+        let port = net::open(wholebar::open(&target)?, &config)?;
+        port.attach(arena.clone())?;
         println!("{}: {}, driver {}", port.name(), port.mac(), port.driver());
         let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
         ends.push((port, rx, tx));

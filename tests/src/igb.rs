@@ -41,9 +41,9 @@ impl Station {
         let headroom = config.headroom;
         let igb = Igb::open(Vfio::open(address, &VfioOptions::default())?, config, options)?;
         let arena = Arena::new(16 << 20, ArenaOptions::default())?;
-        igb.attach(&arena)?;
+        igb.attach(arena.clone())?;
         // None crosses a page: QEMU's device drops, without a word, what it is to send from a buffer that is in two pieces behind the IOMMU.
-        let pool = Pool::new(&arena, BUFFERS, 2048 + u32::from(headroom), 4096)?;
+        let pool = Pool::new(arena, BUFFERS, 2048 + u32::from(headroom), 4096)?;
         Ok(Self { igb, pool })
     }
 

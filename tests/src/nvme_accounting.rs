@@ -105,8 +105,8 @@ pub fn total(open: impl Fn() -> Result<Rig>, options: &Options, count: u64, seed
 fn one_controller(rig: &Rig, options: &Options, count: u64, chance: &mut u64) -> Result<Total> {
     let nvme = Nvme::open(rig.device.clone(), options.clone())?;
     let arena = Arena::new(u64::from(BUFFERS * LARGEST), ArenaOptions::default())?;
-    nvme.attach(&arena)?;
-    let pool = Pool::new(&arena, BUFFERS, LARGEST, 4096)?;
+    nvme.attach(arena.clone())?;
+    let pool = Pool::new(arena, BUFFERS, LARGEST, 4096)?;
     // Smaller than the requests in flight can be: some are cut, and wait for room.
     let mut queue = nvme.queue(QueueOptions { entries: Some(64), ..QueueOptions::default() })?;
     let (mut total, mut flying, mut strange) = (Total::default(), BTreeMap::new(), None);

@@ -21,8 +21,8 @@ pub fn patient() -> Options {
 fn disk(rig: &Rig, options: Options, queues: u16) -> Result<(Blk, Pool)> {
     let blk = Blk::open(rig.device.clone(), &BlkConfig { queues, ..BlkConfig::default() }, options)?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    blk.attach(&arena)?;
-    let pool = Pool::new(&arena, 24, 128 << 10, 4096)?;
+    blk.attach(arena.clone())?;
+    let pool = Pool::new(arena, 24, 128 << 10, 4096)?;
     Ok((blk, pool))
 }
 
@@ -156,8 +156,8 @@ impl End {
     pub fn open(rig: &Rig, config: &PortConfig, options: Options, buffers: u32) -> Result<Self> {
         let port = Net::open(rig.device.clone(), config, options)?;
         let arena = Arena::new(u64::from(buffers) * 2048 + (1 << 20), ArenaOptions::default())?;
-        port.attach(&arena)?;
-        let pool = Pool::new(&arena, buffers, 2048, 64)?;
+        port.attach(arena.clone())?;
+        let pool = Pool::new(arena, buffers, 2048, 64)?;
         let (rx, tx) = port.queues();
         let rx = (0..rx).map(|i| port.rx_queue(i, &pool)).collect::<Result<_, _>>()?;
         let tx = (0..tx).map(|i| port.tx_queue(i)).collect::<Result<_, _>>()?;

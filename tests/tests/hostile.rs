@@ -578,12 +578,12 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
     let (soon, plain) =
         (Duration::from_millis(300), ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() });
     let arena = Arena::new(1 << 20, plain)?;
-    let pool = Pool::new(&arena, 64, 2048, 64)?;
+    let pool = Pool::new(arena.clone(), 64, 2048, 64)?;
     if kind.contains("nvme") {
         let options =
             wholebar::nvme::Options { timeout: soon, admin_timeout: soon, stop_timeout: soon, ..Default::default() };
         let nvme = Nvme::open(device, options)?;
-        nvme.attach(&arena)?;
+        nvme.attach(arena)?;
         let mut queue = nvme.queue(wholebar::nvme::QueueOptions::default())?;
         for lba in 0..8 {
             let Some(buf) = pool.get_len(512) else { break };
@@ -604,16 +604,16 @@ fn use_it(kind: &str, device: Arc<VfioUser>) -> anyhow::Result<()> {
         };
         if kind.contains("net") {
             let port = wholebar::virtio::Net::open(device, &PortConfig::default(), options)?;
-            port.attach(&arena).map_err(|e| anyhow::anyhow!(e))?;
+            port.attach(arena).map_err(|e| anyhow::anyhow!(e))?;
             let _ = (port.rx_queue(0, &pool), port.tx_queue(0));
         } else {
             let disk = wholebar::virtio::Blk::open(device, &Default::default(), options)?;
-            disk.attach(&arena)?;
+            disk.attach(arena)?;
         }
     } else {
         let seam: Arc<dyn PciDevice> = device;
-        let bar = Bar::of(&seam, 0, BarOptions::default())?;
-        let _mapping = seam.dma().attach(&arena)?;
+        let bar = Bar::of(seam.clone(), 0, BarOptions::default())?;
+        let _mapping = seam.dma().attach(arena)?;
         for at in (0..bar.size()).step_by(512) {
             let _ = bar.read::<u32>(at);
         }

@@ -25,7 +25,7 @@ use wholebar_tests::{Rig, nvme};
 fn the_table_is_seen_through_the_mapping_alone() -> Result<()> {
     let rig = first()?;
     let nvme = Nvme::open(rig.device.clone(), Options { policy: MapPolicy::Whole, ..nvme::patient() })?;
-    let table = MsixTable::of(&rig.device)?.context("QEMU's NVMe has MSI-X")?;
+    let table = MsixTable::of(rig.device.clone())?.context("QEMU's NVMe has MSI-X")?;
     let entry = table.entry(0)?;
     ensure!(entry.mapped && !entry.is_masked() && entry.address != 0, "vector 0 is enabled: {entry:x?}");
     let mut word = [0; 4];
@@ -217,7 +217,7 @@ fn use_two_hugepages_up() -> Result<()> {
     let huge = ArenaOptions { hugepages: Some(true), numa_node: None };
     let one = Arena::new(1, huge)?;
     ensure!(one.source() == Source::HugeFile, "{:?}", one.source());
-    let mapping = rig.device.dma().attach(&one)?;
+    let mapping = rig.device.dma().attach(one.clone())?;
     let error = Arena::new(2 * one.len(), huge).err().context("one is left")?.to_string();
     println!("{error}");
     ensure!(error.contains("1 free of") && error.contains("nr_hugepages"), "{error}");
@@ -226,7 +226,7 @@ fn use_two_hugepages_up() -> Result<()> {
     drop((mapping, one, plain));
     // Given back, it can be had again.
     let again = Arena::new(1, huge)?;
-    rig.device.dma().attach(&again)?;
+    rig.device.dma().attach(again)?;
     Ok(())
 }
 
@@ -244,7 +244,7 @@ fn device_addresses_run_out() -> Result<()> {
         outside.retain(|at| windows.iter().all(|w| !w.range.contains(at)));
         ensure!(!outside.is_empty(), "no IOMMU maps all there is: {windows:x?}");
         for at in outside {
-            let error = space.attach_at(&small, Iova(at)).err().context("it is outside")?;
+            let error = space.attach_at(small.clone(), Iova(at)).err().context("it is outside")?;
             println!("{:?}: {error}", way.route);
             ensure!(matches!(error, wholebar::Error::Ledger { .. }), "{error}");
         }
@@ -255,7 +255,7 @@ fn device_addresses_run_out() -> Result<()> {
         }
         let mut maps = Vec::new();
         let error = loop {
-            match space.attach(&Arena::new(PIECE, plain)?) {
+            match space.attach(Arena::new(PIECE, plain)?) {
                 Ok(map) => maps.push(map),
                 Err(error) => break error,
             }
@@ -298,7 +298,7 @@ fn a_hundred_rounds_leave_nothing_behind() -> Result<()> {
     let round = |way: &VfioOptions| -> Result<()> {
         let rig = kernel(way)?;
         let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-        let mapping = rig.device.dma().attach(&arena)?;
+        let mapping = rig.device.dma().attach(arena)?;
         let nvme = Nvme::open(rig.device.clone(), nvme::patient())?;
         ensure!(nvme.queue(QueueOptions::default())?.in_flight() == 0, "a new queue is empty");
         drop((mapping, nvme));
@@ -400,12 +400,12 @@ fn too_little_locked_memory_is_named() -> Result<()> {
     sets.effective.remove(CapabilitySet::IPC_LOCK);
     set_capabilities(None, sets)?;
     setrlimit(Resource::Memlock, Rlimit { current: Some(64 << 10), maximum: before.maximum })?;
-    let refused = rig.device.dma().attach(&arena).err();
+    let refused = rig.device.dma().attach(arena.clone()).err();
     setrlimit(Resource::Memlock, before)?;
     let error = refused.context("64 KiB may be locked")?.to_string();
     println!("{error}");
     ensure!(error.contains("RLIMIT_MEMLOCK") && error.contains("ulimit -l"), "{error}");
-    rig.device.dma().attach(&arena)?;
+    rig.device.dma().attach(arena)?;
     Ok(())
 }
 
@@ -423,7 +423,7 @@ fn the_last_map_is_named() -> Result<()> {
     std::fs::write(limit, before)?;
     let space = rig?.device.dma();
     let arenas: Vec<_> = (0..4).map(|_| Arena::new(4096, ArenaOptions::default())).collect::<Result<_, _>>()?;
-    let maps: Vec<_> = arenas.iter().map(|arena| space.attach(arena)).collect();
+    let maps: Vec<_> = arenas.iter().map(|arena| space.attach(arena.clone())).collect();
     ensure!(maps[..3].iter().all(|m| m.is_ok()), "three are allowed");
     let error = maps[3].as_ref().err().context("and no more")?.to_string();
     println!("{error}");

@@ -34,11 +34,11 @@ fn copy(from: Arc<Vfio>, to: Arc<Vfio>) -> Result<()> {
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     let before = from.dma().mapped();
     let (from, to) = (Nvme::open(from, nvme::patient())?, Nvme::open(to, nvme::patient())?);
-    from.attach(&arena)?;
+    from.attach(arena.clone())?;
     let mapped = from.device().dma().mapped();
-    to.attach(&arena)?;
+    to.attach(arena.clone())?;
     ensure!(to.device().dma().mapped() == mapped && mapped > before, "it is mapped once");
-    let pool = Pool::new(&arena, 4, 4096, 4096)?;
+    let pool = Pool::new(arena, 4, 4096, 4096)?;
     let block = from.namespaces()[0].block_size;
     let (mut source, mut sink) = (from.queue(QueueOptions::default())?, to.queue(QueueOptions::default())?);
     let mut buf = pool.get_len(4096).context("a buffer")?;
@@ -228,7 +228,7 @@ fn virtual_function(physical: &Vfio, right: &VfioOptions, wrong: &VfioOptions) -
     // A virtual function's own ids read all ones; the kernel shows those of its kind (82576 datasheet, 9.7: 10CAh).
     ensure!((header.vendor(), header.device()) == (0x8086, 0x10ca), "{:04x}:{:04x}", header.vendor(), header.device());
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    device.dma().attach(&arena)?;
+    device.dma().attach(arena)?;
     let irqs = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let fd = irqs.vector(0)?;
     irqs.trigger(0)?;

@@ -221,7 +221,7 @@ fn jumbo_frames_come_in_parts() -> Result<()> {
     let (a, b) = pair(jumbo.clone(), jumbo, &patient())?;
     let ((mut tx, mut rx), to) = ((a.igb.tx(0)?, b.igb.rx(0, &b.pool)?), b.igb.mac());
     let whole = |number, len| {
-        let big = wholebar::mem::Pool::new(a.pool.arena(), 1, 16384, 64)?;
+        let big = wholebar::mem::Pool::new(a.pool.arena().clone(), 1, 16384, 64)?;
         let mut buf = big.get().context("a buffer")?;
         numbered(&mut buf, to, a.igb.mac(), number, len);
         let bytes = buf.bytes().to_vec();

@@ -38,9 +38,9 @@ impl Node {
             _ => Box::new(Net::open(device, &config, virtio::patient())?),
         };
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-        port.attach(&arena).map_err(Error::msg)?;
+        port.attach(arena.clone()).map_err(Error::msg)?;
         // None crosses a page, for the sake of QEMU's 82576.
-        let pool = Pool::new(&arena, BUFFERS, 2048 + 128, 4096)?;
+        let pool = Pool::new(arena.clone(), BUFFERS, 2048 + 128, 4096)?;
         let (rx, tx) = (port.rx_queue(0, &pool).map_err(Error::msg)?, port.tx_queue(0).map_err(Error::msg)?);
         Ok(Self { port, pool, rx, tx })
     }

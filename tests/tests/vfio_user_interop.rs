@@ -154,7 +154,7 @@ fn our_client_with_their_server() {
     }
 
     let seam: Arc<dyn PciDevice> = device.clone();
-    let bar = Bar::of(&seam, 0, BarOptions::default()).unwrap();
+    let bar = Bar::of(seam.clone(), 0, BarOptions::default()).unwrap();
     let mut bell = bar.doorbell::<u32>(page + 8).unwrap();
     assert!(bell.is_direct());
     bell.ring(0x1234_5678);
@@ -165,7 +165,7 @@ fn our_client_with_their_server() {
     let event = EventFd::new().unwrap();
     device.set_irqs(Irq::Msix, 3, IrqAction::Fds(&[Some(event.as_fd())])).unwrap();
     let arena = Arena::new(1 << 16, ArenaOptions::default()).unwrap();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
     let buffer = arena.alloc(64, 64).unwrap();
     buffer.write(0, &[5; 64]).unwrap();
     device.write(0, ADD, &mapping.iova().offset(buffer.offset()).0.to_le_bytes()).unwrap();

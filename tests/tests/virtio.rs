@@ -128,10 +128,10 @@ fn what_a_model_filtered_is_told() -> Result<()> {
     drop(file);
     let model = "sim:virtio-net,mac=02:00:00:00:00:11,wire=pcap,full=wait";
     let device = wholebar::open(&format!("{model},replay={}", from.display()))?;
-    let port = net::open(&device, &PortConfig::default())?;
+    let port = net::open(device, &PortConfig::default())?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    port.attach(&arena)?;
-    let mut rx = port.rx_queue(0, &Pool::new(&arena, 256, 2048, 64)?)?;
+    port.attach(arena.clone())?;
+    let mut rx = port.rx_queue(0, &Pool::new(arena, 256, 2048, 64)?)?;
     let (mut burst, began) = (Burst::new(4), Instant::now());
     let told = || port.statistics().iter().find(|s| s.queue == "model" && s.name == "rx_filtered").map(|s| s.value);
     // The model counts at the end of a turn: the packet may come before.

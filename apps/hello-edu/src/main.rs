@@ -126,17 +126,17 @@ fn run(out: &mut impl Write) -> Result<()> {
     let ids = Config::of(device.as_ref())?;
     ensure!((ids.vendor(), ids.device()) == (0x1234, 0x11e8), "{} is no edu device", device.name());
     device.dma().set_dma_mask(28);
-    let bar = Bar::of(&device, 0, BarOptions::default())?;
+    let bar = Bar::of(device.clone(), 0, BarOptions::default())?;
     let id: u32 = bar.read(ID)?;
     let interrupts = match asked("intx") {
         true => Interrupts::new(device.clone(), Irq::Intx, 1)?,
         false => Interrupts::best(device.clone(), 1)?.context("it has no interrupts")?,
     };
     writeln!(out, "{}: edu {}, which interrupts by {}", device.name(), id >> 24, interrupts.info().0)?;
-    let edu = ControlPlane::start(Edu(bar), (), QueueContext::new(&device, Some(interrupts))?, PATIENCE)?;
+    let edu = ControlPlane::start(Edu(bar), (), QueueContext::new(device.clone(), Some(interrupts))?, PATIENCE)?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    let memory = edu.queue_context().attach(&arena)?;
-    let pool = Pool::new(&arena, 2, BUFFER_SIZE, 64)?;
+    let memory = edu.queue_context().attach(arena.clone())?;
+    let pool = Pool::new(arena.clone(), 2, BUFFER_SIZE, 64)?;
     writeln!(out, "{} KiB of memory are at {} for it", arena.len() >> 10, memory.iova())?;
     show(&edu, &memory, &pool, out)?;
     edu.reset()?;

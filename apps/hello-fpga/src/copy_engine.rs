@@ -52,7 +52,7 @@ impl CopyEngine {
     pub fn start(bar: Bar, dma: Arc<DmaMapping>) -> Result<Self> {
         let id: u32 = bar.read(ID)?;
         ensure!(id == 0x4650_4741, "{}: ID reads {id:#x}, which is not this device", bar.device().name());
-        let ring = DmaRing::new(dma.arena(), ENTRIES, 64)?;
+        let ring = DmaRing::new(dma.arena().clone(), ENTRIES, 64)?;
         config::enable_bus_master(bar.device().as_ref(), true)?;
         bar.write(RING_BASE, dma.iova().offset(ring.chunk().offset()).0)?;
         bar.write(RING_ENTRIES, ENTRIES)?;

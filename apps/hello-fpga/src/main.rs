@@ -24,15 +24,18 @@ const IRQ_TEST: u64 = 0x210c;
 fn run(target: &str, out: &mut impl Write) -> Result<()> {
     let device = wholebar::open(target)?;
     copy_engine::check_ids(device.as_ref())?;
-    let bar =
-        Bar::of(&device, 0, BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() })?;
+    let bar = Bar::of(
+        device.clone(),
+        0,
+        BarOptions { registers: &[0x2100..0x2110, 0x3000..0x3044], ..BarOptions::default() },
+    )?;
     writeln!(out, "{}: BAR0, {} KiB, {} pages ({})", device.name(), bar.size() >> 10, bar.plan().page, bar.plan().why)?;
     for span in &bar.plan().spans {
         writeln!(out, "  {:#06x}-{:#06x} {:?} ({:?})", span.range.start, span.range.end, span.access, span.why)?;
     }
 
     let arena = Arena::new(2 << 20, ArenaOptions::default())?;
-    let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(&arena)?)?;
+    let mut engine = CopyEngine::start(bar.clone(), device.dma().attach(arena.clone())?)?;
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, 3)?;
     let wait_for = |vector| match interrupts.vector(vector)?.wait(Some(PATIENCE))? {
         Some(_) => Ok(bar.write(IRQ_CLEAR, 1u32 << vector)?),
@@ -46,7 +49,7 @@ fn run(target: &str, out: &mut impl Write) -> Result<()> {
     wait_for(2).context("the test interrupt")?;
     writeln!(out, "test interrupt: vector 2, cleared, pending {:#x}", bar.read::<u32>(IRQ_PENDING)?)?;
 
-    let pool = Pool::new(&arena, 2 * ENTRIES, 4096, 4096)?;
+    let pool = Pool::new(arena, 2 * ENTRIES, 4096, 4096)?;
     for n in 0..ENTRIES {
         let (mut from, to) = pool.get_len(4096).zip(pool.get_len(4096)).context("no buffer left")?;
         from.bytes_mut().iter_mut().zip(0u32..).for_each(|(b, i)| *b = (i * 31 + n * 7) as u8);
@@ -77,7 +80,7 @@ fn main() -> ExitCode {
     let target = match (args.next(), args.next()) {
         (target, None) => target.unwrap_or_else(|| "sim:fpga".to_owned()),
         (_, Some(_)) => {
-            eprintln!("usage: hello-fpga [TARGET]");
+            let _ = writeln!(io::stderr(), "usage: hello-fpga [TARGET]");
             return ExitCode::from(2);
         }
     };
@@ -85,8 +88,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `hello-fpga | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("hello-fpga: cannot write to standard output: {e}"),
-        None => eprintln!("hello-fpga: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "hello-fpga: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "hello-fpga: {error:#}"),
     }
     let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
     ExitCode::from(if usage { 2 } else { 1 })

@@ -12,6 +12,7 @@ use clap::Parser;
 use http::{Connection, Content};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,7 +64,7 @@ const RECEIVE: usize = 1 << 14;
 fn open(target: &str, address: IpCidr) -> Result<Box<dyn Port>> {
     let offloads = Offloads { tx_l4_checksum: true, tso: true, ..Offloads::NONE };
     let config = PortConfig { headroom: HEADROOM, offloads, ..PortConfig::default() };
-    let port = net::open(&wholebar::open(target)?, &config)?;
+    let port = net::open(wholebar::open(target)?, &config)?;
     if matches!(address, IpCidr::Ipv6(_)) {
         // Who looks for an address of IPv6 asks a group.
         port.set_all_multicast(true)?;
@@ -77,8 +78,8 @@ fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool)
     let packet = (u32::from(port.mtu()) + 18).next_multiple_of(1024).max(2048);
     let [small, large] = [packet, 1 << 16].map(|bytes| bytes + u32::from(HEADROOM));
     let arena = Arena::new(1024 * u64::from(small) + 512 * u64::from(large), ArenaOptions::default())?;
-    port.attach(&arena)?;
-    let (rx_pool, tx_pool) = (Pool::new(&arena, 1024, small, 64)?, Pool::new(&arena, 512, large, 64)?);
+    port.attach(arena.clone())?;
+    let (rx_pool, tx_pool) = (Pool::new(arena.clone(), 1024, small, 64)?, Pool::new(arena, 512, large, 64)?);
     let mut device = Device::new(port, port.rx_queue(0, &rx_pool)?, port.tx_queue(0)?, &tx_pool)?;
 
     // smoltcp: an interface with an address, and sockets.
@@ -111,7 +112,7 @@ fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool)
                 match event {
                     Event::Device(DeviceEvent::Ended { why }) => bail!("the port ended: {why}"),
                     Event::Device(DeviceEvent::UnbindRequest) => bail!("the kernel wants the device back"),
-                    event => eprintln!("{event:?}"),
+                    event => _ = writeln!(io::stderr(), "{event:?}"),
                 }
             }
         }
@@ -141,7 +142,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hello-http: {error:#}");
+            let _ = writeln!(io::stderr(), "hello-http: {error:#}");
             let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
             ExitCode::from(if usage { 2 } else { 1 })
         }

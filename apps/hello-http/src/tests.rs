@@ -61,10 +61,10 @@ struct Get<'a> {
 
 impl Client {
     fn new(target: &str, offloads: Offloads, faults: Option<&str>) -> Self {
-        let port = net::open(&wholebar::open(target).unwrap(), &PortConfig { offloads, ..Default::default() }).unwrap();
+        let port = net::open(wholebar::open(target).unwrap(), &PortConfig { offloads, ..Default::default() }).unwrap();
         let arena = Arena::new(8 << 20, ArenaOptions::default()).unwrap();
-        port.attach(&arena).unwrap();
-        let pool = Pool::new(&arena, 2048, 2048 + u32::from(HEADROOM), 64).unwrap();
+        port.attach(arena.clone()).unwrap();
+        let pool = Pool::new(arena, 2048, 2048 + u32::from(HEADROOM), 64).unwrap();
         let (mut rx, mut tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
         if let Some(faults) = faults {
             let faults: Faults = faults.parse().unwrap();

@@ -21,8 +21,8 @@ fn run(target: &str, out: &mut impl Write) -> Result<()> {
 
     // Memory: an arena that the controller is let into, and equal buffers in it. A `Buf` is an owned handle of eight bytes.
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    nvme.attach(&arena)?;
-    let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+    nvme.attach(arena.clone())?;
+    let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
     let buf = || pool.get_len(ns.block_size).context("no buffer is left");
 
     // A queue pair: a value for one thread. Nothing it does locks, allocates or calls the kernel.
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         [] => "sim:nvme,size=64M",
         [target] if !target.starts_with('-') => target,
         _ => {
-            eprintln!("usage: hello-nvme [TARGET]");
+            let _ = writeln!(io::stderr(), "usage: hello-nvme [TARGET]");
             return ExitCode::from(2);
         }
     };
@@ -75,8 +75,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `hello-nvme | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("hello-nvme: cannot write to standard output: {e}"),
-        None => eprintln!("hello-nvme: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "hello-nvme: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "hello-nvme: {error:#}"),
     }
     let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
     ExitCode::from(if usage { 2 } else { 1 })

@@ -52,7 +52,7 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
     // Memory: one arena that both devices are let into, so that a buffer one received into, the other can send from. A `Buf` is an owned
     // handle of eight bytes, and goes home to its pool when it is dropped.
     let arena = Arena::new(u64::from(BUFFERS) * u64::from(BUFFER), ArenaOptions::default())?;
-    let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
+    let pool = Pool::new(arena, BUFFERS, BUFFER, 64)?;
     let mut ends = [end(0, names[0], &options, &pool, out)?, end(1, names[1], &options, &pool, out)?];
     let headers = [header(0, &ends[0]), header(1, &ends[1])];
     // What one end received, and the other has not sent yet.
@@ -107,8 +107,8 @@ fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool, out: &mut 
     let device = Target::parse(name)?.open(options)?.device;
     // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
-    let port = net::open(&device, &config)?;
-    port.attach(pool.arena())?;
+    let port = net::open(device, &config)?;
+    port.attach(pool.arena().clone())?;
     writeln!(out, "port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link())?;
     Ok(End { rx: port.rx_queue(0, pool)?, tx: port.tx_queue(0)?, port })
 }
@@ -127,7 +127,7 @@ fn look(ends: &[End]) -> Result<()> {
             match event {
                 Event::Device(DeviceEvent::Ended { why }) => bail!("port {number} ended: {why}"),
                 Event::Device(DeviceEvent::UnbindRequest) => bail!("port {number}: the kernel wants the device back"),
-                event => eprintln!("port {number}: {event:?}"),
+                event => _ = writeln!(io::stderr(), "port {number}: {event:?}"),
             }
         }
     }
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         [] => (["sim:virtio-net", "sim:virtio-net"], Some(DEMONSTRATION)),
         [one, other] => ([one.as_str(), other.as_str()], None),
         _ => {
-            eprintln!("usage: l2fwd [PORT PORT]");
+            let _ = writeln!(io::stderr(), "usage: l2fwd [PORT PORT]");
             return ExitCode::from(2);
         }
     };
@@ -148,8 +148,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `l2fwd | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("l2fwd: cannot write to standard output: {e}"),
-        None => eprintln!("l2fwd: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "l2fwd: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "l2fwd: {error:#}"),
     }
     ExitCode::from(if error.downcast_ref().is_some_and(OpenError::is_name) { 2 } else { 1 })
 }

@@ -106,7 +106,7 @@ fn wrong(device: &dyn PciDevice, enabled: bool, vectors: &[Vector]) -> Vec<Findi
 }
 
 /// Enables the first `count` vectors, or all that there are; disabled on drop. Also: the number of each one's eventfd.
-fn enable(device: &Arc<dyn PciDevice>, count: u32) -> Result<(Interrupts, Vec<i32>)> {
+fn enable(device: Arc<dyn PciDevice>, count: u32) -> Result<(Interrupts, Vec<i32>)> {
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, count)?;
     let fd = |vector| {
         let fd = interrupts.vector(vector).with_context(|| format!("cannot enable vector {vector}"))?;
@@ -131,9 +131,9 @@ pub fn run(args: Args) -> Result<()> {
     let target = target::open(&args.target, &[], None)?;
     let name = target.device.name();
     // Until the end.
-    let enabled = args.enable.map(|count| enable(&target.device, count)).transpose()?;
+    let enabled = args.enable.map(|count| enable(target.device.clone(), count)).transpose()?;
     let fds = enabled.as_ref().map_or(&[][..], |(_, fds)| fds);
-    let Some(table) = MsixTable::of(&target.device)? else {
+    let Some(table) = MsixTable::of(target.device.clone())? else {
         anyhow::bail!("{name} has no MSI-X capability");
     };
     let numbers = match (name.parse::<Address>(), Sysfs::default().read("proc/interrupts")) {

@@ -123,7 +123,7 @@ impl Session {
         let arena = Arena::new(bytes.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
         let began = Instant::now();
         for port in [&from, &to] {
-            port.attach(&arena)?;
+            port.attach(arena.clone())?;
             while !port.link().up {
                 if began.elapsed() > PATIENCE {
                     bail!("{}: the link does not come up", port.name());
@@ -131,7 +131,7 @@ impl Session {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        let pool = Pool::new(&arena, BUFFERS, BUFFER, 64)?;
+        let pool = Pool::new(arena.clone(), BUFFERS, BUFFER, 64)?;
         let (tx, rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
         let ends = Mutex::new(Ends { tx, rx, cache: pool.cache(32), to: to.mac() });
         Ok(Self { ends, ports: [from, to], targets: [from_target, to_target], way, core })

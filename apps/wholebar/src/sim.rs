@@ -1,4 +1,4 @@
-//! `wholebar sim serve`: a device model in a process of its own, for any vfio-user client.
+//! `wholebar sim serve`: a device model in a process of its own, for any vfio-user client, or any vhost-user front end.
 
 use crate::args::{Size, Usage};
 use crate::{output, signal};
@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar::cores;
 use wholebar::sim::nvme::Backing;
 use wholebar::sim::virtio::{blk, net};
-use wholebar::sim::{ModelParams, Target, nvme};
+use wholebar::sim::{self, ModelParams, Target, nvme};
 
-/// Serve device models over vfio-user
+/// Serve device models over vfio-user or vhost-user
 #[derive(clap::Subcommand)]
 pub enum Command {
     Serve(Args),
@@ -21,6 +21,8 @@ pub enum Command {
 ///
 /// A file given as backing is the first namespace, as long as the file is, unless --size says less. A client that dies takes nothing with it: its memory
 /// is let go, the model is reset, and the next one is welcome.
+///
+/// With --vhost-user it is a back end for virtual machines, DPDK's virtio_user and whatever else is a vhost-user front end.
 #[derive(clap::Args)]
 #[command(after_help = after_help())]
 pub struct Args {
@@ -38,6 +40,12 @@ pub struct Args {
     /// The model's parameters
     #[arg(value_name = "PARAM=VALUE")]
     params: Vec<String>,
+    /// virtio-net, virtio-blk: be a vhost-user back end
+    #[arg(long)]
+    vhost_user: bool,
+    /// Connect to a front end that listens on the socket, again and again, rather than listening there
+    #[arg(long, requires = "vhost_user")]
+    connect: bool,
     /// The core to run on
     #[arg(long, value_name = "N")]
     core: Option<usize>,
@@ -53,6 +61,8 @@ Examples:
   wholebar nvme identify vfio-user:/run/nvme.sock         (in another terminal)
   wholebar sim serve virtio-net --socket /run/a.sock --socket /run/b.sock wire=pair:x
   wholebar sim serve virtio-blk --socket /run/blk.sock file=disk.img queues=4
+  wholebar sim serve virtio-net --vhost-user --socket /run/net.sock wire=tap:tap0
+  dpdk-testpmd --no-pci --vdev net_virtio_user0,path=/run/net.sock ...
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme.sock\"}}'";
 
 fn after_help() -> String {
@@ -76,7 +86,10 @@ pub fn run(command: Command) -> Result<()> {
     if let Some(core) = args.core {
         cores::pin(core)?;
     }
-    let one = |socket: &PathBuf| serve(&name, &params, socket, args.spin, &stop);
+    if args.vhost_user && !matches!(params, ModelParams::VirtioNet(_) | ModelParams::VirtioBlk(_)) {
+        bail!(Usage("--vhost-user goes with virtio-net and virtio-blk".to_owned()));
+    }
+    let one = |socket: &PathBuf| serve(&name, &params, socket, &args, &stop);
     // Each on a thread of its own; the first that fails ends them all.
     std::thread::scope(|scope| {
         let one = &one;
@@ -90,16 +103,27 @@ pub fn run(command: Command) -> Result<()> {
 }
 
 /// Serves one model; where that fails, nobody goes on.
-fn serve(name: &str, params: &ModelParams, socket: &Path, spin: bool, stop: &AtomicBool) -> Result<()> {
+fn serve(name: &str, params: &ModelParams, socket: &Path, args: &Args, stop: &AtomicBool) -> Result<()> {
     let path = socket.display();
-    let done = wholebar::sim::serve(params, socket, spin, stop, || {
-        output::note(format!("{name} listens on {path}: connect to vfio-user:{path}, stop with Ctrl-C"));
-    });
+    let done = match (args.vhost_user, args.connect) {
+        (false, _) => sim::serve(params, socket, args.spin, stop, || {
+            output::note(format!("{name} listens on {path}: connect to vfio-user:{path}, stop with Ctrl-C"));
+        }),
+        (true, connect) => sim::serve_vhost_user(params, socket, connect, args.spin, stop, || {
+            output::note(match connect {
+                true => format!("{name} connects to vhost-user front ends on {path}: stop with Ctrl-C"),
+                false => format!("{name} listens on {path} for vhost-user front ends: stop with Ctrl-C"),
+            });
+        }),
+    };
     if let Err(error) = done {
         stop.store(true, Ordering::Relaxed);
         bail!(error);
     }
-    output::note(format!("{name} is stopped, {path} is removed"));
+    output::note(format!(
+        "{name} is stopped{}",
+        if args.connect { String::new() } else { format!(", {path} is removed") }
+    ));
     Ok(())
 }
 

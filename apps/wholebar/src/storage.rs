@@ -56,7 +56,7 @@ pub trait Storage {
     }
 
     /// Lets it into memory.
-    fn attach(&self, arena: &Arc<Arena>) -> Result<()>;
+    fn attach(&self, arena: Arc<Arena>) -> Result<()>;
 
     /// A queue for `depth` requests of `bytes` on a namespace.
     fn queue(&self, nsid: u32, depth: u32, bytes: u32) -> Result<Self::Queue>;
@@ -106,14 +106,14 @@ pub trait Storage {
             );
         }
         let arena = Arena::new(all, ArenaOptions::default())?;
-        self.attach(&arena)?;
+        self.attach(arena.clone())?;
         Ok(arena)
     }
 
     /// A queue for `depth` requests of `bytes` on a namespace, and as many buffers.
     fn queue_and_buffers(&self, nsid: u32, depth: u32, bytes: u32) -> Result<(Self::Queue, Pool)> {
         let arena = self.arena(depth, bytes)?;
-        Ok((self.queue(nsid, depth, bytes)?, buffers(&arena, depth, bytes)?))
+        Ok((self.queue(nsid, depth, bytes)?, buffers(arena.clone(), depth, bytes)?))
     }
 
     /// What a job's lanes need: so many queues for each core, with their buffers, which share an arena: a device's maps may be few.
@@ -124,7 +124,7 @@ pub trait Storage {
         let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores.len() as u32));
         let arena = self.arena(all.context("so many commands in flight have no memory")?, bytes)?;
         let supply = |_| {
-            let (queue, pool) = (self.queue(job.nsid, depth, bytes)?, buffers(&arena, depth, bytes)?);
+            let (queue, pool) = (self.queue(job.nsid, depth, bytes)?, buffers(arena.clone(), depth, bytes)?);
             let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(bytes)).collect();
             // What is written without --verify: different bytes everywhere, as real data are.
             let mut rng = fastrand::Rng::with_seed(job.seed);
@@ -136,6 +136,6 @@ pub trait Storage {
 }
 
 /// A pool of buffers.
-fn buffers(arena: &Arc<Arena>, count: u32, bytes: u32) -> Result<Pool> {
+fn buffers(arena: Arc<Arena>, count: u32, bytes: u32) -> Result<Pool> {
     Ok(Pool::new(arena, count, bytes, PageSize::host().bytes())?)
 }

@@ -288,7 +288,7 @@ fn contended_ring(bench: &Bench, burst: usize) -> wholebar::Result<()> {
 
 fn packet_pool() -> wholebar::Result<Pool> {
     let arena = Arena::new(u64::from(BUFFERS) * 2176 + (1 << 21), ArenaOptions::default())?;
-    Pool::new(&arena, BUFFERS, 2048 + 128, 64)
+    Pool::new(arena, BUFFERS, 2048 + 128, 64)
 }
 
 fn pools(bench: &Bench) -> wholebar::Result<()> {

@@ -51,8 +51,8 @@ fn reflect(device: std::sync::Arc<dyn PciDevice>, time: Duration) -> Result<(), 
     let igb = Igb::open(device, PortConfig::default(), Options::default())?;
     writeln!(out, "{}: {}, MTU {}", igb.name(), igb.mac(), igb.mtu())?;
     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-    igb.attach(&arena)?;
-    let pool = Pool::new(&arena, 2048, 2048 + 128, 64)?;
+    igb.attach(arena.clone())?;
+    let pool = Pool::new(arena, 2048, 2048 + 128, 64)?;
     let (mut rx, mut tx, mut burst) = (igb.rx(0, &pool)?, igb.tx(0)?, Burst::new(32));
     let end = Instant::now() + time;
     while Instant::now() < end {

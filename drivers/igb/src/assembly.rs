@@ -93,7 +93,7 @@ mod tests {
     use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 
     fn pool() -> Pool {
-        Pool::new(&Arena::new(1 << 18, ArenaOptions::default()).unwrap(), 64, 1024, 64).unwrap()
+        Pool::new(Arena::new(1 << 18, ArenaOptions::default()).unwrap(), 64, 1024, 64).unwrap()
     }
 
     const MORE: WriteBack = WriteBack { low: 0, high: 1 };

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn work_that_makes_no_sense_is_refused() {
-        let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
         let mut buf = pool.get_len(60).unwrap();
         assert!(tx_possible(&buf, 60, false, false));
         let good = Offload { l2_len: 14, l3_len: 20, l3: true, l4: Some(L4::Tcp), ..Offload::default() };

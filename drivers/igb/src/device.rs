@@ -119,17 +119,17 @@ impl Inner {
         &self,
         control: &mut Control,
         entries: u16,
-        make: impl Fn(&Arc<Arena>) -> wholebar_core::Result<R>,
+        make: impl Fn(Arc<Arena>) -> wholebar_core::Result<R>,
     ) -> Result<(R, Arc<DmaMapping>)> {
         if let Some(mapping) = control.memory.last() {
-            match make(mapping.arena()) {
+            match make(mapping.arena().clone()) {
                 Err(wholebar_core::Error::ArenaFull { .. }) => {}
                 made => return Ok((made?, mapping.clone())),
             }
         }
         let mapping = memory(&self.hw, u64::from(entries) * 16)?;
         control.memory.push(mapping.clone());
-        Ok((make(mapping.arena())?, mapping))
+        Ok((make(mapping.arena().clone())?, mapping))
     }
 
     /// Makes a queue known to the device.

@@ -55,7 +55,8 @@ impl Hardware {
         }
         config::enable_memory(device.as_ref(), true)?;
         let all = [0..regs::SIZE];
-        let bar = Bar::of(&device, 0, BarOptions { policy: options.policy, page: options.page, registers: &all })?;
+        let bar =
+            Bar::of(device.clone(), 0, BarOptions { policy: options.policy, page: options.page, registers: &all })?;
         if bar.size() < regs::SIZE {
             return Err(unfit(format!("its BAR0 has {:#x} bytes", bar.size())));
         }

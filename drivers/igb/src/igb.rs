@@ -65,7 +65,7 @@ impl Igb {
     /// [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
         let rss = check(device.name(), &config)?;
-        let _opening = Opening::of(&device);
+        let _opening = Opening::of(device.clone());
         let hw = Hardware::open(device, &options)?;
         // Whoever had it before may have left it running.
         hw.bus_master(false)?;
@@ -85,7 +85,7 @@ impl Igb {
         let max_packet = settings.max_packet();
         let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
         let queue_context =
-            QueueContext::new(&hw.device, Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
+            QueueContext::new(hw.device.clone(), Interrupts::first_of(hw.device.clone(), &[Irq::Msix], 1 + queues)?)?;
         let mut control = Control {
             settings,
             queues: BTreeMap::new(),
@@ -143,7 +143,7 @@ impl Igb {
     ///
     /// # Errors
     /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
@@ -151,7 +151,7 @@ impl Igb {
     ///
     /// # Errors
     /// [`StillAttached`](wholebar_core::Error::StillAttached) while a queue exists that was given buffers of it. Nothing has changed then.
-    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn detach(&self, arena: &Arena) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -167,7 +167,7 @@ impl Igb {
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         let inner = &self.0;
         let split = inner.driver().buffers(pool)?;
-        let mapping = inner.queue_context().attach(pool.arena())?;
+        let mapping = inner.queue_context().attach(pool.arena().clone())?;
         let parts = inner.with(|control| inner.driver().make_rx(control, index, pool, split, mapping))?;
         Ok(Rx::new(inner.clone(), parts))
     }

@@ -14,8 +14,8 @@
 //! let igb = Igb::open(open(), PortConfig::default(), Options::default())?;
 //! let arena = Arena::new(8 << 20, ArenaOptions::default())?;
 //! // 128 bytes of headroom are the default.
-//! let pool = Pool::new(&arena, 2048, 2048 + 128, 64)?;
-//! igb.attach(&arena)?;
+//! let pool = Pool::new(arena.clone(), 2048, 2048 + 128, 64)?;
+//! igb.attach(arena)?;
 //! let (mut rx, mut tx, mut burst) = (igb.rx(0, &pool)?, igb.tx(0)?, Burst::new(32));
 //! loop {
 //!     // Back to where they came from.

@@ -122,11 +122,11 @@ impl Port for Igb {
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(Igb::attach(self, arena)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(Igb::detach(self, arena)?)
     }
 

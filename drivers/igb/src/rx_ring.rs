@@ -27,7 +27,7 @@ pub(crate) const ALIGN: u64 = 128;
 
 impl RxRing {
     /// An empty ring of `entries` (a power of two) in `arena`, for buffers of which the device writes `room` bytes at most.
-    pub fn new(arena: &Arc<Arena>, entries: u32, room: u32) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, entries: u32, room: u32) -> Result<Self> {
         let slots = (0..entries).map(|_| None).collect();
         Ok(Self { head: 0, tail: 0, room, ring: DmaRing::new(arena, entries, ALIGN)?, slots })
     }
@@ -116,7 +116,7 @@ mod tests {
 
     fn rig(entries: u32, buffers: u32) -> (RxRing, Pool) {
         let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();
-        (RxRing::new(&arena, entries, 1024).unwrap(), Pool::new(&arena, buffers, 1024, 64).unwrap())
+        (RxRing::new(arena.clone(), entries, 1024).unwrap(), Pool::new(arena, buffers, 1024, 64).unwrap())
     }
 
     /// The device's part, by hand: descriptor `i` is done.

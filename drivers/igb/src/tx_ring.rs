@@ -32,7 +32,7 @@ const REPORT_EVERY: u32 = 32;
 
 impl TxRing {
     /// An empty ring of `entries` (a power of two) in `arena`.
-    pub fn new(arena: &Arc<Arena>, entries: u32) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, entries: u32) -> Result<Self> {
         Ok(Self {
             head: 0,
             tail: 0,
@@ -160,7 +160,7 @@ mod tests {
 
     fn rig(entries: u32, buffers: u32) -> (TxRing, Pool) {
         let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();
-        (TxRing::new(&arena, entries).unwrap(), Pool::new(&arena, buffers, 256, 64).unwrap())
+        (TxRing::new(arena.clone(), entries).unwrap(), Pool::new(arena, buffers, 256, 64).unwrap())
     }
 
     fn send(ring: &mut TxRing, pool: &Pool, descriptors: u32) {

@@ -210,7 +210,7 @@ fn packets_that_cannot_be_sent_are_dropped_and_counted() {
     let rig = rig(PortConfig { offloads: Offloads::NONE, ..small() });
     let (mut tx, mut burst) = (rig.igb.tx(0).unwrap(), Burst::new(8));
     let elsewhere = wholebar_core::mem::Arena::new(1 << 16, Default::default()).unwrap();
-    let elsewhere = Pool::new(&elsewhere, 1, 1024, 64).unwrap();
+    let elsewhere = Pool::new(elsewhere.clone(), 1, 1024, 64).unwrap();
     for len in [0, 16] {
         burst.push(rig.pool.get_len(len).unwrap()).unwrap();
     }

@@ -70,7 +70,7 @@ const ARENA: u64 = 1 << 20;
 /// Lets the controller into an arena of at least `bytes`.
 pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     let arena = Arena::new(bytes.max(ARENA), ArenaOptions::default())?;
-    Ok(hw.device.dma().attach(&arena)?)
+    Ok(hw.device.dma().attach(arena)?)
 }
 
 impl Control {

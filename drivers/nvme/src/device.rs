@@ -89,8 +89,8 @@ impl Inner {
             let shadows = control.shadows.as_ref().map(|(s, _)| s);
             let bells = Bell::pair(&self.hw.bar, qid, self.hw.cap.doorbell_stride(), shadows)?;
             let arena = mapping.arena();
-            let parts = QueuePair::new(qid, arena, entries, page, bells)
-                .and_then(|pair| Ok((pair, DmaRing::new(arena, entries * list_words, page)?)));
+            let parts = QueuePair::new(qid, arena.clone(), entries, page, bells)
+                .and_then(|pair| Ok((pair, DmaRing::new(arena.clone(), entries * list_words, page)?)));
             match parts {
                 Ok((pair, lists)) => {
                     made = Some((pair, lists, mapping));

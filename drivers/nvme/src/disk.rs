@@ -45,11 +45,11 @@ impl Disk for Nvme {
         self.io_queues()
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(Nvme::attach(self, arena)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(Nvme::detach(self, arena)?)
     }
 

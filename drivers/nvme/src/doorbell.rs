@@ -33,10 +33,10 @@ pub(crate) struct Shadows {
 
 impl Shadows {
     /// Two zeroed pages in `arena`, of the controller's size.
-    pub fn new(arena: &Arc<Arena>, page: u64, stride: u64) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, page: u64, stride: u64) -> Result<Self> {
         let words = (page / 4) as u32;
         let new = Self {
-            doorbells: DmaRing::new(arena, words, page)?,
+            doorbells: DmaRing::new(arena.clone(), words, page)?,
             events: DmaRing::new(arena, words, page)?,
             stride: (stride / 4) as u32,
         };

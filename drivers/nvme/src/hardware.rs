@@ -35,7 +35,7 @@ impl Hardware {
         config::enable_memory(device.as_ref(), true)?;
         // Doorbells are written: a page that holds some is not to be mapped read-only because a table is there too.
         let registers = [0..regs::DOORBELLS, regs::DOORBELLS..regs::DOORBELLS + 8];
-        let bar = Bar::of(&device, 0, BarOptions { policy, page, registers: &registers })?;
+        let bar = Bar::of(device.clone(), 0, BarOptions { policy, page, registers: &registers })?;
         let mut hw = Self {
             device,
             bar,

@@ -42,12 +42,12 @@ impl Nvme {
     /// time; [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Refused`] or [`Error::Unanswered`] where an admin command fails;
     /// [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
-        let _opening = Opening::of(&device);
+        let _opening = Opening::of(device.clone());
         let hw = Hardware::open(device, options.policy, options.page)?;
         // Whoever had it before may have left it running.
         hw.disable()?;
         // Vectors before CC.EN: some controllers look at them only then.
-        let queue_context = QueueContext::new(&hw.device, interrupts(&hw, &options)?)?;
+        let queue_context = QueueContext::new(hw.device.clone(), interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
         let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
@@ -146,7 +146,7 @@ impl Nvme {
     ///
     /// # Errors
     /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
@@ -154,7 +154,7 @@ impl Nvme {
     ///
     /// # Errors
     /// [`StillAttached`](wholebar_core::Error::StillAttached) while a queue exists that was given buffers of it. Nothing has changed then.
-    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn detach(&self, arena: &Arena) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -276,7 +276,8 @@ impl Nvme {
         self.0.shut_down()
     }
 
-    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
+    /// Reads a log page that fits into a page of memory.
+    pub(crate) fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
         self.0.with(|c| {
             let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
             c.admin.fetch(&self.0.driver().hw, read, len)
@@ -306,7 +307,7 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
     };
     if shadows && controller.has_shadow_doorbells() {
         let mapping = memory(hw, 4 * hw.page)?;
-        let shadows = Shadows::new(mapping.arena(), hw.page, hw.cap.doorbell_stride())?;
+        let shadows = Shadows::new(mapping.arena().clone(), hw.page, hw.cap.doorbell_stride())?;
         let (doorbells, events) = shadows.offsets();
         let base = mapping.iova();
         let iova = (hw.aligned(base.offset(doorbells).0)?, hw.aligned(base.offset(events).0)?);

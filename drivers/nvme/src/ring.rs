@@ -90,7 +90,7 @@ impl Entry {
 
 impl QueuePair {
     /// Zeroed rings of `entries` (a power of two) in `arena`, aligned to the controller's `page`.
-    pub fn new(qid: u16, arena: &Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
+    pub fn new(qid: u16, arena: Arc<Arena>, entries: u32, page: u64, bells: (Bell, Bell)) -> Result<Self> {
         Ok(Self {
             qid,
             sqid: u32::from(qid) << 16,
@@ -100,7 +100,7 @@ impl QueuePair {
             head: 0,
             phase: PHASE,
             told: 0,
-            sq: DmaRing::new(arena, entries, page)?,
+            sq: DmaRing::new(arena.clone(), entries, page)?,
             cq: DmaRing::new(arena, entries, page)?,
             sq_bell: bells.0,
             cq_bell: bells.1,
@@ -116,6 +116,19 @@ impl QueuePair {
             entry[i].store(word.to_le(), Ordering::Relaxed);
         }
         self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Posts an entry, all of its words. Those that [`post`](Self::post) leaves alone have to be [cleared](Self::clear) once it was fetched.
+    pub fn post_entry(&mut self, words: [u64; 8]) {
+        let entry = self.sq.at(self.tail);
+        // Relaxed: the doorbell publishes it.
+        entry.iter().zip(words).for_each(|(to, word)| to.store(word.to_le(), Ordering::Relaxed));
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Zeroes the entry that was posted at `posted`, which the controller has fetched.
+    pub fn clear(&mut self, posted: u32) {
+        self.sq.at(posted).iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     /// Announces what was posted: one doorbell.

@@ -231,7 +231,7 @@ fn what_cannot_be_done_comes_back() {
     assert_eq!(refuse(1, Op::Verify { lba: 0, blocks: 0 }, Data::None), "there are no blocks to act on");
     assert_eq!(refuse(9, Op::Flush, Data::None), "the controller has no such namespace");
     let stranger = Arena::new(4096, Default::default()).unwrap();
-    let stranger = Pool::new(&stranger, 1, 512, 512).unwrap();
+    let stranger = Pool::new(stranger.clone(), 1, 512, 512).unwrap();
     let why = refuse(1, Op::Read { lba: 0 }, Data::One(stranger.get_len(512).unwrap()));
     assert_eq!(why, "the buffer's arena is not attached: see `Nvme::attach`");
     let two = || rig.pool.get_len(256).unwrap();
@@ -258,13 +258,13 @@ fn every_attach_honours_the_mask_and_detach_waits_for_queues() {
     let arenas: Vec<_> = (0..4).map(|_| Arena::new(8 << 20, ArenaOptions::default()).unwrap()).collect();
     // 32 MiB hold the rings and three of 8 MiB; the fourth finds no room there.
     for arena in &arenas[..3] {
-        nvme.attach(arena).unwrap();
-        assert!(dma.attach(arena).unwrap().iova().0 + arena.len() <= 32 << 20);
+        nvme.attach(arena.clone()).unwrap();
+        assert!(dma.attach(arena.clone()).unwrap().iova().0 + arena.len() <= 32 << 20);
     }
-    let refused = nvme.attach(&arenas[3]);
+    let refused = nvme.attach(arenas[3].clone());
     assert!(matches!(refused, Err(Error::Core(wholebar_core::Error::NoIova { bits: 25, .. }))), "{refused:?}");
 
-    let pool = Pool::new(&arenas[0], 1, 4096, 4096).unwrap();
+    let pool = Pool::new(arenas[0].clone(), 1, 4096, 4096).unwrap();
     let mut queue = nvme.queue(QueueOptions::default()).unwrap();
     let read = one(ok(&mut queue, Op::Read { lba: 0 }, Data::One(pool.get_len(4096).unwrap())));
     let used = nvme.detach(&arenas[0]);
@@ -272,7 +272,7 @@ fn every_attach_honours_the_mask_and_detach_waits_for_queues() {
     ok(&mut queue, Op::Read { lba: 0 }, Data::One(read));
     nvme.detach(&arenas[1]).unwrap();
     nvme.detach(&arenas[1]).unwrap();
-    nvme.attach(&arenas[3]).unwrap();
+    nvme.attach(arenas[3].clone()).unwrap();
     drop(queue);
     let before = dma.mapped();
     nvme.detach(&arenas[0]).unwrap();

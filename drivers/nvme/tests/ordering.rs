@@ -25,8 +25,8 @@ fn exchange(params: &str, options: Options) {
     let options = Options { service: Service::Manual, timeout, admin_timeout, ..options };
     let nvme = Nvme::open(device.clone(), options).unwrap();
     let arena = Arena::new(64 << 10, ArenaOptions::default()).unwrap();
-    nvme.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 8, 1024, 1024).unwrap();
+    nvme.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, 8, 1024, 1024).unwrap();
     let mut queue = nvme.queue(QueueOptions { entries: Some(4), interrupt: None }).unwrap();
     for round in 0..ROUNDS {
         for write in [true, false] {

@@ -56,9 +56,9 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let ((from, from_device), (to, to_device)) = (open()?, open()?);
     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-    from.attach(&arena)?;
-    to.attach(&arena)?;
-    let pool = Pool::new(&arena, 1024, 2048, 64)?;
+    from.attach(arena.clone())?;
+    to.attach(arena.clone())?;
+    let pool = Pool::new(arena, 1024, 2048, 64)?;
     let (mut tx, mut rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
     let devices = [from_device, to_device];
     devices.iter().for_each(|device| device.stop());

@@ -39,7 +39,7 @@ fn main() -> Result<()> {
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;
         writeln!(out, "{} rings", if packed { "packed" } else { "split" })?;
         for port in [&from_port, &to_port] {
-            port.attach(&arena)?;
+            port.attach(arena.clone())?;
             writeln!(out, "  {}: {}, MTU {}, offers {}", port.name(), port.mac(), port.mtu(), port.limits().offloads)?;
         }
         let began = Instant::now();
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
             std::thread::yield_now();
         }
         for burst in BURSTS {
-            let rate = pass(&from_port, &to_port, &arena, burst)?;
+            let rate = pass(&from_port, &to_port, arena.clone(), burst)?;
             writeln!(out, "  bursts of {burst:2}: {:6.2} Mpps, {:6.1} ns a packet", rate / 1e6, 1e9 / rate)?;
         }
     }
@@ -58,7 +58,7 @@ fn main() -> Result<()> {
 }
 
 /// Sends as fast as the device takes it; returns packets that came a second.
-fn pass(from: &Net, to: &Net, arena: &Arc<Arena>, size: usize) -> Result<f64> {
+fn pass(from: &Net, to: &Net, arena: Arc<Arena>, size: usize) -> Result<f64> {
     let pool = Pool::new(arena, 1024, 2048, 64)?;
     let (mut tx, mut rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
     let (mut out, mut got, mut cache) = (Burst::new(size), Burst::new(size), pool.cache(32));

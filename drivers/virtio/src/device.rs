@@ -104,7 +104,7 @@ pub(crate) fn vectors(hw: &Hardware, queues: u16) -> Result<Option<Interrupts>> 
 /// Lets the device into an arena of `bytes`.
 pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     let arena = Arena::new(bytes, ArenaOptions::default())?;
-    Ok(hw.device.dma().attach(&arena)?)
+    Ok(hw.device.dma().attach(arena)?)
 }
 
 /// A ring in memory that the device was let into, and what the device is told of it. `tables`: it has indirect descriptors, where that was negotiated.
@@ -117,7 +117,7 @@ pub(crate) fn ring<R: Ring>(
 ) -> Result<(R, Record)> {
     let tables = tables && features & feature::INDIRECT_DESC != 0;
     let options = RingOptions { indirect: tables.then(|| memory.iova()), ..RingOptions::of(features) };
-    let ring = R::new(memory.arena(), size, options)?;
+    let ring = R::new(memory.arena().clone(), size, options)?;
     let areas = ring.areas();
     Ok((ring, Record { index, size, vector, mapping: memory.clone(), areas }))
 }
@@ -130,7 +130,7 @@ pub(crate) fn ring_bytes(size: u16, features: u64, tables: bool) -> u64 {
 
 impl Shared {
     pub fn new(hw: Hardware, options: Options, features: u64, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
-        let queue_context = QueueContext::new(&hw.device, interrupts)?;
+        let queue_context = QueueContext::new(hw.device.clone(), interrupts)?;
         Ok(Arc::new(Self { hw, options, features, domain: queue_context.domain().clone(), queue_context }))
     }
 

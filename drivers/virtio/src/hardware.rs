@@ -100,7 +100,7 @@ impl Hardware {
                 Some(bar) => bar,
                 None => {
                     let options = BarOptions { policy: options.policy, page: options.page, registers: &registers };
-                    bars.push(Bar::of(&device, place.bar, options)?);
+                    bars.push(Bar::of(device.clone(), place.bar, options)?);
                     &bars[bars.len() - 1]
                 }
             };

@@ -13,8 +13,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let port = Net::open(open(), &PortConfig::default(), Options::default())?;
 //! let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-//! port.attach(&arena)?;
-//! let pool = Pool::new(&arena, 1024, 2048, 64)?;
+//! port.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 1024, 2048, 64)?;
 //! let (mut rx, mut tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
 //! let mut burst = Burst::new(32);
 //! loop {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
 use wholebar_core::mem::{Buf, DmaMapping};
-use wholebar_core::reset::{End, Gate, Phase, Step};
+use wholebar_core::reset::{Gate, Phase, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
@@ -24,13 +24,6 @@ pub(crate) struct Life {
     shared: Arc<Shared>,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
-    ending: Option<Ending>,
-}
-
-/// Why a queue will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 impl Life {
@@ -46,7 +39,6 @@ impl Life {
             areas: record.areas.clone(),
             shared: shared.clone(),
             arenas: Vec::new(),
-            ending: None,
         }
     }
 
@@ -144,19 +136,7 @@ impl Life {
     /// Takes hands off where that is asked for; `None` where the gate is open. `completed` says whether the device used any buffer since the queue entered.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Option<Step> {
-        match &self.ending {
-            Some(Ending::Expelled) => return Some(Step::Expelled),
-            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
-            None if self.gate.open() => return None,
-            None => {}
-        }
-        let turn = self.gate.step(completed);
-        match &turn {
-            Step::Expelled => self.ending = Some(Ending::Expelled),
-            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Step::Stop | Step::Abort | Step::Restart => {}
-        }
-        Some(turn)
+        (!self.gate.open()).then(|| self.gate.step(completed))
     }
 
     /// The queue has started over and runs again.
@@ -182,15 +162,6 @@ impl Life {
     }
 
     pub fn state(&self) -> QueueState {
-        match &self.ending {
-            None if self.gate.open() => QueueState::Running,
-            None => QueueState::Resetting,
-            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
-            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
-            Some(Ending::Expelled) => {
-                let (queue, within) = (self.index, self.shared.options.stop_timeout);
-                QueueState::Failed(format!("queue {queue} was not polled within {within:?} when the device was reset"))
-            }
-        }
+        self.gate.state(format_args!("queue {}", self.index), self.shared.options.stop_timeout)
     }
 }

@@ -48,8 +48,8 @@ fn bench_with(features: u64, options: Options) -> Bench {
     let rig = rig(spec(features));
     let blk = Blk::open(rig.device.clone(), &BlkConfig::default(), options).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    blk.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 16, 32 << 10, 512).unwrap();
+    blk.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, 16, 32 << 10, 512).unwrap();
     let queue = blk.queue().unwrap();
     Bench { blk, pool, queue, rig }
 }
@@ -203,7 +203,7 @@ fn blocks_and_pieces_are_the_devices() {
     ] {
         assert!(bench.refused(op, data).contains(why), "{op:?}");
     }
-    let elsewhere = Pool::new(&Arena::new(8192, ArenaOptions::default()).unwrap(), 1, 4096, 512).unwrap();
+    let elsewhere = Pool::new(Arena::new(8192, ArenaOptions::default()).unwrap(), 1, 4096, 512).unwrap();
     let foreign = Data::One(elsewhere.get_len(4096).unwrap());
     assert!(bench.refused(Op::Read { lba: 0 }, foreign).contains("attach"));
     let req = Request { tag: 0, nsid: 2, op: Op::Flush, data: Data::None, deadline: None };
@@ -241,8 +241,8 @@ fn requests_have_as_many_pieces_as_device_and_queues_take() {
     // As many pieces as it says do go at once, with all of the queue's descriptors.
     let (blk, rig) = open(254, vec![8], BlkConfig::default()).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    blk.attach(&arena).unwrap();
-    let (pool, mut queue) = (Pool::new(&arena, 16, 4096, 512).unwrap(), blk.queue().unwrap());
+    blk.attach(arena.clone()).unwrap();
+    let (pool, mut queue) = (Pool::new(arena, 16, 4096, 512).unwrap(), blk.queue().unwrap());
     let read = |pieces| {
         let data = Data::Many((0..pieces).map(|_| pool.get_len(512).unwrap()).collect());
         Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }

@@ -42,8 +42,8 @@ fn bench_with(spec: Spec, config: PortConfig) -> Bench {
 fn bench_of(rig: Rig, config: &PortConfig, options: Options) -> Bench {
     let port = Net::open(rig.device.clone(), config, options).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    port.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 192, 2048, 64).unwrap();
+    port.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, 192, 2048, 64).unwrap();
     let (rx, tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
     Bench { port, pool, rx, tx, rig }
 }
@@ -231,9 +231,9 @@ fn buffers_hold_the_mtu_or_it_is_not_negotiated() {
         let (port, rig) = opened(mtu, offloads);
         assert_eq!(port.features() & (MTU | MRG_RXBUF), negotiated, "{mtu:?}");
         let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-        port.attach(&arena).unwrap();
-        let pool = |size| Pool::new(&arena, 4, size, 64).unwrap();
-        let error = port.rx_queue(0, &pool(least - 1)).err().unwrap().to_string();
+        port.attach(arena.clone()).unwrap();
+        let pool = |size| Pool::new(arena, 4, size, 64).unwrap();
+        let error = port.rx_queue(0, &pool.clone()(least - 1)).err().unwrap().to_string();
         assert!(error.contains(&format!("{least} are needed")), "{error}");
         assert!(port.rx_queue(0, &pool(least)).is_ok(), "{mtu:?}");
         drop((port, rig));
@@ -288,7 +288,7 @@ fn what_cannot_be_used_is_refused_by_name() {
     assert!(unavailable(0, PortConfig { rss: Some(Rss::evenly(1, 8)), ..usual() }).contains("RSS"));
 
     let bench = bench(0, Offloads::NONE);
-    let small = Pool::new(bench.pool.arena(), 1, 1024, 64).unwrap();
+    let small = Pool::new(bench.pool.arena().clone(), 1, 1024, 64).unwrap();
     assert!(bench.port.rx_queue(0, &small).err().unwrap().to_string().contains("too small"));
     assert!(bench.port.rx_queue(0, &bench.pool).err().unwrap().to_string().contains("no receiving queue 0"));
     assert!(bench.port.tx_queue(9).err().unwrap().to_string().contains("no sending queue 9"));
@@ -342,7 +342,7 @@ fn packets_are_sent_in_one_piece_or_several() {
     }
     assert_eq!((bench.count("tx0", "packets"), bench.count("tx0", "bytes")), (8, 4 * 60 + 4 * 1050));
     // Dropped, each for its cause, and the device sees none of them.
-    let elsewhere = Pool::new(&Arena::new(4096, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
+    let elsewhere = Pool::new(Arena::new(4096, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
     let mut tagged = bench.packet(60, 64);
     tagged.set_vlan(Some(5));
     let mut tcp = bench.packet(60, 64);

@@ -61,7 +61,7 @@ pub unsafe extern "C" fn wb_disk_open(device: *const wb_device, config: *const w
         // SAFETY: rule 3: a structure of integers, or NULL.
         let wb_disk_config { queues, entries } = unsafe { handle::copy(config) }?.unwrap_or_default();
         let config = DiskConfig { queues: queues.max(1), entries: (entries > 0).then_some(entries) };
-        let disk = block::open(device, &config)?;
+        let disk = block::open(device.clone(), &config)?;
         let (name, driver) = (handle::owned(disk.name()), handle::owned(disk.driver()));
         Ok(handle::give(wb_disk { disk, name, driver }))
     })
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn wb_disk_attach(disk: *const wb_disk, arena: *const wb_a
     entry(|| {
         // SAFETY: rule 1: handles of these types, not freed.
         let (disk, arena) = unsafe { (handle::get(disk)?, handle::get(arena)?) };
-        disk.disk.attach(&arena.arena)?;
+        disk.disk.attach(arena.arena.clone())?;
         Ok(0)
     })
 }

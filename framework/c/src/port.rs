@@ -61,7 +61,7 @@ pub unsafe extern "C" fn wb_port_open(device: *const wb_device, config: *const w
         // SAFETY: rule 1: a handle of this type, not freed.
         let device = &unsafe { handle::get(device) }?.device;
         // SAFETY: rule 3: a structure of integers, or NULL.
-        let port = net::open(device, &settings(unsafe { handle::copy(config) }?.unwrap_or_default()))?;
+        let port = net::open(device.clone(), &settings(unsafe { handle::copy(config) }?.unwrap_or_default()))?;
         let (name, driver) = (handle::owned(port.name()), handle::owned(port.driver()));
         Ok(handle::give(wb_port { port, name, driver }))
     })
@@ -143,7 +143,7 @@ pub unsafe extern "C" fn wb_port_attach(port: *const wb_port, arena: *const wb_a
     entry(|| {
         // SAFETY: rule 1: handles of these types, not freed.
         let (port, arena) = unsafe { (handle::get(port)?, handle::get(arena)?) };
-        port.port.attach(&arena.arena)?;
+        port.port.attach(arena.arena.clone())?;
         Ok(0)
     })
 }

@@ -79,7 +79,7 @@ impl Capture {
     pub fn create(path: &Path, packets: u32) -> Result<Self> {
         let file = PcapNg::create(path)?;
         let size = u64::from(packets) * u64::from(BUFFER) + (64 << 10);
-        let pool = Pool::new(&Arena::new(size, ArenaOptions::default())?, packets, BUFFER, 64)?;
+        let pool = Pool::new(Arena::new(size, ArenaOptions::default())?, packets, BUFFER, 64)?;
         let (taps, new) = unbounded();
         let write = move || Writer { file, taken: Vec::new(), scratch: Vec::new(), written: 0, failed: None }.run(&new);
         let thread = std::thread::Builder::new().name("capture".to_owned()).spawn(write);

@@ -13,9 +13,9 @@ const COUNT: u64 = 1_000_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout();
-    // Hugepages where enough are free. A device is let in by `device.dma().attach(&arena)`.
+    // Hugepages where enough are free. A device is let in by `device.dma().attach(arena.clone())`.
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    let pool = Pool::new(&arena, 1024, 2048, 64)?;
+    let pool = Pool::new(arena.clone(), 1024, 2048, 64)?;
     let (mut put, mut take) = spsc::<Buf>(256)?;
     let (done, finished) = bounded(1);
 

@@ -38,10 +38,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     let device: Arc<dyn PciDevice> = Vfio::open(address.parse()?, &options)?;
-    probe(&device)
+    probe(device)
 }
 
-fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
+fn probe(device: Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout();
     let (info, header) = (device.info(), Config::of(device.as_ref())?);
     writeln!(
@@ -86,7 +86,7 @@ fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
             window.page
         )?;
     }
-    match Arena::new(1 << 20, ArenaOptions::default()).and_then(|arena| space.attach(&arena)) {
+    match Arena::new(1 << 20, ArenaOptions::default()).and_then(|arena| space.attach(arena.clone())) {
         Ok(mapping) => {
             writeln!(out, "  an arena of {:#x} bytes is mapped at {}", mapping.arena().len(), mapping.iova())?
         }
@@ -101,7 +101,7 @@ fn probe(device: &Arc<dyn PciDevice>) -> Result<(), Box<dyn Error>> {
             irqs.trigger(vector as u32)?;
             writeln!(out, "  vector {vector} is enabled; triggered, its eventfd counts {}", fd.take())?;
         }
-        if let Some(table) = MsixTable::of(device)? {
+        if let Some(table) = MsixTable::of(device.clone())? {
             for vector in 0..table.len().min(3) {
                 writeln!(
                     out,

@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     };
     let device: Arc<dyn PciDevice> = Vfio::open(address.parse()?, &VfioOptions::default())?;
-    let _bar = Bar::of(&device, 0, BarOptions::default())?;
+    let _bar = Bar::of(device.clone(), 0, BarOptions::default())?;
     let maps = std::fs::read_to_string("/proc/self/maps")?;
     // `7f0000000000-7f0000002000 r--s 00002000 00:0b 7 anon_inode:[vfio-device]`
     let page = maps.lines().find(|line| line.contains("vfio") && line.contains(" r--s "));

@@ -92,7 +92,7 @@ fn drive(socket: &std::path::Path) -> Result<(), Box<dyn Error>> {
     writeln!(out, "{}: {:04x}:{:04x}", device.name(), config.vendor(), config.device())?;
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, 1)?;
     let interrupt = interrupts.vector(0)?;
-    let bar = Bar::of(&device, 0, BarOptions::default())?;
+    let bar = Bar::of(device, 0, BarOptions::default())?;
     let mut doorbell = bar.doorbell::<u64>(NUMBER)?;
     for number in [7, 12, 1_000_003] {
         doorbell.ring(number);

@@ -9,8 +9,8 @@
 //! fn first_block(disk: &dyn Disk) -> Result<Data, Box<dyn std::error::Error>> {
 //!     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
 //!     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//!     disk.attach(&arena)?;
-//!     let pool = Pool::new(&arena, 4, ns.block_size, ns.block_size.into())?;
+//!     disk.attach(arena.clone())?;
+//!     let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
 //!     let mut queue = disk.queue()?;
 //!     let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
 //!     queue.submit(Request { tag: 0, nsid: ns.nsid, op: Op::Read { lba: 0 }, data, deadline: None })?;
@@ -20,6 +20,8 @@
 //!     Ok(read)
 //! }
 //! ```
+
+pub use crate::reset::QueueState;
 
 use crate::DriverError;
 use crate::bar::DoorbellCounts;
@@ -55,7 +57,7 @@ pub trait Disk: Send + Sync {
     ///
     /// # Errors
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError>;
 
     /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing. (DPDK:
     /// `rte_dev_dma_unmap`.)
@@ -63,7 +65,7 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while a queue exists that was given buffers of the arena. A
     /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError>;
 
     /// Returns a queue, to be owned by one core. Once it is dropped, another can be had. (SPDK: `spdk_bdev_get_io_channel`.)
     ///
@@ -322,19 +324,6 @@ impl fmt::Display for Reject {
             Self::Gone => f.write_str("the device is gone"),
         }
     }
-}
-
-/// The state of a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum QueueState {
-    /// The queue can be used.
-    Running,
-    /// The device is being reset; the queue will run again.
-    Resetting,
-    /// The queue cannot be used any more, for this reason.
-    Failed(String),
-    /// The device is gone.
-    Gone,
 }
 
 /// A queue of a [`Disk`], owned by one core: a submission and a completion queue.

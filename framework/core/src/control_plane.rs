@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 /// /// Brings an engine up. Dropping the control plane stops it.
 /// fn start(bar: Bar) -> Result<ControlPlane<Engine>> {
 ///     let device = bar.device().clone();
-///     let context = QueueContext::new(&device, Interrupts::best(device.clone(), 1)?)?;
+///     let context = QueueContext::new(device.clone(), Interrupts::best(device.clone(), 1)?)?;
 ///     ControlPlane::start(Engine(bar), (), context, Duration::from_secs(5))
 /// }
 /// ```
@@ -271,7 +271,7 @@ impl<D: Driver> ControlPlane<D> {
         queue_context: Arc<QueueContext<D::QueueFault>>,
         patience: Duration,
     ) -> Result<Self, D::Error> {
-        let _opening = Opening::of(queue_context.device());
+        let _opening = Opening::of(queue_context.device().clone());
         config::enable_bus_master(queue_context.device().as_ref(), false)?;
         // Dropped, it stops the device.
         let mut control_plane = Self::new(driver, state, queue_context, patience)?;
@@ -593,13 +593,12 @@ impl<T> QueueContext<T> {
     ///
     /// # Errors
     /// What [`Interrupts::vector`] returns; [`Error::Io`] where the process has no descriptor left.
-    pub fn new(device: &Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
+    pub fn new(device: Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
         let wake = match &interrupts {
             Some(interrupts) => interrupts.vector(0)?,
             None => Arc::new(EventFd::new()?),
         };
-        let (device, domain, queue_faults, arenas) =
-            (device.clone(), Domain::new(), Mutex::default(), Mutex::default());
+        let (domain, queue_faults, arenas) = (Domain::new(), Mutex::default(), Mutex::default());
         Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
     }
 
@@ -635,10 +634,10 @@ impl<T> QueueContext<T> {
     ///
     /// # Errors
     /// As [`DmaSpace::attach`](crate::mem::DmaSpace::attach).
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<Arc<DmaMapping>> {
         let mapping = self.device.dma().attach(arena)?;
         let mut arenas = self.arenas();
-        if arenas.iter().all(|m| m.arena().id() != arena.id()) {
+        if arenas.iter().all(|m| m.arena().id() != mapping.arena().id()) {
             arenas.push(mapping.clone());
         }
         Ok(mapping)
@@ -648,7 +647,7 @@ impl<T> QueueContext<T> {
     ///
     /// # Errors
     /// [`Error::StillAttached`] while a queue that was given its buffers exists, or a ring is in it. Nothing has changed then.
-    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn detach(&self, arena: &Arena) -> Result<()> {
         let mut arenas = self.arenas();
         let Some(at) = arenas.iter().position(|m| m.arena().id() == arena.id()) else { return Ok(()) };
         let mapping = arenas.swap_remove(at);

@@ -10,7 +10,7 @@
 //! use wholebar_core::pci::PciDevice;
 //!
 //! /// Waits for interrupt 0 of a device, whichever kind it has; returns whether it came.
-//! fn wait(device: &Arc<dyn PciDevice>) -> Result<bool> {
+//! fn wait(device: Arc<dyn PciDevice>) -> Result<bool> {
 //!     let Some(interrupts) = Interrupts::best(device.clone(), 1)? else { return Ok(false) };
 //!     let count = interrupts.vector(0)?.wait(Some(Duration::from_secs(1)))?;
 //!     // Needed for INTx alone.
@@ -23,7 +23,7 @@ use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -114,6 +114,16 @@ impl EventFd {
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+/// Whether a peer's descriptor is an eventfd: writing to anything else, or watching it, could wait, or raise SIGPIPE.
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+pub(crate) fn is_eventfd(fd: &OwnedFd) -> bool {
+    match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
+        Ok(target) => target.as_os_str() == "anon_inode:[eventfd]",
+        // Without /proc nobody can tell.
+        Err(_) => true,
     }
 }
 

@@ -18,11 +18,15 @@
 //! | [`vfio`] | devices through the kernel's VFIO |
 //! | [`listener`] | Unix sockets on which servers listen |
 //! | `vfio_user` | devices over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
+//! | `vhost_user` | virtio devices that other processes serve as vhost-user back ends; with the feature `vhost-user` |
 //! | [`model`] | device models in this process |
+//!
+//! A function that keeps a device, an arena or whatever else is shared takes its [`Arc`](std::sync::Arc) by value: who needs it afterwards passes a clone. One that only
+//! uses it takes a plain reference (`&Arena`, `&dyn PciDevice`), and one that lends it returns `&Arc`. So a caller sees what will be kept alive.
 
 #![cfg_attr(
-    not(feature = "vfio-user"),
-    allow(dead_code, reason = "parts of models and memory are for vfio-user alone")
+    not(all(feature = "vfio-user", feature = "vhost-user")),
+    allow(dead_code, reason = "parts of models and memory are for peers behind sockets alone")
 )]
 
 pub mod bar;
@@ -33,18 +37,26 @@ pub mod control_plane;
 pub mod cores;
 mod driver_error;
 mod error;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod files;
 pub mod irq;
 pub mod listener;
 pub mod mem;
 pub mod model;
 pub mod net;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod pace;
 mod page;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod patience;
 pub mod pci;
 mod prefetch;
 pub mod reactor;
 pub mod reset;
 pub mod ring;
 mod sigbus;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod socket;
 mod sync;
 mod table;
 #[cfg(not(miri))]
@@ -52,6 +64,8 @@ pub mod tap;
 pub mod vfio;
 #[cfg(feature = "vfio-user")]
 pub mod vfio_user;
+#[cfg(feature = "vhost-user")]
+pub mod vhost_user;
 
 /// crossbeam's channels: [`Receiver`](channel::Receiver)s have the events of devices.
 pub use crossbeam_channel as channel;

@@ -36,16 +36,17 @@ fn each_line_fails_for_its_reason() {
     }
 }
 
-/// Where this test's dependencies are, and the library among them: the newest, since it was built before this test was.
+/// Where this test's dependencies are, and the library among them: the newest that is older than this test, for others may be built later.
 fn library() -> (PathBuf, PathBuf) {
-    let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
+    let test = std::env::current_exe().unwrap();
+    let deps = test.parent().unwrap().to_owned();
+    let modified = |path: &PathBuf| fs::metadata(path).unwrap().modified().unwrap();
     let ours = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("libwholebar_core-") && name.ends_with(".rlib")
+        name.starts_with("libwholebar_core-") && name.ends_with(".rlib") && modified(path) <= modified(&test)
     };
     let found = fs::read_dir(&deps).unwrap().map(|entry| entry.unwrap().path()).filter(ours);
-    let newest = found.max_by_key(|path| fs::metadata(path).unwrap().modified().unwrap());
-    (deps, newest.expect("the library was built"))
+    (deps, found.max_by_key(modified).expect("the library was built"))
 }
 
 /// The errors in a file, by line: `bar.rs:6:10: error[E0616]: field ...`.

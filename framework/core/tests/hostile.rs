@@ -35,7 +35,7 @@ struct Anything {
 }
 
 impl Anything {
-    fn new(pages: &Arc<Pages>, turn: Turn) -> Self {
+    fn new(pages: Arc<Pages>, turn: Turn) -> Self {
         let bar = ModelRegion { size: SIZE, pages: Some(pages.clone()), direct: vec![0..SIZE] };
         let mut regions = vec![ModelRegion::default(); 8];
         (regions[0], regions[7].size) = (bar, 64);
@@ -51,7 +51,7 @@ impl Anything {
     }
 
     fn idle() -> Arc<dyn PciDevice> {
-        Self::new(&Pages::new(SIZE).unwrap(), Box::new(|_| ())).start()
+        Self::new(Pages::new(SIZE).unwrap(), Box::new(|_| ())).start()
     }
 }
 
@@ -118,12 +118,12 @@ fn types_cross_threads_as_they_should() {
 #[test]
 fn a_doorbell_outlives_whoever_opened_its_device() {
     let pages = Pages::new(SIZE).unwrap();
-    let model = Anything::new(&pages, Box::new(|_| ())).start();
+    let model = Anything::new(pages.clone(), Box::new(|_| ())).start();
     let weak = Arc::downgrade(&model);
     let device: Arc<dyn PciDevice> = model;
     let mut bells: Vec<_> = [MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped]
         .into_iter()
-        .map(|policy| Bar::of(&device, 0, BarOptions { policy, ..BarOptions::default() }).unwrap())
+        .map(|policy| Bar::of(device.clone(), 0, BarOptions { policy, ..BarOptions::default() }).unwrap())
         .flat_map(|bar| [bar.doorbell::<u32>(0x100).unwrap(), bar.window(0..0x200).unwrap().doorbell(0x100).unwrap()])
         .collect();
     drop(device);
@@ -140,7 +140,7 @@ fn a_doorbell_outlives_whoever_opened_its_device() {
 #[test]
 fn two_bars_of_one_are_one() {
     let device = Anything::idle();
-    let open = |policy| Bar::of(&device, 0, BarOptions { policy, ..BarOptions::default() }).unwrap();
+    let open = |policy| Bar::of(device.clone(), 0, BarOptions { policy, ..BarOptions::default() }).unwrap();
     let (whole, trapped) = (open(MapPolicy::Whole), open(MapPolicy::Trapped));
     std::thread::scope(|scope| {
         for bar in [&whole, &trapped, &whole, &trapped] {
@@ -170,12 +170,12 @@ fn forget(item: impl Send + 'static) {
 #[test]
 fn guards_that_are_forgotten_keep_what_they_guard() {
     let device = Anything::idle();
-    let bar = Bar::of(&device, 0, BarOptions::default()).unwrap();
+    let bar = Bar::of(device.clone(), 0, BarOptions::default()).unwrap();
     let arena = arena();
-    let pool = Pool::new(&arena, 8, 64, 64).unwrap();
+    let pool = Pool::new(arena.clone(), 8, 64, 64).unwrap();
     let mut cache = pool.cache(2);
     cache.put(pool.get().unwrap());
-    let (kept, mapping) = (pool.get().unwrap(), device.dma().attach(&arena).unwrap());
+    let (kept, mapping) = (pool.get().unwrap(), device.dma().attach(arena.clone()).unwrap());
     let iova = mapping.iova();
     let chunk = arena.alloc(256, 64).unwrap();
     let ring = DmaRing::<AtomicU32>::within(&chunk, 0, 16).unwrap();
@@ -191,7 +191,7 @@ fn guards_that_are_forgotten_keep_what_they_guard() {
     forget(producer);
     forget(domain.join(7));
     // Nobody else gets what they had.
-    assert_eq!((device.dma().mapped(), device.dma().attach(&arena).unwrap().iova()), (1, iova));
+    assert_eq!((device.dma().mapped(), device.dma().attach(arena.clone()).unwrap().iova()), (1, iova));
     let rest: Vec<_> = std::iter::from_fn(|| arena.alloc(4096, 64).ok()).collect();
     assert!(rest.len() as u64 <= (arena.len() - 256 - 8 * 64) / 4096);
     assert!(consumer.pop().is_none());
@@ -265,9 +265,9 @@ fn a_copy_is_sound_whatever_a_device_writes() {
             }
         }
     };
-    let model = Anything::new(&Pages::new(SIZE).unwrap(), Box::new(turn)).start();
-    let mapping = model.dma().attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 1, 100, 64).unwrap();
+    let model = Anything::new(Pages::new(SIZE).unwrap(), Box::new(turn)).start();
+    let mapping = model.dma().attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, 1, 100, 64).unwrap();
     let buf = pool.get_len(100).unwrap();
     at.store(mapping.iova().offset(buf.arena_offset()).0, Ordering::Relaxed);
     std::thread::scope(|scope| {
@@ -398,7 +398,7 @@ fn a_device_that_lies_about_everything_gives_no_memory_that_is_not_its() {
 #[test]
 fn a_model_that_lies_about_its_memory_is_refused() {
     let pages = Pages::new(4096).unwrap();
-    let mut model = Anything::new(&pages, Box::new(|_| ()));
+    let mut model = Anything::new(pages.clone(), Box::new(|_| ()));
     let msix = |vectors| MsixPlace {
         table_bar: 0,
         table_offset: u64::MAX - 64,
@@ -451,7 +451,7 @@ impl DmaBackend for Yes {
     fn max_maps(&self) -> Option<usize> {
         None
     }
-    fn map(&self, _: &Arc<Arena>, _: Iova) -> Result<()> {
+    fn map(&self, _: Arc<Arena>, _: Iova) -> Result<()> {
         self.or_panic()
     }
     fn unmap(&self, _: Iova, _: u64) -> Result<()> {
@@ -468,14 +468,14 @@ fn addresses_that_cannot_be_are_refused() {
     for fixed in [0, 1, u64::MAX, !0xffff, u64::MAX - 0xfff, 1 << 63] {
         let space =
             DmaSpace::new(Box::new(Yes { fixed: Some(Iova(fixed)), windows: vec![], panics: Arc::default() })).unwrap();
-        if let Ok(mapping) = space.attach(&arena()) {
+        if let Ok(mapping) = space.attach(arena()) {
             assert!(mapping.iova() == Iova(fixed) && fixed.checked_add(mapping.arena().len() - 1).is_some());
         }
     }
     for range in [u64::MAX..=u64::MAX, u64::MAX - 0x1ffff..=u64::MAX, 0..=u64::MAX, 0..=0] {
         let space =
             DmaSpace::new(Box::new(Yes { fixed: None, windows: windows(range), panics: Arc::default() })).unwrap();
-        let held: Vec<_> = (0..4).map_while(|_| space.attach(&arena()).ok()).collect();
+        let held: Vec<_> = (0..4).map_while(|_| space.attach(arena()).ok()).collect();
         for (one, other) in held.iter().zip(held.iter().skip(1)) {
             assert!(one.iova().0 + one.arena().len() <= other.iova().0);
         }
@@ -489,14 +489,14 @@ fn a_backend_that_panics_keeps_address_and_memory() {
     let windows = vec![IovaWindow { range: 0..=(1 << 20) - 1, page: PageSize::K4 }];
     let space = DmaSpace::new(Box::new(Yes { fixed: None, windows, panics: panics.clone() })).unwrap();
     let (one, other) = (arena(), arena());
-    let mapping = space.attach(&one).unwrap();
+    let mapping = space.attach(one.clone()).unwrap();
     let iova = mapping.iova();
     panics.store(true, Ordering::Relaxed);
     assert!(catch_unwind(AssertUnwindSafe(|| drop(mapping))).is_err());
-    assert!(catch_unwind(AssertUnwindSafe(|| space.attach(&other))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| space.attach(other.clone()))).is_err());
     panics.store(false, Ordering::Relaxed);
     assert_eq!((space.mapped(), Arc::strong_count(&one), Arc::strong_count(&other)), (2, 2, 2));
-    let again = [space.attach(&one).unwrap(), space.attach(&other).unwrap()];
+    let again = [space.attach(one).unwrap(), space.attach(other).unwrap()];
     assert!(again.iter().all(|mapping| mapping.iova() > iova) && space.mapped() == 4);
 }
 
@@ -510,9 +510,9 @@ fn sizes_that_cannot_be_are_refused() {
     for (count, size, align) in
         [(u32::MAX, u32::MAX, 1), (2, u32::MAX, 1 << 63), (1 << 31, 8, 1 << 33), (1, 1, 1 << 63)]
     {
-        assert!(Pool::new(&arena, count, size, align).is_err());
+        assert!(Pool::new(arena.clone(), count, size, align).is_err());
     }
-    assert!(DmaRing::<[AtomicU64; 1 << 57]>::new(&arena, 16, 8).is_err());
+    assert!(DmaRing::<[AtomicU64; 1 << 57]>::new(arena.clone(), 16, 8).is_err());
     assert!(DmaRing::<[[AtomicU16; 1 << 30]; 1 << 29]>::within(&chunk, 0, 8).is_err());
     assert!(DmaRing::<Field<AtomicU8, 5, { 1 << 40 }>>::within(&chunk, 0, 1 << 24).is_err());
     // No bytes at all are a ring of which nothing can be reached.

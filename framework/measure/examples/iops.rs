@@ -12,13 +12,13 @@ const DEPTH: u32 = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme,size=64M".to_owned());
-    let disk = block::open(&wholebar::open(&target)?, &DiskConfig::default())?;
+    let disk = block::open(wholebar::open(&target)?, &DiskConfig::default())?;
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let bytes = ns.block_size.max(4096);
     let blocks = u64::from(bytes / ns.block_size);
     let arena = Arena::new(u64::from(DEPTH * bytes), ArenaOptions::default())?;
-    disk.attach(&arena)?;
-    let pool = Pool::new(&arena, DEPTH, bytes, bytes.into())?;
+    disk.attach(arena.clone())?;
+    let pool = Pool::new(arena, DEPTH, bytes, bytes.into())?;
     let bufs = std::iter::from_fn(|| pool.get_len(bytes)).collect();
     let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
     let job = Job {

@@ -26,10 +26,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("two targets are wanted, of ports that are wired to each other".into()),
     };
     let arena = Arena::new(16 << 20, ArenaOptions::default())?;
-    let pool = Pool::new(&arena, 4096, 2048 + u32::from(HEADROOM), 64)?;
+    let pool = Pool::new(arena.clone(), 4096, 2048 + u32::from(HEADROOM), 64)?;
     let open = |target: &str| -> Result<_, Box<dyn Error>> {
-        let port = net::open(&wholebar::open(target)?, &PortConfig { headroom: HEADROOM, ..PortConfig::default() })?;
-        port.attach(&arena)?;
+        let port = net::open(wholebar::open(target)?, &PortConfig { headroom: HEADROOM, ..PortConfig::default() })?;
+        port.attach(arena.clone())?;
         let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
         Ok((port, rx, tx))
     };

@@ -127,7 +127,7 @@ impl Counter {
 }
 
 fn pool() -> Pool {
-    Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 8, 512, 512).unwrap()
+    Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 8, 512, 512).unwrap()
 }
 
 fn read(tag: u64, lba: u64, pool: &Pool) -> Request {

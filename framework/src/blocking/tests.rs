@@ -108,11 +108,11 @@ impl block::Disk for Ram {
         1
     }
 
-    fn attach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, _: Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
 
-    fn detach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, _: &Arena) -> Result<(), DriverError> {
         Ok(())
     }
 
@@ -408,7 +408,7 @@ fn a_cache_is_flushed_where_there_is_one() {
 #[test]
 fn buffers_that_somebody_else_has_are_missed() {
     let ram = Ram::new();
-    let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 2, 512, 512).unwrap();
+    let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 2, 512, 512).unwrap();
     let mut disk = Disk::with_pool(Box::new(ram) as Box<dyn block::Disk>, pool.clone(), &patient()).unwrap();
     let first = pool.get();
     disk.read_exact_at(&mut [0; 4096], 0).unwrap();

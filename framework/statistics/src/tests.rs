@@ -86,10 +86,10 @@ impl Port for Fake {
         self.tx.all().map(of("tx0")).chain([("resets", 3), ("odd name-", 4)].map(of(""))).collect()
     }
 
-    fn attach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, _: Arc<Arena>) -> Result<(), DriverError> {
         Ok(())
     }
-    fn detach(&self, _: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, _: &Arena) -> Result<(), DriverError> {
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Port for Fake {
 const LONG: Duration = Duration::from_secs(600);
 
 /// Two ports of the same awkward name, and a pool with a buffer out.
-fn figures(tx: &Arc<TxCounters>, pool: &Pool) -> Figures {
+fn figures(tx: Arc<TxCounters>, pool: &Pool) -> Figures {
     let port = || Arc::new(Fake { events: unbounded().1, tx: tx.clone() });
     let dropped = || vec![Statistic { queue: "tx0".into(), name: "dropped_faults".into(), value: 9 }];
     Figures::new("a test").port("x\"\\\n", port()).also(dropped).port("x\"\\\n", port()).pool("p", pool)
@@ -130,7 +130,7 @@ impl Served {
     fn with(patience: Duration) -> Self {
         let (dir, tx) = (tempfile::tempdir().unwrap(), Arc::new(TxCounters::default()));
         let pool = testing::pool(4);
-        let server = figures(&tx, &pool).serve_with(&dir.path().join("s"), patience).unwrap();
+        let server = figures(tx.clone(), &pool).serve_with(&dir.path().join("s"), patience).unwrap();
         Self { dir, server: Some(server), tx }
     }
 
@@ -253,8 +253,8 @@ fn reset_is_an_end(error: std::io::Error) -> std::io::Result<usize> {
 #[test]
 fn sockets_are_taken_over_from_the_dead_only_and_removed_in_the_end() {
     let mut served = Served::new();
-    let (tx, pool) = (Arc::default(), testing::pool(1));
-    let serve = |path: &Path| figures(&tx, &pool).serve(path).map(drop).map_err(|error| error.to_string());
+    let (tx, pool) = (Arc::<TxCounters>::default(), testing::pool(1));
+    let serve = |path: &Path| figures(tx.clone(), &pool).serve(path).map(drop).map_err(|error| error.to_string());
     let error = serve(&served.path()).unwrap_err();
     assert!(error.contains("another server listens there"), "{error}");
     served.server = None;

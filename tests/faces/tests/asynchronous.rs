@@ -19,7 +19,7 @@ use wholebar_tests::{Rig, on_thread};
 type Task = Pin<Box<dyn Future<Output = Result<()>>>>;
 /// Tasks at once, and blocks that they write and read back, each of the disk's own size. There are as many blocks again for what is given up.
 const TASKS: u64 = 32;
-const BLOCKS: u64 = 2048;
+const BLOCKS: u64 = 512;
 const BUFS: u32 = 2 * TASKS as u32;
 
 struct Bench {
@@ -43,8 +43,8 @@ fn bench(target: &str, entries: Option<u16>) -> Result<Bench> {
     };
     let ns = disk.namespaces().into_iter().next().context("no namespace")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
-    disk.attach(&arena)?;
-    let pool = Pool::new(&arena, BUFS, ns.block_size, ns.block_size.into())?;
+    disk.attach(arena.clone())?;
+    let pool = Pool::new(arena, BUFS, ns.block_size, ns.block_size.into())?;
     Ok(Bench { queue: Queue::new(disk.queue()?), pool, ns, disk, _rig: rig })
 }
 

@@ -108,7 +108,7 @@ fuzz_target!(|input: Input| {
             bar::plan_of(device.as_ref(), index, BarOptions { page: Some(larger), ..options }).expect("as above");
         assert!(other.mapped_bytes() <= plan.mapped_bytes(), "a larger page maps more");
         let trapped = BarOptions { policy: MapPolicy::Trapped, ..options };
-        let bar = Bar::of(&device, index, trapped).expect("nothing is mapped");
+        let bar = Bar::of(device.clone(), index, trapped).expect("nothing is mapped");
         let guarded = [&plan.layout.table, &plan.layout.pba].map(|r| r.clone().unwrap_or(0..0));
         for at in guarded.iter().flat_map(|r| [r.start.wrapping_sub(8), r.start, r.end.wrapping_sub(8), r.end]) {
             let inside = guarded.iter().any(|r| r.start < at.saturating_add(8) && at < r.end);
@@ -119,7 +119,7 @@ fuzz_target!(|input: Input| {
             }
         }
     }
-    if let Ok(Some(table)) = MsixTable::of(&device) {
+    if let Ok(Some(table)) = MsixTable::of(device) {
         let last = table.len() - 1;
         assert!(table.entry(last).is_ok() && table.is_pending(last).is_ok() && table.entry(last + 1).is_err());
     }

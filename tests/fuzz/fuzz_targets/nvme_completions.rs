@@ -62,8 +62,8 @@ fuzz_target!(|bytes: &[u8]| {
     let options = Options { service: Service::Manual, timeout: Duration::from_millis(5), ..Options::default() };
     let nvme = Nvme::open(device, options).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    nvme.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, BUFFERS, 4096, 4096).unwrap();
+    nvme.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, BUFFERS, 4096, 4096).unwrap();
     let mut queue = nvme.queue(QueueOptions { entries: Some(ENTRIES), ..QueueOptions::default() }).unwrap();
     let (_, cq) = queue.rings();
     let (mut open, mut tag) = (BTreeSet::new(), 0);

@@ -63,7 +63,7 @@ thread_local! {
             let headers = Headers { from: Mac([2; 6]), to: Mac([4; 6]), vlan: (n & 2 != 0).then_some(5), v6: n & 1 != 0 };
             (headers, Template::new(&headers, FLOWS, 9).unwrap())
         });
-        Kit { templates: templates.collect(), pool: Pool::new(&arena, 1024, 512, 64).unwrap(), pattern: Pattern::new() }
+        Kit { templates: templates.collect(), pool: Pool::new(arena, 1024, 512, 64).unwrap(), pattern: Pattern::new() }
     });
 }
 

@@ -69,6 +69,6 @@ fn use_it(device: &VfioUser) -> wholebar::Result<()> {
         device.set_irqs(kind, 0, IrqAction::Fds(&[Some(event.as_fd()), None]))?;
     }
     let arena = Arena::new(4096, ArenaOptions::default())?;
-    drop(device.dma().attach(&arena)?);
+    drop(device.dma().attach(arena)?);
     device.reset()
 }

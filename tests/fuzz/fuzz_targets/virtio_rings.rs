@@ -240,10 +240,10 @@ fn blocks(features: u64, take: &mut Take<'_>) {
     assert_eq!(u64::from(pool.available()) + quarantined, u64::from(BUFFERS), "a buffer was lost");
 }
 
-fn pool(attach: impl Fn(&std::sync::Arc<Arena>)) -> Pool {
+fn pool(attach: impl Fn(std::sync::Arc<Arena>)) -> Pool {
     let arena = Arena::new(1 << 17, ArenaOptions::default()).unwrap();
-    attach(&arena);
-    Pool::new(&arena, BUFFERS, SIZE, 64).unwrap()
+    attach(arena.clone());
+    Pool::new(arena, BUFFERS, SIZE, 64).unwrap()
 }
 
 /// Where the device is in a packed ring: the next descriptor, and how often it went round, as a bit.

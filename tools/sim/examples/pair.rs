@@ -72,7 +72,7 @@ impl Port {
         let target = Target::parse("sim:virtio-net,wire=pair:example,full=wait,control=0")?;
         let device: Arc<dyn PciDevice> = target.open(core)?.model;
         let arena = Arena::new(2 << 20, ArenaOptions::default())?;
-        let dma = device.dma().attach(&arena)?;
+        let dma = device.dma().attach(arena.clone())?;
         device.write(CONFIG, 4, &6u16.to_le_bytes())?;
         // Acknowledge, driver, features, FEATURES_OK; both queues; DRIVER_OK.
         for status in [0u8, 1, 3] {
@@ -84,8 +84,8 @@ impl Port {
         }
         device.write(0, 0x14, &[11])?;
         let packed = features & PACKED != 0;
-        let rx = Queue::new(device.as_ref(), &arena, &dma, 0, packed)?;
-        let tx = Queue::new(device.as_ref(), &arena, &dma, 1, packed)?;
+        let rx = Queue::new(device.as_ref(), arena.clone(), dma.clone(), 0, packed)?;
+        let tx = Queue::new(device.as_ref(), arena.clone(), dma.clone(), 1, packed)?;
         device.write(0, 0x14, &[15])?;
         Ok(Self { rx, tx, _device: device })
     }
@@ -108,15 +108,15 @@ struct Queue {
 impl Queue {
     fn new(
         device: &dyn PciDevice,
-        arena: &Arc<Arena>,
-        dma: &Arc<DmaMapping>,
+        arena: Arc<Arena>,
+        dma: Arc<DmaMapping>,
         index: u16,
         packed: bool,
     ) -> Result<Self, Error> {
         let buffers = arena.alloc(u64::from(SIZE) * ROOM, 64)?;
         buffers.zero();
-        let desc: DmaRing<[AtomicU16; 8]> = DmaRing::new(arena, SIZE.into(), 4096)?;
-        let driver: DmaRing<AtomicU16> = DmaRing::new(arena, 512, 4096)?;
+        let desc: DmaRing<[AtomicU16; 8]> = DmaRing::new(arena.clone(), SIZE.into(), 4096)?;
+        let driver: DmaRing<AtomicU16> = DmaRing::new(arena.clone(), 512, 4096)?;
         let used: DmaRing<AtomicU16> = DmaRing::new(arena, 2048, 4096)?;
         let at = |chunk: &Chunk| dma.iova().0 + chunk.offset();
         let receive = index.is_multiple_of(2);
@@ -143,7 +143,7 @@ impl Queue {
             device.write(0, register + 4, &((at(area) >> 32) as u32).to_le_bytes())?;
         }
         device.write(0, 0x1c, &1u16.to_le_bytes())?;
-        let (_buffers, _dma) = (buffers, dma.clone());
+        let (_buffers, _dma) = (buffers, dma);
         Ok(Self { packed, desc, driver, device: used, posted: 0, done: 0, len, flags, _buffers, _dma })
     }
 

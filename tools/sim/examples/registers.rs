@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut out = std::io::stdout();
     let name = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme".to_owned());
     let device: Arc<dyn PciDevice> = open(&name)?.model;
-    let bar = Bar::of(&device, 0, BarOptions::default())?;
+    let bar = Bar::of(device, 0, BarOptions::default())?;
     writeln!(out, "{name}: BAR0 of {} bytes, {} of them mapped", bar.size(), bar.plan().mapped_bytes())?;
     writeln!(out, "CAP  {:#018x}", bar.read::<u64>(0x00)?)?;
     for (register, offset) in [("VS", 0x08), ("CC", 0x14), ("CSTS", 0x1c), ("AQA", 0x24)] {

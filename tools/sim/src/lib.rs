@@ -5,7 +5,7 @@
 //! - [`virtio`]: a network card and a disk; [`wire`]: what its packets pass.
 //! - [`faults`]: what models can be told to do wrong.
 //! - [`pcap`]: captures, read packet by packet.
-//! - [`Target`], [`open`]: a model by its name, on a thread of its own; [`serve`]: a model for other processes.
+//! - [`Target`], [`open`]: a model by its name, on a thread of its own; [`serve`], [`serve_vhost_user`]: a model for other processes.
 //!
 //! Models know nothing of drivers: they share the bus and the specification with them, and no types.
 
@@ -24,5 +24,5 @@ pub mod wire;
 
 pub use error::{Error, Result};
 pub use params::Parameter;
-pub use serve::serve;
+pub use serve::{serve, serve_vhost_user};
 pub use target::{MODELS, ModelParams, Opened, Target, open};

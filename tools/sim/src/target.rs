@@ -118,7 +118,7 @@ impl Target {
 /// Puts a model behind the seam, and runs it on the thread that runs the other end of its pair, if one does.
 fn run<M: Model + 'static>(pair_thread: &PairThread, model: M, core: Option<usize>) -> Result<Arc<InProcess>> {
     let device = InProcess::new(model)?;
-    pair_thread.run(&device, move || {
+    pair_thread.run(device.clone(), move || {
         if let Some(id) = core
             && !core_affinity::set_for_current(core_affinity::CoreId { id })
         {

@@ -55,7 +55,7 @@ impl<M: Model> Guest<M> {
         let (step, len) = if self.lies == Flat { (count, count * PAGE) } else { (1, PAGE) };
         for page in pages.step_by(step as usize) {
             let at = self.memory.offset() + self.place(page * PAGE);
-            self.card.dma_map_arena(Iova(BASE + page * PAGE), &self.arena, at, len, writable).unwrap();
+            self.card.dma_map_arena(Iova(BASE + page * PAGE), self.arena.clone(), at, len, writable).unwrap();
         }
     }
 

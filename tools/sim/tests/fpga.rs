@@ -21,9 +21,9 @@ impl Rig {
         let device = InProcess::new(Fpga::new().unwrap()).unwrap();
         device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
         let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-        let dma = device.dma().attach(&arena).unwrap();
+        let dma = device.dma().attach(arena.clone()).unwrap();
         let rig = Self {
-            ring: DmaRing::new(&arena, entries, 64).unwrap(),
+            ring: DmaRing::new(arena.clone(), entries, 64).unwrap(),
             data: arena.alloc(0x4000, 64).unwrap(),
             device,
             dma,

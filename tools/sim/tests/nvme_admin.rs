@@ -393,7 +393,7 @@ fn event_requests_have_a_limit_and_can_be_aborted() {
 #[test]
 fn a_tiny_admin_queue_works() {
     let mut rig = Rig::off("");
-    rig.admin = common::pair(&rig.arena, 0, 2);
+    rig.admin = common::pair(rig.arena.clone(), 0, 2);
     rig.enable();
     for _ in 0..5 {
         assert_eq!(rig.admin(Cmd::new(0x0a).dw10(7)).status, 0);

@@ -270,7 +270,7 @@ fn data_may_lie_across_maps() {
     let mut c = Case::new("sgl=1");
     // Two more arenas: where they come to lie side by side, one piece of data can cross from one to the other.
     let arenas: Vec<_> = (0..2).map(|_| Arena::new(64 << 10, ArenaOptions::default()).unwrap()).collect();
-    let maps: Vec<_> = arenas.iter().map(|a| c.rig.device.dma().attach(a).unwrap()).collect();
+    let maps: Vec<_> = arenas.iter().map(|a| c.rig.device.dma().attach(a.clone()).unwrap()).collect();
     // Of hugepages, they are larger than asked for.
     let size = arenas[0].len();
     let chunks: Vec<_> = arenas.iter().map(|a| a.alloc(size, 1).unwrap()).collect();

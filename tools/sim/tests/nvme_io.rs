@@ -217,7 +217,7 @@ fn namespaces_are_apart() {
 fn two_submission_queues_share_a_completion_queue() {
     let mut rig = Rig::new("size=1M");
     let mut first = rig.pair(1, 8);
-    let mut second = common::pair(&rig.arena, 2, 8);
+    let mut second = common::pair(rig.arena.clone(), 2, 8);
     let sq = rig.at(second.sq.chunk());
     assert_eq!(rig.admin(Cmd::new(1).prp(sq, 0).dw10(7 << 16 | 2).dw11(1 << 16 | 1)).status, 0);
     second.post(Cmd::new(FLUSH).nsid(1).words(21));

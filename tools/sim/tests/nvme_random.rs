@@ -93,7 +93,7 @@ fn bring_up(rig: &mut Rig) -> Option<[Pair; 2]> {
     rig.enable_as(0x0046_0001);
     let mut pairs = Vec::new();
     for id in 1..3u16 {
-        let pair = common::pair(&rig.arena, id, 16);
+        let pair = common::pair(rig.arena.clone(), id, 16);
         let size = 15 << 16 | u32::from(id);
         let (cq, sq) = (rig.at(pair.cq.chunk()), rig.at(pair.sq.chunk()));
         for cmd in
@@ -161,7 +161,7 @@ proptest! {
     fn fpga(acts in prop::collection::vec((0u64..4, any::<u64>(), any::<u32>()), 1..200)) {
         let device = InProcess::new(Fpga::new().unwrap()).unwrap();
         let arena = wholebar_core::mem::Arena::new(16 * PAGE, wholebar_core::mem::ArenaOptions::default()).unwrap();
-        let dma = device.dma().attach(&arena).unwrap();
+        let dma = device.dma().attach(arena.clone()).unwrap();
         let memory = arena.alloc(16 * PAGE, 1).unwrap();
         device.write(7, 4, &6u16.to_le_bytes()).unwrap();
         let write = |at: u64, value: u32| { let _ = device.write(0, at, &value.to_le_bytes()); };

@@ -28,7 +28,7 @@ fn with_server(model: &str, client: impl FnOnce(&Path)) {
 
 fn open_bar(socket: &Path) -> Bar {
     let device: Arc<dyn PciDevice> = VfioUser::connect(socket, Options::default()).unwrap();
-    Bar::of(&device, 0, BarOptions::default()).unwrap()
+    Bar::of(device, 0, BarOptions::default()).unwrap()
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub struct AnyDisk {
 impl AnyDisk {
     /// Opens the disk that stands behind a target. It must have as many queues as `config` says.
     pub fn open(target: &Target, config: &DiskConfig, mapping: Mapping) -> Result<Self> {
-        let disk = block::drivers().open(&target.device, config, mapping)?;
+        let disk = block::drivers().open(target.device.clone(), config, mapping)?;
         if disk.queues() < config.queues {
             bail!("{} queues are asked for, and {} has {}", config.queues, disk.name(), disk.queues());
         }
@@ -69,7 +69,7 @@ impl Storage for AnyDisk {
         Ok(Space { nsid, blocks, block_size, read_only, max_transfer })
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.disk.attach(arena)?)
     }
 

@@ -216,7 +216,7 @@ mod tests {
     /// A copy with buffers of four blocks, six at a time, beginning at block 1.
     fn on<T>(ram: &mut Ram, copy: impl FnOnce(Transfer<'_>) -> Result<T>) -> Result<T> {
         let arena = Arena::new(1 << 16, ArenaOptions::default())?;
-        let pool = Pool::new(&arena, 6, 2048, 4096)?;
+        let pool = Pool::new(arena, 6, 2048, 4096)?;
         copy(Transfer {
             queue: ram,
             pool,

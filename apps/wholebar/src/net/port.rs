@@ -234,8 +234,8 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
             let device = target::open(name, cores, None)?;
             // What nobody asked for may be missing.
             let modest = PortConfig { promiscuous: false, ..config.clone() };
-            let opened = match drivers.open(&device.device, &config, mapping) {
-                Err(_) if args.promiscuous.is_none() => drivers.open(&device.device, &modest, mapping),
+            let opened = match drivers.open(device.device.clone(), &config, mapping) {
+                Err(_) if args.promiscuous.is_none() => drivers.open(device.device.clone(), &modest, mapping),
                 opened => opened,
             };
             let port: Arc<dyn Port> = opened.with_context(|| format!("{name} cannot be opened"))?.into();
@@ -254,12 +254,12 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
     }
     let arena = Arena::new(all.next_multiple_of(PageSize::host().bytes()), ArenaOptions::default())?;
     let ports = opened.into_iter().enumerate().map(|(number, (name, device, port))| {
-        port.attach(&arena)?;
+        port.attach(arena.clone())?;
         let missing = config.offloads.without(port.granted());
         if missing != Offloads::NONE {
             output::note(format!("port {number}: {name} has no {missing}"));
         }
-        let pool = Pool::new(&arena, count, size, 64)?;
+        let pool = Pool::new(arena.clone(), count, size, 64)?;
         let origin = Origin::of(device.device.as_ref()).0;
         Ok(OpenPort { port, pool, number, target: name.clone(), origin, more: More::default(), device })
     });
@@ -320,11 +320,11 @@ impl OpenPort {
         }
     }
 
-    /// The same in a line.
+    /// The same for people, in two lines.
     pub fn line(&self) -> String {
         let (port, queues) = (&self.port, self.port.queues().0);
         format!(
-            "port {}: {} ({}), {}, MTU {}, {queues} queue{} each way, link {}",
+            "port {}: {} ({})\n  {}, MTU {}, {queues} queue{} each way, link {}",
             self.number,
             self.target,
             port.driver(),

@@ -139,7 +139,7 @@ fn measure(args: Measure) -> Result<()> {
     if !quiet {
         output::print(intro(&host, &args.target, &device, core, &target))?;
     }
-    let registers = registers::measure(&target.device, core, rounds, time.mul_f64(REGISTERS), &interrupted)?;
+    let registers = registers::measure(target.device.clone(), core, rounds, time.mul_f64(REGISTERS), &interrupted)?;
     let rounds = Rounds { plans: &plans, loads: &LOADS, rounds, time: time.saturating_sub(began.elapsed()) };
     let cases = Reads { target: &target, nsid, core }.measure(&rounds, &interrupted)?;
     let mut runs: Vec<Run> = cases.iter().filter_map(Case::result).collect();
@@ -329,7 +329,8 @@ mod tests {
         let state = || {
             let mut config = [0; 256];
             device.read(CONFIG, 0, &mut config).unwrap();
-            let bar = Bar::of(device, 0, BarOptions { policy: MapPolicy::Trapped, ..BarOptions::default() }).unwrap();
+            let bar =
+                Bar::of(device.clone(), 0, BarOptions { policy: MapPolicy::Trapped, ..BarOptions::default() }).unwrap();
             (config, CC_AND_CSTS.map(|register| bar.read::<u32>(register).unwrap() & 1))
         };
         let found = state();

@@ -81,7 +81,7 @@ struct Kind {
 /// # Errors
 /// A controller that is enabled, and what the device says.
 pub fn measure(
-    device: &Arc<dyn PciDevice>,
+    device: Arc<dyn PciDevice>,
     core: usize,
     rounds: usize,
     time: Duration,
@@ -89,7 +89,7 @@ pub fn measure(
 ) -> Result<Registers> {
     let open = |policy| {
         let registers = [0..0x1000];
-        Bar::of(device, 0, BarOptions { policy, page: None, registers: &registers })
+        Bar::of(device.clone(), 0, BarOptions { policy, page: None, registers: &registers })
     };
     let (whole, trapped) = (open(MapPolicy::Whole)?, open(MapPolicy::Trapped)?);
     if trapped.read::<u32>(CC)? & 1 != 0 || trapped.read::<u32>(CSTS)? & 1 != 0 {
@@ -247,11 +247,12 @@ mod tests {
     fn a_disabled_controller_s_registers_are_measured_and_left_as_they_were() {
         let target = target::open("sim:nvme,size=1M,backing=null", &[], None).unwrap();
         let device = &target.device;
-        let bar = Bar::of(device, 0, BarOptions { policy: MapPolicy::Trapped, ..BarOptions::default() }).unwrap();
+        let bar =
+            Bar::of(device.clone(), 0, BarOptions { policy: MapPolicy::Trapped, ..BarOptions::default() }).unwrap();
         bar.write(AQA, 0x0007_0003u32).unwrap();
         let never = AtomicBool::new(false);
         let core = cores::allowed()[0];
-        let found = measure(device, core, 2, Duration::from_millis(80), &never).unwrap();
+        let found = measure(device.clone(), core, 2, Duration::from_millis(80), &never).unwrap();
         let names: Vec<_> = found.accesses.iter().map(|a| format!("{} {}", a.what, a.how)).collect();
         assert_eq!(names, ["write direct", "write trapped", "read direct", "read trapped"]);
         for pair in found.accesses.chunks(2) {
@@ -261,7 +262,7 @@ mod tests {
         assert!(found.clock_ns > 0.0 && found.no_direct.is_none());
         assert_eq!(bar.read::<u32>(AQA).unwrap(), 0x0007_0003);
         // What is interrupted has nothing to tell, and gives the register back too.
-        let found = measure(device, core, 2, Duration::from_millis(80), &AtomicBool::new(true)).unwrap();
+        let found = measure(device.clone(), core, 2, Duration::from_millis(80), &AtomicBool::new(true)).unwrap();
         assert!(found.accesses.is_empty());
         assert_eq!(bar.read::<u32>(AQA).unwrap(), 0x0007_0003);
     }

@@ -273,7 +273,7 @@ pub fn rig_with(config: PortConfig, options: Options) -> Rig {
     let device = nic.device();
     let igb = Igb::open(device.clone(), config, options).unwrap();
     let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();
-    igb.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, BUFFERS, 1024, 64).unwrap();
+    igb.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena, BUFFERS, 1024, 64).unwrap();
     Rig { igb, pool, nic, device }
 }

@@ -26,8 +26,8 @@ pub fn rig_with(target: &str, options: Options) -> Rig {
     let opened = open(target);
     let nvme = Nvme::open(opened.model.clone(), options).unwrap();
     let arena = Arena::new(8 << 20, ArenaOptions::default()).unwrap();
-    nvme.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 96, 64 << 10, 4096).unwrap();
+    nvme.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena.clone(), 96, 64 << 10, 4096).unwrap();
     Rig { nvme, pool, arena, opened }
 }
 

@@ -10,8 +10,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let blk = Blk::open(open(), &BlkConfig::default(), Options::default())?;
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! blk.attach(&arena)?;
-//! let pool = Pool::new(&arena, 16, 4096, 4096)?;
+//! blk.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 16, 4096, 4096)?;
 //! let mut queue = blk.queue()?;
 //! let data = Data::One(pool.get_len(4096).ok_or("no buffer left")?);
 //! queue.submit(Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None })?;
@@ -138,7 +138,7 @@ impl Blk {
     /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
     /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &BlkConfig, options: Options) -> Result<Self> {
-        let _opening = Opening::of(&device);
+        let _opening = Opening::of(device.clone());
         let hw = Hardware::open(device, TYPE, &options)?;
         let disk = Geometry::of(&hw)?;
         let queues = config.queues.min(disk.queues);
@@ -237,7 +237,7 @@ impl Blk {
     ///
     /// # Errors
     /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
@@ -246,7 +246,7 @@ impl Blk {
     /// # Errors
     /// [`StillAttached`](wholebar_core::Error::StillAttached) where a queue was given buffers of it, even one that was dropped since: the device
     /// keeps all of its queues as long as it is open. Nothing has changed then.
-    pub fn detach(&self, arena: &Arc<Arena>) -> Result<()> {
+    pub fn detach(&self, arena: &Arena) -> Result<()> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -353,11 +353,11 @@ impl Disk for Blk {
         Blk::queues(self)
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(Blk::attach(self, arena)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(Blk::detach(self, arena)?)
     }
 

@@ -214,7 +214,7 @@ mod tests {
 
     fn pool(count: u32) -> Pool {
         let arena = Arena::new(1 << 16, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap();
-        Pool::new(&arena, count, 2048, 64).unwrap()
+        Pool::new(arena, count, 2048, 64).unwrap()
     }
 
     fn packet() -> Buf {

@@ -134,7 +134,7 @@ impl Net {
     /// [`Error::Unavailable`] for what `config` asks for and the device does not have; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
     /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig, options: Options) -> Result<Self> {
-        let _opening = pci::Opening::of(&device);
+        let _opening = pci::Opening::of(device.clone());
         let hw = Hardware::open(device, TYPE, &options)?;
         let facts = Facts::of(&hw)?;
         let pairs = config.rx_queues;
@@ -323,8 +323,8 @@ impl Opening<'_> {
             let queue = if receives {
                 Queue::Rx(Box::new(Receiver::new(life, ring, layout, bell, rx, vector)))
             } else {
-                let headers = Pool::new(memory.arena(), headers_of(size), 64, 64)?.cache(HEADER_BATCH);
-                shared.queue_context.attach(memory.arena())?;
+                let headers = Pool::new(memory.arena().clone(), headers_of(size), 64, 64)?.cache(HEADER_BATCH);
+                shared.queue_context.attach(memory.arena().clone())?;
                 Queue::Tx(Box::new(Sender::new(life, ring, allowed, bell, headers, tx)))
             };
             Ok((record, queue))
@@ -603,11 +603,11 @@ impl Port for Net {
         all
     }
 
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
 
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError> {
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
@@ -627,7 +627,7 @@ impl Port for Net {
             );
             return Err(shared.hw.unavailable(what).into());
         }
-        shared.queue_context.attach(pool.arena())?;
+        shared.queue_context.attach(pool.arena().clone())?;
         match self.take(index, 2 * u32::from(index)) {
             Some(Queue::Rx(mut queue)) => {
                 queue.set_pool(pool);

@@ -87,7 +87,7 @@ impl Areas {
 /// One virtqueue, driver's side.
 pub(crate) trait Ring: Send + Sized + 'static {
     /// A ring of `size` descriptors (a power of two), in zeroed memory of `arena`.
-    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> wholebar_core::Result<Self>;
+    fn new(arena: Arc<Arena>, size: u16, options: RingOptions) -> wholebar_core::Result<Self>;
 
     /// Its memory.
     fn areas(&self) -> Areas;

@@ -98,7 +98,7 @@ impl Packed {
 }
 
 impl Ring for Packed {
-    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
+    fn new(arena: Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
         let driver = (16 * u64::from(size)).next_multiple_of(128);
         let device = driver + 128;
         let tables = (device + 4).next_multiple_of(16);
@@ -244,7 +244,8 @@ impl Ring for Packed {
                 }
                 barrier::after_status();
                 let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
-                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len)?
+                // Without the flag the length is ignored (2.8.4): DPDK's vhost leaves there what the driver wrote. Others, QEMU among them, never set it.
+                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len, || flags & WRITE != 0)?
             }
         };
         self.ids.give_back(used.id);

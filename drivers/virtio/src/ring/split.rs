@@ -81,7 +81,7 @@ impl Split {
 }
 
 impl Ring for Split {
-    fn new(arena: &Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
+    fn new(arena: Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
         let n = u64::from(size);
         // 2.7: alignments of 16, 2 and 4; each area has cache lines of its own. What was used begins 4 bytes later, so that none of its entries of
         // 8 bytes is in two lines, or in two pages, which a device may find far apart.
@@ -233,7 +233,7 @@ impl Ring for Split {
             None => {
                 let entry = self.used_ring.at(self.taken.into());
                 let [id, len] = [0, 1].map(|i| u32::from_le(entry[i].load(Ordering::Relaxed)));
-                self.ids.land(id, len)?
+                self.ids.land(id, len, || true)?
             }
         };
         self.taken = self.taken.wrapping_add(1);

@@ -203,7 +203,7 @@ impl Other for PackedDevice {
         let (at, wrap) = self.used;
         self.lengths.at(at.into()).store(len.to_le(), Ordering::Relaxed);
         self.words.at(at.into())[0].store(last.to_le(), Ordering::Relaxed);
-        let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 };
+        let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 } | u16::from(len > 0) << 1;
         self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
         Self::step(&mut self.used, descriptors, self.size);
     }
@@ -231,7 +231,7 @@ impl Other for PackedDevice {
 
 fn pair<R: Ring, D: Other>(size: u16, options: RingOptions) -> (R, D) {
     let arena = Arena::new(1 << 20, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap();
-    let ring = R::new(&arena, size, options).unwrap();
+    let ring = R::new(arena.clone(), size, options).unwrap();
     let device = D::over(&ring.areas(), size);
     (ring, device)
 }
@@ -517,6 +517,32 @@ fn a_split_index_that_runs_ahead_is_refused() {
             device.give_back_batch(last, 0, 1, 0);
             assert_eq!(ring.take(), Ok(Some(Used { id: first, len: 101 })));
             assert_eq!(ring.take(), Err(Fault::Batch));
+        }
+    }
+}
+
+/// As DPDK's vhost does: a used descriptor has the length that the driver wrote, and no flag that says that the device wrote anything.
+#[test]
+fn a_packed_length_without_its_flag_is_ignored() {
+    for in_order in [false, true] {
+        let (mut ring, mut device) = pair::<Packed, PackedDevice>(8, RingOptions { event_idx: false, in_order });
+        let id = ring.post_one(segment(5), false);
+        ring.publish();
+        device.give_back(id, 0, 1);
+        device.lengths.at(0).store(105u32.to_le(), Ordering::Relaxed);
+        assert_eq!(ring.take(), Ok(Some(Used { id, len: 0 })));
+        // What it may write to is as long as it says, flag or not, and not longer.
+        for (len, taken) in [(104, Ok(104)), (106, Err(Fault::Length { id: 0, len: 106, most: 105 }))] {
+            let id = ring.post_one(segment(5), true);
+            ring.publish();
+            let at = device.used.0;
+            device.give_back(id, 0, 1);
+            device.lengths.at(at.into()).store(u32::to_le(len), Ordering::Relaxed);
+            let expected = taken.map(|len| Some(Used { id, len }));
+            let fault = |fault| {
+                if let Fault::Length { len, most, .. } = fault { Fault::Length { id: 0, len, most } } else { fault }
+            };
+            assert_eq!(ring.take().map_err(fault), expected);
         }
     }
 }

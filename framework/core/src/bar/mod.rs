@@ -12,7 +12,7 @@
 //! use wholebar_core::pci::{BAR0, PciDevice};
 //!
 //! /// Resets an engine by its control register and returns the doorbell of its first queue.
-//! fn start(device: &Arc<dyn PciDevice>) -> Result<Doorbell<u32>> {
+//! fn start(device: Arc<dyn PciDevice>) -> Result<Doorbell<u32>> {
 //!     let bar = Bar::of(device, BAR0 as u8, BarOptions::default())?;
 //!     bar.write(0x10, 1u32)?;
 //!     bar.wait_for("end its reset", 0x14, Duration::from_secs(1), |status: u32| status & 1 == 0)?;
@@ -68,8 +68,9 @@ impl Bar {
     /// [`Error::NoSuchRegion`] where the device has no such BAR; [`Error::Config`] where its configuration space makes no sense;
     /// [`Error::Plan`] where a page size below the device's own is asked for; [`Error::Access`] where configuration space cannot be read; what
     /// [`PciDevice::map`] returns where the backend refuses.
-    pub fn of(device: &Arc<dyn PciDevice>, bar: u8, options: BarOptions<'_>) -> Result<Self> {
-        Self::map(device.clone(), plan_of(device.as_ref(), bar, options)?)
+    pub fn of(device: Arc<dyn PciDevice>, bar: u8, options: BarOptions<'_>) -> Result<Self> {
+        let plan = plan_of(device.as_ref(), bar, options)?;
+        Self::map(device, plan)
     }
 
     /// Opens a BAR as `plan` says: the plan of [`plan_of`], perhaps changed.

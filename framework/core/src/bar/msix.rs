@@ -43,9 +43,9 @@ impl MsixTable {
     ///
     /// # Errors
     /// [`Error::Config`] where the MSI-X capability makes no sense; [`Error::Access`] where configuration space cannot be read; else as [`Bar::of`].
-    pub fn of(device: &Arc<dyn PciDevice>) -> Result<Option<Self>> {
+    pub fn of(device: Arc<dyn PciDevice>) -> Result<Option<Self>> {
         let Some(msix) = Config::of(device.as_ref())?.msix()? else { return Ok(None) };
-        let table = read_only(device, msix.table_bar, msix.table())?;
+        let table = read_only(device.clone(), msix.table_bar, msix.table())?;
         let pba = read_only(device, msix.pba_bar, msix.pba())?;
         Ok(Some(Self { msix, table, pba }))
     }
@@ -102,11 +102,11 @@ impl MsixTable {
 }
 
 /// Opens BAR `bar` with nothing mapped but the pages that hold `range`, and these read-only.
-fn read_only(device: &Arc<dyn PciDevice>, bar: u8, range: Range<u64>) -> Result<Bar> {
+fn read_only(device: Arc<dyn PciDevice>, bar: u8, range: Range<u64>) -> Result<Bar> {
     let mut plan = plan_of(device.as_ref(), bar, BarOptions { policy: MapPolicy::Whole, ..BarOptions::default() })?;
     for span in &mut plan.spans {
         let needed = span.range.start < range.end && range.start < span.range.end;
         span.access = if needed && span.access != Access::Trapped { Access::ReadOnly } else { Access::Trapped };
     }
-    Bar::open(device.clone(), plan)
+    Bar::open(device, plan)
 }

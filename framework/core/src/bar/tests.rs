@@ -107,20 +107,20 @@ impl Model for Board {
 
 const POLICIES: [MapPolicy; 4] = [MapPolicy::Auto, MapPolicy::Whole, MapPolicy::Carved, MapPolicy::Trapped];
 
-fn open(device: &Arc<dyn PciDevice>, policy: MapPolicy, page: Option<PageSize>) -> Bar {
+fn open(device: Arc<dyn PciDevice>, policy: MapPolicy, page: Option<PageSize>) -> Bar {
     Bar::of(device, 0, BarOptions { policy, page, registers: &[CLEAR..CLEAR + 8] }).unwrap()
 }
 
 /// Every plan that a 4 KiB device can be opened with.
-fn every_plan(device: &Arc<dyn PciDevice>) -> Vec<Bar> {
+fn every_plan(device: Arc<dyn PciDevice>) -> Vec<Bar> {
     let pages = [None, Some(PageSize::K16), Some(PageSize::K64)];
-    POLICIES.into_iter().flat_map(|policy| pages.map(|page| open(device, policy, page))).collect()
+    POLICIES.into_iter().flat_map(|policy| pages.map(|page| open(device.clone(), policy, page))).collect()
 }
 
 #[test]
 fn registers_are_the_same_under_every_plan() {
     let device = Board::new().start();
-    let bars = every_plan(&device);
+    let bars = every_plan(device.clone());
     for (n, writer) in bars.iter().enumerate() {
         let n = n as u32 + 1;
         writer.write(0x10, n).unwrap();
@@ -147,7 +147,7 @@ fn doorbells_are_counted_as_what_they_are() {
         (MapPolicy::Trapped, [false, false]),
     ] {
         for (page, direct) in [PageSize::K4, PageSize::K64].into_iter().zip(direct) {
-            let mut bell = open(&device, policy, Some(page)).doorbell::<u32>(0x3100).unwrap();
+            let mut bell = open(device.clone(), policy, Some(page)).doorbell::<u32>(0x3100).unwrap();
             (0..3).for_each(|n| bell.ring(n));
             let counts = bell.counts();
             assert_eq!(
@@ -165,7 +165,7 @@ fn doorbells_are_counted_as_what_they_are() {
 fn table_and_pba_are_out_of_reach() {
     let device = Board::new().start();
     let guarded = [(TABLE..TABLE + 16 * u64::from(VECTORS), "table"), (0x2000..0x2010, "PBA")];
-    for bar in every_plan(&device) {
+    for bar in every_plan(device.clone()) {
         for (range, name) in &guarded {
             let refused = |e: Option<Error>| matches!(e, Some(Error::Guarded { what, .. }) if what == *name);
             for at in (range.start..range.end).step_by(if cfg!(miri) { 248 } else { 8 }) {
@@ -184,7 +184,7 @@ fn table_and_pba_are_out_of_reach() {
 #[test]
 fn what_is_outside_or_unaligned_is_refused() {
     let device = Board::new().start();
-    for bar in every_plan(&device) {
+    for bar in every_plan(device.clone()) {
         assert!(matches!(bar.read::<u32>(2), Err(Error::Unaligned { .. })));
         assert!(matches!(bar.doorbell::<u16>(0x3001).err(), Some(Error::Unaligned { .. })));
         for at in [SIZE, SIZE - 4, !7] {
@@ -234,8 +234,8 @@ fn a_plan_that_is_not_the_devices_cannot_be_opened() {
 
     let large = Board { page: PageSize::K64, ..Board::new() }.start();
     let options = |page| BarOptions { page: Some(page), ..BarOptions::default() };
-    assert!(matches!(Bar::of(&large, 0, options(PageSize::K4)).err(), Some(Error::Plan { .. })));
-    assert!(Bar::of(&large, 0, options(PageSize::K64)).is_ok());
+    assert!(matches!(Bar::of(large.clone(), 0, options(PageSize::K4)).err(), Some(Error::Plan { .. })));
+    assert!(Bar::of(large, 0, options(PageSize::K64)).is_ok());
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_table_that_cannot_be_there_is_an_error() {
     };
     let past = with(0x44, SIZE as u32 - 8);
     assert!(matches!(layouts(past.as_ref()), Err(Error::Config { .. })));
-    assert!(matches!(Bar::of(&past, 0, BarOptions::default()).err(), Some(Error::Config { .. })));
+    assert!(matches!(Bar::of(past, 0, BarOptions::default()).err(), Some(Error::Config { .. })));
     assert!(matches!(layouts(with(0x48, SIZE as u32).as_ref()), Err(Error::Config { .. })));
     assert!(matches!(layouts(with(0x44, 0x1007).as_ref()), Err(Error::Config { .. })));
     assert!(matches!(layouts(with(0x44, 0x1003).as_ref()), Err(Error::Config { .. })));
@@ -294,7 +294,7 @@ fn the_table_is_shown_as_the_device_has_it() {
     for (board, mapped) in [(Board::new(), true), (sparse, false)] {
         let pages = board.pages.clone();
         let device = board.start();
-        let table = MsixTable::of(&device).unwrap().unwrap();
+        let table = MsixTable::of(device.clone()).unwrap().unwrap();
         assert_eq!((table.len(), table.capability().table_offset), (VECTORS, TABLE as u32));
         device.set_irqs(Irq::Msix, 69, IrqAction::Fds(&[Some(eventfd.as_fd())])).unwrap();
         let entry = table.entry(69).unwrap();
@@ -315,7 +315,7 @@ fn the_table_is_shown_as_the_device_has_it() {
     }
     let mut without = Board::new();
     without.config[0x06] = 0;
-    assert!(MsixTable::of(&without.start()).unwrap().is_none());
+    assert!(MsixTable::of(without.start()).unwrap().is_none());
 }
 
 #[test]
@@ -323,9 +323,9 @@ fn a_doorbell_publishes_what_was_stored_before() {
     let model = InProcess::new(Board::new()).unwrap();
     let device: Arc<dyn PciDevice> = model.clone();
     let arena = Arena::new(1 << 16, ArenaOptions::default()).unwrap();
-    let at = device.dma().attach(&arena).unwrap();
+    let at = device.dma().attach(arena.clone()).unwrap();
     for policy in POLICIES {
-        let bar = open(&device, policy, None);
+        let bar = open(device.clone(), policy, None);
         let mut bell = bar.doorbell::<u32>(BELL).unwrap();
         bell.ring(0);
         model.spawn(|| {}).unwrap();
@@ -400,7 +400,7 @@ fn a_trapped_doorbell_that_failed_is_remembered() {
     let frail = Arc::new(Frail { device: Board::new().start(), lost: AtomicBool::new(false), short: false });
     let device: Arc<dyn PciDevice> = frail.clone();
     // Not isolated: carved by itself.
-    let bar = Bar::of(&device, 0, BarOptions { page: Some(PageSize::K16), ..BarOptions::default() }).unwrap();
+    let bar = Bar::of(device, 0, BarOptions { page: Some(PageSize::K16), ..BarOptions::default() }).unwrap();
     assert_eq!(bar.plan().policy, MapPolicy::Carved);
     let (mut trapped, mut direct) = (bar.doorbell::<u32>(BELL).unwrap(), bar.doorbell::<u32>(0x4000).unwrap());
     trapped.ring(0);
@@ -421,7 +421,7 @@ fn a_backend_that_maps_less_than_it_was_asked_for_is_caught() {
     let device: Arc<dyn PciDevice> =
         Arc::new(Frail { device: Board::new().start(), lost: AtomicBool::new(false), short: true });
     let whole = BarOptions { policy: MapPolicy::Whole, page: Some(PageSize::K64), registers: &[] };
-    assert!(matches!(Bar::of(&device, 0, whole).err(), Some(Error::Plan { .. })));
+    assert!(matches!(Bar::of(device, 0, whole).err(), Some(Error::Plan { .. })));
 }
 
 /// Stands in front of a device, and says of it what it likes: that it has no capabilities, and that its BARs are others.
@@ -486,7 +486,7 @@ fn a_device_that_hides_its_table_is_guarded_all_the_same() {
         let pages = board.pages.clone();
         let device: Arc<dyn PciDevice> = Arc::new(Liar { device: board.start(), moved });
         for policy in POLICIES {
-            let bar = Bar::of(&device, number, BarOptions { policy, ..BarOptions::default() }).unwrap();
+            let bar = Bar::of(device.clone(), number, BarOptions { policy, ..BarOptions::default() }).unwrap();
             assert_eq!((&bar.plan().layout.table, &bar.plan().layout.pba), (&None, &None), "it lies");
             for at in [TABLE, TABLE + 16 * u64::from(VECTORS) - 8, 0x2000, 0x2008] {
                 if policy == MapPolicy::Trapped {
@@ -510,7 +510,11 @@ fn a_device_that_hides_its_table_is_guarded_all_the_same() {
 fn a_register_of_memory_has_one_width_whoever_looks() {
     const ROUNDS: u64 = if cfg!(miri) { 5 } else { 1000 };
     let device = Board::new().start();
-    let bars = if cfg!(miri) { POLICIES.map(|policy| open(&device, policy, None)).into() } else { every_plan(&device) };
+    let bars = if cfg!(miri) {
+        POLICIES.map(|policy| open(device.clone(), policy, None)).into()
+    } else {
+        every_plan(device.clone())
+    };
     for (one, other) in bars.iter().zip(bars.iter().rev()) {
         // Its word has 8 bytes, or 4, as it happens: so has each at 0x18, and those at 0x20 are 2.
         let mut bell = one.doorbell::<u16>(0x22).unwrap();

@@ -66,7 +66,7 @@ impl Toy {
 fn control_plane(patience: Duration) -> (Arc<Wires>, ControlPlane<Toy>) {
     let wires = Wires::new(1, true, 1);
     let device: Arc<dyn PciDevice> = wires.clone();
-    let queue_context = QueueContext::new(&device, None).unwrap();
+    let queue_context = QueueContext::new(device, None).unwrap();
     (wires, ControlPlane::new(Toy, Calls::default(), queue_context, patience).unwrap())
 }
 
@@ -201,7 +201,7 @@ impl Driver for Plain {
 #[cfg_attr(miri, ignore = "waits two seconds for a function that does not come back")]
 fn a_driver_need_only_stop_and_start_its_device() {
     let (device, stuck): (Arc<dyn PciDevice>, _) = (Slot::start(0, u32::MAX), Arc::new(AtomicBool::new(false)));
-    let queue_context = QueueContext::new(&device, None).unwrap();
+    let queue_context = QueueContext::new(device.clone(), None).unwrap();
     let control_plane = ControlPlane::start(Plain(stuck.clone()), 0, queue_context, Duration::ZERO).unwrap();
     let event = || control_plane.events().recv_timeout(Duration::from_secs(60)).unwrap();
     let reset = |why: &str| DeviceEvent::Reset { why: why.to_owned(), lost: vec![] };
@@ -216,7 +216,7 @@ fn a_driver_need_only_stop_and_start_its_device() {
     assert!(matches!(event(), DeviceEvent::Ended { why } if why.contains("did not come back")));
     assert!(control_plane.domain().ended().is_some_and(|end| end.gone && end.harmless));
 
-    let queue_context = QueueContext::new(&device, None).unwrap();
+    let queue_context = QueueContext::new(device, None).unwrap();
     assert!(ControlPlane::start(Plain(stuck), 0, queue_context, Duration::ZERO).is_err(), "it cannot be stopped");
 }
 
@@ -224,7 +224,7 @@ fn a_driver_need_only_stop_and_start_its_device() {
 fn a_line_is_unmasked_once_the_driver_has_looked_after_its_device() {
     let wires = Wires::new(0, true, 0);
     let device: Arc<dyn PciDevice> = wires.clone();
-    let queue_context = QueueContext::new(&device, Interrupts::best(device.clone(), 4).unwrap()).unwrap();
+    let queue_context = QueueContext::new(device.clone(), Interrupts::best(device.clone(), 4).unwrap()).unwrap();
     let control_plane = ControlPlane::new(Toy, Calls::default(), queue_context, Duration::ZERO).unwrap();
     wires.raise(Irq::Intx, 0);
     control_plane.service().unwrap();

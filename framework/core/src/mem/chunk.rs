@@ -294,7 +294,7 @@ unsafe impl<T: Shared, const AT: usize, const SIZE: usize> Shared for Field<T, A
 /// use wholebar_core::mem::{Arena, ArenaOptions, DmaRing};
 ///
 /// let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-/// let ring: DmaRing<[AtomicU64; 8]> = DmaRing::new(&arena, 64, 4096)?;
+/// let ring: DmaRing<[AtomicU64; 8]> = DmaRing::new(arena, 64, 4096)?;
 /// // Indexes run freely: entry 65 is entry 1, on the second lap.
 /// ring.at(65)[0].store(7u64.to_le(), Ordering::Relaxed);
 /// assert_eq!((ring.slot(65), ring.lap(65)), (1, true));
@@ -324,7 +324,7 @@ impl<T: Shared> DmaRing<T> {
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`] for the entries or the alignment; [`Error::ArenaFull`] where there is no room.
-    pub fn new(arena: &Arc<Arena>, entries: u32, align: u64) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, entries: u32, align: u64) -> Result<Self> {
         // More bytes than there are numbers is more than there is room for.
         let len = Self::bytes(entries)?.unwrap_or(u64::MAX);
         let chunk = arena.alloc(len, align.max(align_of::<T>() as u64))?;
@@ -424,7 +424,10 @@ mod tests {
         let arena = Arena::new(1 << 16, ArenaOptions::default()).unwrap();
         let chunk = arena.alloc(64, 8).unwrap();
         for entries in [1, 16, 1 << 31] {
-            assert!(matches!(DmaRing::<Huge>::new(&arena, entries, 8), Err(Error::ArenaFull { .. })), "{entries}");
+            assert!(
+                matches!(DmaRing::<Huge>::new(arena.clone(), entries, 8), Err(Error::ArenaFull { .. })),
+                "{entries}"
+            );
             assert!(matches!(DmaRing::<Huge>::within(&chunk, 0, entries), Err(Error::OutOfRange { .. })), "{entries}");
             assert!(matches!(DmaRing::<Huge>::within(&chunk, 8, entries), Err(Error::OutOfRange { .. })), "{entries}");
         }

@@ -10,7 +10,7 @@
 //!
 //! // 1 MiB, and 64 buffers of 2048 bytes in it.
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! let pool = Pool::new(&arena, 64, 2048, 64)?;
+//! let pool = Pool::new(arena.clone(), 64, 2048, 64)?;
 //! let mut buf = pool.get().expect("a buffer");
 //! buf.copy_from(b"hello");
 //! assert_eq!((buf.bytes(), pool.available()), (&b"hello"[..], 63));

@@ -46,9 +46,9 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-pub(super) struct Inner {
+struct Inner {
     /// The buffers that are home. Each of the pool's is here once, or out.
-    pub(super) free: Ring<Buf>,
+    free: Ring<Buf>,
     meta: Box<[Meta]>,
     chunk: Chunk,
 }
@@ -61,7 +61,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`] for the alignment; [`Error::OutOfRange`] where `count` or `size` is 0; [`Error::ArenaFull`] where the arena has no room.
-    pub fn new(arena: &Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
         if !align.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
         }
@@ -74,12 +74,14 @@ impl Pool {
         let (start, arena_id) = (chunk.offset(), arena.id());
         let free = Ring::new((count as usize).next_power_of_two())?;
         let inner = NonNull::from(Box::leak(Box::new(Inner { free, meta: Box::default(), chunk })));
+        // SAFETY: `inner` is what was leaked, and no field of that is at address 0.
+        let home = unsafe { NonNull::new_unchecked(&raw mut (*inner.as_ptr()).free) };
         let meta = (0..u64::from(count))
             .map(|index| {
                 let offset = start.saturating_add(index.saturating_mul(stride));
                 // SAFETY: the chunk holds `count` strides from `start` on.
                 let data = unsafe { arena.mapping().base().add(offset as usize) };
-                Meta::new(data, offset, inner, arena_id, size)
+                Meta::new(data, offset, home, arena_id, size)
             })
             .collect();
         // SAFETY: nobody else knows of `inner` yet.
@@ -170,7 +172,7 @@ impl Drop for Handle {
 /// ```
 /// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 ///
-/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
+/// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
 /// let mut cache = pool.cache(32);
 /// let buf = cache.get_len(60).expect("a buffer");
 /// cache.put(buf);
@@ -263,7 +265,7 @@ impl PoolCache {
 
     #[inline(always)]
     fn owns(&self, buf: &Buf) -> bool {
-        buf.is_single_of(self.pool.0.0)
+        buf.is_single_of(NonNull::from(&self.pool.inner().free))
     }
 }
 
@@ -290,7 +292,7 @@ mod tests {
     }
 
     /// An arena's pools that were leaked, each with how many buffers were out; of others, other tests leak some at any time.
-    fn leaks(arena: &Arc<Arena>) -> Vec<u64> {
+    fn leaks(arena: &Arena) -> Vec<u64> {
         let leaked = LEAKED.lock().unwrap();
         // SAFETY: leaked, so it is there.
         let ours = leaked.iter().filter(|(h, _)| unsafe { h.0.as_ref() }.chunk.arena().id() == arena.id());
@@ -300,7 +302,7 @@ mod tests {
     #[test]
     fn buffers_are_disjoint_and_come_home() {
         let arena = arena();
-        let pool = Pool::new(&arena, 10, 100, 64).unwrap();
+        let pool = Pool::new(arena.clone(), 10, 100, 64).unwrap();
         let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get()).collect();
         assert_eq!((bufs.len(), pool.available(), pool.capacity()), (10, 0, 10));
         for (i, buf) in bufs.iter_mut().enumerate() {
@@ -325,17 +327,17 @@ mod tests {
     #[test]
     fn pools_that_make_no_sense_are_refused() {
         let arena = arena();
-        assert!(matches!(Pool::new(&arena, 0, 1, 1), Err(Error::OutOfRange { .. })));
-        assert!(matches!(Pool::new(&arena, 1, 0, 1), Err(Error::OutOfRange { .. })));
-        assert!(matches!(Pool::new(&arena, 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
-        assert!(matches!(Pool::new(&arena, u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
-        assert!(matches!(Pool::new(&arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 0, 1, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 1, 0, 1), Err(Error::OutOfRange { .. })));
+        assert!(matches!(Pool::new(arena.clone(), 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(arena.clone(), u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
     }
 
     #[test]
     fn a_cache_holds_two_batches_and_gives_them_back() {
         let arena = arena();
-        let (pool, other) = (Pool::new(&arena, 32, 64, 64).unwrap(), Pool::new(&arena, 1, 64, 64).unwrap());
+        let (pool, other) = (Pool::new(arena.clone(), 32, 64, 64).unwrap(), Pool::new(arena, 1, 64, 64).unwrap());
         let mut cache = pool.cache(4);
         let mut bufs = Vec::new();
         assert!(!cache.get_bulk(&mut bufs, 33));
@@ -361,7 +363,7 @@ mod tests {
     #[test]
     fn a_copy_is_in_buffers_of_its_own() {
         let arena = arena();
-        let (pool, small) = (Pool::new(&arena, 4, 256, 64).unwrap(), Pool::new(&arena, 8, 64, 64).unwrap());
+        let (pool, small) = (Pool::new(arena.clone(), 4, 256, 64).unwrap(), Pool::new(arena, 8, 64, 64).unwrap());
         let mut packet = pool.get().unwrap();
         assert!(packet.reserve(32));
         let content: Vec<_> = (0..200).collect::<Vec<u8>>();
@@ -386,7 +388,7 @@ mod tests {
     fn a_pool_dropped_with_buffers_out_is_leaked_and_counted() {
         let before = leaked_buffers();
         let arena = arena();
-        let pool = Pool::new(&arena, 4, 64, 64).unwrap();
+        let pool = Pool::new(arena.clone(), 4, 64, 64).unwrap();
         let mut bufs = [pool.get_len(64).unwrap(), pool.get_len(64).unwrap()];
         let again = pool.clone();
         drop(pool);
@@ -407,7 +409,7 @@ mod tests {
         let arena = arena();
         let (rounds, mut freed) = (if cfg!(miri) { 30 } else { 500 }, 0);
         for _ in 0..rounds {
-            let pool = Pool::new(&arena, 3, 64, 64).unwrap();
+            let pool = Pool::new(arena.clone(), 3, 64, 64).unwrap();
             let mut cache = pool.cache(1);
             let (a, b, c) = (pool.get().unwrap(), pool.get().unwrap(), cache.get().unwrap());
             cache.put(c);
@@ -428,7 +430,7 @@ mod tests {
     #[test]
     fn buffers_cross_threads() {
         let arena = arena();
-        let pool = Pool::new(&arena, 8, 64, 64).unwrap();
+        let pool = Pool::new(arena, 8, 64, 64).unwrap();
         let (mut put, mut take) = crate::ring::spsc::<Buf>(4).unwrap();
         let count = if cfg!(miri) { 100 } else { 20_000u64 };
         let mut cache = pool.cache(2);

@@ -38,7 +38,7 @@ pub trait DmaBackend: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Dma`] where the system refuses; [`Error::Peer`] or [`Error::Gone`] where the peer does not answer.
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()>;
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()>;
     /// Unmaps exactly one map, of `len` bytes at `iova`. Once this returns, the device must not reach the memory. On an error the space keeps the
     /// address and the arena for good.
     ///
@@ -68,7 +68,7 @@ pub trait DmaBackend: Send + Sync {
 /// fn map(device: &dyn PciDevice) -> Result<Iova> {
 ///     let space = device.dma();
 ///     space.set_dma_mask(32);
-///     let mapping = space.attach(&Arena::new(1 << 20, ArenaOptions::default())?)?;
+///     let mapping = space.attach(Arena::new(1 << 20, ArenaOptions::default())?)?;
 ///     Ok(mapping.iova())
 ///     // The mapping is dropped here, which unmaps the arena. A driver keeps it.
 /// }
@@ -158,7 +158,7 @@ impl DmaSpace {
     /// [`Error::NoIova`] where no window has room within the device's [mask](Self::set_dma_mask); [`Error::BeyondMask`] where the arena is mapped
     /// already, beyond the mask; [`Error::TooManyMaps`]; [`Error::Granule`] where its size is no multiple of any window's granularity; [`Error::Dma`]
     /// or [`Error::Peer`] where the backend does not map it.
-    pub fn attach(&self, arena: &Arc<Arena>) -> Result<Arc<DmaMapping>> {
+    pub fn attach(&self, arena: Arc<Arena>) -> Result<Arc<DmaMapping>> {
         self.shared.attach(arena, None, self.dma_mask())
     }
 
@@ -167,7 +167,7 @@ impl DmaSpace {
     /// # Errors
     /// [`Error::Ledger`] where the address is taken, outside of the windows or not aligned to [`Arena::align`], or the arena is mapped at another; else as
     /// [`attach`](Self::attach).
-    pub fn attach_at(&self, arena: &Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
+    pub fn attach_at(&self, arena: Arc<Arena>, iova: Iova) -> Result<Arc<DmaMapping>> {
         self.shared.attach(arena, Some(iova), self.dma_mask())
     }
 
@@ -201,7 +201,7 @@ impl WeakSpace {
 }
 
 impl Shared {
-    fn attach(self: &Arc<Self>, arena: &Arc<Arena>, wanted: Option<Iova>, bits: u32) -> Result<Arc<DmaMapping>> {
+    fn attach(self: &Arc<Self>, arena: Arc<Arena>, wanted: Option<Iova>, bits: u32) -> Result<Arc<DmaMapping>> {
         let len = arena.len();
         let highest = u64::MAX.checked_shr(64u32.saturating_sub(bits)).unwrap_or(0);
         let within = |iova: Iova, why| match iova.0.checked_add(len.saturating_sub(1)) {
@@ -235,7 +235,7 @@ impl Shared {
             return Err(Error::TooManyMaps { limit });
         }
         let align = arena.align();
-        let iova = match (self.backend.fixed(arena)?, wanted) {
+        let iova = match (self.backend.fixed(&arena)?, wanted) {
             (Some(iova), _) => {
                 within(iova, "the arena's memory is there, and nothing translates this device's addresses")?;
                 iova
@@ -262,21 +262,21 @@ impl Shared {
         }
         // In the book before the device is let in: where the backend panics nobody knows whether it was, and the place stays taken.
         ledger.enter(iova, len, Tenant::Stuck(arena.clone()))?;
-        if let Err(error) = self.backend.map(arena, iova) {
+        if let Err(error) = self.backend.map(arena.clone(), iova) {
             let _ = ledger.strike(iova, len);
             return Err(error);
         }
         let mapping = self.mapping(arena, iova);
         if let Ok(tenant) = ledger.get_mut(iova, len) {
-            *tenant = Tenant::Arena(arena.id(), Arc::downgrade(&mapping), mapping.number);
+            *tenant = Tenant::Arena(mapping.arena.id(), Arc::downgrade(&mapping), mapping.number);
         }
         Ok(mapping)
     }
 
-    fn mapping(self: &Arc<Self>, arena: &Arc<Arena>, iova: Iova) -> Arc<DmaMapping> {
+    fn mapping(self: &Arc<Self>, arena: Arc<Arena>, iova: Iova) -> Arc<DmaMapping> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Arc::new(DmaMapping { shared: self.clone(), arena: arena.clone(), iova, number })
+        Arc::new(DmaMapping { shared: self.clone(), arena, iova, number })
     }
 
     fn leave(&self, mapping: &DmaMapping) {
@@ -374,7 +374,7 @@ mod tests {
         fn max_maps(&self) -> Option<usize> {
             self.limit
         }
-        fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+        fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
             self.calls.fetch_add(1, Ordering::Relaxed);
             if self.fail_map.load(Ordering::Relaxed) {
                 return Err(Error::Gone { device: "strict".to_owned(), why: "of its own will".to_owned() });
@@ -413,7 +413,11 @@ mod tests {
     fn an_arena_is_mapped_once_a_space_until_all_let_go() {
         let ((strict, space), (_, other)) = (space(None), space(None));
         let arena = arena(3);
-        let (a, b, c) = (space.attach(&arena).unwrap(), space.attach(&arena).unwrap(), other.attach(&arena).unwrap());
+        let (a, b, c) = (
+            space.attach(arena.clone()).unwrap(),
+            space.attach(arena.clone()).unwrap(),
+            other.attach(arena.clone()).unwrap(),
+        );
         assert!(Arc::ptr_eq(&a, &b) && !Arc::ptr_eq(&a, &c));
         assert!(Arc::ptr_eq(&c.shared, &other.shared) && Arc::ptr_eq(a.arena(), &arena));
         assert!(a.iova().0.is_multiple_of(arena.align()) && a.iova().0 > 0);
@@ -422,15 +426,15 @@ mod tests {
         drop(b);
         assert_eq!((strict.calls.load(Ordering::Relaxed), space.mapped(), other.mapped()), (2, 0, 1));
         // Its address is free again.
-        assert_eq!(space.attach(&arena).unwrap().iova(), c.iova());
+        assert_eq!(space.attach(arena).unwrap().iova(), c.iova());
     }
 
     #[test]
     fn what_cannot_be_mapped_is_refused_before_the_backend_sees_it() {
         let (strict, space) = space(Some(2));
         let (small, large) = (arena(1), arena(20_000));
-        assert!(matches!(space.attach(&large), Err(Error::NoIova { .. })));
-        let at = space.attach_at(&small, Iova(16 << 20)).unwrap();
+        assert!(matches!(space.attach(large), Err(Error::NoIova { .. })));
+        let at = space.attach_at(small.clone(), Iova(16 << 20)).unwrap();
         for (arena, iova) in [
             (&small, 1 << 20),
             (&arena(1), 16 << 20),
@@ -438,12 +442,12 @@ mod tests {
             (&arena(1), 64 << 20),
             (&arena(1), 0),
         ] {
-            let refused = space.attach_at(arena, Iova(iova));
+            let refused = space.attach_at(arena.clone(), Iova(iova));
             assert!(matches!(refused, Err(Error::Ledger { .. })), "{iova:x} {refused:?}");
         }
-        assert!(Arc::ptr_eq(&at, &space.attach_at(&small, Iova(16 << 20)).unwrap()));
-        let _second = space.attach(&arena(1)).unwrap();
-        assert!(matches!(space.attach(&arena(1)), Err(Error::TooManyMaps { limit: 2 })));
+        assert!(Arc::ptr_eq(&at, &space.attach_at(small.clone(), Iova(16 << 20)).unwrap()));
+        let _second = space.attach(arena(1)).unwrap();
+        assert!(matches!(space.attach(arena(1)), Err(Error::TooManyMaps { limit: 2 })));
         assert_eq!(strict.calls.load(Ordering::Relaxed), 2);
     }
 
@@ -452,12 +456,12 @@ mod tests {
         let fixed = Some(Iova(1 << 40));
         let space = DmaSpace::new(Box::new(Arc::new(Strict { fixed, ..Strict::default() }))).unwrap();
         let (one, other) = (arena(1), arena(1));
-        assert!(matches!(space.attach_at(&one, Iova(1 << 20)), Err(Error::Ledger { .. })));
-        let at = space.attach(&one).unwrap();
+        assert!(matches!(space.attach_at(one.clone(), Iova(1 << 20)), Err(Error::Ledger { .. })));
+        let at = space.attach(one).unwrap();
         assert_eq!(Some(at.iova()), fixed);
-        assert!(matches!(space.attach(&other), Err(Error::Ledger { .. })));
+        assert!(matches!(space.attach(other.clone()), Err(Error::Ledger { .. })));
         drop(at);
-        assert_eq!(Some(space.attach(&other).unwrap().iova()), fixed);
+        assert_eq!(Some(space.attach(other).unwrap().iova()), fixed);
     }
 
     #[test]
@@ -469,27 +473,27 @@ mod tests {
         // All below 16 MiB but the last page.
         let last = Iova((16 << 20) - page);
         let low = arena((last.0 - (2 << 20)) / page);
-        let _low = space.attach_at(&low, Iova(2 << 20)).unwrap();
+        let _low = space.attach_at(low, Iova(2 << 20)).unwrap();
         let sizes = (0..).map(|n| page << n).take_while(|size| *size < 2 << 20);
-        let _lower: Vec<_> = sizes.map(|at| space.attach_at(&arena(at / page), Iova(at)).unwrap()).collect();
+        let _lower: Vec<_> = sizes.map(|at| space.attach_at(arena(at / page), Iova(at)).unwrap()).collect();
         let (one, other) = (arena(1), arena(1));
-        assert_eq!(narrow.attach(&one).unwrap().iova(), last, "the only one that there is");
-        let held = narrow.attach_at(&one, last).unwrap();
-        assert!(matches!(narrow.attach(&other), Err(Error::NoIova { bits: 24, .. })));
-        assert!(matches!(narrow.attach_at(&other, Iova(16 << 20)), Err(Error::BeyondMask { bits: 24, .. })));
-        let high = space.attach(&other).unwrap();
+        assert_eq!(narrow.attach(one.clone()).unwrap().iova(), last, "the only one that there is");
+        let held = narrow.attach_at(one.clone(), last).unwrap();
+        assert!(matches!(narrow.attach(other.clone()), Err(Error::NoIova { bits: 24, .. })));
+        assert!(matches!(narrow.attach_at(other.clone(), Iova(16 << 20)), Err(Error::BeyondMask { bits: 24, .. })));
+        let high = space.attach(other.clone()).unwrap();
         assert!(high.iova().0 >= 16 << 20, "whoever has a wider mask goes there");
         let calls = strict.calls.load(Ordering::Relaxed);
-        let error = narrow.attach(&other).unwrap_err().to_string();
+        let error = narrow.attach(other.clone()).unwrap_err().to_string();
         assert!(error.contains("24 bits: the arena is mapped there already"), "{error}");
         // Maps from before a mask was set stay; they aren't given out any more.
         narrow.set_dma_mask(23);
-        assert!(matches!(narrow.attach(&one), Err(Error::BeyondMask { iova, .. }) if iova == last.0));
+        assert!(matches!(narrow.attach(one), Err(Error::BeyondMask { iova, .. }) if iova == last.0));
         assert_eq!((strict.calls.load(Ordering::Relaxed), held.iova()), (calls, last));
         narrow.set_dma_mask(0);
-        assert!(matches!(narrow.attach(&arena(1)), Err(Error::NoIova { .. })));
+        assert!(matches!(narrow.attach(arena(1)), Err(Error::NoIova { .. })));
         narrow.set_dma_mask(u32::MAX);
-        assert!(Arc::ptr_eq(&narrow.attach(&other).unwrap(), &high));
+        assert!(Arc::ptr_eq(&narrow.attach(other).unwrap(), &high));
     }
 
     #[test]
@@ -497,30 +501,30 @@ mod tests {
         let strict = Arc::new(Strict { fixed: Some(Iova(1 << 28)), ..Strict::default() });
         let space = DmaSpace::new(Box::new(strict.clone())).unwrap();
         space.set_dma_mask(28);
-        assert!(matches!(space.attach(&arena(1)), Err(Error::BeyondMask { .. })));
+        assert!(matches!(space.attach(arena(1)), Err(Error::BeyondMask { .. })));
         assert_eq!(strict.calls.load(Ordering::Relaxed), 0);
         space.set_dma_mask(29);
-        space.attach(&arena(1)).unwrap();
+        space.attach(arena(1)).unwrap();
     }
 
     #[test]
     fn an_arena_is_detached_once_nobody_holds_it() {
         let (strict, space) = space(None);
         let arena = arena(1);
-        let (one, other) = (space.attach(&arena).unwrap(), space.attach(&arena).unwrap());
+        let (one, other) = (space.attach(arena.clone()).unwrap(), space.attach(arena.clone()).unwrap());
         let one = one.detach().unwrap_err();
         assert_eq!((space.mapped(), Arc::ptr_eq(&one, &other)), (1, true), "somebody holds it: nothing has changed");
         drop(other);
         one.detach().unwrap();
         assert_eq!((space.mapped(), strict.maps.lock().unwrap().len(), Arc::strong_count(&arena)), (0, 0, 1));
-        space.attach(&arena).unwrap();
+        space.attach(arena).unwrap();
     }
 
     /// Where the mapping is when it is dropped makes no difference.
     #[test]
     fn a_mapping_that_was_moved_out_of_its_arc_is_undone() {
         let (strict, space) = space(None);
-        let mapping = Arc::try_unwrap(space.attach(&arena(1)).unwrap()).unwrap();
+        let mapping = Arc::try_unwrap(space.attach(arena(1)).unwrap()).unwrap();
         drop(Box::new(mapping));
         assert_eq!((space.mapped(), strict.maps.lock().unwrap().len()), (0, 0));
     }
@@ -530,27 +534,27 @@ mod tests {
         let (strict, space) = space(None);
         let arena = arena(1);
         strict.fail_map.store(true, Ordering::Relaxed);
-        assert!(matches!(space.attach(&arena), Err(Error::Gone { .. })));
+        assert!(matches!(space.attach(arena.clone()), Err(Error::Gone { .. })));
         assert_eq!(space.mapped(), 0);
         strict.fail_map.store(false, Ordering::Relaxed);
-        assert_eq!(space.attach(&arena).unwrap().iova(), Iova(arena.align()));
+        assert_eq!(space.attach(arena.clone()).unwrap().iova(), Iova(arena.align()));
     }
 
     #[test]
     fn an_unmap_that_fails_keeps_address_and_memory() {
         let (strict, space) = space(Some(2));
         let arena = arena(1);
-        let at = space.attach(&arena).unwrap();
+        let at = space.attach(arena.clone()).unwrap();
         let iova = at.iova();
         strict.fail_unmap.store(true, Ordering::Relaxed);
         drop(at);
         assert_eq!((space.mapped(), Arc::strong_count(&arena)), (1, 2));
         strict.fail_unmap.store(false, Ordering::Relaxed);
-        let again = space.attach(&arena).unwrap();
+        let again = space.attach(arena.clone()).unwrap();
         assert_ne!(again.iova(), iova);
-        assert!(matches!(space.attach_at(&super::tests::arena(1), iova), Err(Error::TooManyMaps { .. })));
+        assert!(matches!(space.attach_at(super::tests::arena(1), iova), Err(Error::TooManyMaps { .. })));
         drop(again);
-        assert!(matches!(space.attach_at(&super::tests::arena(1), iova), Err(Error::Ledger { .. })));
+        assert!(matches!(space.attach_at(super::tests::arena(1), iova), Err(Error::Ledger { .. })));
         drop(space);
         assert_eq!(Arc::strong_count(&arena), 1, "with the space its maps are gone, and the memory is free");
     }
@@ -568,7 +572,7 @@ mod tests {
                     let mut held = Vec::new();
                     for i in 0..rounds {
                         // Two arenas and two maps: one that is mapped twice for a moment would be one too many.
-                        held.push(space.attach(&arenas[(i + who) % 2]).unwrap());
+                        held.push(space.attach(arenas[(i + who) % 2].clone()).unwrap());
                         std::thread::yield_now();
                         let mapped = |m: &Arc<DmaMapping>| strict.maps.lock().unwrap().contains_key(&m.iova().0);
                         assert!(held.iter().all(mapped), "held, and not mapped");
@@ -597,7 +601,7 @@ mod tests {
                 strict.fail_map.store(fails, Ordering::Relaxed);
                 let there = held.iter().flatten().count();
                 if come {
-                    match space.attach(&arenas[who]) {
+                    match space.attach(arenas[who].clone()) {
                         Ok(mapping) => {
                             prop_assert!(held[who].is_some() || (there < 5 && !fails));
                             held[who] = Some(mapping);

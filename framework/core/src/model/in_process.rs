@@ -243,7 +243,7 @@ impl DmaBackend for Dma {
         None
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         let len = arena.len();
         self.0.lock().dma_map_arena(iova, arena, 0, len, true).map_err(|_| Error::Ledger {
             op: "map",

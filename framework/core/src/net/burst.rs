@@ -16,7 +16,7 @@ use std::vec::Drain;
 /// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 /// use wholebar_core::net::Burst;
 ///
-/// let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default())?, 64, 2048, 64)?;
+/// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 64, 2048, 64)?;
 /// let mut burst = Burst::new(32);
 /// for len in [60, 1514] {
 ///     burst.push(pool.get_len(len).expect("a buffer")).expect("room");
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_bounded_and_in_order() {
-        let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 16, 64, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 16, 64, 64).unwrap();
         let (mut burst, mut cache) = (Burst::new(8), pool.cache(4));
         assert!(!burst.fill(&mut cache, 9) && burst.fill(&mut cache, 5));
         for (i, buf) in burst.iter_mut().enumerate() {

@@ -24,8 +24,8 @@ use std::time::Duration;
 /// /// Sends back whatever comes, until the queue is lost.
 /// fn reflect(port: &dyn Port) -> Result<(), Box<dyn std::error::Error>> {
 ///     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
-///     port.attach(&arena)?;
-///     let pool = Pool::new(&arena, 2048, 2048, 64)?;
+///     port.attach(arena.clone())?;
+///     let pool = Pool::new(arena, 2048, 2048, 64)?;
 ///     let (mut rx, mut tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
 ///     let mut burst = Burst::new(32);
 ///     while rx.state() == wholebar_core::block::QueueState::Running {
@@ -116,7 +116,7 @@ pub trait Port: Send + Sync {
     ///
     /// # Errors
     /// The driver's, where the address space has no room for the arena, or the system refuses to map it.
-    fn attach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+    fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError>;
 
     /// Unmaps an arena from the device: when this returns, the device cannot reach it any more. For an arena that is not attached it does nothing. (DPDK:
     /// `rte_dev_dma_unmap`.)
@@ -124,7 +124,7 @@ pub trait Port: Send + Sync {
     /// # Errors
     /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while a queue exists that was given buffers of the arena. A
     /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
-    fn detach(&self, arena: &Arc<Arena>) -> Result<(), DriverError>;
+    fn detach(&self, arena: &Arena) -> Result<(), DriverError>;
 
     /// Returns receive queue `index`, from 0, which takes its buffers from `pool`; the pool's arena is attached. A dropped queue can be had again. (DPDK:
     /// `rte_eth_rx_queue_setup`.)

@@ -60,7 +60,7 @@ impl RxQueue for Loop {
 /// Creates a pool of `count` buffers of 256 bytes.
 pub fn pool(count: u32) -> Pool {
     let arena = Arena::new(u64::from(count) * 256 + 65536, ArenaOptions::default()).unwrap();
-    Pool::new(&arena, count, 256, 64).unwrap()
+    Pool::new(arena, count, 256, 64).unwrap()
 }
 
 /// Returns `count` packets of 60 to 99 bytes, each of which begins with its number, in bursts of `size`.

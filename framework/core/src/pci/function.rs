@@ -21,9 +21,9 @@ pub struct Opening(Arc<dyn PciDevice>);
 
 impl Opening {
     /// Begins it.
-    pub fn of(device: &Arc<dyn PciDevice>) -> Self {
+    pub fn of(device: Arc<dyn PciDevice>) -> Self {
         device.opening(true);
-        Self(device.clone())
+        Self(device)
     }
 }
 

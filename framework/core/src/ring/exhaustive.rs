@@ -12,7 +12,7 @@ use loom::thread;
 struct Item(UnsafeCell<usize>, Arc<AtomicUsize>);
 
 impl Item {
-    fn new(number: usize, dropped: &Arc<AtomicUsize>) -> Self {
+    fn new(number: usize, dropped: Arc<AtomicUsize>) -> Self {
         let item = Self(UnsafeCell::new(0), dropped.clone());
         // SAFETY: nobody else has it.
         item.0.with_mut(|cell| unsafe { *cell = number });

@@ -123,7 +123,7 @@ impl DmaBackend for IoasMaps {
         None
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         let (base, len) = (arena.mapping().base(), arena.len());
         // SAFETY: an arena is memory that devices may read and write: this process reaches it by atomics alone, or where a device was not
         // told of it. The kernel pins its pages.

@@ -227,7 +227,7 @@ impl Vfio {
         let ((backend, iommu), device) = match descriptors {
             Descriptors::Group { container, group } => {
                 let container = Container::over(&target, container, group)?;
-                ((container_maps(&target, &container)?, container as Arc<dyn Iommu>), None)
+                ((container_maps(&target, container.clone())?, container as Arc<dyn Iommu>), None)
             }
             Descriptors::Node { iommufd, device } => {
                 let (opened, device) = target.take_node(iommufd, device)?;
@@ -257,12 +257,11 @@ impl Target {
             return self.create_ioas();
         }
         let container = Container::create(self)?;
-        Ok((container_maps(self, &container)?, container))
+        Ok((container_maps(self, container.clone())?, container))
     }
 }
 
-fn container_maps(target: &Target, container: &Arc<Container>) -> Result<Box<dyn DmaBackend>> {
-    let container = container.clone();
+fn container_maps(target: &Target, container: Arc<Container>) -> Result<Box<dyn DmaBackend>> {
     Ok(match container.iommu() {
         IommuType::Type1v2 | IommuType::Type1 => Box::new(type1::Type1::new(target, container)?),
         IommuType::TceV2 | IommuType::TceV1 => Box::new(spapr::Tce::new(target, container)?),

@@ -57,7 +57,7 @@ impl DmaBackend for Physical {
         None
     }
 
-    fn map(&self, _: &Arc<Arena>, _: Iova) -> Result<()> {
+    fn map(&self, _: Arc<Arena>, _: Iova) -> Result<()> {
         Ok(())
     }
 

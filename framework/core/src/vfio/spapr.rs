@@ -97,13 +97,13 @@ impl DmaBackend for Tce {
         None
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         let (fd, len) = (self.container.fd(), arena.len());
         let failed = |e| dma_error("map", iova, len, e);
-        let Some(registered) = &self.registered else { return ioctl::map_dma(fd, arena, iova).map_err(failed) };
-        ioctl::register_memory(fd, arena).map_err(failed)?;
+        let Some(registered) = &self.registered else { return ioctl::map_dma(fd, &arena, iova).map_err(failed) };
+        ioctl::register_memory(fd, &arena).map_err(failed)?;
         let address = arena.mapping().base().as_ptr().addr() as u64;
-        if let Err(e) = ioctl::map_dma(fd, arena, iova) {
+        if let Err(e) = ioctl::map_dma(fd, &arena, iova) {
             let _ = ioctl::unregister_memory(fd, address, len);
             return Err(failed(e));
         }

@@ -37,8 +37,8 @@ impl DmaBackend for Type1 {
         self.max_maps
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
-        ioctl::map_dma(self.container.fd(), arena, iova).map_err(|e| dma_error("map", iova, arena.len(), e))
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
+        ioctl::map_dma(self.container.fd(), &arena, iova).map_err(|e| dma_error("map", iova, arena.len(), e))
     }
 
     fn unmap(&self, iova: Iova, len: u64) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::mem::{Arena, DmaBackend, DmaSpace, Iova, IovaWindow};
 use crate::pci::{
     BAR0, DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, ROM, RegionInfo, RegionMapping,
 };
+use crate::socket::MAX_FDS;
 use crate::{Error, PageSize, Result};
 use std::io;
 use std::ops::Range;
@@ -92,7 +93,7 @@ impl VfioUser {
         let regions = (0..info.regions).map(|index| read_region(&peer, index)).collect::<Result<_>>()?;
         let irqs = (0..info.irqs).map(|index| peer.irq_info(index)).collect::<Result<_>>()?;
         let dma = DmaSpace::new(Box::new(Dma(peer.clone())))?;
-        peer.opening(false);
+        peer.patience.opening(false);
         Ok(Arc::new(Self { peer, info, regions, irqs, first: Mutex::default(), dma }))
     }
 
@@ -242,7 +243,7 @@ impl PciDevice for VfioUser {
     }
 
     fn opening(&self, begins: bool) {
-        self.peer.opening(begins);
+        self.peer.patience.opening(begins);
     }
 
     fn reset(&self) -> Result<()> {
@@ -276,7 +277,7 @@ impl VfioUser {
 
     /// A message has descriptors for all of its vectors or for none, and no more than the server takes at once.
     fn set_fds(&self, kind: Irq, first: u32, fds: &[Option<BorrowedFd<'_>>]) -> Result<()> {
-        let most = usize::try_from(self.peer.server.max_msg_fds).unwrap_or(usize::MAX).min(wire::MAX_FDS);
+        let most = usize::try_from(self.peer.server.max_msg_fds).unwrap_or(usize::MAX).min(MAX_FDS);
         let mut start = first;
         for run in fds.chunk_by(|a, b| a.is_some() == b.is_some()) {
             let most = if run[0].is_none() { run.len() } else { most };
@@ -312,7 +313,7 @@ impl DmaBackend for Dma {
         usize::try_from(self.0.server.max_dma_maps).ok()
     }
 
-    fn map(&self, arena: &Arc<Arena>, iova: Iova) -> Result<()> {
+    fn map(&self, arena: Arc<Arena>, iova: Iova) -> Result<()> {
         let len = arena.len();
         let what = format!("mapping {len} bytes of memory at {iova:#x} for it", iova = iova.0);
         // SAFETY: it goes to the device that is let into the arena, which is the server; see the boundary in `mem`.

@@ -17,12 +17,12 @@
 //! ```
 
 mod client;
-mod files;
+
 mod peer;
 mod regions;
 mod server;
 mod session;
-mod socket;
+
 mod wire;
 
 pub use client::{Options, VfioUser};

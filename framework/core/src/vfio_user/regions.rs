@@ -2,9 +2,9 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::files::can_shrink;
 use super::peer::{Expect, Failed, Peer};
 use super::wire::{self, Command};
+use crate::files::can_shrink;
 use crate::mem::Mapping;
 use crate::pci::{PciDevice, Prot, RegionCap, RegionInfo, RegionMapping};
 use crate::{Error, PageSize, Result};

@@ -1,18 +1,18 @@
 //! The server: a model on a Unix socket, for one client after another.
 //!
 //! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so looks are
-//! [paced](Pace). What a client says is handled in `session.rs`.
+//! [paced](crate::pace). What a client says is handled in `session.rs`.
 
 use super::session::{self, Session};
-use super::socket::wait_for;
 use crate::listener::Listener;
 use crate::model::{Model, ModelFunction};
+use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
+use crate::socket::wait_for;
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 /// A model, served to one client at a time.
 ///
@@ -27,15 +27,6 @@ pub struct Server<M: Model> {
     spin: bool,
 }
 
-/// How long nothing has to happen before [`Server::run`] sleeps between turns.
-const RESTLESS: Duration = Duration::from_millis(100);
-/// How long it sleeps then: what the first doorbell after a pause may wait. Messages wake it at once.
-const NAP: Duration = Duration::from_millis(1);
-/// How often it looks whether it shall stop, while there is no client.
-const STOP_LATENCY: Duration = Duration::from_millis(50);
-/// Idle turns after which others get the core, if they want it.
-const POLITE: u32 = 4096;
-
 impl<M: Model> Server<M> {
     /// Listens on `path`. A socket that a dead server left there is replaced.
     ///
@@ -45,13 +36,19 @@ impl<M: Model> Server<M> {
         let path = path.as_ref();
         let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
         let listener = Listener::bind(path).map_err(failed)?;
-        Ok(Self { listener: Some(listener), function: function(model), session: None, pace: Pace::new(), spin: false })
+        Ok(Self {
+            listener: Some(listener),
+            function: ModelFunction::distrusting(model),
+            session: None,
+            pace: Pace::new(),
+            spin: false,
+        })
     }
 
     /// Serves the client at the other end of a connection that exists already, and none after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
         let session = Some(Session::new(stream));
-        Self { listener: None, function: function(model), session, pace: Pace::new(), spin: false }
+        Self { listener: None, function: ModelFunction::distrusting(model), session, pace: Pace::new(), spin: false }
     }
 
     /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then.
@@ -163,89 +160,5 @@ impl<M: Model> Server<M> {
             }
         }
         Ok(())
-    }
-}
-
-/// A model's slot for a client that may be hostile.
-fn function<M: Model>(model: M) -> ModelFunction<M> {
-    let mut function = ModelFunction::new(model);
-    if let Err(error) = function.distrust() {
-        tracing::warn!(
-            %error,
-            "no asynchronous I/O can be had from the kernel (sysctl fs.aio-max-nr?): eventfds that may block are refused, and a \
-             client that lies about that can hold this server"
-        );
-    }
-    function
-}
-
-/// When to look at the socket: every turn while messages come, then ever less often, up to [`Pace::LONGEST`] apart.
-///
-/// It counts turns, since the time costs as much as one; and learns what a turn costs from the time between two looks.
-struct Pace {
-    /// Until the next look; a busy turn is worth [`Pace::BUSY`] idle ones.
-    left: u32,
-    gap: u32,
-    /// How far apart looks shall be.
-    target: Duration,
-    looked: Instant,
-    /// Something happened since the last look.
-    busy: bool,
-    /// When something happened last.
-    active: Instant,
-}
-
-impl Pace {
-    /// The longest a message waits while the model is busy polling, about: a look each 50 us is below 1 % of a core.
-    const LONGEST: Duration = Duration::from_micros(50);
-    const BUSY: u32 = 64;
-
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { left: 0, gap: 0, target: Duration::ZERO, looked: now, busy: false, active: now }
-    }
-
-    #[inline]
-    fn is_due(&mut self, work: Work) -> bool {
-        let cost = match work {
-            Work::Busy => {
-                self.busy = true;
-                Self::BUSY
-            }
-            Work::Idle => 1,
-        };
-        match self.left.checked_sub(cost) {
-            Some(left) => {
-                self.left = left;
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn looked(&mut self, came: bool) {
-        let now = Instant::now();
-        let took = now.duration_since(self.looked);
-        self.looked = now;
-        if came || std::mem::take(&mut self.busy) {
-            self.active = now;
-        }
-        if came {
-            (self.target, self.gap) = (Duration::ZERO, 0);
-        } else {
-            self.target = (self.target * 2).clamp(Duration::from_micros(1), Self::LONGEST);
-            self.gap = if took < self.target { (self.gap * 2).clamp(1, 1 << 16) } else { self.gap / 2 };
-        }
-        self.left = self.gap;
-    }
-
-    /// Look at the next turn.
-    fn hurry(&mut self) {
-        self.left = 0;
-    }
-
-    /// For how long nothing has happened, as of the last look.
-    fn quiet(&self) -> Duration {
-        if self.busy { Duration::ZERO } else { self.looked.duration_since(self.active) }
     }
 }

@@ -5,16 +5,17 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::files::Files;
-use super::socket::{Frame, Socket};
+use super::peer::Frame;
 use super::wire::{self, Capabilities, Command, Header};
 use crate::PageSize;
+use crate::files::Files;
 use crate::mem::Iova;
 use crate::model::{Model, ModelFunction, Refused};
 use crate::pci::{BAR0, ROM};
+use crate::socket::Socket;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
@@ -22,7 +23,7 @@ use zerocopy::IntoBytes;
 
 /// A connection, and what has been agreed on and shared over it.
 pub struct Session {
-    socket: Socket,
+    socket: Socket<Header>,
     /// What the client can do, once it said so.
     client: Option<Capabilities>,
     files: Files,
@@ -326,8 +327,7 @@ fn set_irqs<M: Model + ?Sized>(function: &mut ModelFunction<M>, payload: &[u8], 
             function.set_irqs(index, start, (0..count).map(|_| None).collect())?;
         }
         (VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_ACTION_TRIGGER) => {
-            let good = |fd: &OwnedFd| is_eventfd(fd) && (function.never_waits() || is_nonblocking(fd));
-            if fds.len() != count as usize || !fds.iter().all(good) {
+            if fds.len() != count as usize || !fds.iter().all(|fd| function.may_signal(fd)) {
                 return Err(INVALID);
             }
             function.set_irqs(index, start, fds.into_iter().map(Some).collect())?;
@@ -350,19 +350,6 @@ fn act<M: Model + ?Sized>(
         VFIO_IRQ_SET_ACTION_TRIGGER => function.trigger(index, first, count),
         _ => Err(INVALID),
     }
-}
-
-/// Writing to anything else could wait for its reader, or raise SIGPIPE.
-fn is_eventfd(fd: &OwnedFd) -> bool {
-    match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
-        Ok(target) => target.as_os_str() == "anon_inode:[eventfd]",
-        // Without /proc nobody can tell.
-        Err(_) => true,
-    }
-}
-
-fn is_nonblocking(fd: &OwnedFd) -> bool {
-    rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
 }
 
 /// The access a message asks for, inside of its region, with a register's width where it is a BAR's.

@@ -5,14 +5,13 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use crate::socket::{self, MAX_FDS};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// The version this speaks: 0.1. A peer may lower the minor one.
 pub const VERSION: (u16, u16) = (0, 1);
-/// How many file descriptors a message may carry to us. QEMU refuses a peer that allows more.
-pub const MAX_FDS: usize = 16;
 /// How many bytes of data a message may carry to us: the specification's default.
 pub const MAX_DATA: usize = 1 << 20;
 /// The longest payload of a message to us: a region write (or a DMA write) of `MAX_DATA` bytes.
@@ -84,6 +83,18 @@ impl Header {
 
     pub fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+}
+
+impl socket::Header for Header {
+    const MAX_PAYLOAD: usize = MAX_PAYLOAD;
+
+    fn size(&self) -> u64 {
+        self.size.into()
+    }
+
+    fn set_payload(&mut self, bytes: usize) {
+        self.size = Self::SIZE.saturating_add(bytes) as u32;
     }
 }
 

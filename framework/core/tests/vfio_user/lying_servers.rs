@@ -158,7 +158,7 @@ fn provoke(device: &VfioUser, command: u16) -> Result<()> {
         raw::RESET => device.reset(),
         raw::DMA_MAP => {
             let arena = Arena::new(1, ArenaOptions::default()).unwrap();
-            device.dma().attach(&arena).map(|_| ())
+            device.dma().attach(arena).map(|_| ())
         }
         _ => Ok(()),
     }
@@ -394,7 +394,7 @@ fn what_a_driver_asks_while_it_opens_the_device_has_a_limit_too() {
     });
     let (device, server) = device.expect("a server that is honest at first, and in time");
     let seam: Arc<dyn PciDevice> = device.clone();
-    let opening = Opening::of(&seam);
+    let opening = Opening::of(seam.clone());
     let error = device.read(CONFIG, 64, &mut [0; 4]).unwrap_err();
     assert!(error.to_string().contains("no reply within the 2s that opening it may take in all"), "{error}");
     drop((opening, seam, device));
@@ -415,13 +415,13 @@ fn a_server_with_larger_pages_gets_whole_ones_or_a_sentence() {
     });
     let device = device.unwrap();
     let plain = ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() };
-    let error = device.dma().attach(&Arena::new(3 << 16, plain).unwrap()).map(|_| ()).unwrap_err();
+    let error = device.dma().attach(Arena::new(3 << 16, plain).unwrap()).map(|_| ()).unwrap_err();
     assert!(matches!(error, Error::Granule { .. }), "{error:?}");
     assert!(
         error.to_string().contains("an arena of 196608 bytes cannot be mapped") && error.to_string().contains("2 MiB"),
         "{error}"
     );
-    let mapping = device.dma().attach(&Arena::new(2 << 20, plain).unwrap()).unwrap();
+    let mapping = device.dma().attach(Arena::new(2 << 20, plain).unwrap()).unwrap();
     assert_eq!(maps.try_recv().unwrap(), (mapping.iova().0, 2 << 20));
     assert!(mapping.iova().0.is_multiple_of(2 << 20));
     drop((mapping, device));
@@ -586,7 +586,7 @@ fn a_server_that_takes_its_file_away_is_gone_and_we_are_not() {
     });
     let device = device.unwrap();
     let seam: Arc<dyn PciDevice> = device.clone();
-    let bar = Bar::of(&seam, 0, BarOptions::default()).unwrap();
+    let bar = Bar::of(seam.clone(), 0, BarOptions::default()).unwrap();
     let mut bell = bar.doorbell::<u32>(0x1_0000).unwrap();
     assert!(bell.is_direct());
     bell.ring(1);

@@ -128,8 +128,8 @@ fn registers_are_read_and_written_in_their_width() {
 /// One buffer through the card, the doorbell rung as told.
 fn add_one(device: &VfioUser, ring_doorbell: impl FnOnce(u32)) {
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    let mapping = device.dma().attach(&arena).unwrap();
-    let ring: DmaRing<[AtomicU64; 2]> = DmaRing::new(&arena, 2 * ENTRIES as u32, 4096).unwrap();
+    let mapping = device.dma().attach(arena.clone()).unwrap();
+    let ring: DmaRing<[AtomicU64; 2]> = DmaRing::new(arena.clone(), 2 * ENTRIES as u32, 4096).unwrap();
     let buffer = arena.alloc(4096, 4096).unwrap();
     buffer.write(0, &[41; 4096]).unwrap();
     let event = EventFd::new().unwrap();
@@ -152,7 +152,7 @@ fn dma_doorbell_and_interrupt_by_mapping() {
     let served = Served::new();
     let device = served.connect();
     let seam: Arc<dyn PciDevice> = device.clone();
-    let bar = Bar::of(&seam, 0, BarOptions::default()).unwrap();
+    let bar = Bar::of(seam, 0, BarOptions::default()).unwrap();
     let mut bell = bar.doorbell::<u32>(doorbell()).unwrap();
     assert!(bell.is_direct());
     add_one(&device, |tail| bell.ring(tail));
@@ -195,11 +195,11 @@ fn memory_without_a_file_cannot_be_shared() {
     let served = Served::new();
     let device = served.connect();
     let arena = Arena::adopt(Frame::zeroed(1)).unwrap();
-    let error = device.dma().attach(&arena).map(|_| ()).unwrap_err();
+    let error = device.dma().attach(arena.clone()).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("this memory has no file, so no other process can map it"), "{error}");
     assert_eq!(device.dma().mapped(), 0);
     let arena = Arena::new(1, ArenaOptions::default()).unwrap();
-    assert!(device.dma().attach(&arena).is_ok(), "and it goes on");
+    assert!(device.dma().attach(arena).is_ok(), "and it goes on");
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_device_whose_server_ends_is_gone() {
     let served = Served::new();
     let device = served.connect();
     let arena = Arena::new(4096, ArenaOptions::default()).unwrap();
-    let mapping = device.dma().attach(&arena).unwrap();
+    let mapping = device.dma().attach(arena).unwrap();
     drop(served);
     assert!(matches!(read::<4>(&device, 0, ID), Err(Error::Peer { .. })));
     let error = read::<4>(&device, 0, ID).unwrap_err();

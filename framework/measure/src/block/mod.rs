@@ -15,7 +15,7 @@
 //! use wholebar_measure::latency::Percentiles;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let disk = block::open(&wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
+//! let disk = block::open(wholebar::open("sim:nvme,size=64M")?, &DiskConfig::default())?;
 //! let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
 //! let job = Job {
 //!     workload: Workload { order: Order::Random, direction: Direction::Read },
@@ -33,8 +33,8 @@
 //!     shared_cores: true,
 //! };
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-//! disk.attach(&arena)?;
-//! let pool = Pool::new(&arena, 8, ns.block_size, ns.block_size.into())?;
+//! disk.attach(arena.clone())?;
+//! let pool = Pool::new(arena, 8, ns.block_size, ns.block_size.into())?;
 //! let bufs = std::iter::from_fn(|| pool.get_len(ns.block_size)).collect();
 //! let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
 //!
@@ -502,7 +502,7 @@ mod tests {
 
     fn run_once(job: &Job, lanes: usize, mishap: Mishap) -> Outcome {
         let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-        let pool = Pool::new(&arena, (lanes * job.depth) as u32, 1024, 4096).unwrap();
+        let pool = Pool::new(arena, (lanes * job.depth) as u32, 1024, 4096).unwrap();
         let supplies = (0..lanes).map(|_| Supply {
             queue: Ram::new(64, job.depth, mishap),
             bufs: (0..job.depth).map(|_| pool.get_len(1024).unwrap()).collect(),
@@ -582,7 +582,7 @@ mod tests {
     #[test]
     fn too_small_a_span_is_refused() {
         let job = Job { units: 7, ..job(MIXED, true) };
-        let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 1024, 4096).unwrap();
+        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 1024, 4096).unwrap();
         let supply = Supply { queue: Ram::new(64, 8, Mishap::None), bufs: Vec::new(), pool };
         assert!(run(&job, vec![(0, vec![supply])], &AtomicBool::new(false), |_| ()).is_err());
     }

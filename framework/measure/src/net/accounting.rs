@@ -5,7 +5,7 @@
 //! use wholebar_measure::net::accounting::Accounting;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
+//! let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
 //! let mut arp = pool.get().ok_or("no buffer is left")?;
 //! arp.copy_from(&[0xff; 60]);
 //! let mut accounting = Accounting::new(None);
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn each_packet_is_counted_as_what_it_is() {
-        let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 8, 2048, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 8, 2048, 64).unwrap();
         let headers = Headers { from: Mac([2; 6]), to: Mac([4; 6]), vlan: None, v6: false };
         let template = Template::new(&headers, 2, 1).unwrap();
         let packet = |mark: Mark| {

@@ -14,7 +14,7 @@
 //! let template = Arc::new(Template::new(&headers, 1, 1)?);
 //! let limiter = RateLimiter::new(Rate::Packets(1e6), 1);
 //! let mut generator = Generator::new(template, FrameSizes::new(Sizes::One(64), 1), limiter, 7, 0..1)?;
-//! let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
+//! let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
 //! let mut cache = pool.cache(4);
 //! // The time is a clock's, in nanoseconds: here it stands still, and one packet is due.
 //! generator.start(0);
@@ -148,7 +148,7 @@ mod tests {
     /// Whether packets fit into one buffer or not: they are whole, and each flow has its numbers.
     #[test]
     fn packets_are_whole_whatever_buffers_there_are() {
-        let pool = Pool::new(&Arena::new(1 << 18, ArenaOptions::default()).unwrap(), 64, 512, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 18, ArenaOptions::default()).unwrap(), 64, 512, 64).unwrap();
         let (mut generator, mut cache) = (generator(Sizes::Range(64, 4000), [0, 2]).unwrap(), pool.cache(8));
         let mut accounting = Accounting::new(Some(9));
         for now in 0..500 {
@@ -163,7 +163,7 @@ mod tests {
     fn what_cannot_be_made_is_refused() {
         assert!(matches!(generator(Sizes::Range(63, 64), [0]), Err(Error::FrameSize { size: 63, least: 64 })));
         assert!(matches!(generator(Sizes::Imix, [2, 3]), Err(Error::NoSuchFlow { flow: 3, flows: 3 })));
-        let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 2, 64, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 2, 64, 64).unwrap();
         let mut cache = pool.cache(1);
         assert!(generator(Sizes::Imix, []).unwrap().make(&mut cache, 0, 0).is_none(), "there is no flow");
         assert!(generator(Sizes::One(1518), [0]).unwrap().make(&mut cache, 0, 0).is_none(), "two buffers are too few");

@@ -13,7 +13,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let headers = Headers { from: Mac([2, 0, 0, 0, 0, 1]), to: Mac([2, 0, 0, 0, 0, 2]), vlan: None, v6: false };
 //! let (template, mut accounting) = (Template::new(&headers, 1, 1)?, Accounting::new(Some(1)));
-//! let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
+//! let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
 //! // Three packets are sent, and the one in the middle is lost.
 //! for number in [0, 2] {
 //!     let mut packet = pool.get().ok_or("no buffer is left")?;

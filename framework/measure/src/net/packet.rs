@@ -6,7 +6,7 @@
 //! use wholebar_measure::net::packet::{Verdict, check};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let pool = Pool::new(&Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
+//! let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default())?, 8, 2048, 64)?;
 //! let mut arp = pool.get().ok_or("no buffer is left")?;
 //! arp.copy_from(&[0xff; 60]);
 //! assert_eq!(check(&arp, &Pattern::new()), Verdict::Foreign);
@@ -161,7 +161,7 @@ mod tests {
     use wholebar_core::net::Mac;
 
     fn pool() -> Pool {
-        Pool::new(&Arena::new(2 << 20, ArenaOptions::default()).unwrap(), 512, 2048, 64).unwrap()
+        Pool::new(Arena::new(2 << 20, ArenaOptions::default()).unwrap(), 512, 2048, 64).unwrap()
     }
 
     /// A packet in buffers of at most so many bytes.

@@ -11,6 +11,7 @@
 //! | `mod` | the function: common configuration, status, interrupts |
 //! | `blk` | the block device |
 //! | `net` | the network device; what its packets pass is in [`wire`](crate::wire) |
+//! | `vhost` | what a vhost-user back end asks beside registers |
 //!
 //! **Memory semantics**: the notification addresses can be mapped, so the model cannot see that they are written. It looks at the available
 //! rings of all queues, each turn: where a driver notifies counts only while a ring is not there to be looked at. Everything else acts when it is
@@ -24,6 +25,7 @@ pub mod blk;
 mod layout;
 pub mod net;
 mod queue;
+mod vhost;
 
 pub use layout::{Transport, VirtioMsix};
 
@@ -59,6 +61,9 @@ trait Device: Send {
 
     /// A driver is there (DRIVER_OK), with these features.
     fn start(&mut self, features: u64);
+
+    /// So many queue pairs are in use, where that is not said by a control queue.
+    fn set_pairs(&mut self, _pairs: u16) {}
 
     /// Back to how it was.
     fn reset(&mut self);
@@ -263,7 +268,8 @@ impl Virtio {
             return self.broken("a queue is larger than the device said it could be");
         }
         let bell = Bell::new(self.layout.notify.clone(), self.transport.notify_offset(at), at as u16);
-        match Queue::new(setup, Rules::new(self.common.features, self.transport.notify), bell) {
+        let rules = Rules::new(self.common.features, self.transport.notify, self.transport.entries);
+        match Queue::new(setup, rules, bell) {
             Ok(queue) => self.queues[at] = Some(queue),
             Err(why) => self.broken(why),
         }

@@ -49,13 +49,13 @@ pub(crate) struct PairThread(Arc<Mutex<Weak<InProcess>>>);
 
 impl PairThread {
     /// Runs a model on the thread that runs another of these, or else on one of its own, which `prepare` prepares.
-    pub(crate) fn run(&self, device: &Arc<InProcess>, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
+    pub(crate) fn run(&self, device: Arc<InProcess>, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
         let mut place = self.0.lock().unwrap_or_else(|e| e.into_inner());
         let other = place.upgrade();
         if !other.as_ref().is_some_and(|other| device.spawn_beside(other)) {
             device.spawn(prepare)?;
         }
-        *place = Arc::downgrade(device);
+        *place = Arc::downgrade(&device);
         // Where `other` is the last reference, its thread is waited for once nobody waits for this lock.
         drop(place);
         Ok(())

@@ -95,9 +95,9 @@ impl Rig {
         let dstrd = params.dstrd.into();
         let device = InProcess::new(Nvme::new(params).unwrap()).unwrap();
         let arena = Arena::new(if cfg!(miri) { 1 << 19 } else { 4 << 20 }, ArenaOptions::default()).unwrap();
-        let dma = device.dma().attach(&arena).unwrap();
+        let dma = device.dma().attach(arena.clone()).unwrap();
         device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
-        let admin = pair(&arena, 0, 8);
+        let admin = pair(arena.clone(), 0, 8);
         Self { device, arena, dma, admin, dstrd, next_cid: 0 }
     }
 
@@ -109,7 +109,7 @@ impl Rig {
 
     /// Sets up the admin queues, writes CC, and lets the controller look at it.
     pub fn enable_as(&mut self, cc: u32) {
-        self.admin = pair(&self.arena, 0, self.admin.entries);
+        self.admin = pair(self.arena.clone(), 0, self.admin.entries);
         self.write32(0x24, (self.admin.entries - 1) << 16 | (self.admin.entries - 1));
         self.write64(0x28, self.at(self.admin.sq.chunk()));
         self.write64(0x30, self.at(self.admin.cq.chunk()));
@@ -216,7 +216,7 @@ impl Rig {
 
     /// Creates I/O queues of `entries`, id `id`, without interrupts.
     pub fn pair(&mut self, id: u16, entries: u32) -> Pair {
-        let pair = pair(&self.arena, id, entries);
+        let pair = pair(self.arena.clone(), id, entries);
         let size = (entries - 1) << 16 | u32::from(id);
         let (cq, sq) = (self.at(pair.cq.chunk()), self.at(pair.sq.chunk()));
         assert_eq!(self.admin(Cmd::new(0x05).prp(cq, 0).dw10(size).dw11(1)).status, 0);
@@ -243,9 +243,9 @@ impl Rig {
 }
 
 /// Memory for a pair of queues.
-pub fn pair(arena: &Arc<Arena>, id: u16, entries: u32) -> Pair {
+pub fn pair(arena: Arc<Arena>, id: u16, entries: u32) -> Pair {
     let slots = entries.next_power_of_two();
-    let (sq, cq) = (DmaRing::new(arena, slots, PAGE).unwrap(), DmaRing::new(arena, slots, PAGE).unwrap());
+    let (sq, cq) = (DmaRing::new(arena.clone(), slots, PAGE).unwrap(), DmaRing::new(arena, slots, PAGE).unwrap());
     Pair { id, entries, sq, cq, tail: 0, head: 0, phase: true }
 }
 

@@ -56,7 +56,7 @@ impl Rig {
 
     pub fn with_memory(device: Arc<InProcess>, handle: Option<Arc<NetHandle>>, memory: u64) -> Self {
         let arena = Arena::new(memory, ArenaOptions::default()).unwrap();
-        let dma = device.dma().attach(&arena).unwrap();
+        let dma = device.dma().attach(arena.clone()).unwrap();
         device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
         Self { device, handle, arena, dma, features: 0 }
     }

@@ -256,7 +256,7 @@ mod tests {
     /// Each job, where not all there is can be sent at once: each packet is changed once, sent or counted, and nothing is allocated.
     #[test]
     fn packets_are_dealt_with_once_and_nothing_is_allocated() {
-        let pool = Pool::new(&Arena::new(1 << 20, ArenaOptions::default()).unwrap(), 64, 256, 64).unwrap();
+        let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default()).unwrap(), 64, 256, 64).unwrap();
         let station = [2, 0, 0, 0, 0, 9];
         let mut asks = Vec::new();
         let builder = PacketBuilder::ethernet2(station, OWN.0).ipv4([10, 0, 0, 9], [10, 0, 0, 1], 64);

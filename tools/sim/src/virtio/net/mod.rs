@@ -397,6 +397,12 @@ impl Device for Net {
         self.port.run(true);
     }
 
+    fn set_pairs(&mut self, pairs: u16) {
+        if pairs != self.pairs && (1..=self.params.pairs).contains(&pairs) {
+            (self.pairs, self.steering) = (pairs, Steering::auto(pairs));
+        }
+    }
+
     fn reset(&mut self) {
         self.port.run(false);
         self.discard();

@@ -75,6 +75,8 @@ pub(super) struct Setup {
     pub(super) device: u64,
     /// The vector to signal, if any.
     pub(super) vector: Option<u16>,
+    /// Where it begins: split, an index of the available ring; packed, a place with its wrap counter in bit 15. `None`: at the beginning.
+    pub(super) base: Option<u16>,
 }
 
 /// What was negotiated, for queues.
@@ -86,10 +88,13 @@ pub(super) struct Rules {
     in_order: bool,
     /// Whether the device asks to be notified.
     notify: bool,
+    /// The longest chain in an indirect table: the device's largest queue, whatever the size of this one. A disk's largest request is said before
+    /// queues have a size, and Linux keeps to that alone.
+    longest: u16,
 }
 
 impl Rules {
-    pub(super) fn new(features: u64, notify: bool) -> Self {
+    pub(super) fn new(features: u64, notify: bool, longest: u16) -> Self {
         let has = |bit| features & bit != 0;
         Self {
             packed: has(feature::PACKED),
@@ -97,6 +102,7 @@ impl Rules {
             event_idx: has(feature::EVENT_IDX),
             in_order: has(feature::IN_ORDER),
             notify,
+            longest,
         }
     }
 }
@@ -128,6 +134,9 @@ impl Queue {
             if !aligned(setup.desc, 16) || !aligned(setup.driver, 4) || !aligned(setup.device, 4) {
                 return Err("a packed queue's areas are not aligned");
             }
+            if setup.base.is_some_and(|base| base & 0x7fff >= setup.size) {
+                return Err("a packed queue begins outside of itself");
+            }
             Ring::Packed(packed::Packed::new(setup, rules))
         } else {
             if !setup.size.is_power_of_two() || setup.size > 32768 {
@@ -140,6 +149,14 @@ impl Queue {
             Ring::Split(split::Split::new(setup, rules))
         };
         Ok(Self { vector: setup.vector, ring, ahead: Ahead::default(), bell })
+    }
+
+    /// Where a queue would begin that goes on after what this one used, as [`Setup::base`] has it.
+    pub(super) fn base(&self) -> u16 {
+        match &self.ring {
+            Ring::Split(ring) => ring.base(),
+            Ring::Packed(ring) => ring.base(),
+        }
     }
 
     /// Whether nothing is available. Where that can't be seen, a turn will tell why.
@@ -353,14 +370,14 @@ struct Table<'h> {
 }
 
 impl<'h> Table<'h> {
-    /// One of at most `most` descriptors.
-    fn new(host: &Host<'h>, address: u64, len: u32, most: usize) -> Result<Self, Broken> {
+    /// One that is not longer than the rules let it be.
+    fn new(host: &Host<'h>, address: u64, len: u32, rules: &Rules) -> Result<Self, Broken> {
         let count = len as usize / 16;
         if count == 0 || !len.is_multiple_of(16) {
             return Err("an indirect table's length is no multiple of 16".into());
         }
-        if count > most {
-            return Err("an indirect table is longer than the queue".into());
+        if count > rules.longest.into() {
+            return Err("an indirect table is longer than the device's largest queue".into());
         }
         let memory = host.dma(Iova(address), len.into());
         let memory = memory.ok_or_else(|| Broken::memory(host, "an indirect table", address, len.into(), false))?;

@@ -42,6 +42,10 @@ impl Place {
     fn bits(self) -> u16 {
         self.at | u16::from(self.wrap) << 15
     }
+
+    fn of_bits(bits: u16) -> Self {
+        Self { at: bits & 0x7fff, wrap: bits >> 15 != 0 }
+    }
 }
 
 /// A packed queue, as the device keeps it.
@@ -71,8 +75,13 @@ pub(in super::super) struct PackedPass<'q, 'h> {
 
 impl Packed {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
-        let start = Place { at: 0, wrap: true };
+        let start = setup.base.map_or(Place { at: 0, wrap: true }, Place::of_bits);
         Self { setup: *setup, rules, next: start, used: start, told: false, event: None }
+    }
+
+    /// The place of what is to be used next.
+    pub(super) fn base(&self) -> u16 {
+        self.used.bits()
     }
 
     /// Whether nothing is available, and the driver knows when to notify.
@@ -158,7 +167,7 @@ impl PackedPass<'_, '_> {
                 if entries > 1 || !self.queue.rules.indirect || flags & desc::NEXT != 0 {
                     return Err("an indirect descriptor where none may be".into());
                 }
-                let table = Table::new(host, address, len, size.into())?;
+                let table = Table::new(host, address, len, &self.queue.rules)?;
                 for inner in (0..).map_while(|i| table.get(i)) {
                     // Only the write flag counts in there (2.8.19).
                     let (address, len, _, flags) = words(inner);

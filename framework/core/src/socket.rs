@@ -1,11 +1,10 @@
 //! Messages on a Unix stream socket: framing, file descriptors, partial reads and writes. It never blocks but in [`Socket::wait`].
 //!
 //! A read never goes beyond the message it began, so the descriptors that come with it are that message's. It does *not* know what
-//! messages mean.
+//! messages mean: vfio-user and vhost-user each have a [`Header`] of their own.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::wire::{Header, MAX_FDS, MAX_PAYLOAD};
 use crate::listener::A_YEAR;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -14,15 +13,33 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// What every message of a protocol begins with.
+pub trait Header: Copy + FromBytes + IntoBytes + Immutable {
+    /// The longest payload of a message to us, in bytes.
+    const MAX_PAYLOAD: usize;
+
+    /// How many bytes the whole message is said to have, header included.
+    fn size(&self) -> u64;
+
+    /// Says how many bytes follow the header.
+    fn set_payload(&mut self, bytes: usize);
+}
+
+/// How many file descriptors a message may carry, to us and from us. QEMU refuses a vfio-user peer that allows more; vhost-user needs 8.
+pub const MAX_FDS: usize = 16;
+/// The most bytes that a header has.
+const MAX_HEADER: usize = 16;
 
 /// One message.
-pub struct Frame {
-    pub header: Header,
+pub struct Frame<H> {
+    pub header: H,
     pub payload: Vec<u8>,
     /// What came with it, up to [`MAX_FDS`].
     pub fds: Vec<OwnedFd>,
@@ -37,8 +54,8 @@ pub enum Broken {
     Closed,
     #[error("the connection was closed after {got} of {of} bytes of a message")]
     HalfWay { got: usize, of: usize },
-    #[error("a message of {size} bytes was announced: it must be {} to {} bytes", Header::SIZE, Header::SIZE + MAX_PAYLOAD)]
-    Size { size: u32 },
+    #[error("a message of {size} bytes was announced: it must be {least} to {most} bytes")]
+    Size { size: u64, least: usize, most: usize },
     #[error("the system has no room for the file descriptors that were sent")]
     NoFds,
     #[error("the socket failed: {0}")]
@@ -61,11 +78,11 @@ impl From<Errno> for Broken {
 }
 
 /// One end of a connection.
-pub struct Socket {
+pub struct Socket<H> {
     stream: UnixStream,
     /// What is received of the message that is under way.
     have: usize,
-    header: [u8; Header::SIZE],
+    header: [u8; MAX_HEADER],
     payload: Vec<u8>,
     fds: Vec<OwnedFd>,
     excess_fds: usize,
@@ -73,59 +90,74 @@ pub struct Socket {
     unsent: Vec<u8>,
     sent: usize,
     unsent_fds: Vec<OwnedFd>,
+    kind: PhantomData<H>,
 }
 
 /// The most descriptors the kernel lets one message carry (`SCM_MAX_FD`): with room for these, none are lost uncounted.
 const SCM_MAX_FD: usize = 253;
 
-impl Socket {
+impl<H: Header> Socket<H> {
+    /// Bytes of a header.
+    const HEADER: usize = {
+        assert!(size_of::<H>() <= MAX_HEADER);
+        size_of::<H>()
+    };
+
     pub fn new(stream: UnixStream) -> Self {
         Self {
             stream,
             have: 0,
-            header: [0; Header::SIZE],
+            header: [0; MAX_HEADER],
             payload: Vec::new(),
             fds: Vec::new(),
             excess_fds: 0,
             unsent: Vec::new(),
             sent: 0,
             unsent_fds: Vec::new(),
+            kind: PhantomData,
         }
     }
 
     /// The next message, if all of it is there.
-    pub fn receive(&mut self) -> Result<Option<Frame>, Broken> {
+    pub fn receive(&mut self) -> Result<Option<Frame<H>>, Broken> {
         loop {
-            let size = match self.have {
-                ..Header::SIZE => Header::SIZE,
-                _ => Header::SIZE.saturating_add(self.payload.len()),
+            let size = match self.have < Self::HEADER {
+                true => Self::HEADER,
+                false => Self::HEADER.saturating_add(self.payload.len()),
             };
-            if self.have >= Header::SIZE && self.have == size {
+            if self.have >= Self::HEADER && self.have == size {
                 break;
             }
             match self.receive_some(size)? {
                 0 => return Ok(None),
                 n => self.have = self.have.saturating_add(n),
             }
-            if self.have == Header::SIZE {
-                let size = header(&self.header).size;
-                let payload = (size as usize).checked_sub(Header::SIZE).filter(|n| *n <= MAX_PAYLOAD);
-                self.payload = vec![0; payload.ok_or(Broken::Size { size })?];
+            if self.have == Self::HEADER {
+                let size = self.header().size();
+                let payload = size.checked_sub(Self::HEADER as u64).filter(|n| *n <= H::MAX_PAYLOAD as u64);
+                let (least, most) = (Self::HEADER, Self::HEADER.saturating_add(H::MAX_PAYLOAD));
+                self.payload = vec![0; payload.ok_or(Broken::Size { size, least, most })? as usize];
             }
         }
         self.have = 0;
         Ok(Some(Frame {
-            header: header(&self.header),
+            header: self.header(),
             payload: std::mem::take(&mut self.payload),
             fds: std::mem::take(&mut self.fds),
             excess_fds: std::mem::take(&mut self.excess_fds),
         }))
     }
 
+    fn header(&self) -> H {
+        let mut header = H::new_zeroed();
+        header.as_mut_bytes().copy_from_slice(&self.header[..Self::HEADER]);
+        header
+    }
+
     /// Bytes of the message under way, up to `size`; 0 where none are there yet.
     fn receive_some(&mut self, size: usize) -> Result<usize, Broken> {
-        let to = match self.have.checked_sub(Header::SIZE) {
-            None => &mut self.header[self.have..],
+        let to = match self.have.checked_sub(Self::HEADER) {
+            None => &mut self.header[self.have..Self::HEADER],
             Some(at) => &mut self.payload[at..],
         };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
@@ -157,9 +189,9 @@ impl Socket {
 
     /// Puts a message in line and sends what can be sent now; [`flush`](Self::flush) sends the rest. Descriptors go with the first
     /// byte of what is in line, so a message that has some must be the first there.
-    pub fn send(&mut self, mut header: Header, payload: &[&[u8]], fds: Vec<OwnedFd>) -> Result<(), Broken> {
+    pub fn send(&mut self, mut header: H, payload: &[&[u8]], fds: Vec<OwnedFd>) -> Result<(), Broken> {
         debug_assert!(fds.is_empty() || !self.is_sending());
-        header.size = payload.iter().map(|p| p.len()).fold(Header::SIZE, usize::saturating_add) as u32;
+        header.set_payload(payload.iter().map(|p| p.len()).fold(0, usize::saturating_add));
         self.unsent.extend_from_slice(header.as_bytes());
         payload.iter().for_each(|p| self.unsent.extend_from_slice(p));
         self.unsent_fds.extend(fds);
@@ -208,8 +240,10 @@ impl Socket {
     }
 }
 
-fn header(bytes: &[u8; Header::SIZE]) -> Header {
-    zerocopy::transmute!(*bytes)
+impl<H> AsFd for Socket<H> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
 }
 
 /// Waits for `events` on `fd`; false where the time is over.
