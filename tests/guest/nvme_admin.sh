@@ -30,7 +30,7 @@ works wholebar nvme get-feature $name
 says temp-thresh
 works wholebar nvme set-feature $name -f temp-thresh --value 0x151
 works wholebar nvme error-log $name
-refused 1 "Invalid Log Page" wholebar nvme get-log $name --log-id 0xd0
+refused 1 "refused Get Log Page" wholebar nvme get-log $name --log-id 0xd0
 refused 1 "not sent" wholebar nvme admin-passthru $name --opcode 5
 refused 1 "no Device Self-test" wholebar nvme self-test $name
 
@@ -56,6 +56,19 @@ works wholebar nvme read $name --lba 2 --blocks 1 --out /tmp/back
 head -c 4096 /dev/zero >/tmp/zeros
 same /tmp/zeros /tmp/back
 works wholebar nvme write $name --lba 3 --in /tmp/data
+
+# Detached, it is allocated and not active; attached again, it has what it had. QEMU has no Namespace Management beside that.
+works wholebar nvme detach-ns $name -n 1 --force
+works wholebar nvme list-ns $name --all
+says "not attached"
+refused 1 "no active namespace 1" wholebar nvme id-ns $name -n 1
+works wholebar nvme id-ns $name -n 1 --force
+works wholebar nvme attach-ns $name -n 1
+works wholebar nvme list-ctrl $name -n 1
+says "this one"
+works wholebar nvme read $name --lba 3 --blocks 1 --out /tmp/back
+same /tmp/data /tmp/back
+refused 1 "refused Namespace Management" wholebar nvme create-ns $name --nsze 100
 
 # The kernel's own driver sees those blocks, and finds the data.
 works wholebar unbind $name

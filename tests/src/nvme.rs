@@ -131,6 +131,7 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
 /// Commands of many ranges, and some that the program makes itself.
 fn ranges_and_raw_commands(bench: &Bench, queue: &mut Queue) -> Result<()> {
     let (ns, limits) = (&bench.ns, bench.nvme.identify());
+    let len = 8 * ns.block_size;
     let ranges = |ranges: &[(u64, u32)]| -> Vec<BlockRange> {
         ranges.iter().map(|(lba, blocks)| BlockRange { lba: *lba, blocks: *blocks }).collect()
     };
