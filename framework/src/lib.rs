@@ -32,6 +32,7 @@
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
+//! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |

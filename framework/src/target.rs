@@ -1,8 +1,12 @@
-//! Devices by name: `0000:01:00.0`; `vfio-user:/run/x.sock`, with the feature `vfio-user`; `sim:nvme,size=1G`, with the feature `sim`.
+//! Devices by name: `0000:01:00.0`; `vfio-user:/run/x.sock`, with the feature `vfio-user`; `vhost-user:/run/x.sock`, with the feature
+//! `vhost-user`; `sim:nvme,size=1G`, with the feature `sim`.
+
+#[cfg(feature = "vhost-user")]
+mod vhost;
 
 use crate::OpenError;
 use std::fmt;
-#[cfg(feature = "vfio-user")]
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,6 +15,8 @@ use wholebar_core::pci::{Address, PciDevice};
 use wholebar_core::vfio::{IommuType, Route, Vfio, VfioOptions};
 #[cfg(feature = "vfio-user")]
 use wholebar_core::vfio_user::{self, VfioUser};
+#[cfg(feature = "vhost-user")]
+use wholebar_core::vhost_user::{self, VhostUser};
 
 /// Opens a device by its name, with [`OpenOptions::default`].
 ///
@@ -49,6 +55,15 @@ pub enum Target {
         /// How long the server may take to answer a message; `None` where the name does not say.
         timeout: Option<Duration>,
     },
+    /// A virtio device of a vhost-user back end: `vhost-user:/run/x.sock`, perhaps followed by `,server`, `,net` or `,blk`, `,mac=`, `,mtu=`,
+    /// `,timeout=SECONDS` and `,reconnect=SECONDS`.
+    #[cfg(feature = "vhost-user")]
+    VhostUser {
+        /// The path of the socket.
+        path: PathBuf,
+        /// How the back end is reached, and what its device is to be.
+        options: vhost_user::Options,
+    },
     /// A model in this process: `sim:nvme,size=1G`.
     #[cfg(feature = "sim")]
     Sim(wholebar_sim::Target),
@@ -59,7 +74,7 @@ pub enum Target {
 pub struct OpenOptions {
     /// The core that a model's thread is pinned to; `None` for the kernel's choice.
     pub model_core: Option<usize>,
-    /// How long a vfio-user server may take to answer a message; `None` for the client's default.
+    /// How long a vfio-user server or a vhost-user back end may take to answer a message; `None` for the default, 5 seconds.
     pub timeout: Option<Duration>,
 }
 
@@ -86,8 +101,9 @@ impl Target {
             let models = wholebar_sim::MODELS.map(|(name, _)| format!("sim:{name}, ")).concat();
             #[cfg(not(feature = "sim"))]
             let models = "";
-            let servers = if cfg!(feature = "vfio-user") { "vfio-user:PATH or " } else { "" };
-            let known = format!("{models}{servers}a PCI address such as 0000:01:00.0");
+            let servers = if cfg!(feature = "vfio-user") { "vfio-user:PATH, " } else { "" };
+            let back_ends = if cfg!(feature = "vhost-user") { "vhost-user:PATH or " } else { "" };
+            let known = format!("{models}{servers}{back_ends}a PCI address such as 0000:01:00.0");
             OpenError::Target { text: text.to_owned(), known }
         };
         match text.split_once(':') {
@@ -102,11 +118,18 @@ impl Target {
             Some(("vfio-user", target)) => {
                 // A path may have commas of its own.
                 let (path, timeout) = match target.rsplit_once(",timeout=") {
-                    Some((path, text)) => (path, Some(seconds(text)?)),
+                    Some((path, text)) => (path, Some(seconds("timeout", text, false)?)),
                     None => (target, None),
                 };
                 Ok(Self::VfioUser { path: path.into(), timeout })
             }
+            #[cfg(not(feature = "vhost-user"))]
+            Some(("vhost-user", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "vhost-user" }),
+            #[cfg(feature = "vhost-user")]
+            Some(("vhost-user", target)) => match vhost::parse(target)? {
+                ("", _) => Err(unknown()),
+                (path, options) => Ok(Self::VhostUser { path: path.into(), options }),
+            },
             _ => {
                 let (address, parameters) = text.split_once(',').unwrap_or((text, ""));
                 let address = address.parse().map_err(|_| unknown())?;
@@ -120,7 +143,7 @@ impl Target {
     /// # Errors
     /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made.
     #[cfg_attr(
-        not(any(feature = "sim", feature = "vfio-user")),
+        not(any(feature = "sim", feature = "vfio-user", feature = "vhost-user")),
         allow(unused_variables, reason = "the kernel's devices have none of these options")
     )]
     pub fn open(&self, options: &OpenOptions) -> Result<Opened, OpenError> {
@@ -131,6 +154,12 @@ impl Target {
                 let limits =
                     timeout.or(options.timeout).map_or_else(vfio_user::Options::default, vfio_user::Options::of);
                 VfioUser::connect(path, limits)?
+            }
+            #[cfg(feature = "vhost-user")]
+            Self::VhostUser { path, options: own } => {
+                let usual = own.timeout == vhost_user::Options::default().timeout;
+                let timeout = options.timeout.filter(|_| usual);
+                VhostUser::connect(path, timeout.map_or(*own, |timeout| own.with_timeout(timeout)))?
             }
             #[cfg(feature = "sim")]
             Self::Sim(target) => {
@@ -146,12 +175,13 @@ impl Target {
     }
 }
 
-#[cfg(feature = "vfio-user")]
-/// Seconds: `30`, `30s`, `0.5`.
-fn seconds(text: &str) -> Result<Duration, OpenError> {
-    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|s| (0.001..=1e6).contains(s));
-    let expected = "seconds, from 0.001 to 1000000";
-    let bad = || OpenError::Value { key: "timeout", value: text.to_owned(), expected };
+/// Seconds: `30`, `30s`, `0.5`; `0` where none at all is a time, too.
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+fn seconds(key: &'static str, text: &str, none: bool) -> Result<Duration, OpenError> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
+    let seconds = seconds.filter(|s| (0.001..=1e6).contains(s) || none && *s == 0.0);
+    let expected = if none { "seconds, from 0.001 to 1000000, or 0" } else { "seconds, from 0.001 to 1000000" };
+    let bad = || OpenError::Value { key, value: text.to_owned(), expected };
     seconds.map(Duration::from_secs_f64).ok_or_else(bad)
 }
 
@@ -204,6 +234,8 @@ impl fmt::Display for Target {
             Self::VfioUser { path, timeout: Some(timeout) } => {
                 write!(f, "vfio-user:{},timeout={}", path.display(), timeout.as_secs_f64())
             }
+            #[cfg(feature = "vhost-user")]
+            Self::VhostUser { path, options } => vhost::show(path, options, f),
             // The token is a secret.
             Self::Pci { address, options } => {
                 write!(f, "{address}")?;
@@ -293,6 +325,9 @@ mod tests {
     fn what_needs_a_feature_says_which() {
         if cfg!(not(feature = "vfio-user")) {
             assert!(error("vfio-user:x").contains("the feature \"vfio-user\""));
+        }
+        if cfg!(not(feature = "vhost-user")) {
+            assert!(error("vhost-user:x").contains("the feature \"vhost-user\""));
         }
         if cfg!(feature = "sim") {
             assert_eq!(Target::parse("sim:nvme,size=64M").unwrap().to_string(), "sim:nvme,size=64M");

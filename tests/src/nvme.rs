@@ -88,7 +88,7 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
     let (ns, mut queue) = (&bench.ns, bench.nvme.queue(QueueOptions::default())?);
     let limits = bench.nvme.identify();
     let len = 8 * ns.block_size;
-    ok(run(&mut queue, bench.write(64, len, 5)?)?, "write")?;
+    ok(run(&mut queue, bench.write(64, 8 * ns.block_size, 5)?)?, "write")?;
     ok(run(&mut queue, request(ns.nsid, Op::Flush, Data::None))?, "flush")?;
     if limits.has_compare() {
         let compare = |seed| -> Result<Request> {
@@ -136,7 +136,7 @@ fn ranges_and_raw_commands(bench: &Bench, queue: &mut Queue) -> Result<()> {
         ranges.iter().map(|(lba, blocks)| BlockRange { lba: *lba, blocks: *blocks }).collect()
     };
     if limits.has_copy() {
-        ok(run(queue, bench.write(64, len, 5)?)?, "write")?;
+        ok(run(queue, bench.write(64, 8 * ns.block_size, 5)?)?, "write")?;
         let (first, last) = (bench.read(64, 2 * ns.block_size)?, bench.read(70, 2 * ns.block_size)?);
         let want = [first, last].map(|read| run(queue, read).and_then(|done| ok(done, "read")));
         if let Err(why) = queue.submit_copy(1, ns.nsid, 200, &ranges(&[(64, 2), (70, 2)]), None) {

@@ -58,6 +58,8 @@ A TARGET is a PCI function:
   sim:virtio-blk
   vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other;
                           ,timeout=30 behind it has it take up to 30 seconds to answer
+  vhost-user:/run/x.sock  a virtio device of a vhost-user back end: QEMU's storage daemon, testpmd,
+                          passt; ,server behind it listens there; ,net or ,blk says what it is
   0000:01:00.0            one of this machine that vfio-pci has
 
 Try first:

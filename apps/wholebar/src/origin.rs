@@ -22,6 +22,7 @@ impl Origin {
         match device.kind() {
             DeviceKind::Model => (Self::Model, "its name begins with sim:".to_owned()),
             DeviceKind::VfioUser => (Self::Emulated, "it is a vfio-user server".to_owned()),
+            DeviceKind::VhostUser => (Self::Emulated, "it is a vhost-user back end".to_owned()),
             DeviceKind::Kernel => {
                 let ids = Config::of(device).map(|config| ((config.vendor(), config.device()), config.subsystem()));
                 of_ids(ids.ok(), virtual_machine().as_deref())

@@ -302,6 +302,8 @@ pub struct Namespace {
     pub metadata_extended: bool,
     /// NUSE: how many blocks are allocated.
     pub blocks_used: u64,
+    /// NSATTR bit 0: it is write protected, and its controllers refuse to write it.
+    pub read_only: bool,
     /// NOIOB: commands should not cross multiples of so many blocks; 0 for no such boundary.
     pub io_boundary: u16,
     /// Every LBA format it can be formatted to: block size and metadata size in bytes.
@@ -342,6 +344,7 @@ impl Namespace {
             metadata_size,
             metadata_extended: flbas & 1 << 4 != 0,
             blocks_used: u64_at(bytes, 16),
+            read_only: u8_at(bytes, 99) & 1 != 0,
             io_boundary: u16_at(bytes, 46),
             formats: (0..count).map(format).filter(|f| f.0 > 0).collect(),
             format: index as u8,
@@ -461,6 +464,16 @@ mod tests {
         ] {
             let n = Namespace::parse(1, &namespace(blocks, lbaf), &[]);
             assert_eq!((n.block_size, n.unsupported.as_deref()), (size, why));
+        }
+    }
+
+    /// NVM Command Set 1.0, 4.1.5.1: bit 0 of NSATTR alone says it.
+    #[test]
+    fn write_protection_is_read() {
+        let mut bytes = namespace(8, 9 << 16);
+        for (nsattr, read_only) in [(0, false), (1, true), (0xfe, false), (0xff, true)] {
+            bytes[99] = nsattr;
+            assert_eq!(Namespace::parse(1, &bytes, &[]).read_only, read_only, "{nsattr:#x}");
         }
     }
 

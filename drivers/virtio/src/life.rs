@@ -1,12 +1,15 @@
 //! What every queue does besides its work: it stops for resets, starts over after them, says when it is broken, and translates addresses.
 
-use crate::device::Shared;
-use crate::error::{Error, Fault};
+use crate::device::{Record, Shared};
+use crate::error::{Error, Fault, Result};
+use crate::feature;
+use crate::hardware::QueueSetup;
+use crate::ring::{Areas, Ring};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
 use wholebar_core::mem::{Buf, DmaMapping};
-use wholebar_core::reset::{End, Gate, Step};
+use wholebar_core::reset::{End, Gate, Phase, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
@@ -15,6 +18,9 @@ pub(crate) struct Life {
     arena: u32,
     base: u64,
     index: u16,
+    /// As the device is told of it.
+    setup: QueueSetup,
+    areas: Areas,
     shared: Arc<Shared>,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
@@ -28,10 +34,20 @@ enum Ending {
 }
 
 impl Life {
-    /// Of virtqueue `index`, which joins the device's domain.
-    pub fn new(index: u16, shared: Arc<Shared>) -> Self {
-        let gate = shared.domain.join(index.into());
-        Self { gate, arena: u32::MAX, base: 0, index, shared, arenas: Vec::new(), ending: None }
+    /// Of the virtqueue of `record`, which joins the device's domain.
+    pub fn new(record: &Record, shared: &Arc<Shared>) -> Self {
+        let index = record.index;
+        Self {
+            gate: shared.domain.join(index.into()),
+            arena: u32::MAX,
+            base: 0,
+            index,
+            setup: record.setup(),
+            areas: record.areas.clone(),
+            shared: shared.clone(),
+            arenas: Vec::new(),
+            ending: None,
+        }
     }
 
     /// Whether the queue may go on.
@@ -81,6 +97,40 @@ impl Life {
         tracing::error!(device, queue, %fault, "a queue is broken");
         self.report_fault(Error::Broken { device, queue, fault });
         self.gate.close();
+    }
+
+    /// Whether the queue can be reset alone.
+    pub fn can_reset_alone(&self) -> bool {
+        self.shared.has(feature::RING_RESET)
+    }
+
+    /// Resets the queue alone, with VIRTIO_F_RING_RESET: when this returns true, the device knows none of its buffers any more, the ring is as new, and
+    /// the queue is closed until [`reopen`](Self::reopen). False where the device is being reset, which ends the queue's buffers, too.
+    #[cold]
+    pub fn reset_alone<R: Ring>(&mut self, ring: &mut R) -> Result<bool> {
+        let Self { gate, areas, setup, shared, .. } = self;
+        let empty = || {
+            areas.zero();
+            ring.restart();
+        };
+        let done = shared.hw.reset_queue(*setup, || gate.open(), empty);
+        // Where it failed nobody knows what the device does with the ring.
+        if !matches!(done, Ok(false)) {
+            gate.close();
+        }
+        done
+    }
+
+    /// The queue runs again that was reset alone, unless the device is being reset.
+    pub fn reopen(&mut self) {
+        if self.shared.domain.phase() == Phase::Running {
+            self.gate.enter();
+        }
+    }
+
+    /// Whether a reset of the device went on without the queue.
+    pub fn is_lost(&self) -> bool {
+        self.gate.epoch().is_none()
     }
 
     /// A call for help: the device is reset.

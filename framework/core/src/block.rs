@@ -116,6 +116,8 @@ pub struct Namespace {
     pub read_only: bool,
     /// The largest read or write, in bytes: a multiple of the block size.
     pub max_transfer: u32,
+    /// The largest read or write that the device does as one command, in bytes: a multiple of the block size. The driver cuts larger ones.
+    pub max_command: u32,
     /// [`Op::Flush`] is supported. Where it is not, what was written is durable.
     pub flush: bool,
     /// [`Op::Compare`] is supported.

@@ -47,6 +47,8 @@ pub mod net;
 #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 mod pace;
 mod page;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+mod patience;
 pub mod pci;
 mod prefetch;
 pub mod reactor;

@@ -17,7 +17,7 @@ pub const SCHEMA: &str = "wholebar.barmap/3";
 /// what it comes to elsewhere); `placement` can be `unassigned` and `unseen`; `bars` has those, too, of which only the MSI-X capability tells.
 #[derive(Debug, Clone, Copy)]
 pub struct Report<'a> {
-    /// `lspci`, `sysfs`, `model`, `vfio-user`, `kernel VFIO`.
+    /// `lspci`, `sysfs`, `model`, `vfio-user`, `vhost-user`, `kernel VFIO`.
     pub source: &'a str,
     /// What the source tells.
     pub machine: &'a Machine,

@@ -76,6 +76,7 @@ impl Source {
         let name = match device.kind() {
             DeviceKind::Model => "model",
             DeviceKind::VfioUser => "vfio-user",
+            DeviceKind::VhostUser => "vhost-user",
             DeviceKind::Kernel => "kernel VFIO",
         };
         Ok(Self { name, machine: Machine { functions: vec![function], ..Machine::default() }, only: Some(0) })

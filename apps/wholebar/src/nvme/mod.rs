@@ -172,9 +172,9 @@ impl Storage for Controller {
     }
 
     fn space(&self, nsid: u32) -> Result<Space> {
-        let Namespace { nsid, blocks, block_size, .. } = self.namespace(nsid)?;
+        let Namespace { nsid, blocks, block_size, read_only, .. } = self.namespace(nsid)?;
         // The driver cuts what is larger than a command can be.
-        Ok(Space { nsid, blocks, block_size, read_only: false, max_transfer: u32::MAX })
+        Ok(Space { nsid, blocks, block_size, read_only, max_transfer: u32::MAX })
     }
 
     /// One entry is always empty: a full queue would look like that (NVM Express Base 2.0, 3.3.1.2).

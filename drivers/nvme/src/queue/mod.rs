@@ -118,8 +118,10 @@ const NO_NAMESPACE: Limits = Limits {
 
 /// The clock is looked at once in so many polls.
 const POLLS: u32 = 1024;
-/// The status of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
+/// The status of a command that was aborted since it took too long, or of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
 const GIVEN_UP: u16 = u16::MAX;
+/// "Command Abort Requested" (NVM Express Base 2.0, 3.3.3.2.1.1), of type 0.
+const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {

@@ -1,7 +1,7 @@
 //! What happens to a queue besides I/O: requests in parts, commands that take too long, resets, the end.
 
 use super::slot::State;
-use super::{Ending, Queue, status, status_of_parts};
+use super::{ABORT_REQUESTED, Ending, GIVEN_UP, Queue, status, status_of_parts};
 use crate::control::QueueFault;
 use crate::device::delete_queue;
 use crate::error::Fault;
@@ -29,6 +29,8 @@ impl Queue {
         }
         let (head, aborting) = (slot.link, slot.aborting);
         slot.state = State::Done;
+        // This driver asked for it: to the caller the request was given up, as it is where a reset ends it.
+        let code = if aborting && code & 0x7ff == ABORT_REQUESTED { GIVEN_UP } else { code };
         if cid != head {
             self.let_go(cid, aborting);
         }

@@ -1,5 +1,7 @@
 //! A model with its memory and interrupts: the part that the in-process backend and the vfio-user server have in common.
 
+#[cfg(feature = "vhost-user")]
+use super::dma::Dma;
 use super::dma::DmaTable;
 use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
@@ -119,6 +121,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     }
 
     /// Whether a peer's descriptor is one to signal: an eventfd, which is not waited for.
+    #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
     pub(crate) fn may_signal(&self, fd: &OwnedFd) -> bool {
         let nonblocking =
             || rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK));
@@ -225,6 +228,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// [`Refused`] with `EEXIST` where they overlap another map.
     pub fn dma_map_unreachable(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
         self.dma.map(iova, None, 0, len, false)
+    }
+
+    /// The memory at `iova`, as the model reaches it; `None` where not all of it is mapped.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
+        self.dma.find(iova, len)
     }
 
     /// Unmaps exactly one map.

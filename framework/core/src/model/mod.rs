@@ -64,6 +64,8 @@ pub use function::ModelFunction;
 pub use host::Host;
 pub use in_process::InProcess;
 pub use pages::{Pages, Registers};
+#[cfg(feature = "vhost-user")]
+pub(crate) use signal::Signaller;
 
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::{PageSize, Work};

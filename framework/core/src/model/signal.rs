@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// A context of the kernel's for asynchronous I/O, and a file to read nothing from.
-pub(super) struct Signaller {
+pub(crate) struct Signaller {
     context: libc::c_ulong,
     file: OwnedFd,
 }
@@ -40,7 +40,7 @@ const IOCB_FLAG_RESFD: u32 = 1;
 impl Signaller {
     /// # Errors
     /// Where the kernel has no asynchronous I/O, or no more of it (`fs.aio-max-nr`).
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let file = memfd_create("wholebar-signal", MemfdFlags::CLOEXEC)?;
         let mut context: libc::c_ulong = 0;
         // SAFETY: the kernel writes the context's number, and nothing else.
@@ -51,7 +51,7 @@ impl Signaller {
     }
 
     /// Signals `eventfd`. One that is full has its event already.
-    pub(super) fn signal(&self, eventfd: BorrowedFd<'_>) {
+    pub(crate) fn signal(&self, eventfd: BorrowedFd<'_>) {
         let mut read = Iocb {
             opcode: IOCB_CMD_PREAD,
             file: self.file.as_raw_fd() as u32,

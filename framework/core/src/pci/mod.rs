@@ -1,7 +1,7 @@
 //! PCI functions, as VFIO describes them.
 //!
-//! Three kinds of device implement [`PciDevice`]: a function opened through the kernel's VFIO, a vfio-user server behind a
-//! socket, and a [model](crate::model) in this process. Everything here is cold, so it is `dyn`; hot paths (doorbells, rings, buffers) use pointers that
+//! Four kinds of device implement [`PciDevice`]: a function opened through the kernel's VFIO, a vfio-user server behind a
+//! socket, a virtio function whose queues a vhost-user back end serves, and a [model](crate::model) in this process. Everything here is cold, so it is `dyn`; hot paths (doorbells, rings, buffers) use pointers that
 //! were obtained once through it.
 //!
 //! This module does *not* plan BARs ([`crate::bar`]) or lay out memory ([`crate::mem`]).
@@ -185,6 +185,8 @@ pub enum DeviceKind {
     Kernel,
     /// A vfio-user server behind a Unix socket: always software.
     VfioUser,
+    /// A virtio function of this process, whose queues a vhost-user back end serves behind a Unix socket: always software.
+    VhostUser,
     /// A model in this process.
     Model,
 }
@@ -194,6 +196,7 @@ impl fmt::Display for DeviceKind {
         f.write_str(match self {
             Self::Kernel => "kernel VFIO",
             Self::VfioUser => "vfio-user",
+            Self::VhostUser => "vhost-user",
             Self::Model => "model",
         })
     }

@@ -93,7 +93,7 @@ impl VfioUser {
         let regions = (0..info.regions).map(|index| read_region(&peer, index)).collect::<Result<_>>()?;
         let irqs = (0..info.irqs).map(|index| peer.irq_info(index)).collect::<Result<_>>()?;
         let dma = DmaSpace::new(Box::new(Dma(peer.clone())))?;
-        peer.opening(false);
+        peer.patience.opening(false);
         Ok(Arc::new(Self { peer, info, regions, irqs, first: Mutex::default(), dma }))
     }
 
@@ -243,7 +243,7 @@ impl PciDevice for VfioUser {
     }
 
     fn opening(&self, begins: bool) {
-        self.peer.opening(begins);
+        self.peer.patience.opening(begins);
     }
 
     fn reset(&self) -> Result<()> {

@@ -7,17 +7,16 @@
 
 use super::client::Options;
 use super::wire::{self, Capabilities, Command, Header};
-use crate::listener::A_YEAR;
+use crate::patience::{Limit, Patience};
 use crate::pci::{DeviceInfo, IrqInfo};
 use crate::socket::{Broken, MAX_FDS, Socket};
 use crate::{Error, Result, socket};
-use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
@@ -27,11 +26,7 @@ pub type Frame = socket::Frame<Header>;
 /// The server, and what it said of itself.
 pub struct Peer {
     pub name: String,
-    /// For one message.
-    timeout: Duration,
-    /// For all that is asked while the device is opened, and what is left of it.
-    opening: Mutex<Option<(Duration, Duration)>>,
-    open_timeout: Duration,
+    pub patience: Patience,
     pub server: Capabilities,
     /// Raised when a page of what it shared is taken away.
     pub shrunk: Arc<AtomicBool>,
@@ -44,27 +39,6 @@ struct Link {
     /// Why there is nobody any more.
     gone: Option<String>,
     stray_fds: u64,
-}
-
-/// Until when a message must be answered, and why.
-#[derive(Clone, Copy)]
-struct Limit {
-    timeout: Duration,
-    at: Instant,
-    /// It is what is left of the time for opening, not this message's own.
-    opening: bool,
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { timeout, opening, .. } = self;
-        if *opening { write!(f, "the {timeout:?} that opening it may take in all") } else { write!(f, "{timeout:?}") }
-    }
-}
-
-fn later(timeout: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(timeout.min(A_YEAR)).unwrap_or(now)
 }
 
 /// How many regions, and kinds of interrupt, a server may have.
@@ -110,10 +84,10 @@ impl Peer {
     pub fn negotiate(stream: UnixStream, name: &str, options: Options) -> Result<Self> {
         let link = Link { socket: Socket::new(stream), next_id: 0, gone: None, stray_fds: 0 };
         let server = Capabilities::default();
-        let (name, timeout, shrunk, link) = (name.to_owned(), options.timeout, Arc::default(), Mutex::new(link));
-        let (opening, open_timeout) = (Mutex::default(), options.open_timeout);
-        let mut new = Self { name, timeout, opening, open_timeout, server, shrunk, link };
-        new.opening(true);
+        let (name, shrunk, link) = (name.to_owned(), Arc::default(), Mutex::new(link));
+        let patience = Patience::new(options.timeout, options.open_timeout);
+        let mut new = Self { name, patience, server, shrunk, link };
+        new.patience.opening(true);
         let (major, minor) = wire::VERSION;
         let version = wire::Version { major, minor };
         let payload = [version.as_bytes(), &Capabilities::OURS.encode()];
@@ -210,32 +184,13 @@ impl Peer {
             return Err(Error::Gone { device: self.name.clone(), why: why.clone() }.into());
         }
         let began = Instant::now();
-        let done = link.exchange(command, payload, fds, expect, self.limit());
-        if let Some((_, left)) = &mut *self.left() {
-            *left = left.saturating_sub(began.elapsed());
-        }
+        let done = link.exchange(command, payload, fds, expect, self.patience.limit());
+        self.patience.spent(began.elapsed());
         match done {
             Ok(reply) => Ok(reply),
             Err(Wrong::Refused(source)) => Err(Failed::Refused(source)),
             Err(Wrong::Broken(what)) => Err(self.lose(link, command, what).into()),
         }
-    }
-
-    /// How long the next message may take.
-    fn limit(&self) -> Limit {
-        match *self.left() {
-            Some((timeout, left)) if left < self.timeout => Limit { timeout, at: later(left), opening: true },
-            _ => Limit { timeout: self.timeout, at: later(self.timeout), opening: false },
-        }
-    }
-
-    /// Bounds what all messages from now on take together, or only what each takes.
-    pub fn opening(&self, begins: bool) {
-        *self.left() = begins.then_some((self.open_timeout, self.open_timeout));
-    }
-
-    fn left(&self) -> MutexGuard<'_, Option<(Duration, Duration)>> {
-        self.opening.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The server broke the protocol: it is not spoken to again.

@@ -1,17 +1,28 @@
-//! vhost-user: virtio devices of other processes, over Unix sockets.
+//! vhost-user: virtio devices over Unix sockets, as front end ([`VhostUser`]) and as back end ([`Server`]).
 //!
 //! The protocol is that of docs/interop/vhost-user.rst in QEMU's tree. Not spoken: logging (migration), an IOMMU's messages, postcopy and in-band
 //! notifications.
+//!
+//! Neither side trusts the other. Whatever arrives is checked before it is used.
+//!
+//! ```no_run
+//! use wholebar_core::pci::PciDevice;
+//! use wholebar_core::vhost_user::{Options, VhostUser};
+//!
+//! let device = VhostUser::connect("/run/disk.sock", Options::default())?;
+//! println!("{} is a {:?} device", device.name(), device.device_type());
+//! # Ok::<_, wholebar_core::Error>(())
+//! ```
 
-mod server;
+mod back_end;
+mod client;
 #[allow(dead_code, reason = "the numbers are the protocol's; each side uses its own")]
 mod wire;
 
-#[allow(dead_code, reason = "both sides use them")]
+pub use back_end::{Server, VirtioModel};
+pub use client::{DeviceType, Options, VhostUser};
+
 /// A message, and the descriptors that came with it.
 pub(crate) type Frame = crate::socket::Frame<wire::Header>;
-#[allow(dead_code, reason = "both sides use them")]
 /// One end of a connection.
 pub(crate) type Socket = crate::socket::Socket<wire::Header>;
-
-pub use server::{Server, VirtioModel};

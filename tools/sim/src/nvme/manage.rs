@@ -99,7 +99,7 @@ impl Manage {
     /// The Firmware Slot Information log (base 5.16.1.4).
     pub(super) fn firmware_slots(&self) -> Vec<u8> {
         let mut page = vec![0; 512];
-        page[0] = (self.active + 1) as u8 | (self.next.map_or(0, |next| next + 1) as u8) << 4;
+        page[0] = ((self.active + 1) | (self.next.map_or(0, |next| next + 1) << 4)) as u8;
         for (to, slot) in page[8..].chunks_mut(8).zip(self.slots) {
             to.copy_from_slice(&slot.unwrap_or_default());
         }

@@ -1,0 +1,15 @@
+//! The front end: a virtio PCI function of this process, whose queues another process serves.
+
+mod config_space;
+mod control;
+mod device;
+mod function;
+mod kind;
+mod link;
+mod memory;
+mod options;
+mod peer;
+mod registers;
+
+pub use device::VhostUser;
+pub use options::{DeviceType, Options};
