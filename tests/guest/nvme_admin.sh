@@ -57,18 +57,15 @@ head -c 4096 /dev/zero >/tmp/zeros
 same /tmp/zeros /tmp/back
 works wholebar nvme write $name --lba 3 --in /tmp/data
 
-# Detached, it is allocated and not active; attached again, it has what it had. QEMU has no Namespace Management beside that.
+# QEMU attaches all namespaces again whenever it is enabled, as the next command does: what a queue sees of it meanwhile, the tests show that open it once. It
+# has no Namespace Management beside that.
 works wholebar nvme detach-ns $name -n 1 --force
-works wholebar nvme list-ns $name --all
-says "not attached"
-refused 1 "no active namespace 1" wholebar nvme id-ns $name -n 1
-works wholebar nvme id-ns $name -n 1 --force
-works wholebar nvme attach-ns $name -n 1
+refused 1 "Already Attached" wholebar nvme attach-ns $name -n 1
 works wholebar nvme list-ctrl $name -n 1
 says "this one"
+refused 1 "refused Namespace Management" wholebar nvme create-ns $name --nsze 100
 works wholebar nvme read $name --lba 3 --blocks 1 --out /tmp/back
 same /tmp/data /tmp/back
-refused 1 "refused Namespace Management" wholebar nvme create-ns $name --nsze 100
 
 # The kernel's own driver sees those blocks, and finds the data.
 works wholebar unbind $name
