@@ -113,6 +113,9 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
         ensure!(data.bufs().iter().all(|b| b.bytes().iter().all(|b| *b == 0)), "written zeroes are not zero");
     }
     ranges_and_raw_commands(&bench, &mut queue)?;
+    if limits.has_namespace_management() {
+        detached_and_attached(&bench, &mut queue)?;
+    }
     // What cannot be done is refused before the device sees it, or by its status.
     for (what, req) in [
         ("a block past the end", bench.read(ns.blocks, ns.block_size)?),
@@ -125,6 +128,28 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
             Ok(()) => bail!("{what}: it was taken"),
         }
     }
+    Ok(())
+}
+
+/// A namespace that goes away and comes back under a queue: its commands end by name meanwhile.
+fn detached_and_attached(bench: &Bench, queue: &mut Queue) -> Result<()> {
+    let (ns, controller) = (&bench.ns, bench.nvme.identify().id);
+    bench.nvme.detach_namespace(ns.nsid, &[controller])?;
+    ensure!(bench.nvme.namespaces().iter().all(|n| n.nsid != ns.nsid), "a detached namespace is still listed");
+    match queue.submit(bench.read(0, ns.block_size)?) {
+        Err(rejected) => ensure!(matches!(rejected.why, Reject::Invalid(_)), "detached: {}", rejected.why),
+        Ok(()) => {
+            let Status::Device(code) = finish(queue)?.status else { bail!("a detached namespace was read") };
+            let name = wholebar::nvme::StatusCode(code).name();
+            // NVM Express Base 2.0, 3.2.1.4.
+            ensure!(
+                matches!(name, Some("Invalid Field in Command" | "Invalid Namespace or Format")),
+                "detached: {name:?}"
+            );
+        }
+    }
+    bench.nvme.attach_namespace(ns.nsid, &[controller])?;
+    ok(run(queue, bench.read(0, ns.block_size)?)?, "read of a namespace that was attached again")?;
     Ok(())
 }
 
