@@ -38,8 +38,8 @@ fn a_queue_wakes_after_packets_or_after_a_while() {
             let timeouts = Options { timeout: LONG, admin_timeout: LONG, stop_timeout: LONG, ..Options::default() };
             let port = Net::open(device, &config, timeouts).unwrap();
             let arena = Arena::new(4 << 20, ArenaOptions::default()).unwrap();
-            port.attach(&arena).unwrap();
-            let pool = Pool::new(&arena, 512, 2048, 64).unwrap();
+            port.attach(arena.clone()).unwrap();
+            let pool = Pool::new(arena.clone(), 512, 2048, 64).unwrap();
             let (mut rx, mut tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
             let wakeup = rx.wakeup().unwrap();
             let hour = Duration::from_secs(3600);
