@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, passt, wrong (our driver) and back (our model); without one, all.
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, again, passt, wrong (our driver) and back (our model); without one, all.
 # (QEMU over our back end: qemu.sh.)
 # WHOLEBAR is the program to test, where that is set.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
 #   net    testpmd's vhost: packets from one of our ports to the other, through it
+#   again  testpmd's vhost is killed while it receives from us, and started again: KILLS times, 5 if that is not set
 #   passt  a file by TCP, from smoltcp over a port of ours to the kernel
 #   wrong  peers that aren't there, are of another type, or say nothing: a named error each
 #   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
@@ -12,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
 . tests/debian
-parts=${*:-blk net passt wrong back}
+parts=${*:-blk net again passt wrong back}
 wholebar=${WHOLEBAR:-}
 if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
@@ -119,6 +120,28 @@ net() {
   done; done
 }
 
+again() {
+  needs again dpdk-dev dpdk-testpmd || return 0
+  local n vhost=(--vdev "net_vhost0,iface=$work/a.sock" -- --forward-mode=rxonly)
+  testpmd again 0 "${vhost[@]}"
+  say again start
+  wait_for "testpmd" [ -S "$work/a.sock" ]
+  start fwd "$wholebar" net fwd "vhost-user:$work/a.sock,net,reconnect=60" --mode txonly --cores "$last_cpu" --stats 0 --json
+  for n in $(seq "${KILLS:-5}"); do
+    wait_for "a packet before its end number $n" has again 0 RX-packets 1000
+    die again
+    rm -f "$work/a.sock"
+    testpmd again 0 "${vhost[@]}"
+    say again start
+  done
+  wait_for "a packet in the end" has again 0 RX-packets 1000
+  stop INT
+  end again
+  sed -n '/^{/,$p' "$work/fwd.log" >"$work/again.json"
+  [ "$(field "$work/again.json" made)" = "$(grep -m 1 '"home":' "$work/again.json" | tr -dc 0-9)" ] || fail "not all buffers came home"
+  echo "testpmd's vhost killed ${KILLS:-5} times while we send: packets go on each time, and every buffer is home"
+}
+
 passt() {
   needs passt "util-linux iproute2 curl" unshare ip curl || return 0
   unshare -rn true 2>/dev/null || { left_out "passt: no network namespaces here"; return 0; }
@@ -200,6 +223,6 @@ back() {
 
 last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
 for part in $parts; do
-  case $part in blk | net | passt | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+  case $part in blk | net | again | passt | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
 done
 echo "in ${SECONDS} s"
