@@ -5,52 +5,12 @@
 # Ends with 3 where that QEMU can't be had or run here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/wholebar/qemu
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-cannot() { echo "$0: $*" >&2; exit 3; }
-[ "$(uname -m)" = x86_64 ] || cannot "the QEMU that it fetches is for x86-64"
-for tool in apt-get dpkg flock; do command -v $tool >/dev/null || cannot "needs Debian's packages, and so $tool"; done
-[ -e $keyring ] || cannot "needs $keyring (Debian: debian-archive-keyring)"
+. tests/debian
+unpacked qemu qemu-system-x86 trixie trixie-backports
 
-mirror() { # of Debian's main archive, as the system's apt has it
-  apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian Debian //p' | head -n 1
-}
-
-# An apt state of its own, that takes nothing for installed: so it fetches all that QEMU needs, libc included.
-unpack() { # into
-  local state=$1.apt from at
-  from=$(mirror)
-  if [ -z "$from" ] && [ "$(id -u)" = 0 ]; then apt-get -qq update && from=$(mirror); fi
-  [ -n "$from" ] || { echo "apt has no list of Debian's main archive: apt-get update fetches it" >&2; return 1; }
-  rm -rf "$state"
-  mkdir -p "$state/lists/partial" "$state/archives/partial" "$state/root"
-  touch "$state/status"
-  for suite in trixie trixie-backports; do echo "deb [signed-by=$keyring target=Packages] $from $suite main"; done >"$state/sources.list"
-  for at in Etc::sourcelist=/sources.list State= State::status=/status Cache=; do echo "Dir::${at%%=*} \"$state${at#*=}\";"; done >"$state/apt.conf"
-  cat >>"$state/apt.conf" <<'END'
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Architecture "amd64";
-APT::Architectures { "amd64"; };
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Retries "5";
-Acquire::Languages "none";
-END
-  echo "fetching QEMU of Debian trixie's backports"
-  APT_CONFIG=$state/apt.conf apt-get -qq update &&
-    APT_CONFIG=$state/apt.conf apt-get -qq -y -t trixie-backports --no-install-recommends --download-only install qemu-system-x86 || return 1
-  for package in "$state"/archives/*.deb; do dpkg -x "$package" "$state/root" || return 1; done
-  mv "$state/root" "$1" && rm -rf "$state"
-}
-mkdir -p "$cache"
-exec 9>"$cache/lock"
-flock 9
-[ -d "$cache/root" ] || unpack "$cache/root" || cannot "Debian's mirror did not have it all"
-flock -u 9
-
-root=$cache/root lib=$cache/root/usr/lib/x86_64-linux-gnu
-qemu=(env "QEMU_MODULE_DIR=$lib/qemu" "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$lib" "$root/usr/bin/qemu-system-x86_64"
+lib=$root/usr/lib/x86_64-linux-gnu
+# shellcheck disable=SC2207
+qemu=(env "QEMU_MODULE_DIR=$lib/qemu" $(loaded qemu-system-x86_64)
   -L "$root/usr/share/qemu" -L "$root/usr/share/seabios")
 "${qemu[@]}" --version | head -n 1
 

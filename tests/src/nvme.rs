@@ -3,7 +3,7 @@
 //! They write to the device.
 
 use crate::Rig;
-use crate::storage::{PATIENCE, ok, round_trips};
+use crate::storage::{PATIENCE, finish, ok, round_trips};
 pub use crate::storage::{fill, holds, request, run};
 use anyhow::{Context, Result, bail, ensure};
 use std::sync::Arc;
@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar::nvme::{Namespace, Nvme, Options, Queue, QueueOptions, ShadowDoorbells};
+use wholebar::nvme::{
+    BlockRange, DatasetAttributes, Namespace, Nvme, Options, Queue, QueueOptions, RawCommand, ShadowDoorbells, Transfer,
+};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {
@@ -86,7 +88,7 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
     let (ns, mut queue) = (&bench.ns, bench.nvme.queue(QueueOptions::default())?);
     let limits = bench.nvme.identify();
     let len = 8 * ns.block_size;
-    ok(run(&mut queue, bench.write(64, len, 5)?)?, "write")?;
+    ok(run(&mut queue, bench.write(64, 8 * ns.block_size, 5)?)?, "write")?;
     ok(run(&mut queue, request(ns.nsid, Op::Flush, Data::None))?, "flush")?;
     if limits.has_compare() {
         let compare = |seed| -> Result<Request> {
@@ -110,6 +112,7 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
         let data = ok(run(&mut queue, bench.read(64, 4 * ns.block_size)?)?, "read")?;
         ensure!(data.bufs().iter().all(|b| b.bytes().iter().all(|b| *b == 0)), "written zeroes are not zero");
     }
+    ranges_and_raw_commands(&bench, &mut queue)?;
     // What cannot be done is refused before the device sees it, or by its status.
     for (what, req) in [
         ("a block past the end", bench.read(ns.blocks, ns.block_size)?),
@@ -122,6 +125,47 @@ pub fn other_commands(rig: &Rig, options: Options) -> Result<()> {
             Ok(()) => bail!("{what}: it was taken"),
         }
     }
+    Ok(())
+}
+
+/// Commands of many ranges, and some that the program makes itself.
+fn ranges_and_raw_commands(bench: &Bench, queue: &mut Queue) -> Result<()> {
+    let (ns, limits) = (&bench.ns, bench.nvme.identify());
+    let ranges = |ranges: &[(u64, u32)]| -> Vec<BlockRange> {
+        ranges.iter().map(|(lba, blocks)| BlockRange { lba: *lba, blocks: *blocks }).collect()
+    };
+    if limits.has_copy() {
+        ok(run(queue, bench.write(64, 8 * ns.block_size, 5)?)?, "write")?;
+        let (first, last) = (bench.read(64, 2 * ns.block_size)?, bench.read(70, 2 * ns.block_size)?);
+        let want = [first, last].map(|read| run(queue, read).and_then(|done| ok(done, "read")));
+        if let Err(why) = queue.submit_copy(1, ns.nsid, 200, &ranges(&[(64, 2), (70, 2)]), None) {
+            bail!("copy: {why}");
+        }
+        ok(finish(queue)?, "copy")?;
+        for (lba, want) in [200, 202].into_iter().zip(want) {
+            let copied = ok(run(queue, bench.read(lba, 2 * ns.block_size)?)?, "read")?;
+            ensure!(copied.bufs()[0].bytes() == want?.bufs()[0].bytes(), "a copy is not what it is of");
+        }
+    }
+    if limits.has_dataset_management() {
+        let attributes = DatasetAttributes { deallocate: true, ..DatasetAttributes::default() };
+        let holes = ranges(&[(64, 1), (66, 1), (68, 4)]);
+        if let Err(why) = queue.submit_dataset_management(1, ns.nsid, attributes, &holes, None) {
+            bail!("deallocate ranges: {why}");
+        }
+        ok(finish(queue)?, "deallocate ranges")?;
+    }
+    // A command of the program's own, longer than it says: a read of 8 blocks with data for one.
+    let read = RawCommand { opcode: 0x02, nsid: ns.nsid, cdw10: 64, cdw12: 7, ..RawCommand::default() };
+    let mut data = vec![0; ns.block_size as usize];
+    let done = queue.execute(&read, Transfer::Read(&mut data), None)?;
+    ensure!(done.status.is_success(), "a command of the program's own: {}", done.status);
+    let same = ok(run(queue, bench.read(64, ns.block_size)?)?, "read")?;
+    ensure!(same.bufs()[0].bytes() == data, "a command of the program's own read something else");
+    let identify = RawCommand { opcode: 0x06, cdw10: 1, ..RawCommand::default() };
+    let mut data = vec![0; 4096];
+    let done = bench.nvme.admin_command(&identify, Transfer::Read(&mut data), None)?;
+    ensure!(done.status.is_success() && data[4..24].starts_with(limits.serial.as_bytes()), "Identify: {}", done.status);
     Ok(())
 }
 

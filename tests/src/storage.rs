@@ -45,6 +45,14 @@ pub fn run(queue: &mut dyn BlockQueue, req: Request) -> Result<Completion> {
     if let Err(rejected) = queue.submit(req) {
         bail!("refused: {}", rejected.why);
     }
+    finish(queue)
+}
+
+/// Announces what was posted, and waits for the completion of one request.
+///
+/// # Errors
+/// That none came in time.
+pub fn finish(queue: &mut dyn BlockQueue) -> Result<Completion> {
     queue.ring();
     let (began, mut done) = (Instant::now(), None);
     while done.is_none() {

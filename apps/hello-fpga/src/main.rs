@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     let target = match (args.next(), args.next()) {
         (target, None) => target.unwrap_or_else(|| "sim:fpga".to_owned()),
         (_, Some(_)) => {
-            eprintln!("usage: hello-fpga [TARGET]");
+            let _ = writeln!(io::stderr(), "usage: hello-fpga [TARGET]");
             return ExitCode::from(2);
         }
     };
@@ -88,8 +88,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `hello-fpga | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("hello-fpga: cannot write to standard output: {e}"),
-        None => eprintln!("hello-fpga: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "hello-fpga: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "hello-fpga: {error:#}"),
     }
     let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
     ExitCode::from(if usage { 2 } else { 1 })

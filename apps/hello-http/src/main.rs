@@ -12,6 +12,7 @@ use clap::Parser;
 use http::{Connection, Content};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +112,7 @@ fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool)
                 match event {
                     Event::Device(DeviceEvent::Ended { why }) => bail!("the port ended: {why}"),
                     Event::Device(DeviceEvent::UnbindRequest) => bail!("the kernel wants the device back"),
-                    event => eprintln!("{event:?}"),
+                    event => _ = writeln!(io::stderr(), "{event:?}"),
                 }
             }
         }
@@ -141,7 +142,7 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hello-http: {error:#}");
+            let _ = writeln!(io::stderr(), "hello-http: {error:#}");
             let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
             ExitCode::from(if usage { 2 } else { 1 })
         }

@@ -20,3 +20,11 @@ fn says_what_is_wrong() {
         assert!(error.contains(says), "{args:?}: {error}");
     }
 }
+
+#[test]
+fn nobody_has_to_read_errors() {
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let mut wrong = std::process::Command::new(env!("CARGO_BIN_EXE_hello-http"));
+    let status = wrong.args(["toaster", "--address", "10.0.0.2/24"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}

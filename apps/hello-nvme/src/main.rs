@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         [] => "sim:nvme,size=64M",
         [target] if !target.starts_with('-') => target,
         _ => {
-            eprintln!("usage: hello-nvme [TARGET]");
+            let _ = writeln!(io::stderr(), "usage: hello-nvme [TARGET]");
             return ExitCode::from(2);
         }
     };
@@ -75,8 +75,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `hello-nvme | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("hello-nvme: cannot write to standard output: {e}"),
-        None => eprintln!("hello-nvme: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "hello-nvme: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "hello-nvme: {error:#}"),
     }
     let usage = error.downcast_ref().is_some_and(wholebar::OpenError::is_name);
     ExitCode::from(if usage { 2 } else { 1 })

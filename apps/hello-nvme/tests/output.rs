@@ -1,4 +1,4 @@
-//! Standard output that takes nothing, or that nobody reads: an error, and a quiet end; no panic.
+//! Standard output that takes nothing, or that nobody reads: an error, and a quiet end; no panic, wherever the error goes.
 
 use std::fs::File;
 use std::process::{Command, Stdio};
@@ -19,4 +19,11 @@ fn a_reader_that_went_away_is_none() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     assert_eq!(run(writer), (Some(0), String::new()));
+}
+
+#[test]
+fn nobody_has_to_read_errors() {
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_hello-nvme"));
+    let status = wrong.args(["a", "b", "c"]).stderr(File::create("/dev/full").unwrap()).status().unwrap();
+    assert_eq!(status.code(), Some(2));
 }

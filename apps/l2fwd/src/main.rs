@@ -127,7 +127,7 @@ fn look(ends: &[End]) -> Result<()> {
             match event {
                 Event::Device(DeviceEvent::Ended { why }) => bail!("port {number} ended: {why}"),
                 Event::Device(DeviceEvent::UnbindRequest) => bail!("port {number}: the kernel wants the device back"),
-                event => eprintln!("port {number}: {event:?}"),
+                event => _ = writeln!(io::stderr(), "port {number}: {event:?}"),
             }
         }
     }
@@ -140,7 +140,7 @@ fn main() -> ExitCode {
         [] => (["sim:virtio-net", "sim:virtio-net"], Some(DEMONSTRATION)),
         [one, other] => ([one.as_str(), other.as_str()], None),
         _ => {
-            eprintln!("usage: l2fwd [PORT PORT]");
+            let _ = writeln!(io::stderr(), "usage: l2fwd [PORT PORT]");
             return ExitCode::from(2);
         }
     };
@@ -148,8 +148,8 @@ fn main() -> ExitCode {
     match error.downcast_ref::<io::Error>() {
         // Nobody reads any more, as in `l2fwd | head -1`.
         Some(e) if e.kind() == ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Some(e) => eprintln!("l2fwd: cannot write to standard output: {e}"),
-        None => eprintln!("l2fwd: {error:#}"),
+        Some(e) => _ = writeln!(io::stderr(), "l2fwd: cannot write to standard output: {e}"),
+        None => _ = writeln!(io::stderr(), "l2fwd: {error:#}"),
     }
     ExitCode::from(if error.downcast_ref().is_some_and(OpenError::is_name) { 2 } else { 1 })
 }

@@ -222,6 +222,16 @@ fn bursts_are_told_where_that_was_asked_for() {
     assert!(!error.contains("TRACE"), "{error}");
 }
 
+/// A link that came up before packets move is no news: the port's line tells of it. (Where it took too long, that was told, and so is the change.)
+#[test]
+fn links_that_are_up_are_not_told() {
+    let wired = "sim:virtio-net,wire=pair:links";
+    let (code, out, error) = fwd(&format!("{wired} {wired} --mode txonly --packets 2000 --stats 0"));
+    assert_eq!(code, Some(0), "{error}");
+    assert!(out.contains("link up") || error.contains("the link is down"), "{out}{error}");
+    assert!(!error.contains("the link is up") || error.contains("the link is down"), "{error}");
+}
+
 /// What two ports on one wire send to each other comes, by two queues and two cores, and nothing else does.
 #[test]
 fn ports_on_one_wire_receive_what_the_other_sends() {

@@ -2,18 +2,10 @@
 
 use std::time::Duration;
 use wholebar_core::net::QueueState;
-use wholebar_core::reset::{End, Gate, Step};
+use wholebar_core::reset::{Gate, Step};
 
-/// A queue's gate, and why it will never open again.
-pub(crate) struct Member {
-    gate: Gate,
-    ending: Option<Ending>,
-}
-
-enum Ending {
-    Expelled,
-    Device(End),
-}
+/// A queue's gate.
+pub(crate) struct Member(Gate);
 
 /// What is to be done with buffers that the device had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,74 +22,55 @@ pub(crate) enum Home {
 
 impl Member {
     pub fn new(gate: Gate) -> Self {
-        Self { gate, ending: None }
+        Self(gate)
     }
 
     /// Whether the queue may go on.
     #[inline(always)]
     pub fn open(&self) -> bool {
-        self.gate.open()
+        self.0.open()
     }
 
     /// Takes hands off where that is asked for; `completed` says whether the device did anything of the queue's since it entered.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Home {
-        match &self.ending {
-            Some(Ending::Expelled) => return Home::Quarantine,
-            Some(Ending::Device(end)) if end.harmless => return Home::Ended,
-            Some(Ending::Device(_)) => return Home::Quarantine,
-            None if self.gate.open() => return Home::Wait,
-            None => {}
+        if self.0.open() {
+            return Home::Wait;
         }
-        match self.gate.step(completed) {
+        match self.0.step(completed) {
             Step::Stop | Step::Abort => Home::Wait,
             Step::Restart => Home::Restart,
-            Step::Expelled => {
-                self.ending = Some(Ending::Expelled);
-                Home::Quarantine
-            }
-            Step::Ended(end) => {
-                let home = if end.harmless { Home::Ended } else { Home::Quarantine };
-                self.ending = Some(Ending::Device(end));
-                home
-            }
+            Step::Ended(end) if end.harmless => Home::Ended,
+            Step::Ended(_) | Step::Expelled => Home::Quarantine,
         }
     }
 
     /// The queue has started over.
     pub fn enter(&mut self) {
-        self.gate.enter();
+        self.0.enter();
     }
 
     /// The queue found a fault, and waits for the next reset; the epoch that it is in step with.
     pub fn close(&mut self) -> Option<u64> {
-        let epoch = self.gate.epoch();
-        self.gate.close();
+        let epoch = self.0.epoch();
+        self.0.close();
         epoch
     }
 
     /// The queue is being dropped; whether the device's memory is its own still.
     pub fn leave(&mut self) -> bool {
-        let member = self.gate.epoch().is_some();
-        self.gate.leave();
+        let member = self.0.epoch().is_some();
+        self.0.leave();
         member
     }
 
     /// Counts buffers that are never given back.
     pub fn quarantined(&self, buffers: u64) {
-        self.gate.quarantined(buffers);
+        self.0.quarantined(buffers);
     }
 
     /// Whether the queue can be used; `within` is what it was given to poll.
     pub fn state(&self, queue: &str, within: Duration) -> QueueState {
-        match &self.ending {
-            None if self.gate.open() => QueueState::Running,
-            None => QueueState::Resetting,
-            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
-            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
-            Some(Ending::Expelled) => {
-                QueueState::Failed(format!("{queue} was not polled within {within:?} when the device was reset"))
-            }
-        }
+        self.0.state(queue, within)
     }
 }

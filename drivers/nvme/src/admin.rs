@@ -1,9 +1,11 @@
 //! The admin queue: commands one at a time, each waited for, within a time. Asynchronous event requests stay out meanwhile.
 
-use crate::command::{self, Command, admin_name};
+use crate::bounce::Bounce;
+use crate::command::{self, Command, DataPointer, admin_name};
 use crate::doorbell::Bell;
 use crate::error::{Error, Fault, Result};
 use crate::hardware::Hardware;
+use crate::raw::Transfer;
 use crate::ring::QueuePair;
 use crate::status::StatusCode;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub(crate) struct AdminQueue {
     /// Where commands put their data: one page of the controller's.
     data: Chunk,
     data_iova: u64,
+    /// Where the data of commands is that say themselves how much there is.
+    bounce: Option<Bounce>,
     iova: (u64, u64),
     timeout: Duration,
     next: u16,
@@ -51,7 +55,7 @@ impl AdminQueue {
         let iova = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
         let data_iova = hw.aligned(base.offset(data.offset()).0)?;
         let (waiting, out, events) = (None, 0, Vec::new());
-        Ok(Self { pair, data, data_iova, iova, timeout, next: FIRST, waiting, out, wanted: 0, events })
+        Ok(Self { pair, data, data_iova, bounce: None, iova, timeout, next: FIRST, waiting, out, wanted: 0, events })
     }
 
     /// Enables the controller with this queue, both as new. It was disabled before.
@@ -67,6 +71,9 @@ impl AdminQueue {
     pub fn release(&self) {
         self.pair.set_quarantine(false);
         self.data.set_quarantine(false);
+        if let Some(bounce) = &self.bounce {
+            bounce.set_quarantine(false);
+        }
     }
 
     /// Where a command's data goes or comes from, as the controller sees it: one page.
@@ -77,11 +84,32 @@ impl AdminQueue {
     /// Executes a command and waits for it: its result (dword 0).
     pub fn execute(&mut self, hw: &Hardware, command: Command) -> Result<u32> {
         let name = admin_name(command.opcode());
-        let (result, status) = self.exchange(hw, command)?;
+        let (result, status) = self.exchange(hw, command.entry(), self.timeout)?;
         match status.is_success() {
             true => Ok(result),
             false => Err(Error::Refused { device: hw.name(), command: name, status }),
         }
+    }
+
+    /// Executes a command that may be anything, but for its data pointer, which is put in: `data` goes to the controller, or is filled by it. Waits for
+    /// so long, or as long as for every other: result and status.
+    pub fn transfer(
+        &mut self,
+        hw: &Hardware,
+        mut entry: [u64; 8],
+        data: &mut Transfer<'_>,
+        timeout: Option<Duration>,
+    ) -> Result<(u32, StatusCode)> {
+        // Opcode bits 1:0: none where it transfers nothing.
+        if entry[0] & 3 != 0 {
+            let DataPointer { low, high, .. } = Bounce::of(&mut self.bounce, hw, data.len())?.fill(data)?;
+            (entry[3], entry[4]) = (low, high);
+        }
+        let done = self.exchange(hw, entry, timeout.unwrap_or(self.timeout))?;
+        if let Some(bounce) = &self.bounce {
+            bounce.take(data)?;
+        }
+        Ok(done)
     }
 
     /// Executes a command that puts `len` bytes into the page at [`data_iova`](Self::data_iova); returns them.
@@ -94,11 +122,13 @@ impl AdminQueue {
     }
 
     /// Executes a command: result and status.
-    pub fn exchange(&mut self, hw: &Hardware, command: Command) -> Result<(u32, StatusCode)> {
+    fn exchange(&mut self, hw: &Hardware, mut entry: [u64; 8], timeout: Duration) -> Result<(u32, StatusCode)> {
         let cid = self.next;
         self.next = if cid == LAST { FIRST } else { cid + 1 };
         self.waiting = Some(cid);
-        self.pair.post(command.words(cid));
+        let opcode = entry[0] as u8;
+        entry[0] |= u64::from(cid) << 16;
+        self.pair.post_entry(entry);
         self.pair.ring();
         let start = Instant::now();
         let mut look = start + LOOK;
@@ -114,10 +144,9 @@ impl AdminQueue {
                 hw.healthy("while an admin command was waited for")?;
                 look = now + LOOK;
             }
-            if now - start >= self.timeout {
+            if now - start >= timeout {
                 self.waiting = None;
-                let command = admin_name(command.opcode());
-                return Err(Error::Unanswered { device: hw.name(), command, waited: self.timeout });
+                return Err(Error::Unanswered { device: hw.name(), command: admin_name(opcode), waited: timeout });
             }
             std::thread::yield_now();
         }
@@ -159,7 +188,10 @@ impl AdminQueue {
         for cid in 0..MAX_EVENTS {
             if self.out & 1 << cid == 0 && (self.out.count_ones() as u16) < self.wanted {
                 self.out |= 1 << cid;
-                self.pair.post(command::async_event_request().words(cid));
+                let mut entry = command::async_event_request().entry();
+                entry[0] |= u64::from(cid) << 16;
+                // All words: an entry here may have been anything before.
+                self.pair.post_entry(entry);
             }
         }
         self.pair.ring();

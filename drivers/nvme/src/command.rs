@@ -23,8 +23,32 @@ pub mod admin {
     pub const GET_FEATURES: u8 = 0x0a;
     /// Asynchronous Event Request (5.2).
     pub const ASYNC_EVENT_REQUEST: u8 = 0x0c;
+    /// Namespace Management (5.23).
+    pub const NAMESPACE_MANAGEMENT: u8 = 0x0d;
+    /// Firmware Commit (5.11).
+    pub const FIRMWARE_COMMIT: u8 = 0x10;
+    /// Firmware Image Download (5.12).
+    pub const FIRMWARE_DOWNLOAD: u8 = 0x11;
+    /// Device Self-test (5.9).
+    pub const SELF_TEST: u8 = 0x14;
+    /// Namespace Attachment (5.22).
+    pub const NAMESPACE_ATTACHMENT: u8 = 0x15;
+    /// Capacity Management (5.3).
+    pub const CAPACITY_MANAGEMENT: u8 = 0x20;
+    /// Controller Data Queue (of NVM Express Base 2.1, 5.1.4).
+    pub const CONTROLLER_DATA_QUEUE: u8 = 0x45;
     /// Doorbell Buffer Config (5.8).
     pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
+    /// Fabrics commands (6).
+    pub const FABRICS: u8 = 0x7f;
+    /// Format NVM (5.14).
+    pub const FORMAT: u8 = 0x80;
+    /// Security Send (5.26).
+    pub const SECURITY_SEND: u8 = 0x81;
+    /// Security Receive (5.25).
+    pub const SECURITY_RECEIVE: u8 = 0x82;
+    /// Sanitize (5.24).
+    pub const SANITIZE: u8 = 0x84;
 }
 
 /// Opcodes of the NVM command set (NVM Command Set 1.0, section 3.2; Flush: NVM Express Base 2.0, 7.1).
@@ -35,6 +59,8 @@ pub mod io {
     pub const WRITE: u8 = 0x01;
     /// Read (3.2.4).
     pub const READ: u8 = 0x02;
+    /// Write Uncorrectable (3.2.7).
+    pub const WRITE_UNCORRECTABLE: u8 = 0x04;
     /// Compare (3.2.1).
     pub const COMPARE: u8 = 0x05;
     /// Write Zeroes (3.2.8).
@@ -43,6 +69,8 @@ pub mod io {
     pub const DATASET_MANAGEMENT: u8 = 0x09;
     /// Verify (3.2.5).
     pub const VERIFY: u8 = 0x0c;
+    /// Copy (3.2.2).
+    pub const COPY: u8 = 0x19;
 }
 
 /// What the data pointer says (3.3.3.1, DPTR and PSDT).
@@ -104,6 +132,20 @@ impl Command {
         self.0
     }
 
+    /// With dwords 12 and 13.
+    #[must_use]
+    pub fn dw12(mut self, dw12: u32, dw13: u32) -> Self {
+        self.0[4] = u64::from(dw12) | u64::from(dw13) << 32;
+        self
+    }
+
+    /// All eight words of the entry, without an identifier.
+    pub fn entry(self) -> [u64; 8] {
+        let mut entry = [0; 8];
+        WORDS.into_iter().zip(self.0).for_each(|(i, word)| entry[i] = word);
+        entry
+    }
+
     /// The opcode.
     pub fn opcode(&self) -> u8 {
         self.0[0] as u8
@@ -123,7 +165,19 @@ pub fn admin_name(opcode: u8) -> &'static str {
         admin::SET_FEATURES => "Set Features",
         admin::GET_FEATURES => "Get Features",
         admin::ASYNC_EVENT_REQUEST => "Asynchronous Event Request",
+        admin::NAMESPACE_MANAGEMENT => "Namespace Management",
+        admin::FIRMWARE_COMMIT => "Firmware Commit",
+        admin::FIRMWARE_DOWNLOAD => "Firmware Image Download",
+        admin::SELF_TEST => "Device Self-test",
+        admin::NAMESPACE_ATTACHMENT => "Namespace Attachment",
+        admin::CAPACITY_MANAGEMENT => "Capacity Management",
+        admin::CONTROLLER_DATA_QUEUE => "Controller Data Queue",
         admin::DOORBELL_BUFFER_CONFIG => "Doorbell Buffer Config",
+        admin::FABRICS => "a Fabrics command",
+        admin::FORMAT => "Format NVM",
+        admin::SECURITY_SEND => "Security Send",
+        admin::SECURITY_RECEIVE => "Security Receive",
+        admin::SANITIZE => "Sanitize",
         _ => "an admin command",
     }
 }
@@ -138,6 +192,22 @@ pub fn get_log_page(lid: u8, bytes: u32, to: u64) -> Command {
     let dwords = (bytes / 4).saturating_sub(1);
     Command::new(admin::GET_LOG_PAGE, u32::MAX, DataPointer::prp(to, 0))
         .dw10(u32::from(lid) | (dwords & 0xffff) << 16, dwords >> 16)
+}
+
+/// What the standard calls an I/O command.
+pub fn io_name(opcode: u8) -> &'static str {
+    match opcode {
+        io::FLUSH => "Flush",
+        io::WRITE => "Write",
+        io::READ => "Read",
+        io::WRITE_UNCORRECTABLE => "Write Uncorrectable",
+        io::COMPARE => "Compare",
+        io::WRITE_ZEROES => "Write Zeroes",
+        io::DATASET_MANAGEMENT => "Dataset Management",
+        io::VERIFY => "Verify",
+        io::COPY => "Copy",
+        _ => "an I/O command",
+    }
 }
 
 /// Get Features (5.15), the current value.
@@ -194,8 +264,8 @@ mod tests {
 
     /// The dwords as the standard numbers them.
     fn dwords(c: Command, cid: u16) -> [u32; 16] {
-        let mut entry = [0; 8];
-        WORDS.into_iter().zip(c.words(cid)).for_each(|(i, word)| entry[i] = word);
+        let mut entry = c.entry();
+        entry[0] |= u64::from(cid) << 16;
         std::array::from_fn(|i| (entry[i / 2] >> (i % 2 * 32)) as u32)
     }
 

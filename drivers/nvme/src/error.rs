@@ -38,6 +38,66 @@ pub enum Error {
         /// What came back.
         status: StatusCode,
     },
+    /// A command is not sent: the controller could be made to write where it must not, or the command contradicts itself. Nothing has happened.
+    #[error("{device}: {command} is not sent: {why}")]
+    NotSent {
+        /// The device.
+        device: String,
+        /// What the standard calls it, with its opcode.
+        command: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// A command has more data than one can have. Nothing has happened.
+    #[error("{device}: {command} is not sent: {len} bytes of data are more than the {max} of one command")]
+    TooMuchData {
+        /// The device.
+        device: String,
+        /// What the standard calls it, with its opcode.
+        command: String,
+        /// Bytes.
+        len: usize,
+        /// Bytes at most.
+        max: u32,
+    },
+    /// A command gives a namespace other blocks, and I/O queues exist whose requests may be in the old ones. Nothing has happened.
+    #[error(
+        "{device}: {command} is not sent: it gives a namespace blocks of another size, and {queues} I/O queues may still use the old one: drop them first"
+    )]
+    QueuesExist {
+        /// The device.
+        device: String,
+        /// What the standard calls it.
+        command: &'static str,
+        /// How many there are.
+        queues: usize,
+    },
+    /// A queue executes one command at a time ([`Queue::execute`](crate::Queue::execute)), and has others in flight.
+    #[error("{device}: queue {qid} has {in_flight} commands in flight: poll until they are complete")]
+    QueueBusy {
+        /// The device.
+        device: String,
+        /// The queue.
+        qid: u16,
+        /// How many.
+        in_flight: usize,
+    },
+    /// A command was given up: it took longer than it may, or the controller was reset.
+    #[error("{device}: {command} was given up: it took too long, or the controller was reset")]
+    GivenUp {
+        /// The device.
+        device: String,
+        /// What the standard calls it.
+        command: &'static str,
+    },
+    /// What is asked for cannot be asked of this controller. Nothing has happened.
+    #[error("{device}: {why}")]
+    NotOffered {
+        /// The device.
+        device: String,
+        /// What it lacks, or which value is out of its range.
+        why: String,
+    },
     /// The controller did not complete an admin command in time.
     #[error("{device} did not complete {command} within {waited:?}: it will be reset")]
     Unanswered {

@@ -14,6 +14,10 @@ pub(crate) mod cns {
     pub const ACTIVE_NAMESPACES: u8 = 0x02;
     pub const DESCRIPTORS: u8 = 0x03;
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
+    pub const ALLOCATED_NAMESPACES: u8 = 0x10;
+    pub const ALLOCATED_NAMESPACE: u8 = 0x11;
+    pub const ATTACHED_CONTROLLERS: u8 = 0x12;
+    pub const CONTROLLERS: u8 = 0x13;
 }
 
 /// Identify Controller (5.17.2.1).
@@ -60,6 +64,24 @@ pub struct Controller {
     pub volatile_cache: bool,
     /// SGLS: how SGLs are supported.
     pub sgls: u32,
+    /// LPA: which attributes of log pages it has.
+    pub log_attributes: u8,
+    /// FRMW: its firmware slots, as [`firmware_slots`](Self::firmware_slots) has them.
+    pub firmware_updates: u8,
+    /// FWUG, in bytes: what pieces of a firmware image have to be multiples of; `None` where there is no such rule, or it doesn't say.
+    pub firmware_granularity: Option<u32>,
+    /// SANICAP: which ways to sanitize it has.
+    pub sanitize: u32,
+    /// FNA: attributes of Format NVM.
+    pub format: u8,
+    /// UNVMCAP, in bytes: what is not allocated to namespaces; 0 where it doesn't say.
+    pub unallocated: u128,
+    /// AVSCC bit 0: its vendor specific admin commands have the common format (NDT in dword 10, NDM in dword 11).
+    pub admin_vendor_format: bool,
+    /// ICSVSCC bit 0: its vendor specific I/O commands have that format.
+    pub io_vendor_format: bool,
+    /// OCFS: which formats of Copy descriptors it takes, a bit each.
+    pub copy_formats: u16,
     /// SUBNQN.
     pub subsystem: String,
     /// The most blocks of one Verify, Write Zeroes and range of Dataset Management, as size limits of the NVM command set
@@ -76,6 +98,34 @@ pub struct CommandLimits {
     pub write_zeroes: u64,
     /// DMRSL, in blocks.
     pub deallocate: u32,
+    /// DMRL: ranges of one Dataset Management.
+    pub deallocate_ranges: u8,
+    /// DMSL, in blocks: of all ranges of one Dataset Management together.
+    pub deallocate_total: u64,
+}
+
+/// What one Copy can be (NVM Command Set 1.0, 4.1.5.1). 0 is what no command can be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyLimits {
+    /// MSRC, with 1 added: source ranges.
+    pub ranges: u16,
+    /// MSSRL: blocks of a source range.
+    pub range_blocks: u16,
+    /// MCL: blocks of all of them.
+    pub blocks: u32,
+}
+
+/// Which data structure [`Nvme::identify_data`](crate::Nvme::identify_data) reads: fields of Identify (5.17).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IdentifyRequest {
+    /// CNS: which.
+    pub cns: u8,
+    /// NSID.
+    pub nsid: u32,
+    /// CNTID: the controller, for those that are of one.
+    pub cntid: u16,
+    /// CSI: the I/O command set, for those that are of one.
+    pub csi: u8,
 }
 
 /// 2 to the power of `exponent`, times the controller's smallest page; 0, which stands for "no limit", where `exponent` is 0 or senseless.
@@ -113,6 +163,18 @@ impl Controller {
             io_commands: u16_at(bytes, 520),
             volatile_cache: u8_at(bytes, 525) & 1 != 0,
             sgls: u32_at(bytes, 536),
+            log_attributes: u8_at(bytes, 261),
+            firmware_updates: u8_at(bytes, 260),
+            firmware_granularity: match u8_at(bytes, 319) {
+                0 | 0xff => None,
+                n => Some(u32::from(n) * 4096),
+            },
+            sanitize: u32_at(bytes, 328),
+            format: u8_at(bytes, 524),
+            unallocated: u128_at(bytes, 296),
+            admin_vendor_format: u8_at(bytes, 264) & 1 != 0,
+            io_vendor_format: u8_at(bytes, 530) & 1 != 0,
+            copy_formats: u16_at(bytes, 534),
             subsystem: text(bytes, 768, 256),
             limits: CommandLimits::default(),
         }
@@ -121,6 +183,51 @@ impl Controller {
     /// Returns whether the controller has Compare (ONCS bit 0).
     pub fn has_compare(&self) -> bool {
         self.io_commands & 1 != 0
+    }
+
+    /// Returns whether the controller has Write Uncorrectable (ONCS bit 1).
+    pub fn has_write_uncorrectable(&self) -> bool {
+        self.io_commands & 1 << 1 != 0
+    }
+
+    /// Returns whether the controller has Copy, with descriptors of format 0 (ONCS bit 8, OCFS bit 0).
+    pub fn has_copy(&self) -> bool {
+        self.io_commands & 1 << 8 != 0 && self.copy_formats & 1 != 0
+    }
+
+    /// Returns whether the controller has Security Send and Receive (OACS bit 0).
+    pub fn has_security(&self) -> bool {
+        self.admin_commands & 1 != 0
+    }
+
+    /// Returns whether the controller has Format NVM (OACS bit 1).
+    pub fn has_format(&self) -> bool {
+        self.admin_commands & 1 << 1 != 0
+    }
+
+    /// Returns whether the controller has Firmware Commit and Firmware Image Download (OACS bit 2).
+    pub fn has_firmware_update(&self) -> bool {
+        self.admin_commands & 1 << 2 != 0
+    }
+
+    /// Returns whether the controller has Namespace Management and Attachment (OACS bit 3).
+    pub fn has_namespace_management(&self) -> bool {
+        self.admin_commands & 1 << 3 != 0
+    }
+
+    /// Returns whether the controller has Device Self-test (OACS bit 4).
+    pub fn has_self_test(&self) -> bool {
+        self.admin_commands & 1 << 4 != 0
+    }
+
+    /// Returns the number of firmware slots, and whether the first can only be read (FRMW bits 3:1 and 0).
+    pub fn firmware_slots(&self) -> (u8, bool) {
+        (self.firmware_updates >> 1 & 7, self.firmware_updates & 1 != 0)
+    }
+
+    /// Returns whether Get Log Page takes an offset and lengths above 64 KiB (LPA bit 2).
+    pub fn has_log_offsets(&self) -> bool {
+        self.log_attributes & 1 << 2 != 0
     }
 
     /// Returns whether the controller has Dataset Management (ONCS bit 2).
@@ -160,8 +267,16 @@ impl CommandLimits {
             verify: pages(u8_at(bytes, 0), min_page),
             write_zeroes: pages(u8_at(bytes, 1), min_page),
             deallocate: u32_at(bytes, 4),
+            deallocate_ranges: u8_at(bytes, 3),
+            deallocate_total: u64_at(bytes, 8),
         }
     }
+}
+
+/// The identifiers in a controller list (4.4.1): their number, and then that many.
+pub(crate) fn controller_list(bytes: &[u8]) -> Vec<u16> {
+    let count = usize::from(u16_at(bytes, 0)).min(LEN / 2 - 1);
+    (0..count).map(|i| u16_at(bytes, 2 + 2 * i)).collect()
 }
 
 /// The identifiers in a namespace list (CNS 02h): ascending, and above `after`; the list ends at the first that isn't.
@@ -183,12 +298,20 @@ pub struct Namespace {
     pub block_size: u32,
     /// MS: bytes of metadata a block.
     pub metadata_size: u16,
+    /// FLBAS bit 4: metadata follows its block, and is not in a buffer of its own.
+    pub metadata_extended: bool,
     /// NUSE: how many blocks are allocated.
     pub blocks_used: u64,
+    /// NSATTR bit 0: it is write protected, and its controllers refuse to write it.
+    pub read_only: bool,
     /// NOIOB: commands should not cross multiples of so many blocks; 0 for no such boundary.
     pub io_boundary: u16,
     /// Every LBA format it can be formatted to: block size and metadata size in bytes.
     pub formats: Vec<(u32, u16)>,
+    /// The number of the LBA format that it has: FLBAS bits 3:0, and 6:5 above them.
+    pub format: u8,
+    /// What one Copy can be.
+    pub copy: CopyLimits,
     /// EUI64, where it has one.
     pub eui64: Option<[u8; 8]>,
     /// NGUID, where it has one.
@@ -219,9 +342,17 @@ impl Namespace {
             blocks: u64_at(bytes, 0),
             block_size,
             metadata_size,
+            metadata_extended: flbas & 1 << 4 != 0,
             blocks_used: u64_at(bytes, 16),
+            read_only: u8_at(bytes, 99) & 1 != 0,
             io_boundary: u16_at(bytes, 46),
             formats: (0..count).map(format).filter(|f| f.0 > 0).collect(),
+            format: index as u8,
+            copy: CopyLimits {
+                ranges: u16::from(u8_at(bytes, 80)) + 1,
+                range_blocks: u16_at(bytes, 74),
+                blocks: u32_at(bytes, 76),
+            },
             nguid: some(array(bytes, 104)),
             eui64: some(array(bytes, 120)),
             uuid: None,
@@ -333,6 +464,16 @@ mod tests {
         ] {
             let n = Namespace::parse(1, &namespace(blocks, lbaf), &[]);
             assert_eq!((n.block_size, n.unsupported.as_deref()), (size, why));
+        }
+    }
+
+    /// NVM Command Set 1.0, 4.1.5.1: bit 0 of NSATTR alone says it.
+    #[test]
+    fn write_protection_is_read() {
+        let mut bytes = namespace(8, 9 << 16);
+        for (nsattr, read_only) in [(0, false), (1, true), (0xfe, false), (0xff, true)] {
+            bytes[99] = nsattr;
+            assert_eq!(Namespace::parse(1, &bytes, &[]).read_only, read_only, "{nsattr:#x}");
         }
     }
 

@@ -24,6 +24,7 @@
 //! ```
 
 mod admin;
+mod bounce;
 mod bytes;
 mod command;
 mod control;
@@ -36,11 +37,13 @@ pub mod feature;
 mod hardware;
 mod identify;
 mod log;
+mod manage;
 mod namespaces;
 mod nvme;
 mod options;
 mod prp;
 mod queue;
+mod raw;
 mod regs;
 mod ring;
 mod split;
@@ -48,11 +51,15 @@ mod status;
 
 pub use error::{Error, Fault, Result};
 pub use event::{AsyncEvent, Event};
-pub use identify::{CommandLimits, Controller, Namespace};
-pub use log::{ErrorEntry, FirmwareSlots, Smart};
+pub use identify::{CommandLimits, Controller, CopyLimits, IdentifyRequest, Namespace};
+pub use log::{
+    CommandEffects, ErrorEntry, FirmwareSlots, LogRequest, SanitizeStatus, SelfTestLog, SelfTestResult, Smart,
+};
+pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{Options, QueueOptions, Service, ShadowDoorbells};
-pub use queue::Queue;
+pub use queue::{BlockRange, DatasetAttributes, Queue};
+pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use status::StatusCode;
 
 /// The PCI class of NVMe controllers (NVM Express over PCIe 1.0, 3.8): mass storage, non-volatile memory, NVM Express.

@@ -1,6 +1,7 @@
 //! Log pages (NVM Express Base 2.0, 5.16.1). The bytes are a device's: any of them parse.
 
 use crate::bytes::{text, u8_at, u16_at, u32_at, u64_at, u128_at};
+use crate::command::{admin_name, io_name};
 use crate::status::StatusCode;
 
 /// Log page identifiers (5.16.1, figure 202).
@@ -9,6 +10,35 @@ pub(crate) mod lid {
     pub const SMART: u8 = 0x02;
     pub const FIRMWARE: u8 = 0x03;
     pub const CHANGED_NAMESPACES: u8 = 0x04;
+    pub const COMMAND_EFFECTS: u8 = 0x05;
+    pub const SELF_TEST: u8 = 0x06;
+    pub const SANITIZE: u8 = 0x81;
+}
+
+/// Which log page [`Nvme::log_page`](crate::Nvme::log_page) reads, and from where on: fields of Get Log Page (5.16).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRequest {
+    /// LID: which.
+    pub lid: u8,
+    /// NSID: ffffffffh, which is the default, for the controller's.
+    pub nsid: u32,
+    /// LSP: its meaning is the log page's, 7 bits.
+    pub lsp: u8,
+    /// LSI: its meaning is the log page's.
+    pub lsi: u16,
+    /// CSI: the I/O command set, for log pages that are of one.
+    pub csi: u8,
+    /// RAE: the asynchronous event that the log page explains is not cleared.
+    pub retain: bool,
+    /// LPO: where to begin, in bytes, a multiple of 4.
+    pub offset: u64,
+}
+
+impl LogRequest {
+    /// Log page `lid` of the controller, from its beginning.
+    pub fn new(lid: u8) -> Self {
+        Self { lid, nsid: u32::MAX, lsp: 0, lsi: 0, csi: 0, retain: false, offset: 0 }
+    }
 }
 
 /// Bytes of one entry of the error log.
@@ -38,7 +68,7 @@ pub struct ErrorEntry {
 
 impl ErrorEntry {
     /// Reads the log; entries that aren't used have no count, and are left out.
-    pub(crate) fn parse(bytes: &[u8]) -> Vec<Self> {
+    pub fn parse(bytes: &[u8]) -> Vec<Self> {
         let entry = |b: &[u8]| Self {
             count: u64_at(b, 0),
             sqid: u16_at(b, 8),
@@ -133,7 +163,8 @@ pub struct FirmwareSlots {
 }
 
 impl FirmwareSlots {
-    pub(crate) fn parse(b: &[u8]) -> Self {
+    /// Reads the log; what is missing of it reads as 0.
+    pub fn parse(b: &[u8]) -> Self {
         let afi = u8_at(b, 0);
         Self {
             active: afi & 7,
@@ -143,9 +174,195 @@ impl FirmwareSlots {
     }
 }
 
+/// Bytes of the self-test log, and of one of its results.
+pub(crate) const SELF_TEST_LEN: usize = 564;
+const SELF_TEST_RESULT: usize = 28;
+
+/// The Device Self-test log (5.16.1.7).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SelfTestLog {
+    /// The test that runs: 0 for none, 1 for a short one, 2 for an extended one, eh for a vendor's.
+    pub current: u8,
+    /// How far it is, in percent.
+    pub completion: u8,
+    /// What earlier ones found, newest first.
+    pub results: Vec<SelfTestResult>,
+}
+
+/// What a self-test found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SelfTestResult {
+    /// Which test: 1 for a short one, 2 for an extended one, eh for a vendor's.
+    pub kind: u8,
+    /// How it ended: 0 without an error; [`outcome`](Self::outcome) names it.
+    pub result: u8,
+    /// The segment that failed first, where `result` is 7.
+    pub segment: u8,
+    /// The hours the controller had been powered.
+    pub power_on_hours: u64,
+    /// The namespace that failed, where it says.
+    pub nsid: Option<u32>,
+    /// The block that failed, where it says.
+    pub lba: Option<u64>,
+    /// The status that came with it, where it says.
+    pub status: Option<StatusCode>,
+}
+
+impl SelfTestLog {
+    /// Reads the log; what is missing of it reads as 0.
+    pub fn parse(b: &[u8]) -> Self {
+        let results = b.get(4..).unwrap_or(&[]).chunks_exact(SELF_TEST_RESULT).take(20);
+        // Fh: an entry that isn't used.
+        let used = results.filter(|r| u8_at(r, 0) & 0xf != 0xf && r.iter().any(|byte| *byte != 0));
+        Self {
+            current: u8_at(b, 0) & 0xf,
+            completion: u8_at(b, 1) & 0x7f,
+            results: used.map(SelfTestResult::parse).collect(),
+        }
+    }
+}
+
+impl SelfTestResult {
+    fn parse(b: &[u8]) -> Self {
+        let valid = |bit: u32| u8_at(b, 2) >> bit & 1 != 0;
+        Self {
+            kind: u8_at(b, 0) >> 4,
+            result: u8_at(b, 0) & 0xf,
+            segment: u8_at(b, 1),
+            power_on_hours: u64_at(b, 4),
+            nsid: valid(0).then(|| u32_at(b, 12)),
+            lba: valid(1).then(|| u64_at(b, 16)),
+            status: (valid(2) && valid(3))
+                .then(|| StatusCode(u16::from(u8_at(b, 24) & 7) << 8 | u16::from(u8_at(b, 25)))),
+        }
+    }
+
+    /// Returns the words of the standard for how it ended.
+    pub fn outcome(&self) -> &'static str {
+        match self.result {
+            0 => "completed without error",
+            1 => "aborted by a Device Self-test command",
+            2 => "aborted by a controller level reset",
+            3 => "aborted because a namespace was removed",
+            4 => "aborted because of a Format NVM command",
+            5 => "a fatal or unknown error, not completed",
+            6 => "completed: a segment failed, which one is not known",
+            7 => "completed: segments failed",
+            8 => "aborted for an unknown reason",
+            9 => "aborted because of a sanitize operation",
+            _ => "reserved",
+        }
+    }
+}
+
+/// The Sanitize Status log (5.16.1, log page 81h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SanitizeStatus {
+    /// SPROG: how far it is, in 65536ths; ffffh where none runs.
+    pub progress: u16,
+    /// SSTAT bits 2:0: 0 never sanitized, 1 completed, 2 in progress, 3 failed, 4 completed but for blocks that were not deallocated.
+    pub status: u8,
+    /// SSTAT bits 7:3: completed passes of an overwrite.
+    pub passes: u8,
+    /// SSTAT bit 8: nothing was written since the controller was made, or sanitized.
+    pub global_data_erased: bool,
+    /// SCDW10: dword 10 of the Sanitize command that it tells of.
+    pub cdw10: u32,
+    /// How long overwrite, block erase and crypto erase take, in seconds, where it says.
+    pub estimates: [Option<u32>; 3],
+}
+
+impl SanitizeStatus {
+    /// Reads the log; what is missing of it reads as 0.
+    pub fn parse(b: &[u8]) -> Self {
+        let status = u16_at(b, 2);
+        Self {
+            progress: u16_at(b, 0),
+            status: (status & 7) as u8,
+            passes: (status >> 3 & 0x1f) as u8,
+            global_data_erased: status & 1 << 8 != 0,
+            cdw10: u32_at(b, 4),
+            estimates: [8, 12, 16].map(|at| Some(u32_at(b, at)).filter(|seconds| *seconds != u32::MAX)),
+        }
+    }
+
+    /// Returns the words of the standard for the status.
+    pub fn outcome(&self) -> &'static str {
+        match self.status {
+            0 => "never sanitized",
+            1 => "completed",
+            2 => "in progress",
+            3 => "failed",
+            4 => "completed, without deallocating blocks as it was asked to",
+            _ => "reserved",
+        }
+    }
+}
+
+/// A command in the Commands Supported and Effects log (5.16.1.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommandEffects {
+    /// It is an admin command, and no I/O command.
+    pub admin: bool,
+    /// The opcode.
+    pub opcode: u8,
+    /// CSUPP in bit 0, LBCC (changes blocks) in 1, NCC (changes namespaces' capabilities) in 2, NIC (changes their inventory) in 3, CCC (changes the
+    /// controller's capabilities) in 4, CSE in 18:16: 1 no other command on that namespace, 2 no other on any.
+    pub effects: u32,
+}
+
+impl CommandEffects {
+    /// Bytes of the log.
+    pub(crate) const LEN: usize = 4096;
+
+    /// Reads the log: the commands that are supported.
+    pub fn parse(b: &[u8]) -> Vec<Self> {
+        let entry = |i: usize| Self { admin: i < 256, opcode: i as u8, effects: u32_at(b, 4 * i) };
+        (0..512).map(entry).filter(|e| e.effects & 1 != 0).collect()
+    }
+
+    /// Returns what the standard calls the command.
+    pub fn name(&self) -> &'static str {
+        if self.admin { admin_name(self.opcode) } else { io_name(self.opcode) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_are_read() {
+        let mut b = vec![0; SELF_TEST_LEN];
+        (b[0], b[1]) = (2, 40);
+        b[4] = 0x17;
+        (b[5], b[6], b[8]) = (3, 0b1011, 9);
+        (b[16], b[20]) = (1, 7);
+        b[32] = 0xff;
+        let log = SelfTestLog::parse(&b);
+        assert_eq!((log.current, log.completion, log.results.len()), (2, 40, 1));
+        let r = &log.results[0];
+        assert_eq!((r.kind, r.result, r.segment, r.power_on_hours), (1, 7, 3, 9));
+        assert_eq!((r.nsid, r.lba, r.status), (Some(1), Some(7), None));
+
+        let mut b = vec![0; LEN];
+        b[..4].copy_from_slice(&[0, 0x80, 0b1_0010, 1]);
+        b[8..20].fill(0xff);
+        b[12] = 5;
+        b[13..16].fill(0);
+        let status = SanitizeStatus::parse(&b);
+        assert_eq!((status.progress, status.outcome(), status.passes), (0x8000, "in progress", 2));
+        assert!(status.global_data_erased);
+        assert_eq!(status.estimates, [None, Some(5), None]);
+
+        let mut b = vec![0; CommandEffects::LEN];
+        (b[4 * 6], b[1024 + 4]) = (1, 3);
+        let names: Vec<_> = CommandEffects::parse(&b).iter().map(|e| (e.name(), e.effects)).collect();
+        assert_eq!(names, [("Identify", 1), ("Write", 3)]);
+    }
 
     #[test]
     fn logs_are_read() {

@@ -16,6 +16,8 @@ const MAX_NAMESPACES: usize = 65_536;
 pub(crate) struct Namespaces {
     list: Mutex<Arc<[Namespace]>>,
     generation: AtomicU64,
+    /// Those that went away, as they were, while there were queues: which may still use them.
+    lost: Mutex<Vec<Namespace>>,
 }
 
 /// Which namespaces are to be read again.
@@ -27,7 +29,27 @@ pub(crate) enum Changed {
 
 impl Namespaces {
     pub fn new(list: Vec<Namespace>) -> Self {
-        Self { list: Mutex::new(list.into()), generation: AtomicU64::new(0) }
+        Self { list: Mutex::new(list.into()), generation: AtomicU64::new(0), lost: Mutex::new(Vec::new()) }
+    }
+
+    /// There are no queues: nobody uses any that went away.
+    pub fn forget_lost(&self) {
+        self.lost.lock().unwrap_or_else(|e| e.into_inner()).clear();
+    }
+
+    /// Whether a namespace that is to be attached has other blocks than the one of its identifier that went away before.
+    pub fn has_other_blocks(&self, hw: &Hardware, admin: &mut AdminQueue, nsid: u32) -> Result<bool> {
+        let lost = self.lost.lock().unwrap_or_else(|e| e.into_inner()).iter().find(|n| n.nsid == nsid).cloned();
+        let Some(lost) = lost else { return Ok(false) };
+        let allocated = command::identify(cns::ALLOCATED_NAMESPACE, nsid, 0, admin.data_iova());
+        let now = match admin.fetch(hw, allocated, identify::LEN) {
+            Ok(bytes) => Namespace::parse(nsid, &bytes, &[]),
+            // It may be anything.
+            Err(Error::Refused { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let blocks = |n: &Namespace| (n.block_size, n.metadata_size, n.metadata_extended);
+        Ok(blocks(&now) != blocks(&lost))
     }
 
     /// As they are now.
@@ -57,6 +79,11 @@ impl Namespaces {
         let now = read(hw, admin, controller, &known, changed)?;
         if now[..] != known[..] {
             tracing::info!(device = hw.name(), before = known.len(), now = now.len(), "namespaces changed");
+            let mut lost = self.lost.lock().unwrap_or_else(|e| e.into_inner());
+            for gone in known.iter().filter(|n| now.iter().all(|other| other.nsid != n.nsid)) {
+                lost.retain(|n| n.nsid != gone.nsid);
+                lost.push(gone.clone());
+            }
             let mut list = self.lock();
             *list = now.into();
             self.generation.fetch_add(1, Ordering::Release);

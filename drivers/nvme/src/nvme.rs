@@ -276,7 +276,8 @@ impl Nvme {
         self.0.shut_down()
     }
 
-    fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
+    /// Reads a log page that fits into a page of memory.
+    pub(crate) fn log(&self, lid: u8, len: usize) -> Result<Vec<u8>> {
         self.0.with(|c| {
             let read = command::get_log_page(lid, len as u32, c.admin.data_iova());
             c.admin.fetch(&self.0.driver().hw, read, len)

@@ -118,6 +118,19 @@ impl QueuePair {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    /// Posts an entry, all of its words. Those that [`post`](Self::post) leaves alone have to be [cleared](Self::clear) once it was fetched.
+    pub fn post_entry(&mut self, words: [u64; 8]) {
+        let entry = self.sq.at(self.tail);
+        // Relaxed: the doorbell publishes it.
+        entry.iter().zip(words).for_each(|(to, word)| to.store(word.to_le(), Ordering::Relaxed));
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Zeroes the entry that was posted at `posted`, which the controller has fetched.
+    pub fn clear(&mut self, posted: u32) {
+        self.sq.at(posted).iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
+
     /// Announces what was posted: one doorbell.
     #[inline(always)]
     pub fn ring(&mut self) {

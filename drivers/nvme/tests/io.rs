@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use wholebar_core::bar::MapPolicy;
-use wholebar_core::block::{Data, Op, QueueState, Reject, Status};
+use wholebar_core::block::{Data, Disk, Op, QueueState, Reject, Status};
 use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 use wholebar_core::pci::PciDevice;
 use wholebar_nvme::{Error, Nvme, Options, QueueOptions, ShadowDoorbells, StatusCode, feature};
@@ -23,6 +23,24 @@ fn a_controller_says_what_it_is() {
     assert!(rig.nvme.error_log().unwrap().is_empty());
     let threshold = rig.nvme.feature(feature::TEMPERATURE_THRESHOLD).unwrap();
     assert!(threshold > 0);
+}
+
+/// A namespace whose NSATTR says so is read-only to any program, and its controller refuses to write it.
+#[test]
+fn a_write_protected_namespace_is_read_only() {
+    assert!(!Disk::namespaces(&rig("sim:nvme,size=1M").nvme)[0].read_only);
+    let file = std::env::temp_dir().join(format!("wholebar-read-only-{}", std::process::id()));
+    std::fs::write(&file, vec![0; 1 << 20]).unwrap();
+    let rig = rig(&format!("sim:nvme,file={},ro=1", file.display()));
+    std::fs::remove_file(&file).unwrap();
+    assert!(Disk::namespaces(&rig.nvme)[0].read_only);
+    let mut queue = rig.queue();
+    queue.submit(request(1, Op::Write { lba: 0 }, Data::One(rig.buf(4096)))).unwrap();
+    queue.ring();
+    match wait(&mut queue, 1)[0].status {
+        Status::Device(code) => assert_eq!(StatusCode(code).name(), Some("Namespace is Write Protected")),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -4,9 +4,10 @@
 //! has, or whose owner dropped it, is *parked* here, with what it has in flight, and looked after.
 
 use crate::error::{Error, Result};
-use crate::hardware::{Hardware, NO_VECTOR};
+use crate::feature;
+use crate::hardware::{Hardware, NO_VECTOR, QueueSetup};
 use crate::options::{Options, Service};
-use crate::ring::{Areas, Ring, RingOptions};
+use crate::ring::{self, Areas, Ring, RingOptions};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext, Recovery};
@@ -27,6 +28,9 @@ pub(crate) trait DeviceType: Send + Sync + Sized + 'static {
     /// The device runs, for the first time or again: tells it what it has to know.
     fn started(&self, shared: &Shared, state: &mut Self::State) -> Result<()>;
 
+    /// Makes a queue anew, as `record` has it, in memory of its own: who had the one before lost it.
+    fn replace(&self, shared: &Arc<Shared>, record: &Record) -> Result<(Record, Self::Queue)>;
+
     /// Its configuration may have changed.
     fn changed(&self, shared: &Shared, state: &mut Self::State, tell: &mut dyn FnMut(Self::Event)) -> Result<()>;
 }
@@ -35,6 +39,9 @@ pub(crate) trait DeviceType: Send + Sync + Sized + 'static {
 pub(crate) trait Parked: Send {
     /// Takes part in resets.
     fn check_timeouts(&mut self);
+
+    /// Whether a reset went on without it: it never runs again.
+    fn is_lost(&self) -> bool;
 }
 
 /// What queues have of their device.
@@ -54,6 +61,14 @@ pub(crate) struct Record {
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
     pub areas: Areas,
+}
+
+impl Record {
+    pub fn setup(&self) -> QueueSetup {
+        let base = self.mapping.iova();
+        let areas = self.areas.offsets().map(|at| base.offset(at).0);
+        QueueSetup { index: self.index, size: self.size, areas, vector: self.vector.unwrap_or(NO_VECTOR) }
+    }
 }
 
 /// A device that runs.
@@ -92,18 +107,25 @@ pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     Ok(hw.device.dma().attach(arena)?)
 }
 
-/// A ring in memory that the device was let into; recorded.
+/// A ring in memory that the device was let into, and what the device is told of it. `tables`: it has indirect descriptors, where that was negotiated.
 pub(crate) fn ring<R: Ring>(
-    records: &mut Vec<Record>,
-    memory: Arc<DmaMapping>,
-    index: u16,
-    size: u16,
-    options: RingOptions,
+    memory: &Arc<DmaMapping>,
+    (index, size): (u16, u16),
+    features: u64,
+    tables: bool,
     vector: Option<u16>,
-) -> Result<R> {
+) -> Result<(R, Record)> {
+    let tables = tables && features & feature::INDIRECT_DESC != 0;
+    let options = RingOptions { indirect: tables.then(|| memory.iova()), ..RingOptions::of(features) };
     let ring = R::new(memory.arena().clone(), size, options)?;
-    records.push(Record { index, size, vector, mapping: memory, areas: ring.areas() });
-    Ok(ring)
+    let areas = ring.areas();
+    Ok((ring, Record { index, size, vector, mapping: memory.clone(), areas }))
+}
+
+/// Bytes of a ring, at most; with `tables`, where they are negotiated.
+pub(crate) fn ring_bytes(size: u16, features: u64, tables: bool) -> u64 {
+    let tables = if tables && features & feature::INDIRECT_DESC != 0 { ring::table_bytes(size) } else { 0 };
+    48 * u64::from(size) + tables + 4096
 }
 
 impl Shared {
@@ -144,9 +166,7 @@ impl<P: DeviceType> VirtioDevice<P> {
         }
         for record in &control.records {
             record.areas.set_quarantine(true);
-            let base = record.mapping.iova();
-            let areas = record.areas.offsets().map(|at| base.offset(at).0);
-            hw.enable_queue(record.index, record.size, areas, record.vector.unwrap_or(NO_VECTOR))?;
+            hw.enable_queue(record.setup())?;
         }
         hw.start()?;
         self.device_type.started(&self.shared, &mut control.state)
@@ -173,8 +193,12 @@ impl<P: DeviceType> Driver for VirtioDevice<P> {
     }
 
     fn restart(&self, control: &mut Control<P>, lost: &[u32]) -> Result<()> {
-        // A lost queue's ring is its owner's still; the device is not told of it again.
-        control.records.retain(|record| !lost.contains(&record.index.into()));
+        // A lost queue's ring is its owner's still: the device is not told of it again, but of one in its place, which is there to be had.
+        for record in control.records.iter_mut().filter(|record| lost.contains(&record.index.into())) {
+            let (new, queue) = self.device_type.replace(&self.shared, record)?;
+            control.parked.insert(record.index, queue);
+            *record = new;
+        }
         control.records.iter().for_each(|record| record.areas.zero());
         self.bring_up(control)
     }
@@ -199,8 +223,10 @@ impl<P: DeviceType> Control<P> {
         self.parked.remove(&index)
     }
 
-    /// Parks a queue.
+    /// Parks a queue; one that was lost is dropped, since there is another in its place.
     pub fn park(&mut self, index: u16, queue: P::Queue) {
-        self.parked.insert(index, queue);
+        if !queue.is_lost() {
+            self.parked.insert(index, queue);
+        }
     }
 }

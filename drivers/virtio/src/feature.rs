@@ -1,5 +1,7 @@
 //! Feature bits (VIRTIO 1.2): those of every device (chapter 6), of network devices (5.1.3) and of block devices (5.2.3).
 
+/// VIRTIO_F_INDIRECT_DESC: a descriptor can be of a table of descriptors.
+pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
 /// VIRTIO_F_EVENT_IDX.
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
 /// VIRTIO_F_VERSION_1: the device is one of VIRTIO 1.0 or later.
@@ -12,6 +14,8 @@ pub(crate) const RING_PACKED: u64 = 1 << 34;
 pub(crate) const IN_ORDER: u64 = 1 << 35;
 /// VIRTIO_F_ORDER_PLATFORM: memory is to be ordered as for any device. This driver always does.
 pub(crate) const ORDER_PLATFORM: u64 = 1 << 36;
+/// VIRTIO_F_RING_RESET: a queue can be reset alone.
+pub(crate) const RING_RESET: u64 = 1 << 40;
 
 pub(crate) mod net {
     //! Network devices (5.1.3).

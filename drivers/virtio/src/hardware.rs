@@ -4,7 +4,7 @@ use crate::caps::{Place, Places};
 use crate::error::{Error, Result};
 use crate::feature;
 use crate::options::Options;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use wholebar_core::Error as Core;
 use wholebar_core::bar::{Bar, BarOptions, Doorbell, Width, Window};
@@ -28,6 +28,8 @@ mod common {
     pub const QUEUE_NOTIFY_OFF: u64 = 0x1e;
     /// Descriptors, driver area, device area: 64 bits each.
     pub const QUEUE_AREAS: u64 = 0x20;
+    /// With VIRTIO_F_RING_RESET.
+    pub const QUEUE_RESET: u64 = 0x3a;
 }
 
 /// The status register (2.1).
@@ -46,8 +48,11 @@ mod status {
 pub(crate) const NO_VECTOR: u16 = 0xffff;
 /// How long a device may take to follow a change of its status.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a device may take to reset a queue: whoever polls the queue waits.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the configuration is read before it is said to change all the time.
 const TRIES: u32 = 1000;
+
 /// A device's registers.
 pub(crate) struct Hardware {
     pub device: Arc<dyn PciDevice>,
@@ -60,6 +65,19 @@ pub(crate) struct Hardware {
     pub offered: u64,
     /// How many queues it has.
     pub queues: u16,
+    /// Whoever has it may select a queue, or reset the device.
+    select: Mutex<()>,
+}
+
+/// A queue, as the device is told of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueSetup {
+    pub index: u16,
+    pub size: u16,
+    /// Where its descriptor, driver and device areas are as the device sees them.
+    pub areas: [u64; 3],
+    /// Its MSI-X vector, or [`NO_VECTOR`].
+    pub vector: u16,
 }
 
 impl Hardware {
@@ -91,11 +109,16 @@ impl Hardware {
         let (common, notify) = (window(&places.common)?, window(&places.notify)?);
         let config = places.device.as_ref().map(&mut window).transpose()?;
         let multiplier = places.multiplier.into();
-        let mut hw = Self { device, bars, common, notify, multiplier, config, offered: 0, queues: 0 };
+        let mut hw =
+            Self { device, bars, common, notify, multiplier, config, offered: 0, queues: 0, select: Mutex::new(()) };
         // Whoever had it before may have left it running.
         hw.reset()?;
         hw.offered = hw.features()?;
         hw.queues = hw.read(common::NUM_QUEUES)?;
+        if places.common.range.end - places.common.range.start < common::QUEUE_RESET + 2 {
+            // The register that resets a queue is not there.
+            hw.offered &= !feature::RING_RESET;
+        }
         if hw.offered & feature::VERSION_1 == 0 {
             return Err(Error::Legacy { device: hw.name() });
         }
@@ -161,8 +184,13 @@ impl Hardware {
         }
     }
 
+    fn selecting(&self) -> MutexGuard<'_, ()> {
+        self.select.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     /// Resets the device: it is done once the status reads 0 (4.1.4.3.2).
     pub fn reset(&self) -> Result<()> {
+        let _selecting = self.selecting();
         self.write(common::DEVICE_STATUS, 0u8)?;
         let is = |status: u8| matches!(status, 0 | status::GONE);
         self.known(self.common.wait_for("reset itself", common::DEVICE_STATUS, PATIENCE, is)?).map(drop)
@@ -184,6 +212,7 @@ impl Hardware {
             (options.packed, feature::RING_PACKED),
             (options.event_idx, feature::EVENT_IDX),
             (options.in_order, feature::IN_ORDER),
+            (options.indirect, feature::INDIRECT_DESC),
         ] {
             wanted |= if on { bit } else { 0 };
         }
@@ -237,6 +266,7 @@ impl Hardware {
 
     /// The descriptors of a queue: as `wanted`, or as usual if it can have as many. Each queue has a largest size of its own (4.1.5.1.3).
     pub fn queue_size(&self, index: u16, wanted: Option<u16>, usual: u16) -> Result<u16> {
+        let _selecting = self.selecting();
         self.write(common::QUEUE_SELECT, index)?;
         let most: u16 = self.read(common::QUEUE_SIZE)?;
         if most == 0 {
@@ -257,7 +287,30 @@ impl Hardware {
     }
 
     /// Makes a queue known and enables it (4.1.5.1.3).
-    pub fn enable_queue(&self, index: u16, size: u16, areas: [u64; 3], vector: u16) -> Result<()> {
+    pub fn enable_queue(&self, setup: QueueSetup) -> Result<()> {
+        let _selecting = self.selecting();
+        self.enable_selected(setup)
+    }
+
+    /// Resets a queue alone, and enables it again (2.6.1, 4.1.4.3.2): between the two, when the device has forgotten all of its buffers, `empty` makes
+    /// its ring as new. False, with nothing done, where `may` says no: the device is not reset between what that says and the end of this.
+    pub fn reset_queue(&self, setup: QueueSetup, may: impl Fn() -> bool, empty: impl FnOnce()) -> Result<bool> {
+        let _selecting = self.selecting();
+        if !may() {
+            return Ok(false);
+        }
+        self.write(common::QUEUE_SELECT, setup.index)?;
+        self.write(common::QUEUE_RESET, 1u16)?;
+        // As Linux has it: a device that is gone reads neither as 0.
+        for register in [common::QUEUE_RESET, common::QUEUE_ENABLE] {
+            self.common.wait_for("reset a queue", register, QUEUE_PATIENCE, |value: u16| value == 0)?;
+        }
+        empty();
+        self.enable_selected(setup)?;
+        Ok(true)
+    }
+
+    fn enable_selected(&self, QueueSetup { index, size, areas, vector }: QueueSetup) -> Result<()> {
         self.write(common::QUEUE_SELECT, index)?;
         self.write(common::QUEUE_SIZE, size)?;
         for (register, area) in (common::QUEUE_AREAS..).step_by(8).zip(areas) {
@@ -272,6 +325,7 @@ impl Hardware {
 
     /// Where a queue is notified (4.1.4.4).
     pub fn bell(&self, index: u16) -> Result<Doorbell<u16>> {
+        let _selecting = self.selecting();
         self.write(common::QUEUE_SELECT, index)?;
         let off = u64::from(self.read::<u16>(common::QUEUE_NOTIFY_OFF)?);
         Ok(self.notify.doorbell(off * self.multiplier)?)

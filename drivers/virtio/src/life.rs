@@ -1,12 +1,15 @@
 //! What every queue does besides its work: it stops for resets, starts over after them, says when it is broken, and translates addresses.
 
-use crate::device::Shared;
-use crate::error::{Error, Fault};
+use crate::device::{Record, Shared};
+use crate::error::{Error, Fault, Result};
+use crate::feature;
+use crate::hardware::QueueSetup;
+use crate::ring::{Areas, Ring};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
 use wholebar_core::mem::{Buf, DmaMapping};
-use wholebar_core::reset::{End, Gate, Step};
+use wholebar_core::reset::{Gate, Phase, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
@@ -15,23 +18,28 @@ pub(crate) struct Life {
     arena: u32,
     base: u64,
     index: u16,
+    /// As the device is told of it.
+    setup: QueueSetup,
+    areas: Areas,
     shared: Arc<Shared>,
     /// The arenas used so far: mapped while this queue is there.
     arenas: Vec<Arc<DmaMapping>>,
-    ending: Option<Ending>,
-}
-
-/// Why a queue will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 impl Life {
-    /// Of virtqueue `index`, which joins the device's domain.
-    pub fn new(index: u16, shared: Arc<Shared>) -> Self {
-        let gate = shared.domain.join(index.into());
-        Self { gate, arena: u32::MAX, base: 0, index, shared, arenas: Vec::new(), ending: None }
+    /// Of the virtqueue of `record`, which joins the device's domain.
+    pub fn new(record: &Record, shared: &Arc<Shared>) -> Self {
+        let index = record.index;
+        Self {
+            gate: shared.domain.join(index.into()),
+            arena: u32::MAX,
+            base: 0,
+            index,
+            setup: record.setup(),
+            areas: record.areas.clone(),
+            shared: shared.clone(),
+            arenas: Vec::new(),
+        }
     }
 
     /// Whether the queue may go on.
@@ -83,6 +91,40 @@ impl Life {
         self.gate.close();
     }
 
+    /// Whether the queue can be reset alone.
+    pub fn can_reset_alone(&self) -> bool {
+        self.shared.has(feature::RING_RESET)
+    }
+
+    /// Resets the queue alone, with VIRTIO_F_RING_RESET: when this returns true, the device knows none of its buffers any more, the ring is as new, and
+    /// the queue is closed until [`reopen`](Self::reopen). False where the device is being reset, which ends the queue's buffers, too.
+    #[cold]
+    pub fn reset_alone<R: Ring>(&mut self, ring: &mut R) -> Result<bool> {
+        let Self { gate, areas, setup, shared, .. } = self;
+        let empty = || {
+            areas.zero();
+            ring.restart();
+        };
+        let done = shared.hw.reset_queue(*setup, || gate.open(), empty);
+        // Where it failed nobody knows what the device does with the ring.
+        if !matches!(done, Ok(false)) {
+            gate.close();
+        }
+        done
+    }
+
+    /// The queue runs again that was reset alone, unless the device is being reset.
+    pub fn reopen(&mut self) {
+        if self.shared.domain.phase() == Phase::Running {
+            self.gate.enter();
+        }
+    }
+
+    /// Whether a reset of the device went on without the queue.
+    pub fn is_lost(&self) -> bool {
+        self.gate.epoch().is_none()
+    }
+
     /// A call for help: the device is reset.
     #[cold]
     pub fn report_fault(&self, error: Error) {
@@ -94,19 +136,7 @@ impl Life {
     /// Takes hands off where that is asked for; `None` where the gate is open. `completed` says whether the device used any buffer since the queue entered.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Option<Step> {
-        match &self.ending {
-            Some(Ending::Expelled) => return Some(Step::Expelled),
-            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
-            None if self.gate.open() => return None,
-            None => {}
-        }
-        let turn = self.gate.step(completed);
-        match &turn {
-            Step::Expelled => self.ending = Some(Ending::Expelled),
-            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Step::Stop | Step::Abort | Step::Restart => {}
-        }
-        Some(turn)
+        (!self.gate.open()).then(|| self.gate.step(completed))
     }
 
     /// The queue has started over and runs again.
@@ -132,15 +162,6 @@ impl Life {
     }
 
     pub fn state(&self) -> QueueState {
-        match &self.ending {
-            None if self.gate.open() => QueueState::Running,
-            None => QueueState::Resetting,
-            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
-            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
-            Some(Ending::Expelled) => {
-                let (queue, within) = (self.index, self.shared.options.stop_timeout);
-                QueueState::Failed(format!("queue {queue} was not polled within {within:?} when the device was reset"))
-            }
-        }
+        self.gate.state(format_args!("queue {}", self.index), self.shared.options.stop_timeout)
     }
 }

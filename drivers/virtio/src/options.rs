@@ -17,6 +17,8 @@ pub struct Options {
     pub event_idx: bool,
     /// Whether the device is asked to use buffers in order, where it can.
     pub in_order: bool,
+    /// Whether buffers of several pieces take one descriptor of their ring, where the device has indirect descriptors: more of them are in flight.
+    pub indirect: bool,
     /// How long a request of a block device may take before the device is reset.
     pub timeout: Duration,
     /// How long a command on the control queue may take.
@@ -37,6 +39,7 @@ impl Default for Options {
             packed: true,
             event_idx: true,
             in_order: true,
+            indirect: true,
             timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(5),

@@ -11,6 +11,8 @@ use wholebar_core::model::Host;
 use wholebar_virtio::blk::{BlkConfig, BlkEvent, Queue, Resized, Topology};
 use wholebar_virtio::{Blk, Error, Options};
 
+const INDIRECT: u64 = 1 << 28;
+const RING_RESET: u64 = 1 << 40;
 const SIZE_MAX: u64 = 1 << 1;
 const SEG_MAX: u64 = 1 << 2;
 const RO: u64 = 1 << 5;
@@ -185,15 +187,15 @@ fn blocks_and_pieces_are_the_devices() {
     assert_eq!((found.sector, &found.room[..]), (56, &[8192, 8192, 4096][..]));
     let (found, _) = bench.go(Op::WriteZeroes { lba: 1, blocks: 16 }, Data::None, 0);
     assert_eq!(found.data, [&8u64.to_le_bytes()[..], &128u32.to_le_bytes(), &[0; 4]].concat());
-    let many = Data::Many((0..5).map(|_| bench.buf(4096)).collect());
+    // A block in five pieces, of which the device takes four.
+    let many = Data::Many((0..8).map(|_| bench.buf(512)).collect());
     for (op, data, why) in [
-        (Op::Read { lba: 0 }, many, "more pieces"),
+        (Op::Read { lba: 0 }, many, "in more pieces"),
         (Op::Read { lba: 0 }, Data::One(bench.buf(512)), "no multiple"),
         (Op::Read { lba: 125 }, Data::One(bench.buf(4096)), "past the device's end"),
         (Op::Read { lba: u64::MAX }, Data::One(bench.buf(4096)), "past the device's end"),
         (Op::Write { lba: 0 }, Data::None, "no data"),
         (Op::Flush, Data::One(bench.buf(4096)), "takes no data"),
-        (Op::Deallocate { lba: 0, blocks: 9 }, Data::None, "cut it"),
         (Op::Deallocate { lba: 120, blocks: 6 }, Data::None, "past the device's end"),
         (Op::WriteZeroes { lba: 0, blocks: 0 }, Data::None, "no blocks"),
         (Op::Compare { lba: 0 }, Data::One(bench.buf(4096)), "no Compare"),
@@ -236,7 +238,7 @@ fn requests_have_as_many_pieces_as_device_and_queues_take() {
     }
     let error = open(4, vec![64, 2], two).err().unwrap().to_string();
     assert!(error.contains("2 descriptors are too small"), "{error}");
-    // As many pieces as it says do go, and one more is refused, not held for ever.
+    // As many pieces as it says do go at once, with all of the queue's descriptors.
     let (blk, rig) = open(254, vec![8], BlkConfig::default()).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
     blk.attach(arena.clone()).unwrap();
@@ -245,10 +247,205 @@ fn requests_have_as_many_pieces_as_device_and_queues_take() {
         let data = Data::Many((0..pieces).map(|_| pool.get_len(512).unwrap()).collect());
         Request { tag: 0, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None }
     };
-    assert!(matches!(queue.submit(read(7)).unwrap_err().why, Reject::Invalid(why) if why.contains("more pieces")));
     queue.submit(read(6)).unwrap();
     queue.ring();
+    rig.run(|state, host| assert_eq!(find(state, host).unwrap().pieces.len(), 8));
+    assert_eq!(queue.submit(read(1)).unwrap_err().why, Reject::Full);
     drop((queue, blk, rig));
+}
+
+impl Bench {
+    /// Has the device find all requests that are available.
+    fn find_all(&self) -> Vec<Found> {
+        self.rig.run(|state, host| std::iter::from_fn(|| find(state, host)).collect())
+    }
+
+    fn answer(&self, found: Found, status: u8) {
+        self.rig.run(move |state, host| answer(state, host, &found, status, found.sector as u8));
+    }
+
+    fn submit(&mut self, tag: u64, op: Op, data: Data) {
+        self.queue.submit(Request { tag, nsid: 1, op, data, deadline: None }).unwrap();
+        self.queue.ring();
+    }
+}
+
+/// A request beyond the device's limits is several of the device's, and completes once.
+#[test]
+fn requests_are_cut_at_the_devices_limits() {
+    let mut bench = bench(MOST | SIZE_MAX | BLK_SIZE);
+    // Six blocks in four segments of 8192 bytes at most: one of them in each buffer but the last.
+    let sizes = [4096u32, 12288, 4096, 4096];
+    let data = Data::Many(sizes.iter().map(|len| bench.buf(*len)).collect());
+    let wire: Vec<_> = data.bufs().iter().flat_map(|buf| buf.bytes().to_vec()).collect();
+    bench.submit(1, Op::Write { lba: 100 }, data);
+    let found = bench.find_all();
+    let parts: Vec<_> = found.iter().map(|f| (f.kind, f.sector, f.data.len(), f.pieces.len())).collect();
+    assert_eq!(parts, [(1, 800, 20480, 6), (1, 840, 4096, 3)]);
+    assert_eq!(found.iter().flat_map(|f| f.data.clone()).collect::<Vec<_>>(), wire);
+    // The last is done first, and what is done tells nothing while another isn't.
+    let mut found = found.into_iter();
+    let first = found.next().unwrap();
+    found.for_each(|found| bench.answer(found, 0));
+    while bench.queue.in_flight() > 1 {
+        bench.queue.poll_each(9, |c| panic!("{c:?}"));
+    }
+    bench.answer(first, 0);
+    let done = bench.wait();
+    assert_eq!((done.tag, done.status, done.data.len(), bench.queue.in_flight()), (1, Status::Ok, 24576, 0));
+    drop(done);
+
+    // What is read is where it belongs.
+    let data = Data::Many((0..5).map(|_| bench.buf(4096)).collect());
+    bench.submit(2, Op::Read { lba: 2 }, data);
+    bench.find_all().into_iter().for_each(|found| bench.answer(found, 0));
+    let done = bench.wait();
+    let firsts: Vec<_> = done.data.bufs().iter().map(|buf| buf.bytes()[0]).collect();
+    assert_eq!((done.status, firsts), (Status::Ok, vec![16, 16, 16, 16, 48]));
+    drop(done);
+
+    // The first failure is the request's.
+    let data = Data::Many((0..9).map(|_| bench.buf(4096)).collect());
+    bench.submit(3, Op::Read { lba: 0 }, data);
+    let statuses = [0, 2, 1];
+    bench.find_all().into_iter().zip(statuses).for_each(|(found, status)| bench.answer(found, status));
+    let done = bench.wait();
+    assert_eq!((done.tag, done.status), (3, Status::Device(2)));
+    drop(done);
+
+    // Ranges: at most 8 and 16 blocks, the former ending where the device likes it.
+    let range = |found: &Found| {
+        let word = |at: usize| u32::from_le_bytes(found.data[at..at + 4].try_into().unwrap());
+        (found.kind, found.sector, word(0), word(8), found.data.len())
+    };
+    bench.submit(4, Op::Deallocate { lba: 3, blocks: 20 }, Data::None);
+    let found = bench.find_all();
+    assert_eq!(
+        found.iter().map(range).collect::<Vec<_>>(),
+        [(11, 0, 24, 64, 16), (11, 0, 88, 64, 16), (11, 0, 152, 32, 16)]
+    );
+    found.into_iter().for_each(|found| bench.answer(found, 0));
+    assert_eq!(bench.wait().status, Status::Ok);
+    bench.submit(5, Op::WriteZeroes { lba: 0, blocks: 17 }, Data::None);
+    let found = bench.find_all();
+    assert_eq!(found.iter().map(range).collect::<Vec<_>>(), [(13, 0, 0, 128, 16), (13, 0, 128, 8, 16)]);
+    found.into_iter().for_each(|found| bench.answer(found, 0));
+    assert_eq!(bench.wait().status, Status::Ok);
+    let limits = wholebar_core::block::Disk::namespaces(&bench.blk)[0];
+    assert_eq!((limits.max_command, limits.max_transfer), (32 << 10, u32::MAX - 4095));
+    assert_eq!((limits.max_deallocate, limits.max_write_zeroes), (u32::MAX, u32::MAX));
+    bench.close();
+}
+
+/// A device of `descriptors` that takes two segments of 512 bytes at once: eight buffers of one block are four requests of four descriptors.
+fn small(descriptors: u16) -> Bench {
+    let mut spec = Spec { sizes: vec![descriptors], ..spec(SEG_MAX) };
+    spec.config[12] = 2;
+    let rig = rig(spec);
+    let blk = Blk::open(rig.device.clone(), &BlkConfig::default(), patient()).unwrap();
+    let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
+    blk.attach(&arena).unwrap();
+    let pool = Pool::new(&arena, 16, 32 << 10, 512).unwrap();
+    let queue = blk.queue().unwrap();
+    Bench { blk, pool, queue, rig }
+}
+
+/// Parts for which there is no room wait; requests that come later wait behind them.
+#[test]
+fn a_request_of_more_descriptors_than_the_queue_has_completes() {
+    let mut bench = small(8);
+    let blocks = |bench: &Bench| Data::Many((0..8).map(|_| bench.buf(512)).collect());
+    let data = blocks(&bench);
+    bench.submit(1, Op::Read { lba: 10 }, data);
+    let mut sectors = Vec::new();
+    let mut found = bench.find_all();
+    assert_eq!(found.len(), 2, "there is room for two");
+    let req = Request { tag: 2, nsid: 1, op: Op::Read { lba: 0 }, data: Data::One(bench.buf(512)), deadline: None };
+    let rejected = bench.queue.submit(req).unwrap_err();
+    assert_eq!(rejected.why, Reject::Full);
+    let done = loop {
+        for found in found {
+            sectors.push(found.sector);
+            bench.answer(found, 0);
+        }
+        let mut done = None;
+        bench.queue.poll_each(9, |c| done = Some(c));
+        match done {
+            Some(done) => break done,
+            None => found = bench.find_all(),
+        }
+    };
+    assert_eq!((done.tag, done.status, sectors), (1, Status::Ok, vec![10, 12, 14, 16]));
+    let firsts: Vec<_> = done.data.bufs().iter().map(|buf| buf.bytes()[0]).collect();
+    assert_eq!(firsts, [10, 10, 12, 12, 14, 14, 16, 16]);
+    drop(done);
+    // A part that fails: what waits is not posted.
+    let data = blocks(&bench);
+    bench.submit(3, Op::Read { lba: 0 }, data);
+    for (found, status) in bench.find_all().into_iter().zip([1, 0]) {
+        bench.answer(found, status);
+    }
+    let done = bench.wait();
+    assert_eq!((done.tag, done.status), (3, Status::Device(1)));
+    assert!(bench.find_all().is_empty() && bench.queue.in_flight() == 0);
+    drop(done);
+    // A reset ends all of it, once.
+    let data = blocks(&bench);
+    bench.submit(4, Op::Read { lba: 0 }, data);
+    bench.rig.run(|state, _| state.status |= 64);
+    let done = bench.wait();
+    assert_eq!((done.tag, done.status, done.data.len(), bench.queue.in_flight()), (4, Status::Aborted, 4096, 0));
+    drop(done);
+    while bench.queue.state() != QueueState::Running {
+        bench.queue.poll_each(1, |c| panic!("{c:?}"));
+    }
+    bench.queue.submit(rejected.req).unwrap();
+    bench.queue.ring();
+    bench.find_all().into_iter().for_each(|found| bench.answer(found, 0));
+    assert_eq!(bench.wait().tag, 2);
+    // Of a queue that is dropped no more is posted, and its buffers come home.
+    let data = blocks(&bench);
+    bench.submit(5, Op::Read { lba: 0 }, data);
+    let found = bench.find_all();
+    let Bench { blk, pool, queue, rig } = bench;
+    drop(queue);
+    let queue = blk.queue().unwrap();
+    let mut bench = Bench { blk, pool, queue, rig };
+    found.into_iter().for_each(|found| bench.answer(found, 0));
+    while bench.queue.in_flight() > 0 {
+        bench.queue.poll_each(9, |c| panic!("{c:?}"));
+    }
+    assert!(bench.find_all().is_empty());
+    bench.close();
+}
+
+/// With indirect descriptors a request takes one descriptor of the queue, so that as many requests are in flight as it has.
+#[test]
+fn indirect_descriptors_leave_room_for_more_requests() {
+    let mut bench = bench(MOST | INDIRECT);
+    let in_flight = |bench: &mut Bench| {
+        while bench.queue.submit(Request { tag: 0, nsid: 1, op: Op::Flush, data: Data::None, deadline: None }).is_ok() {
+        }
+        bench.queue.ring();
+        bench.queue.in_flight()
+    };
+    assert_eq!(in_flight(&mut bench), 64);
+    bench.find_all().into_iter().for_each(|found| bench.answer(found, 0));
+    while bench.queue.in_flight() > 0 {
+        bench.queue.poll_each(9, |c| assert_eq!(c.status, Status::Ok));
+    }
+    let (found, done) = bench.go(Op::Read { lba: 7 }, Data::One(bench.buf(1024)), 0);
+    assert_eq!((found.kind, found.sector, &found.room[..]), (0, 7, &[1024][..]));
+    assert_eq!((done.status, done.data.bufs()[0].bytes()), (Status::Ok, &[0xd5; 1024][..]));
+    drop(done);
+    bench.close();
+    let mut bench = bench_with(MOST | INDIRECT, Options { indirect: false, ..patient() });
+    assert_eq!((in_flight(&mut bench), bench.blk.features() & INDIRECT), (32, 0));
+    bench.find_all().into_iter().for_each(|found| bench.answer(found, 0));
+    while bench.queue.in_flight() > 0 {
+        bench.queue.poll_each(9, |_| ());
+    }
+    bench.close();
 }
 
 #[test]
@@ -347,6 +544,117 @@ fn a_request_that_is_not_answered_ends() {
         assert!(began.elapsed() < LONG);
     }
     bench.close();
+}
+
+/// Two queues of one device, each with a request that the device has not answered; that of the first is late.
+struct Pair {
+    bench: Bench,
+    other: Queue,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let rig = rig(spec(MOST | MQ | RING_RESET));
+        let config = BlkConfig { queues: 2, ..BlkConfig::default() };
+        let blk = Blk::open(rig.device.clone(), &config, patient()).unwrap();
+        let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
+        blk.attach(&arena).unwrap();
+        let pool = Pool::new(&arena, 16, 32 << 10, 512).unwrap();
+        let (queue, other) = (blk.queue().unwrap(), blk.queue().unwrap());
+        let mut pair = Self { bench: Bench { blk, pool, queue, rig }, other };
+        let data = Data::One(pair.bench.buf(512));
+        let req = Request { tag: 8, nsid: 1, op: Op::Read { lba: 0 }, data, deadline: None };
+        pair.other.submit(req).unwrap();
+        pair.other.ring();
+        pair
+    }
+
+    /// A request that is late at once, and what becomes of it. The second queue is polled, too.
+    fn late(&mut self) -> Status {
+        let (data, deadline) = (Data::One(self.bench.buf(512)), Some(Instant::now()));
+        self.bench.queue.submit(Request { tag: 7, nsid: 1, op: Op::Read { lba: 0 }, data, deadline }).unwrap();
+        self.bench.queue.ring();
+        let (began, mut done) = (Instant::now(), None);
+        while done.is_none() || self.bench.queue.state() != QueueState::Running {
+            self.bench.queue.check_timeouts();
+            self.bench.queue.poll_each(1, |c| done = Some(c.status));
+            self.other.poll_each(1, |c| assert_eq!((c.tag, c.status), (8, Status::Aborted)));
+            assert!(began.elapsed() < LONG, "{done:?}");
+        }
+        done.unwrap()
+    }
+}
+
+/// With VIRTIO_F_RING_RESET a late request is the end of those of its queue, and of no other.
+#[test]
+fn a_late_request_resets_its_queue_alone() {
+    let mut pair = Pair::new();
+    let started = pair.bench.rig.state().statuses.len();
+    assert_eq!(pair.late(), Status::Aborted);
+    let (_, done) = pair.bench.go(Op::Read { lba: 1 }, Data::One(pair.bench.buf(512)), 0);
+    assert_eq!((done.status, pair.other.in_flight()), (Status::Ok, 1));
+    drop(done);
+    // It got something done since: it is reset alone once more.
+    assert_eq!(pair.late(), Status::Aborted);
+    {
+        let state = pair.bench.rig.state();
+        assert_eq!((&state.reset_alone[..], state.statuses.len()), (&[0, 0][..], started));
+        assert!(state.queues[0].enabled && state.queues[0].areas.iter().all(|area| *area > 0));
+    }
+    // Now it did not: the device is reset, and with it the other queue.
+    assert_eq!((pair.late(), pair.other.in_flight()), (Status::Aborted, 0));
+    assert_eq!(pair.bench.rig.state().reset_alone.len(), 2);
+    assert!(matches!(pair.bench.blk.events().recv_timeout(LONG), Ok(BlkEvent::Device(DeviceEvent::Reset { .. }))));
+    let (_, done) = pair.bench.go(Op::Read { lba: 1 }, Data::One(pair.bench.buf(512)), 0);
+    assert_eq!(done.status, Status::Ok);
+    drop((done, pair.other));
+    pair.bench.close();
+}
+
+/// A reset of a queue that does not end is followed by one of the device.
+#[test]
+fn a_queue_that_cannot_be_reset_takes_a_reset_of_the_device() {
+    let mut pair = Pair::new();
+    pair.bench.rig.state().stuck = true;
+    assert_eq!((pair.late(), pair.other.in_flight()), (Status::Aborted, 0));
+    assert_eq!(pair.bench.rig.state().reset_alone, [0]);
+    let (_, done) = pair.bench.go(Op::Read { lba: 1 }, Data::One(pair.bench.buf(512)), 0);
+    assert_eq!(done.status, Status::Ok);
+    drop((done, pair.other));
+    pair.bench.close();
+}
+
+/// A queue that a reset did not wait for is lost; there is another in its place at once, and the lost one is not handed out again.
+#[test]
+fn a_lost_queue_is_replaced() {
+    let mut bench = bench_with(MOST, Options { stop_timeout: Duration::from_millis(20), ..patient() });
+    let data = Data::One(bench.buf(512));
+    bench.submit(5, Op::Read { lba: 0 }, data);
+    assert!(matches!(bench.blk.reset(), Err(Error::Core(wholebar_core::Error::Unresponsive { .. }))));
+    let lost = std::mem::replace(&mut bench.queue, bench.blk.queue().unwrap());
+    assert!(matches!(bench.blk.queue(), Err(Error::NoQueue { count: 1, .. })));
+    drop(lost);
+    assert!(matches!(bench.blk.queue(), Err(Error::NoQueue { count: 1, .. })));
+    for _ in 0..2 {
+        let (_, done) = bench.go(Op::Read { lba: 1 }, Data::One(bench.buf(512)), 0);
+        assert_eq!(done.status, Status::Ok);
+        drop(done);
+        // It is reset like any other, and given once it is dropped.
+        bench.blk.request_reset();
+        let began = Instant::now();
+        while !matches!(bench.blk.events().try_recv(), Ok(BlkEvent::Device(DeviceEvent::Reset { lost, .. })) if lost.is_empty())
+        {
+            bench.queue.poll_each(1, |c| panic!("{c:?}"));
+            assert!(began.elapsed() < LONG);
+        }
+        bench.queue.poll_each(1, |c| panic!("{c:?}"));
+        assert_eq!(bench.queue.state(), QueueState::Running);
+        let Bench { blk, pool, queue, rig } = bench;
+        drop(queue);
+        let queue = blk.queue().unwrap();
+        bench = Bench { blk, pool, queue, rig };
+    }
+    assert_eq!((bench.blk.quarantined(), bench.pool.available()), (1, 15));
 }
 
 #[test]

@@ -21,6 +21,8 @@
 //! }
 //! ```
 
+pub use crate::reset::QueueState;
+
 use crate::DriverError;
 use crate::bar::DoorbellCounts;
 use crate::control_plane::DeviceEvent;
@@ -116,6 +118,8 @@ pub struct Namespace {
     pub read_only: bool,
     /// The largest read or write, in bytes: a multiple of the block size.
     pub max_transfer: u32,
+    /// The largest read or write that the device does as one command, in bytes: a multiple of the block size. The driver cuts larger ones.
+    pub max_command: u32,
     /// [`Op::Flush`] is supported. Where it is not, what was written is durable.
     pub flush: bool,
     /// [`Op::Compare`] is supported.
@@ -320,19 +324,6 @@ impl fmt::Display for Reject {
             Self::Gone => f.write_str("the device is gone"),
         }
     }
-}
-
-/// The state of a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum QueueState {
-    /// The queue can be used.
-    Running,
-    /// The device is being reset; the queue will run again.
-    Resetting,
-    /// The queue cannot be used any more, for this reason.
-    Failed(String),
-    /// The device is gone.
-    Gone,
 }
 
 /// A queue of a [`Disk`], owned by one core: a submission and a completion queue.

@@ -37,6 +37,8 @@
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, Mutex, MutexGuard};
 use crossbeam::utils::CachePadded;
+use std::fmt::Display;
+use std::time::Duration;
 
 /// The control plane's side of the protocol: one domain for each device.
 ///
@@ -111,7 +113,7 @@ impl Domain {
         let seen = self.0.word.load(Ordering::Acquire);
         let member = Arc::new(Member { id, acknowledged: AtomicU64::new(seen >> 2) });
         members.push(member.clone());
-        Gate { shared: self.0.clone(), member, seen, closed: None }
+        Gate { shared: self.0.clone(), member, seen, closed: None, last: None }
     }
 
     /// Returns the phase.
@@ -226,6 +228,21 @@ pub struct Gate {
     seen: u64,
     /// The queue closed it itself, in this epoch.
     closed: Option<u64>,
+    /// The step after which there is no other.
+    last: Option<Step>,
+}
+
+/// The state of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueueState {
+    /// The queue can be used.
+    Running,
+    /// The device is being reset; the queue will run again.
+    Resetting,
+    /// The queue cannot be used any more, for this reason.
+    Failed(String),
+    /// The device is gone.
+    Gone,
 }
 
 /// The step that a queue has to take when its gate is not open.
@@ -237,9 +254,9 @@ pub enum Step {
     Abort,
     /// Complete what is in flight as aborted, start over with empty rings, then call [`Gate::enter`].
     Restart,
-    /// The queue did not acknowledge in time: it is never used again, and quarantines what is in flight.
+    /// The queue did not acknowledge in time: it is never used again, and quarantines what is in flight. From then on each step is this one.
     Expelled,
-    /// The device ended.
+    /// The device ended. From then on each step is this one.
     Ended(End),
 }
 
@@ -260,6 +277,17 @@ impl Gate {
     /// nothing in between, is given up.
     #[cold]
     pub fn step(&mut self, completed: bool) -> Step {
+        if let Some(last) = &self.last {
+            return last.clone();
+        }
+        let step = self.next_step(completed);
+        if matches!(step, Step::Expelled | Step::Ended(_)) {
+            self.last = Some(step.clone());
+        }
+        step
+    }
+
+    fn next_step(&mut self, completed: bool) -> Step {
         self.seen = u64::MAX;
         let word = self.shared.word.load(Ordering::Acquire);
         let phase = Phase::of(word);
@@ -300,6 +328,20 @@ impl Gate {
     pub fn enter(&mut self) {
         self.seen = self.member.acknowledged.load(Ordering::Relaxed) << 2;
         self.closed = None;
+    }
+
+    /// Returns whether the queue can be used, as far as its owner has learnt by [`step`](Self::step). `queue` names it where it was expelled, and `within` is how
+    /// long it was waited for.
+    pub fn state(&self, queue: impl Display, within: Duration) -> QueueState {
+        match &self.last {
+            None if self.open() => QueueState::Running,
+            None => QueueState::Resetting,
+            Some(Step::Ended(end)) if end.gone => QueueState::Gone,
+            Some(Step::Ended(end)) => QueueState::Failed(end.why.clone()),
+            Some(_) => {
+                QueueState::Failed(format!("{queue} was not polled within {within:?} when the device was reset"))
+            }
+        }
     }
 
     /// Returns the epoch that the queue acknowledged last; `None` where it was expelled.
@@ -495,7 +537,25 @@ mod tests {
         domain.resume();
         assert_eq!(domain.phase(), Phase::Ended);
         assert!(!gate.open());
+        let state = |gate: &Gate| gate.state("queue 1", Duration::from_secs(5));
+        assert_eq!(state(&gate), QueueState::Resetting, "it has not been told yet");
         assert_eq!(gate.step(false), Step::Ended(end));
+        assert_eq!(state(&gate), QueueState::Gone);
+    }
+
+    #[test]
+    fn an_expelled_queue_stays_expelled() {
+        let domain = Domain::new();
+        let mut gate = domain.join(2);
+        let state = |gate: &Gate| gate.state("queue 2", Duration::from_secs(5));
+        assert_eq!(state(&gate), QueueState::Running);
+        domain.stop();
+        domain.expel();
+        assert_eq!(gate.step(false), Step::Expelled);
+        domain.end(End { gone: true, harmless: true, why: "all ones".to_owned() });
+        assert_eq!(gate.step(false), Step::Expelled, "its buffers were in flight while the device ran on");
+        let why = "queue 2 was not polled within 5s when the device was reset".to_owned();
+        assert_eq!(state(&gate), QueueState::Failed(why));
     }
 
     #[test]

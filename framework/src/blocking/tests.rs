@@ -51,6 +51,7 @@ impl Ram {
             block_size: BLOCK,
             read_only: false,
             max_transfer: 4 * BLOCK,
+            max_command: 4 * BLOCK,
             flush: true,
             compare: false,
             max_write_zeroes: 0,

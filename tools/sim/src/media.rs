@@ -207,6 +207,36 @@ impl Media {
         }
     }
 
+    /// Copies what is at `at` into `to`.
+    pub(crate) fn load(&mut self, at: u64, to: &mut [u8]) -> Result<(), Failed> {
+        let len = to.len() as u64;
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => pieces(at, len, |piece| {
+                let to = &mut to[piece.done as usize..][..piece.len];
+                match ram.chunk(piece.chunk) {
+                    Some(chunk) => to.copy_from_slice(&chunk[piece.start..piece.start + piece.len]),
+                    None => to.fill(0),
+                }
+                Ok(())
+            }),
+            Self::File(FileMedia { file, .. }) => file.read_exact_at(to, at).map_err(|_| Failed::Read),
+        }
+    }
+
+    /// Stores `from` at `at`.
+    pub(crate) fn store(&mut self, at: u64, from: &[u8]) -> Result<(), Failed> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Ram(ram) => pieces(at, from.len() as u64, |piece| {
+                let chunk = ram.chunk_mut(piece.chunk)?;
+                chunk[piece.start..piece.start + piece.len].copy_from_slice(&from[piece.done as usize..][..piece.len]);
+                Ok(())
+            }),
+            Self::File(FileMedia { file, .. }) => file.write_all_at(from, at).map_err(|_| Failed::Write),
+        }
+    }
+
     /// Makes `len` bytes at `at` zero, giving back what held them where that is easy.
     pub(crate) fn zero(&mut self, at: u64, len: u64) -> Result<(), Failed> {
         match self {

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use wholebar_core::PageSize;
 use wholebar_core::Work;
 use wholebar_core::bar::{MapPolicy, layout, plan};
+use wholebar_core::irq::Interrupts;
 use wholebar_core::model::InProcess;
-use wholebar_core::pci::{CONFIG, Config, Isolation, PciDevice};
+use wholebar_core::pci::{CONFIG, Config, Irq, Isolation, PciDevice};
 use wholebar_sim::nvme::{Nvme, NvmeParams};
 
 /// What CC says where all is well: 64- and 16-byte entries, enabled.
@@ -39,7 +40,13 @@ fn configuration_space_is_that_of_an_nvme_controller() {
         let msix = config.msix().unwrap().expect("MSI-X");
         assert_eq!((msix.table_bar, msix.pba_bar), (bir, bir));
         assert_eq!((msix.table().start, msix.pba().start), (table, pba));
-        assert_eq!(msix.vectors, 17);
+        assert_eq!((msix.vectors, msix.enabled), (17, false));
+        let enabled = || Config::of(rig.device.as_ref()).unwrap().msix().unwrap().unwrap().enabled;
+        let interrupts = Interrupts::new(rig.device.clone(), Irq::Msix, 2).unwrap();
+        interrupts.vector(0).unwrap();
+        assert!(enabled());
+        drop(interrupts);
+        assert!(!enabled());
     }
 }
 

@@ -3,11 +3,9 @@
 //! Everything is checked before anything is changed. A function that vfio-pci does not take goes back to its driver; the others of the same
 //! command are not held up by it.
 
-pub mod in_use;
-mod netlink;
-
 use crate::args::Usage;
-use crate::{doctor, output};
+use crate::openers::openers;
+use crate::{doctor, in_use, output};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -195,8 +193,9 @@ fn check_unbind(sysfs: &Sysfs, functions: &[Function], force: bool) -> Result<()
         return Ok(());
     }
     let openers = functions.iter().flat_map(|function| {
-        let openers = doctor::openers(sysfs, function).into_iter();
-        openers.map(|opener| format!("{}: {opener} has it, or its IOMMU group, open", function.address()))
+        openers(sysfs, function)
+            .into_iter()
+            .map(|opener| format!("{}: {opener} has it, or its IOMMU group, open", function.address()))
     });
     refuse(openers.collect(), "; --force asks for it, and waits until it is let go")
 }
@@ -266,7 +265,7 @@ fn give_back(sysfs: &Sysfs, function: &Function, say: &impl Fn(String)) -> Resul
         say(format!("{address}: {who} has it already"));
         return Ok(());
     }
-    for opener in doctor::openers(sysfs, function) {
+    for opener in openers(sysfs, function) {
         say(format!("{address}: waiting for {opener} to let go"));
     }
     let earlier = Earlier::recall(sysfs, address);

@@ -40,6 +40,8 @@ struct Space {
     read_only: bool,
     /// Bytes of one request at most.
     max_transfer: u32,
+    /// Bytes of one command of the device at most: the driver cuts what is larger.
+    max_command: u32,
     /// What is written is durable only after a flush.
     flush: bool,
     compare: bool,
@@ -70,6 +72,7 @@ impl Space {
             bytes: namespace.blocks.saturating_mul(namespace.block_size.into()),
             read_only: namespace.read_only,
             max_transfer: namespace.max_transfer,
+            max_command: namespace.max_command,
             flush: namespace.flush,
             compare: namespace.compare,
             max_write_zeroes: namespace.max_write_zeroes,
@@ -102,7 +105,7 @@ impl Info<'_> {
             text += &output::pairs([
                 ("size", output::bytes(space.bytes)),
                 ("blocks", format!("{} of {} bytes", output::count(space.blocks), space.block_size)),
-                ("largest transfer", output::bytes(space.max_transfer.into())),
+                ("largest command", format!("{} (larger transfers are cut)", output::bytes(space.max_command.into()))),
                 ("takes", space.takes()),
             ]);
         }

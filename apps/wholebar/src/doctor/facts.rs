@@ -2,8 +2,9 @@
 //!
 //! What cannot be read is not known, and said so by the rules: reading never fails.
 
-use crate::bind::in_use::{self, Network};
 use crate::host::kib;
+use crate::in_use::{self, Network};
+use crate::openers::openers;
 use rustix::fs::{Access, access};
 use std::fs;
 use std::ops::RangeInclusive;
@@ -264,38 +265,6 @@ impl Group {
 /// Whether `/sys` is more than an empty directory.
 pub fn sees(sysfs: &Sysfs) -> bool {
     fs::read_dir(sysfs.path("sys")).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-/// The processes that have a function, or its IOMMU group, open through VFIO, as far as this one may see: `process 77 (spdk)`.
-pub fn openers(sysfs: &Sysfs, function: &Function) -> Vec<String> {
-    if !function.driver().as_deref().is_some_and(is_vfio) {
-        return Vec::new();
-    }
-    let group = function.group().map(|n| [format!("/dev/vfio/{n}"), format!("/dev/vfio/noiommu-{n}")]);
-    let own = function.vfio_device().map(|name| format!("/dev/vfio/devices/{name}"));
-    let nodes: Vec<String> = group.into_iter().flatten().chain(own).collect();
-    let mut openers: Vec<String> = who_has_open(sysfs, &nodes).into_iter().map(|(process, _)| process).collect();
-    openers.dedup();
-    openers
-}
-
-/// The processes that have one of these files open, as far as this one may see: `process 77 (spdk)`, and the file. By the names that /proc/PID/fd has:
-/// paths, and `socket:[INODE]`.
-pub fn who_has_open(sysfs: &Sysfs, files: &[String]) -> Vec<(String, String)> {
-    if files.is_empty() {
-        return Vec::new();
-    }
-    let open = |pid: u32| {
-        let fds = fs::read_dir(sysfs.path(format!("proc/{pid}/fd"))).into_iter().flatten().flatten();
-        let has: Vec<_> = fds.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
-        files.iter().filter(move |file| has.iter().any(|path| path.as_os_str() == file.as_str()))
-    };
-    let name = |pid: u32| sysfs.read(format!("proc/{pid}/comm")).unwrap_or_default();
-    let mut all: Vec<u32> = names(&sysfs.path("proc")).into_iter().filter_map(|name| name.parse().ok()).collect();
-    all.sort();
-    all.into_iter()
-        .flat_map(|pid| open(pid).map(move |file| (format!("process {pid} ({})", name(pid)), file.clone())))
-        .collect()
 }
 
 fn real_groups(sysfs: &Sysfs) -> usize {

@@ -5,14 +5,14 @@ mod rules;
 #[cfg(test)]
 pub mod tests;
 
-pub use facts::{Host, openers, who_has_open};
+pub use facts::Host;
 pub use rules::Finding;
 
 use facts::Device;
 use rules::Verdict;
 
 use crate::args::Usage;
-use crate::bind::in_use::Network;
+use crate::in_use::Network;
 use crate::names::Names;
 use crate::output;
 use anstyle::{AnsiColor, Style};

@@ -3,7 +3,7 @@
 use super::facts::{Device, Host, Module, Node};
 use super::rules;
 use super::rules::{Finding, Verdict};
-use crate::bind::in_use::Network;
+use crate::in_use::Network;
 use std::fs;
 use std::os::unix::fs::symlink;
 use wholebar::PageSize;

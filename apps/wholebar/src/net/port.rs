@@ -320,11 +320,11 @@ impl OpenPort {
         }
     }
 
-    /// The same in a line.
+    /// The same for people, in two lines.
     pub fn line(&self) -> String {
         let (port, queues) = (&self.port, self.port.queues().0);
         format!(
-            "port {}: {} ({}), {}, MTU {}, {queues} queue{} each way, link {}",
+            "port {}: {} ({})\n  {}, MTU {}, {queues} queue{} each way, link {}",
             self.number,
             self.target,
             port.driver(),

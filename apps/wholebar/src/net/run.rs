@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::control_plane;
 use wholebar::irq::EventFd;
-use wholebar::net::{Event, RxQueue};
+use wholebar::net::{Event, Link, RxQueue};
 use wholebar::reactor::{Armed, Idle, Poller, Reactor};
 use wholebar::{Work, cores};
 
@@ -154,7 +154,7 @@ pub fn run<L: Lane + 'static>(
     let began = Instant::now();
     let reactors = reactors.collect::<Result<Vec<_>>>()?;
 
-    let mut events = Events::new(began);
+    let mut events = Events::new(began, ports);
     let mut meter = Meter::new(ports);
     let mut next = began + args.stats;
     let ended = loop {
@@ -213,20 +213,28 @@ pub fn run<L: Lane + 'static>(
 struct Events {
     began: Instant,
     all: Vec<DeviceEvent>,
+    /// What was told last of each port's link: that it came up before packets were moved is no news.
+    links: Vec<Link>,
     /// Ports that have sent nothing since they were told to be stuck, and how many packets they had sent by then.
     stuck: BTreeMap<usize, u64>,
 }
 
 impl Events {
-    fn new(began: Instant) -> Self {
-        Self { began, all: Vec::new(), stuck: BTreeMap::new() }
+    fn new(began: Instant, ports: &[OpenPort]) -> Self {
+        let links = ports.iter().map(|port| port.port.link()).collect();
+        Self { began, all: Vec::new(), links, stuck: BTreeMap::new() }
     }
 
     /// Takes what happened to ports and tells it; returns which ended, where one did.
     fn look(&mut self, ports: &[OpenPort]) -> Option<String> {
         let mut ended = None;
-        for port in ports {
+        for (port, told) in ports.iter().zip(&mut self.links) {
             for event in port.port.events().try_iter() {
+                if let Event::Link(link) = &event
+                    && std::mem::replace(told, *link) == *link
+                {
+                    continue;
+                }
                 let end = matches!(
                     event,
                     Event::Device(control_plane::DeviceEvent::Ended { .. } | control_plane::DeviceEvent::UnbindRequest)

@@ -1,7 +1,15 @@
 //! `wholebar nvme`: what people do with an NVMe controller.
 
+mod admin;
 mod copy;
+mod erase;
+mod features;
+mod firmware;
 mod identify;
+mod list;
+mod logs;
+mod namespaces;
+mod passthru;
 mod perf;
 pub mod reads;
 mod smart;
@@ -18,7 +26,7 @@ use wholebar::measure::block::QueuePair;
 use wholebar::mem::Arena;
 use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
 
-/// Identify, read, write and measure NVMe controllers
+/// Identify, read, write, measure and administer NVMe controllers
 #[derive(clap::Subcommand)]
 pub enum Command {
     Identify(identify::Args),
@@ -26,6 +34,52 @@ pub enum Command {
     Read(copy::ReadArgs),
     Write(copy::WriteArgs),
     Perf(perf::Args),
+    #[command(name = "id-ctrl")]
+    IdentifyController(list::ControllerArgs),
+    #[command(name = "id-ns")]
+    IdentifyNamespace(list::NamespaceArgs),
+    #[command(name = "list-ns")]
+    ListNamespaces(list::NamespacesArgs),
+    #[command(name = "list-ctrl")]
+    ListControllers(list::ControllersArgs),
+    #[command(name = "get-log")]
+    GetLog(logs::Args),
+    #[command(name = "error-log")]
+    ErrorLog(logs::ErrorArgs),
+    #[command(name = "fw-log")]
+    FirmwareLog(logs::FirmwareArgs),
+    #[command(name = "get-feature")]
+    GetFeature(features::GetArgs),
+    #[command(name = "set-feature")]
+    SetFeature(features::SetArgs),
+    #[command(name = "create-ns")]
+    CreateNamespace(namespaces::CreateArgs),
+    #[command(name = "delete-ns")]
+    DeleteNamespace(namespaces::DeleteArgs),
+    #[command(name = "attach-ns")]
+    AttachNamespace(namespaces::AttachArgs),
+    #[command(name = "detach-ns")]
+    DetachNamespace(namespaces::DetachArgs),
+    Format(erase::FormatArgs),
+    Sanitize(erase::SanitizeArgs),
+    #[command(name = "sanitize-log")]
+    SanitizeLog(logs::SanitizeArgs),
+    #[command(name = "self-test", alias = "device-self-test")]
+    SelfTest(erase::SelfTestArgs),
+    #[command(name = "self-test-log")]
+    SelfTestLog(logs::SelfTestArgs),
+    #[command(name = "fw-download")]
+    FirmwareDownload(firmware::DownloadArgs),
+    #[command(name = "fw-commit", alias = "fw-activate")]
+    FirmwareCommit(firmware::CommitArgs),
+    #[command(name = "security-send")]
+    SecuritySend(firmware::SendArgs),
+    #[command(name = "security-recv")]
+    SecurityReceive(firmware::ReceiveArgs),
+    #[command(name = "admin-passthru")]
+    AdminPassthru(passthru::AdminArgs),
+    #[command(name = "io-passthru")]
+    IoPassthru(passthru::IoArgs),
 }
 
 pub fn run(command: Command) -> Result<()> {
@@ -35,6 +89,30 @@ pub fn run(command: Command) -> Result<()> {
         Command::Read(args) => copy::read(args),
         Command::Write(args) => copy::write(args),
         Command::Perf(args) => perf::run(args),
+        Command::IdentifyController(args) => list::controller(args),
+        Command::IdentifyNamespace(args) => list::namespace(args),
+        Command::ListNamespaces(args) => list::namespaces(args),
+        Command::ListControllers(args) => list::controllers(args),
+        Command::GetLog(args) => logs::get_log(args),
+        Command::ErrorLog(args) => logs::error_log(args),
+        Command::FirmwareLog(args) => logs::fw_log(args),
+        Command::GetFeature(args) => features::get(args),
+        Command::SetFeature(args) => features::set(args),
+        Command::CreateNamespace(args) => namespaces::create(args),
+        Command::DeleteNamespace(args) => namespaces::delete(args),
+        Command::AttachNamespace(args) => namespaces::attach(args),
+        Command::DetachNamespace(args) => namespaces::detach(args),
+        Command::Format(args) => erase::format(args),
+        Command::Sanitize(args) => erase::sanitize(args),
+        Command::SanitizeLog(args) => logs::sanitize_log(args),
+        Command::SelfTest(args) => erase::self_test(args),
+        Command::SelfTestLog(args) => logs::self_test_log(args),
+        Command::FirmwareDownload(args) => firmware::download(args),
+        Command::FirmwareCommit(args) => firmware::commit(args),
+        Command::SecuritySend(args) => firmware::send(args),
+        Command::SecurityReceive(args) => firmware::receive(args),
+        Command::AdminPassthru(args) => passthru::admin(args),
+        Command::IoPassthru(args) => passthru::io(args),
     }
 }
 
@@ -94,9 +172,9 @@ impl Storage for Controller {
     }
 
     fn space(&self, nsid: u32) -> Result<Space> {
-        let Namespace { nsid, blocks, block_size, .. } = self.namespace(nsid)?;
+        let Namespace { nsid, blocks, block_size, read_only, .. } = self.namespace(nsid)?;
         // The driver cuts what is larger than a command can be.
-        Ok(Space { nsid, blocks, block_size, read_only: false, max_transfer: u32::MAX })
+        Ok(Space { nsid, blocks, block_size, read_only, max_transfer: u32::MAX })
     }
 
     /// One entry is always empty: a full queue would look like that (NVM Express Base 2.0, 3.3.1.2).

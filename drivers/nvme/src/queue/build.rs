@@ -83,7 +83,7 @@ impl Queue {
     }
 
     /// The namespace, which is the one used last from now on.
-    fn namespace(&mut self, nsid: u32) -> Result<Limits, Reject> {
+    pub(super) fn namespace(&mut self, nsid: u32) -> Result<Limits, Reject> {
         self.refresh_namespaces();
         match self.namespaces.iter().find(|n| n.nsid == nsid) {
             Some(ns) => self.ns = *ns,
@@ -291,7 +291,7 @@ impl Queue {
     }
 
     /// Why a queue that does not run takes nothing.
-    fn closed(&mut self) -> Reject {
+    pub(super) fn closed(&mut self) -> Reject {
         self.acknowledge_stop();
         match self.state_now() {
             QueueState::Running | QueueState::Resetting => Reject::Resetting,
@@ -300,7 +300,7 @@ impl Queue {
     }
 }
 
-fn in_range(ns: Limits, lba: u64, blocks: u64) -> Result<(), Reject> {
+pub(super) fn in_range(ns: Limits, lba: u64, blocks: u64) -> Result<(), Reject> {
     match lba.checked_add(blocks) {
         Some(end) if end <= ns.blocks => Ok(()),
         _ => Err(Reject::Invalid("blocks past the namespace's end")),

@@ -5,13 +5,19 @@
 //! small; what isn't hot is next door: requests that take more than one command ([`build`]), and resets, timeouts, the end ([`recover`]).
 
 mod build;
+mod ranges;
+mod raw;
 mod recover;
 mod slot;
 
+pub use ranges::{BlockRange, DatasetAttributes};
+
+use crate::bounce::Bounce;
 use crate::command::{Command, DataPointer, io};
 use crate::control::QueueFault;
 use crate::device::{Handle, Inner, Parts};
 use crate::error::Fault;
+use crate::identify::CopyLimits;
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
@@ -23,7 +29,7 @@ use std::time::Instant;
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
 use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
-use wholebar_core::reset::{End, Gate};
+use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
@@ -54,6 +60,8 @@ pub struct Queue {
     lists: DmaRing<AtomicU64>,
     lists_iova: u64,
     list_words: u32,
+    /// Where the data of commands is that say themselves how much there is.
+    bounce: Option<Bounce>,
     /// Room to cut requests in, kept between them.
     segments: Vec<Segment>,
     pieces: Vec<Piece>,
@@ -67,13 +75,6 @@ pub struct Queue {
     started: Instant,
     next_look: Instant,
     fault: Option<Fault>,
-    ending: Option<Ending>,
-}
-
-/// Why it will never run again.
-enum Ending {
-    Expelled,
-    Device(End),
 }
 
 /// A namespace, as far as each command has to know it.
@@ -92,16 +93,28 @@ struct Limits {
     /// Bits of an LBA that may not change within a command, where the I/O boundary is a power of two, or there is none.
     fixed: u64,
     boundary: u32,
+    copy: CopyLimits,
 }
 
 /// No request is within it.
-const NO_NAMESPACE: Limits =
-    Limits { nsid: 0, shift: 9, max_len: 0, blocks: 0, starts: 0, in_block: 511, fixed: 0, boundary: 0 };
+const NO_NAMESPACE: Limits = Limits {
+    nsid: 0,
+    shift: 9,
+    max_len: 0,
+    blocks: 0,
+    starts: 0,
+    in_block: 511,
+    fixed: 0,
+    boundary: 0,
+    copy: CopyLimits { ranges: 0, range_blocks: 0, blocks: 0 },
+};
 
 /// The clock is looked at once in so many polls.
 const POLLS: u32 = 1024;
-/// The status of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
+/// The status of a command that was aborted since it took too long, or of a request that was given up between two of its commands: none that a controller can have, whose statuses have 15 bits.
 const GIVEN_UP: u16 = u16::MAX;
+/// "Command Abort Requested" (NVM Express Base 2.0, 3.3.3.2.1.1), of type 0.
+const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
@@ -126,6 +139,7 @@ impl Queue {
             lists,
             lists_iova,
             list_words,
+            bounce: None,
             segments: Vec::new(),
             pieces: Vec::new(),
             unposted: Vec::new(),
@@ -135,7 +149,6 @@ impl Queue {
             started: now,
             next_look: now,
             fault: None,
-            ending: None,
         }
     }
 
@@ -326,6 +339,7 @@ fn limits(inner: &Inner) -> Box<[Limits]> {
                 in_block: n.block_size - 1,
                 fixed,
                 boundary,
+                copy: n.copy,
             }
         })
         .collect()

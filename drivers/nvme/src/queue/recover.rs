@@ -1,7 +1,7 @@
 //! What happens to a queue besides I/O: requests in parts, commands that take too long, resets, the end.
 
 use super::slot::State;
-use super::{Ending, Queue, status, status_of_parts};
+use super::{ABORT_REQUESTED, GIVEN_UP, Queue, status, status_of_parts};
 use crate::control::QueueFault;
 use crate::device::delete_queue;
 use crate::error::Fault;
@@ -29,6 +29,8 @@ impl Queue {
         }
         let (head, aborting) = (slot.link, slot.aborting);
         slot.state = State::Done;
+        // This driver asked for it: to the caller the request was given up, as it is where a reset ends it.
+        let code = if aborting && code & 0x7ff == ABORT_REQUESTED { GIVEN_UP } else { code };
         if cid != head {
             self.let_go(cid, aborting);
         }
@@ -128,20 +130,8 @@ impl Queue {
 
     /// Takes hands off where that is asked for; `None` where the gate is open.
     fn step(&mut self) -> Option<Step> {
-        match &self.ending {
-            Some(Ending::Expelled) => return Some(Step::Expelled),
-            Some(Ending::Device(end)) => return Some(Step::Ended(end.clone())),
-            None if self.gate.open() => return None,
-            None => {}
-        }
         // Each command that was posted is in flight, or was completed.
-        let turn = self.gate.step(self.pair.tail() != self.slots.in_use());
-        match &turn {
-            Step::Expelled => self.ending = Some(Ending::Expelled),
-            Step::Ended(end) => self.ending = Some(Ending::Device(end.clone())),
-            Step::Stop | Step::Abort | Step::Restart => {}
-        }
-        Some(turn)
+        (!self.gate.open()).then(|| self.gate.step(self.pair.tail() != self.slots.in_use()))
     }
 
     /// Takes hands off, for who does not poll. With nothing in flight, nothing has to be given back before it starts over.
@@ -182,19 +172,7 @@ impl Queue {
     }
 
     pub(super) fn state_now(&self) -> QueueState {
-        match &self.ending {
-            None if self.gate.open() => QueueState::Running,
-            None => QueueState::Resetting,
-            Some(Ending::Device(end)) if end.gone => QueueState::Gone,
-            Some(Ending::Device(end)) => QueueState::Failed(end.why.clone()),
-            Some(Ending::Expelled) => {
-                let within = self.inner.driver().options.stop_timeout;
-                QueueState::Failed(format!(
-                    "queue {} was not polled within {within:?} when the controller was reset",
-                    self.qid
-                ))
-            }
-        }
+        self.gate.state(format_args!("queue {}", self.qid), self.inner.driver().options.stop_timeout)
     }
 }
 
@@ -207,6 +185,9 @@ impl Drop for Queue {
             // What was in flight has ended: buffers go back to their pools, and rings to their arena.
             self.pair.set_quarantine(false);
             self.lists.set_quarantine(false);
+            if let Some(bounce) = &self.bounce {
+                bounce.set_quarantine(false);
+            }
         } else {
             for (_, slot) in self.slots.iter_mut() {
                 self.gate.quarantined(std::mem::replace(&mut slot.data, Data::None).quarantine());

@@ -36,17 +36,19 @@ pub struct Geometry {
     pub read_only: bool,
     /// The device has a cache, and takes [`Op::Flush`](wholebar_core::block::Op::Flush). Without a cache, what was written is durable.
     pub flush: bool,
-    /// The largest number of blocks of one [`Op::Deallocate`](wholebar_core::block::Op::Deallocate); 0 where that is not supported.
+    /// The largest number of blocks that the device deallocates at once; 0 where that is not supported. Larger
+    /// [requests](wholebar_core::block::Op::Deallocate) are cut.
     pub max_deallocate: u32,
-    /// The alignment at which deallocations work best, in blocks.
+    /// The alignment at which deallocations work best, in blocks: where they are cut.
     pub deallocate_alignment: u32,
-    /// The largest number of blocks of one [`Op::WriteZeroes`](wholebar_core::block::Op::WriteZeroes); 0 where that is not supported.
+    /// The largest number of blocks that the device zeroes at once; 0 where that is not supported. Larger
+    /// [requests](wholebar_core::block::Op::WriteZeroes) are cut.
     pub max_write_zeroes: u32,
     /// Number of queues that the device has.
     pub queues: u16,
-    /// The largest number of pieces of memory of one request, for which both the device and its queues have room.
+    /// The largest number of pieces of memory that the device takes at once, and its queues have room for. Requests of more are cut.
     pub max_segments: u32,
-    /// The largest size of such a piece in bytes. A larger buffer is split.
+    /// The largest size of such a piece in bytes. A larger buffer is several.
     pub max_segment: u32,
     /// The topology, where the device reports one.
     pub topology: Option<Topology>,

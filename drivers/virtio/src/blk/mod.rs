@@ -21,28 +21,29 @@
 //! ```
 
 mod config;
+mod cut;
 mod queue;
 
 pub use config::{Geometry, Topology};
 
-use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Record, Shared};
 use crate::error::{Error, Result};
 use crate::feature;
 use crate::hardware::Hardware;
 use crate::life::Life;
 use crate::options::Options;
-use crate::ring::{Packed, Ring, RingOptions, Split};
+use crate::ring::{Packed, Ring, Split};
 use queue::{Channel, MAX_PIECES};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use wholebar_core::DriverError;
-use wholebar_core::bar::{Bar, DoorbellCounts};
+use wholebar_core::bar::{Bar, Doorbell, DoorbellCounts};
 use wholebar_core::block::{self, BlockQueue, Completion, Disk, Namespace, QueueState, Rejected, Request};
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane;
 use wholebar_core::irq::EventFd;
-use wholebar_core::mem::Arena;
+use wholebar_core::mem::{Arena, DmaMapping};
 use wholebar_core::pci::{Opening, PciDevice};
 use wholebar_core::reactor::Armed;
 
@@ -90,8 +91,14 @@ pub type BlkEvent = control_plane::Event<Resized>;
 /// are polled on others. It is a [`Disk`] with one namespace, number 1.
 pub struct Blk(Arc<Handle<Storage>>);
 
+/// Makes a queue as the device is told of it, given its memory, number, descriptors, doorbell.
+type Make = dyn Fn(&Arc<Shared>, &Arc<DmaMapping>, u16, u16, Doorbell<u16>) -> Result<(Record, Core)> + Send + Sync;
+
 /// What a block device is, besides a virtio device.
 pub(crate) struct Storage {
+    make: Box<Make>,
+    /// Bytes of the memory of one queue.
+    memory: fn(u16, u64) -> u64,
     disk: Geometry,
     queues: u16,
     /// As it was when it was last looked at.
@@ -114,6 +121,10 @@ macro_rules! on {
 }
 
 impl Parked for Core {
+    fn is_lost(&self) -> bool {
+        on!(self, queue => queue.is_lost())
+    }
+
     fn check_timeouts(&mut self) {
         on!(self, queue => queue.check_timeouts());
     }
@@ -134,7 +145,8 @@ impl Blk {
         if queues == 0 {
             return Err(hw.unavailable("a block device without queues is of no use: ask for one".to_owned()));
         }
-        let features = Geometry::features(&hw, queues) | hw.common_features(&options);
+        let features =
+            Geometry::features(&hw, queues) | hw.common_features(&options) | hw.offered & feature::RING_RESET;
         let config = BlkConfig { queues, ..*config };
         match features & feature::RING_PACKED {
             0 => Self::with(hw, disk, config, options, features, |q: Channel<Split>| Core::Split(Box::new(q))),
@@ -148,10 +160,9 @@ impl Blk {
         config: BlkConfig,
         options: Options,
         features: u64,
-        core: impl Fn(Channel<R>) -> Core,
+        core: fn(Channel<R>) -> Core,
     ) -> Result<Self> {
         let BlkConfig { queues: count, descriptors, interrupts: vectored } = config;
-        let ring = RingOptions::of(features);
         // Queues are looked at once features are known (4.1.5.1.3), and made known after one more reset.
         hw.negotiate(features)?;
         let sizes =
@@ -169,31 +180,30 @@ impl Blk {
         hw.check_vectors(interrupts.as_ref(), if vectored { count } else { 0 })?;
         let bells = (0..count).map(|index| hw.bell(index)).collect::<Result<Vec<_>>>()?;
         hw.reset()?;
-        let each = sizes.iter().map(|size| Channel::<R>::memory(*size) + 48 * u64::from(*size) + 4096);
-        let memory = device::memory(&hw, each.sum::<u64>() + (64 << 10))?;
+        let memory_of = |size, features| Channel::<R>::memory(size) + device::ring_bytes(size, features, true);
+        let all = sizes.iter().map(|size| memory_of(*size, features)).sum::<u64>();
+        let memory = device::memory(&hw, all + (64 << 10))?;
         let shared = Shared::new(hw, options, features, interrupts)?;
-        let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
-        for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
+        let make = move |shared: &Arc<Shared>, memory: &Arc<DmaMapping>, index: u16, size: u16, bell: Doorbell<u16>| {
             let vector = match shared.queue_context.interrupts() {
                 Some(interrupts) if vectored => Some(interrupts.vector(1 + u32::from(index))?),
                 _ => None,
             };
-            let ring = device::ring::<R>(
-                &mut records,
-                memory.clone(),
-                index,
-                size,
-                ring,
-                vector.is_some().then_some(1 + index),
-            )?;
+            let number = vector.is_some().then_some(1 + index);
+            let (ring, record) = device::ring::<R>(memory, (index, size), features, true, number)?;
             let slots = memory.arena().alloc(Channel::<R>::memory(size), 64)?;
             let at = memory.iova().offset(slots.offset()).0;
-            queues.insert(
-                index,
-                core(Channel::new(Life::new(index, shared.clone()), ring, disk, (&slots, at), bell, vector)?),
-            );
+            let queue = Channel::new(Life::new(&record, shared), ring, disk, (&slots, at), bell, vector)?;
+            Ok((record, core(queue)))
+        };
+        let (mut records, mut queues) = (Vec::new(), BTreeMap::new());
+        for ((index, size), bell) in (0..count).zip(sizes).zip(bells) {
+            let (record, queue) = make(&shared, &memory, index, size, bell)?;
+            records.push(record);
+            queues.insert(index, queue);
         }
-        let device_type = Storage { disk, queues: count, blocks: Mutex::new(disk.blocks) };
+        let blocks = Mutex::new(disk.blocks);
+        let device_type = Storage { make: Box::new(make), memory: memory_of, disk, queues: count, blocks };
         let parts = Parts { shared, device_type, records, queues, state: () };
         Ok(Self(Arc::new(device::start(parts)?)))
     }
@@ -240,7 +250,8 @@ impl Blk {
         Ok(self.0.queue_context().detach(arena)?)
     }
 
-    /// Returns a queue, to be owned by one core. A dropped queue can be had again. It takes a lock.
+    /// Returns a queue, to be owned by one core. A dropped queue can be had again, and another one in the place of a queue that was lost in a
+    /// [reset](Self::reset). It takes a lock.
     ///
     /// # Errors
     /// [`Error::NoQueue`] where all are in use.
@@ -264,7 +275,7 @@ impl Blk {
     /// Resets the device, and returns when its queues can go on. Requests in flight complete as aborted. Queues must be polled on other threads meanwhile.
     ///
     /// # Errors
-    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled; [`Ended`](wholebar_core::Error::Ended) or
+    /// [`Unresponsive`](wholebar_core::Error::Unresponsive) where queues were not polled, which are lost; [`Ended`](wholebar_core::Error::Ended) or
     /// [`Gone`](wholebar_core::Error::Gone) where the reset failed.
     pub fn reset(&self) -> Result<()> {
         Ok(self.0.reset()?)
@@ -318,18 +329,22 @@ impl Disk for Blk {
 
     fn namespaces(&self) -> Vec<Namespace> {
         let disk = self.disk();
+        // Requests are cut into those that the device takes, so that no limit of these is one of theirs.
+        let any = |most: u32| if most > 0 { u32::MAX } else { 0 };
+        let whole = |bytes: u64| (bytes / u64::from(disk.block_size)) as u32 * disk.block_size;
         // Each piece of a buffer takes a segment.
-        let most = disk.max_segments.saturating_mul(disk.max_segment) / disk.block_size * disk.block_size;
+        let once = u64::from(disk.max_segments) * u64::from(disk.max_segment);
         vec![Namespace {
             nsid: 1,
             blocks: disk.blocks,
             block_size: disk.block_size,
             read_only: disk.read_only,
-            max_transfer: most,
+            max_transfer: whole(u32::MAX.into()),
+            max_command: whole(once.min(cut::MAX_BYTES)),
             flush: disk.flush,
             compare: false,
-            max_write_zeroes: disk.max_write_zeroes,
-            max_deallocate: disk.max_deallocate,
+            max_write_zeroes: any(disk.max_write_zeroes),
+            max_deallocate: any(disk.max_deallocate),
             max_verify: 0,
         }]
     }
@@ -379,6 +394,12 @@ impl DeviceType for Storage {
 
     fn started(&self, _: &Shared, (): &mut ()) -> Result<()> {
         Ok(())
+    }
+
+    fn replace(&self, shared: &Arc<Shared>, record: &Record) -> Result<(Record, Core)> {
+        let Record { index, size, .. } = *record;
+        let memory = device::memory(&shared.hw, (self.memory)(size, shared.features) + (64 << 10))?;
+        (self.make)(shared, &memory, index, size, shared.hw.bell(index)?)
     }
 
     fn changed(&self, shared: &Shared, (): &mut (), tell: &mut dyn FnMut(BlkEvent)) -> Result<()> {

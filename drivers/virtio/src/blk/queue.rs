@@ -1,13 +1,19 @@
 //! One virtqueue of a block device (VIRTIO 1.2, 5.2.6): a request is a header, its data, and a status byte.
 //!
 //! Each request in flight has a slot: who owns its buffers, and 64 bytes of DMA memory for header and status. Nothing here locks, allocates or calls
-//! the kernel while the queue runs.
+//! the kernel while the queue runs and its requests are small; what isn't hot is next door: requests that take more than one of the
+//! device's ([`parts`]), and resets, timeouts, the end ([`recover`]).
+
+mod parts;
+mod recover;
 
 use super::config::{Geometry, SECTOR};
+use super::cut::MAX_BYTES;
 use crate::device::Parked;
-use crate::error::{Error, Fault};
+use crate::error::Fault;
 use crate::life::Life;
 use crate::ring::{Ring, Segment};
+use parts::Waiting;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -16,7 +22,6 @@ use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Rejected, R
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Chunk, DmaRing, Field};
 use wholebar_core::reactor::Armed;
-use wholebar_core::reset::Step;
 
 /// Request types (5.2.6).
 const IN: u32 = 0;
@@ -36,20 +41,59 @@ const STATUS_AT: usize = 32;
 
 /// The clock is looked at once in so many polls, a power of two.
 const POLLS: u32 = 1024;
-/// How often requests in flight are looked at for their age.
-const LOOK: Duration = Duration::from_millis(5);
 /// Pieces of memory of a request at most.
 pub(super) const MAX_PIECES: usize = 254;
 
 struct Slot {
-    busy: bool,
-    /// Nobody waits for it any more: its owner dropped the queue.
+    state: State,
+    /// Nobody waits for its request any more: who had the queue dropped it.
     orphan: bool,
+    /// For a part, the slot that has the request.
+    head: u16,
+    /// Parts in flight, for a request in parts.
+    left: u16,
+    /// The first status of a part that is none of success.
+    code: u8,
     /// When it was first seen in flight; the clock isn't read when requests are posted.
     seen: Option<Instant>,
     deadline: Option<Instant>,
     tag: u64,
     data: Data,
+}
+
+/// What becomes of a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Free,
+    /// In flight: all of a request.
+    Whole,
+    /// In flight: a part of a request. The first has the request.
+    Part,
+    /// The first part, done, while others aren't.
+    Done,
+}
+
+impl Slot {
+    /// The request's completion; its data goes with it.
+    #[inline(always)]
+    fn finish(&mut self, status: Status) -> Completion {
+        Completion { tag: self.tag, status, data: std::mem::take(&mut self.data) }
+    }
+
+    /// Whether it has a request.
+    fn has_request(&self, at: u16) -> bool {
+        match self.state {
+            State::Whole | State::Done => true,
+            State::Part => self.head == at,
+            State::Free => false,
+        }
+    }
+}
+
+/// The status byte as the framework has it.
+#[inline(always)]
+fn status(code: u8) -> Status {
+    if code == OK { Status::Ok } else { Status::Device(code.into()) }
 }
 
 pub(crate) struct Channel<R> {
@@ -67,6 +111,12 @@ pub(crate) struct Channel<R> {
     iova: u64,
     /// Room to describe a request, kept between them.
     pieces: Vec<Segment>,
+    /// Requests that are not all in flight.
+    waiting: Vec<Waiting>,
+    /// It was reset alone: what was in flight then is given back before it goes on.
+    reset_alone: bool,
+    /// It was, and has completed nothing since unless its ring says so.
+    in_vain: bool,
     polls: u32,
     next_look: Instant,
     bell: Doorbell<u16>,
@@ -89,7 +139,17 @@ impl<R: Ring> Channel<R> {
         vector: Option<Arc<EventFd>>,
     ) -> wholebar_core::Result<Self> {
         let size = ring.size();
-        let slot = |_| Slot { busy: false, orphan: false, seen: None, deadline: None, tag: 0, data: Data::None };
+        let slot = |_| Slot {
+            state: State::Free,
+            orphan: false,
+            head: 0,
+            left: 0,
+            code: OK,
+            seen: None,
+            deadline: None,
+            tag: 0,
+            data: Data::None,
+        };
         Ok(Self {
             life,
             disk,
@@ -100,6 +160,9 @@ impl<R: Ring> Channel<R> {
             status: DmaRing::within(memory, 0, size.into())?,
             iova,
             pieces: Vec::with_capacity(MAX_PIECES + 2),
+            waiting: Vec::new(),
+            reset_alone: false,
+            in_vain: false,
             polls: 0,
             next_look: Instant::now(),
             bell,
@@ -115,53 +178,57 @@ impl<R: Ring> Channel<R> {
             return Err(Rejected { req, why });
         }
         match self.post(&req) {
-            Ok(slot) => {
+            Ok(Some(slot)) => {
                 if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
-                    (slot.busy, slot.orphan, slot.seen) = (true, false, None);
+                    (slot.state, slot.orphan, slot.seen) = (State::Whole, false, None);
                     (slot.deadline, slot.tag) = (req.deadline, req.tag);
                     // A free slot holds no data, so there is nothing to drop.
                     std::mem::forget(std::mem::replace(&mut slot.data, req.data));
                 }
                 Ok(())
             }
+            Ok(None) => self.submit_in_parts(req),
             Err(why) => Err(Rejected { req, why }),
         }
     }
 
-    /// Posts a request; returns the slot that is to have it.
+    /// Posts a request; returns the slot that is to have it, and none where the device takes it in several parts only.
     #[inline(always)]
-    fn post(&mut self, req: &Request) -> Result<u16, Reject> {
+    fn post(&mut self, req: &Request) -> Result<Option<u16>, Reject> {
         if req.nsid != 1 {
             return Err(Reject::Invalid("a virtio block device has one namespace, number 1"));
         }
-        let Some(&slot) = self.free.last() else { return Err(Reject::Full) };
-        let base = self.iova + SLOT * u64::from(slot);
-        self.pieces.clear();
-        self.pieces.push(Segment { iova: base, len: HEADER });
+        // What waits comes first: else it might wait for ever.
+        let Some(&slot) = self.free.last().filter(|_| self.waiting.is_empty()) else { return Err(Reject::Full) };
+        self.begin(slot);
         let (kind, lba) = match req.op {
-            Op::Read { lba } => (IN, self.describe(lba, &req.data)?),
-            Op::Write { lba } => (OUT, self.writable(lba).and_then(|lba| self.describe(lba, &req.data))?),
-            Op::Flush if !self.disk.flush => {
-                return Err(Reject::Invalid("the device has no cache to flush: what was written is durable"));
-            }
-            Op::Flush => (FLUSH, 0),
-            Op::WriteZeroes { lba, blocks } => {
-                (WRITE_ZEROES, self.range(slot, lba, blocks, self.disk.max_write_zeroes)?)
-            }
-            Op::Deallocate { lba, blocks } => (DISCARD, self.range(slot, lba, blocks, self.disk.max_deallocate)?),
-            Op::Compare { .. } => return Err(Reject::Invalid("virtio has no Compare")),
-            Op::Verify { .. } => return Err(Reject::Invalid("virtio has no Verify")),
+            Op::Read { lba } => (IN, lba),
+            Op::Write { lba } => (OUT, self.writable(lba)?),
+            op => match self.without_data(slot, op, &req.data)? {
+                Some(kind) => (kind, 0),
+                None => return Ok(None),
+            },
         };
-        if !matches!(kind, IN | OUT) && !req.data.is_empty() {
-            return Err(Reject::Invalid("this operation takes no data"));
+        if matches!(kind, IN | OUT) && !self.describe(lba, &req.data)? {
+            return Ok(None);
         }
+        self.launch(slot, kind, lba).then_some(Some(slot)).ok_or(Reject::Full)
+    }
+
+    /// Begins to describe a request whose header is that of `slot`.
+    #[inline(always)]
+    fn begin(&mut self, slot: u16) {
+        self.pieces.clear();
+        self.pieces.push(Segment { iova: self.iova + SLOT * u64::from(slot), len: HEADER });
+    }
+
+    /// Posts what was described, with the first free slot, which is `slot`. False, and nothing, without room.
+    #[inline(always)]
+    fn launch(&mut self, slot: u16, kind: u32, lba: u64) -> bool {
         let readable = if kind == IN { 1 } else { self.pieces.len() };
-        self.pieces.push(Segment { iova: base + STATUS_AT as u64, len: 1 });
-        if self.pieces.len() > usize::from(self.ring.size()) {
-            return Err(Reject::Invalid("the request takes more descriptors than the queue has: cut it"));
-        }
-        if self.pieces.len() > usize::from(self.ring.free()) {
-            return Err(Reject::Full);
+        self.pieces.push(Segment { iova: self.iova + SLOT * u64::from(slot) + STATUS_AT as u64, len: 1 });
+        if self.ring.descriptors(self.pieces.len()) > usize::from(self.ring.free()) {
+            return false;
         }
         // Type, then 32 bits that are reserved; the sector. Ranges have theirs elsewhere, and 0 here.
         let words = self.words.at(slot.into());
@@ -174,7 +241,7 @@ impl<R: Ring> Channel<R> {
         if let Some(at) = self.by_id.get_mut(usize::from(id)) {
             *at = slot;
         }
-        Ok(slot)
+        true
     }
 
     /// Sectors of a block.
@@ -194,12 +261,12 @@ impl<R: Ring> Channel<R> {
         }
     }
 
-    /// The pieces of a request's data.
+    /// The pieces of a request's data; false where it is too much for one request.
     #[inline(always)]
-    fn describe(&mut self, lba: u64, data: &Data) -> Result<u64, Reject> {
+    fn describe(&mut self, lba: u64, data: &Data) -> Result<bool, Reject> {
         let bytes = data.len();
-        if bytes == 0 {
-            return Err(Reject::Invalid("there is no data to transfer"));
+        if bytes.wrapping_sub(1) >= MAX_BYTES {
+            return if bytes > 0 { Ok(false) } else { Err(Reject::Invalid("there is no data to transfer")) };
         }
         if bytes & u64::from(self.disk.block_size - 1) != 0 {
             return Err(Reject::Invalid("the data is no multiple of the device's block size"));
@@ -212,37 +279,14 @@ impl<R: Ring> Channel<R> {
             while left > 0 {
                 let len = left.min(self.disk.max_segment);
                 if self.pieces.len() > self.disk.max_segments as usize {
-                    return Err(Reject::Invalid("the data is in more pieces than the device takes: cut it"));
+                    return Ok(false);
                 }
                 self.pieces.push(Segment { iova, len });
                 iova += u64::from(len);
                 left -= len;
             }
         }
-        Ok(lba)
-    }
-
-    /// A range of blocks without data (5.2.6): sector, number of sectors, flags. Returns what the header's sector is: 0.
-    fn range(&mut self, slot: u16, lba: u64, blocks: u32, most: u32) -> Result<u64, Reject> {
-        self.writable(lba)?;
-        if blocks == 0 {
-            return Err(Reject::Invalid("there are no blocks to act on"));
-        }
-        self.in_range(lba, blocks.into())?;
-        if most == 0 {
-            return Err(Reject::Invalid("the device does not have this operation"));
-        }
-        if blocks > most {
-            return Err(Reject::Invalid("more blocks than the device takes in one request: cut it"));
-        }
-        let words = self.words.at(slot.into());
-        let sectors = self.sectors();
-        // Relaxed: the ring publishes them. No flags: blocks that are zeroed are kept.
-        words[2].store((lba * sectors).to_le(), Ordering::Relaxed);
-        words[3].store((u64::from(blocks) * sectors).to_le(), Ordering::Relaxed);
-        let iova = self.iova + SLOT * u64::from(slot) + u64::from(HEADER);
-        self.pieces.push(Segment { iova, len: RANGE });
-        Ok(0)
+        Ok(true)
     }
 
     #[inline]
@@ -278,6 +322,9 @@ impl<R: Ring> Channel<R> {
                 }
             }
         }
+        if !self.waiting.is_empty() {
+            self.post_waiting();
+        }
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(POLLS) {
             self.check_timeouts_at(Instant::now());
@@ -290,37 +337,15 @@ impl<R: Ring> Channel<R> {
     fn finish(&mut self, id: u16) -> Result<Option<Completion>, Fault> {
         let unknown = Fault::NotInFlight { id: id.into() };
         let at = *self.by_id.get(usize::from(id)).ok_or(unknown)?;
-        let slot = self.slots.get_mut(usize::from(at)).filter(|slot| slot.busy).ok_or(unknown)?;
-        slot.busy = false;
+        let slot = self.slots.get_mut(usize::from(at)).ok_or(unknown)?;
         let code = self.status.at(at.into()).load(Ordering::Relaxed);
-        let status = if code == OK { Status::Ok } else { Status::Device(code.into()) };
+        if slot.state != State::Whole {
+            return self.finish_part(at, code).ok_or(unknown);
+        }
+        slot.state = State::Free;
         // There is room: as many as slots.
         self.free.push(at);
-        let completion = Completion { tag: slot.tag, status, data: std::mem::take(&mut slot.data) };
-        Ok((!slot.orphan).then_some(completion))
-    }
-
-    /// Nobody waits for what is in flight any more.
-    pub fn disown(&mut self) {
-        self.slots.iter_mut().for_each(|slot| slot.orphan = true);
-    }
-
-    /// Looks for requests that took too long. There is no abort in virtio: the device is reset.
-    #[cold]
-    pub fn check_timeouts_at(&mut self, now: Instant) {
-        if now < self.next_look || self.in_flight() == 0 {
-            return;
-        }
-        self.next_look = now + LOOK;
-        let timeout = self.life.timeout();
-        let late = self.slots.iter_mut().filter(|slot| slot.busy).any(|slot| {
-            let seen = *slot.seen.get_or_insert(now);
-            now - seen >= timeout || slot.deadline.is_some_and(|deadline| now >= deadline)
-        });
-        if late {
-            let device = self.life.device();
-            self.life.report_fault(Error::Unanswered { device, what: "complete a request", waited: timeout });
-        }
+        Ok(Some(slot.finish(status(code))))
     }
 
     pub fn in_flight(&self) -> usize {
@@ -357,68 +382,13 @@ impl<R: Ring> Channel<R> {
             self.check_timeouts_at(Instant::now());
         }
     }
-
-    /// Why a queue that does not run takes nothing.
-    #[cold]
-    fn closed(&mut self) -> Reject {
-        // With nothing in flight, nothing has to be given back before it starts over.
-        if self.life.step(self.ring.has_taken()) == Some(Step::Restart) && self.in_flight() == 0 {
-            self.restart();
-        }
-        match self.life.state() {
-            QueueState::Running | QueueState::Resetting => Reject::Resetting,
-            QueueState::Failed(_) | QueueState::Gone => Reject::Gone,
-        }
-    }
-
-    fn restart(&mut self) {
-        self.free.clear();
-        self.free.extend((0..self.slots.len() as u16).rev());
-        self.ring.restart();
-        self.life.enter();
-    }
-
-    /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
-    #[cold]
-    fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
-        match self.life.step(self.ring.has_taken()) {
-            None | Some(Step::Stop) => 0,
-            Some(Step::Abort) => self.drain(max, Status::Aborted, false, done),
-            Some(Step::Restart) => {
-                let count = self.drain(max, Status::Aborted, false, done);
-                if self.in_flight() == 0 {
-                    self.restart();
-                }
-                count
-            }
-            Some(Step::Expelled) => self.drain(max, Status::Aborted, true, done),
-            Some(Step::Ended(end)) => {
-                let status = if end.gone { Status::Gone } else { Status::Aborted };
-                self.drain(max, status, !end.harmless, done)
-            }
-        }
-    }
-
-    /// Gives back at most `max` requests that were in flight; or quarantines their buffers.
-    fn drain(&mut self, max: usize, status: Status, quarantine: bool, done: &mut dyn FnMut(Completion)) -> usize {
-        let mut count = 0;
-        for (at, slot) in (0..).zip(self.slots.iter_mut()).filter(|(_, slot)| slot.busy).take(max) {
-            slot.busy = false;
-            let mut data = std::mem::take(&mut slot.data);
-            if quarantine {
-                self.life.quarantined(std::mem::take(&mut data).quarantine());
-            }
-            self.free.push(at);
-            if !slot.orphan {
-                count += 1;
-                done(Completion { tag: slot.tag, status, data });
-            }
-        }
-        count
-    }
 }
 
 impl<R: Ring> Parked for Channel<R> {
+    fn is_lost(&self) -> bool {
+        self.life.is_lost()
+    }
+
     fn check_timeouts(&mut self) {
         // What nobody waits for any more is dropped.
         self.poll_each(usize::MAX, drop);

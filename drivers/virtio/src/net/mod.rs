@@ -7,13 +7,13 @@ mod rx;
 mod tx;
 mod watch;
 
-use crate::device::{self, DeviceType, Handle, Parked, Parts, Shared};
+use crate::device::{self, DeviceType, Handle, Parked, Parts, Record, Shared};
 use crate::error::{Error, Result};
 use crate::feature::net as bit;
 use crate::hardware::Hardware;
 use crate::life::Life;
 use crate::options::Options;
-use crate::ring::{Packed, Ring, RingOptions, Split};
+use crate::ring::{Packed, Ring, Split};
 use config::Facts;
 use control::{Command, ControlQueue};
 use rx::{AnyReceiver, Layout, Receiver};
@@ -23,10 +23,10 @@ use std::sync::{Arc, Mutex};
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
 use wholebar_core::DriverError;
-use wholebar_core::bar::Bar;
+use wholebar_core::bar::{Bar, Doorbell};
 use wholebar_core::channel::Receiver as Channel;
 use wholebar_core::irq::EventFd;
-use wholebar_core::mem::{Arena, Pool};
+use wholebar_core::mem::{Arena, DmaMapping, Pool};
 use wholebar_core::net::{
     Burst, Event, Limits, Link, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxCounters, RxQueue, Statistic,
     TxCounters, TxQueue,
@@ -53,8 +53,12 @@ const LEAST_PACKET: u32 = 1514;
 /// [`Port`]: configuration, queues, statistics, reset.
 pub struct Net(Arc<Handle<Ethernet>>);
 
+/// Makes a virtqueue as the device is told of it, given its memory, number, descriptors, doorbell.
+type Make = dyn Fn(&Arc<Shared>, &Arc<DmaMapping>, u16, u16, Doorbell<u16>) -> Result<(Record, Queue)> + Send + Sync;
+
 /// What a network device is, besides a virtio device.
 pub(crate) struct Ethernet {
+    make: Box<Make>,
     name: String,
     limits: Limits,
     granted: Offloads,
@@ -101,6 +105,13 @@ pub(crate) enum Queue {
 }
 
 impl Parked for Queue {
+    fn is_lost(&self) -> bool {
+        match self {
+            Self::Rx(queue) => queue.is_lost(),
+            Self::Tx(queue) => queue.is_lost(),
+        }
+    }
+
     fn check_timeouts(&mut self) {
         match self {
             Self::Rx(queue) => queue.check_timeouts(),
@@ -141,10 +152,9 @@ impl Net {
         let (features, granted) = config::features(&hw, &facts, mtu, config);
         let features = features | hw.common_features(&options);
         let open = Opening { config, facts, mtu, granted, pairs };
-        let ring = RingOptions::of(features);
         match features & crate::feature::RING_PACKED {
-            0 => open.with::<Split>(hw, options, features, ring),
-            _ => open.with::<Packed>(hw, options, features, ring),
+            0 => open.with::<Split>(hw, options, features),
+            _ => open.with::<Packed>(hw, options, features),
         }
     }
 
@@ -228,7 +238,7 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn with<R: Ring>(self, hw: Hardware, options: Options, features: u64, ring: RingOptions) -> Result<Net> {
+    fn with<R: Ring>(self, hw: Hardware, options: Options, features: u64) -> Result<Net> {
         let Self { config, facts, mtu, granted, pairs } = self;
         let has = |feature: u64| features & feature != 0;
         // Queues are looked at once features are known (4.1.5.1.3), and made known after one more reset.
@@ -257,7 +267,7 @@ impl Opening<'_> {
         let interrupts = device::vectors(&hw, vectored)?;
         hw.check_vectors(interrupts.as_ref(), vectored)?;
         // Rings, and headers for those that send.
-        let each = sizes.iter().map(|size| 48 * u64::from(*size) + 64 * u64::from(headers_of(*size)) + 4096);
+        let each = sizes.iter().map(|size| queue_bytes(*size, features));
         let memory = device::memory(&hw, each.sum::<u64>() + 4 * ControlQueue::BUFFER + (64 << 10))?;
         let allowed = Allowed { header, len: u64::from(mtu) + u64::from(LINK_HEADER), offloads: granted };
 
@@ -267,41 +277,44 @@ impl Opening<'_> {
         }
         hw.reset()?;
         let shared = Shared::new(hw, options, features, interrupts)?;
-        shared.queue_context.attach(memory.arena().clone())?;
-        let (mut records, mut queues, mut counters, mut watches) =
-            (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
-        let mut bells = bells.into_iter();
-        for (pair, sizes) in (0..pairs).zip(sizes.chunks_exact(2)) {
-            let (rx, tx, rx_size, tx_size) = (2 * pair, 2 * pair + 1, sizes[0], sizes[1]);
-            let own: (Arc<RxCounters>, Arc<TxCounters>) = Default::default();
-            let (Some(rx_bell), Some(tx_bell)) = (bells.next(), bells.next()) else { break };
-            let rx_ring = device::ring::<R>(
-                &mut records,
-                memory.clone(),
-                rx,
-                rx_size,
-                ring,
-                config.rx_interrupts.then_some(1 + pair),
-            )?;
-            let tx_ring = device::ring::<R>(&mut records, memory.clone(), tx, tx_size, ring, None)?;
+        let counters: Vec<(Arc<RxCounters>, Arc<TxCounters>)> = (0..pairs).map(|_| Default::default()).collect();
+        let (own, interrupting) = (counters.clone(), config.rx_interrupts);
+        let make = move |shared: &Arc<Shared>, memory: &Arc<DmaMapping>, index: u16, size: u16, bell: Doorbell<u16>| {
+            let (pair, receives) = (index / 2, index.is_multiple_of(2));
+            let (rx, tx) = own.get(usize::from(pair)).cloned().unwrap_or_default();
             let vector = match shared.queue_context.interrupts() {
-                Some(interrupts) if config.rx_interrupts => Some(interrupts.vector(1 + u32::from(pair))?),
+                Some(interrupts) if receives && interrupting => Some(interrupts.vector(1 + u32::from(pair))?),
                 _ => None,
             };
-            let receiver =
-                Receiver::new(Life::new(rx, shared.clone()), rx_ring, layout, rx_bell, own.0.clone(), vector);
-            let headers = Pool::new(memory.arena().clone(), headers_of(tx_size), 64, 64)?.cache(HEADER_BATCH);
-            let sender = Sender::new(Life::new(tx, shared.clone()), tx_ring, allowed, tx_bell, headers, own.1.clone());
-            let [of_rx, of_tx] = [Reminder::new(rx, shared.hw.bell(rx)?), Reminder::new(tx, shared.hw.bell(tx)?)];
-            let patience = shared.options.stall_timeout;
-            watches.push(Watch::new((of_rx, own.0.clone()), (of_tx, own.1.clone()), patience));
-            queues.insert(rx, Queue::Rx(Box::new(receiver)));
-            queues.insert(tx, Queue::Tx(Box::new(sender)));
-            counters.push(own);
+            // What is received goes into single buffers.
+            let number = vector.is_some().then_some(1 + pair);
+            let (ring, record) = device::ring::<R>(memory, (index, size), features, !receives, number)?;
+            let life = Life::new(&record, shared);
+            let queue = if receives {
+                Queue::Rx(Box::new(Receiver::new(life, ring, layout, bell, rx, vector)))
+            } else {
+                let headers = Pool::new(memory.arena().clone(), headers_of(size), 64, 64)?.cache(HEADER_BATCH);
+                shared.queue_context.attach(memory.arena().clone())?;
+                Queue::Tx(Box::new(Sender::new(life, ring, allowed, bell, headers, tx)))
+            };
+            Ok((record, queue))
+        };
+        let (mut records, mut queues, mut watches) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut bells = bells.into_iter();
+        for ((index, size), bell) in (0..).zip(&sizes).zip(bells.by_ref().take(sizes.len())) {
+            let (record, queue) = make(&shared, &memory, index, *size, bell)?;
+            records.push(record);
+            queues.insert(index, queue);
+        }
+        for (pair, (rx, tx)) in (0..).zip(&counters) {
+            let reminder = |index| Ok::<_, Error>(Reminder::new(index, shared.hw.bell(index)?));
+            let (of_rx, of_tx) = (reminder(2 * pair)?, reminder(2 * pair + 1)?);
+            watches.push(Watch::new((of_rx, rx.clone()), (of_tx, tx.clone()), shared.options.stall_timeout));
         }
         let control = match (control_at, bells.next()) {
             (Some(index), Some(bell)) => {
-                let ring = device::ring::<R>(&mut records, memory.clone(), index, control_size, ring, None)?;
+                let (ring, record) = device::ring::<R>(&memory, (index, control_size), features, false, None)?;
+                records.push(record);
                 let buffer = memory.arena().alloc(ControlQueue::BUFFER, 64)?;
                 let iova = memory.iova().offset(buffer.offset()).0;
                 Some(ControlQueue { index, ring: Box::new(ring), bell, buffer, iova })
@@ -311,6 +324,7 @@ impl Opening<'_> {
         let wanted = Wanted { promiscuous: config.promiscuous, rss: config.rss.clone(), ..Wanted::default() };
         let (link, _) = config::link(&shared.hw, features)?;
         let device_type = Ethernet {
+            make: Box::new(make),
             name: shared.hw.name(),
             limits,
             granted,
@@ -333,6 +347,11 @@ impl Opening<'_> {
 
 /// Buffers for headers that are taken from their pool at once.
 const HEADER_BATCH: u32 = 32;
+
+/// Bytes of a queue's memory, at most.
+fn queue_bytes(size: u16, features: u64) -> u64 {
+    device::ring_bytes(size, features, true) + 64 * u64::from(headers_of(size))
+}
 
 /// Buffers for headers of a queue of so many descriptors.
 fn headers_of(size: u16) -> u32 {
@@ -402,6 +421,12 @@ impl DeviceType for Ethernet {
             control.execute(shared, Command::VLAN_ADD, &vlan.to_le_bytes())?;
         }
         Ok(())
+    }
+
+    fn replace(&self, shared: &Arc<Shared>, record: &Record) -> Result<(Record, Queue)> {
+        let Record { index, size, .. } = *record;
+        let memory = device::memory(&shared.hw, queue_bytes(size, shared.features) + (64 << 10))?;
+        (self.make)(shared, &memory, index, size, shared.hw.bell(index)?)
     }
 
     fn changed(&self, shared: &Shared, state: &mut State, tell: &mut dyn FnMut(Event)) -> Result<()> {

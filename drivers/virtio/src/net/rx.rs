@@ -223,6 +223,10 @@ impl<R: Ring> RxQueue for Receiver<R> {
 }
 
 impl<R: Ring> Parked for Receiver<R> {
+    fn is_lost(&self) -> bool {
+        self.life.is_lost()
+    }
+
     fn check_timeouts(&mut self) {
         if !self.life.is_open() {
             self.closed();

@@ -78,9 +78,9 @@ impl<R: Ring> Sender<R> {
         Self { life, ring, allowed, bufs, in_flight: 0, fruitless: 0, headers, sent, bell, counters }
     }
 
-    /// Descriptors that a packet takes: as many as pieces, and one where its header needs one of its own.
+    /// Pieces of a packet: its buffers, and its header where that needs a buffer of its own.
     #[inline(always)]
-    fn descriptors(&self, packet: &Buf) -> usize {
+    fn pieces(&self, packet: &Buf) -> usize {
         let pieces = if packet.next().is_none() { 1 } else { packet.segments().count() };
         pieces + usize::from(packet.headroom() < self.allowed.header.into())
     }
@@ -244,16 +244,17 @@ impl<R: Ring> TxQueue for Sender<R> {
         // Whether some packet takes more descriptors than there can be.
         let mut too_many = false;
         for packet in packets.iter() {
-            let needed = self.descriptors(packet);
-            // One that can never be sent needs none.
-            if needed <= most {
-                if needed > free {
-                    break;
-                }
-                free -= needed;
-            } else {
-                too_many = true;
+            let mut needed = self.pieces(packet);
+            if needed > 1 {
+                // One that can never be sent needs none.
+                let never = needed > most;
+                too_many |= never;
+                needed = if never { 0 } else { self.ring.descriptors(needed) };
             }
+            if needed > free {
+                break;
+            }
+            free -= needed;
             fit += 1;
         }
         let full = fit < packets.len();
@@ -261,7 +262,7 @@ impl<R: Ring> TxQueue for Sender<R> {
         let (mut sent, mut bytes) = (0, 0);
         for packet in packets.take(fit) {
             let len = packet.packet_len();
-            let never = too_many && self.descriptors(&packet) > most;
+            let never = too_many && self.pieces(&packet) > most;
             let verdict = if never { Verdict::Segments } else { self.send(packet) };
             match verdict {
                 Verdict::Sent => {
@@ -312,6 +313,10 @@ impl<R: Ring> TxQueue for Sender<R> {
 }
 
 impl<R: Ring> Parked for Sender<R> {
+    fn is_lost(&self) -> bool {
+        self.life.is_lost()
+    }
+
     fn check_timeouts(&mut self) {
         self.reclaim();
     }

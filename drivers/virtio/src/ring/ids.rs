@@ -133,15 +133,19 @@ impl Ids {
     }
 
     /// What the device said that it used, checked: the buffer to be taken now, and its slot as it was. In order, that is the oldest in flight;
-    /// where the device named a later one, all up to that are used (2.7.9), and those that it did not name wholly.
+    /// where the device named a later one, all up to that are used (2.7.9), and those that it did not name wholly. `says` tells whether `len` is the
+    /// device's word at all, where the buffer has no room for any of it.
     #[inline(always)]
-    pub fn land(&mut self, id: u32, len: u32) -> Result<(Used, Slot), Fault> {
+    pub fn land(&mut self, id: u32, mut len: u32, says: impl FnOnce() -> bool) -> Result<(Used, Slot), Fault> {
         let named = self.slots.get(id as usize).filter(|slot| slot.count > 0);
         let Some(named) = named.filter(|_| self.unpublished == 0 || !self.is_unpublished(id)) else {
             return Err(Fault::NotInFlight { id });
         };
         if len > named.writable {
-            return Err(Fault::Length { id, len, most: named.writable });
+            if named.writable > 0 || says() {
+                return Err(Fault::Length { id, len, most: named.writable });
+            }
+            len = 0;
         }
         let used = Used { id: id as u16, len };
         Ok(match &mut self.order {

@@ -6,18 +6,20 @@
 //! Nothing here knows what buffers hold.
 
 mod ids;
+mod indirect;
 mod packed;
 mod split;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use indirect::bytes as table_bytes;
 pub(crate) use packed::Packed;
 pub(crate) use split::Split;
 
 use crate::error::Fault;
 use crate::feature;
 use std::sync::Arc;
-use wholebar_core::mem::{Arena, Chunk};
+use wholebar_core::mem::{Arena, Chunk, Iova};
 
 /// One piece of a buffer, as the device sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +44,15 @@ pub(crate) struct RingOptions {
     pub event_idx: bool,
     /// VIRTIO_F_IN_ORDER.
     pub in_order: bool,
+    /// VIRTIO_F_INDIRECT_DESC, where the ring is to have tables: where its arena begins as the device sees it.
+    pub indirect: Option<Iova>,
 }
 
 impl RingOptions {
-    /// As the features say.
+    /// As the features say, without tables.
     pub fn of(features: u64) -> Self {
-        Self { event_idx: features & feature::EVENT_IDX != 0, in_order: features & feature::IN_ORDER != 0 }
+        let has = |feature: u64| features & feature != 0;
+        Self { event_idx: has(feature::EVENT_IDX), in_order: has(feature::IN_ORDER), indirect: None }
     }
 }
 
@@ -93,11 +98,14 @@ pub(crate) trait Ring: Send + Sized + 'static {
     /// Descriptors that are free.
     fn free(&self) -> u16;
 
+    /// How many descriptors a buffer of so many pieces takes.
+    fn descriptors(&self, pieces: usize) -> usize;
+
     /// Posts a buffer in one piece, which the device reads, or writes. At least one descriptor is free.
     fn post_one(&mut self, segment: Segment, write: bool) -> u16;
 
-    /// Posts a buffer of several pieces: first `readable` that the device reads, then those that it writes. There is one piece at least, and as
-    /// many descriptors are free.
+    /// Posts a buffer of several pieces: first `readable` that the device reads, then those that it writes. There is one piece at least, and
+    /// as many descriptors are free as [`descriptors`](Self::descriptors) says.
     fn post(&mut self, segments: &[Segment], readable: usize) -> u16;
 
     /// A hint that [`publish`](Self::publish) comes soon: what it reads of the device's is on its way from here on.

@@ -1,6 +1,7 @@
 //! The packed ring (VIRTIO 1.2, 2.8): one ring of descriptors, which the driver makes available and the device marks used in place.
 
 use super::ids::Ids;
+use super::indirect::{self, Tables};
 use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use wholebar_core::{Result, barrier};
 const NEXT: u16 = 1;
 /// VIRTQ_DESC_F_WRITE: the device writes.
 const WRITE: u16 = 2;
+/// VIRTQ_DESC_F_INDIRECT: the buffer is a table of descriptors.
+const INDIRECT: u16 = 4;
 /// VIRTQ_DESC_F_AVAIL and VIRTQ_DESC_F_USED (2.8.1).
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -70,6 +73,7 @@ pub(crate) struct Packed {
     /// Descriptor and flags, of each side's event suppression.
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
+    tables: Option<Tables>,
     areas: Areas,
 }
 
@@ -97,12 +101,14 @@ impl Ring for Packed {
     fn new(arena: Arc<Arena>, size: u16, options: RingOptions) -> Result<Self> {
         let driver = (16 * u64::from(size)).next_multiple_of(128);
         let device = driver + 128;
-        let chunk = arena.alloc(device + 4, 128)?;
+        let tables = (device + 4).next_multiple_of(16);
+        let chunk = arena.alloc(tables + options.indirect.map_or(0, |_| indirect::bytes(size)), 128)?;
         let addresses: DmaRing<Field<AtomicU64, 0, 16>> = DmaRing::within(&chunk, 0, size.into())?;
         let lengths: DmaRing<Field<AtomicU32, 8, 16>> = DmaRing::within(&chunk, 0, size.into())?;
         let words: DmaRing<Field<[AtomicU16; 2], 12, 16>> = DmaRing::within(&chunk, 0, size.into())?;
         let driver_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, driver, 1)?;
         let device_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, device, 1)?;
+        let tables = options.indirect.map(|base| Tables::within(&chunk, tables, size, base)).transpose()?;
         let zero = {
             let (addresses, lengths, words) = (addresses.clone(), lengths.clone(), words.clone());
             let events = [driver_event.clone(), device_event.clone()];
@@ -127,6 +133,7 @@ impl Ring for Packed {
             words,
             driver_event,
             device_event,
+            tables,
             areas: Areas { chunk, driver, device, zero },
         };
         ring.restart();
@@ -156,9 +163,28 @@ impl Ring for Packed {
         id
     }
 
+    fn descriptors(&self, pieces: usize) -> usize {
+        if self.tables.as_ref().is_some_and(|tables| tables.take(pieces)) { 1 } else { pieces }
+    }
+
     fn post(&mut self, segments: &[Segment], readable: usize) -> u16 {
         let id = self.ids.claim();
         let mut writable = 0u32;
+        if let Some(tables) = self.tables.as_ref().filter(|tables| tables.take(segments.len())) {
+            for (i, segment) in segments.iter().enumerate() {
+                let mut flags = 0;
+                if i >= readable {
+                    writable = writable.saturating_add(segment.len);
+                    flags = WRITE;
+                }
+                // All of a table is one buffer: no flag says that it goes on (2.8.7).
+                tables.describe(id, i, *segment, u64::from(flags) << 16);
+            }
+            self.describe(id, tables.segment(id, segments.len()), INDIRECT);
+            self.ids.launch(id, 1, writable);
+            self.free -= 1;
+            return id;
+        }
         for (i, segment) in segments.iter().enumerate() {
             let mut flags = if i + 1 < segments.len() { NEXT } else { 0 };
             if i >= readable {
@@ -218,7 +244,8 @@ impl Ring for Packed {
                 }
                 barrier::after_status();
                 let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
-                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len)?
+                // Without the flag the length is ignored (2.8.4): DPDK's vhost leaves there what the driver wrote. Others, QEMU among them, never set it.
+                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len, || flags & WRITE != 0)?
             }
         };
         self.ids.give_back(used.id);

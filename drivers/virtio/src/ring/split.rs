@@ -1,6 +1,7 @@
 //! The split ring (VIRTIO 1.2, 2.7): a table of descriptors, a ring of those that are available, a ring of those that were used.
 
 use super::ids::Ids;
+use super::indirect::{self, Tables};
 use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use wholebar_core::{Result, barrier};
 const NEXT: u64 = 1;
 /// VIRTQ_DESC_F_WRITE: the device writes.
 const WRITE: u64 = 2;
+/// VIRTQ_DESC_F_INDIRECT: the buffer is a table of descriptors.
+const INDIRECT: u64 = 4;
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (2.7.7).
 const NO_INTERRUPT: u16 = 1;
 /// VIRTQ_USED_F_NO_NOTIFY (2.7.10).
@@ -38,6 +41,7 @@ pub(crate) struct Split {
     /// Identifier, length.
     used_ring: DmaRing<[AtomicU32; 2]>,
     avail_event: DmaRing<AtomicU16>,
+    tables: Option<Tables>,
     areas: Areas,
 }
 
@@ -83,7 +87,8 @@ impl Ring for Split {
         // 8 bytes is in two lines, or in two pages, which a device may find far apart.
         let driver = (16 * n).next_multiple_of(128);
         let device = driver + (6 + 2 * n).next_multiple_of(128) + 4;
-        let chunk = arena.alloc(device + 6 + 8 * n, 128)?;
+        let tables = (device + 6 + 8 * n).next_multiple_of(16);
+        let chunk = arena.alloc(tables + options.indirect.map_or(0, |_| indirect::bytes(size)), 128)?;
         let table = DmaRing::within(&chunk, 0, size.into())?;
         let avail_head = DmaRing::within(&chunk, driver, 2)?;
         let avail = DmaRing::within(&chunk, driver + 4, size.into())?;
@@ -91,6 +96,7 @@ impl Ring for Split {
         let used_head = DmaRing::within(&chunk, device, 2)?;
         let used_ring = DmaRing::within(&chunk, device + 4, size.into())?;
         let avail_event = DmaRing::within(&chunk, device + 4 + 8 * n, 1)?;
+        let tables = options.indirect.map(|base| Tables::within(&chunk, tables, size, base)).transpose()?;
         let zero = {
             let halves = [&avail_head, &avail, &used_event, &used_head, &avail_event].map(DmaRing::clone);
             let (table, used): (DmaRing<[AtomicU64; 2]>, DmaRing<[AtomicU32; 2]>) = (table.clone(), used_ring.clone());
@@ -115,6 +121,7 @@ impl Ring for Split {
             used_head,
             used_ring,
             avail_event,
+            tables,
             areas: Areas { chunk, driver, device, zero },
         };
         ring.restart();
@@ -144,7 +151,28 @@ impl Ring for Split {
         id
     }
 
+    fn descriptors(&self, pieces: usize) -> usize {
+        if self.tables.as_ref().is_some_and(|tables| tables.take(pieces)) { 1 } else { pieces }
+    }
+
     fn post(&mut self, segments: &[Segment], readable: usize) -> u16 {
+        if let Some(tables) = self.tables.as_ref().filter(|tables| tables.take(segments.len())) {
+            let id = self.ids.claim();
+            let mut writable = 0u32;
+            for (i, segment) in segments.iter().enumerate() {
+                let next = i + 1;
+                let mut rest = if next < segments.len() { NEXT | (next as u64) << 16 } else { 0 };
+                if i >= readable {
+                    writable = writable.saturating_add(segment.len);
+                    rest |= WRITE;
+                }
+                tables.describe(id, i, *segment, rest);
+            }
+            self.describe(id, tables.segment(id, segments.len()), INDIRECT, 0);
+            self.ids.launch(id, 1, writable);
+            self.offer(id);
+            return id;
+        }
         let head = self.ids.claim();
         let (mut id, mut writable) = (head, 0u32);
         for (i, segment) in segments.iter().enumerate() {
@@ -205,7 +233,7 @@ impl Ring for Split {
             None => {
                 let entry = self.used_ring.at(self.taken.into());
                 let [id, len] = [0, 1].map(|i| u32::from_le(entry[i].load(Ordering::Relaxed)));
-                self.ids.land(id, len)?
+                self.ids.land(id, len, || true)?
             }
         };
         self.taken = self.taken.wrapping_add(1);

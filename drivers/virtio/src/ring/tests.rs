@@ -9,6 +9,18 @@ use wholebar_core::mem::{ArenaOptions, DmaRing, Field};
 /// A buffer as the device finds it: identifier, pieces with whether it may write them.
 type Found = (u16, Vec<(u64, u32, bool)>);
 
+/// Where rings' arenas are as devices see them.
+const BASE: Iova = Iova(0x7_0000_0000);
+
+/// A table of descriptors, as a device reads it: address; length, and what is behind it.
+fn table(chunk: &Chunk, address: u64, len: u32) -> Vec<[u64; 2]> {
+    assert!(len > 0 && len.is_multiple_of(16) && address.is_multiple_of(16));
+    let mut bytes = vec![0; len as usize];
+    chunk.read(address - BASE.0 - chunk.offset(), &mut bytes).unwrap();
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    (0..bytes.len()).step_by(16).map(|at| [word(at), word(at + 8)]).collect()
+}
+
 /// The device's side of a ring.
 trait Other {
     fn over(areas: &Areas, size: u16) -> Self;
@@ -37,6 +49,7 @@ struct SplitDevice {
     used_head: DmaRing<AtomicU16>,
     used_ring: DmaRing<[AtomicU32; 2]>,
     avail_event: DmaRing<AtomicU16>,
+    chunk: Chunk,
 }
 
 impl Other for SplitDevice {
@@ -53,6 +66,7 @@ impl Other for SplitDevice {
             used_head: DmaRing::within(chunk, *device, 2).unwrap(),
             used_ring: DmaRing::within(chunk, device + 4, size.into()).unwrap(),
             avail_event: DmaRing::within(chunk, device + 4 + 8 * n, 1).unwrap(),
+            chunk: chunk.clone(),
         }
     }
 
@@ -67,6 +81,17 @@ impl Other for SplitDevice {
         let (mut id, mut pieces) = (head, Vec::new());
         loop {
             let [address, rest] = [0, 1].map(|i| u64::from_le(self.table.at(id.into())[i].load(Ordering::Relaxed)));
+            if rest >> 32 & 4 != 0 {
+                assert!(pieces.is_empty() && rest >> 32 & 3 == 0);
+                let table = table(&self.chunk, address, rest as u32);
+                for (i, [address, rest]) in (1..).zip(&table) {
+                    // Each goes on in the one behind it, but for the last (2.7.5.3).
+                    let next = if i < table.len() { 1 | (i as u64) << 16 } else { 0 };
+                    assert_eq!(rest >> 32 & !2, next);
+                    pieces.push((*address, *rest as u32, rest >> 32 & 2 != 0));
+                }
+                return Some((head, pieces));
+            }
             pieces.push((address, rest as u32, rest >> 32 & 2 != 0));
             if rest >> 32 & 1 == 0 {
                 return Some((head, pieces));
@@ -114,6 +139,7 @@ struct PackedDevice {
     words: DmaRing<Field<[AtomicU16; 2], 12, 16>>,
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
+    chunk: Chunk,
 }
 
 impl PackedDevice {
@@ -137,6 +163,7 @@ impl Other for PackedDevice {
             words: DmaRing::within(chunk, 0, size.into()).unwrap(),
             driver_event: DmaRing::within(chunk, *driver, 1).unwrap(),
             device_event: DmaRing::within(chunk, *device, 1).unwrap(),
+            chunk: chunk.clone(),
         }
     }
 
@@ -151,7 +178,16 @@ impl Other for PackedDevice {
             }
             let address = u64::from_le(self.addresses.at(at.into()).load(Ordering::Relaxed));
             let len = u32::from_le(self.lengths.at(at.into()).load(Ordering::Relaxed));
-            pieces.push((address, len, flags & 2 != 0));
+            if flags & 4 != 0 {
+                assert!(pieces.is_empty() && flags & 3 == 0);
+                for [address, rest] in table(&self.chunk, address, len) {
+                    // Of the flags the device looks at one (2.8.7).
+                    assert_eq!(rest >> 32 & !(2 << 16), 0);
+                    pieces.push((address, rest as u32, rest >> 48 & 2 != 0));
+                }
+            } else {
+                pieces.push((address, len, flags & 2 != 0));
+            }
             Self::step(&mut self.seen, 1, self.size);
             if flags & 1 == 0 {
                 return Some((u16::from_le(self.words.at(at.into())[0].load(Ordering::Relaxed)), pieces));
@@ -167,7 +203,7 @@ impl Other for PackedDevice {
         let (at, wrap) = self.used;
         self.lengths.at(at.into()).store(len.to_le(), Ordering::Relaxed);
         self.words.at(at.into())[0].store(last.to_le(), Ordering::Relaxed);
-        let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 };
+        let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 } | u16::from(len > 0) << 1;
         self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
         Self::step(&mut self.used, descriptors, self.size);
     }
@@ -204,9 +240,9 @@ fn segment(i: u64) -> Segment {
     Segment { iova: 0x1000 * i, len: 100 + i as u32 }
 }
 
-const PLAIN: RingOptions = RingOptions { event_idx: false, in_order: false };
-const ORDER: RingOptions = RingOptions { event_idx: false, in_order: true };
-const EVENTS: RingOptions = RingOptions { event_idx: true, in_order: false };
+const PLAIN: RingOptions = RingOptions { event_idx: false, in_order: false, indirect: None };
+const ORDER: RingOptions = RingOptions { event_idx: false, in_order: true, indirect: None };
+const EVENTS: RingOptions = RingOptions { event_idx: true, in_order: false, indirect: None };
 
 /// Each body, on both formats.
 macro_rules! both {
@@ -231,6 +267,7 @@ both! {
     notices_are_given_where_they_are_wanted,
     interrupts_are_asked_for,
     restarted_it_is_as_new,
+    pieces_in_a_table_take_one_descriptor,
     a_device_on_another_thread,
 }
 
@@ -252,6 +289,29 @@ fn buffers_go_there_and_come_back<R: Ring, D: Other>() {
     device.give_back(one, 0, 1);
     assert_eq!(ring.take().unwrap(), Some(Used { id: one, len: 0 }));
     assert_eq!((ring.take().unwrap(), ring.free()), (None, 8));
+}
+
+fn pieces_in_a_table_take_one_descriptor<R: Ring, D: Other>() {
+    for in_order in [false, true] {
+        let options = RingOptions { in_order, indirect: Some(BASE), ..PLAIN };
+        // Tables of eight: a longer buffer is a chain.
+        let (mut ring, mut device) = pair::<R, D>(1024, options);
+        assert_eq!([1, 2, 8, 9].map(|pieces| ring.descriptors(pieces)), [1, 1, 1, 9]);
+        for lap in 0..3 {
+            let lens = [2, 9, 8, 1].map(|n| (0..n).map(|i| segment(10 * n + i)).collect::<Vec<_>>());
+            let ids: Vec<_> = lens.iter().map(|segments| ring.post(segments, 1)).collect();
+            assert_eq!(ring.free(), 1024 - 12, "lap {lap}");
+            ring.publish();
+            for (id, segments) in ids.iter().zip(&lens) {
+                let pieces: Vec<_> = (0..).zip(segments).map(|(i, s)| (s.iova, s.len, i > 0)).collect();
+                assert_eq!(device.find().unwrap(), (*id, pieces));
+                let (room, count) = (segments[1..].iter().map(|s| s.len).sum(), ring.descriptors(segments.len()));
+                device.give_back(*id, room, count as u16);
+                assert_eq!(ring.take().unwrap(), Some(Used { id: *id, len: room }));
+            }
+            assert_eq!((ring.take().unwrap(), ring.free()), (None, 1024));
+        }
+    }
 }
 
 fn nothing_is_seen_before_it_is_published<R: Ring, D: Other>() {
@@ -443,7 +503,7 @@ fn a_device_on_another_thread<R: Ring, D: Other + Send + 'static>() {
 #[test]
 fn a_split_index_that_runs_ahead_is_refused() {
     for in_order in [false, true] {
-        let (mut ring, mut device) = pair::<Split, SplitDevice>(8, RingOptions { event_idx: false, in_order });
+        let (mut ring, mut device) = pair::<Split, SplitDevice>(8, RingOptions { in_order, ..PLAIN });
         let first = ring.post_one(segment(1), true);
         let last = ring.post_one(segment(2), true);
         ring.publish();
@@ -457,6 +517,32 @@ fn a_split_index_that_runs_ahead_is_refused() {
             device.give_back_batch(last, 0, 1, 0);
             assert_eq!(ring.take(), Ok(Some(Used { id: first, len: 101 })));
             assert_eq!(ring.take(), Err(Fault::Batch));
+        }
+    }
+}
+
+/// As DPDK's vhost does: a used descriptor has the length that the driver wrote, and no flag that says that the device wrote anything.
+#[test]
+fn a_packed_length_without_its_flag_is_ignored() {
+    for in_order in [false, true] {
+        let (mut ring, mut device) = pair::<Packed, PackedDevice>(8, RingOptions { event_idx: false, in_order });
+        let id = ring.post_one(segment(5), false);
+        ring.publish();
+        device.give_back(id, 0, 1);
+        device.lengths.at(0).store(105u32.to_le(), Ordering::Relaxed);
+        assert_eq!(ring.take(), Ok(Some(Used { id, len: 0 })));
+        // What it may write to is as long as it says, flag or not, and not longer.
+        for (len, taken) in [(104, Ok(104)), (106, Err(Fault::Length { id: 0, len: 106, most: 105 }))] {
+            let id = ring.post_one(segment(5), true);
+            ring.publish();
+            let at = device.used.0;
+            device.give_back(id, 0, 1);
+            device.lengths.at(at.into()).store(u32::to_le(len), Ordering::Relaxed);
+            let expected = taken.map(|len| Some(Used { id, len }));
+            let fault = |fault| {
+                if let Fault::Length { len, most, .. } = fault { Fault::Length { id: 0, len, most } } else { fault }
+            };
+            assert_eq!(ring.take().map_err(fault), expected);
         }
     }
 }
@@ -514,7 +600,8 @@ fn agrees<R: Ring, D: Other>(steps: Vec<Step>, log: u32, options: RingOptions) -
         match step {
             Step::Post { readable, writable } => {
                 let n = (readable + writable) as u16;
-                if n == 0 || n > ring.free() {
+                let descriptors = ring.descriptors(n.into()) as u16;
+                if n == 0 || n > size || descriptors > ring.free() {
                     continue;
                 }
                 let segments: Vec<_> = (0..n).map(|i| segment(next + u64::from(i))).collect();
@@ -523,7 +610,7 @@ fn agrees<R: Ring, D: Other>(steps: Vec<Step>, log: u32, options: RingOptions) -
                 let id =
                     if n == 1 { ring.post_one(segments[0], readable == 0) } else { ring.post(&segments, readable) };
                 posted.push((id, pieces));
-                free -= n;
+                free -= descriptors;
             }
             Step::Publish => {
                 ring.publish();
@@ -543,8 +630,9 @@ fn agrees<R: Ring, D: Other>(steps: Vec<Step>, log: u32, options: RingOptions) -
                 let which = if options.in_order { 0 } else { which % held.len() };
                 let ((id, pieces), room) = held.remove(which);
                 let len = room / 4 * share;
-                device.give_back(id, len, pieces.len() as u16);
-                used.push_back((Used { id, len }, pieces.len() as u16));
+                let descriptors = ring.descriptors(pieces.len()) as u16;
+                device.give_back(id, len, descriptors);
+                used.push_back((Used { id, len }, descriptors));
             }
             Step::Take => {
                 let taken = ring.take().map_err(|fault| TestCaseError::fail(fault.to_string()))?;
@@ -564,13 +652,17 @@ proptest! {
     })]
 
     #[test]
-    fn split_agrees_with_its_device(steps in steps(), log in 1..5u32, in_order: bool, event_idx: bool) {
-        agrees::<Split, SplitDevice>(steps, log, RingOptions { event_idx, in_order })?;
+    fn split_agrees_with_its_device(
+        steps in steps(), log in 1..5u32, in_order: bool, event_idx: bool, tables: bool
+    ) {
+        agrees::<Split, SplitDevice>(steps, log, RingOptions { event_idx, in_order, indirect: tables.then_some(BASE) })?;
     }
 
     #[test]
-    fn packed_agrees_with_its_device(steps in steps(), log in 1..5u32, in_order: bool, event_idx: bool) {
-        agrees::<Packed, PackedDevice>(steps, log, RingOptions { event_idx, in_order })?;
+    fn packed_agrees_with_its_device(
+        steps in steps(), log in 1..5u32, in_order: bool, event_idx: bool, tables: bool
+    ) {
+        agrees::<Packed, PackedDevice>(steps, log, RingOptions { event_idx, in_order, indirect: tables.then_some(BASE) })?;
     }
 
     /// Any words in the device's area: an error or a buffer in flight, never anything else, and each buffer once.

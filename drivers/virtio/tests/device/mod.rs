@@ -81,6 +81,9 @@ pub struct State {
     /// What the used ring says of the next command, where that is not the truth: identifier, length, how far the index moves.
     pub lie: Option<(u32, u32, u16)>,
     pub notified: Vec<u16>,
+    /// Queues that were reset alone, and whether such a reset does not end.
+    pub reset_alone: Vec<u16>,
+    pub stuck: bool,
     pub generation: u8,
     select: [u32; 2],
     queue: u16,
@@ -122,6 +125,8 @@ pub fn by_hand(spec: Spec) -> Rig {
         gives_up: false,
         lie: None,
         notified: vec![],
+        reset_alone: vec![],
+        stuck: false,
         generation: 0,
         select: [0; 2],
         queue: 0,
@@ -178,6 +183,16 @@ impl State {
         let (mut at, mut pieces) = (head, Vec::new());
         loop {
             let [address, rest] = [0, 1].map(|i| u64::from_le(table[usize::from(at)][i].load(Ordering::Relaxed)));
+            if rest >> 32 & 4 != 0 {
+                assert!(pieces.is_empty() && self.features & 1 << 28 != 0, "an indirect descriptor");
+                let mut bytes = vec![0; rest as u32 as usize];
+                assert!(host.dma(Iova(address), bytes.len() as u64).unwrap().read(0, &mut bytes));
+                pieces.extend(bytes.chunks_exact(16).map(|entry| {
+                    let rest = u64::from_le_bytes(entry[8..].try_into().unwrap());
+                    (u64::from_le_bytes(entry[..8].try_into().unwrap()), rest as u32, rest >> 32 & 2 != 0)
+                }));
+                return Some((head, pieces));
+            }
             pieces.push((address, rest as u32, rest >> 32 & 2 != 0));
             if rest >> 32 & 1 == 0 {
                 return Some((head, pieces));
@@ -306,7 +321,7 @@ fn configuration_space(spec: &Spec) -> Vec<u8> {
     (bytes[6], bytes[0x2e]) = (0x10, 1);
     if spec.capabilities {
         bytes[0x34] = 0x40;
-        for (i, (kind, at, len)) in [(1, COMMON, 0x38), (2, NOTIFY, 0x100), (4, DEVICE, 64u32)].into_iter().enumerate()
+        for (i, (kind, at, len)) in [(1, COMMON, 0x3c), (2, NOTIFY, 0x100), (4, DEVICE, 64u32)].into_iter().enumerate()
         {
             let cap = 0x40 + 20 * i;
             bytes[cap..cap + 5].copy_from_slice(&[9, if i < 2 { cap as u8 + 20 } else { 0 }, 20, kind, 4]);
@@ -349,7 +364,9 @@ impl State {
         if let Some(queue) = self.queues.get(usize::from(self.queue)) {
             put(0x18, queue.size.into(), 2);
             put(0x1a, queue.vector.into(), 2);
+            put(0x1c, queue.enabled.into(), 2);
             put(0x1e, self.queue.into(), 2);
+            put(0x3a, self.stuck.into(), 2);
         }
         bytes[DEVICE as usize..][..self.spec.config.len()].copy_from_slice(&self.spec.config);
         bytes
@@ -382,6 +399,11 @@ impl State {
                 let area = &mut queue.areas[(offset as usize - 0x20) / 8];
                 let shift = offset % 8 * 8;
                 *area = *area & !(0xffff_ffff << shift) | value << shift;
+            }
+            (0x3a, Some(queue)) => {
+                assert!(value == 1 && self.features & 1 << 40 != 0, "a queue is reset");
+                *queue = Queue { size: largest, vector: 0xffff, ..Queue::default() };
+                self.reset_alone.push(self.queue);
             }
             _ => panic!("a write of {value:#x} at {offset:#x}"),
         }

@@ -8,7 +8,6 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::mapping::{copy_in, copy_out};
-use super::pool::Inner;
 use crate::prefetch;
 use crate::ring::Ring;
 use std::cell::UnsafeCell;
@@ -22,7 +21,8 @@ pub(super) struct Meta {
     data: NonNull<u8>,
     /// Where in the arena the buffer starts.
     offset: u64,
-    pool: NonNull<Inner>,
+    /// The free buffers of its pool, where it goes home to. Two buffers with one such ring are of one pool.
+    home: NonNull<Ring<Buf>>,
     arena: u32,
     capacity: u32,
     /// Touched only by the holder of the one `Buf`.
@@ -171,8 +171,8 @@ impl Offload {
 #[inline]
 pub fn give_back(bufs: &mut Vec<Buf>) {
     while let Some(first) = bufs.first() {
-        let pool = first.meta().pool;
-        let run = bufs.iter().take_while(|buf| buf.is_single_of(pool)).count();
+        let home = first.meta().home;
+        let run = bufs.iter().take_while(|buf| buf.is_single_of(home)).count();
         if run == 0 {
             // The first is one that others follow.
             drop(bufs.swap_remove(0));
@@ -180,14 +180,14 @@ pub fn give_back(bufs: &mut Vec<Buf>) {
         }
         // SAFETY: a pool with buffers out is never freed, and these are out until they can be taken from the ring. It has room for all
         // of its pool's buffers.
-        unsafe { Ring::push_some_at(&raw const (*pool.as_ptr()).free, bufs, run) };
+        unsafe { Ring::push_some_at(home.as_ptr(), bufs, run) };
     }
 }
 
 impl Meta {
-    pub(super) fn new(data: NonNull<u8>, offset: u64, pool: NonNull<Inner>, arena: u32, capacity: u32) -> Self {
+    pub(super) fn new(data: NonNull<u8>, offset: u64, home: NonNull<Ring<Buf>>, arena: u32, capacity: u32) -> Self {
         let state = State { next: None, word: 0, len: 0, head: 0, flags: 0, hash: 0, vlan: 0, raw: false };
-        Self { data, offset, pool, arena, capacity, state: UnsafeCell::new(state) }
+        Self { data, offset, home, arena, capacity, state: UnsafeCell::new(state) }
     }
 
     pub(super) fn capacity(&self) -> u32 {
@@ -253,10 +253,10 @@ impl Buf {
         prefetch::write(self.meta().data.as_ptr(), 128);
     }
 
-    /// Whether it is of this pool, and nothing follows it.
+    /// Whether it is of the pool with these free buffers, and nothing follows it.
     #[inline(always)]
-    pub(super) fn is_single_of(&self, pool: NonNull<Inner>) -> bool {
-        self.meta().pool == pool && self.state().next.is_none()
+    pub(super) fn is_single_of(&self, home: NonNull<Ring<Buf>>) -> bool {
+        self.meta().home == home && self.state().next.is_none()
     }
 
     /// Forgets what it was used for. Nothing follows it.
@@ -566,11 +566,11 @@ impl Drop for Buf {
         while let Some(mut buf) = next {
             next = buf.take_next();
         }
-        let pool = self.meta().pool.as_ptr();
-        // SAFETY: a pool with buffers out is never freed, and this one is out until it can be taken from the ring. `home` takes this
-        // handle's place, which nobody uses any more. The ring has room for all of the pool's buffers.
-        let home = unsafe { Ring::push_at(&raw const (*pool).free, Self(self.0)) };
-        home.unwrap_or_else(std::mem::forget);
+        let home = self.meta().home.as_ptr();
+        // SAFETY: a pool with buffers out is never freed, and this one is out until it can be taken from the ring. What is pushed takes
+        // this handle's place, which nobody uses any more. The ring has room for all of the pool's buffers.
+        let pushed = unsafe { Ring::push_at(home, Self(self.0)) };
+        pushed.unwrap_or_else(std::mem::forget);
     }
 }
 

@@ -46,9 +46,9 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-pub(super) struct Inner {
+struct Inner {
     /// The buffers that are home. Each of the pool's is here once, or out.
-    pub(super) free: Ring<Buf>,
+    free: Ring<Buf>,
     meta: Box<[Meta]>,
     chunk: Chunk,
 }
@@ -74,12 +74,14 @@ impl Pool {
         let (start, arena_id) = (chunk.offset(), arena.id());
         let free = Ring::new((count as usize).next_power_of_two())?;
         let inner = NonNull::from(Box::leak(Box::new(Inner { free, meta: Box::default(), chunk })));
+        // SAFETY: `inner` is what was leaked, and no field of that is at address 0.
+        let home = unsafe { NonNull::new_unchecked(&raw mut (*inner.as_ptr()).free) };
         let meta = (0..u64::from(count))
             .map(|index| {
                 let offset = start.saturating_add(index.saturating_mul(stride));
                 // SAFETY: the chunk holds `count` strides from `start` on.
                 let data = unsafe { arena.mapping().base().add(offset as usize) };
-                Meta::new(data, offset, inner, arena_id, size)
+                Meta::new(data, offset, home, arena_id, size)
             })
             .collect();
         // SAFETY: nobody else knows of `inner` yet.
@@ -263,7 +265,7 @@ impl PoolCache {
 
     #[inline(always)]
     fn owns(&self, buf: &Buf) -> bool {
-        buf.is_single_of(self.pool.0.0)
+        buf.is_single_of(NonNull::from(&self.pool.inner().free))
     }
 }
 

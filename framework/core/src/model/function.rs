@@ -1,11 +1,14 @@
 //! A model with its memory and interrupts: the part that the in-process backend and the vfio-user server have in common.
 
+#[cfg(feature = "vhost-user")]
+use super::dma::Dma;
 use super::dma::DmaTable;
 use super::host::{Host, Irqs};
 use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Arena, Iova, Mapping};
-use crate::pci::{Irq, IrqInfo, Prot, RegionCap, RegionInfo};
+use crate::pci::config::{CapabilityId, Config};
+use crate::pci::{CONFIG, Irq, IrqInfo, Prot, RegionCap, RegionInfo};
 use crate::{Result, Work};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -15,6 +18,8 @@ pub struct ModelFunction<M: ?Sized> {
     shape: Shape,
     irqs: Irqs,
     dma: DmaTable,
+    /// Where the enable bit of the MSI-X capability is in configuration space, while MSI-X is enabled: the byte whose bit 7 it is.
+    msix_enabled: Option<u64>,
     model: M,
 }
 
@@ -30,7 +35,7 @@ impl<M: Model> ModelFunction<M> {
             (table.start..table.end.min(pages.len())).step_by(4).for_each(|at| _ = pages.u32(at));
         }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
-        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), shape, model }
+        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), msix_enabled: None, shape, model }
     }
 
     /// Wraps `model` for a peer that may be hostile, whose eventfds are never waited for.
@@ -86,15 +91,34 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.shape.irqs.get(index as usize).copied().unwrap_or_default()
     }
 
-    /// Reads a region: from its memory where that is direct, else from the model.
+    /// Reads a region: from its memory where that is direct, else from the model. MSI-X reads as enabled while it is, as the kernel sets that bit.
     ///
     /// # Errors
     /// [`Refused`]: `EINVAL` outside of the region, else the model's.
     pub fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+        self.read_model(region, offset, buf)?;
+        if region == CONFIG
+            && let Some(at) = self.msix_enabled.and_then(|at| at.checked_sub(offset))
+            && let Some(byte) = buf.get_mut(at as usize)
+        {
+            *byte |= 1 << 7;
+        }
+        Ok(())
+    }
+
+    fn read_model(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         match self.place(region, offset, buf.len() as u64)? {
             Some(pages) => pages.access(offset, Trap::Read(buf)),
             None => self.model.read(region, offset, buf),
         }
+    }
+
+    /// Where the enable bit of MSI-X is: bit 15 of the word at 2 in its capability (PCI Express Base 6.0, 7.7.2.2). None where there is no such capability.
+    fn msix_enable_bit(&mut self) -> Option<u64> {
+        let mut bytes = vec![0; self.model_region(CONFIG)?.size.min(4096) as usize];
+        self.read_model(CONFIG, 0, &mut bytes).ok()?;
+        let found = Config::from_bytes(&self.shape.name, bytes).ok()?.find(CapabilityId::MSIX)?;
+        Some(u64::from(found.offset) + 3)
     }
 
     /// Writes a region; the counterpart of [`read`](Self::read). Writes of the MSI-X table and the PBA are dropped, as the kernel does.
@@ -119,6 +143,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     }
 
     /// Whether a peer's descriptor is one to signal: an eventfd, which is not waited for.
+    #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
     pub(crate) fn may_signal(&self, fd: &OwnedFd) -> bool {
         let nonblocking =
             || rustix::fs::fcntl_getfl(fd).is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK));
@@ -133,6 +158,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         let count = fds.len() as u32;
         self.irqs.set(index, first, fds).ok_or(Refused(libc::EINVAL))?;
         if index == Irq::Msix.index() {
+            self.msix_enabled = self.msix_enable_bit();
             (first..first + count).for_each(|v| self.show_vector(v));
         }
         Ok(())
@@ -142,6 +168,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     pub fn disable_irqs(&mut self, index: u32) {
         self.irqs.clear(index);
         if index == Irq::Msix.index() {
+            self.msix_enabled = None;
             (0..self.irq_info(index).count).for_each(|v| self.show_vector(v));
         }
     }
@@ -225,6 +252,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// [`Refused`] with `EEXIST` where they overlap another map.
     pub fn dma_map_unreachable(&mut self, iova: Iova, len: u64) -> Result<(), Refused> {
         self.dma.map(iova, None, 0, len, false)
+    }
+
+    /// The memory at `iova`, as the model reaches it; `None` where not all of it is mapped.
+    #[cfg(feature = "vhost-user")]
+    pub(crate) fn dma(&self, iova: Iova, len: u64) -> Option<Dma<'_>> {
+        self.dma.find(iova, len)
     }
 
     /// Unmaps exactly one map.

@@ -39,9 +39,9 @@ pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
 pub use watchdog::TxWatchdog;
 
-pub use crate::block::QueueState;
 use crate::irq::EventFd;
 use crate::reactor::Armed;
+pub use crate::reset::QueueState;
 use std::sync::Arc;
 
 /// A receive queue, owned by one core.

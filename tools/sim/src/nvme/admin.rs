@@ -28,9 +28,6 @@ mod feature {
         [ARBITRATION, POWER, TEMPERATURE, ERROR_RECOVERY, WRITE_CACHE, QUEUES, COALESCING, VECTOR, ATOMICITY, EVENTS];
 }
 
-/// The most of a log page that one command gets where there is no limit by MDTS, in bytes.
-const LOG_LIMIT: u64 = 1 << 20;
-
 /// What Set Features changes.
 pub(super) struct Features {
     /// Those that are only remembered, by their identifier.
@@ -64,7 +61,7 @@ impl Features {
 }
 
 /// How an admin command ended: its status and dword 0; `None` where the answer comes later.
-type Outcome = Result<Option<u32>, Status>;
+pub(super) type Outcome = Result<Option<u32>, Status>;
 
 /// Done, with nothing to tell.
 const DONE: Outcome = Ok(Some(0));
@@ -78,7 +75,7 @@ impl Nvme {
         }
         match cmd.opcode() {
             admin::IDENTIFY => {
-                let page = identify::identify(&self.params, &self.store.namespaces, cmd)?;
+                let page = identify::identify(&self.params, &self.manage, &self.store.namespaces, cmd)?;
                 data::copy_out(host, cmd, &page[..], self.rules)?;
                 DONE
             }
@@ -92,6 +89,15 @@ impl Nvme {
             admin::ABORT => Ok(Some(u32::from(!self.abort(cmd.cdw10() as u16, (cmd.cdw10() >> 16) as u16)))),
             admin::ASYNC_EVENT => self.events.request(cmd.cid()).map(|()| None),
             admin::DOORBELL_BUFFER if self.params.shadow => self.doorbell_buffer(host, cmd),
+            admin::FORMAT => self.format(cmd),
+            admin::SANITIZE => self.sanitize(cmd),
+            admin::SELF_TEST => self.self_test(cmd),
+            admin::FIRMWARE_DOWNLOAD => self.firmware_download(host, cmd),
+            admin::FIRMWARE_COMMIT => self.firmware_commit(cmd),
+            admin::SECURITY_SEND => self.security_send(host, cmd),
+            admin::SECURITY_RECEIVE => self.security_receive(host, cmd),
+            admin::NAMESPACE_MANAGEMENT if self.params.spare > 0 => self.namespace_management(host, cmd),
+            admin::NAMESPACE_ATTACHMENT if self.params.spare > 0 => self.namespace_attachment(host, cmd),
             _ => Err(Status::INVALID_OPCODE),
         }
     }
@@ -295,10 +301,12 @@ impl Nvme {
                 log::smart(&health, &self.store.counters, &self.errors)
             }
             log::page::SMART => return Err(Status::INVALID_FIELD),
-            log::page::FIRMWARE => log::firmware_slot(),
+            log::page::FIRMWARE => self.manage.firmware_slots(),
+            log::page::SELF_TEST => self.manage.self_test_log(),
+            log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
             log::page::SUPPORTED => log::supported(),
-            log::page::COMMANDS => log::commands(self.params.shadow),
+            log::page::COMMANDS => log::commands(self.params.shadow, self.params.spare > 0),
             log::page::FEATURES => log::features(&feature::ALL),
             log::page::MANAGEMENT => log::management(),
             _ => return Err(Status::INVALID_LOG_PAGE),
@@ -307,7 +315,7 @@ impl Nvme {
             return Err(Status::INVALID_FIELD);
         }
         log.drain(..offset as usize);
-        log.resize((dwords * 4).min(LOG_LIMIT) as usize, 0);
+        log.resize((dwords * 4).min(data::LONGEST) as usize, 0);
         data::copy_out(host, cmd, &log, self.rules)?;
         if !retain {
             self.events.read(id);

@@ -91,10 +91,19 @@ pub(super) mod admin {
     pub(crate) const SET_FEATURES: u8 = 0x09;
     pub(crate) const GET_FEATURES: u8 = 0x0a;
     pub(crate) const ASYNC_EVENT: u8 = 0x0c;
+    pub(crate) const NAMESPACE_MANAGEMENT: u8 = 0x0d;
+    pub(crate) const FIRMWARE_COMMIT: u8 = 0x10;
+    pub(crate) const FIRMWARE_DOWNLOAD: u8 = 0x11;
+    pub(crate) const SELF_TEST: u8 = 0x14;
+    pub(crate) const NAMESPACE_ATTACHMENT: u8 = 0x15;
     pub(crate) const DOORBELL_BUFFER: u8 = 0x7c;
+    pub(crate) const FORMAT: u8 = 0x80;
+    pub(crate) const SECURITY_SEND: u8 = 0x81;
+    pub(crate) const SECURITY_RECEIVE: u8 = 0x82;
+    pub(crate) const SANITIZE: u8 = 0x84;
 
     /// Those that are there always.
-    pub(crate) const ALL: [u8; 10] = [
+    pub(crate) const ALL: [u8; 17] = [
         DELETE_SQ,
         CREATE_SQ,
         GET_LOG_PAGE,
@@ -105,7 +114,16 @@ pub(super) mod admin {
         SET_FEATURES,
         GET_FEATURES,
         ASYNC_EVENT,
+        FIRMWARE_COMMIT,
+        FIRMWARE_DOWNLOAD,
+        SELF_TEST,
+        FORMAT,
+        SECURITY_SEND,
+        SECURITY_RECEIVE,
+        SANITIZE,
     ];
+    /// Those that are there where there is capacity for namespaces.
+    pub(crate) const NAMESPACES: [u8; 2] = [NAMESPACE_MANAGEMENT, NAMESPACE_ATTACHMENT];
 }
 
 /// I/O opcodes (nvm 3, figure "Opcodes for NVM Commands"; Flush is in base 7.1).
@@ -113,13 +131,17 @@ pub(super) mod io {
     pub(crate) const FLUSH: u8 = 0x00;
     pub(crate) const WRITE: u8 = 0x01;
     pub(crate) const READ: u8 = 0x02;
+    pub(crate) const WRITE_UNCORRECTABLE: u8 = 0x04;
     pub(crate) const COMPARE: u8 = 0x05;
     pub(crate) const WRITE_ZEROES: u8 = 0x08;
     pub(crate) const DATASET: u8 = 0x09;
     pub(crate) const VERIFY: u8 = 0x0c;
 
+    pub(crate) const COPY: u8 = 0x19;
+
     /// Those that are there.
-    pub(crate) const ALL: [u8; 7] = [FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES, DATASET, VERIFY];
+    pub(crate) const ALL: [u8; 9] =
+        [FLUSH, WRITE, READ, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, DATASET, VERIFY, COPY];
 }
 
 /// A completion's Status Field without its phase bit (base 3.3.3.2.1): SC in bits 7:0, SCT in 10:8, M in 13, DNR in 14.
@@ -169,6 +191,8 @@ impl Status {
     pub(super) const SGL_LENGTH: Self = Self::generic(0x0f);
     pub(super) const SGL_TYPE: Self = Self::generic(0x11);
     pub(super) const PRP_OFFSET: Self = Self::generic(0x13);
+    /// A retry may come later.
+    pub(super) const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub(super) const WRITE_PROTECTED: Self = Self::generic(0x20);
     pub(super) const LBA_OUT_OF_RANGE: Self = Self::generic(0x80);
     // Command specific (base figure "Command Specific Status Values").
@@ -176,10 +200,24 @@ impl Status {
     pub(super) const INVALID_QUEUE_ID: Self = Self::specific(0x01);
     pub(super) const INVALID_QUEUE_SIZE: Self = Self::specific(0x02);
     pub(super) const TOO_MANY_EVENTS: Self = Self::specific(0x05);
+    pub(super) const INVALID_FIRMWARE_SLOT: Self = Self::specific(0x06);
+    pub(super) const INVALID_FIRMWARE_IMAGE: Self = Self::specific(0x07);
     pub(super) const INVALID_VECTOR: Self = Self::specific(0x08);
     pub(super) const INVALID_LOG_PAGE: Self = Self::specific(0x09);
+    pub(super) const INVALID_FORMAT: Self = Self::specific(0x0a);
     pub(super) const INVALID_QUEUE_DELETION: Self = Self::specific(0x0c);
     pub(super) const NOT_SAVEABLE: Self = Self::specific(0x0d);
+    /// It was stored: a controller level reset has it run.
+    pub(super) const FIRMWARE_NEEDS_RESET: Self = Self(1 << 8 | 0x11);
+    pub(super) const INSUFFICIENT_CAPACITY: Self = Self::specific(0x15);
+    pub(super) const NO_NAMESPACE_ID: Self = Self::specific(0x16);
+    pub(super) const ALREADY_ATTACHED: Self = Self::specific(0x18);
+    pub(super) const NOT_ATTACHED: Self = Self::specific(0x1a);
+    pub(super) const THIN_PROVISIONING: Self = Self::specific(0x1b);
+    pub(super) const INVALID_CONTROLLER_LIST: Self = Self::specific(0x1c);
+    pub(super) const SELF_TEST_IN_PROGRESS: Self = Self::specific(0x1d);
+    // Command specific, of the NVM command set (nvm 3.2.2).
+    pub(super) const COPY_LIMIT: Self = Self::specific(0x83);
     // Media and data integrity (base figure "Media and Data Integrity Error Values").
     pub(super) const WRITE_FAULT: Self = Self::media(0x80);
     pub(super) const UNRECOVERED_READ: Self = Self::media(0x81);

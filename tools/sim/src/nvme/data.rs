@@ -11,6 +11,9 @@ use wholebar_core::model::{Dma, Entries, Host, ReadOnly};
 /// How many SGL descriptors a command may have.
 const MAX_DESCRIPTORS: u32 = 4096;
 
+/// The longest data that is made for a command at once, where there is no limit by MDTS, in bytes.
+pub(super) const LONGEST: u64 = 1 << 20;
+
 /// What a walk needs to know beside the command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules {

@@ -2,7 +2,8 @@
 
 use super::bits::Status;
 use super::command::Command;
-use super::io::Namespace;
+use super::io::{self, Namespace};
+use super::manage::{Manage, SHIFTS, SLOTS};
 use super::params::NvmeParams;
 
 /// Every Identify data structure has this many bytes.
@@ -25,55 +26,86 @@ pub(super) fn firmware() -> [u8; 8] {
 }
 
 /// Answers an Identify command.
-pub(super) fn identify(params: &NvmeParams, namespaces: &[Namespace], cmd: &Command) -> Result<Page, Status> {
+pub(super) fn identify(
+    params: &NvmeParams,
+    manage: &Manage,
+    namespaces: &[Namespace],
+    cmd: &Command,
+) -> Result<Page, Status> {
+    let managed = params.spare > 0;
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
     match cmd.cdw10() & 0xff {
         // Of one that is not active: zeros (base 5.17.2.1).
         0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
-        0x01 => Ok(controller(params, namespaces.len() as u32)),
+        0x01 => Ok(controller(params, manage, namespaces)),
         0x02 if !params.namespace_list => Err(Status::INVALID_FIELD),
         0x02 if cmd.nsid() >= 0xffff_fffe => Err(Status::INVALID_NAMESPACE),
-        0x02 => Ok(active(namespaces, cmd.nsid())),
+        0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
         // The NVM command set's controller data: limits of Verify, Write Zeroes and Dataset Management, all 0: none.
         0x06 if cmd.cdw11() >> 24 == 0 => Ok(blank()),
+        // Those that are there, attached or not (base 5.17.2.8, 5.17.2.9), and the controllers (5.17.2.10, 5.17.2.11): this one, whose identifier is 0.
+        0x10 if managed && cmd.nsid() < 0xffff_fffe => Ok(list(namespaces, cmd.nsid(), |ns| ns.allocated)),
+        0x11 if managed => find(cmd.nsid()).map(|ns| if ns.allocated { namespace(params, ns) } else { blank() }),
+        0x12 if managed => Ok(controllers(cmd, find(cmd.nsid())?.attached)),
+        0x13 if managed => Ok(controllers(cmd, true)),
         _ => Err(Status::INVALID_FIELD),
     }
 }
 
+/// A controller list (base 4.4.1) of this one, where it is among them, and not before the one that is asked for.
+fn controllers(cmd: &Command, among: bool) -> Page {
+    let mut page = blank();
+    page[0] = u8::from(among && cmd.cdw10() >> 16 == 0);
+    page
+}
+
 /// CNS 01h (base 5.17.2.1).
-fn controller(params: &NvmeParams, count: u32) -> Page {
+fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace]) -> Page {
+    let managed = params.spare > 0;
     let mut page = blank();
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &crate::config::VENDOR.to_le_bytes());
     put(2, &crate::config::VENDOR.to_le_bytes());
     put(4, &padded::<20>(&params.serial));
     put(24, &padded::<40>("wholebar NVMe model"));
-    put(64, &firmware());
+    put(64, &manage.firmware());
     put(77, &[params.mdts]);
     put(80, &super::VERSION.to_le_bytes());
     // OAES: Namespace Attribute Notices.
     put(92, &(1u32 << 8).to_le_bytes());
     // CNTRLTYPE: an I/O controller.
     put(111, &[1]);
-    // OACS: Doorbell Buffer Config.
-    put(256, &(u16::from(params.shadow) << 8).to_le_bytes());
+    // OACS: Security Send and Receive, Format NVM, firmware, Namespace Management, Device Self-test, Doorbell Buffer Config.
+    put(256, &(0b1_0111 | u16::from(managed) << 3 | u16::from(params.shadow) << 8).to_le_bytes());
     put(258, &[ABORT_LIMIT - 1, EVENT_LIMIT as u8 - 1]);
-    // FRMW: one slot, read-only.
-    put(260, &[0b011]);
+    // FRMW: the first slot can only be read; activation without a reset.
+    put(260, &[1 << 4 | (SLOTS as u8) << 1 | 1]);
     // LPA: commands supported and effects; log page offsets; the log pages that 2.0 brought.
     put(261, &[0b10_0110]);
     put(262, &[ERROR_LOG as u8 - 1]);
     put(266, &(WARNING_TEMPERATURE + KELVIN).to_le_bytes());
     put(268, &(CRITICAL_TEMPERATURE + KELVIN).to_le_bytes());
+    if managed {
+        // TNVMCAP and UNVMCAP.
+        let used: u128 = namespaces.iter().map(|ns| u128::from(ns.bytes)).sum();
+        put(280, &(used + u128::from(manage.unallocated)).to_le_bytes());
+        put(296, &u128::from(manage.unallocated).to_le_bytes());
+    }
+    // EDSTT: an extended self-test takes a minute at most. DSTO: one at a time. FWUG: 4 KiB.
+    put(316, &[1, 0, 1, 1]);
+    // SANICAP: crypto erase, block erase, overwrite.
+    put(328, &0b111u32.to_le_bytes());
     // Queue entries of 64 and 16 bytes, no others.
     put(512, &[0x66, 0x44]);
-    put(516, &count.to_le_bytes());
-    // ONCS: Compare, Dataset Management, Write Zeroes, Verify.
-    put(520, &0b1000_1101u16.to_le_bytes());
+    put(516, &(namespaces.len() as u32).to_le_bytes());
+    // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, Verify, Copy.
+    put(520, &0b1_1000_1111u16.to_le_bytes());
     // VWC: there is one, and Flush takes the broadcast namespace id.
     put(525, &[0b111]);
+    // OCFS: Copy descriptors of format 0.
+    put(534, &[1]);
     // SGLS: any length and alignment.
     put(536, &u32::from(params.sgl).to_le_bytes());
     put(768, format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))).as_bytes());
@@ -94,21 +126,25 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     // DLFEAT: what deallocated blocks read as.
     put(33, &[u8::from(ns.media.zeroes_deallocated())]);
     put(46, &params.noiob.to_le_bytes());
-    put(48, &(ns.blocks << ns.shift).to_le_bytes());
+    put(48, &ns.bytes.to_le_bytes());
+    // MSSRL, MCL, MSRC.
+    put(74, &io::COPY_RANGE_BLOCKS.to_le_bytes());
+    put(76, &io::COPY_BLOCKS.to_le_bytes());
+    put(80, &[io::COPY_RANGES - 1]);
     // NSATTR: write protected.
     put(99, &[u8::from(ns.read_only)]);
-    for (i, shift) in [9u32, 12].into_iter().enumerate() {
+    for (i, shift) in SHIFTS.into_iter().enumerate() {
         put(128 + 4 * i, &(shift << 16).to_le_bytes());
     }
     page
 }
 
-/// CNS 02h: the ids above `after`.
-fn active(namespaces: &[Namespace], after: u32) -> Page {
+/// CNS 02h and 10h: the ids above `after`.
+fn list(namespaces: &[Namespace], after: u32, which: impl Fn(&Namespace) -> bool) -> Page {
     let mut page = blank();
     let (slots, _) = page.as_chunks_mut::<4>();
-    let active = (1u32..).zip(namespaces).skip(after as usize).filter(|(_, ns)| ns.attached);
-    for (slot, (nsid, _)) in slots.iter_mut().zip(active) {
+    let those = (1u32..).zip(namespaces).skip(after as usize).filter(|(_, ns)| which(ns));
+    for (slot, (nsid, _)) in slots.iter_mut().zip(those) {
         *slot = nsid.to_le_bytes();
     }
     page

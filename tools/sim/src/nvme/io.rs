@@ -3,6 +3,7 @@
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
+use super::uncorrectable::Uncorrectable;
 use crate::media::Media;
 use wholebar_core::model::Host;
 
@@ -12,9 +13,14 @@ pub(super) struct Namespace {
     pub(super) shift: u32,
     /// How many blocks.
     pub(super) blocks: u64,
+    /// Bytes of it, whatever its blocks are.
+    pub(super) bytes: u64,
     pub(super) read_only: bool,
+    /// There is one of this identifier.
+    pub(super) allocated: bool,
     /// It is active: attached to the controller.
     pub(super) attached: bool,
+    pub(super) uncorrectable: Uncorrectable,
     pub(super) media: Media,
 }
 
@@ -27,6 +33,8 @@ pub(super) struct Store {
     /// Volatile write cache on: written data is durable after a flush only.
     pub(super) write_cache: bool,
     pub(super) counters: Counters,
+    /// A sanitize operation runs: nothing else is done.
+    pub(super) sanitizing: bool,
     /// What the commands of this turn cost so far, in bytes.
     pub(super) spent: u64,
 }
@@ -43,6 +51,10 @@ pub(super) struct Counters {
 
 /// Dataset Management ranges that one command can name (nvm 3.2.3).
 const RANGES: usize = 256;
+/// What a Copy can be (nvm 4.1.5.1): its source ranges (MSRC, and 1), the blocks of one (MSSRL), and of all (MCL).
+pub(super) const COPY_RANGES: u8 = 16;
+pub(super) const COPY_RANGE_BLOCKS: u16 = 256;
+pub(super) const COPY_BLOCKS: u32 = 1024;
 /// What a list of SGL descriptors or of ranges costs beside the data that it describes, as if it were so many bytes: a list is about as long.
 const LIST: u64 = 64 << 10;
 
@@ -66,6 +78,9 @@ impl Store {
         if cmd.fuse() != 0 {
             return Err(Status::INVALID_FIELD);
         }
+        if self.sanitizing {
+            return Err(Status::SANITIZE_IN_PROGRESS);
+        }
         match cmd.opcode() {
             io::READ => self.read(host, cmd, rules),
             io::WRITE => self.write(host, cmd, rules),
@@ -74,6 +89,8 @@ impl Store {
             io::WRITE_ZEROES => self.write_zeroes(cmd),
             io::DATASET => self.dataset(host, cmd, rules),
             io::VERIFY => self.verify(cmd),
+            io::WRITE_UNCORRECTABLE => self.write_uncorrectable(cmd),
+            io::COPY => self.copy(host, cmd, rules),
             _ => Err(Status::INVALID_OPCODE),
         }
     }
@@ -81,9 +98,16 @@ impl Store {
     /// A fault: detaches a namespace, or attaches all that were detached. Returns those that changed.
     pub(super) fn attach(&mut self, nsid: u32, attach: bool) -> Vec<u32> {
         let all = (1..).zip(&mut self.namespaces);
-        let mut changed: Vec<_> = all.filter(|(id, ns)| ns.attached != attach && (attach || *id == nsid)).collect();
+        let mut changed: Vec<_> =
+            all.filter(|(id, ns)| ns.allocated && ns.attached != attach && (attach || *id == nsid)).collect();
         changed.iter_mut().for_each(|(_, ns)| ns.attached = attach);
         changed.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// A namespace that is there, attached or not.
+    pub(super) fn allocated(&mut self, nsid: u32) -> Result<&mut Namespace, Status> {
+        let ns = self.namespaces.get_mut((nsid as usize).wrapping_sub(1));
+        ns.filter(|ns| ns.allocated).ok_or(Status::INVALID_NAMESPACE)
     }
 
     #[inline]
@@ -110,6 +134,7 @@ impl Store {
     #[inline]
     fn read(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         let (ns, mut at, len) = self.transfer(cmd)?;
+        ns.readable(at, len)?;
         data::walk(host, cmd, len, rules, |dma| {
             ns.media.read(at, &dma)?;
             at += dma.len();
@@ -124,6 +149,7 @@ impl Store {
     fn write(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         let (ns, mut at, len) = self.transfer(cmd)?;
         ns.may_write()?;
+        ns.written(at, len);
         data::walk(host, cmd, len, rules, |dma| {
             ns.media.write(at, &dma)?;
             at += dma.len();
@@ -136,6 +162,7 @@ impl Store {
 
     fn compare(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         let (ns, mut at, len) = self.transfer(cmd)?;
+        ns.readable(at, len)?;
         data::walk(host, cmd, len, rules, |dma| {
             ns.media.compare(at, &dma)?;
             at += dma.len();
@@ -150,6 +177,7 @@ impl Store {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         ns.may_write()?;
+        ns.written(at, len);
         ns.media.zero(at, len)?;
         self.spent += len;
         self.settle(cmd)
@@ -158,9 +186,55 @@ impl Store {
     fn verify(&mut self, cmd: &Command) -> Result<(), Status> {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
+        ns.readable(at, len)?;
         ns.media.verify(at, len)?;
         self.spent += len;
         Ok(())
+    }
+
+    /// Write Uncorrectable (nvm 3.2.7).
+    fn write_uncorrectable(&mut self, cmd: &Command) -> Result<(), Status> {
+        let ns = self.namespace(cmd.nsid())?;
+        let (at, len) = ns.extent(cmd)?;
+        ns.may_write()?;
+        ns.uncorrectable.mark(at >> ns.shift..(at + len) >> ns.shift)
+    }
+
+    /// Copy (nvm 3.2.2), with descriptors of format 0.
+    fn copy(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
+        self.spent += LIST;
+        let ns = active(&mut self.namespaces, cmd.nsid())?;
+        let (to, count) = (cmd.cdw10_11(), (cmd.cdw12() & 0xff) + 1);
+        if cmd.cdw12() >> 8 & 0xf != 0 {
+            return Err(Status::INVALID_FIELD);
+        }
+        if count > COPY_RANGES.into() {
+            return Err(Status::COPY_LIMIT);
+        }
+        let mut bytes = [0; COPY_RANGES as usize * 32];
+        data::copy_in(host, cmd, &mut bytes[..count as usize * 32], rules)?;
+        let (words, _) = bytes[..count as usize * 32].as_chunks::<8>();
+        let (entries, _) = words.as_chunks::<4>();
+        let ranges = || entries.iter().map(|e| e.map(u64::from_le_bytes)).map(|[_, lba, n, _]| (lba, (n & 0xffff) + 1));
+        let total: u64 = ranges().map(|(_, blocks)| blocks).sum();
+        if ranges().any(|(_, blocks)| blocks > COPY_RANGE_BLOCKS.into()) || total > COPY_BLOCKS.into() {
+            return Err(Status::COPY_LIMIT);
+        }
+        ns.may_write()?;
+        ns.check(to, total)?;
+        let mut copied = vec![0; (total << ns.shift) as usize];
+        let mut done = 0;
+        for (lba, blocks) in ranges() {
+            ns.check(lba, blocks)?;
+            let (at, len) = (lba << ns.shift, blocks << ns.shift);
+            ns.readable(at, len)?;
+            ns.media.load(at, &mut copied[done..done + len as usize])?;
+            done += len as usize;
+        }
+        ns.written(to << ns.shift, total << ns.shift);
+        ns.media.store(to << ns.shift, &copied)?;
+        self.spent += 2 * done as u64;
+        self.settle(cmd)
     }
 
     fn flush(&mut self, cmd: &Command) -> Result<(), Status> {
@@ -190,6 +264,7 @@ impl Store {
         }
         if deallocate {
             for (lba, blocks) in ranges() {
+                ns.written(lba << ns.shift, blocks << ns.shift);
                 ns.media.deallocate(lba << ns.shift, blocks << ns.shift)?;
             }
         }
@@ -211,7 +286,11 @@ impl Store {
 fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Namespace, Status> {
     let ns = namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
     // One that is there, but is not active: base 3.2.1.4.
-    if ns.attached { Ok(ns) } else { Err(Status::INVALID_FIELD) }
+    match (ns.attached, ns.allocated) {
+        (true, _) => Ok(ns),
+        (false, true) => Err(Status::INVALID_FIELD),
+        (false, false) => Err(Status::INVALID_NAMESPACE),
+    }
 }
 
 impl Namespace {
@@ -229,6 +308,18 @@ impl Namespace {
             Some(end) if end <= self.blocks => Ok(()),
             _ => Err(Status::LBA_OUT_OF_RANGE),
         }
+    }
+
+    /// Whether bytes can be read: none of their blocks is marked as uncorrectable.
+    #[inline]
+    fn readable(&self, at: u64, len: u64) -> Result<(), Status> {
+        self.uncorrectable.check(at >> self.shift..(at + len) >> self.shift)
+    }
+
+    /// They are written.
+    #[inline]
+    fn written(&mut self, at: u64, len: u64) {
+        self.uncorrectable.written(at >> self.shift..(at + len) >> self.shift);
     }
 
     #[inline]

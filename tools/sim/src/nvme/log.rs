@@ -1,7 +1,7 @@
 //! What the controller remembers to tell: the error log, SMART, the firmware slot, and asynchronous events (base 5.2, 5.16); and what it can do.
 
 use super::bits::{Status, admin, io};
-use super::identify::{self, ERROR_LOG, EVENT_LIMIT};
+use super::identify::{ERROR_LOG, EVENT_LIMIT};
 use super::io::Counters;
 use std::collections::VecDeque;
 
@@ -13,12 +13,14 @@ pub(super) mod page {
     pub(crate) const FIRMWARE: u8 = 0x03;
     pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
     pub(crate) const COMMANDS: u8 = 0x05;
+    pub(crate) const SELF_TEST: u8 = 0x06;
     pub(crate) const FEATURES: u8 = 0x12;
     pub(crate) const MANAGEMENT: u8 = 0x13;
+    pub(crate) const SANITIZE: u8 = 0x81;
 
-    /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5).
-    pub(crate) const ALL: [u8; 8] =
-        [SUPPORTED, ERROR, SMART, FIRMWARE, CHANGED_NAMESPACES, COMMANDS, FEATURES, MANAGEMENT];
+    /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5), but for those of self-tests and of sanitizing, which go with these.
+    pub(crate) const ALL: [u8; 10] =
+        [SUPPORTED, ERROR, SMART, FIRMWARE, CHANGED_NAMESPACES, COMMANDS, SELF_TEST, FEATURES, MANAGEMENT, SANITIZE];
 }
 
 /// An asynchronous event (base 5.2, "Asynchronous Event Request").
@@ -30,6 +32,8 @@ pub(super) enum Event {
     TemperatureThreshold,
     /// A namespace was attached or detached (notice, 00h).
     NamespacesChanged,
+    /// A sanitize operation is done (I/O command specific status, 01h).
+    SanitizeCompleted,
 }
 
 impl Event {
@@ -38,12 +42,13 @@ impl Event {
             Self::InvalidDoorbellValue => 0,
             Self::TemperatureThreshold => 1,
             Self::NamespacesChanged => 2,
+            Self::SanitizeCompleted => 6,
         }
     }
 
     fn info(self) -> u8 {
         match self {
-            Self::InvalidDoorbellValue | Self::TemperatureThreshold => 1,
+            Self::InvalidDoorbellValue | Self::TemperatureThreshold | Self::SanitizeCompleted => 1,
             Self::NamespacesChanged => 0,
         }
     }
@@ -54,6 +59,7 @@ impl Event {
             Self::InvalidDoorbellValue => page::ERROR,
             Self::TemperatureThreshold => page::SMART,
             Self::NamespacesChanged => page::CHANGED_NAMESPACES,
+            Self::SanitizeCompleted => page::SANITIZE,
         }
     }
 
@@ -125,7 +131,13 @@ impl Events {
         if log_page == page::CHANGED_NAMESPACES {
             self.changed.clear();
         }
-        for event in [Event::InvalidDoorbellValue, Event::TemperatureThreshold, Event::NamespacesChanged] {
+        let all = [
+            Event::InvalidDoorbellValue,
+            Event::TemperatureThreshold,
+            Event::NamespacesChanged,
+            Event::SanitizeCompleted,
+        ];
+        for event in all {
             if event.log_page() == log_page {
                 self.masked &= !(1 << event.kind());
             }
@@ -214,19 +226,17 @@ pub(super) fn smart(health: &Health, counters: &Counters, errors: &ErrorLog) -> 
     page
 }
 
-/// The Firmware Slot Information log (base 5.16.1.4): slot 1 is active.
-pub(super) fn firmware_slot() -> Vec<u8> {
-    let mut page = vec![0; 512];
-    page[0] = 1;
-    page[8..16].copy_from_slice(&identify::firmware());
-    page
-}
-
 /// What is there, and what it does: bits of Supported Log Pages (5.16.1.1), Commands Supported and Effects (5.16.1.6) and Feature Identifiers
 /// Supported and Effects (5.16.1.17) alike.
 const THERE: u32 = 1;
 /// It changes blocks.
 const CHANGES_BLOCKS: u32 = 1 << 1;
+/// It changes what namespaces can do, which there are, what the controller can do.
+const CHANGES_NAMESPACES: u32 = 1 << 2;
+const CHANGES_INVENTORY: u32 = 1 << 3;
+const CHANGES_CONTROLLER: u32 = 1 << 4;
+/// No other command runs meanwhile (CSE 2).
+const ALONE: u32 = 2 << 16;
 /// Its scope: a namespace, or the controller.
 const OF_NAMESPACE: u32 = 1 << 20;
 const OF_CONTROLLER: u32 = 1 << 21;
@@ -244,11 +254,20 @@ pub(super) fn supported() -> Vec<u8> {
 }
 
 /// The Commands Supported and Effects log (base 5.16.1.6): admin commands, then those of I/O.
-pub(super) fn commands(doorbell_buffer: bool) -> Vec<u8> {
+pub(super) fn commands(doorbell_buffer: bool, namespaces: bool) -> Vec<u8> {
     let admin = admin::ALL.into_iter().chain(doorbell_buffer.then_some(admin::DOORBELL_BUFFER));
-    let admin = admin.map(|opcode| (opcode.into(), THERE | OF_CONTROLLER));
+    let admin = admin.chain(admin::NAMESPACES.into_iter().filter(move |_| namespaces)).map(|opcode| {
+        let changes = match opcode {
+            admin::FORMAT => CHANGES_BLOCKS | CHANGES_NAMESPACES | ALONE,
+            admin::SANITIZE => CHANGES_BLOCKS | ALONE,
+            admin::NAMESPACE_MANAGEMENT | admin::NAMESPACE_ATTACHMENT => CHANGES_INVENTORY,
+            admin::FIRMWARE_COMMIT => CHANGES_CONTROLLER,
+            _ => 0,
+        };
+        (opcode.into(), THERE | OF_CONTROLLER | changes)
+    });
     let io = io::ALL.map(|opcode| {
-        let changes = matches!(opcode, io::WRITE | io::WRITE_ZEROES | io::DATASET);
+        let changes = matches!(opcode, io::WRITE | io::WRITE_ZEROES | io::DATASET | io::WRITE_UNCORRECTABLE | io::COPY);
         (256 + usize::from(opcode), THERE | OF_NAMESPACE | if changes { CHANGES_BLOCKS } else { 0 })
     });
     table(1024, admin.chain(io))

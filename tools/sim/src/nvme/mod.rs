@@ -1,14 +1,16 @@
 //! A model of an NVMe controller: NVM Express Base Specification 2.0, NVM Command Set 1.0, over PCIe 1.0.
 //!
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
-//! and SGLs, the usual log pages and features, shadow doorbells, MSI-X. It has *not*: namespace management, firmware
-//! update, security, metadata, fused commands, arbitration other than round robin.
+//! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
+//! namespaces that come and go. It has *not*: metadata, fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `bits` | registers, opcodes, status codes |
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
+//! | `manage` | formats, sanitizing, self-tests, firmware, security protocols, namespace management |
+//! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
 //! | `poll` | one poll: doorbells, commands, completions, and faults where they are asked for |
 //! | `mod` | the controller: registers and state |
@@ -27,9 +29,11 @@ mod data;
 mod identify;
 mod io;
 mod log;
+mod manage;
 mod params;
 mod poll;
 mod queue;
+mod uncorrectable;
 
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
@@ -44,12 +48,14 @@ use command::{Answer, Command};
 use data::Rules;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
+use manage::{Manage, SPARE_NAMESPACES};
 use poll::Held;
 use queue::{Cq, QueueLost, Sq};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use uncorrectable::Uncorrectable;
 use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
@@ -81,6 +87,7 @@ pub struct Nvme {
     queues: Queues,
     shadow: Option<Shadow>,
     features: Features,
+    manage: Manage,
     events: Events,
     errors: ErrorLog,
     /// Admin completions that found no room yet.
@@ -190,6 +197,7 @@ impl Nvme {
             queues: Queues::none(params.queues),
             shadow: None,
             features: Features::new(params.queues),
+            manage: Manage::new(params.spare),
             events: Events::default(),
             errors: ErrorLog::default(),
             deferred: VecDeque::new(),
@@ -204,6 +212,7 @@ impl Nvme {
                 },
                 write_cache: true,
                 counters: Counters::default(),
+                sanitizing: false,
                 spent: 0,
             },
             batch: Vec::with_capacity(poll::BURST as usize),
@@ -303,6 +312,7 @@ impl Nvme {
         self.queues = Queues::none(self.params.queues);
         self.shadow = None;
         self.features = Features::new(self.params.queues);
+        self.manage.reset();
         self.events = Events::default();
         self.deferred.clear();
         self.held.clear();
@@ -471,11 +481,23 @@ impl Model for Nvme {
 /// The namespaces that `params` describe.
 fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
     let sizes = params.blocks.iter().cycle().take(params.namespaces as usize);
-    sizes
+    let there = sizes
         .map(|block| {
             let (media, size, read_only) = Media::open(&params.backing, params.size, (*block).into())?;
             let shift = block.trailing_zeros();
-            Ok(Namespace { shift, blocks: size >> shift, read_only, attached: true, media })
+            let (blocks, bytes) = (size >> shift, size);
+            Ok(Namespace {
+                shift,
+                blocks,
+                bytes,
+                read_only,
+                allocated: true,
+                attached: true,
+                media,
+                ..Namespace::none()
+            })
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    let free = if params.spare > 0 { SPARE_NAMESPACES } else { 0 };
+    Ok(there.into_iter().chain((0..free).map(|_| Namespace::none())).collect())
 }

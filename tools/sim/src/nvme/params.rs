@@ -15,6 +15,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("ro", "0 or 1: open the file for reading only (0)"),
     ("ns", "how many namespaces, 1 to 10000 (1)"),
     ("nslist", "0 or 1: have the list of active namespaces, which some lack (1)"),
+    ("spare", "BYTES for namespaces to be created; 0: no namespace management (0)"),
     ("queues", "I/O queue pairs, 1 to 511 (16)"),
     ("entries", "the largest queue, 2 to 65536 (1024)"),
     ("mdts", "0 (no limit) to 16: the most data of a command, 2^N smallest pages (5)"),
@@ -52,6 +53,8 @@ pub struct NvmeParams {
     pub backing: Backing,
     /// How many namespaces.
     pub namespaces: u32,
+    /// Bytes that namespaces can be created of; 0 for a controller without namespace management.
+    pub spare: u64,
     /// Whether it has the list of active namespaces (Identify, CNS 02h).
     pub namespace_list: bool,
     /// I/O queue pairs.
@@ -104,6 +107,7 @@ impl Default for NvmeParams {
             blocks: vec![512],
             backing: Backing::Ram,
             namespaces: 1,
+            spare: 0,
             namespace_list: true,
             queues: 16,
             entries: 1024,
@@ -140,6 +144,7 @@ impl NvmeParams {
                 "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
                 "backing" | "file" | "ro" => backing.set(&given)?,
                 "ns" => p.namespaces = given.number(1..=10_000)?,
+                "spare" => p.spare = given.bytes()?,
                 "nslist" => p.namespace_list = given.flag()?,
                 "queues" => p.queues = given.number(1..=511)?,
                 "entries" => p.entries = given.number(2..=65536)?,
@@ -198,6 +203,10 @@ impl NvmeParams {
             format!("blocks of {:?} bytes: 512 and 4096 are known", self.blocks)
         } else if self.size.is_some_and(|size| size > MAX_SIZE) {
             "size= is above 64T".to_owned()
+        } else if self.spare > MAX_SIZE {
+            "spare= is above 64T".to_owned()
+        } else if matches!(self.backing, Backing::File { .. }) && self.spare > 0 {
+            "a file backs one namespace: spare= does not go with it".to_owned()
         } else if let Some(size) = self.size.filter(|s| self.blocks.iter().any(|b| !s.is_multiple_of((*b).into()))) {
             format!("size={size} is not a multiple of the block size")
         } else {

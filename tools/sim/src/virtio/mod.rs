@@ -268,7 +268,8 @@ impl Virtio {
             return self.broken("a queue is larger than the device said it could be");
         }
         let bell = Bell::new(self.layout.notify.clone(), self.transport.notify_offset(at), at as u16);
-        match Queue::new(setup, Rules::new(self.common.features, self.transport.notify), bell) {
+        let rules = Rules::new(self.common.features, self.transport.notify, self.transport.entries);
+        match Queue::new(setup, rules, bell) {
             Ok(queue) => self.queues[at] = Some(queue),
             Err(why) => self.broken(why),
         }

@@ -345,9 +345,9 @@ fn who_breaks_a_rule_needs_a_reset() {
             let at = c.rig.at(&c.rig.memory(64));
             c.tx.add_raw(at, 0, TABLE);
         }),
-        ("an indirect table longer than the queue", |c| {
-            let at = c.rig.at(&c.rig.memory(16 * 9));
-            c.tx.add_raw(at, 16 * 9, TABLE);
+        ("an indirect table longer than the device's largest queue", |c| {
+            let at = c.rig.at(&c.rig.memory(16 * 257));
+            c.tx.add_raw(at, 16 * 257, TABLE);
         }),
         ("an indirect table nowhere", |c| {
             c.tx.add_raw(1 << 60, 16, TABLE);

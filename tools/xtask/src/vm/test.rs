@@ -4,7 +4,7 @@
 //! binary's source (with `//`), may say which guests it is for (`# guests: x86_64 ppc64le-64k`), which machine it wants (`# machine: --no-intremap`), and
 //! which of the test binaries it runs (`# runs: kernel`). Those that want the same machine share a boot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -75,27 +75,39 @@ pub fn test(options: &Options, names: &[String], core: bool, limits: &Limits) ->
     // Before anything is built: a guest may not be had.
     let kernel = kernel::kernel(options.guest)?;
     eprintln!("vm: {}, Linux {}", options.guest, kernel.release());
-    let built = options.build(&["--package", "wholebar-tests", "--test", "kernel*"])?;
+    let (mut tests, mut scripts) = (Vec::new(), Vec::new());
+    for path in files(&root().join("tests/tests"), "rs")? {
+        let (name, head) = (file_name(&path)?.trim_end_matches(".rs").to_owned(), read_head(&path)?);
+        if name.starts_with("kernel") && here(&name, &head) {
+            tests.push((name, head));
+        }
+    }
+    for path in files(&root().join("tests/guest"), "sh")? {
+        let (name, head) = (file_name(&path)?, read_head(&path)?);
+        if here(&name, &head) {
+            scripts.push((name, path, head));
+        }
+    }
+    // Of the test binaries those alone are built that run here, by themselves or by a script.
+    let run_by_scripts = scripts.iter().flat_map(|(_, _, head)| &head.runs);
+    let needed: BTreeSet<&String> = tests.iter().map(|(name, _)| name).chain(run_by_scripts).collect();
+    let selection: Vec<&str> =
+        needed.into_iter().flat_map(|name| ["--package", "wholebar-tests", "--test", name]).collect();
+    let built = options.build(&selection)?;
     let mut binaries = BTreeMap::new();
     for path in built.tests {
         let name = file_name(&path)?;
         binaries.insert(name.rsplit_once('-').map_or(name.as_str(), |(name, _hash)| name).to_owned(), path);
     }
     let mut boots: BTreeMap<String, Suite> = BTreeMap::new();
-    for (name, path) in &binaries {
-        let head = read_head(&root().join("tests/tests").join(name).with_extension("rs"))?;
-        if here(name, &head) {
-            boots.entry(head.machine.clone()).or_default().add(name, path.clone(), &head);
-        }
+    for (name, head) in &tests {
+        let binary = binaries.get(name).with_context(|| format!("cargo built no {name}"))?;
+        boots.entry(head.machine.clone()).or_default().add(name, binary.clone(), head);
     }
-    for path in scripts(&root().join("tests/guest"))? {
-        let (name, head) = (file_name(&path)?, read_head(&path)?);
-        if !here(&name, &head) {
-            continue;
-        }
+    for (name, path, head) in scripts {
         let suite = boots.entry(head.machine.clone()).or_default();
         for test in &head.runs {
-            let binary = binaries.get(test).with_context(|| format!("{name} runs {test}, which is no test binary"))?;
+            let binary = binaries.get(test).with_context(|| format!("cargo built no {test}, which {name} runs"))?;
             suite.files.push((format!("wholebar/bin/{test}"), binary.clone()));
         }
         suite.add(&name, path, &head);
@@ -142,11 +154,11 @@ fn parse(line: &str) -> Result<Options> {
     Ok(line.options)
 }
 
-/// The scripts of a folder, by name.
-fn scripts(directory: &Path) -> Result<Vec<PathBuf>> {
+/// The files in a folder with this extension, by name.
+fn files(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory).with_context(|| format!("listing {}", directory.display()))?;
     let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "sh"));
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
     paths.sort();
     Ok(paths)
 }
@@ -199,7 +211,7 @@ mod tests {
 
     #[test]
     fn machines_of_all_tests_are_understood() {
-        let mut tests = scripts(&root().join("tests/guest")).unwrap();
+        let mut tests = files(&root().join("tests/guest"), "sh").unwrap();
         assert!(!tests.is_empty());
         for entry in fs::read_dir(root().join("tests/tests")).unwrap() {
             let path = entry.unwrap().path();

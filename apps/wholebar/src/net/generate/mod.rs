@@ -1,9 +1,7 @@
 //! `wholebar net gen`: sends packets at a rate, made or from a capture, and tells what became of them where it receives them, too.
 
-pub mod lane;
+mod lane;
 mod report;
-
-pub use lane::Made;
 
 use super::around::{Around, AroundArgs};
 use super::capture::Capture;
@@ -18,7 +16,7 @@ use crate::host::Host;
 use crate::output;
 use crate::signal;
 use anyhow::{Context, Result, bail};
-use lane::{Replay, Sender, Source, Timing};
+use lane::{Made, Replay, Sender, Source, Timing};
 use report::{Report, Sent};
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -157,7 +155,12 @@ pub fn run(args: Args) -> Result<()> {
         let receiver = Receiver::new(rx, cache, burst, expected, Clock::new(&counter), seen.clone());
         let (ours, theirs) = (ports[0].teller(), to.teller());
         let lost = move || causes(ours(), theirs()).values().sum();
-        lanes.push(Either::Receive(Box::new(receiver.after(made.clone(), lost))));
+        let senders = made.clone();
+        let sent = move || {
+            let settled = senders.iter().all(|made| made.is_settled());
+            settled.then(|| senders.iter().map(|made| made.packets.get()).sum())
+        };
+        lanes.push(Either::Receive(Box::new(receiver.after(sent, lost))));
     }
     let lanes = run::deal(&cores, lanes);
 

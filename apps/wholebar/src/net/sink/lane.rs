@@ -2,7 +2,6 @@
 //! written to a file.
 
 use crate::net::capture::Capture;
-use crate::net::generate::Made;
 use crate::net::run::Lane;
 use crate::net::tap::Tap;
 use std::sync::{Arc, Mutex};
@@ -45,8 +44,8 @@ pub struct Receiver {
     checks: Checks,
     clock: Clock,
     tap: Option<Tap>,
-    /// Who sends, where that is this process.
-    senders: Vec<Arc<Made>>,
+    /// How many packets were sent, where this process sends them: once no more come.
+    sent: Option<Sent>,
     /// How many packets others have counted as lost.
     lost: Lost,
     seen: Arc<Seen>,
@@ -74,7 +73,7 @@ impl Receiver {
             checks,
             clock,
             tap: None,
-            senders: Vec::new(),
+            sent: None,
             lost: Box::new(|| 0),
             seen,
             last: 0,
@@ -90,10 +89,15 @@ impl Receiver {
         self
     }
 
-    /// Has it wait, in the end, for what these sent, but for what `lost` says was.
+    /// Has it wait, in the end, for what was sent, but for what `lost` says was. `sent` counts that, and says so once no more is sent.
     #[must_use]
-    pub fn after(mut self, senders: Vec<Arc<Made>>, lost: impl Fn() -> u64 + Send + 'static) -> Self {
-        (self.senders, self.lost) = (senders, Box::new(lost));
+    pub fn after(
+        mut self,
+        sent: impl Fn() -> Option<u64> + Send + 'static,
+        lost: impl Fn() -> u64 + Send + 'static,
+    ) -> Self {
+        self.sent = Some(Box::new(sent));
+        self.lost = Box::new(lost);
         self
     }
 
@@ -128,6 +132,7 @@ impl Receiver {
 }
 
 /// How many packets were counted as lost.
+type Sent = Box<dyn Fn() -> Option<u64> + Send>;
 type Lost = Box<dyn Fn() -> u64 + Send>;
 
 /// How long packets that were sent are waited for, after the last that came, in nanoseconds: where nobody knows what became of them, where all that don't
@@ -148,16 +153,10 @@ impl Lane for Receiver {
             self.waited = 0;
             return false;
         }
-        if self.senders.is_empty() {
-            return true;
-        }
-        let sent: u64 = self.senders.iter().map(|made| made.packets.get()).sum();
+        let Some(sent) = self.sent.as_ref().map(|sent| sent()) else { return true };
         let now = self.clock.now();
         let since = now.saturating_sub(std::mem::replace(&mut self.last, now));
-        if !std::mem::replace(&mut self.settling, true) || !self.senders.iter().all(|made| made.is_settled()) {
-            // They may still send.
-            return false;
-        }
+        let (true, Some(sent)) = (std::mem::replace(&mut self.settling, true), sent) else { return false };
         self.waited += since.min(LULL);
         let came = self.seen.received.get();
         match self.waited {

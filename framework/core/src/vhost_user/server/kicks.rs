@@ -52,3 +52,41 @@ impl AsFd for Kicks {
         self.epoll.as_fd()
     }
 }
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+    use crate::irq::EventFd;
+
+    fn taken(kicks: &Kicks) -> Vec<u16> {
+        let mut taken = Vec::new();
+        kicks.take(|ring| taken.push(ring));
+        taken
+    }
+
+    #[test]
+    fn each_kick_is_seen_once_and_what_is_not_watched_any_more_is_not_seen() {
+        let mut kicks = Kicks::new(2).unwrap();
+        let (one, other) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+        let ours = |fd: &EventFd| Some(fd.as_fd().try_clone_to_owned().unwrap());
+        one.signal();
+        kicks.set(0, ours(&one)).unwrap();
+        kicks.set(1, ours(&other)).unwrap();
+        assert_eq!((taken(&kicks), taken(&kicks)), (vec![0], vec![]));
+        other.signal();
+        one.signal();
+        one.signal();
+        let mut both = taken(&kicks);
+        both.sort_unstable();
+        assert_eq!((both, taken(&kicks)), (vec![0, 1], vec![]));
+        assert_eq!(one.wait(Some(std::time::Duration::ZERO)).unwrap(), Some(3), "nothing is read");
+        // The other end has them still.
+        kicks.set(0, None).unwrap();
+        kicks.set(1, ours(&one)).unwrap();
+        assert_eq!(taken(&kicks), [] as [u16; 0]);
+        other.signal();
+        one.signal();
+        assert_eq!(taken(&kicks), [1]);
+        kicks.set(7, ours(&one)).unwrap();
+    }
+}

@@ -7,10 +7,12 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod` | the server: who is served, and when the model has its turns |
-//! | `session` | one front end: messages, and what they do |
+//! | `session` | one front end: its messages |
+//! | `device` | the model as the front end set it up |
 //! | `rings`, `kicks`, `memory` | what a front end says of its rings; their eventfds; its memory |
 //! | `registers` | the model's registers, as a driver finds them |
 
+mod device;
 mod kicks;
 mod memory;
 mod registers;
@@ -105,7 +107,7 @@ impl<M: VirtioModel + 'static> Server<M> {
     /// As [`connect`](Self::connect); [`Error::Io`] where the system has no descriptor left.
     pub fn from_stream(stream: UnixStream, model: M) -> Result<Self> {
         let mut server = Self::new(Peers::None, model)?;
-        let session = Session::new(stream, &mut server.function, &server.registers);
+        let session = Session::new(stream, &mut server.function, server.registers);
         let failed = |why| Error::Io { what: "serving a front end".to_owned(), cause: std::io::Error::other(why) };
         server.session = Some(session.map_err(failed)?);
         Ok(server)
@@ -168,7 +170,7 @@ impl<M: VirtioModel + 'static> Server<M> {
     #[cold]
     fn poll_socket(&mut self) -> bool {
         let came = match &mut self.session {
-            Some(session) => match session.poll(&mut self.function, &self.registers) {
+            Some(session) => match session.poll(&mut self.function) {
                 Ok(came) => came,
                 Err(why) => {
                     self.lose(&why);
@@ -177,7 +179,7 @@ impl<M: VirtioModel + 'static> Server<M> {
             },
             None => match self.peers.next() {
                 Some(stream) => {
-                    match Session::new(stream, &mut self.function, &self.registers) {
+                    match Session::new(stream, &mut self.function, self.registers) {
                         Ok(session) => {
                             tracing::info!("a front end is here");
                             self.session = Some(session);

@@ -59,7 +59,7 @@ struct Place {
 }
 
 /// Where a model's structures are.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Registers {
     kind: u16,
     common: Place,

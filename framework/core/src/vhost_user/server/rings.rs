@@ -52,20 +52,23 @@ impl Ring {
 
     /// Where the queue begins: split, an index; packed, a place, with its wrap counter in bit 15.
     ///
-    /// A packed ring has two of these, of what is available in the low half and of what is used in the high one. They are the same in a ring
+    /// A split ring's own used index, where it is `used`, has the last word: it is how far the driver sees that the device came, and no buffer
+    /// stays in flight in a model that stops. DPDK's and QEMU's front ends count on it when they had no chance to ask for the base.
+    ///
+    /// A packed ring's base has two halves, of what is available in the low one and of what is used in the high one. They are the same in a ring
     /// that nothing of is in flight; DPDK says only the first.
     ///
     /// # Errors
-    /// That they differ, or what is no index.
-    pub fn begins(&self, packed: bool) -> Result<u16, String> {
+    /// That they differ.
+    pub fn begins(&self, used: Option<u16>) -> Result<u16, String> {
         let (low, high) = (self.base as u16, (self.base >> 16) as u16);
-        match high {
-            0 => Ok(low),
-            _ if packed && high == low => Ok(low),
-            _ if packed => Err(format!(
+        match (used, high) {
+            (Some(used), _) => Ok(used),
+            (None, 0) => Ok(low),
+            (None, high) if high == low => Ok(low),
+            _ => Err(format!(
                 "a packed ring begins at {low:#x} with buffers in flight since {high:#x}, which are not known here"
             )),
-            _ => Err(format!("a split ring begins at {:#x}, which is no index", self.base)),
         }
     }
 

@@ -88,10 +88,13 @@ pub(super) struct Rules {
     in_order: bool,
     /// Whether the device asks to be notified.
     notify: bool,
+    /// The longest chain in an indirect table: the device's largest queue, whatever the size of this one. A disk's largest request is said before
+    /// queues have a size, and Linux keeps to that alone.
+    longest: u16,
 }
 
 impl Rules {
-    pub(super) fn new(features: u64, notify: bool) -> Self {
+    pub(super) fn new(features: u64, notify: bool, longest: u16) -> Self {
         let has = |bit| features & bit != 0;
         Self {
             packed: has(feature::PACKED),
@@ -99,6 +102,7 @@ impl Rules {
             event_idx: has(feature::EVENT_IDX),
             in_order: has(feature::IN_ORDER),
             notify,
+            longest,
         }
     }
 }
@@ -359,14 +363,14 @@ struct Table<'h> {
 }
 
 impl<'h> Table<'h> {
-    /// One of at most `most` descriptors.
-    fn new(host: &Host<'h>, address: u64, len: u32, most: usize) -> Result<Self, Broken> {
+    /// One that is not longer than the rules let it be.
+    fn new(host: &Host<'h>, address: u64, len: u32, rules: &Rules) -> Result<Self, Broken> {
         let count = len as usize / 16;
         if count == 0 || !len.is_multiple_of(16) {
             return Err("an indirect table's length is no multiple of 16".into());
         }
-        if count > most {
-            return Err("an indirect table is longer than the queue".into());
+        if count > rules.longest.into() {
+            return Err("an indirect table is longer than the device's largest queue".into());
         }
         let memory = host.dma(Iova(address), len.into());
         let memory = memory.ok_or_else(|| Broken::memory(host, "an indirect table", address, len.into(), false))?;

@@ -167,7 +167,7 @@ impl PackedPass<'_, '_> {
                 if entries > 1 || !self.queue.rules.indirect || flags & desc::NEXT != 0 {
                     return Err("an indirect descriptor where none may be".into());
                 }
-                let table = Table::new(host, address, len, size.into())?;
+                let table = Table::new(host, address, len, &self.queue.rules)?;
                 for inner in (0..).map_while(|i| table.get(i)) {
                     // Only the write flag counts in there (2.8.19).
                     let (address, len, _, flags) = words(inner);

@@ -127,15 +127,16 @@ impl Split {
     /// Adds a chain's buffers to `parts`.
     fn chain(&self, host: &Host<'_>, descs: &Descs<'_, '_>, head: u16, parts: &mut Vec<Part>) -> Result<(), Broken> {
         let mut at = head;
-        // A chain is no longer than the queue, so no loop goes unnoticed (2.7.5.2).
-        for _ in 0..self.setup.size {
+        // A chain is no longer than that, so no loop goes unnoticed (2.7.5.2).
+        let most = if matches!(descs, Descs::Queue(_)) { self.setup.size } else { self.rules.longest };
+        for _ in 0..most {
             let desc = descs.get(usize::from(at)).ok_or("a descriptor's index is outside of the table")?;
             let (address, len, flags, next) = words(desc);
             if flags & desc::INDIRECT != 0 {
                 if matches!(descs, Descs::Indirect(_)) || !self.rules.indirect || flags & desc::NEXT != 0 {
                     return Err("an indirect descriptor where none may be".into());
                 }
-                let inner = Table::new(host, address, len, self.setup.size.into())?;
+                let inner = Table::new(host, address, len, &self.rules)?;
                 return self.chain(host, &Descs::Indirect(inner), 0, parts);
             }
             add(parts, address, len, flags)?;

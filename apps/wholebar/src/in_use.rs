@@ -4,8 +4,9 @@
 //! It is looked for under the function's place in sysfs, whatever is in between: the disks of a USB stick are its host controller's. What another network
 //! namespace has made of an interface of this one (a macvlan that was moved there) is not to be seen from here.
 
-use super::netlink;
-use crate::doctor;
+mod netlink;
+
+use crate::openers::who_has_open;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nameindex;
 use rustix::fs::{Mode, OFlags, open};
@@ -52,7 +53,7 @@ pub fn uses(sysfs: &Sysfs, function: &Function, network: &Network) -> Vec<String
         uses.extend(interface_uses(sysfs, interface, network));
     }
     let nodes = nodes(sysfs, function, &disks);
-    let open = doctor::who_has_open(sysfs, &nodes).into_iter();
+    let open = who_has_open(sysfs, &nodes).into_iter();
     uses.extend(open.map(|(process, node)| format!("{process} has {node} open")));
     let driver = function.driver();
     let network = function.class().is_some_and(|class| class >> 16 == 0x02);
@@ -237,8 +238,7 @@ fn packet_sockets(sysfs: &Sysfs, interface: &str) -> Vec<String> {
         (words.get(4).copied() == index.as_deref()).then(|| words.get(8).map(|inode| format!("socket:[{inode}]")))?
     };
     let sockets: Vec<String> = table.lines().skip(1).filter_map(ours).collect();
-    let owners: BTreeSet<String> =
-        doctor::who_has_open(sysfs, &sockets).into_iter().map(|(process, _)| process).collect();
+    let owners: BTreeSet<String> = who_has_open(sysfs, &sockets).into_iter().map(|(process, _)| process).collect();
     match owners.len() {
         0 if sockets.is_empty() => Vec::new(),
         0 => vec![format!("a packet socket listens on {interface}")],

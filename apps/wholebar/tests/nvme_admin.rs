@@ -1,0 +1,262 @@
+//! `wholebar nvme`, the admin side: what is asked of a controller and done to it, on models in the command's own process and on one that is served and
+//! keeps what was done.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// How long anything is waited for: only to end what would never end.
+const PATIENCE: Duration = Duration::from_secs(120);
+const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
+
+fn wholebar(line: &str) -> Command {
+    let mut command = Command::new(WHOLEBAR);
+    command.args(line.split_whitespace()).timeout(PATIENCE);
+    command
+}
+
+fn stdout(line: &str) -> String {
+    let output = wholebar(line).output().unwrap();
+    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a command reports for people, which fits a terminal.
+fn table(line: &str) -> String {
+    let text = stdout(line);
+    // But for names of the controller's, which are as long as they are.
+    let fits = |line: &str| line.chars().count() <= 80 || line.contains("nqn.");
+    assert!(text.lines().all(fits), "{line}\n{text}");
+    text
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(&stdout(line)).unwrap()
+}
+
+/// Exit code and error of a command that fails, and reports nothing.
+fn fails(line: &str, code: i32, says: &[&str]) {
+    let output = wholebar(line).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(code), &b""[..]), "{line}\n{error}");
+    says.iter().for_each(|text| assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}"));
+}
+
+/// A model that is served until this is dropped.
+struct Served(Child, String);
+
+impl Served {
+    fn new(dir: &Path, params: &str) -> Self {
+        let socket = dir.join("nvme");
+        let mut child = std::process::Command::new(WHOLEBAR)
+            .args(["sim", "serve", "nvme", "--socket"])
+            .arg(&socket)
+            .args(params.split_whitespace())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("listens on"), "{line}");
+        Self(child, format!("vfio-user:{},timeout={}", socket.display(), PATIENCE.as_secs()))
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn raw_commands() {
+    let text = table("nvme admin-passthru sim:nvme,serial=RAW --opcode 0x06 --cdw10 1 --read --data-len 64");
+    assert!(text.starts_with("result: 0x00000000\n000000  ") && text.contains("RAW"), "{text}");
+    let report = json("nvme admin-passthru sim:nvme -O 0x0a --cdw10 0x07 --json");
+    assert_eq!((report["result"].as_u64(), &report["data"]), (Some(0), &Value::Null));
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    fs::write(path("disk"), vec![0; 1 << 20]).unwrap();
+    fs::write(path("block"), [7; 512]).unwrap();
+    let target = format!("sim:nvme,file={}", path("disk"));
+    stdout(&format!("nvme io-passthru {target} -O 1 -n 1 --cdw10 3 -w -l 512 -i {} --force", path("block")));
+    stdout(&format!("nvme io-passthru {target} -O 2 -n 1 --cdw10 3 -r -l 512 --out {}", path("back")));
+    assert_eq!(fs::read(path("back")).unwrap(), [7; 512]);
+    assert_eq!(fs::read(path("disk")).unwrap()[3 * 512..][..512], [7; 512]);
+
+    fails("nvme admin-passthru sim:nvme -O 1", 1, &["Create I/O Submission Queue (opcode 01h)", "not sent"]);
+    fails("nvme admin-passthru sim:nvme -O 0x7c", 1, &["Doorbell Buffer Config", "not sent"]);
+    fails("nvme admin-passthru sim:nvme -O 6 -w -l 64", 1, &["comes from the controller"]);
+    fails("nvme admin-passthru sim:nvme -O 6 -r -l 1M", 1, &["1048576 bytes of data are more than the 131072"]);
+    fails("nvme admin-passthru sim:nvme -O 6 -l 64", 2, &["--read or --write"]);
+    fails("nvme admin-passthru sim:nvme -O 6 -r", 2, &["--data-len"]);
+    fails("nvme admin-passthru sim:nvme -O 0x106", 2, &["8 bits"]);
+    fails("nvme admin-passthru sim:nvme -O 0x0a --cdw10 0x7f", 1, &["Invalid Field in Command"]);
+    fails("nvme io-passthru sim:nvme -O 2 -n 9 -r -l 512", 1, &["Invalid Namespace or Format"]);
+    fails("nvme io-passthru sim:nvme -O 1 -n 1 -w -l 512", 2, &["no terminal", "--force"]);
+}
+
+#[test]
+fn lists_and_logs_and_features() {
+    assert!(table("nvme id-ctrl sim:nvme,serial=AB").contains("AB"));
+    let identity = json("nvme id-ctrl sim:nvme,serial=AB --json");
+    assert_eq!((identity["sn"].as_str(), identity["mdts"].as_u64()), (Some("AB"), Some(5)));
+    assert!(table("nvme id-ns sim:nvme,size=1M").contains("ms:0 lbads:9 rp:0 (in use)"));
+    assert_eq!(json("nvme id-ns sim:nvme,size=1M,ns=2 -n 2 --json")["nsze"], 2048);
+    fails("nvme id-ns sim:nvme -n 4", 1, &["Invalid Namespace"]);
+    assert_eq!(json("nvme list-ns sim:nvme,ns=3 --json")["nsid_list"].as_array().unwrap().len(), 3);
+    assert!(table("nvme list-ctrl sim:nvme,spare=1M").contains("this one"));
+
+    for (log, says) in [
+        ("supported", "sanitize"),
+        ("error", "no errors"),
+        ("fw", "runs"),
+        ("changed-ns", "no namespace has changed"),
+        ("effects", "Format NVM"),
+        ("self-test", "no self-test runs"),
+        ("feature-effects", "temp-thresh"),
+        ("sanitize", "never sanitized"),
+        ("smart", "000000  "),
+        ("0x13", "mi-effects"),
+    ] {
+        let text = table(&format!("nvme get-log sim:nvme --log-id {log}"));
+        assert!(text.contains(says), "{text}");
+    }
+    let log = json("nvme get-log sim:nvme --log-id effects --json");
+    assert!(log["decoded"].as_array().unwrap().iter().any(|e| e["name"] == "Copy" && e["admin"] == false));
+    assert_eq!(log["bytes"].as_str().unwrap().len(), 2 * 4096);
+    assert_eq!(wholebar("nvme get-log sim:nvme -i smart -l 100 --out -").output().unwrap().stdout.len(), 100);
+    fails("nvme get-log sim:nvme --log-id nonsense", 2, &["nonsense"]);
+    fails("nvme get-log sim:nvme --log-id 0xd0", 1, &["Invalid Log Page"]);
+    fails("nvme get-log sim:nvme --log-id smart --lpo 3", 2, &["multiple of 4"]);
+    fails("nvme get-log sim:nvme --log-id smart --log-len 0", 2, &["--log-len"]);
+
+    let all = table("nvme get-feature sim:nvme");
+    assert!(all.contains("temp-thresh") && all.contains("volatile write cache on"), "{all}");
+    assert_eq!(json("nvme get-feature sim:nvme -f temp-thresh --json")["meaning"], "70 C");
+    assert!(stdout("nvme set-feature sim:nvme -f temp-thresh --value 353").contains("is set"));
+    fails("nvme set-feature sim:nvme -f host-mem-buf --value 1", 1, &["Host Memory Buffer", "not sent"]);
+    fails("nvme get-feature sim:nvme -f 0x7f", 1, &["Invalid Field"]);
+    fails("nvme get-feature sim:nvme -f warp", 2, &["warp"]);
+
+    // An error, and the log of it: of one life of the controller.
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::new(dir.path(), "size=1M");
+    fails(&format!("nvme get-log {} --log-id 0xd0", served.1), 1, &["Invalid Log Page"]);
+    let log = json(&format!("nvme error-log {} --json", served.1));
+    assert!(log["log"].as_array().unwrap().iter().any(|e| e["status"].as_str().unwrap().contains("Invalid Log Page")));
+    assert!(table(&format!("nvme error-log {}", served.1)).contains("Invalid Log Page"));
+}
+
+#[test]
+fn what_destroys_asks_first() {
+    // Standard input is no terminal here.
+    for line in [
+        "nvme format sim:nvme -n 1",
+        "nvme sanitize sim:nvme --sanact start-block-erase",
+        "nvme fw-download sim:nvme --fw /dev/null",
+        "nvme fw-commit sim:nvme --slot 1",
+        "nvme security-send sim:nvme --file /dev/null",
+        "nvme delete-ns sim:nvme,spare=1M -n 1",
+        "nvme detach-ns sim:nvme,spare=1M -n 1",
+        "nvme admin-passthru sim:nvme -O 0x80 -n 1",
+        "nvme admin-passthru sim:nvme -O 0x84 --cdw10 2",
+        "nvme admin-passthru sim:nvme -O 0xc0",
+    ] {
+        fails(line, 2, &["no terminal to ask", "--force"]);
+    }
+    fails("nvme format sim:nvme --force", 2, &["--namespace-id"]);
+    fails("nvme format sim:nvme -n 3 --force", 1, &["no active namespace 3"]);
+    fails("nvme format sim:nvme -n 1 --lbaf 9 --force", 1, &["Invalid Format"]);
+    fails("nvme format sim:nvme -n 1 --block-size 1000 --force", 1, &["1000", "512, 4096"]);
+    fails("nvme format sim:nvme -n 1 --pi 1 --force", 1, &["Invalid Format"]);
+    fails("nvme delete-ns sim:nvme -n 1 --force", 1, &["no Namespace Management"]);
+    fails("nvme create-ns sim:nvme,spare=1M --nsze 4096", 1, &["Insufficient Capacity"]);
+    fails("nvme create-ns sim:nvme,spare=1M", 2, &["--nsze"]);
+    fails("nvme attach-ns sim:nvme,spare=1M -n 1", 1, &["Already Attached"]);
+    fails("nvme attach-ns sim:nvme,spare=1M -n 1 -c 5", 1, &["Controller List Invalid"]);
+}
+
+#[test]
+fn a_disk_is_formatted_sanitized_and_tested() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let served = Served::new(dir.path(), "size=1M ns=2");
+    let target = &served.1;
+    fs::write(path("data"), [9; 4096]).unwrap();
+    for nsid in [1, 2] {
+        stdout(&format!("nvme write {target} --nsid {nsid} --in {}", path("data")));
+    }
+    let blocks = |nsid: u32| {
+        stdout(&format!("nvme read {target} --nsid {nsid} --bytes 4096 --out {}", path("back")));
+        fs::read(path("back")).unwrap()
+    };
+    // What is refused loses nothing.
+    fails(&format!("nvme format {target} -n 1 --lbaf 7 --force"), 1, &["Invalid Format"]);
+    fails(&format!("nvme format {target} -n 1"), 2, &["--force"]);
+    assert!(blocks(1) == [9; 4096]);
+    let formatted = json(&format!("nvme format {target} -n 1 --block-size 4096 --force --json"));
+    assert_eq!(
+        (formatted["namespaces"][0]["block_size"].as_u64(), formatted["namespaces"][0]["lbaf"].as_u64()),
+        (Some(4096), Some(1))
+    );
+    assert!(blocks(1) == [0; 4096] && blocks(2) == [9; 4096]);
+    assert!(table(&format!("nvme sanitize {target} --sanact start-crypto-erase --wait --force")).contains("completed"));
+    assert!(blocks(2) == [0; 4096]);
+    assert!(table(&format!("nvme sanitize-log {target}")).contains("completed"));
+    let report = json(&format!("nvme self-test {target} --json"));
+    assert_eq!(report["log"]["results"][0]["outcome"], "completed without error");
+    stdout(&format!("nvme self-test {target} -s extended --no-wait"));
+    // It outlives the resets by which the next commands open the controller.
+    assert!(table(&format!("nvme self-test-log {target}")).contains("a self-test runs (extended): 50 %"));
+    assert!(table(&format!("nvme self-test-log {target}")).contains("completed without error"));
+}
+
+#[test]
+fn firmware_is_replaced_and_protocols_are_spoken() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let served = Served::new(dir.path(), "size=1M");
+    let target = &served.1;
+    fs::write(path("image"), [b"FW-9.9  ".as_slice(), &[1; 200_000]].concat()).unwrap();
+    fails(&format!("nvme fw-download {target} --fw {} --xfer 1000 --force", path("image")), 2, &["multiples of 4096"]);
+    fails(&format!("nvme fw-download {target} --fw {} --slot 1 --force", path("image")), 1, &["Invalid Firmware Slot"]);
+    fails(&format!("nvme fw-commit {target} --slot 3 --force"), 1, &["no firmware in slot 3"]);
+    let download = format!("nvme fw-download {target} --fw {} --slot 2 --force", path("image"));
+    assert!(table(&download).contains("done"));
+    assert!(table(&format!("nvme fw-log {target}")).contains("FW-9.9"));
+    let commit = table(&format!("nvme fw-commit {target} --slot 2 --force"));
+    assert!(commit.contains("done"), "{commit}");
+    assert_eq!(json(&format!("nvme fw-log {target} --json"))["log"]["active"], 2);
+    assert_eq!(json(&format!("nvme id-ctrl {target} --json"))["fr"], "FW-9.9");
+
+    fs::write(path("packet"), b"hello").unwrap();
+    stdout(&format!("nvme security-send {target} -p 0xf0 -s 7 --file {} --force", path("packet")));
+    let back = json(&format!("nvme security-recv {target} -p 0xf0 -s 7 --size 5 --json"));
+    assert_eq!(back["data"], "68656c6c6f");
+    fails(&format!("nvme security-recv {target} -p 0xf0 -s 7 --size 1M"), 1, &["131072"]);
+    fails(&format!("nvme security-recv {target} -p 9"), 1, &["Invalid Field"]);
+}
+
+#[test]
+fn namespaces_are_created_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::new(dir.path(), "size=1M spare=8M");
+    let target = &served.1;
+    let created = json(&format!("nvme create-ns {target} --nsze 1024 --block-size 4096 --json"));
+    assert_eq!(created["nsid"], 2);
+    assert!(table(&format!("nvme list-ns {target} --all")).contains("not attached to this controller"));
+    assert!(stdout(&format!("nvme attach-ns {target} -n 2")).contains("attached"));
+    assert_eq!(json(&format!("nvme id-ns {target} -n 2 --json"))["nsze"], 1024);
+    assert_eq!(json(&format!("nvme list-ctrl {target} -n 2 --json"))["ctrl_list"][0], 0);
+    stdout(&format!("nvme detach-ns {target} -n 2 --force"));
+    fails(&format!("nvme id-ns {target} -n 2"), 1, &["no active namespace 2"]);
+    assert_eq!(json(&format!("nvme id-ns {target} -n 2 --force --json"))["nsze"], 1024);
+    stdout(&format!("nvme delete-ns {target} -n 2 --force"));
+    assert_eq!(json(&format!("nvme list-ns {target} --all --json"))["nsid_list"].as_array().unwrap().len(), 1);
+}

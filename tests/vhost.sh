@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, passt, wrong (our driver) and back, qemu (our models); without one, all.
+# WHOLEBAR is the program to test, where that is set.
+#   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
+#   net    testpmd's vhost: packets from one of our ports to the other, through it
+#   passt  a file by TCP, from smoltcp over a port of ours to the kernel
+#   wrong  peers that aren't there, are of another type, or say nothing: a named error each
+#   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
+#   qemu   QEMU's firmware boots from our virtio-blk
+# No root and no hugepages. What can't be done here is said in a line that begins with LEFT OUT.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=$PATH:/sbin:/usr/sbin
+. tests/debian
+parts=${*:-blk net passt wrong back qemu}
+wholebar=${WHOLEBAR:-}
+if [ -z "$wholebar" ]; then
+  cargo build -q --release --bin wholebar
+  wholebar=${CARGO_TARGET_DIR:-target}/release/wholebar
+fi
+
+work=$(mktemp -d)
+jobs=()
+pmd_memory="--no-huge -m 256"
+. tests/testpmd
+cleanup() {
+  killed
+  for job in "${jobs[@]}"; do kill -KILL "$job" 2>/dev/null || true; done
+  wait
+  rm -rf "$work"
+}
+trap cleanup EXIT
+fail() { # why; with what all said last
+  echo "FAILED: $*" >&2
+  for log in "$work"/*.log; do echo "--- ${log##*/}" >&2; tail -n 40 "$log" >&2; done
+  exit 1
+}
+left_out() { echo "LEFT OUT: vhost.sh, $*"; }
+needs() { # part, Debian's package, programs
+  local part=$1 package=$2 tool; shift 2
+  for tool; do command -v "$tool" >/dev/null || { left_out "$part: needs $tool (Debian: $package)"; return 1; }; done
+}
+start() { # name, command: in the background
+  local name=$1; shift
+  "$@" >"$work/$name.log" 2>&1 &
+  jobs+=($!)
+}
+stop() { # signal; the last that was started, which is to end well
+  local job=${jobs[-1]} code=0
+  unset 'jobs[-1]'
+  kill "-$1" "$job"
+  wait "$job" || code=$?
+  [ $code = 0 ] || fail "what was to end by SIG$1 ended with $code"
+}
+run() { # what it is, command: to work, within two minutes
+  local what=$1; shift
+  timeout 120 "$@" >"$work/ran.log" 2>&1 || fail "$what"
+}
+sum() { sha256sum "$1" | cut -d' ' -f1; }
+same() { [ "$(sum "$1")" = "$(sum "$2")" ]; }
+field() { # file of JSON, name: the first value of that name, a number
+  grep -m 1 "\"$2\":" "$1" | tr -dc 0-9
+}
+
+images() { # two file systems that differ
+  local name n
+  [ -e "$work/two.img" ] && return
+  for name in one two; do
+    mkdir "$work/$name"
+    for n in $(seq 50); do head -c $((n * 797)) /dev/urandom >"$work/$name/$n"; done
+    truncate -s 16M "$work/$name.img"
+    mkfs.ext4 -q -F -d "$work/$name" "$work/$name.img"
+  done
+}
+
+blk() {
+  needs blk "qemu-utils e2fsprogs" qemu-storage-daemon mkfs.ext4 e2fsck || return 0
+  images
+  local disk=vhost-user:$work/blk.sock,blk queues
+  for queues in 1 2; do
+    cp "$work/one.img" "$work/disk.img"
+    start storage qemu-storage-daemon --blockdev "driver=file,node-name=disk,filename=$work/disk.img,locking=off" \
+      --export "type=vhost-user-blk,id=export,addr.type=unix,addr.path=$work/blk.sock,node-name=disk,writable=on,num-queues=$queues"
+    wait_for "qemu-storage-daemon" [ -S "$work/blk.sock" ]
+    run "reading" "$wholebar" blk read "$disk" --bytes 16M --out "$work/read.img"
+    same "$work/read.img" "$work/one.img" || fail "what was read is not what is there"
+    run "writing" "$wholebar" blk write "$disk" --in "$work/two.img"
+    run "reading again" "$wholebar" blk read "$disk" --bytes 16M --out "$work/read.img"
+    same "$work/read.img" "$work/two.img" || fail "what was read is not what was written"
+    stop TERM
+    same "$work/disk.img" "$work/two.img" || fail "the image is not what was written"
+    run "e2fsck" e2fsck -fn "$work/disk.img"
+    echo "qemu-storage-daemon, $queues of its queues: 16 MiB of ext4 read and written, by sha256 and e2fsck as they should be"
+  done
+}
+
+# Our two ports are on one thread, testpmd is on the other CPU. It waits for room where it forwards to, and counts what it drops where none comes.
+net() {
+  needs net dpdk-dev dpdk-testpmd || return 0
+  local layout case queues sizes to out=$work/net.json packets=50000
+  # What is longer than a buffer comes in several.
+  local long="64-9018 --mtu 9000 --offloads scatter --buffer 2048"
+  for layout in split packed; do for case in "1 64-1518" "2 64-1518" "1 $long"; do
+    read -r queues sizes <<<"$case"
+    testpmd net 0 --vdev "net_vhost0,iface=$work/a.sock,queues=$queues" --vdev "net_vhost1,iface=$work/b.sock,queues=$queues" \
+      -- --rxq=$queues --txq=$queues
+    forward net
+    # shellcheck disable=SC2046,SC2086
+    run "net gen, $layout rings" "$wholebar" net gen "vhost-user:$work/a.sock,net" --to "vhost-user:$work/b.sock,net" --rate max --count $packets \
+      --cores "$last_cpu" --queues $queues --flows 16 --size $sizes $([ $layout = packed ] || echo --split) --tolerate --json --stats 0
+    sed -n '/^{/,$p' "$work/ran.log" >"$out"
+    end net
+    to="sent $(field "$out" packets), testpmd received $(counted net 0 RX-packets), sent $(counted net 1 TX-packets), dropped $(counted net 1 TX-dropped)"
+    [ "$(field "$out" corrupt)" = 0 ] && [ "$(field "$out" foreign)" = 0 ] && [ "$(field "$out" duplicate)" = 0 ] &&
+      [ "$(counted net 0 RX-packets)" = $packets ] && [ $(($(counted net 1 TX-packets) + $(counted net 1 TX-dropped))) = $packets ] &&
+      [ "$(field "$out" lost)" = "$(counted net 1 TX-dropped)" ] || { cat "$out" >&2; fail "packets are not accounted for: $to"; }
+    echo "testpmd's vhost, $layout rings, $queues each way, frames of ${sizes%% *}: $to; all that came as it was sent"
+    rm -f "$work/a.sock" "$work/b.sock"
+  done; done
+}
+
+passt() {
+  needs passt "util-linux iproute2 curl" unshare ip curl || return 0
+  unshare -rn true 2>/dev/null || { left_out "passt: no network namespaces here"; return 0; }
+  (unpacked passt passt trixie) || { left_out "passt: not to be had"; return 0; }
+  unpacked passt passt trixie
+  cargo build -q --bin hello-http
+  head -c 4M /dev/urandom >"$work/file"
+  # In a namespace of its own it has no template for addresses, and takes 169.254.2.1 for us, 169.254.2.2 for itself.
+  # shellcheck disable=SC2016
+  run "a file by TCP" unshare -rn bash -ec '
+    work=$1 http=$2; shift 2
+    ip link set lo up
+    "$@" --vhost-user --foreground --runas 0 -4 -s "$work/passt.sock" -t 8080:80 -u none & passt=$!
+    trap "kill \$passt \$server; wait" EXIT
+    until [ -S "$work/passt.sock" ]; do sleep 0.05; done
+    "$http" "vhost-user:$work/passt.sock,net" --address 169.254.2.1/16 --file "$work/file" & server=$!
+    curl -sS --max-time 100 --retry 100 --retry-delay 1 --retry-all-errors -o "$work/came" http://127.0.0.1:8080/
+  ' passt "$work" "${CARGO_TARGET_DIR:-target}/debug/hello-http" $(loaded passt)
+  same "$work/file" "$work/came" || fail "what came by TCP is not what was sent"
+  echo "passt: 4 MiB by TCP from smoltcp, over a port of ours, to curl: the same bytes"
+}
+
+refused() { # what the error says, command
+  local said=$1 code=0; shift
+  timeout 120 "$@" >"$work/ran.log" 2>&1 || code=$?
+  [ $code = 1 ] && grep -q "$said" "$work/ran.log" || fail "exit code $code, where 1 and \"$said\" were to come, of: $*"
+  echo "  $(grep -m 1 "$said" "$work/ran.log")"
+}
+wrong() {
+  echo "what is refused:"
+  refused "No such file" "$wholebar" net stat "vhost-user:$work/nobody.sock,net"
+}
+
+back() {
+  needs back "dpdk-dev tcpdump" dpdk-testpmd tcpdump || return 0
+  local layout queues way server queue files packets=5000
+  run "making packets" "$wholebar" net gen "sim:virtio-net,wire=pcap:$work/made.pcapng" --dst-mac 02:00:00:00:00:01 --rate max --count $packets \
+    --size 64-1518 --stats 0
+  tcpdump -r "$work/made.pcapng" -w "$work/in.pcap" 2>"$work/tcpdump.log"
+  bytes() { # of captures: a packet a line, sorted
+    for capture; do tcpdump -ntxxr "$capture" 2>"$work/tcpdump.log"; done |
+      awk '/^\t0x0000:/ && line { print line; line = "" } /^\t0x/ { line = line substr($0, 10) } END { print line }' | sort
+  }
+  for layout in split packed; do for queues in 1 2; do for way in listens connects; do
+    server=0
+    [ $way = listens ] || server=1
+    start model "$wholebar" sim serve virtio-net --vhost-user --socket "$work/net.sock" $([ $way = listens ] || echo --connect) \
+      wire=loop full=wait queues=$queues mac=02:00:00:00:00:01
+    [ $way = connects ] || wait_for "our model" [ -S "$work/net.sock" ]
+    # A file for each queue: its packets go in by the one port, out by the other, and what comes back there goes into another file.
+    files=
+    for ((queue = 0; queue < queues; queue++)); do files+=,rx_pcap=$work/in.pcap,tx_pcap=$work/out.$queue.pcap; done
+    testpmd back 0 --vdev "net_pcap0$files" \
+      --vdev "net_virtio_user0,path=$work/net.sock,server=$server,queues=$queues,packed_vq=$([ $layout = packed ] && echo 1 || echo 0),mac=02:00:00:00:00:01" \
+      -- --rxq=$queues --txq=$queues
+    forward back
+    wait_for "each packet" has back 0 TX-packets $((queues * packets))
+    end back
+    stop INT
+    # shellcheck disable=SC2046
+    bytes $(for ((queue = 0; queue < queues; queue++)); do echo "$work/in.pcap"; done) >"$work/in.bytes"
+    bytes "$work"/out.*.pcap >"$work/out.bytes"
+    [ "$(wc -l <"$work/in.bytes")" = $((queues * packets)) ] || fail "not all packets were made"
+    cmp "$work/in.bytes" "$work/out.bytes" || fail "what came back is not what was sent"
+    echo "testpmd's virtio_user, $layout rings, $queues each way, our model $way: $((queues * packets)) packets came back, byte for byte"
+    rm -f "$work/net.sock" "$work"/out.*
+  done; done; done
+}
+
+qemu() { :; }
+
+last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
+for part in $parts; do
+  case $part in blk | net | passt | wrong | back | qemu) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+done
+echo "in ${SECONDS} s"
