@@ -53,8 +53,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let options = Options { packed, service: Service::Manual, ..Options::default() };
     let blk = Blk::open(device.clone(), &BlkConfig::default(), options)?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
-    blk.attach(&arena)?;
-    let pool = Pool::new(&arena, BATCH as u32, 4096, 4096)?;
+    blk.attach(arena.clone())?;
+    let pool = Pool::new(arena.clone(), BATCH as u32, 4096, 4096)?;
     let mut queue = blk.queue()?;
     device.stop();
     let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(4096)).take(BATCH).collect();
