@@ -14,6 +14,7 @@ use wholebar::sim::nvme::{Nvme, NvmeParams};
 use wholebar::sim::virtio::net::{self, NetHandle, NetParams};
 use wholebar::vfio::Vfio;
 use wholebar::vfio_user::{self, Server, VfioUser};
+use wholebar::vhost_user::{self, VhostUser, VirtioModel};
 
 pub mod accounting;
 pub mod guest;
@@ -90,6 +91,23 @@ pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
 pub fn net_behind_socket(params: &str) -> Result<Rig> {
     let (model, port) = net::model(NetParams::parse(params)?)?;
     Ok(Rig { net: Some(port.handle), ..behind_socket(model)? })
+}
+
+/// A virtio model behind a vhost-user socket, served by a thread, reached by the front end.
+///
+/// # Errors
+/// What the system says.
+pub fn over_vhost_user(model: impl VirtioModel + 'static) -> Result<Rig> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("model.sock");
+    let mut server = vhost_user::Server::bind(&path, model)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    let thread = std::thread::spawn(move || drop(server.run(&seen)));
+    let served = Served { stop, thread: Some(thread) };
+    let patient = vhost_user::Options::default().with_timeout(storage::PATIENCE);
+    let device = VhostUser::connect(&path, patient).context("connecting to our own back end")?;
+    Ok(Rig { device, name: "vhost-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
 }
 
 /// One rig of each kind, over the same model.

@@ -55,7 +55,7 @@ fn data_comes_back_with_the_table_in_a_bar_of_its_own() -> Result<()> {
 
 #[test]
 fn other_commands() -> Result<()> {
-    everywhere("size=16M", nvme::other_commands)
+    everywhere("size=16M,spare=16M", nvme::other_commands)
 }
 
 #[test]

@@ -30,6 +30,7 @@ mod rounds;
 mod signal;
 mod sim;
 mod storage;
+mod stored;
 mod target;
 
 use clap::{Parser, Subcommand};

@@ -160,8 +160,8 @@ impl Session {
         let each = |total: f64| total / passed.packets.max(1) as f64;
         let (driver, model) = passed.cpu;
         Ok(PacketRun {
-            ring: self.way.ring(),
-            policy: policy_name(policy),
+            ring: self.way.ring().into(),
+            policy: policy_name(policy).into(),
             page_size: page.bytes(),
             burst,
             core: self.core,

@@ -214,11 +214,12 @@ impl PerfArgs {
         run.shadow_doorbells = disk.shadow_doorbells();
         if self.json {
             output::print_json(&Report {
-                schema: "wholebar.perf/1",
-                version: env!("CARGO_PKG_VERSION"),
+                schema: "wholebar.perf/1".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
                 device: Origin::of(target.device.as_ref()).0,
                 target: name.to_owned(),
                 host,
+                core_shares: Vec::new(),
                 trusted_runs: run.is_trusted().into(),
                 runs: vec![run],
                 packets: None,

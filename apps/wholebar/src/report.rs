@@ -11,35 +11,39 @@ use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::measure::block::{Direction, Job, Order, Outcome, Workload};
 use wholebar::measure::latency::Percentiles;
+use wholebar::measure::ratio::Ratio;
 use wholebar::measure::rounds::Measured;
 
 /// The share of its core below which a polling thread was disturbed.
-const BUSY: f64 = 0.9;
+pub const BUSY: f64 = 0.9;
 
 /// A report.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
     /// What this is: `wholebar.bench/1` or `wholebar.perf/1`.
-    pub schema: &'static str,
+    pub schema: Cow<'static, str>,
     /// The program's version.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// What stands behind the figures: `model`, `emulated` or `hardware`.
     pub device: Origin,
     /// The device's name.
     pub target: String,
     /// The machine.
     pub host: Host,
+    /// Which share of the driver's core, and of the model's, a thread had that did nothing but work, before anything was measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub core_shares: Vec<f64>,
     /// What was measured, in order.
     pub runs: Vec<Run>,
     /// How many of these, and of the packets' runs, can be trusted: their threads had their cores to themselves.
     pub trusted_runs: usize,
     /// The packets, where they were measured too.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<Packets>,
 }
 
 /// Packets from one port to another.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Packets {
     /// What stands behind the figures.
     pub device: Origin,
@@ -52,12 +56,12 @@ pub struct Packets {
 }
 
 /// One measurement of packets.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PacketRun {
     /// `split` or `packed`.
-    pub ring: &'static str,
+    pub ring: Cow<'static, str>,
     /// How BARs were mapped: `whole`, `carved` or `trapped`.
-    pub policy: &'static str,
+    pub policy: Cow<'static, str>,
     /// The page size that was planned for, in bytes.
     pub page_size: u64,
     /// Packets that are sent, and received, by one call at most.
@@ -79,12 +83,12 @@ pub struct PacketRun {
     /// How much of a CPU each thread had: 1 is all of it.
     pub cpu: Cpu,
     /// The rounds, of which this is the one with the median rate.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<PacketRound>,
 }
 
 /// One of several runs of the same kind.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PacketRound {
     /// Packets a second.
     pub pps: f64,
@@ -260,6 +264,18 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
+/// A ratio in a table: `0.43`; `same` where the rounds do not tell it from 1; `-` where there is none.
+pub fn ratio_text(ratio: Option<Ratio>) -> String {
+    match ratio {
+        Some(ratio) if ratio.is_same() => "same".to_owned(),
+        Some(ratio) => format!("{:.2}", ratio.median),
+        None => "-".to_owned(),
+    }
+}
+
+/// How a ratio is read.
+pub const RATIO_NOTE: &str = "the median over the rounds, each of which has measured both; same: their 99 % interval (sign test; 94 % of five rounds) holds 1. ";
+
 /// What a table of packets has.
 pub const PACKET_COLUMNS: [&str; 10] =
     ["ring", ">burst", "BARs", ">pps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets each"];
@@ -267,12 +283,12 @@ pub const PACKET_COLUMNS: [&str; 10] =
 /// Its rows.
 pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
     let whole =
-        |of: &PacketRun| runs.iter().find(|run| run.policy == "whole" && (run.ring, run.burst) == (of.ring, of.burst));
+        |of: &PacketRun| runs.iter().find(|run| run.policy == "whole" && run.ring == of.ring && run.burst == of.burst);
     let row = |run: &PacketRun| {
         vec![
-            run.ring.to_owned(),
+            run.ring.clone().into_owned(),
             run.burst.to_string(),
-            run.policy.to_owned(),
+            run.policy.clone().into_owned(),
             output::rate(run.pps),
             format!("{:.1}", run.ns_per_packet),
             run.cycles_per_packet.map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
@@ -393,10 +409,29 @@ impl Run {
         counting.fold((self.iops, self.iops), |(low, high), iops| (low.min(iops), high.max(iops)))
     }
 
-    /// Its rate against another's: `0.43`; `-` where one of them cannot be trusted.
-    pub fn ratio(&self, whole: &Self) -> String {
+    /// Rates of its rounds, in order; no number where one does not count.
+    pub fn rates(&self) -> Vec<f64> {
+        self.rounds.iter().map(|round| if round.counts { round.iops } else { f64::NAN }).collect()
+    }
+
+    /// Its rate against another's of the same rounds; `None` where one of them cannot be trusted, or too few rounds count.
+    pub fn against(&self, whole: &Self) -> Option<Ratio> {
         let both = self.is_trusted() && whole.is_trusted();
-        if both { format!("{:.2}", self.iops / whole.iops) } else { "-".to_owned() }
+        both.then(|| Ratio::paired(&self.rates(), &whole.rates())).flatten()
+    }
+
+    /// The same in a word, as [`ratio_text`] has it; a run is 1.00 of itself.
+    pub fn ratio(&self, whole: &Self) -> String {
+        match self.against(whole) {
+            Some(_) if std::ptr::eq(self, whole) => "1.00".to_owned(),
+            ratio => ratio_text(ratio),
+        }
+    }
+
+    /// Whether doorbells are reached as under whole, by stores: the two differ in nothing that is measured, and their ratio shows the noise (an A/A test).
+    pub fn is_control_of(&self, whole: &Self) -> bool {
+        self.policy != whole.policy
+            && [self, whole].iter().all(|run| run.doorbells.trapped == 0 && run.doorbells.direct > 0)
     }
 
     /// Whether its threads had their cores to themselves, in one round at least, and did something.
@@ -432,10 +467,18 @@ impl PacketRun {
         counting.fold((self.pps, self.pps), |(low, high), pps| (low.min(pps), high.max(pps)))
     }
 
-    /// Its rate against another's: `0.43`; `-` where one of them cannot be trusted.
+    /// Rates of its rounds, in order; no number where one does not count.
+    pub fn rates(&self) -> Vec<f64> {
+        self.rounds.iter().map(|round| if round.counts { round.pps } else { f64::NAN }).collect()
+    }
+
+    /// Its rate against another's of the same rounds, as [`ratio_text`] has it; a run is 1.00 of itself.
     pub fn ratio(&self, whole: &Self) -> String {
         let both = self.is_trusted() && whole.is_trusted();
-        if both { format!("{:.2}", self.pps / whole.pps) } else { "-".to_owned() }
+        match both.then(|| Ratio::paired(&self.rates(), &whole.rates())).flatten() {
+            Some(_) if std::ptr::eq(self, whole) => "1.00".to_owned(),
+            ratio => ratio_text(ratio),
+        }
     }
 
     /// Whether its threads had their cores to themselves, in one round at least, and packets came.

@@ -152,7 +152,7 @@ impl Command {
     }
 }
 
-/// What the standard calls an admin command.
+/// What the standard calls an admin command (NVM Express Base 2.0, 5; Get LBA Status: NVM Command Set 1.0, 4.2.1).
 pub fn admin_name(opcode: u8) -> &'static str {
     match opcode {
         admin::DELETE_SQ => "Delete I/O Submission Queue",
@@ -170,7 +170,14 @@ pub fn admin_name(opcode: u8) -> &'static str {
         admin::FIRMWARE_DOWNLOAD => "Firmware Image Download",
         admin::SELF_TEST => "Device Self-test",
         admin::NAMESPACE_ATTACHMENT => "Namespace Attachment",
+        0x18 => "Keep Alive",
+        0x19 => "Directive Send",
+        0x1a => "Directive Receive",
+        0x1c => "Virtualization Management",
+        0x1d => "NVMe-MI Send",
+        0x1e => "NVMe-MI Receive",
         admin::CAPACITY_MANAGEMENT => "Capacity Management",
+        0x24 => "Lockdown",
         admin::CONTROLLER_DATA_QUEUE => "Controller Data Queue",
         admin::DOORBELL_BUFFER_CONFIG => "Doorbell Buffer Config",
         admin::FABRICS => "a Fabrics command",
@@ -178,6 +185,8 @@ pub fn admin_name(opcode: u8) -> &'static str {
         admin::SECURITY_SEND => "Security Send",
         admin::SECURITY_RECEIVE => "Security Receive",
         admin::SANITIZE => "Sanitize",
+        0x86 => "Get LBA Status",
+        0xc0.. => "a vendor specific admin command",
         _ => "an admin command",
     }
 }
@@ -194,7 +203,8 @@ pub fn get_log_page(lid: u8, bytes: u32, to: u64) -> Command {
         .dw10(u32::from(lid) | (dwords & 0xffff) << 16, dwords >> 16)
 }
 
-/// What the standard calls an I/O command.
+/// What the standard calls an I/O command (NVM Express Base 2.0, 7; NVM Command Set 1.0, 3.2; Zoned Namespace Command Set 1.1, 3.4; I/O Management: Base
+/// 2.1).
 pub fn io_name(opcode: u8) -> &'static str {
     match opcode {
         io::FLUSH => "Flush",
@@ -205,7 +215,17 @@ pub fn io_name(opcode: u8) -> &'static str {
         io::WRITE_ZEROES => "Write Zeroes",
         io::DATASET_MANAGEMENT => "Dataset Management",
         io::VERIFY => "Verify",
+        0x0d => "Reservation Register",
+        0x0e => "Reservation Report",
+        0x11 => "Reservation Acquire",
+        0x12 => "I/O Management Receive",
+        0x15 => "Reservation Release",
         io::COPY => "Copy",
+        0x1d => "I/O Management Send",
+        0x79 => "Zone Management Send",
+        0x7a => "Zone Management Receive",
+        0x7d => "Zone Append",
+        0x80.. => "a vendor specific I/O command",
         _ => "an I/O command",
     }
 }

@@ -48,6 +48,10 @@ pub(crate) mod net {
     pub const MQ: u64 = 1 << 22;
     /// VIRTIO_NET_F_CTRL_MAC_ADDR: the address can be set.
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
+    /// VIRTIO_NET_F_VQ_NOTF_COAL (VIRTIO 1.3): interrupts of single queues can be coalesced.
+    pub const VQ_NOTF_COAL: u64 = 1 << 52;
+    /// VIRTIO_NET_F_NOTF_COAL (VIRTIO 1.3): interrupts can be coalesced.
+    pub const NOTF_COAL: u64 = 1 << 53;
     /// VIRTIO_NET_F_HASH_REPORT: packets have their hashes.
     pub const HASH_REPORT: u64 = 1 << 57;
     /// VIRTIO_NET_F_RSS.

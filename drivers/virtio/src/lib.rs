@@ -39,5 +39,5 @@ mod ring;
 
 pub use blk::{BLK_IDS, Blk};
 pub use error::{Error, Fault, Result};
-pub use net::{NET_IDS, Net};
+pub use net::{Coalescing, NET_IDS, Net};
 pub use options::{Options, Service};

@@ -344,8 +344,8 @@ fn small(descriptors: u16) -> Bench {
     let rig = rig(spec);
     let blk = Blk::open(rig.device.clone(), &BlkConfig::default(), patient()).unwrap();
     let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-    blk.attach(&arena).unwrap();
-    let pool = Pool::new(&arena, 16, 32 << 10, 512).unwrap();
+    blk.attach(arena.clone()).unwrap();
+    let pool = Pool::new(arena.clone(), 16, 32 << 10, 512).unwrap();
     let queue = blk.queue().unwrap();
     Bench { blk, pool, queue, rig }
 }
@@ -558,8 +558,8 @@ impl Pair {
         let config = BlkConfig { queues: 2, ..BlkConfig::default() };
         let blk = Blk::open(rig.device.clone(), &config, patient()).unwrap();
         let arena = Arena::new(1 << 20, ArenaOptions::default()).unwrap();
-        blk.attach(&arena).unwrap();
-        let pool = Pool::new(&arena, 16, 32 << 10, 512).unwrap();
+        blk.attach(arena.clone()).unwrap();
+        let pool = Pool::new(arena.clone(), 16, 32 << 10, 512).unwrap();
         let (queue, other) = (blk.queue().unwrap(), blk.queue().unwrap());
         let mut pair = Self { bench: Bench { blk, pool, queue, rig }, other };
         let data = Data::One(pair.bench.buf(512));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
 use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState, Rss, RxQueue, TxQueue};
-use wholebar_virtio::{Error, Net, Options};
+use wholebar_virtio::{Coalescing, Error, Net, Options};
 
 const CSUM: u64 = 1 << 0;
 const GUEST_CSUM: u64 = 1 << 1;
@@ -629,6 +629,46 @@ fn commands_are_as_the_standard_has_them() {
     assert_eq!(again, [vec![0, 0, 0], vec![0, 1, 1], filters, mac, vec![2, 0, 0x23, 1]]);
     drop(port);
     assert_eq!(pool.available(), 192);
+}
+
+/// VIRTIO 1.3, 5.1.6.5.9: all queues that receive, or one by its virtqueue; packets, then microseconds.
+#[test]
+fn interrupts_are_coalesced_where_that_is_offered() {
+    let (vq, all) = (1 << 52, 1 << 53);
+    let config = PortConfig { rx_interrupts: true, ..PortConfig::default() };
+    let set = |packets, micros| Coalescing { packets, time: Duration::from_micros(micros) };
+    let bench = bench_with(spec(STATUS | CTRL | vq | all), config.clone());
+    let commands = || std::mem::take(&mut bench.rig.state().commands);
+    commands();
+    bench.port.set_coalescing(None, set(64, 0x1234)).unwrap();
+    bench.port.set_coalescing(Some(0), set(8, 50)).unwrap();
+    let told = [vec![6, 1, 64, 0, 0, 0, 0x34, 0x12, 0, 0], vec![6, 2, 0, 0, 0, 0, 8, 0, 0, 0, 50, 0, 0, 0]];
+    assert_eq!(commands(), told);
+    assert!(matches!(bench.port.set_coalescing(Some(1), set(8, 50)), Err(Error::Unavailable { .. })));
+    assert!(matches!(bench.port.set_coalescing(None, set(8, 1 << 32)), Err(Error::Unavailable { .. })));
+    // What is refused is not told again after a reset; what was taken is.
+    bench.rig.state().answer = 1;
+    assert!(matches!(bench.port.set_coalescing(Some(0), set(9, 9)), Err(Error::Refused { .. })));
+    bench.rig.state().answer = 0;
+    commands();
+    let Bench { port, rx, tx, rig, .. } = bench;
+    drop((rx, tx));
+    port.reset().unwrap();
+    let again: Vec<_> = std::mem::take(&mut rig.state().commands).into_iter().filter(|c| c[0] == 6).collect();
+    assert_eq!(again, told);
+    // Of all queues: none is told anything else any more.
+    port.set_coalescing(None, Coalescing::default()).unwrap();
+    rig.state().commands.clear();
+    port.reset().unwrap();
+    let again: Vec<_> = std::mem::take(&mut rig.state().commands).into_iter().filter(|c| c[0] == 6).collect();
+    assert_eq!(again, [[6, 1, 0, 0, 0, 0, 0, 0, 0, 0]]);
+    drop(port);
+    // Without interrupts there is nothing to coalesce.
+    for (features, config) in [(CTRL | all, PortConfig::default()), (CTRL, config)] {
+        let bench = bench_with(spec(features), config);
+        assert!(matches!(bench.port.set_coalescing(None, set(1, 1)), Err(Error::Unavailable { .. })));
+        bench.close();
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 //! ```
 
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// A thread of this process, by its id in `/proc/self/task`.
@@ -58,6 +59,20 @@ impl CpuShare {
     }
 }
 
+/// Which share of a core a thread has that does nothing but work there for a time: 1 where nothing else wants the core. `None` where the kernel does not tell,
+/// where this process may not use the core, or where no thread can be started.
+pub fn spin_share(core: usize, time: Duration) -> Option<f64> {
+    let spin = move || {
+        wholebar_core::cores::pin(core).ok()?;
+        let (share, began) = (CpuShare::current(), Instant::now());
+        while began.elapsed() < time {
+            std::hint::spin_loop();
+        }
+        share.share()
+    };
+    thread::Builder::new().name("spin".to_owned()).spawn(spin).ok()?.join().ok().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +81,14 @@ mod tests {
     fn a_thread_that_is_not_there_has_no_share() {
         assert!(CpuShare::of(None).share().is_none());
         assert!(Thread(i32::MAX).cpu_time().is_none());
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_has_no_share() {
+        assert_eq!(spin_share(usize::MAX, Duration::ZERO), None);
+        let core = wholebar_core::cores::allowed()[0];
+        let share = spin_share(core, Duration::from_millis(5));
+        assert!(share.is_none_or(|share| (0.0..1.5).contains(&share)), "{share:?}");
     }
 
     /// Where the kernel tells it, CPU time of the calling thread grows as it works.

@@ -9,6 +9,7 @@
 //! | [`net`] | packets with sequence marks, at a rate; what was lost, reordered, duplicated or damaged of them | DPDK's pktgen, RFC 2544, RFC 4737 |
 //! | [`latency`] | histograms and percentiles | HdrHistogram |
 //! | [`rounds`] | cases that take turns, so that a noisy machine disturbs all of them alike | |
+//! | [`ratio`] | ratios of rates with the interval in which they lie | the sign test, the Mann-Whitney test |
 //! | [`cpu`] | which share of a CPU a thread had | `pidstat -t` |
 //!
 //! ```
@@ -32,6 +33,7 @@ pub mod cpu;
 mod error;
 pub mod latency;
 pub mod net;
+pub mod ratio;
 pub mod rounds;
 
 pub use error::Error;

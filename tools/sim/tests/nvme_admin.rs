@@ -50,16 +50,20 @@ fn identify_controller() {
     assert_eq!(page[77], 3, "MDTS");
     assert_eq!(u32_at(&page, 80), 0x0002_0000, "VER");
     assert_eq!(page[111], 1, "CNTRLTYPE");
-    assert_eq!(u16_at(&page, 256), 1 << 8, "OACS: doorbell buffer config");
+    assert_eq!(u16_at(&page, 256), 0b1_0111 | 1 << 8, "OACS: doorbell buffer config beside what it always has");
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES, CQES");
     assert_eq!(u32_at(&page, 516), 2, "NN");
-    assert_eq!(u16_at(&page, 520), 1 | 1 << 2 | 1 << 3 | 1 << 7, "ONCS");
+    assert_eq!(u16_at(&page, 520), 0b1111 | 1 << 7 | 1 << 8, "ONCS");
     assert_eq!(page[525] & 1, 1, "VWC");
     assert_eq!(u32_at(&page, 536) & 3, 1, "SGLS");
     assert!(page[768..].starts_with(b"nqn.2014-08.org.nvmexpress:uuid:"));
 
     let plain = identify(&mut Rig::new(""), 1, 0);
-    assert_eq!((u16_at(&plain, 256), u32_at(&plain, 536)), (0, 0));
+    // Security, Format NVM, firmware, Device Self-test; with capacity for namespaces Namespace Management, too.
+    assert_eq!((u16_at(&plain, 256), u32_at(&plain, 536)), (0b1_0111, 0));
+    let managed = identify(&mut Rig::new("size=1M,spare=3M"), 1, 0);
+    assert_eq!((u16_at(&managed, 256), u32_at(&managed, 516)), (0b1_1111, 9), "OACS, NN");
+    assert_eq!((u64_at(&managed, 280), u64_at(&managed, 296)), (4 << 20, 3 << 20), "TNVMCAP, UNVMCAP");
     assert_ne!(page[768..1024], plain[768..1024], "another serial number, another name");
 }
 
@@ -125,7 +129,7 @@ fn identify_across_a_page_boundary() {
 #[test]
 fn commands_that_there_are_not() {
     let mut rig = Rig::new("");
-    for opcode in [0x03, 0x0d, 0x10, 0x11, 0x18, 0x7c, 0x80, 0xff] {
+    for opcode in [0x03, 0x0d, 0x15, 0x18, 0x1d, 0x7c, 0x83, 0xff] {
         assert_eq!(rig.admin(Cmd::new(opcode)).status, 0x01 | DNR | MORE, "opcode {opcode:#x}");
     }
     assert_eq!(rig.admin(Cmd::new(6).dw10(1).dw0(1 << 8)).code(), 0x02, "fused");
@@ -327,7 +331,7 @@ fn log_pages_by_parts() {
     assert_eq!(rig.admin(log(3, 8).dw13(1)).code(), 0x02);
     assert_eq!(rig.admin(log(3, 8).dw11(1)).code(), 0x02, "more than MDTS");
     assert_eq!(rig.fetch(log(4, 4096), 4096), [0; 4096], "no namespace changed");
-    for page in [0x06, 0x80, 0xff] {
+    for page in [0x07, 0x80, 0xff] {
         assert_eq!(rig.admin(log(page, 512)).status, 0x109 | DNR | MORE, "log page {page:#x}");
     }
 }

@@ -126,7 +126,7 @@ fn refuses(params: &str, blocks: u64) {
         assert_eq!(d.status(Cmd::rw(opcode, 0, 1).prp(at, 0).dw0(1 << 8)), 0x02 | DNR | MORE, "fused");
     }
     assert_eq!(d.status(Cmd::new(FLUSH).nsid(2)), 0x0b | DNR | MORE);
-    for opcode in [0x04, 0x0d, 0x0e, 0x11, 0x15, 0x19, 0x7f, 0x80, 0xff] {
+    for opcode in [0x0d, 0x0e, 0x11, 0x15, 0x18, 0x7f, 0x80, 0xff] {
         assert_eq!(d.status(Cmd::rw(opcode, 0, 1)), 0x01 | DNR | MORE, "opcode {opcode:#x}");
     }
     assert_eq!(d.deallocate(&[(0, 1), (blocks - 1, 2)]), 0x80 | DNR | MORE);

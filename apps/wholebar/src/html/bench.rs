@@ -2,6 +2,7 @@
 
 use super::{Look, distinct, facts, figure, host_facts, origin, page, plot, rates_by_depth, runs_table, strips, table};
 use crate::mapped::Bar;
+use crate::output;
 use crate::report::{self, PacketRun, Packets, Report, Run};
 use anyhow::Result;
 use maud::{Markup, html};
@@ -13,18 +14,37 @@ use plot::{Line, Lines};
 /// A plot that cannot be drawn.
 pub fn bench(report: &Report, bars: &[Bar], shared_cores: bool) -> Result<String> {
     let title = "What mapping whole BARs is worth";
+    let lead = lead(&report.runs);
     let body = html! {
         h1 { (title) }
         (origin(report.device, None))
-        h2 { "Host" }
-        (facts(&host_facts(&report.host)))
-        h2 { "Device: " (report.target) }
-        (strips(bars))
+        @if !lead.is_empty() { p class="lead" { (lead) } }
         @if !report.runs.is_empty() { (reads(report, shared_cores)?) }
         @if let Some(packets) = &report.packets { (packets_of(packets, shared_cores)?) }
+        h2 { "Device: " (report.target) }
+        (strips(bars))
+        h2 { "Host" }
+        (facts(&host_facts(&report.host)))
         footer { "wholebar " (report.version) ", " (report.schema) }
     };
     Ok(page(title, &body))
+}
+
+/// What the reads come to, in a sentence a depth.
+fn lead(runs: &[Run]) -> String {
+    let depths = distinct(runs.iter().map(|run| run.queue_depth));
+    let of = |depth: &usize| {
+        let at = |policy| runs.iter().find(|run| run.queue_depth == *depth && run.policy == policy);
+        let (whole, carved) = (at("whole")?, at("carved")?);
+        let ratio = carved.against(whole)?;
+        let (rate, plan) = (output::rate(whole.iops), carved.plan());
+        let share =
+            if ratio.is_same() { "as much, within noise".to_owned() } else { format!("{:.2} of that", ratio.median) };
+        Some(format!(
+            "At queue depth {depth} a BAR that is mapped whole gives {rate} reads a second, and {plan}, {share}. "
+        ))
+    };
+    [depths.first(), depths.last()].into_iter().flatten().filter_map(of).collect()
 }
 
 fn reads(report: &Report, shared_cores: bool) -> Result<Markup> {
@@ -49,7 +69,7 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
     for run in &packets.runs {
         let Some(at) = bursts.iter().position(|burst| *burst == run.burst) else { continue };
         let name = format!("{}, {}", run.ring, run.policy);
-        let look = match (run.ring, run.policy) {
+        let look = match (&*run.ring, &*run.policy) {
             ("split", "whole") => Look(0),
             ("split", _) => Look(4),
             (_, "whole") => Look(1),

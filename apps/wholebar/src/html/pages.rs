@@ -35,12 +35,6 @@ pub fn pages(report: &Pages) -> Result<String> {
         (origin(device.origin, Some(&device.origin_why)))
         p class="lead" { (report.summary) }
         @if report.interrupted { p { strong { "It was interrupted: this is what was measured until then." } } }
-        h2 { "Host and device" }
-        (facts(&[host, device_facts(report)].concat()))
-        (strips(&device.bars))
-        h2 { "One access of a register" }
-        div class="plots" { (figure(&access_plot(report)?, ACCESS_CAPTION)) }
-        (access_table(report))
         @if !report.runs.is_empty() {
             h2 { "Reads" }
             div class="plots" {
@@ -52,6 +46,12 @@ pub fn pages(report: &Pages) -> Result<String> {
             p { (crossover_note()) }
             (runs_table("ratio: to whole at the same depth and batch; direct, trapped: doorbells rung; left out: rounds that lost a core", &report.runs))
         }
+        h2 { "One access of a register" }
+        div class="plots" { (figure(&access_plot(report)?, ACCESS_CAPTION)) }
+        (access_table(report))
+        h2 { "Host and device" }
+        (facts(&[host, device_facts(report)].concat()))
+        (strips(&device.bars))
         h2 { "How it was measured" }
         (method(report))
         footer { "wholebar " (report.version) ", " (report.schema) ", " (format!("{:.0} s", report.seconds)) }

@@ -2,7 +2,7 @@
 
 use super::Controller;
 use crate::args::Usage;
-use crate::bind::in_use::{self, Network};
+use crate::in_use::{self, Network};
 use crate::{output, target};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;

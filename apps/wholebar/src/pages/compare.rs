@@ -5,11 +5,9 @@ use crate::html;
 use crate::mapped::Bar;
 use crate::output;
 use crate::report::Run;
-use anyhow::{Context, Result, bail};
+use crate::stored;
+use anyhow::{Result, bail};
 use serde::Serialize;
-use serde_json::Value;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Put reports of `wholebar pages --json` side by side: hosts with 4 and with 64 KiB pages, before and after a change
@@ -103,32 +101,8 @@ fn read_all(paths: &[String]) -> Result<Vec<Named>> {
 
 /// Reads a report.
 fn read(path: &str) -> Result<Pages> {
-    const MOST: u64 = 64 << 20;
-    let mut bytes = Vec::new();
-    let file = File::open(path).with_context(|| format!("cannot read {path}"))?;
-    file.take(MOST + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {path}"))?;
-    if bytes.is_empty() {
-        bail!("{path} is empty: it should be a report of `wholebar pages --json`");
-    }
-    if bytes.len() as u64 > MOST {
-        bail!("{path} has more than {}: no report has", output::bytes(MOST));
-    }
-    let value: Value = serde_json::from_slice(&bytes)
-        .with_context(|| format!("{path} is not JSON, so no report of `wholebar pages --json`"))?;
-    match value.get("schema").and_then(Value::as_str) {
-        Some(SCHEMA) => {}
-        Some(other) => {
-            let other: String = other.chars().take(80).collect();
-            bail!("{path} is {other:?}, and only {SCHEMA:?} can be compared: make it with `wholebar pages --json`")
-        }
-        None => bail!("{path} names no schema: it is no report of `wholebar pages --json`"),
-    }
-    let report: Pages =
-        serde_json::from_value(value).with_context(|| format!("{path} is no whole report of schema {SCHEMA:?}"))?;
-    match report.makes_sense() {
-        true => Ok(report),
-        false => bail!("{path} holds numbers that no measurement gives: it was changed, or broken"),
-    }
+    let report: Pages = stored::read(path, SCHEMA, "wholebar pages --json")?;
+    if report.makes_sense() { Ok(report) } else { Err(stored::broken(path)) }
 }
 
 /// Why reports are not of the same thing.

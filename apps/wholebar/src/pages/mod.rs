@@ -15,7 +15,7 @@ use crate::nvme::Controller;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::{self, Origin};
 use crate::output;
-use crate::report::Run;
+use crate::report::{RATIO_NOTE, Run};
 use crate::rounds::{Load, Plan};
 use crate::signal;
 use crate::target::{self, Target};
@@ -72,7 +72,7 @@ struct Measure {
     /// About how long to measure [default: 60, or 10 with --quick]
     #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
     runtime: Option<Duration>,
-    /// Three rounds instead of five, in 10 seconds
+    /// Five rounds instead of twelve, in 10 seconds
     #[arg(long)]
     quick: bool,
     /// Write the report as JSON to this file; - is standard output
@@ -130,7 +130,7 @@ fn measure(args: Measure) -> Result<()> {
             class.interface
         );
     }
-    let (rounds, time) = if args.quick { (3, 10.0) } else { (5, 60.0) };
+    let (rounds, time) = if args.quick { (5, 10.0) } else { (12, 60.0) };
     let time = args.runtime.unwrap_or(Duration::from_secs_f64(time));
     let began = Instant::now();
     let plans = plans(target.device.page_size());
@@ -242,10 +242,12 @@ fn results(report: &Pages) -> String {
     text += "\n";
     text += &output::paragraph(&registers_note(report));
     text += &format!(
-        "\n{}, one queue: reads a second, their ratio to whole, the spread of the rounds\n\n",
+        "\n{}, one queue: reads a second, their ratio to whole, half the spread of the rounds\n\n",
         workload(report)
     );
     text += &rates(report);
+    text += "\n";
+    text += &output::paragraph(&format!("ratio: {}{}", RATIO_NOTE, report.controls().unwrap_or_default()));
     text += "\n";
     text += &output::paragraph(&report.summary);
     text += "\n";
@@ -293,7 +295,12 @@ fn rates(report: &Pages) -> String {
                 let spread = (high - low) / 2.0 / run.iops * 100.0;
                 let spread = if spread < 1000.0 { format!("±{spread:.0}%") } else { "wild".to_owned() };
                 match whole.filter(|_| run.policy != "whole") {
-                    Some(whole) => format!("{}  {:>4} {spread:>5}", output::rate(run.iops), run.ratio(whole)),
+                    Some(whole) => {
+                        let control = run.against(whole).filter(|_| run.is_control_of(whole));
+                        let ratio =
+                            control.map_or_else(|| run.ratio(whole), |ratio| format!("{:.2} A/A", ratio.median));
+                        format!("{}  {ratio:>4} {spread:>5}", output::rate(run.iops))
+                    }
                     None => format!("{} {spread:>5}", output::rate(run.iops)),
                 }
             }));

@@ -77,10 +77,18 @@ pub struct Crossover {
     pub depth: usize,
     /// What trapping costs a batch, in nanoseconds: submission and completion doorbell.
     pub trap_ns: f64,
-    /// The least batch measured from which on it is so, if there is one.
+    /// Whether it costs more than noise does: in the smallest batch, the interval of the ratio to whole lies below 1.
+    #[serde(default = "yes")]
+    pub costs: bool,
+    /// The least batch measured from which on it is so for sure (the whole interval of the ratio is near 1), if there is one.
     pub measured: Option<usize>,
     /// The batch computed from what trapping costs and what a read takes in large batches.
     pub computed: f64,
+}
+
+/// Reports of earlier versions were not asked.
+fn yes() -> bool {
+    true
 }
 
 /// The crossover of each plan that traps doorbells.
@@ -90,7 +98,7 @@ pub struct Crossover {
 pub fn crossovers(runs: &[Run]) -> Vec<Crossover> {
     let Some(depth) = runs.iter().map(|run| run.queue_depth).max() else { return Vec::new() };
     let deep: Vec<_> = runs.iter().filter(|run| run.queue_depth == depth && run.iops > 0.0).collect();
-    let whole = |batch| deep.iter().find(|run| run.policy == "whole" && run.batch == batch).map(|run| 1e9 / run.iops);
+    let whole = |batch| deep.iter().copied().find(|run| run.policy == "whole" && run.batch == batch);
     let mut plans: Vec<String> = Vec::new();
     for plan in deep.iter().filter(|run| run.doorbells.trapped > 0).map(|run| run.plan()) {
         if !plans.contains(&plan) {
@@ -99,22 +107,29 @@ pub fn crossovers(runs: &[Run]) -> Vec<Crossover> {
     }
     let mut found = Vec::new();
     for plan in plans {
-        // Batch, nanoseconds a read under this plan, and under whole.
+        // By batch: under this plan, and under whole.
         let mut points: Vec<_> = deep
             .iter()
             .filter(|run| run.plan() == plan && run.policy != "whole")
-            .filter_map(|run| Some((run.batch, 1e9 / run.iops, whole(run.batch)?)))
+            .filter_map(|run| Some((*run, whole(run.batch)?)))
             .collect();
-        points.sort_by_key(|(batch, ..)| *batch);
-        let Some((_, _, fastest)) = points.last().copied() else { continue };
+        points.sort_by_key(|(run, _)| run.batch);
+        let Some(fastest) = points.last().map(|(_, whole)| 1e9 / whole.iops) else { continue };
         let sum = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
-            points.iter().map(|(batch, own, whole)| f(1.0 / *batch as f64, own - whole)).sum()
+            points.iter().map(|(run, whole)| f(1.0 / run.batch as f64, 1e9 / run.iops - 1e9 / whole.iops)).sum()
         };
         let trap_ns = (sum(&|x, y| x * y) / sum(&|x, _| x * x)).max(0.0);
-        let as_good = |(_, own, whole): &&(usize, f64, f64)| *own <= *whole / (1.0 - MATTERS);
-        let measured = points.iter().rev().take_while(as_good).last().map(|(batch, ..)| *batch);
+        let costs = points.first().is_some_and(|(run, whole)| match run.against(whole) {
+            Some(ratio) => ratio.high < 1.0,
+            None => run.iops < whole.iops,
+        });
+        // Without rounds to judge by, the figures themselves have to do.
+        let as_good = |(run, whole): &&(&Run, &Run)| {
+            run.against(whole).map_or(run.iops / whole.iops, |ratio| ratio.low) >= 1.0 - MATTERS
+        };
+        let measured = points.iter().rev().take_while(as_good).last().map(|(run, _)| run.batch);
         let computed = (trap_ns / (MATTERS * fastest)).max(1.0);
-        found.push(Crossover { plan, depth, trap_ns, measured, computed });
+        found.push(Crossover { plan, depth, trap_ns, costs, measured, computed });
     }
     found
 }
@@ -123,6 +138,7 @@ impl Crossover {
     /// The batch, and how it is known.
     pub fn text(&self) -> String {
         match self.measured {
+            _ if !self.costs => "any (the difference is noise)".to_owned(),
             Some(batch) => format!("{batch} (measured)"),
             None if self.computed < 1e6 => format!("about {:.0} (computed)", self.computed),
             None => "more than a million (computed)".to_owned(),
@@ -163,7 +179,13 @@ impl Pages {
             return "Nothing was measured at queue depth 1.".to_owned();
         };
         let of = |run: &Run| match run.is_trusted() && whole.is_trusted() {
-            true => format!("{} ({} of whole)", rate(run), run.ratio(whole)),
+            true => match run.against(whole) {
+                Some(ratio) if ratio.is_same() || run.is_control_of(whole) => {
+                    format!("{} (the same, within noise)", rate(run))
+                }
+                Some(ratio) => format!("{} ({:.2} of whole)", rate(run), ratio.median),
+                None => rate(run),
+            },
             false => format!("{} (not to be compared: a core was lost to something else)", rate(run)),
         };
         let mut text = String::new();
@@ -204,7 +226,9 @@ impl Pages {
                 None => format!("A trapped register is written in {trapped} (median). "),
             };
         }
-        if let Some(worst) = self.crossovers.iter().max_by(|a, b| a.computed.total_cmp(&b.computed)) {
+        if let Some(worst) =
+            self.crossovers.iter().filter(|crossover| crossover.costs).max_by(|a, b| a.computed.total_cmp(&b.computed))
+        {
             let (percent, batch, depth) = (MATTERS * 100.0, worst.text(), worst.depth);
             text += &format!(
                 "Trapping stops mattering (costs less than {percent:.0} %) in batches of {batch} at queue depth {depth}. "
@@ -224,6 +248,26 @@ impl Pages {
             .map(|run| run.page_size)
             .min()
             .unwrap_or(self.host.page_size)
+    }
+
+    /// What plans that reach doorbells as whole does show of the noise; `None` where there are none.
+    pub fn controls(&self) -> Option<String> {
+        let (mut plans, mut low, mut high): (Vec<String>, f64, f64) = (Vec::new(), f64::MAX, 0.0);
+        for run in &self.runs {
+            let Some(whole) = self.run("whole", run.queue_depth, run.batch) else { continue };
+            let Some(ratio) = run.against(whole).filter(|_| run.is_control_of(whole)) else { continue };
+            (low, high) = (low.min(ratio.median), high.max(ratio.median));
+            if !plans.contains(&run.plan()) {
+                plans.push(run.plan());
+            }
+        }
+        (!plans.is_empty()).then(|| {
+            format!(
+                "A/A: {} reaches the doorbells as whole does, by stores, and differs from it in nothing that is measured: what its ratios are off 1, from \
+                 {low:.2} to {high:.2}, is this machine's noise.",
+                plans.join("; ")
+            )
+        })
     }
 
     /// What has to be said beside the figures.
@@ -318,5 +362,36 @@ mod tests {
         let noise = [run("whole", 4096, 1, 1, 1e6, 0), run("trapped", 4096, 1, 1, 2e6, 2)];
         let found = &crossovers(&noise)[0];
         assert_eq!((found.trap_ns, found.measured, found.computed), (0.0, Some(1), 1.0));
+        assert_eq!(found.text(), "any (the difference is noise)");
+    }
+
+    /// A run of twelve rounds around a rate, by what noise adds.
+    fn noisy(policy: &'static str, batch: usize, iops: f64, trapped: u64, noise: [f64; 3]) -> Run {
+        let rounds = (0..12).map(|n| crate::report::Round {
+            iops: iops * (1.0 + noise[n % 3]),
+            cpu: crate::report::Cpu { driver: vec![1.0], model: None },
+            counts: true,
+        });
+        Run { rounds: rounds.collect(), ..run(policy, 65536, 128, batch, iops, trapped) }
+    }
+
+    /// What looks near whole is a crossover only where the rounds say so; where they do not tell trapping from whole, it has none.
+    #[test]
+    fn noise_makes_no_crossover() {
+        let (quiet, loud) = ([0.0, 0.001, -0.001], [0.1, -0.1, 0.0]);
+        let pair = |batch, share, noise| {
+            [noisy("whole", batch, 1e6, 0, quiet), noisy("trapped", batch, share * 1e6, 2, noise)]
+        };
+        let runs = [pair(1, 0.5, quiet), pair(8, 0.96, loud), pair(32, 0.97, quiet)].concat();
+        let found = &crossovers(&runs)[0];
+        assert_eq!((found.costs, found.measured), (true, Some(32)));
+        let runs = [pair(1, 0.99, loud), pair(8, 0.99, loud)].concat();
+        let found = &crossovers(&runs)[0];
+        assert_eq!(
+            (found.costs, found.measured, found.text().as_str()),
+            (false, None, "any (the difference is noise)")
+        );
+        let runs = [noisy("whole", 1, 1e6, 0, quiet), noisy("carved", 1, 1e6, 0, loud)];
+        assert!(runs[1].is_control_of(&runs[0]) && runs[1].ratio(&runs[0]) == "same" && crossovers(&runs).is_empty());
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn features(hw: &Hardware, facts: &Facts, mtu: u16, config: &PortConf
         wanted |= bit::CTRL_VQ | bit::CTRL_RX | bit::CTRL_MAC_ADDR | bit::GUEST_ANNOUNCE;
         wanted |= if config.rx_queues > 1 { bit::MQ } else { 0 };
         wanted |= if config.rss.is_some() { bit::RSS } else { 0 };
+        wanted |= if config.rx_interrupts { bit::NOTF_COAL | bit::VQ_NOTF_COAL } else { 0 };
     }
     for (on, bits) in [
         (granted.rx_checksum, bit::GUEST_CSUM),

@@ -27,6 +27,9 @@ impl Command {
     pub const PAIRS: Self = Self(4, 0, "use so many pairs of queues");
     pub const RSS: Self = Self(4, 1, "spread packets in this way");
     pub const HASH: Self = Self(4, 2, "report hashes");
+    /// VIRTIO_NET_CTRL_NOTF_COAL (VIRTIO 1.3, 5.1.6.5.9).
+    pub const COALESCE_RX: Self = Self(6, 1, "coalesce interrupts");
+    pub const COALESCE_QUEUE: Self = Self(6, 2, "coalesce interrupts of this queue");
 }
 
 /// How often, while an answer is waited for, it is looked whether the device still runs.

@@ -1,5 +1,6 @@
 //! Network devices (VIRTIO 1.2, 5.1): the handle that applications hold. Its queues are values of their own.
 
+mod coalescing;
 mod config;
 mod control;
 mod header;
@@ -14,6 +15,7 @@ use crate::hardware::Hardware;
 use crate::life::Life;
 use crate::options::Options;
 use crate::ring::{Packed, Ring, Split};
+pub use coalescing::Coalescing;
 use config::Facts;
 use control::{Command, ControlQueue};
 use rx::{AnyReceiver, Layout, Receiver};
@@ -96,6 +98,7 @@ struct Wanted {
     filters: Vec<Mac>,
     vlans: BTreeSet<u16>,
     rss: Option<Rss>,
+    coalescing: coalescing::Wanted,
 }
 
 /// A parked queue.
@@ -198,6 +201,33 @@ impl Net {
     /// Returns the number of buffers that were quarantined, because the device may still write them.
     pub fn quarantined(&self) -> u64 {
         self.0.driver().shared.domain.quarantined()
+    }
+
+    /// Sets when a queue that receives interrupts: queue `queue`, or all of them. It lasts through resets. (Linux: `ethtool -C`, rx-usecs and rx-frames.)
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where the device was opened without [`PortConfig::rx_interrupts`], does not offer VIRTIO_NET_F_NOTF_COAL, or, for a single
+    /// queue, VIRTIO_NET_F_VQ_NOTF_COAL; where there is no such queue; for a time of more than 2^32 - 1 microseconds. [`Error::Refused`] where the device
+    /// refuses it: then all is as before.
+    pub fn set_coalescing(&self, queue: Option<u16>, coalescing: Coalescing) -> Result<()> {
+        let (shared, own) = (&self.0.driver().shared, &self.0.driver().device_type);
+        let unavailable = |what: &str| shared.hw.unavailable(what.to_owned());
+        if !shared.has(if queue.is_some() { bit::VQ_NOTF_COAL } else { bit::NOTF_COAL }) {
+            return Err(unavailable("interrupts of its queues cannot be coalesced (or there are none: rx_interrupts)"));
+        }
+        if queue.is_some_and(|queue| queue >= own.pairs) {
+            return Err(unavailable(&format!("it has {} queues that receive, from 0 on", own.pairs)));
+        }
+        let command = coalescing::command(queue, coalescing);
+        let (command, data) = command.ok_or_else(|| unavailable("interrupts cannot be held back for so long"))?;
+        self.0.with(|kept| {
+            let State { control, wanted, .. } = &mut kept.state;
+            if let Some(control) = control {
+                control.execute(shared, command, &data)?;
+                wanted.coalescing.told(queue, coalescing);
+            }
+            Ok(())
+        })
     }
 
     /// Stops the device for good. Queues end.
@@ -419,6 +449,9 @@ impl DeviceType for Ethernet {
         self.tell_mac(shared, control, wanted)?;
         for vlan in &wanted.vlans {
             control.execute(shared, Command::VLAN_ADD, &vlan.to_le_bytes())?;
+        }
+        for (command, data) in wanted.coalescing.iter().filter_map(|(queue, c)| coalescing::command(queue, c)) {
+            control.execute(shared, command, &data)?;
         }
         Ok(())
     }

@@ -76,6 +76,8 @@ pub(super) mod net {
     pub(in super::super) const CTRL_RX_EXTRA: u64 = 1 << 20;
     pub(in super::super) const MQ: u64 = 1 << 22;
     pub(in super::super) const CTRL_MAC_ADDR: u64 = 1 << 23;
+    pub(in super::super) const VQ_NOTF_COAL: u64 = 1 << 52;
+    pub(in super::super) const NOTF_COAL: u64 = 1 << 53;
     pub(in super::super) const HASH_REPORT: u64 = 1 << 57;
     pub(in super::super) const RSS: u64 = 1 << 60;
     pub(in super::super) const SPEED_DUPLEX: u64 = 1 << 63;

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// A virtio device that another process serves as a vhost-user back end, as a modern virtio PCI function.
 ///
@@ -40,7 +40,7 @@ pub struct VhostUser {
     device_type: DeviceType,
     vectors: u32,
     front_end: Arc<Mutex<FrontEnd>>,
-    kicks: Arc<[EventFd]>,
+    kicks: Arc<[OnceLock<EventFd>]>,
     /// The queue that the front end serves.
     control_queue: Option<u16>,
     signaller: Arc<Signaller>,
@@ -133,7 +133,7 @@ impl VhostUser {
         if self.control_queue.is_some_and(|control| u64::from(control) == queue) {
             return self.front_end().run_control();
         }
-        if let Some(kick) = usize::try_from(queue).ok().and_then(|queue| self.kicks.get(queue)) {
+        if let Some(kick) = usize::try_from(queue).ok().and_then(|queue| self.kicks.get(queue)?.get()) {
             self.signaller.signal(kick.as_fd());
         }
         Ok(())

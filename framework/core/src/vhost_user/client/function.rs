@@ -10,22 +10,20 @@ use super::link::{Link, Met, get_config, meet, theirs};
 use super::memory::{Memory, Unsent};
 use super::options::{DeviceType, Options};
 use super::peer::{Failed, Lost, Notice, Peer};
-use super::registers::{Action, NO_VECTOR, Registers, status};
+use super::registers::{Action, Registers, status};
 use crate::irq::EventFd;
 use crate::mem::{Arena, Iova};
 use crate::model::Signaller;
 use crate::patience::{Patience, later};
-use crate::vhost_user::wire::{self, Request, VringAddr, VringState, protocol};
+use crate::vhost_user::wire::{self, Request, protocol};
 use crate::{Error, Result};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
 /// The largest queue: what libvhost-user has, and nobody less.
 const LARGEST_QUEUE: u16 = 1024;
-/// Where a packed queue begins: at its first descriptor, both wrap counters 1 (2.8.1); a split one begins at 0.
-const PACKED_START: u32 = 0x8000_8000;
 
 /// The function.
 pub struct FrontEnd {
@@ -34,30 +32,30 @@ pub struct FrontEnd {
     pub registers: Registers,
     pub config_space: ConfigSpace,
     pub vectors: Vec<Option<OwnedFd>>,
-    /// The eventfds that queues are notified by. They stay the same.
-    pub kicks: Arc<[EventFd]>,
+    /// The eventfds that queues are notified by, from when they are first used. They stay the same.
+    pub kicks: Arc<[OnceLock<EventFd>]>,
     pub function: Function,
-    link: Link,
-    patience: Arc<Patience>,
-    peer: Option<Peer>,
-    said: Said,
-    memory: Memory,
+    pub(super) link: Link,
+    pub(super) patience: Arc<Patience>,
+    pub(super) peer: Option<Peer>,
+    pub(super) said: Said,
+    pub(super) memory: Memory,
     /// How many of a network device's pairs the driver uses, and the queue by which it says so.
-    pairs: u16,
-    control: Control,
+    pub(super) pairs: u16,
+    pub(super) control: Control,
     /// The queues that the back end knows.
-    started: Vec<bool>,
+    pub(super) started: Vec<bool>,
     /// What the back end signals when a queue of it fails.
-    failure: EventFd,
+    pub(super) failure: EventFd,
     /// What it signals instead of a vector that there isn't: libvhost-user gives up where it has nothing to signal.
-    spare: EventFd,
-    signaller: Arc<Signaller>,
+    pub(super) spare: EventFd,
+    pub(super) signaller: Arc<Signaller>,
     /// How the last back end went away.
-    away: Option<String>,
+    pub(super) away: Option<String>,
     /// Why there will be none any more.
-    gone: Option<String>,
+    pub(super) gone: Option<String>,
     /// The last back end did not close the connection itself.
-    may_run: bool,
+    pub(super) may_run: bool,
 }
 
 impl FrontEnd {
@@ -78,7 +76,7 @@ impl FrontEnd {
         let unfit = |what: String| Error::Peer { device: name.to_owned(), command: "opening it".to_owned(), what };
         let function = Function::of(&said, device_type, &options).map_err(unfit)?;
         let queues = function.all_queues();
-        let kicks = (0..queues).map(|_| EventFd::new()).collect::<Result<_>>()?;
+        let kicks = (0..queues).map(|_| OnceLock::new()).collect();
         Ok(Self {
             name: name.to_owned(),
             registers: Registers::new(function.offered, queues, queues + 1, LARGEST_QUEUE),
@@ -183,7 +181,7 @@ impl FrontEnd {
     /// Writes device status (2.1, 3.1).
     fn set_status(&mut self, value: u8) -> Result<()> {
         self.alive()?;
-        if self.peer.is_none() {
+        if self.peer.is_none() && self.registers.status == 0 {
             self.reconnect()?;
         }
         let before = self.registers.status;
@@ -193,25 +191,29 @@ impl FrontEnd {
         if agrees && !self.agree()? {
             new &= !status::FEATURES_OK;
         }
-        let tells = self.said.protocol & protocol::STATUS != 0;
-        if tells {
-            self.tell(|peer| peer.set(Request::SET_STATUS, u64::from(new).as_bytes(), Vec::new()))?;
-        }
-        if agrees && tells && new & status::FEATURES_OK != 0 {
-            let theirs = self.tell(|peer| peer.get::<u64>(Request::GET_STATUS, &[]))?;
-            new &=
-                if theirs.unwrap_or(0) & u64::from(status::FEATURES_OK) == 0 { !status::FEATURES_OK } else { u8::MAX };
-        }
-        if self.peer.is_none() {
-            // It went away meanwhile: the driver finds out by the next look.
-            new |= status::NEEDS_RESET;
-        }
         if starts && new & status::FEATURES_OK == 0 {
             tracing::warn!(device = self.name, "DRIVER_OK comes before FEATURES_OK");
             new = new & !status::DRIVER_OK | status::NEEDS_RESET;
         }
+        if self.peer.is_none() {
+            // It is away: the driver finds out by the next look.
+            new |= status::NEEDS_RESET;
+        }
         self.registers.status = new;
-        if starts && self.registers.is_running() { self.start() } else { Ok(()) }
+        if starts && self.registers.is_running() {
+            self.start()?;
+        }
+        if self.said.protocol & protocol::STATUS == 0 {
+            return Ok(());
+        }
+        self.tell(|peer| peer.set(Request::SET_STATUS, u64::from(new).as_bytes(), Vec::new()))?;
+        if agrees
+            && let Some(theirs) = self.tell(|peer| peer.get::<u64>(Request::GET_STATUS, &[]))?
+            && theirs & u64::from(status::FEATURES_OK) == 0
+        {
+            self.registers.status &= !status::FEATURES_OK;
+        }
+        Ok(())
     }
 
     /// Agrees on features; false where they are not accepted.
@@ -238,175 +240,6 @@ impl FrontEnd {
             self.tell(|peer| peer.set(Request::NET_SET_MTU, mtu.as_bytes(), Vec::new()))?;
         }
         Ok(true)
-    }
-
-    /// The back end may use memory and queues from here on.
-    fn start(&mut self) -> Result<()> {
-        if !self.config_space.bus_master() {
-            self.fail("DRIVER_OK comes before bus mastering");
-            return Ok(());
-        }
-        self.send_memory()?;
-        for index in 0..self.function.queues {
-            if self.registers.queues[usize::from(index)].enabled {
-                self.start_queue(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn start_queue(&mut self, index: u16) -> Result<()> {
-        let queue = self.registers.queues[usize::from(index)].clone();
-        let base = if self.registers.features & ring::PACKED != 0 { PACKED_START } else { 0 };
-        let number = u64::from(index);
-        let state = |num| VringState { index: index.into(), num };
-        let addr = VringAddr {
-            index: index.into(),
-            flags: 0,
-            descriptor: queue.desc,
-            used: queue.device,
-            available: queue.driver,
-            log: 0,
-        };
-        let call = self.call_of(index)?;
-        let kick = self.dup(self.kicks[usize::from(index)].as_fd())?;
-        let failure = self.dup(self.failure.as_fd())?;
-        let enabled = self.in_use(index);
-        let extended = self.said.extended;
-        self.tell(|peer| {
-            peer.set(Request::SET_VRING_NUM, state(queue.size.into()).as_bytes(), Vec::new())?;
-            peer.set(Request::SET_VRING_BASE, state(base).as_bytes(), Vec::new())?;
-            peer.set(Request::SET_VRING_ADDR, addr.as_bytes(), Vec::new())?;
-            peer.set(Request::SET_VRING_CALL, number.as_bytes(), vec![call])?;
-            peer.set(Request::SET_VRING_ERR, number.as_bytes(), vec![failure])?;
-            peer.set(Request::SET_VRING_KICK, number.as_bytes(), vec![kick])?;
-            if extended {
-                peer.set(Request::SET_VRING_ENABLE, state(enabled.into()).as_bytes(), Vec::new())?;
-            }
-            Ok(())
-        })?;
-        self.started[usize::from(index)] = self.peer.is_some();
-        Ok(())
-    }
-
-    /// Whether the back end is to use a queue: of a network device's, the pairs that the driver asked for.
-    fn in_use(&self, index: u16) -> bool {
-        self.function.device_type != DeviceType::Net || index / 2 < self.pairs
-    }
-
-    /// Stops all queues: when this returns, the back end does not reach memory by them.
-    fn stop(&mut self) -> Result<()> {
-        for index in 0..self.started.len() {
-            if !std::mem::take(&mut self.started[index]) {
-                continue;
-            }
-            let state = VringState { index: index as u32, num: 0 };
-            let stopped = self.tell(|peer| {
-                let base: VringState = peer.get(Request::GET_VRING_BASE, state.as_bytes())?;
-                match base.index == state.index {
-                    true => Ok(()),
-                    false => Err(peer
-                        .broke(
-                            Some(Request::GET_VRING_BASE),
-                            format!("the reply is about queue {}, not {index}", base.index),
-                        )
-                        .into()),
-                }
-            })?;
-            if stopped.is_none() {
-                self.started.fill(false);
-            }
-        }
-        Ok(())
-    }
-
-    /// The queue behind those of the back end, where there is one: it is notified by [`run_control`](Self::run_control).
-    pub fn control_queue(&self) -> Option<u16> {
-        self.function.control.then_some(self.function.queues)
-    }
-
-    /// Takes the commands of the control queue.
-    pub fn run_control(&mut self) -> Result<()> {
-        let Some(queue) = self.control_queue().and_then(|index| self.registers.queues.get(usize::from(index)).cloned())
-        else {
-            return Ok(());
-        };
-        if !self.registers.is_running() || !queue.enabled {
-            return Ok(());
-        }
-        let packed = self.registers.features & ring::PACKED != 0;
-        // Its commands change the device, but not the memory.
-        let (mut control, memory) = (self.control, std::mem::take(&mut self.memory));
-        let ran = control.run(&queue, packed, &memory, |command| match command {
-            // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET (5.1.6.5.5).
-            [4, 0, low, high, ..] => self.set_pairs(u16::from_le_bytes([*low, *high])).map_err(Stopped::Core),
-            _ => Ok(false),
-        });
-        (self.control, self.memory) = (control, memory);
-        if self.peer.is_none() {
-            self.memory.forget_sent();
-        }
-        match ran {
-            Ok(()) => self.signal(queue.vector),
-            Err(Stopped::Core(error)) => return Err(error),
-            Err(Stopped::Driver(why)) => self.fail(&why),
-        }
-        Ok(())
-    }
-
-    /// How many pairs the driver uses (5.1.6.5.6): false where there are not so many.
-    fn set_pairs(&mut self, pairs: u16) -> Result<bool> {
-        if pairs == 0 || pairs > self.function.queues / 2 {
-            return Ok(false);
-        }
-        let before = std::mem::replace(&mut self.pairs, pairs);
-        for index in 2 * before.min(pairs)..2 * before.max(pairs) {
-            if self.started[usize::from(index)] && self.said.extended {
-                let state = VringState { index: index.into(), num: self.in_use(index).into() };
-                self.tell(|peer| peer.set(Request::SET_VRING_ENABLE, state.as_bytes(), Vec::new()))?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Connects vectors to eventfds, from `first` on.
-    pub fn set_vectors(&mut self, first: u32, fds: Vec<Option<OwnedFd>>) -> Result<()> {
-        let range = first..first + fds.len() as u32;
-        for (vector, fd) in (first as usize..).zip(fds) {
-            self.vectors[vector] = fd;
-        }
-        for index in 0..self.function.queues {
-            if range.contains(&self.registers.queues[usize::from(index)].vector.into()) {
-                self.call_changed(index)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Signals a vector by ourselves.
-    pub fn signal(&self, vector: u16) {
-        if let Some(Some(fd)) = self.vectors.get(usize::from(vector)) {
-            self.signaller.signal(fd.as_fd());
-        }
-    }
-
-    /// A queue's interrupt goes elsewhere.
-    fn call_changed(&mut self, index: u16) -> Result<()> {
-        if !self.started.get(usize::from(index)).is_some_and(|started| *started) {
-            return Ok(());
-        }
-        let call = self.call_of(index)?;
-        self.tell(|peer| peer.set(Request::SET_VRING_CALL, u64::from(index).as_bytes(), vec![call])).map(|_| ())
-    }
-
-    fn call_of(&self, index: u16) -> Result<OwnedFd> {
-        let vector = self.registers.queues[usize::from(index)].vector;
-        let fd = self.vectors.get(usize::from(vector)).filter(|_| vector != NO_VECTOR).and_then(Option::as_ref);
-        self.dup(fd.map_or(self.spare.as_fd(), |fd| fd.as_fd()))
-    }
-
-    fn dup(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
-        fd.try_clone_to_owned().map_err(|cause| self.local("duplicating an eventfd", cause))
     }
 
     /// Lets the back end into an arena: at once where its queues run, else when they do.
@@ -438,7 +271,7 @@ impl FrontEnd {
         Ok(())
     }
 
-    fn send_memory(&mut self) -> Result<()> {
+    pub(super) fn send_memory(&mut self) -> Result<()> {
         let Some(peer) = &mut self.peer else { return Ok(()) };
         let sent = self.memory.sync(peer);
         self.sent(sent).map(|_| ())
@@ -491,7 +324,7 @@ impl FrontEnd {
     }
 
     /// Nothing works until the next reset.
-    fn fail(&mut self, why: &str) {
+    pub(super) fn fail(&mut self, why: &str) {
         tracing::warn!(device = self.name, why, "the device needs a reset");
         self.registers.status |= status::NEEDS_RESET;
         self.raise_config();
@@ -556,7 +389,7 @@ impl FrontEnd {
     }
 
     /// Says something to the back end: `None` where it is away, or goes away meanwhile, which is for the driver to find in the device's status.
-    fn tell<T>(&mut self, say: impl FnOnce(&mut Peer) -> Result<T, Failed>) -> Result<Option<T>> {
+    pub(super) fn tell<T>(&mut self, say: impl FnOnce(&mut Peer) -> Result<T, Failed>) -> Result<Option<T>> {
         match &mut self.peer {
             Some(peer) => {
                 let said = say(peer);
@@ -586,7 +419,7 @@ impl FrontEnd {
         }
     }
 
-    fn local(&self, what: &str, cause: io::Error) -> Error {
+    pub(super) fn local(&self, what: &str, cause: io::Error) -> Error {
         Error::Io { what: format!("{}: {what}", self.name), cause }
     }
 
@@ -597,18 +430,5 @@ impl FrontEnd {
             let vector = (at / 16) as usize;
             *byte = u8::from(masked && self.vectors.get(vector).is_some_and(Option::is_none));
         }
-    }
-}
-
-/// Why the control queue was not served to its end.
-enum Stopped {
-    /// The driver broke a rule.
-    Driver(String),
-    Core(Error),
-}
-
-impl From<String> for Stopped {
-    fn from(why: String) -> Self {
-        Self::Driver(why)
     }
 }

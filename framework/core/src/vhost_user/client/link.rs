@@ -33,7 +33,6 @@ const PROTOCOL: u64 = protocol::MQ
     | protocol::MTU
     | protocol::BACKEND_REQ
     | protocol::CONFIG
-    | protocol::INFLIGHT_SHMFD
     | protocol::RESET_DEVICE
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::STATUS;

@@ -9,6 +9,7 @@ mod link;
 mod memory;
 mod options;
 mod peer;
+mod queues;
 mod registers;
 
 pub use device::VhostUser;

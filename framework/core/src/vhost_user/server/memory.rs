@@ -37,6 +37,7 @@ impl Memory {
         // What stays from before is found mapped, since the old maps go last.
         let mapped = regions.iter().zip(fds).map(|(region, fd)| self.map(region, fd)).collect::<Result<Vec<_>, _>>()?;
         function.dma_clear();
+        self.regions.clear();
         for (region, (memory, at)) in regions.iter().zip(mapped) {
             reach(function, region, memory, at)?;
         }

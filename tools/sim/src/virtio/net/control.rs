@@ -85,23 +85,28 @@ impl Net {
                 }
                 let mut bytes = vec![0; readable as usize];
                 gather(host, parts, 0, &mut bytes)?;
-                let ack = match self.command(bytes[0], bytes[1], &mut Data(&bytes[2..])) {
+                let mut answer = Vec::new();
+                let ack = match self.command(bytes[0], bytes[1], &mut Data(&bytes[2..]), &mut answer) {
                     Some(()) => OK,
                     None => {
                         tracing::debug!(class = bytes[0], command = bytes[1], "a control command is refused");
                         ERR
                     }
                 };
-                scatter(host, parts, 0, &[ack])?;
-                turn.used(chain, 1);
+                answer.push(ack);
+                if writable < answer.len() as u64 {
+                    return Err("a control command without room for its answer".into());
+                }
+                scatter(host, parts, 0, &answer)?;
+                turn.used(chain, answer.len() as u32);
             }
             work
         });
         Ok(work.unwrap_or(Work::Idle))
     }
 
-    /// Does a command; `None` for one that makes no sense, or was not negotiated.
-    fn command(&mut self, class: u8, command: u8, data: &mut Data<'_>) -> Option<()> {
+    /// Does a command; `None` for one that makes no sense, or was not negotiated. What it asks for goes to `answer`.
+    fn command(&mut self, class: u8, command: u8, data: &mut Data<'_>, answer: &mut Vec<u8>) -> Option<()> {
         let needs = match (class, command) {
             (0, 0 | 1) | (1, 0) => net::CTRL_RX,
             (0, 2..=5) => net::CTRL_RX_EXTRA,
@@ -111,6 +116,8 @@ impl Net {
             (4, 1) => net::RSS,
             (4, 2) => net::HASH_REPORT,
             (5, 0) => net::CTRL_GUEST_OFFLOADS,
+            (6, 0 | 1) => net::NOTF_COAL,
+            (6, 2 | 3) => net::VQ_NOTF_COAL,
             _ => return None,
         };
         if self.features & needs == 0 {
@@ -145,6 +152,22 @@ impl Net {
                 let types = data.u32().filter(|t| t & !KNOWN == 0)?;
                 data.take::<8>()?;
                 self.hash = Some(Hash::new(types, &data.key()?));
+            }
+            // Of all queues that send, or that receive (VIRTIO 1.3, 5.1.6.5.9).
+            (6, which @ (0 | 1)) => {
+                let limits = (data.u32()?, data.u32()?);
+                let first = usize::from(which == 0);
+                self.coalesce.iter_mut().skip(first).step_by(2).for_each(|queue| queue.set(limits));
+            }
+            // Of one virtqueue.
+            (6, command) => {
+                let (index, _) = (data.u16()?, data.u16()?);
+                let queue = self.coalesce.get_mut(usize::from(index))?;
+                if command == 2 {
+                    queue.set((data.u32()?, data.u32()?));
+                } else {
+                    answer.extend([queue.max_packets, queue.max_usecs].into_iter().flat_map(u32::to_le_bytes));
+                }
             }
             _ => {
                 let offloads = data.take().map(u64::from_le_bytes)?;

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | `params`, `stats` | what it can be told to be; what it counts |
 //! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
+//! | `coalesce` | when a queue interrupts |
 //! | `receive` | received packets, into the driver's buffers |
 //! | `mod` | the device, and packets to send |
 
+mod coalesce;
 mod control;
 mod filter;
 mod flow;
@@ -22,11 +24,12 @@ pub use stats::{NetHandle, NetStats};
 
 use super::bits::{NET, net};
 use super::layout::Kind;
-use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, turn};
+use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, look};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
 use crate::wire::{Accepts, BURST, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, PairThread};
 use crate::wire::{NEEDS_CSUM, Offload, Port, check};
+use coalesce::Coalesce;
 use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use receive::Merge;
@@ -62,6 +65,8 @@ struct Net {
     link: bool,
     changed: bool,
     turns: u8,
+    /// By virtqueue.
+    coalesce: Vec<Coalesce>,
     /// Frames off the wire; those that go to the driver; those that are done with.
     arrived: Vec<Frame>,
     ready: Vec<Frame>,
@@ -123,6 +128,7 @@ impl Net {
             link: false,
             changed: false,
             turns: 0,
+            coalesce: vec![Coalesce::default(); 2 * usize::from(params.pairs)],
             arrived: frames(),
             ready: frames(),
             done: frames(),
@@ -163,7 +169,7 @@ impl Net {
             return Ok(0);
         }
         let flow_of = (!self.steering.single()).then_some(index);
-        let sent = turn!(queue, host, fault_state, |turn, ahead| {
+        let sent = look!(queue, host, fault_state, |turn, ahead| {
             ahead.look(&mut turn, host, budget);
             let mut n = 0;
             while n < budget {
@@ -174,7 +180,38 @@ impl Net {
             }
             n
         });
-        Ok(sent.unwrap_or(0))
+        let Some((sent, wanted)) = sent else { return Ok(0) };
+        self.interrupt(host, queue.vector, 2 * usize::from(index) + 1, sent, wanted);
+        Ok(sent)
+    }
+
+    /// Packets of a virtqueue were used, and the driver wants an interrupt for that or not: now, or later.
+    #[inline]
+    fn interrupt(&mut self, host: &mut Host<'_>, vector: Option<u16>, index: usize, packets: usize, wanted: bool) {
+        let now = match self.coalesce.get_mut(index).filter(|_| self.features & net::NOTF_COAL != 0) {
+            Some(coalesce) => {
+                coalesce.count(packets as u32, wanted);
+                coalesce.is_due()
+            }
+            None => wanted,
+        };
+        if now && let Some(vector) = vector {
+            host.interrupt(vector.into());
+        }
+    }
+
+    /// Interrupts of queues that waited long enough; whether any still waits.
+    fn interrupt_late(&mut self, host: &mut Host<'_>, queues: &[Option<Queue>]) -> bool {
+        let mut waits = false;
+        for (coalesce, queue) in self.coalesce.iter_mut().zip(queues) {
+            if coalesce.is_due()
+                && let Some(vector) = queue.as_ref().and_then(|queue| queue.vector)
+            {
+                host.interrupt(vector.into());
+            }
+            waits |= coalesce.waits();
+        }
+        waits
     }
 
     /// Copies one packet off its buffers; `flow_of` is the queue to which its flow belongs from now on, where there is a choice.
@@ -297,7 +334,9 @@ impl Device for Net {
                     | net::CTRL_VLAN
                     | net::CTRL_MAC_ADDR
                     | net::HASH_REPORT
-                    | net::RSS,
+                    | net::RSS
+                    | net::NOTF_COAL
+                    | net::VQ_NOTF_COAL,
             )
             | when(p.pairs > 1, net::MQ)
     }
@@ -305,7 +344,13 @@ impl Device for Net {
     fn refuses(&self, features: u64) -> Option<&'static str> {
         let has = |bits| features & bits != 0;
         // 5.1.3.1.
-        let by_control = net::CTRL_RX | net::CTRL_VLAN | net::CTRL_MAC_ADDR | net::MQ | net::RSS;
+        let by_control = net::CTRL_RX
+            | net::CTRL_VLAN
+            | net::CTRL_MAC_ADDR
+            | net::MQ
+            | net::RSS
+            | net::NOTF_COAL
+            | net::VQ_NOTF_COAL;
         if has(by_control) && !has(net::CTRL_VQ) {
             Some("some need VIRTIO_NET_F_CTRL_VQ")
         } else if has(net::GUEST_TSO4 | net::GUEST_TSO6) && !has(net::GUEST_CSUM) {
@@ -367,6 +412,7 @@ impl Device for Net {
         self.steering = Steering::auto(1);
         self.hash = None;
         self.pairs = 1;
+        self.coalesce.iter_mut().for_each(Coalesce::reset);
         self.publish();
     }
 
@@ -388,6 +434,9 @@ impl Device for Net {
         }
         self.flush();
         if self.receive(host, queues, fault_state)? == Work::Busy {
+            work = Work::Busy;
+        }
+        if self.has(net::NOTF_COAL) && self.interrupt_late(host, queues) {
             work = Work::Busy;
         }
         self.port.give_back(&mut self.done);

@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Queue, Turn, scatter, turn};
+use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Queue, Turn, look, scatter};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
 use wholebar_core::Work;
 use wholebar_core::model::Host;
@@ -170,7 +170,8 @@ impl Net {
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        let there = turn!(queue, host, fault_state, |turn, ahead| {
+        let looked = look!(queue, host, fault_state, |turn, ahead| {
+            let before = counts.rx_packets;
             ahead.look(&mut turn, host, ready.len());
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).
@@ -197,9 +198,13 @@ impl Net {
                 frame.queue = DONE;
             }
             ahead.put_back(&mut turn);
+            (counts.rx_packets - before) as usize
         });
-        if there.is_none() && !self.params.wait {
-            self.no_queue(pair);
+        let vector = queue.vector;
+        match looked {
+            Some((packets, wanted)) => self.interrupt(host, vector, 2 * usize::from(pair), packets, wanted),
+            None if !self.params.wait => self.no_queue(pair),
+            None => {}
         }
         Ok(())
     }

@@ -252,11 +252,11 @@ pub(super) struct FaultState {
     pub(super) end: Option<Fault>,
 }
 
-/// Does something with a turn of a queue, whichever its layout, and signals its interrupt if the driver wants that. `None` where
-/// the queue's memory is not there now.
-macro_rules! turn {
+/// Does something with a turn of a queue, whichever its layout: what that returns, and whether the driver wants an interrupt. `None` where the
+/// queue's memory is not there now.
+macro_rules! look {
     ($queue:expr, $host:expr, $fault_state:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
-        let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead, bell } = $queue;
+        let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead, bell } = &mut *$queue;
         $ahead.clear();
         macro_rules! with {
             ($ring:ident, $look:ident => $made:expr) => {
@@ -271,7 +271,7 @@ macro_rules! turn {
             };
         }
         use $crate::virtio::queue::{Faulty, Ring, FaultState};
-        let looked = match (ring, &mut *$fault_state) {
+        match (ring, &mut *$fault_state) {
             (Ring::Split(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
             (Ring::Packed(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
             (Ring::Split(ring), FaultState { faults: Some(faults), end }) => {
@@ -280,14 +280,21 @@ macro_rules! turn {
             (Ring::Packed(ring), FaultState { faults: Some(faults), end }) => {
                 with!(ring, look => Faulty::new(look, faults, end))
             }
-        };
-        looked.map(|(done, signal)| {
-            if signal && let Some(vector) = *vector {
+        }
+    }};
+}
+pub(super) use look;
+
+/// The same, with the interrupt signalled at once if the driver wants it.
+macro_rules! turn {
+    ($queue:expr, $host:expr, $fault_state:expr, |$turn:ident, $ahead:ident| $body:expr) => {
+        $crate::virtio::queue::look!($queue, $host, $fault_state, |$turn, $ahead| $body).map(|(done, signal)| {
+            if signal && let Some(vector) = $queue.vector {
                 $host.interrupt(vector.into());
             }
             done
         })
-    }};
+    };
 }
 pub(super) use turn;
 

@@ -3,6 +3,8 @@
 //! The cases are run in rounds, one after the other, so that what else the machine does meets all of them alike. Shown is the run of each
 //! case with the median rate.
 
+mod compare;
+
 use crate::args::{self, Cores};
 use crate::barmap;
 use crate::host::Host;
@@ -22,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::measure::cpu;
 use wholebar::measure::rounds::{Case, Rounds};
 
 /// Benchmark the drivers on models in this process: storage and packets, with whole, carved and trapped BARs
@@ -31,21 +34,39 @@ use wholebar::measure::rounds::{Case, Rounds};
 /// and shows what of the NVMe model's BARs is mapped on hosts with 4, 16 and 64 KiB pages. Then 64-byte packets from one virtio-net model to
 /// another, on split and packed rings, in bursts of 1, 8 and 32, whole and trapped.
 ///
-/// Rows whose threads had no cores to themselves show no ratio; where none had, the exit code is 1.
+/// Rows whose threads had no cores to themselves show no ratio; where none had, the exit code is 1. `wholebar bench compare` says what has changed
+/// since a run that was stored.
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   wholebar bench
   wholebar bench --only packets
   wholebar bench --seconds 60 --cores 2,3 --json report.json --html report.html
+  wholebar bench compare old.json new.json --fail-above 5
 
 The JSON has schema (wholebar.bench/1), version, device (model, emulated or hardware), target, host (kernel, arch, page_size, cpu, \
-cores, hugepages, load), trusted_runs (how many had cores to themselves) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
+cores, hugepages, load), core_shares (which share of its core a spinning thread had beforehand), trusted_runs (how many had cores to themselves) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
 queues_per_core, seconds, iops, bytes_per_second, reads, writes, latency_ns (mean, min, p50, p90, p99, p99.9, p99.99, max), \
 doorbells (direct, trapped), errors, cpu (driver, model) and rounds (iops and cpu of each, and whether it counts). And packets: device, \
 target, size in bytes and runs, with ring, policy, page_size, burst, core, seconds, packets, pps, ns_per_packet, cycles_per_packet (of the \
-time stamp counter, or null), doorbells, cpu and rounds.")]
+time stamp counter, or null), doorbells, cpu and rounds."
+)]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    measure: Measure,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Compare(compare::Args),
+}
+
+#[derive(clap::Args)]
+struct Measure {
     /// Write the results as JSON to this file; - is standard output
     #[arg(long, value_name = "FILE")]
     json: Option<String>,
@@ -84,13 +105,18 @@ enum Backing {
 
 const DEPTHS: [usize; 3] = [1, 32, 128];
 const BATCH: usize = 32;
-const ROUNDS: usize = 5;
+/// What reports are called.
+const SCHEMA: &str = "wholebar.bench/1";
+/// So many that intervals of 99 % leave out an outlier at each end.
+const ROUNDS: usize = 12;
 static PLANS: [Plan; 3] = [
     Plan { policy: MapPolicy::Whole, page: None },
     Plan { policy: MapPolicy::Carved, page: Some(PageSize::K64) },
     Plan { policy: MapPolicy::Trapped, page: None },
 ];
 
+/// For how long each core is tried beforehand.
+const SPIN: Duration = Duration::from_millis(100);
 /// Sizes of bursts, and what of the time is theirs where both halves are measured.
 const BURSTS: [Size; 3] = [Size(1), Size(8), Size(32)];
 const PACKETS: f64 = 0.4;
@@ -105,6 +131,13 @@ static WAYS: [Way; 4] = {
 };
 
 pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Some(Command::Compare(args)) => compare::run(args),
+        None => measure(args.measure),
+    }
+}
+
+fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let cores = reads::cores(args.cores.as_ref())?;
     let name = match args.backing {
@@ -115,8 +148,10 @@ pub fn run(args: Args) -> Result<()> {
     let target = target::open(name, &[cores.0], cores.1)?;
     let (shared, device, quiet) =
         (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
+    let core_shares: Vec<_> =
+        [Some(cores.0), cores.1].into_iter().flatten().filter_map(|core| cpu::spin_share(core, SPIN)).collect();
     if !quiet {
-        output::print(intro(&host, &target, cores.0, cores.1))?;
+        output::print(intro(&host, &target, cores, &core_shares))?;
     }
     // Behind the first figures.
     let mut map = Some(barmap::of_device(target.device.as_ref())?).filter(|_| !quiet);
@@ -149,11 +184,20 @@ pub fn run(args: Args) -> Result<()> {
     if interrupted.load(Ordering::Relaxed) && !quiet {
         output::print("It was interrupted: this is what was measured until then.\n")?;
     }
-    let (schema, version) = ("wholebar.bench/1", env!("CARGO_PKG_VERSION"));
     let trusted = runs.iter().map(Run::is_trusted);
     let trusted: Vec<_> = trusted.chain(packets.iter().flat_map(|p| &p.runs).map(PacketRun::is_trusted)).collect();
     let trusted_runs = trusted.iter().filter(|trusted| **trusted).count();
-    let report = Report { schema, version, device, target: name.to_owned(), host, runs, trusted_runs, packets };
+    let report = Report {
+        schema: SCHEMA.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        device,
+        target: name.to_owned(),
+        host,
+        core_shares,
+        runs,
+        trusted_runs,
+        packets,
+    };
     if let Some(path) = &args.json {
         output::write_json(path, &report)?;
     }
@@ -183,7 +227,7 @@ fn storage(target: &Target, core: usize, time: Duration, interrupted: &AtomicBoo
 }
 
 /// What is going to be measured, on what.
-fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> String {
+fn intro(host: &Host, target: &Target, (driver, model): (usize, Option<usize>), shares: &[f64]) -> String {
     let hugepages = match host.hugepages.total {
         0 => "none".to_owned(),
         n => format!("{n} of {}, {} free", output::bytes(host.hugepages.size), host.hugepages.free),
@@ -195,9 +239,22 @@ fn intro(host: &Host, target: &Target, driver: usize, model: Option<usize>) -> S
         ("device", target.device.name().to_owned()),
         ("", format!("a model: a thread of this process, {model}")),
         ("driver", format!("polls on core {driver}")),
+        ("noise", noise(shares)),
     ]);
     text.push('\n');
     text
+}
+
+/// What others take of our cores.
+fn noise(shares: &[f64]) -> String {
+    let percent: Vec<_> = shares.iter().map(|share| format!("{:.1}", share * 100.0)).collect();
+    match shares.iter().copied().reduce(f64::min) {
+        None => "the kernel does not tell what share of a core a thread has".to_owned(),
+        Some(least) => {
+            let advice = if least < report::BUSY { ": TOO BUSY for figures, stop what else runs" } else { "" };
+            format!("threads that spin have {} % of these cores{advice}", percent.join(" and "))
+        }
+    }
 }
 
 /// The table, and what it says.
@@ -223,10 +280,11 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
     text += &format!("4 KiB random reads, one queue, batches of up to {BATCH}; the median of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
-    text += &output::paragraph(
-        "ratio: to whole at the same depth. direct, trapped: doorbells rung, of submission and completion queue. I/Os each: for each doorbell; a \
+    text += &output::paragraph(&format!(
+        "ratio: to whole at the same depth, {}direct, trapped: doorbells rung, of submission and completion queue. I/Os each: for each doorbell; a \
          read that is alone rings one of both queues, which makes 0.5.",
-    );
+        report::RATIO_NOTE
+    ));
     let own = output::bytes(page_size);
     text += &output::paragraph(&format!(
         "whole: all of the BAR is mapped. carved, 64 KiB: mapped as on a host with pages of 64 KiB{}, which leaves out the page with the MSI-X \
@@ -248,7 +306,7 @@ fn packet_results(runs: &[PacketRun], shared: bool) -> String {
     text += &output::table(report::PACKET_COLUMNS, report::packet_rows(runs));
     text.push('\n');
     text += &output::paragraph(
-        "ratio: to whole with the same ring and burst. cycles: of the time stamp counter, for each packet, which one core sends and receives. \
+        "ratio: as above, to whole with the same ring and burst. cycles: of the time stamp counter, for each packet, which one core sends and receives. \
          direct, trapped: doorbells rung, at both ends.",
     );
     text += &output::paragraph(
@@ -284,7 +342,8 @@ mod tests {
         let ratio = |line: &str| line.split_whitespace().rev().nth(4).map(str::to_owned);
         let ratios: Vec<_> = text.lines().filter(|line| line.contains("2.00 k")).filter_map(ratio).collect();
         assert_eq!(ratios, ["-", "-", "1.00", "0.50", "-"], "{text}");
-        assert!(text.contains("(this one has 4 KiB)") && text.contains("which makes 0.5"), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("(this one has 4 KiB)") && words.contains("which makes 0.5"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         // On one core all are alike; and where all is well, nothing is said.
         let shared = storage_results(&rows[..1], true, 65536);

@@ -1,0 +1,263 @@
+//! `wholebar bench compare`: what has become faster or slower since a run that was stored, as far as noise lets that be said.
+
+use crate::output;
+use crate::report::{PacketRun, Report, Run, ratio_text};
+use crate::stored;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use wholebar::measure::ratio::Ratio;
+
+/// Compare two stored runs: which differences are larger than the noise
+///
+/// A difference counts where the 99 % interval of the ratio, by the rounds of both runs (Mann-Whitney), does not hold 1. It knows the noise within each
+/// run, and not what else has changed on the machine between them: for a careful answer, measure old, new and old again. What is no comparison is
+/// refused: another device, another machine.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar bench --json old.json
+  wholebar bench --json new.json
+  wholebar bench compare old.json new.json
+  wholebar bench compare old.json new.json --fail-above 5     # exit code 1 where something is slower by more than 5 %
+
+The JSON has schema (wholebar.bench-comparison/1), version, old and new (files), differences, slower (how many cases are), failed (how many are \
+slower by more than --fail-above) and cases: case, old and new (a second), ratio (median, low, high and confidence, or null) and verdict (same, faster, \
+slower or untrusted).")]
+pub struct Args {
+    /// The earlier run, of `wholebar bench --json`
+    old: String,
+    /// The later run
+    new: String,
+    /// End with exit code 1 where a case is slower by more than this
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    fail_above: Option<f64>,
+    /// Write the comparison as JSON to this file; - is standard output
+    #[arg(long, value_name = "FILE")]
+    json: Option<String>,
+    /// Compare what is not comparable, and say so
+    #[arg(long)]
+    anyway: bool,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok().filter(|n| (0.0..100.0).contains(n));
+    number.ok_or_else(|| format!("{text:?} is no percentage: write a number from 0 up, below 100, like 5"))
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Comparison {
+    schema: &'static str,
+    version: &'static str,
+    old: String,
+    new: String,
+    /// What makes them incomparable, where they are compared anyway.
+    differences: Vec<String>,
+    slower: usize,
+    failed: usize,
+    cases: Vec<Case>,
+}
+
+/// What both runs have measured.
+#[derive(Serialize)]
+struct Case {
+    case: String,
+    old: f64,
+    new: f64,
+    ratio: Option<Interval>,
+    verdict: Verdict,
+    #[serde(skip)]
+    found: Option<Ratio>,
+}
+
+#[derive(Serialize)]
+struct Interval {
+    median: f64,
+    low: f64,
+    high: f64,
+    confidence: f64,
+}
+
+#[derive(Serialize, Clone, Copy, PartialEq, Debug)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Same,
+    Faster,
+    Slower,
+    Untrusted,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let [old, new] = [read(&args.old)?, read(&args.new)?];
+    let differences = differences(&old, &new);
+    if !differences.is_empty() && !args.anyway {
+        bail!("these are not to be compared (--anyway does it all the same):\n  {}", differences.join("\n  "));
+    }
+    let cases = cases(&old, &new);
+    if cases.is_empty() {
+        bail!("{} and {} have measured nothing in common", args.old, args.new);
+    }
+    let slower = cases.iter().filter(|case| case.verdict == Verdict::Slower).count();
+    let too_slow = |case: &&Case| {
+        let share = args.fail_above.map_or(1.0, |percent| percent / 100.0);
+        case.found.is_some_and(|ratio| ratio.median < 1.0 && ratio.differs_by(share))
+    };
+    let failed: Vec<_> = cases.iter().filter(too_slow).map(|case| case.case.clone()).collect();
+    let (schema, version) = ("wholebar.bench-comparison/1", env!("CARGO_PKG_VERSION"));
+    let (old, new) = (args.old, args.new);
+    let comparison = Comparison { schema, version, old, new, differences, slower, failed: failed.len(), cases };
+    if args.json.as_deref() != Some("-") {
+        output::print(comparison.text())?;
+    }
+    if let Some(path) = &args.json {
+        output::write_json(path, &comparison)?;
+    }
+    match args.fail_above.filter(|_| !failed.is_empty()) {
+        Some(percent) => bail!("slower by more than {percent} %: {}", failed.join("; ")),
+        None => Ok(()),
+    }
+}
+
+/// Reads a report.
+fn read(path: &str) -> Result<Report> {
+    let report: Report = stored::read(path, super::SCHEMA, "wholebar bench --json")?;
+    let reads = report.runs.iter().flat_map(|run| run.rounds.iter().map(|round| round.iops).chain([run.iops]));
+    let packets = report.packets.iter().flat_map(|packets| &packets.runs);
+    let packets = packets.flat_map(|run| run.rounds.iter().map(|round| round.pps).chain([run.pps]));
+    if stored::make_sense(reads.chain(packets)) { Ok(report) } else { Err(stored::broken(path)) }
+}
+
+/// Why reports are not of the same thing.
+fn differences(old: &Report, new: &Report) -> Vec<String> {
+    let host = |report: &Report| {
+        let host = &report.host;
+        format!("{} with {} cores, {} pages", host.cpu, host.cores, output::bytes(host.page_size))
+    };
+    let facts = [
+        ("the device", old.target.clone(), new.target.clone()),
+        ("what stands behind the figures", old.device.name().to_owned(), new.device.name().to_owned()),
+        ("the machine", host(old), host(new)),
+        ("the kernel", old.host.kernel.clone(), new.host.kernel.clone()),
+    ];
+    facts.into_iter().filter(|(_, a, b)| a != b).map(|(what, a, b)| format!("{what}: first {a}, then {b}")).collect()
+}
+
+/// What both have, in the order of the first.
+fn cases(old: &Report, new: &Report) -> Vec<Case> {
+    let reads = |run: &Run| {
+        format!("{} of {}, depth {}, {}", run.workload, output::bytes(run.block_size), run.queue_depth, run.plan())
+    };
+    let packets = |run: &PacketRun| format!("packets, {} rings, bursts of {}, {}", run.ring, run.burst, run.policy);
+    let case = |case, old, new, trusted: bool, rates: [Vec<f64>; 2]| {
+        let found = if trusted { Ratio::unpaired(&rates[1], &rates[0]) } else { None };
+        let verdict = match found {
+            None => Verdict::Untrusted,
+            Some(ratio) if ratio.is_same() => Verdict::Same,
+            Some(ratio) if ratio.median < 1.0 => Verdict::Slower,
+            Some(_) => Verdict::Faster,
+        };
+        let ratio = found.map(|Ratio { median, low, high, confidence }| Interval { median, low, high, confidence });
+        Case { case, old, new, ratio, verdict, found }
+    };
+    let mut all = Vec::new();
+    for before in &old.runs {
+        let key = |run: &Run| (reads(run), run.batch);
+        if let Some(after) = new.runs.iter().find(|run| key(run) == key(before)) {
+            let trusted = before.is_trusted() && after.is_trusted();
+            all.push(case(reads(before), before.iops, after.iops, trusted, [before.rates(), after.rates()]));
+        }
+    }
+    let of = |report: &Report| report.packets.iter().flat_map(|packets| packets.runs.clone()).collect::<Vec<_>>();
+    for before in of(old) {
+        if let Some(after) = of(new).iter().find(|run| packets(run) == packets(&before)) {
+            let trusted = before.is_trusted() && after.is_trusted();
+            all.push(case(packets(&before), before.pps, after.pps, trusted, [before.rates(), after.rates()]));
+        }
+    }
+    all
+}
+
+impl Comparison {
+    /// For people.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.differences.is_empty() {
+            text += &format!("NOT COMPARABLE, and compared anyway:\n  {}\n\n", self.differences.join("\n  "));
+        }
+        let rows = self.cases.iter().map(|case| {
+            let interval = case.found.map_or("-".to_owned(), |ratio| format!("{:.2} to {:.2}", ratio.low, ratio.high));
+            let verdict = match case.verdict {
+                Verdict::Same => "",
+                Verdict::Faster => "faster",
+                Verdict::Slower => "SLOWER",
+                Verdict::Untrusted => "not to be trusted",
+            };
+            let [old, new] = [case.old, case.new].map(output::rate);
+            vec![case.case.clone(), old, new, ratio_text(case.found), interval, verdict.to_owned()]
+        });
+        text += &output::table(["case", ">old", ">new", ">ratio", ">interval", ""], rows);
+        text.push('\n');
+        let count = |verdict| self.cases.iter().filter(|case| case.verdict == verdict).count();
+        text += &output::paragraph(&format!(
+            "{} cases: {} faster, {} slower, {} the same within the noise of both runs, {} not to be trusted. old, new: a second. ratio: new to old.",
+            self.cases.len(),
+            count(Verdict::Faster),
+            count(Verdict::Slower),
+            count(Verdict::Same),
+            count(Verdict::Untrusted),
+        ));
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Cpu, Round};
+
+    fn report(factor: f64, share: f64) -> Report {
+        let cpu = Cpu { driver: vec![share], model: None };
+        let round = |iops| Round { iops: iops * factor, cpu: cpu.clone(), counts: true };
+        let rounds: Vec<_> = (0..12).map(|n| round(1000.0 + f64::from(n * 7 % 12))).collect();
+        let run = Run { iops: 1005.0 * factor, cpu: cpu.clone(), rounds, ..Run::example() };
+        Report {
+            schema: super::super::SCHEMA.into(),
+            version: "1".into(),
+            device: crate::origin::Origin::Model,
+            target: "sim:nvme".to_owned(),
+            host: crate::host::Host::now(),
+            core_shares: Vec::new(),
+            runs: vec![run],
+            trusted_runs: 1,
+            packets: None,
+        }
+    }
+
+    #[test]
+    fn a_slowdown_is_found_and_noise_is_none() {
+        let verdict = |old: &Report, new: &Report| cases(old, new)[0].verdict;
+        assert_eq!(verdict(&report(1.0, 1.0), &report(0.9, 1.0)), Verdict::Slower);
+        assert_eq!(verdict(&report(1.0, 1.0), &report(1.1, 1.0)), Verdict::Faster);
+        assert_eq!(verdict(&report(1.0, 1.0), &report(1.001, 1.0)), Verdict::Same);
+        assert_eq!(verdict(&report(1.0, 1.0), &report(0.5, 0.5)), Verdict::Untrusted);
+    }
+
+    #[test]
+    fn another_machine_is_named() {
+        let (old, mut new) = (report(1.0, 1.0), report(1.0, 1.0));
+        assert!(differences(&old, &new).is_empty());
+        new.host.cpu = "another".to_owned();
+        new.target = "sim:nvme,page=64k".to_owned();
+        let all = differences(&old, &new).join("\n");
+        assert!(
+            all.contains("the device: first sim:nvme, then sim:nvme,page=64k") && all.contains("another with"),
+            "{all}"
+        );
+    }
+
+    #[test]
+    fn percentages_are_checked() {
+        assert_eq!((percent("5"), percent("2.5%")), (Ok(5.0), Ok(2.5)));
+        assert!(["-1", "100", "NaN", "x", ""].iter().all(|text| percent(text).is_err()));
+    }
+}
