@@ -1,19 +1,17 @@
 #!/usr/bin/env bash
-# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, again, passt, wrong (our driver) and back (our model); without one, all.
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, again, wrong (our driver) and back (our model); without one, all.
 # (QEMU over our back end: qemu.sh.)
 # WHOLEBAR is the program to test, where that is set.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
 #   net    testpmd's vhost: packets from one of our ports to the other, through it
 #   again  testpmd's vhost is killed while it receives from us, and started again: KILLS times, 5 if that is not set
-#   passt  a file by TCP, from smoltcp over a port of ours to the kernel
 #   wrong  peers that aren't there, are of another type, or say nothing: a named error each
 #   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
 # No root and no hugepages. What can't be done here is said in a line that begins with LEFT OUT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
-. tests/debian
-parts=${*:-blk net again passt wrong back}
+parts=${*:-blk net again wrong back}
 wholebar=${WHOLEBAR:-}
 if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
@@ -142,28 +140,6 @@ again() {
   echo "testpmd's vhost killed ${KILLS:-5} times while we send: packets go on each time, and every buffer is home"
 }
 
-passt() {
-  needs passt "util-linux iproute2 curl" unshare ip curl || return 0
-  unshare -rn true 2>/dev/null || { left_out "passt: no network namespaces here"; return 0; }
-  (unpacked passt passt trixie) || { left_out "passt: not to be had"; return 0; }
-  unpacked passt passt trixie
-  cargo build -q --bin hello-http
-  head -c 4M /dev/urandom >"$work/file"
-  # In a namespace of its own it has no template for addresses, and takes 169.254.2.1 for us, 169.254.2.2 for itself.
-  # shellcheck disable=SC2016
-  run "a file by TCP" unshare -rn bash -ec '
-    work=$1 http=$2; shift 2
-    ip link set lo up
-    "$@" --vhost-user --foreground --runas 0 -4 -s "$work/passt.sock" -t 8080:80 -u none & passt=$!
-    trap "kill \$passt \$server; wait" EXIT
-    until [ -S "$work/passt.sock" ]; do sleep 0.05; done
-    "$http" "vhost-user:$work/passt.sock,net" --address 169.254.2.1/16 --file "$work/file" & server=$!
-    curl -sS --max-time 100 --retry 100 --retry-delay 1 --retry-all-errors -o "$work/came" http://127.0.0.1:8080/
-  ' passt "$work" "${CARGO_TARGET_DIR:-target}/debug/hello-http" $(loaded passt)
-  same "$work/file" "$work/came" || fail "what came by TCP is not what was sent"
-  echo "passt: 4 MiB by TCP from smoltcp, over a port of ours, to curl: the same bytes"
-}
-
 refused() { # what the error says, command
   local said=$1 code=0; shift
   timeout 120 "$@" >"$work/ran.log" 2>&1 || code=$?
@@ -223,6 +199,6 @@ back() {
 
 last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
 for part in $parts; do
-  case $part in blk | net | again | passt | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+  case $part in blk | net | again | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
 done
 echo "in ${SECONDS} s"
