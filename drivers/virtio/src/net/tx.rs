@@ -244,13 +244,15 @@ impl<R: Ring> TxQueue for Sender<R> {
         // Whether some packet takes more descriptors than there can be.
         let mut too_many = false;
         for packet in packets.iter() {
-            let mut needed = self.pieces(packet);
-            if needed > 1 {
+            let needed = if packet.next().is_none() && packet.headroom() >= self.allowed.header.into() {
+                1
+            } else {
+                let pieces = self.pieces(packet);
                 // One that can never be sent needs none.
-                let never = needed > most;
+                let never = pieces > most;
                 too_many |= never;
-                needed = if never { 0 } else { self.ring.descriptors(needed) };
-            }
+                if never { 0 } else { self.ring.descriptors(pieces) }
+            };
             if needed > free {
                 break;
             }

@@ -245,7 +245,9 @@ impl Ring for Packed {
                 barrier::after_status();
                 let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
                 // Without the flag the length is ignored (2.8.4): DPDK's vhost leaves there what the driver wrote. Others, QEMU among them, never set it.
-                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len, || flags & WRITE != 0)?
+                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len, || {
+                    u16::from_le(words[1].load(Ordering::Relaxed)) & WRITE != 0
+                })?
             }
         };
         self.ids.give_back(used.id);

@@ -525,7 +525,8 @@ fn a_split_index_that_runs_ahead_is_refused() {
 #[test]
 fn a_packed_length_without_its_flag_is_ignored() {
     for in_order in [false, true] {
-        let (mut ring, mut device) = pair::<Packed, PackedDevice>(8, RingOptions { in_order, ..RingOptions::default() });
+        let (mut ring, mut device) =
+            pair::<Packed, PackedDevice>(8, RingOptions { in_order, ..RingOptions::default() });
         let id = ring.post_one(segment(5), false);
         ring.publish();
         device.give_back(id, 0, 1);
