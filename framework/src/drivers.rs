@@ -15,7 +15,7 @@
 //! };
 //! let drivers = block::drivers().with(mine);
 //! let device = wholebar::open("sim:nvme,size=64M")?;
-//! let opened = drivers.open(&device, &DiskConfig::default(), Mapping::default());
+//! let opened = drivers.open(device, &DiskConfig::default(), Mapping::default());
 //! assert!(matches!(opened, Err(OpenError::Driver(_))));
 //! # }
 //! # Ok::<(), wholebar::OpenError>(())

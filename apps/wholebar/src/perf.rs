@@ -319,7 +319,7 @@ fn result(run: &Run, outcome: &Outcome) -> String {
         let times = [p.mean, p.min, p.p50, p.p90, p.p99, p.p99_9, p.p99_99, p.max];
         std::iter::once(format!("  {name}")).chain(times.into_iter().map(output::nanos)).collect()
     });
-    let columns = ["  latency", ">mean", ">min", ">p50", ">p90", ">p99", ">p99.9", ">p99.99", ">max"];
+    let columns = ["  lat", ">mean", ">min", ">p50", ">p90", ">p99", ">p99.9", ">p99.99", ">max"];
     text.push('\n');
     text + &output::table(columns, latencies)
 }

@@ -182,7 +182,7 @@ fn what_a_person_can_get_wrong() {
         ("blk write sim:virtio-blk,size=512k --in DIR/disk", WORK_FAILED, &["1048576 bytes", "524288"]),
         ("blk write sim:virtio-blk,file=DIR/disk,ro=1 --in DIR/disk", WORK_FAILED, &["namespace 1", "read-only"]),
         ("blk perf sim:virtio-blk,file=DIR/disk,ro=1 --rw mixed", WORK_FAILED, &["namespace 1", "read-only"]),
-        ("blk write sim:nvme,file=DIR/disk,ro=1 --in DIR/disk", WORK_FAILED, &["Write Protected"]),
+        ("blk write sim:nvme,file=DIR/disk,ro=1 --in DIR/disk", WORK_FAILED, &["namespace 1", "read-only"]),
         ("blk perf sim:virtio-blk --qd 0", WRONG_USAGE, &["--qd", "0"]),
         ("blk perf sim:virtio-blk --bs 1000", WORK_FAILED, &["1000", "512"]),
         ("blk perf sim:virtio-blk,size=1M --bs 2M", WORK_FAILED, &["1048576"]),

@@ -130,7 +130,7 @@ fn copies() {
         ("nvme write sim:nvme --in DIR/short", WORK_FAILED, &["1000 bytes", "512", "--pad"]),
         ("nvme write sim:nvme --in DIR/short --bytes 4k", WORK_FAILED, &["1000 bytes", "4096"]),
         ("nvme write sim:nvme,size=512k --in DIR/disk", WORK_FAILED, &["1048576 bytes", "524288"]),
-        ("nvme write sim:nvme,file=DIR/disk,ro=1 --in DIR/disk", WORK_FAILED, &["Write Protected"]),
+        ("nvme write sim:nvme,file=DIR/disk,ro=1 --in DIR/disk", WORK_FAILED, &["read-only"]),
     ]);
 }
 

@@ -27,12 +27,17 @@ impl<M: Model> ModelFunction<M> {
     /// Wraps `model`, without memory and eventfds.
     pub fn new(model: M) -> Self {
         let shape = model.shape();
-        // The table is words of 32 bits, whoever looks at it first.
+        // The table is words of 32 bits, whoever looks at it first; each vector is masked at first (PCI Express 6.0, 7.7.2.8).
         if let Some(msix) = shape.msix
             && let Some(pages) = shape.regions.get(usize::from(msix.table_bar)).and_then(|r| r.pages.as_ref())
         {
             let table = msix.table();
-            (table.start..table.end.min(pages.len())).step_by(4).for_each(|at| _ = pages.u32(at));
+            for at in (table.start..table.end.min(pages.len())).step_by(4) {
+                let is_control = (at - table.start) % 16 == 12;
+                if let Some(word) = pages.u32(at) {
+                    word.store(u32::from(is_control).to_le(), std::sync::atomic::Ordering::Relaxed);
+                }
+            }
         }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
         Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), msix_enabled: None, shape, model }
