@@ -242,10 +242,10 @@ fn a_reset_between_calls_loses_no_data() -> Result<()> {
         Ok(())
     };
     for rig in rigs("size=8M")? {
-        loses_nothing(&rig.name, &nvme_disk(&rig, driver::Options { stop_timeout: SOON, ..nvme::patient() })?)?;
+        loses_nothing(rig.name, &nvme_disk(&rig, driver::Options { stop_timeout: SOON, ..nvme::patient() })?)?;
     }
     let rig = on_thread("sim:virtio-blk,size=8M")?;
     let options = wholebar::virtio::Options { stop_timeout: SOON, ..virtio::patient() };
-    loses_nothing(&rig.name, &virtio_disk(&rig, options)?)?;
+    loses_nothing(rig.name, &virtio_disk(&rig, options)?)?;
     Ok(())
 }
