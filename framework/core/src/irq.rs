@@ -23,7 +23,7 @@ use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,7 @@ impl AsFd for EventFd {
 /// Whether a peer's descriptor is an eventfd: writing to anything else, or watching it, could wait, or raise SIGPIPE.
 #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 pub(crate) fn is_eventfd(fd: &OwnedFd) -> bool {
+    use std::os::fd::AsRawFd;
     match std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())) {
         Ok(target) => target.as_os_str() == "anon_inode:[eventfd]",
         // Without /proc nobody can tell.
