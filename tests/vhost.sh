@@ -164,9 +164,12 @@ wrong() {
 back() {
   needs back "dpdk-dev tcpdump" dpdk-testpmd tcpdump || return 0
   local layout queues way server queue files packets=5000
-  run "making packets" "$wholebar" net gen "sim:virtio-net,wire=pcap:$work/made.pcapng" --dst-mac 02:00:00:00:00:01 --rate max --count $packets \
-    --size 64-1518 --stats 0
-  tcpdump -r "$work/made.pcapng" -w "$work/in.pcap" 2>"$work/tcpdump.log"
+  # Each queue has a flow of its own, which comes back by the queue that sent it: as many on each as went out there.
+  for queue in 0 1; do
+    run "making packets" "$wholebar" net gen "sim:virtio-net,wire=pcap:$work/made.pcapng" --dst-mac 02:00:00:00:00:01 --rate max --count $packets \
+      --size 64-1518 --seed "$queue" --stats 0
+    tcpdump -r "$work/made.pcapng" -w "$work/in.$queue.pcap" 2>"$work/tcpdump.log"
+  done
   bytes() { # of captures: a packet a line, sorted
     for capture; do tcpdump -ntxxr "$capture" 2>"$work/tcpdump.log"; done |
       awk '/^\t0x0000:/ && line { print line; line = "" } /^\t0x/ { line = line substr($0, 10) } END { print line }' | sort
@@ -179,7 +182,7 @@ back() {
     [ $way = connects ] || wait_for "our model" [ -S "$work/net.sock" ]
     # A file for each queue: its packets go in by the one port, out by the other, and what comes back there goes into another file.
     files=
-    for ((queue = 0; queue < queues; queue++)); do files+=,rx_pcap=$work/in.pcap,tx_pcap=$work/out.$queue.pcap; done
+    for ((queue = 0; queue < queues; queue++)); do files+=,rx_pcap=$work/in.$queue.pcap,tx_pcap=$work/out.$queue.pcap; done
     testpmd back 0 --vdev "net_pcap0$files" \
       --vdev "net_virtio_user0,path=$work/net.sock,server=$server,queues=$queues,packed_vq=$([ $layout = packed ] && echo 1 || echo 0),mac=02:00:00:00:00:01" \
       -- --rxq=$queues --txq=$queues
@@ -188,7 +191,7 @@ back() {
     end back
     stop INT
     # shellcheck disable=SC2046
-    bytes $(for ((queue = 0; queue < queues; queue++)); do echo "$work/in.pcap"; done) >"$work/in.bytes"
+    bytes $(for ((queue = 0; queue < queues; queue++)); do echo "$work/in.$queue.pcap"; done) >"$work/in.bytes"
     bytes "$work"/out.*.pcap >"$work/out.bytes"
     [ "$(wc -l <"$work/in.bytes")" = $((queues * packets)) ] || fail "not all packets were made"
     cmp "$work/in.bytes" "$work/out.bytes" || fail "what came back is not what was sent"
