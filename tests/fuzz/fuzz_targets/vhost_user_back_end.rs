@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
             // A ring, with a size, a base and an address of the input's.
             1 => {
                 let [size, a, b, c, d, at] = take(&mut rest);
-                let new = Ring { size: 1 << (size % 6), ..Ring::new(&front, u64::from(at) << 14, 16) };
+                let new = Ring::new(&front, u64::from(at) << 14, 1 << (size % 6));
                 say(&mut front, SET_VRING_NUM, flags, &state(ring, new.size.into()), &[]);
                 say(&mut front, SET_VRING_BASE, flags, &state(ring, u32::from_ne_bytes([a, b, c, d])), &[]);
                 say(&mut front, SET_VRING_ADDR, flags, &new.addresses(ring, 0), &[]);
