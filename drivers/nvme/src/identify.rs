@@ -68,13 +68,13 @@ pub struct Controller {
     pub log_attributes: u8,
     /// FRMW: its firmware slots, as [`firmware_slots`](Self::firmware_slots) has them.
     pub firmware_updates: u8,
-    /// FWUG, in bytes: what pieces of a firmware image have to be multiples of; `None` where there is no such rule, or it doesn't say.
+    /// FWUG, in bytes: what pieces of a firmware image have to be multiples of; `None` where the field is 0 (not reported) or FFh (no restriction).
     pub firmware_granularity: Option<u32>,
     /// SANICAP: which ways to sanitize it has.
     pub sanitize: u32,
     /// FNA: attributes of Format NVM.
     pub format: u8,
-    /// UNVMCAP, in bytes: what is not allocated to namespaces; 0 where it doesn't say.
+    /// UNVMCAP, in bytes: what is not allocated to namespaces; 0 where namespace management is not supported.
     pub unallocated: u128,
     /// AVSCC bit 0: its vendor specific admin commands have the common format (NDT in dword 10, NDM in dword 11).
     pub admin_vendor_format: bool,

@@ -187,7 +187,7 @@ pub fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Result<T, u8>>) -> R
         if interrupted.load(Ordering::Relaxed) {
             bail!("interrupted: {what} goes on without this command, unless a reset ends it");
         }
-        // How often a controller is asked; what it says decides.
+        // Only how often it is asked: the percentage and the end are the controller's.
         std::thread::sleep(pause);
         pause = (2 * pause).min(Duration::from_secs(2));
     }

@@ -285,7 +285,7 @@ impl FrontEnd {
         }
     }
 
-    /// Looks whether the back end is still there, and what it has to say.
+    /// Takes a configuration change, a failed queue or the end of the connection, without waiting.
     pub fn look(&mut self) {
         let Some(peer) = &mut self.peer else { return };
         match peer.look() {

@@ -99,7 +99,7 @@ impl DeviceType {
         }
     }
 
-    /// The type of a back end by what it offers, which is all that it says of it. Of the bits that tell, a network device has mergeable buffers, and
+    /// The type of a back end by the feature bits that it offers: the protocol has no message for it. Of the bits that tell, a network device has mergeable buffers, and
     /// a disk a block size and segments.
     pub fn of(features: u64, protocol: u64) -> Option<Self> {
         let disk = features & blk::SEG_MAX != 0 && features & blk::BLK_SIZE != 0 && protocol & protocol::CONFIG != 0;

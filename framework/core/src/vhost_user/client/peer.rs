@@ -114,7 +114,7 @@ impl Peer {
         self.backend = Some(Socket::new(stream));
     }
 
-    /// Looks, without waiting, whether the back end is still there and what it says by itself.
+    /// Takes the back end's own messages without waiting: `ConfigChange` if one came, an error where the connection ended or broke the protocol.
     pub fn look(&mut self) -> Result<Option<Notice>, Lost> {
         // A message that nobody asked for, or the end.
         match self.socket.receive() {

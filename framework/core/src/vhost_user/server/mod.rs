@@ -1,6 +1,6 @@
 //! The back end: a model of a virtio function behind a vhost-user socket, for one front end after another.
 //!
-//! The model is driven through its registers, as a driver would: what the front end says of features, rings and status is written there. So there is
+//! The model is driven through its registers, as a driver would: features, ring addresses and status from messages are written there. So there is
 //! one model of a device, whether PCI or vhost-user leads to it. Interrupts are the rings' call eventfds; kicks are watched, and the model's rings are
 //! looked at all the time. The front end's memory is the model's DMA space: it is reached by guest addresses.
 //!
@@ -9,7 +9,7 @@
 //! | `mod` | the server: who is served, and when the model has its turns |
 //! | `session` | one front end: its messages |
 //! | `device` | the model as the front end set it up |
-//! | `rings`, `kicks`, `memory` | what a front end says of its rings; their eventfds; its memory |
+//! | `rings`, `kicks`, `memory` | a front end's rings: sizes, bases and addresses; their eventfds; its memory |
 //! | `registers` | the model's registers, as a driver finds them |
 
 mod device;
@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A model of a modern virtio PCI function that a [`Server`] can drive: what no register of such a function says, and a vhost-user front end does.
+/// A model of a modern virtio PCI function that a [`Server`] can drive: vring bases and pairs in use, for which such a function has no registers.
 ///
 /// The function has an MSI-X vector for each of its queues at least. Queues are numbered as the function's are.
 pub trait VirtioModel: Model {
@@ -45,7 +45,7 @@ pub trait VirtioModel: Model {
     /// one that is not.
     fn queue_base(&self, queue: u16) -> Option<u16>;
 
-    /// Says how many queue pairs of a network card are in use: what a driver says by the control queue, which a front end keeps for itself.
+    /// Sets how many queue pairs of a network card are in use, as VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET does: a front end keeps the control queue for itself.
     fn set_queue_pairs(&mut self, pairs: u16);
 }
 

@@ -1,4 +1,4 @@
-//! One front end: what it says, checked, answered, and passed on to the device.
+//! One front end: its messages, checked, answered, and passed on to the device.
 //!
 //! A request that is wrong is answered so where the front end asked for an answer (`REPLY_ACK`), and it may go on; else it is sent away with the
 //! reason, since the protocol knows no other way to say no.
@@ -94,7 +94,7 @@ impl Session {
         }
     }
 
-    /// What happened at the rings: kicks go to the model, and what the model has to say goes to the front end. Whether anything was kicked.
+    /// Passes kicks to the model, and configuration changes and failed queues to the front end. Returns whether anything was kicked.
     fn attend(&mut self, function: &mut Function) -> Result<bool, String> {
         let kicked = self.device.take_kicks(function)?;
         self.untold |= self.device.changed(function)?;
