@@ -117,7 +117,7 @@ pub fn write<S: Storage>(
     };
     let disk = open(&target::open_any(target, &[], None)?)?;
     let namespace = disk.space(range.nsid)?;
-    namespace.check_writable(disk.name())?;
+    namespace.check_writable(&disk)?;
     let (lba, room) = range.place(&namespace)?;
     let asked = range.length(&namespace)?;
     if let (Some(asked), Some(has)) = (asked, has)

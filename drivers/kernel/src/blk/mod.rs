@@ -144,7 +144,10 @@ impl KernelDisk {
 
 impl Disk for KernelDisk {
     fn driver(&self) -> &'static str {
-        "io_uring"
+        match self.shared.geometry.mode {
+            IoMode::Direct => "io_uring",
+            IoMode::Cached(_) => "io_uring, cached",
+        }
     }
 
     fn name(&self) -> &str {
