@@ -257,7 +257,7 @@ impl PerfArgs {
             }
             output::print(text)?;
         }
-        bench.tell(outcome.full);
+        bench.notes(outcome.full).for_each(output::note);
         verdict(&outcome, &|status| disk.status_name(status))
     }
 }
@@ -278,18 +278,16 @@ impl<S: Storage> Bench<S> {
     }
 
     /// What is worth a note once it was measured: queues that were full, resets.
-    fn tell(&self, full: bool) {
-        if full {
+    fn notes(&self, full: bool) -> impl Iterator<Item = String> {
+        let full = full.then(|| {
             let depth = self.job.depth;
-            output::note(format!(
-                "{}: queues hold fewer than {depth} commands of this size: the rest waited outside of them",
-                self.name
-            ));
-        }
-        if let Some((times, why)) = self.disk.resets() {
+            format!("queues hold fewer than {depth} commands of this size: the rest waited outside of them")
+        });
+        let resets = self.disk.resets().map(|(times, why)| {
             let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
-            output::note(format!("{} was reset {times}: {why}", self.name));
-        }
+            format!("the device was reset {times}: {why}")
+        });
+        full.into_iter().chain(resets)
     }
 }
 

@@ -142,7 +142,9 @@ impl<'a, S: Storage> Measuring<'a, S> {
 
     /// Notes, and the first run that went wrong.
     fn end(&self) -> Result<()> {
-        self.bench.tell(*self.full.borrow());
+        for note in self.bench.notes(*self.full.borrow()) {
+            output::note(format!("{}: {note}", self.bench.name));
+        }
         let failed = self.failed.borrow();
         let Some(first) = failed.first() else { return Ok(()) };
         verdict(first, &|status| self.bench.disk.status_name(status)).with_context(|| self.bench.name.clone())
