@@ -203,13 +203,15 @@ impl Range {
     ) -> Result<()> {
         let block = namespace.block_size;
         let chunk = namespace.max_transfer.min(CHUNK).max(block) / block * block;
-        let (mut queue, pool) = disk.queue_and_buffers(self.nsid, disk.depth(self.qd)?, chunk)?;
+        let (queue, pool) = disk.queue_and_buffers(self.nsid, disk.depth(self.qd)?, chunk)?;
+        // Dropped after the queue, with which what is in flight comes home.
+        let (pool, mut queue) = (pool, queue);
         let (began, interrupted) = (Instant::now(), signal::interrupted()?);
         let mut progress = Progress::bytes("copying", total);
         let speed = |bytes: u64| output::bytes((bytes as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64) + "/s";
         let bytes = go(Transfer {
             queue: &mut queue,
-            pool,
+            pool: pool.clone(),
             chunk: chunk.into(),
             nsid: self.nsid,
             block: block.into(),
