@@ -1,42 +1,10 @@
-//! `wholebar pages compare`: reports of several hosts side by side, where they are of the same thing.
+//! Reports of several hosts side by side, and what keeps them from being compared.
 
-use super::report::{Pages, SCHEMA, time};
-use crate::html;
+use super::report::{Pages, time};
 use crate::mapped::Bar;
 use crate::output;
 use crate::report::Run;
-use crate::stored;
-use anyhow::{Result, bail};
 use serde::Serialize;
-use std::path::Path;
-
-/// Put reports of `wholebar pages --json` side by side: hosts with 4 and with 64 KiB pages, before and after a change
-///
-/// What is no comparison is refused: another device, another workload, a model or an emulator against hardware.
-#[derive(clap::Args)]
-#[command(after_help = "\
-Examples:
-  wholebar pages compare 4k.json 64k.json
-  wholebar pages compare before.json after.json --html comparison.html
-
-Hosts are called as their files are. The JSON has schema (wholebar.pages-comparison/1), differences, summary and hosts (name, and the whole report).")]
-pub struct Args {
-    /// The reports
-    #[arg(required = true, num_args = 2.., value_name = "REPORT.json")]
-    reports: Vec<String>,
-    /// Write the comparison as a web page to this file, which needs no other
-    #[arg(long, value_name = "FILE")]
-    html: Option<String>,
-    /// Write the comparison as JSON to this file; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
-    /// Write the figure of all hosts as SVG to this file
-    #[arg(long, value_name = "FILE")]
-    svg: Option<String>,
-    /// Compare what is not comparable, and say so
-    #[arg(long)]
-    anyway: bool,
-}
 
 /// Reports, side by side.
 #[derive(Serialize)]
@@ -65,45 +33,6 @@ type Fact = (&'static str, fn(&Pages) -> String);
 
 /// What is shown of each host.
 pub const POLICIES: [&str; 3] = ["whole", "carved", "trapped"];
-
-pub fn run(args: Args) -> Result<()> {
-    let hosts = read_all(&args.reports)?;
-    let differences = differences(&hosts);
-    if !differences.is_empty() && !args.anyway {
-        bail!("these are not to be compared (--anyway does it all the same):\n  {}", differences.join("\n  "));
-    }
-    let summary = summary(&hosts);
-    let (schema, version) = ("wholebar.pages-comparison/1", env!("CARGO_PKG_VERSION"));
-    let comparison = Comparison { schema, version, differences, summary, hosts };
-    if args.json.as_deref() != Some("-") {
-        output::print(comparison.text())?;
-    }
-    if let Some(path) = &args.json {
-        output::write_json(path, &comparison)?;
-    }
-    if let Some(path) = &args.html {
-        output::write(path, &html::comparison(&comparison)?)?;
-    }
-    if let Some(path) = &args.svg {
-        output::write(path, &html::comparison_figure(&comparison)?)?;
-    }
-    Ok(())
-}
-
-fn read_all(paths: &[String]) -> Result<Vec<Named>> {
-    let stem = |path: &str| Path::new(path).file_stem().map_or(path.to_owned(), |stem| stem.to_string_lossy().into());
-    let name = |path: &String| {
-        let short = stem(path);
-        if paths.iter().filter(|other| stem(other) == short).count() == 1 { short } else { path.clone() }
-    };
-    paths.iter().map(|path| Ok(Named { name: name(path), report: read(path)? })).collect()
-}
-
-/// Reads a report.
-fn read(path: &str) -> Result<Pages> {
-    let report: Pages = stored::read(path, SCHEMA, "wholebar pages --json")?;
-    if report.makes_sense() { Ok(report) } else { Err(stored::broken(path)) }
-}
 
 /// Why reports are not of the same thing.
 fn differences(hosts: &[Named]) -> Vec<String> {
@@ -177,8 +106,14 @@ fn summary(hosts: &[Named]) -> String {
 }
 
 impl Comparison {
+    /// Of these hosts.
+    pub fn of(hosts: Vec<Named>) -> Self {
+        let (schema, version) = ("wholebar.pages-comparison/1", env!("CARGO_PKG_VERSION"));
+        Self { schema, version, differences: differences(&hosts), summary: summary(&hosts), hosts }
+    }
+
     /// For people.
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let mut text = String::new();
         if !self.differences.is_empty() {
             text += &format!("NOT COMPARABLE, and compared anyway:\n  {}\n\n", self.differences.join("\n  "));

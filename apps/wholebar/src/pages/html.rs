@@ -1,13 +1,13 @@
 //! The pages of `wholebar pages`: of one host, and of several side by side.
 
-use super::plot::{self, Lines, Look, Times};
-use super::{
-    distinct, facts, figure, host_facts, lines, origin, page, rate, rate_unit, rates_by_depth, runs_table, strips,
-    table,
+use super::comparison::{Comparison, Named, POLICIES};
+use super::report::{MATTERS, Pages, crossover_note, time, workload};
+use crate::html::plot::{self, Lines, Look, Times};
+use crate::html::{
+    distinct, facts, figure, host_facts, lines, look, origin, page, rate, rate_unit, rates_by_depth, runs_table,
+    strips, table,
 };
 use crate::output;
-use crate::pages::compare::{Comparison, Named, POLICIES};
-use crate::pages::report::{MATTERS, Pages, crossover_note, time, workload};
 use crate::report::{self, Run};
 use anyhow::Result;
 use maud::{Markup, html};
@@ -178,11 +178,7 @@ fn latency_plot(report: &Pages) -> Result<String> {
     let rows = shallow.map(|run| {
         let p = run.latency_ns;
         let [min, p50, p90, p99, max, mean] = [p.min, p.p50, p.p90, p.p99, p.max, p.mean].map(|ns| ns as f64);
-        (
-            run.plan(),
-            super::look(run),
-            report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max },
-        )
+        (run.plan(), look(run), report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max })
     });
     plot::times(&Times { title: "Latency of a read at queue depth 1", x: "time (logarithmic)", rows: rows.collect() })
 }

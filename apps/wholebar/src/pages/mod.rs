@@ -4,12 +4,13 @@
 //! host's can always be carried out: it traps more.
 
 pub mod compare;
+mod comparison;
+mod html;
 pub mod registers;
 pub mod report;
 
 use crate::args::{self, Cores};
 use crate::host::Host;
-use crate::html;
 use crate::mapped::Bar;
 use crate::nvme::Controller;
 use crate::nvme::reads::{self, Reads};
