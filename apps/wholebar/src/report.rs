@@ -309,13 +309,18 @@ pub fn warning(rows: impl Iterator<Item = bool>, shared: bool) -> String {
         return String::new();
     }
     let which = if bad == all { "NONE OF THESE ROWS CAN".to_owned() } else { format!("{bad} OF {all} ROWS CANNOT") };
-    let why = match shared {
-        true => "driver and model shared one core, and took turns on it",
-        false => "each of their runs lost more than a tenth of a core to something else",
-    };
+    let why = untrusted_because(shared);
     output::paragraph(&format!(
         "{which} BE TRUSTED: {why}. They show no ratio, nor do rows that are compared with them. Run it again on two quiet cores."
     )) + "\n"
+}
+
+/// Why rows cannot be trusted.
+pub fn untrusted_because(shared: bool) -> &'static str {
+    match shared {
+        true => "driver and model shared one core, and took turns on it",
+        false => "each of their runs lost more than a tenth of a core to something else",
+    }
 }
 
 /// What the threads of all rounds had of their cores, and what follows from that: a few sentences. Of each round is said whether it counts.
@@ -442,11 +447,6 @@ impl Run {
     /// Rounds that lost a core and don't count.
     pub fn dropped(&self) -> usize {
         self.rounds.iter().filter(|round| !round.counts).count()
-    }
-
-    /// Whether rounds count although all of them lost a core.
-    pub fn disturbed(&self) -> bool {
-        self.rounds.iter().any(|round| round.counts && !round.cpu.undisturbed())
     }
 
     /// Commands for each doorbell that was rung.

@@ -39,7 +39,7 @@ pub fn pages(report: &Pages) -> Result<String> {
             h2 { "Reads" }
             div class="plots" {
                 @for plot in &by_depth { (figure(plot, RATE_CAPTION)) }
-                (figure(&ratio_plot(report, None)?, &ratio_caption()))
+                @if report.is_trusted() { (figure(&ratio_plot(report, None)?, &ratio_caption())) }
                 (figure(&latency_plot(report)?, LATENCY_CAPTION))
             }
             (crossover_table(report))
@@ -90,7 +90,7 @@ pub fn comparison(comparison: &Comparison) -> Result<String> {
         div class="plots" { @for panel in &rates { (figure(&plot::lines(std::slice::from_ref(panel))?, RATE_CAPTION)) } }
         h2 { "What batches make of it" }
         div class="plots" {
-            @for Named { name, report } in &comparison.hosts { (figure(&ratio_plot(report, Some(name))?, &ratio_caption())) }
+            @for Named { name, report } in comparison.hosts.iter().filter(|host| host.report.is_trusted()) { (figure(&ratio_plot(report, Some(name))?, &ratio_caption())) }
         }
         p { (crossover_note()) }
         @for Named { name, report } in &comparison.hosts { h3 { (name) } (crossover_table(report)) }
@@ -186,10 +186,11 @@ fn latency_plot(report: &Pages) -> Result<String> {
 /// Rates against whole's over the batch, at the largest depth.
 fn ratio_plot(report: &Pages, name: Option<&str>) -> Result<String> {
     let depth = report.runs.iter().map(|run| run.queue_depth).max().unwrap_or(0);
-    let deep = || report.runs.iter().filter(|run| run.queue_depth == depth);
+    let deep = || report.runs.iter().filter(|run| run.queue_depth == depth && run.is_trusted());
     let batches = distinct(deep().map(|run| run.batch));
     let percent = |run: &Run| {
-        let whole = report.run("whole", depth, run.batch).map_or(f64::NAN, |whole| whole.iops / 100.0);
+        let whole = report.run("whole", depth, run.batch).filter(|run| run.is_trusted());
+        let whole = whole.map_or(f64::NAN, |whole| whole.iops / 100.0);
         let (low, high) = run.spread();
         (run.iops / whole, low / whole, high / whole)
     };
@@ -214,7 +215,7 @@ fn crossover_table(report: &Pages) -> Markup {
         .map(|c| vec![c.plan.clone(), c.depth.to_string(), time(c.trap_ns), c.text()])
         .collect();
     html! {
-        @if rows.is_empty() { p { "No plan traps doorbells: there is nothing to cross." } }
+        @if rows.is_empty() { p { "No crossover: no plan traps doorbells, or none that does can be trusted." } }
         @else { (table("From which batch on trapping does not matter", &["BARs", ">depth", ">trapping a batch", ">batch"], &rows)) }
     }
 }
