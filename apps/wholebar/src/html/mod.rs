@@ -35,7 +35,7 @@ pub fn page(title: &str, body: &Markup) -> String {
 
 /// What the figures are of, in a box that can't be overlooked.
 pub fn origin(origin: Origin, why: Option<&str>) -> Markup {
-    let class = if origin == Origin::Hardware { "origin" } else { "origin software" };
+    let class = if matches!(origin, Origin::Hardware | Origin::Kernel) { "origin" } else { "origin software" };
     html! {
         p class=(class) {
             strong { (origin.name()) }
