@@ -8,7 +8,9 @@
 use super::device::Device;
 use super::memory::SLOTS;
 use super::registers::Registers;
-use super::{Function, TAKEN};
+use super::{Function, VirtioModel};
+use crate::model::ModelFunction;
+use crate::server;
 use crate::vhost_user::wire::{self, BackendRequest, Header, Request, VringAddr, VringState, exactly, protocol};
 use crate::vhost_user::{Frame, Socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,22 +53,22 @@ fn payload<T: zerocopy::FromBytes>(bytes: &[u8]) -> Result<T, String> {
     exactly(bytes).ok_or_else(|| format!("{} bytes came, where {} are due", bytes.len(), size_of::<T>()))
 }
 
-impl Session {
-    /// # Errors
-    /// Where the system has no descriptor left, or the model can't be asked.
-    pub fn new(stream: UnixStream, function: &mut Function, registers: Registers) -> Result<Self, String> {
+impl<M: VirtioModel + 'static> server::Session<M> for Session {
+    type Setup = Registers;
+    const PEER: &'static str = "front end";
+
+    fn begin(stream: UnixStream, function: &mut ModelFunction<M>, registers: Registers) -> Result<Self, String> {
         let (socket, device) = (Socket::new(stream), Device::new(function, registers)?);
         Ok(Self { socket, device, owned: false, protocol: 0, channel: None, untold: false })
     }
 
-    /// Whether the front end took memory away that it had shared, and that was touched.
     #[inline]
-    pub fn is_robbed(&self) -> bool {
+    fn is_robbed(&self) -> bool {
         self.device.memory.has_shrunk()
     }
 
-    /// Waits until the front end says something, takes what we said, or kicks.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+    /// Kicks end it, too.
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
         let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
         let timeout = Timespec::try_from(timeout).unwrap_or_default();
         let mut fds = [PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
@@ -76,14 +78,8 @@ impl Session {
         }
     }
 
-    /// Handles the next message, if there is one, once the answer to the one before is sent; and what happened at the rings.
-    ///
-    /// # Errors
-    /// Why there is no front end any more.
-    pub fn poll(&mut self, function: &mut Function) -> Result<bool, String> {
-        if self.is_robbed() {
-            return Err(TAKEN.to_owned());
-        }
+    /// A message, and what happened at the rings.
+    fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
         let kicked = self.attend(function)?;
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(kicked);
@@ -93,7 +89,9 @@ impl Session {
             None => Ok(kicked),
         }
     }
+}
 
+impl Session {
     /// Passes kicks to the model, and configuration changes and failed queues to the front end. Returns whether anything was kicked.
     fn attend(&mut self, function: &mut Function) -> Result<bool, String> {
         let kicked = self.device.take_kicks(function)?;
