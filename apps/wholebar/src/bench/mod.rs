@@ -277,7 +277,7 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
     let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
     let mut text = report::warning(runs.iter().map(Run::is_trusted), shared);
-    text += &format!("4 KiB random reads, one queue, batches of depth/4, up to 32; the median of {rounds} rounds\n\n");
+    text += &format!("4 KiB random reads, batches of depth/4 (at most 32); medians of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
     text += &output::paragraph(&format!(
