@@ -73,6 +73,9 @@ fn reports_of_4_and_64_kib_pages_and_their_comparison() {
         assert!(runs.iter().all(|run| run["iops"].as_f64().unwrap() > 0.0), "{runs:?}");
         let costs = report["registers"]["accesses"].as_array().unwrap();
         let p50 = |i: usize| costs[i]["ns"]["p50"].as_f64().unwrap();
+        let pinned = report["memory"]["pinned"][0]["pinned"].as_array().unwrap();
+        assert_eq!(pinned, &[12 << 10, 32 << 10, 128 << 10].map(|bytes| json!(bytes)), "of a queue pair");
+        assert!(report["memory"]["backings"].as_array().unwrap().iter().all(|b| b["read_ns"].as_f64().unwrap() > 0.0));
         assert!(costs.len() == 4 && p50(0) < p50(1) && p50(2) < p50(3), "{costs:?}");
     }
     for crossover in small["crossovers"].as_array().unwrap() {

@@ -111,6 +111,11 @@ impl Nvme {
         self.0.driver().hw.page
     }
 
+    /// Returns the largest page size in bytes that the controller could be given (CAP.MPSMAX).
+    pub fn max_page(&self) -> u64 {
+        self.0.driver().hw.cap.max_page()
+    }
+
     /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).
     pub fn max_entries(&self) -> u32 {
         self.0.driver().max_entries()

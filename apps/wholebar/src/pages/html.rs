@@ -1,6 +1,7 @@
 //! The pages of `wholebar pages`: of one host, and of several side by side.
 
 use super::comparison::{Comparison, Named, POLICIES};
+use super::memory::Memory;
 use super::report::{MATTERS, Pages, crossover_note, time, workload};
 use crate::html::plot::{self, Lines, Look, Times};
 use crate::html::{
@@ -49,6 +50,12 @@ pub fn pages(report: &Pages) -> Result<String> {
         h2 { "One access of a register" }
         div class="plots" { (figure(&access_plot(report)?, ACCESS_CAPTION)) }
         (access_table(report))
+        @if let Some(memory) = &report.memory {
+            h2 { "Memory" }
+            (table("What is pinned, by the host's pages", &Memory::PINNED, &memory.pinned_rows()))
+            (table("Measured on this host's pages", &Memory::MEASURED, &memory.measured_rows()))
+            p { (memory.note(&report.host)) }
+        }
         h2 { "Host and device" }
         (facts(&[host, device_facts(report)].concat()))
         (strips(&device.bars))

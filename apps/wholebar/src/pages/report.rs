@@ -1,5 +1,6 @@
 //! What `wholebar pages` found: the report that is written as JSON and read again, and what follows from its figures.
 
+use super::memory::Memory;
 use super::registers::{Access, Registers};
 use crate::host::Host;
 use crate::mapped::Bar;
@@ -37,6 +38,9 @@ pub struct Pages {
     pub interrupted: bool,
     /// What one access of a register costs.
     pub registers: Registers,
+    /// What else the size of pages changes; reports of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// Reads under each plan and load.
     pub runs: Vec<Run>,
     /// From which batch on trapping does not matter, for each plan that traps doorbells.
