@@ -18,7 +18,7 @@ use crate::patience::{Patience, later};
 use crate::vhost_user::wire::{self, Request, protocol};
 use crate::{Error, Result};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use zerocopy::IntoBytes;
 
@@ -50,6 +50,8 @@ pub struct FrontEnd {
     /// What it signals instead of a vector that there isn't: libvhost-user gives up where it has nothing to signal.
     pub(super) spare: EventFd,
     pub(super) signaller: Arc<Signaller>,
+    /// What signals the vector of configuration changes when the back end says something by itself, or goes.
+    watch: Option<Signaller>,
     /// How the last back end went away.
     pub(super) away: Option<String>,
     /// Why there will be none any more.
@@ -96,6 +98,7 @@ impl FrontEnd {
             failure: EventFd::new()?,
             spare: EventFd::new()?,
             signaller,
+            watch: None,
             away: None,
             gone: None,
             may_run: false,
@@ -290,11 +293,29 @@ impl FrontEnd {
         let Some(peer) = &mut self.peer else { return };
         match peer.look() {
             Ok(None) => {}
-            Ok(Some(Notice::ConfigChange)) => _ = self.config_changed(true),
+            Ok(Some(notice)) => {
+                if notice == Notice::ConfigChange {
+                    let _ = self.config_changed(true);
+                }
+                self.watch();
+            }
             Err(lost) => _ = self.lose(lost),
         }
         if self.registers.is_running() && self.failure.take() > 0 {
             self.fail("the back end reports that a queue of it failed");
+        }
+    }
+
+    /// Has the driver interrupted when there is something to [`look`](Self::look) at: it reads device status then. Where that can't be had, it finds out when
+    /// it reads it next.
+    pub(super) fn watch(&mut self) {
+        self.watch = None;
+        let vector = self.vectors.get(usize::from(self.registers.config_vector)).and_then(Option::as_ref);
+        if let (Some(peer), Some(vector)) = (&self.peer, vector)
+            && let Ok(watch) = Signaller::new()
+        {
+            peer.watch(&watch, vector.as_fd());
+            self.watch = Some(watch);
         }
     }
 

@@ -26,6 +26,7 @@ impl FrontEnd {
                 self.start_queue(index)?;
             }
         }
+        self.watch();
         Ok(())
     }
 

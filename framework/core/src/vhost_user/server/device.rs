@@ -38,6 +38,10 @@ pub struct Device {
     /// Whether a driver is not there before its status says so.
     pub has_status: bool,
     stage: Stage,
+    /// The device configuration that the front end read last: from where on, and what.
+    shown: (u32, Vec<u8>),
+    /// Whether that still holds is to be asked: what changes before the driver is there is told to nobody.
+    stale: bool,
     /// The model broke off, and that was seen.
     broken: bool,
 }
@@ -64,6 +68,8 @@ impl Device {
             status: 0,
             has_status: false,
             stage: Stage::Reset,
+            shown: (0, Vec::new()),
+            stale: false,
             broken: false,
         })
     }
@@ -119,9 +125,11 @@ impl Device {
         self.refresh_all(function)
     }
 
-    /// Reads device configuration.
-    pub fn config(&self, function: &mut Function, offset: u32, out: &mut [u8]) -> Result<(), String> {
-        model(self.registers.config(function, offset, out))
+    /// Reads device configuration for the front end.
+    pub fn config(&mut self, function: &mut Function, offset: u32, out: &mut [u8]) -> Result<(), String> {
+        model(self.registers.config(function, offset, out))?;
+        self.shown = (offset, out.to_vec());
+        Ok(())
     }
 
     /// Writes device configuration.
@@ -182,7 +190,18 @@ impl Device {
 
     /// Whether device configuration changed, or the model broke off, since this was asked last. Rings' error eventfds are signalled for that, once each.
     pub fn changed(&mut self, function: &mut Function) -> Result<bool, String> {
-        if self.stage != Stage::DriverOk || !model(self.registers.changed(function))? {
+        if self.stage != Stage::DriverOk {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.stale) {
+            let (offset, shown) = &self.shown;
+            let mut now = vec![0; shown.len()];
+            model(self.registers.config(function, *offset, &mut now))?;
+            if now != *shown {
+                return Ok(true);
+            }
+        }
+        if !model(self.registers.changed(function))? {
             return Ok(false);
         }
         if !self.broken && model(self.registers.status(function))? & status::NEEDS_RESET != 0 {
@@ -296,7 +315,7 @@ impl Device {
         self.rings[at].running = Some(queue);
         if self.stage != Stage::DriverOk {
             model(self.registers.driver_ok(function))?;
-            self.stage = Stage::DriverOk;
+            (self.stage, self.stale) = (Stage::DriverOk, true);
         }
         tracing::debug!(index, "a ring runs: {queue:x?}");
         call(function, index.into())
