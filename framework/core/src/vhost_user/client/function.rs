@@ -5,6 +5,7 @@
 
 use super::config_space::{self, ConfigSpace};
 use super::control::Control;
+use super::inflight::Inflight;
 use super::kind::{Function, Said, net, ring};
 use super::link::{Link, Met, get_config, meet, theirs};
 use super::memory::{Memory, Unsent};
@@ -20,6 +21,7 @@ use crate::{Error, Result};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// The largest queue: what libvhost-user has, and nobody less.
@@ -52,6 +54,10 @@ pub struct FrontEnd {
     pub(super) signaller: Arc<Signaller>,
     /// What signals the vector of configuration changes when the back end says something by itself, or goes.
     watch: Option<Signaller>,
+    /// What a disk's back end has in flight, as it records it.
+    pub(super) inflight: Option<Inflight>,
+    /// Until when queues that run without a back end wait for another one.
+    pub(super) resume_by: Option<Instant>,
     /// How the last back end went away.
     pub(super) away: Option<String>,
     /// Why there will be none any more.
@@ -99,6 +105,8 @@ impl FrontEnd {
             spare: EventFd::new()?,
             signaller,
             watch: None,
+            inflight: None,
+            resume_by: None,
             away: None,
             gone: None,
             may_run: false,
@@ -176,6 +184,7 @@ impl FrontEnd {
             }
         }
         self.failure.take();
+        (self.inflight, self.resume_by) = (None, None);
         (self.pairs, self.control) = (1, Control::default());
         self.registers.reset();
         Ok(())
@@ -220,7 +229,7 @@ impl FrontEnd {
     }
 
     /// Agrees on features; false where they are not accepted.
-    fn agree(&mut self) -> Result<bool> {
+    pub(super) fn agree(&mut self) -> Result<bool> {
         let taken = self.registers.features;
         if taken & !self.function.offered != 0 || taken & ring::VERSION_1 == 0 {
             tracing::warn!(device = self.name, taken, offered = self.function.offered, "features are refused");
@@ -290,7 +299,7 @@ impl FrontEnd {
 
     /// Takes a configuration change, a failed queue or the end of the connection, without waiting.
     pub fn look(&mut self) {
-        let Some(peer) = &mut self.peer else { return };
+        let Some(peer) = &mut self.peer else { return self.resume() };
         match peer.look() {
             Ok(None) => {}
             Ok(Some(notice)) => {
@@ -361,7 +370,7 @@ impl FrontEnd {
         let why = format!("{command}: {what}");
         if closed && !self.options.reconnect.is_zero() && !matches!(self.link, Link::Once) {
             self.away = Some(why.clone());
-            if self.registers.status != 0 {
+            if !self.waits_for_another() && self.registers.status != 0 {
                 self.fail(&why);
             }
         } else {
@@ -372,22 +381,29 @@ impl FrontEnd {
 
     /// Waits for a back end that went away, and begins anew with it.
     fn reconnect(&mut self) -> Result<()> {
-        let within = self.options.reconnect;
-        let deadline = later(within);
-        let why = self.away.clone().unwrap_or_default();
+        let deadline = later(self.options.reconnect);
         let met = loop {
             let Some(stream) = self.link.again(deadline) else {
-                let why = format!("the back end went away ({why}) and did not come back within {within:?}");
-                self.gone = Some(why);
+                self.gone = Some(self.not_back());
                 return self.alive();
             };
             match meet(stream, &self.patience, &self.options) {
                 Ok(met) => break met,
                 // One that is about to end, or not ready yet.
-                Err(Failed::Lost(lost)) if lost.closed && std::time::Instant::now() < deadline => {}
+                Err(Failed::Lost(lost)) if lost.closed && Instant::now() < deadline => {}
                 Err(failed) => return self.settle::<()>(Err(failed)).map(|_| ()),
             }
         };
+        self.renew(met)
+    }
+
+    pub(super) fn not_back(&self) -> String {
+        let (why, within) = (self.away.clone().unwrap_or_default(), self.options.reconnect);
+        format!("the back end went away ({why}) and did not come back within {within:?}")
+    }
+
+    /// Another back end is there, which has to be as the one before was.
+    pub(super) fn renew(&mut self, met: Met) -> Result<()> {
         let broke =
             |what: String, peer: &Peer| Failed::from(peer.broke(None, format!("another back end came, and {what}")));
         let function = match Function::of(&met.said, met.device_type, &self.options) {

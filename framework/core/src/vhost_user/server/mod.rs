@@ -10,9 +10,11 @@
 //! | `session` | one front end: its messages |
 //! | `device` | the model as the front end set it up |
 //! | `rings`, `kicks`, `memory` | a front end's rings: sizes, bases and addresses; their eventfds; its memory |
+//! | `inflight` | the record of what is in flight, for another back end |
 //! | `registers` | the model's registers, as a driver finds them |
 
 mod device;
+mod inflight;
 mod kicks;
 mod memory;
 mod registers;
@@ -23,6 +25,7 @@ use crate::model::{Model, ModelFunction};
 use crate::pci::Irq;
 use crate::server::{self, Peers};
 use crate::{Error, Result};
+pub use inflight::QueueRecord;
 use registers::Registers;
 use session::Session;
 use std::os::unix::net::UnixStream;
@@ -40,6 +43,10 @@ pub trait VirtioModel: Model {
     /// one that is not.
     fn queue_base(&self, queue: u16) -> Option<u16>;
 
+    /// Takes where a packed queue that has just been enabled is to record what it uses, each buffer for itself: [`QueueRecord::begin_use`] before the descriptor is
+    /// overwritten, [`QueueRecord::end_use`] once its flags are stored. A reset, of the queue or of the device, forgets it.
+    fn set_queue_record(&mut self, queue: u16, record: QueueRecord);
+
     /// Sets how many queue pairs of a network card are in use, as VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET does: a front end keeps the control queue for itself.
     fn set_queue_pairs(&mut self, pairs: u16);
 }
@@ -52,7 +59,7 @@ type Function = ModelFunction<dyn VirtioModel>;
 /// Further front ends wait in the socket's backlog. When one disconnects, by its own will or not, its memory is unmapped and the model is reset.
 ///
 /// The protocol is vhost-user's (docs/interop/vhost-user.rst in QEMU's tree), with these of its features: `MQ`, `REPLY_ACK`, `BACKEND_REQ`,
-/// `CONFIG`, `RESET_DEVICE`, `CONFIGURE_MEM_SLOTS` and `STATUS`. Nothing is logged, so that a guest can't be migrated live.
+/// `CONFIG`, `INFLIGHT_SHMFD` (disks), `RESET_DEVICE`, `CONFIGURE_MEM_SLOTS` and `STATUS`. Nothing is logged, so that a guest can't be migrated live.
 pub type Server<M> = server::Server<M, Session>;
 
 impl<M: VirtioModel + 'static> Server<M> {

@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::device::Device;
+use super::inflight;
 use super::memory::SLOTS;
 use super::registers::Registers;
 use super::{Function, VirtioModel};
@@ -20,15 +21,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use zerocopy::IntoBytes;
 
-/// What a back end can do here.
-const PROTOCOL: u64 = protocol::MQ
-    | protocol::REPLY_ACK
-    | protocol::BACKEND_REQ
-    | protocol::CONFIG
-    | protocol::RESET_DEVICE
-    | protocol::CONFIGURE_MEM_SLOTS
-    | protocol::STATUS;
-
 /// A connection, and what was agreed on and shared over it.
 pub struct Session {
     socket: Socket,
@@ -41,11 +33,11 @@ pub struct Session {
     untold: bool,
 }
 
-/// The payload of a reply, for a request that has one; or why it is refused.
-type Answer = Result<Option<Vec<u8>>, String>;
+/// The payload of a reply and its descriptor, for a request that has one; or why it is refused.
+type Answer = Result<Option<(Vec<u8>, Option<OwnedFd>)>, String>;
 
 fn reply(value: &(impl IntoBytes + zerocopy::Immutable)) -> Answer {
-    Ok(Some(value.as_bytes().to_vec()))
+    Ok(Some((value.as_bytes().to_vec(), None)))
 }
 
 /// A payload that is exactly one of `T`.
@@ -135,16 +127,17 @@ impl Session {
         if let Err(why) = &handled {
             tracing::warn!(%request, why, "refused");
         }
-        let payload = match handled {
-            Ok(Some(payload)) => payload,
-            Ok(None) if asked => 0u64.as_bytes().to_vec(),
+        let (payload, fd) = match handled {
+            Ok(Some(reply)) => reply,
+            Ok(None) if asked => (0u64.as_bytes().to_vec(), None),
             Ok(None) => return Ok(()),
             // "If an error occurs, the payload of the reply is empty."
-            Err(_) if request == Request::GET_CONFIG => Vec::new(),
-            Err(_) if asked && !HAS_REPLY.contains(&request) => 1u64.as_bytes().to_vec(),
+            Err(_) if request == Request::GET_CONFIG => (Vec::new(), None),
+            Err(_) if asked && !HAS_REPLY.contains(&request) => (1u64.as_bytes().to_vec(), None),
             Err(why) => return Err(format!("{request}: {why}")),
         };
-        self.socket.send(Header::new(request, wire::REPLY), &[&payload], Vec::new()).map_err(|e| e.to_string())
+        let fds = fd.into_iter().collect();
+        self.socket.send(Header::new(request, wire::REPLY), &[&payload], fds).map_err(|e| e.to_string())
     }
 
     fn handle(&mut self, function: &mut Function, frame: Frame) -> Answer {
@@ -153,7 +146,7 @@ impl Session {
             Request::SET_MEM_TABLE => wire::MAX_REGIONS,
             Request::SET_VRING_KICK | Request::SET_VRING_CALL | Request::SET_VRING_ERR => 1,
             // The descriptor of a region that goes is none that we need.
-            Request::ADD_MEM_REG | Request::REM_MEM_REG | Request::SET_BACKEND_REQ_FD => 1,
+            Request::ADD_MEM_REG | Request::REM_MEM_REG | Request::SET_BACKEND_REQ_FD | Request::SET_INFLIGHT_FD => 1,
             _ => 0,
         };
         if excess_fds > 0 || fds.len() > most {
@@ -163,7 +156,7 @@ impl Session {
         let bytes = &bytes[..];
         match request {
             Request::GET_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&self.device.offered)),
-            Request::GET_PROTOCOL_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&PROTOCOL)),
+            Request::GET_PROTOCOL_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&self.device.protocol())),
             Request::GET_QUEUE_NUM => {
                 payload::<[u8; 0]>(bytes)?;
                 reply(&self.device.queue_num())
@@ -177,7 +170,11 @@ impl Session {
                 let (at, _) = wire::config_of(bytes)?;
                 let mut config = vec![0; at.size as usize];
                 self.device.config(function, at.offset, &mut config)?;
-                Ok(Some(wire::config(at.offset, at.flags, &config)))
+                Ok(Some((wire::config(at.offset, at.flags, &config), None)))
+            }
+            Request::GET_INFLIGHT_FD => {
+                let (fd, said) = inflight::create(payload(bytes)?)?;
+                Ok(Some((said.as_bytes().to_vec(), Some(fd))))
             }
             Request::GET_VRING_BASE => {
                 let VringState { index, .. } = payload(bytes)?;
@@ -213,8 +210,9 @@ impl Session {
             Request::SET_FEATURES => self.device.set_features(payload(bytes)?),
             Request::SET_PROTOCOL_FEATURES => {
                 let protocol: u64 = payload(bytes)?;
-                if protocol & !PROTOCOL != 0 {
-                    return Err(format!("protocol features {:#x} were not offered", protocol & !PROTOCOL));
+                let offered = self.device.protocol();
+                if protocol & !offered != 0 {
+                    return Err(format!("protocol features {:#x} were not offered", protocol & !offered));
                 }
                 self.protocol = protocol;
                 self.device.has_status = protocol & protocol::STATUS != 0;
@@ -251,6 +249,10 @@ impl Session {
                 }
                 self.channel = Some(Socket::new(fd.into()));
                 Ok(())
+            }
+            Request::SET_INFLIGHT_FD => {
+                let fd = fds.pop().ok_or("no file descriptor came")?;
+                self.device.set_inflight(payload(bytes)?, &fd)
             }
             Request::SET_VRING_NUM => {
                 let VringState { index, num } = payload(bytes)?;
