@@ -19,6 +19,7 @@
 //! | [`listener`] | Unix sockets on which servers listen |
 //! | `vfio_user` | devices over a Unix socket: a client, and a server for any model; with the feature `vfio-user` |
 //! | `vhost_user` | virtio devices that other processes serve as vhost-user back ends; with the feature `vhost-user` |
+//! | `kernel` | the kernel's own paths to its interfaces; with the feature `kernel` |
 //! | [`model`] | device models in this process |
 //!
 //! A function that keeps a device, an arena or whatever else is shared takes its [`Arc`](std::sync::Arc) by value: who needs it afterwards passes a clone. One that only
@@ -40,6 +41,8 @@ mod error;
 #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 mod files;
 pub mod irq;
+#[cfg(all(feature = "kernel", not(miri)))]
+pub mod kernel;
 pub mod listener;
 pub mod mem;
 pub mod model;
