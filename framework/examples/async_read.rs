@@ -40,7 +40,7 @@ fn run(queue: &Queue, tasks: Vec<Pin<Box<dyn Future<Output = ()> + '_>>>) {
 
 fn main() -> Result<(), Error> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme,size=64M".to_owned());
-    let disk = block::open(wholebar::open(&target)?, &DiskConfig::default())?;
+    let disk = block::open_target(&target, &DiskConfig::default())?;
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     disk.attach(arena.clone())?;

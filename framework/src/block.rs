@@ -12,8 +12,8 @@
 //! # Ok::<(), wholebar::OpenError>(())
 //! ```
 
-use crate::OpenError;
 use crate::drivers::Mapping;
+use crate::{OpenError, OpenOptions, Target};
 use std::sync::Arc;
 use wholebar_core::pci::PciDevice;
 
@@ -32,9 +32,24 @@ pub fn open(device: Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn D
     drivers().open(device, config, Mapping::default())
 }
 
+/// Opens what a target names (`0000:01:00.0`, `kernel:/dev/nvme0n1`), with [`OpenOptions::default`]: a device by the built-in driver that is for it, or the kernel's own path.
+///
+/// # Errors
+/// As [`Target::parse`] and [`Drivers::open_target`](crate::drivers::Drivers::open_target).
+pub fn open_target(target: &str, config: &DiskConfig) -> Result<Box<dyn Disk>, OpenError> {
+    drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
+}
+
 /// Returns the table of the built-in drivers of storage devices: those of the features `nvme` and `virtio`.
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new("storage");
+    let drivers = Drivers::new(
+        "storage",
+        #[cfg(feature = "kernel")]
+        |target, config| match target {
+            wholebar_kernel::Target::Disk(target) => wholebar_kernel::blk::open(target, config),
+            other => Err(wholebar_kernel::Error::NotADisk { target: other.to_string() }),
+        },
+    );
     #[cfg(feature = "virtio")]
     let drivers = drivers.with(Driver {
         name: "virtio",

@@ -21,7 +21,7 @@
 //! # Ok::<(), wholebar::OpenError>(())
 //! ```
 
-use crate::OpenError;
+use crate::{OpenError, OpenOptions, Target};
 use std::sync::Arc;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::pci::{Class, Config, PciDevice};
@@ -36,7 +36,13 @@ use wholebar_core::{DriverError, PageSize};
 pub struct Drivers<P: ?Sized, C> {
     kind: &'static str,
     rows: Vec<Driver<P, C>>,
+    /// Opens what is reached through the kernel, without a driver.
+    #[cfg(feature = "kernel")]
+    kernel: KernelPath<P, C>,
 }
+
+#[cfg(feature = "kernel")]
+pub(crate) type KernelPath<P, C> = fn(&wholebar_kernel::Target, &C) -> Result<Box<P>, wholebar_kernel::Error>;
 
 /// A driver: the devices that it is for, and the function that opens one.
 pub struct Driver<P: ?Sized, C> {
@@ -61,14 +67,37 @@ pub struct Mapping {
 }
 
 impl<P: ?Sized, C> Drivers<P, C> {
-    pub(crate) fn new(kind: &'static str) -> Self {
-        Self { kind, rows: Vec::new() }
+    pub(crate) fn new(kind: &'static str, #[cfg(feature = "kernel")] kernel: KernelPath<P, C>) -> Self {
+        Self {
+            kind,
+            rows: Vec::new(),
+            #[cfg(feature = "kernel")]
+            kernel,
+        }
     }
 
     /// Adds a driver, which takes precedence over those in the table.
     pub fn with(mut self, driver: Driver<P, C>) -> Self {
         self.rows.insert(0, driver);
         self
+    }
+
+    /// Opens what a target names: a PCI device, as [`open`](Self::open) does, or a path of the kernel's, which needs no driver, and takes neither `options` nor `mapping`.
+    ///
+    /// # Errors
+    /// As [`Target::open`] and [`open`](Self::open); `OpenError::Kernel`, of the feature `kernel`.
+    pub fn open_target(
+        &self,
+        target: &Target,
+        options: &OpenOptions,
+        config: &C,
+        mapping: Mapping,
+    ) -> Result<Box<P>, OpenError> {
+        match target {
+            #[cfg(feature = "kernel")]
+            Target::Kernel(target) => Ok((self.kernel)(target, config)?),
+            target => self.open(target.open(options)?.device, config, mapping),
+        }
     }
 
     /// Opens a device by the first driver that has its ids, or else by the first that has its class. It reads configuration space once more than the

@@ -51,6 +51,19 @@ pub enum OpenError {
     #[cfg(feature = "sim")]
     #[error(transparent)]
     Model(#[from] wholebar_sim::Error),
+    /// The kernel's path cannot be opened.
+    #[cfg(feature = "kernel")]
+    #[error(transparent)]
+    Kernel(#[from] wholebar_kernel::Error),
+    /// A PCI device is asked for, and the kernel's path to a disk or a network is given.
+    #[cfg(feature = "kernel")]
+    #[error(
+        "{target} is no PCI device but the kernel's own path: use it where any disk or port will do, or give the device's PCI address"
+    )]
+    NotPci {
+        /// What was given.
+        target: String,
+    },
     /// No driver is for the device.
     #[error("{device} is {ids}, class {class}, and no {kind} driver is for that: there are {known}")]
     NoDriver {
@@ -77,6 +90,10 @@ impl OpenError {
             Self::Target { .. } | Self::Feature { .. } | Self::Parameter { .. } | Self::Value { .. } => true,
             #[cfg(feature = "sim")]
             Self::Model(error) => error.is_name(),
+            #[cfg(feature = "kernel")]
+            Self::Kernel(error) => error.is_name(),
+            #[cfg(feature = "kernel")]
+            Self::NotPci { .. } => true,
             _ => false,
         }
     }

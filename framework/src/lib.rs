@@ -33,6 +33,7 @@
 //! | `igb` | `igb`: a driver for Intel's 82576 | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
+//! | `kernel` | `kernel`: disks and ports through the kernel, whose targets begin with `kernel:` | no |
 //! | `sim` | `sim`: device models in this process, whose targets begin with `sim:` | no |
 //! | `faults` | `net::Faulty`: queues that do to packets what wires do | no |
 //! | `async` | `asynchronous`: futures over queues of disks, for any executor | no |
@@ -67,6 +68,8 @@ pub use wholebar_core::*;
 pub use wholebar_capture as capture;
 #[cfg(feature = "igb")]
 pub use wholebar_igb as igb;
+#[cfg(feature = "kernel")]
+pub use wholebar_kernel as kernel;
 #[cfg(feature = "measure")]
 pub use wholebar_measure as measure;
 #[cfg(feature = "nvme")]

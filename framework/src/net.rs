@@ -10,8 +10,8 @@
 //! # Ok::<(), wholebar::OpenError>(())
 //! ```
 
-use crate::OpenError;
 use crate::drivers::Mapping;
+use crate::{OpenError, OpenOptions, Target};
 use std::sync::Arc;
 use wholebar_core::pci::PciDevice;
 
@@ -32,9 +32,24 @@ pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn P
     drivers().open(device, config, Mapping::default())
 }
 
+/// Opens what a target names (`0000:01:00.0`, `kernel:eth0`), with [`OpenOptions::default`]: a device by the built-in driver that is for it, or the kernel's own path.
+///
+/// # Errors
+/// As [`Target::parse`] and [`Drivers::open_target`](crate::drivers::Drivers::open_target).
+pub fn open_target(target: &str, config: &PortConfig) -> Result<Box<dyn Port>, OpenError> {
+    drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
+}
+
 /// Returns the table of the built-in drivers of network devices: those of the features `virtio` and `igb`.
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new("network");
+    let drivers = Drivers::new(
+        "network",
+        #[cfg(feature = "kernel")]
+        |target, config| match target {
+            wholebar_kernel::Target::Port(target) => wholebar_kernel::net::open(target, config),
+            other => Err(wholebar_kernel::Error::NotAPort { target: other.to_string() }),
+        },
+    );
     #[cfg(feature = "igb")]
     let drivers = drivers.with(Driver {
         name: "igb",

@@ -1,5 +1,6 @@
 //! Devices by name: `0000:01:00.0`; `vfio-user:/run/x.sock`, with the feature `vfio-user`; `vhost-user:/run/x.sock`, with the feature
-//! `vhost-user`; `sim:nvme,size=1G`, with the feature `sim`.
+//! `vhost-user`; `sim:nvme,size=1G`, with the feature `sim`; `kernel:/dev/nvme0n1` and `kernel:eth0`, with the feature `kernel`, which are disks and
+//! ports, but no PCI devices.
 
 #[cfg(feature = "vhost-user")]
 mod vhost;
@@ -64,6 +65,10 @@ pub enum Target {
         /// How the back end is reached, and what its device is to be.
         options: vhost_user::Options,
     },
+    /// A disk or a port that is reached through the kernel: `kernel:/dev/nvme0n1`, `kernel:eth0`. It is no PCI device, so that it is opened by
+    /// [`Drivers::open_target`](crate::drivers::Drivers::open_target) alone.
+    #[cfg(feature = "kernel")]
+    Kernel(wholebar_kernel::Target),
     /// A model in this process: `sim:nvme,size=1G`.
     #[cfg(feature = "sim")]
     Sim(wholebar_sim::Target),
@@ -102,8 +107,9 @@ impl Target {
             #[cfg(not(feature = "sim"))]
             let models = "";
             let servers = if cfg!(feature = "vfio-user") { "vfio-user:PATH, " } else { "" };
+            let kernel = if cfg!(feature = "kernel") { "kernel:PATH, kernel:INTERFACE, " } else { "" };
             let back_ends = if cfg!(feature = "vhost-user") { "vhost-user:PATH or " } else { "" };
-            let known = format!("{models}{servers}{back_ends}a PCI address such as 0000:01:00.0");
+            let known = format!("{models}{servers}{kernel}{back_ends}a PCI address such as 0000:01:00.0");
             OpenError::Target { text: text.to_owned(), known }
         };
         match text.split_once(':') {
@@ -130,6 +136,10 @@ impl Target {
                 ("", _) => Err(unknown()),
                 (path, options) => Ok(Self::VhostUser { path: path.into(), options }),
             },
+            #[cfg(not(feature = "kernel"))]
+            Some(("kernel", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "kernel" }),
+            #[cfg(feature = "kernel")]
+            Some(("kernel", target)) => Ok(Self::Kernel(wholebar_kernel::Target::parse(target)?)),
             _ => {
                 let (address, parameters) = text.split_once(',').unwrap_or((text, ""));
                 let address = address.parse().map_err(|_| unknown())?;
@@ -141,7 +151,8 @@ impl Target {
     /// Opens the device. A model runs on a thread of its own from then on, until the device is dropped.
     ///
     /// # Errors
-    /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made.
+    /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made;
+    /// `OpenError::NotPci`, of the feature `kernel`, where the target is the kernel's path to a disk or a port.
     #[cfg_attr(
         not(any(feature = "sim", feature = "vfio-user", feature = "vhost-user")),
         allow(unused_variables, reason = "the kernel's devices have none of these options")
@@ -161,6 +172,8 @@ impl Target {
                 let timeout = options.timeout.filter(|_| usual);
                 VhostUser::connect(path, timeout.map_or(*own, |timeout| own.with_timeout(timeout)))?
             }
+            #[cfg(feature = "kernel")]
+            Self::Kernel(_) => return Err(OpenError::NotPci { target: self.to_string() }),
             #[cfg(feature = "sim")]
             Self::Sim(target) => {
                 let sim = target.open(options.model_core)?;
@@ -252,6 +265,8 @@ impl fmt::Display for Target {
                     Some(IommuType::None) | None => Ok(()),
                 }
             }
+            #[cfg(feature = "kernel")]
+            Self::Kernel(target) => write!(f, "kernel:{target}"),
             #[cfg(feature = "sim")]
             Self::Sim(target) => target.fmt(f),
         }
@@ -328,6 +343,16 @@ mod tests {
         }
         if cfg!(not(feature = "vhost-user")) {
             assert!(error("vhost-user:x").contains("the feature \"vhost-user\""));
+        }
+        if cfg!(feature = "kernel") {
+            for text in ["kernel:/dev/nvme0n1,sqpoll", "kernel:./a,b", "kernel:eth0"] {
+                assert_eq!(Target::parse(text).unwrap().to_string(), text);
+                let error = open(text).err().unwrap();
+                assert!(error.is_name() && error.to_string().contains("is no PCI device"), "{error}");
+            }
+            assert!(error("kernel:").contains("names nothing"));
+        } else {
+            assert!(error("kernel:eth0").contains("the feature \"kernel\""));
         }
         if cfg!(feature = "sim") {
             assert_eq!(Target::parse("sim:nvme,size=64M").unwrap().to_string(), "sim:nvme,size=64M");

@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pool = Pool::new(arena.clone(), 4096, 2048 + 128, 64)?;
     let mut ends = Vec::new();
     for target in std::env::args().skip(1) {
-        let port = net::open(wholebar::open(&target)?, &config)?;
+        let port = net::open_target(&target, &config)?;
         port.attach(arena.clone())?;
         println!("{}: {}, driver {}", port.name(), port.mac(), port.driver());
         let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);

@@ -6,7 +6,7 @@ use wholebar::mem::{Arena, ArenaOptions, Pool};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = std::env::args().nth(1).ok_or("read_block TARGET")?;
-    let disk = block::open(wholebar::open(&target)?, &DiskConfig::default())?;
+    let disk = block::open_target(&target, &DiskConfig::default())?;
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     disk.attach(arena.clone())?;

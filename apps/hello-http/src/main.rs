@@ -64,7 +64,7 @@ const RECEIVE: usize = 1 << 14;
 fn open(target: &str, address: IpCidr) -> Result<Box<dyn Port>> {
     let offloads = Offloads { tx_l4_checksum: true, tso: true, ..Offloads::NONE };
     let config = PortConfig { headroom: HEADROOM, offloads, ..PortConfig::default() };
-    let port = net::open(wholebar::open(target)?, &config)?;
+    let port = net::open_target(target, &config)?;
     if matches!(address, IpCidr::Ipv6(_)) {
         // Who looks for an address of IPv6 asks a group.
         port.set_all_multicast(true)?;

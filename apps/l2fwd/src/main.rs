@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wholebar::control_plane::DeviceEvent;
+use wholebar::drivers::Mapping;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Burst, Event, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::{OpenError, OpenOptions, Target, cores};
@@ -104,10 +105,9 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
 
 /// A port by its device's name, with whichever driver that needs; let into the pool's arena; and its queues.
 fn end(number: usize, name: &str, options: &OpenOptions, pool: &Pool, out: &mut impl Write) -> Result<End> {
-    let device = Target::parse(name)?.open(options)?.device;
     // What a port is to receive is said here, not once it runs: until it is told, a device drops what is for other addresses than its own.
     let config = PortConfig { headroom: 128, promiscuous: true, ..PortConfig::default() };
-    let port = net::open(device, &config)?;
+    let port = net::drivers().open_target(&Target::parse(name)?, options, &config, Mapping::default())?;
     port.attach(pool.arena().clone())?;
     writeln!(out, "port {number}: {}, {}, MTU {}, link {}", port.name(), port.mac(), port.mtu(), port.link())?;
     Ok(End { rx: port.rx_queue(0, pool)?, tx: port.tx_queue(0)?, port })

@@ -64,6 +64,10 @@ A TARGET is a PCI function:
   vhost-user:/run/x.sock  a virtio device of a vhost-user back end: QEMU's storage daemon, testpmd,
                           passt; ,server behind it listens there; ,net or ,blk says what it is
   0000:01:00.0            one of this machine that vfio-pci has
+or, for `blk` and `net`, the kernel's own path to a disk or a network:
+  kernel:/dev/nvme0n1     a block device or a file, by io_uring: what has a slash in it; behind it may
+                          be ,cached ,sqpoll ,iopoll ,ro ,force
+  kernel:eth0             an interface
 
 Try first:
   wholebar bench

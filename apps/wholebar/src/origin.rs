@@ -14,6 +14,8 @@ pub enum Origin {
     Emulated,
     /// A device, as far as can be seen.
     Hardware,
+    /// Whatever the kernel has behind its own path.
+    Kernel,
 }
 
 impl Origin {
@@ -36,6 +38,7 @@ impl Origin {
             Self::Model => "model",
             Self::Emulated => "emulated",
             Self::Hardware => "hardware",
+            Self::Kernel => "kernel",
         }
     }
 
@@ -45,6 +48,7 @@ impl Origin {
             Self::Model => Some("a model in this process: figures of emulation, not of hardware"),
             Self::Emulated => Some("figures of emulation, not of hardware"),
             Self::Hardware => None,
+            Self::Kernel => Some("the kernel's own path: its drivers, its caches and its interrupts"),
         }
     }
 }

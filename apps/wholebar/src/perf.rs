@@ -2,12 +2,11 @@
 
 use crate::args::{self, Cores, Policy, Size, Usage, policy_name};
 use crate::host::Host;
-use crate::origin::Origin;
 use crate::output::{self, Progress};
 use crate::report::{self, Report, Run};
 use crate::signal;
 use crate::storage::Storage;
-use crate::target::{self, Target};
+use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
@@ -165,7 +164,7 @@ impl PerfArgs {
         &self,
         name: &str,
         timeout: Option<Duration>,
-        open: impl FnOnce(&Target, u16) -> Result<S>,
+        open: impl FnOnce(&AnyTarget, u16) -> Result<S>,
     ) -> Result<()> {
         let direction = self.workload()?.direction;
         let host = Host::now();
@@ -174,7 +173,7 @@ impl PerfArgs {
             None => cores::allowed().iter().copied().take(1).collect(),
         };
         cores.iter().try_for_each(|core| cores::check(*core))?;
-        let target = target::open_within(name, &cores, None, timeout)?;
+        let target = target::open_any(name, &cores, timeout)?;
         let queues = cores.len() * self.queues as usize;
         let disk = open(&target, u16::try_from(queues).context("no disk has more than 65,535 queues")?)?;
         let namespace = disk.space(self.nsid)?;
@@ -216,7 +215,7 @@ impl PerfArgs {
             output::print_json(&Report {
                 schema: "wholebar.perf/1".into(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                device: Origin::of(target.device.as_ref()).0,
+                device: target.origin(),
                 target: name.to_owned(),
                 host,
                 core_shares: Vec::new(),
@@ -258,14 +257,14 @@ fn unverifiable(error: measure::Error) -> anyhow::Error {
 /// What was done to what.
 fn heading(
     name: &str,
-    target: &Target,
+    target: &AnyTarget,
     (policy, page): (MapPolicy, PageSize),
     job: &Job,
     queues: u32,
     cores: &[usize],
 ) -> String {
     let mut text = format!("{name}\n");
-    if let Some(caveat) = Origin::of(target.device.as_ref()).0.caveat() {
+    if let Some(caveat) = target.origin().caveat() {
         text += &format!("  {caveat}\n");
     }
     let queues = if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") };

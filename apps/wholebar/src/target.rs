@@ -1,15 +1,25 @@
 //! Devices by name, opened for a command; where they are models, on a core of their own if there is one.
 
 use crate::args::Usage;
+use crate::origin::Origin;
 use anyhow::Result;
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar::cores;
+use wholebar::drivers::{Drivers, Mapping};
 use wholebar::measure::cpu::{CpuShare, Thread};
 use wholebar::pci::PciDevice;
 use wholebar::{OpenError, OpenOptions, sim};
 
-/// A device that was opened.
+/// What a disk or a port is opened from, whichever kind of target names it.
+pub enum AnyTarget {
+    /// A PCI device, for which a driver is needed.
+    Pci(Target),
+    /// The kernel's own path, which is opened without one.
+    Kernel(wholebar::Target),
+}
+
+/// A PCI device that was opened.
 pub struct Target {
     /// The device.
     pub device: Arc<dyn PciDevice>,
@@ -17,28 +27,83 @@ pub struct Target {
     shares_cores: bool,
 }
 
-/// Opens a device. Where it is a model in this process, its thread gets `model_core`, or else a core that is none of `driver_cores`.
+/// Opens a PCI device. Where it is a model in this process, its thread gets `model_core`, or else a core that is none of `driver_cores`.
 pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Result<Target> {
-    open_within(name, driver_cores, model_core, None)
+    open_device(&parse(name)?, driver_cores, model_core, None)
 }
 
-/// The same, where a vfio-user server may take so long to answer.
-pub fn open_within(
-    name: &str,
+/// The same of any target. A vfio-user server may take `timeout` to answer.
+pub fn open_any(name: &str, driver_cores: &[usize], timeout: Option<Duration>) -> Result<AnyTarget> {
+    match parse(name)? {
+        target @ wholebar::Target::Kernel(_) => Ok(AnyTarget::Kernel(target)),
+        target => Ok(AnyTarget::Pci(open_device(&target, driver_cores, None, timeout)?)),
+    }
+}
+
+fn parse(name: &str) -> Result<wholebar::Target, Usage> {
+    wholebar::Target::parse(name).map_err(|e: OpenError| Usage(e.to_string()))
+}
+
+fn open_device(
+    target: &wholebar::Target,
     driver_cores: &[usize],
     model_core: Option<usize>,
     timeout: Option<Duration>,
 ) -> Result<Target> {
-    let target = wholebar::Target::parse(name).map_err(|e: OpenError| Usage(e.to_string()))?;
     let model_core = match model_core {
         Some(core) => Some(core),
         // Commands that don't measure leave it to the system.
         None if driver_cores.is_empty() => None,
         None => cores::allowed().iter().copied().find(|core| !driver_cores.contains(core)),
     };
-    let opened = target.open(&OpenOptions { model_core, timeout })?;
+    let opened = target.open(&OpenOptions { model_core, timeout }).map_err(named)?;
     let shares_cores = opened.sim.is_some() && model_core.is_none_or(|core| driver_cores.contains(&core));
     Ok(Target { device: opened.device, sim: opened.sim, shares_cores })
+}
+
+/// An error of opening: wrong usage, where it is the name that is wrong.
+fn named(error: OpenError) -> anyhow::Error {
+    if error.is_name() { Usage(error.to_string()).into() } else { error.into() }
+}
+
+impl AnyTarget {
+    /// Opens the disk or the port, by a driver of the table where one is needed.
+    pub fn open<P: ?Sized, C>(&self, drivers: &Drivers<P, C>, config: &C, mapping: Mapping) -> Result<Box<P>> {
+        let opened = match self {
+            Self::Pci(target) => drivers.open(target.device.clone(), config, mapping),
+            Self::Kernel(target) => drivers.open_target(target, &OpenOptions::default(), config, mapping),
+        };
+        opened.map_err(named)
+    }
+
+    /// The PCI device.
+    ///
+    /// # Errors
+    /// [`Usage`] where it is none.
+    pub fn pci(&self) -> Result<&Target> {
+        match self {
+            Self::Pci(target) => Ok(target),
+            Self::Kernel(target) => Err(named(OpenError::NotPci { target: target.to_string() })),
+        }
+    }
+
+    /// What stands behind its figures.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Pci(target) => Origin::of(target.device.as_ref()).0,
+            Self::Kernel(_) => Origin::Kernel,
+        }
+    }
+
+    /// As [`Target::shares_cores`].
+    pub fn shares_cores(&self) -> bool {
+        if let Self::Pci(target) = self { target.shares_cores() } else { false }
+    }
+
+    /// As [`Target::model_cpu`].
+    pub fn model_cpu(&self) -> CpuShare {
+        if let Self::Pci(target) = self { target.model_cpu() } else { CpuShare::of(None) }
+    }
 }
 
 impl Target {

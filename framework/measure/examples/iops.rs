@@ -12,7 +12,7 @@ const DEPTH: u32 = 32;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let target = std::env::args().nth(1).unwrap_or_else(|| "sim:nvme,size=64M".to_owned());
-    let disk = block::open(wholebar::open(&target)?, &DiskConfig::default())?;
+    let disk = block::open_target(&target, &DiskConfig::default())?;
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let bytes = ns.block_size.max(4096);
     let blocks = u64::from(bytes / ns.block_size);

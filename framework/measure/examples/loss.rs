@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arena = Arena::new(16 << 20, ArenaOptions::default())?;
     let pool = Pool::new(arena.clone(), 4096, 2048 + u32::from(HEADROOM), 64)?;
     let open = |target: &str| -> Result<_, Box<dyn Error>> {
-        let port = net::open(wholebar::open(target)?, &PortConfig { headroom: HEADROOM, ..PortConfig::default() })?;
+        let port = net::open_target(target, &PortConfig { headroom: HEADROOM, ..PortConfig::default() })?;
         port.attach(arena.clone())?;
         let (rx, tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
         Ok((port, rx, tx))

@@ -41,7 +41,7 @@ fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let [target, directory] = &arguments[..] else { anyhow::bail!("ext4_view TARGET DIRECTORY") };
     let config = Config { unaligned: true, ..Config::default() };
-    let disk = Disk::open(block::open(wholebar::open(target)?, &DiskConfig::default())?, &config)?;
+    let disk = Disk::open(block::open_target(target, &DiskConfig::default())?, &config)?;
     let ext4 = Ext4::load(Box::new(Image(disk)))?;
     println!("{target}: {} files", copy(&ext4, &PathBuf::new("/"), Path::new(directory))?);
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::AnyDisk;
 use crate::copy::{self, Input, Output, Range};
-use crate::target::Target;
+use crate::target::AnyTarget;
 use anyhow::Result;
 use wholebar::block::DiskConfig;
 use wholebar::drivers::Mapping;
@@ -49,6 +49,6 @@ pub fn write(args: WriteArgs) -> Result<()> {
     copy::write(&args.target, &args.range, &args.input, open)
 }
 
-fn open(target: &Target) -> Result<AnyDisk> {
+fn open(target: &AnyTarget) -> Result<AnyDisk> {
     AnyDisk::open(target, &DiskConfig::default(), Mapping::default())
 }

@@ -5,7 +5,7 @@ mod info;
 mod perf;
 
 use crate::storage::{Space, Storage};
-use crate::target::Target;
+use crate::target::AnyTarget;
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
@@ -42,8 +42,8 @@ pub struct AnyDisk {
 
 impl AnyDisk {
     /// Opens the disk that stands behind a target. It must have as many queues as `config` says.
-    pub fn open(target: &Target, config: &DiskConfig, mapping: Mapping) -> Result<Self> {
-        let disk = block::drivers().open(target.device.clone(), config, mapping)?;
+    pub fn open(target: &AnyTarget, config: &DiskConfig, mapping: Mapping) -> Result<Self> {
+        let disk = target.open(&block::drivers(), config, mapping)?;
         if disk.queues() < config.queues {
             bail!("{} queues are asked for, and {} has {}", config.queues, disk.name(), disk.queues());
         }

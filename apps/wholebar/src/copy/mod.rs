@@ -6,7 +6,7 @@ use crate::args::{Size, Usage};
 use crate::output::{self, Progress};
 use crate::signal;
 use crate::storage::{Space, Storage};
-use crate::target::{self, Target};
+use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fs::File;
@@ -77,13 +77,13 @@ pub fn read<S: Storage>(
     target: &str,
     range: &Range,
     output: &Output,
-    open: impl FnOnce(&Target) -> Result<S>,
+    open: impl FnOnce(&AnyTarget) -> Result<S>,
 ) -> Result<()> {
     let to_stdout = output.out == "-";
     if to_stdout && range.json {
         bail!(Usage("--json and --out - would both write to standard output".to_owned()));
     }
-    let disk = open(&target::open(target, &[], None)?)?;
+    let disk = open(&target::open_any(target, &[], None)?)?;
     let namespace = disk.space(range.nsid)?;
     let (lba, room) = range.place(&namespace)?;
     let bytes = range.length(&namespace)?.unwrap_or(room);
@@ -100,7 +100,7 @@ pub fn write<S: Storage>(
     target: &str,
     range: &Range,
     args: &Input,
-    open: impl FnOnce(&Target) -> Result<S>,
+    open: impl FnOnce(&AnyTarget) -> Result<S>,
 ) -> Result<()> {
     let name = if args.input == "-" { "standard input" } else { &args.input };
     let cannot = || format!("cannot read {name}");
@@ -115,7 +115,7 @@ pub fn write<S: Storage>(
         let has = file.seek(SeekFrom::End(0)).and_then(|end| file.rewind().map(|()| end)).ok();
         (Box::new(file), has)
     };
-    let disk = open(&target::open(target, &[], None)?)?;
+    let disk = open(&target::open_any(target, &[], None)?)?;
     let namespace = disk.space(range.nsid)?;
     namespace.check_writable(disk.name())?;
     let (lba, room) = range.place(&namespace)?;

@@ -39,7 +39,7 @@ fn page(title: &str, body: &Markup) -> String {
 
 /// What the figures are of, in a box that can't be overlooked.
 fn origin(origin: Origin, why: Option<&str>) -> Markup {
-    let class = if origin == Origin::Hardware { "origin" } else { "origin software" };
+    let class = if matches!(origin, Origin::Hardware | Origin::Kernel) { "origin" } else { "origin software" };
     html! {
         p class=(class) {
             strong { (origin.name()) }

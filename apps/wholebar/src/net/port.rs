@@ -5,7 +5,7 @@ use crate::args::{self, Policy, Usage};
 use crate::host;
 use crate::origin::Origin;
 use crate::output;
-use crate::target::{self, Target};
+use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -192,7 +192,7 @@ pub struct OpenPort {
     pub origin: Origin,
     /// What others count of it.
     pub more: More,
-    device: Target,
+    device: AnyTarget,
 }
 
 /// What is counted of a port besides by itself: by queues around its own.
@@ -231,11 +231,11 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
     let opened = targets
         .iter()
         .map(|name| {
-            let device = target::open(name, cores, None)?;
+            let device = target::open_any(name, cores, None)?;
             // What nobody asked for may be missing.
             let modest = PortConfig { promiscuous: false, ..config.clone() };
-            let opened = match drivers.open(device.device.clone(), &config, mapping) {
-                Err(_) if args.promiscuous.is_none() => drivers.open(device.device.clone(), &modest, mapping),
+            let opened = match device.open(&drivers, &config, mapping) {
+                Err(_) if args.promiscuous.is_none() => device.open(&drivers, &modest, mapping),
                 opened => opened,
             };
             let port: Arc<dyn Port> = opened.with_context(|| format!("{name} cannot be opened"))?.into();
@@ -260,7 +260,7 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
             output::note(format!("port {number}: {name} has no {missing}"));
         }
         let pool = Pool::new(arena.clone(), count, size, 64)?;
-        let origin = Origin::of(device.device.as_ref()).0;
+        let origin = device.origin();
         Ok(OpenPort { port, pool, number, target: name.clone(), origin, more: More::default(), device })
     });
     ports.collect()
@@ -354,7 +354,7 @@ pub struct Facts {
 impl Facts {
     /// Whether it is a model, or emulated: its figures are not of hardware.
     pub fn is_software(&self) -> bool {
-        self.device != Origin::Hardware
+        !matches!(self.device, Origin::Hardware | Origin::Kernel)
     }
 }
 

@@ -40,11 +40,11 @@ pub struct WriteArgs {
 }
 
 pub fn read(args: ReadArgs) -> Result<()> {
-    copy::read(&args.target, &args.range, &args.output, |target| Controller::open(target, options()))
+    copy::read(&args.target, &args.range, &args.output, |target| Controller::open(target.pci()?, options()))
 }
 
 pub fn write(args: WriteArgs) -> Result<()> {
-    copy::write(&args.target, &args.range, &args.input, |target| Controller::open(target, options()))
+    copy::write(&args.target, &args.range, &args.input, |target| Controller::open(target.pci()?, options()))
 }
 
 fn options() -> Options {

@@ -66,6 +66,6 @@ pub fn run(args: Args) -> Result<()> {
             shadow_doorbells: args.shadow_doorbells.into(),
             ..defaults
         };
-        Controller::open(target, options)
+        Controller::open(target.pci()?, options)
     })
 }
