@@ -37,7 +37,7 @@ pub struct PerfArgs {
     /// Commands in flight in each queue [default: 32, or what its queues hold]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     qd: Option<u32>,
-    /// Commands submitted, and completions taken, for one doorbell [default: 32, or the queue depth]
+    /// Commands submitted, and completions taken, for one doorbell [default: a quarter of the depth, 32 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     batch: Option<u32>,
     /// Seconds to measure
@@ -148,7 +148,7 @@ impl PerfArgs {
             first,
             units: span / blocks,
             depth,
-            batch: self.batch.map_or(depth.min(32), |batch| (batch as usize).min(depth)),
+            batch: self.batch.map_or_else(|| block::batch_of(depth), |batch| (batch as usize).min(depth)),
             warmup: self.warmup,
             time: self.time,
             verify: self.verify,

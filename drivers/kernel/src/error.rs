@@ -10,6 +10,9 @@ pub enum Error {
     /// The framework's error.
     #[error(transparent)]
     Core(#[from] wholebar_core::Error),
+    /// A network interface's.
+    #[error(transparent)]
+    Net(#[from] crate::net::Error),
     /// The text names nothing.
     #[error("\"kernel:{text}\" names nothing: use kernel:/dev/NAME, kernel:./FILE or kernel:INTERFACE")]
     Target {

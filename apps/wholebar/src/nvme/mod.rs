@@ -134,6 +134,11 @@ impl Controller {
         Ok(Self { nvme, name })
     }
 
+    /// Bytes of the controller's pages, and of the largest that it could be given.
+    pub fn pages(&self) -> (u64, u64) {
+        (self.nvme.page(), self.nvme.max_page())
+    }
+
     /// What the controller says of itself.
     pub fn identity(&self) -> &wholebar::nvme::Controller {
         self.nvme.identify()

@@ -24,6 +24,7 @@ mod config;
 mod counters;
 #[cfg(feature = "faults")]
 mod faulty;
+pub mod gso;
 mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
