@@ -191,7 +191,8 @@ fn conclusion(this: &str, other: &str, ratio: Option<Ratio>, runs: [&Run; 2]) ->
         }
     };
     text += ". CPUs: what this process used, and the kernel's threads that work for it; interrupts are not in it. Figures are of the round with the median rate.";
-    if runs.iter().any(|run| run.disturbed()) {
+    let rounds = || runs.iter().flat_map(|run| &run.rounds);
+    if rounds().any(|round| round.counts && !round.cpu.undisturbed()) {
         text += " The threads did not have their cores to themselves: compare again on quiet cores.";
     }
     output::paragraph(&text)
