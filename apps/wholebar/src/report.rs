@@ -40,6 +40,39 @@ pub struct Report {
     /// The packets, where they were measured too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<Packets>,
+    /// What it was compared with, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+}
+
+/// Another disk, on which the same was measured in turns.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The disk's name.
+    pub target: String,
+    /// What stands behind its figures.
+    pub device: Origin,
+    /// What was measured.
+    pub run: Run,
+    /// CPUs that this process used while the first disk was measured, and this one: threads of the kernel that work for it are included.
+    pub process_cpu: [f64; 2],
+    /// Commands a second of the first disk to those of this one; `None` of fewer than five rounds.
+    pub ratio: Option<RatioReport>,
+}
+
+/// A ratio, with the interval in which it lies.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RatioReport {
+    /// The median over the rounds.
+    pub median: f64,
+    /// Where the interval begins.
+    pub low: f64,
+    /// Where it ends.
+    pub high: f64,
+    /// With which probability it holds the true ratio.
+    pub confidence: f64,
+    /// Whether it holds 1.
+    pub same: bool,
 }
 
 /// Packets from one port to another.

@@ -1,9 +1,7 @@
 //! The errors of the kernel's path: each a sentence with its facts.
 
-use crate::blk::IoMode;
 use rustix::io::Errno;
 use std::io;
-use std::path::PathBuf;
 
 /// An error of a disk or a port that is reached through the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -90,24 +88,24 @@ pub enum Error {
         memory_align: u32,
     },
     /// It has no block.
-    #[error("kernel:{target} has {bytes} bytes, and a block has {block_size}: make it longer (truncate -s 64M {})", path.display())]
+    #[error("kernel:{target} has {bytes} bytes, and a block has {block_size}: {hint}")]
     Short {
         /// What was given, behind `kernel:`.
         target: String,
-        /// Its path.
-        path: PathBuf,
         /// Its length in bytes.
         bytes: u64,
         /// Bytes of a block.
         block_size: u32,
+        /// What to do about it.
+        hint: String,
     },
-    /// Completions are to be polled for, and the file is not used with `O_DIRECT`.
-    #[error("kernel:{target}: polled completions need O_DIRECT, and it is used through {mode}: leave ,iopoll out")]
-    PolledCached {
+    /// Completions are to be looked for at the device, and cannot be.
+    #[error("kernel:{target}: completions cannot be polled for: {why}; leave ,iopoll out")]
+    NoPolling {
         /// What was given, behind `kernel:`.
         target: String,
-        /// How it is used, and why.
-        mode: IoMode,
+        /// Why.
+        why: String,
     },
     /// There is no ring.
     #[error("{disk} has no queue: io_uring cannot be set up: {cause}{hint}")]

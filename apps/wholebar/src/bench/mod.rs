@@ -197,6 +197,7 @@ fn measure(args: Measure) -> Result<()> {
         runs,
         trusted_runs,
         packets,
+        baseline: None,
     };
     if let Some(path) = &args.json {
         output::write_json(path, &report)?;

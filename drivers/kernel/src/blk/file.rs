@@ -98,7 +98,15 @@ impl Opened {
             file.seek(SeekFrom::End(0)).map_err(|error| cannot(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let blocks = bytes / u64::from(block_size);
         if blocks == 0 {
-            return Err(Error::Short { target: target.to_string(), path: target.path.clone(), bytes, block_size });
+            let hint = match block_device {
+                true => "nothing stands behind it (losetup puts a file behind a loop device)".to_owned(),
+                false => format!("make it longer (truncate -s 64M {})", target.path.display()),
+            };
+            return Err(Error::Short { target: target.to_string(), bytes, block_size, hint });
+        }
+        if target.iopoll {
+            check_polling(&mode, if block_device { opened.st_rdev } else { opened.st_dev })
+                .map_err(|why| Error::NoPolling { target: target.to_string(), why })?;
         }
         Ok(Self { file, geometry: Geometry { blocks, block_size, memory_align, mode, read_only } })
     }
@@ -158,6 +166,22 @@ fn alignment(fd: &OwnedFd, otherwise: u32) -> (u32, u32) {
             (known.stx_dio_mem_align, known.stx_dio_offset_align)
         }
         _ => (otherwise, otherwise),
+    }
+}
+
+/// Whether completions can be looked for at a device, as far as that can be seen.
+fn check_polling(mode: &IoMode, device: rustix::fs::Dev) -> Result<(), String> {
+    if *mode != IoMode::Direct {
+        return Err(format!("that needs O_DIRECT, and it is used through {mode}"));
+    }
+    let queue = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    // A partition's are its disk's. Of file systems over several devices nothing can be seen.
+    let says = ["queue/io_poll", "../queue/io_poll"].map(|file| std::fs::read_to_string(format!("{queue}/{file}")));
+    match says.into_iter().find_map(std::result::Result::ok) {
+        Some(text) if text.trim() == "0" => {
+            Err("its device has no queues for that (the parameter nvme.poll_queues=N gives NVMe some)".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -88,13 +88,10 @@ impl KernelDisk {
     /// `,force`. [`Geometry::read_only`] says why.
     ///
     /// # Errors
-    /// [`Error::Open`], [`Error::Kind`], [`Error::Replaced`], [`Error::Geometry`] and [`Error::Short`] for what the path names; [`Error::Ring`] where the system
+    /// [`Error::Open`], [`Error::Kind`], [`Error::Replaced`], [`Error::Geometry`] and [`Error::Short`] for what the path names; [`Error::NoPolling`]; [`Error::Ring`] where the system
     /// has no io_uring for this process, or none with these parameters.
     pub fn open(target: &Target, config: &DiskConfig) -> Result<Self> {
         let file::Opened { file, geometry } = file::Opened::open(target)?;
-        if target.iopoll && geometry.mode != IoMode::Direct {
-            return Err(Error::PolledCached { target: target.to_string(), mode: geometry.mode });
-        }
         let disk = Self {
             shared: Arc::new(Shared {
                 name: format!("kernel:{target}"),
@@ -144,7 +141,10 @@ impl KernelDisk {
 
 impl Disk for KernelDisk {
     fn driver(&self) -> &'static str {
-        "io_uring"
+        match self.shared.geometry.mode {
+            IoMode::Direct => "io_uring",
+            IoMode::Cached(_) => "io_uring, cached",
+        }
     }
 
     fn name(&self) -> &str {
@@ -209,9 +209,7 @@ impl Disk for KernelDisk {
         let text = io::Error::from_raw_os_error(code.into()).to_string();
         match rustix::io::Errno::from_raw_os_error(code.into()) {
             rustix::io::Errno::OPNOTSUPP if self.options.iopoll => {
-                format!(
-                    "{text}: the device has no queues for polled completions: leave ,iopoll out (nvme.poll_queues=N gives NVMe some)"
-                )
+                format!("{text}: the device has no queues for polled completions: leave ,iopoll out")
             }
             _ => text,
         }

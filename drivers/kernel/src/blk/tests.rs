@@ -221,6 +221,8 @@ fn what_is_no_disk_says_what_it_is() {
     std::fs::write(at("short"), [0; 511]).unwrap();
     let short = error(&at("short"), "");
     assert!(short.contains("has 511 bytes") && short.contains("make it longer"), "{short}");
+    let polled = error(&std::env::current_exe().unwrap(), ",cached,iopoll");
+    assert!(polled.contains("needs O_DIRECT") && polled.contains("asked for"), "{polled}");
     std::os::unix::fs::symlink(at("loop"), at("loop")).unwrap();
     assert!(error(&at("loop"), "").contains("cannot be opened"));
 }

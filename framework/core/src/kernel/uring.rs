@@ -410,6 +410,10 @@ impl<T> Drop for Uring<T> {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
+        if self.in_flight() == 0 {
+            // The kernel takes rings apart later: until then nobody else could have a block device for themselves that was opened so (`O_EXCL`).
+            let _ = self.ring.submitter().unregister_files();
+        }
         let lost: u64 = self.slots.iter_mut().filter_map(Option::take).map(give_up).sum();
         // SAFETY: not used again. All slots are empty: nothing that the kernel may use goes with them.
         unsafe { ManuallyDrop::drop(&mut self.slots) };

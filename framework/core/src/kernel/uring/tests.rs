@@ -235,6 +235,22 @@ fn what_completes_while_a_ring_is_dropped_comes_home() {
     assert_eq!((pool.available(), file.metadata().unwrap().len()), (4, 2048));
 }
 
+/// A lock of a file, as the exclusive use of a block device, is given up with the ring at once, and not when the kernel comes to it.
+#[test]
+fn a_dropped_ring_has_let_go_of_its_file() {
+    if !allowed() {
+        return;
+    }
+    let path = tempfile::NamedTempFile::new().unwrap();
+    for _ in 0..20 {
+        let file = File::open(path.path()).unwrap();
+        file.try_lock().unwrap();
+        let mut ring = Uring::new(file.into(), OPTIONS).unwrap();
+        assert_eq!(run(&mut ring, Operation::Fsync, Data::None).result, Ok(0));
+        drop(ring);
+    }
+}
+
 /// A payload whose drop panics keeps nothing of what is in flight from being kept.
 #[test]
 fn a_payload_that_panics_frees_nothing_early() {
