@@ -3,7 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::Function;
-use super::inflight::Inflight;
+use super::inflight::{self, Inflight};
 use super::kicks::Kicks;
 use super::memory::Memory;
 use super::registers::{Registers, feature, status};
@@ -90,6 +90,14 @@ impl Device {
     /// The protocol features that it has.
     pub fn protocol(&self) -> u64 {
         if self.registers.is_disk() { PROTOCOL | protocol::INFLIGHT_SHMFD } else { PROTOCOL }
+    }
+
+    /// Makes a record of what is in flight, for the front end to keep: its memory, and how it is named.
+    pub fn new_inflight(&self, asked: wire::Inflight) -> Result<(OwnedFd, wire::Inflight), String> {
+        if usize::from(asked.num_queues) > self.rings.len() {
+            return Err(format!("there are no {} rings: there are {}", asked.num_queues, self.rings.len()));
+        }
+        inflight::create(asked)
     }
 
     /// Takes the record of what is in flight, for the rings that are started from now on.

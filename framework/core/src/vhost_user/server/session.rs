@@ -6,7 +6,6 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::device::Device;
-use super::inflight;
 use super::memory::SLOTS;
 use super::registers::Registers;
 use super::{Function, VirtioModel};
@@ -172,8 +171,8 @@ impl Session {
                 self.device.config(function, at.offset, &mut config)?;
                 Ok(Some((wire::config(at.offset, at.flags, &config), None)))
             }
-            Request::GET_INFLIGHT_FD => {
-                let (fd, said) = inflight::create(payload(bytes)?)?;
+            Request::GET_INFLIGHT_FD if self.protocol & protocol::INFLIGHT_SHMFD != 0 => {
+                let (fd, said) = self.device.new_inflight(payload(bytes)?)?;
                 Ok(Some((said.as_bytes().to_vec(), Some(fd))))
             }
             Request::GET_VRING_BASE => {
@@ -250,7 +249,7 @@ impl Session {
                 self.channel = Some(Socket::new(fd.into()));
                 Ok(())
             }
-            Request::SET_INFLIGHT_FD => {
+            Request::SET_INFLIGHT_FD if self.protocol & protocol::INFLIGHT_SHMFD != 0 => {
                 let fd = fds.pop().ok_or("no file descriptor came")?;
                 self.device.set_inflight(payload(bytes)?, &fd)
             }
