@@ -1,13 +1,18 @@
 //! The kernel's own paths to devices, for drivers that are none of a device's but of the kernel's interfaces.
 //!
 //! - [`PacketSocket`], [`PacketRing`]: packets of a network interface.
+//! - [`XdpProgram`], [`xdp`]: packets of one of its queues, before the kernel's stack has seen them.
 //!
 //! It makes soundness of what the kernel offers as shared memory and system calls; what a port is made of that is the crate `wholebar-kernel`'s.
 
+mod bpf;
 mod packet;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod xdp;
+
+pub use bpf::XdpProgram;
 
 pub use packet::{
     Destination, Frame, MAX_SLOTS, Malformed, Membership, NetHeader, PacketRing, PacketSocket, PacketStatistics,
