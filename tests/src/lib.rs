@@ -110,6 +110,15 @@ pub fn over_vhost_user(model: impl VirtioModel + 'static) -> Result<Rig> {
     Ok(Rig { device, name: "vhost-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
 }
 
+/// A virtio network model behind a vhost-user socket.
+///
+/// # Errors
+/// What its parameters or the system say.
+pub fn net_over_vhost_user(params: &str) -> Result<Rig> {
+    let (model, port) = net::model(NetParams::parse(params)?)?;
+    Ok(Rig { net: Some(port.handle), ..over_vhost_user(model)? })
+}
+
 /// One rig of each kind, over the same model.
 ///
 /// # Errors

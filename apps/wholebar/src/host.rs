@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::path::Path;
 use wholebar::PageSize;
 
 /// The facts of a machine that stand beside every figure measured on it.
@@ -19,11 +20,14 @@ pub struct Host {
     pub cores: usize,
     /// Hugepages of the default size.
     pub hugepages: Hugepages,
+    /// Hugepages of each size that the kernel has, the smallest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hugepages_by_size: Vec<Hugepages>,
     /// Tasks that ran or waited to run when this was read, over the last minute: above 0 and a bit, others disturb the figures.
     pub load: Option<f64>,
 }
 
-/// The default kind of hugepages.
+/// Hugepages of one size.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Hugepages {
     /// Bytes of one; 0 where there is no such thing.
@@ -55,9 +59,27 @@ impl Host {
                 total: huge("HugePages_Total"),
                 free: huge("HugePages_Free"),
             },
+            hugepages_by_size: hugepages(Path::new("/sys/kernel/mm/hugepages")),
             load: read("/proc/loadavg").split_whitespace().next().and_then(|v| v.parse().ok()),
         }
     }
+}
+
+/// Hugepages by the kernel's own listing (Documentation/admin-guide/mm/hugetlbpage.rst): a folder for each size.
+fn hugepages(listing: &Path) -> Vec<Hugepages> {
+    let one = |entry: fs::DirEntry| {
+        let number = |file: &str| fs::read_to_string(entry.path().join(file)).ok()?.trim().parse().ok();
+        let name = entry.file_name().into_string().ok()?;
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        Some(Hugepages {
+            size: kib.checked_mul(1024)?,
+            total: number("nr_hugepages")?,
+            free: number("free_hugepages")?,
+        })
+    };
+    let mut all: Vec<_> = fs::read_dir(listing).into_iter().flatten().flatten().filter_map(one).collect();
+    all.sort_by_key(|kind| kind.size);
+    all
 }
 
 /// Memory that can be had without pushing others out, in bytes.

@@ -1,6 +1,9 @@
 //! What a namespace of a disk delivers, measured: `wholebar nvme perf` and `wholebar blk perf`.
 
-use crate::args::{self, Cores, Policy, Size, Usage, policy_name};
+mod baseline;
+
+use crate::args::{self, Cores, Policy, Size, Usage};
+use crate::blk::AnyDisk;
 use crate::host::Host;
 use crate::output::{self, Progress};
 use crate::report::{self, Report, Run};
@@ -12,7 +15,8 @@ use clap::ValueEnum;
 use hdrhistogram::Histogram;
 use std::time::Duration;
 use wholebar::bar::MapPolicy;
-use wholebar::block::Status;
+use wholebar::block::{DiskConfig, Status};
+use wholebar::drivers::Mapping;
 use wholebar::measure::block::pattern::Fault;
 use wholebar::measure::block::{self, CutShort, Direction, Failure, Job, Order, Outcome, Phase, Workload};
 use wholebar::measure::latency::Percentiles;
@@ -33,7 +37,7 @@ pub struct PerfArgs {
     /// Commands in flight in each queue [default: 32, or what its queues hold]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     qd: Option<u32>,
-    /// Commands submitted, and completions taken, for one doorbell [default: 32, or the queue depth]
+    /// Commands submitted, and completions taken, for one doorbell [default: a quarter of the depth, 32 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     batch: Option<u32>,
     /// Seconds to measure
@@ -66,6 +70,10 @@ pub struct PerfArgs {
     /// Write blocks that tell where they belong, with a CRC, and check every block read. What was written is read back at the end
     #[arg(long)]
     verify: bool,
+    /// Do the same on another disk, of any driver or of the kernel (kernel:/dev/nvme1n1), in turns, and compare: ten rounds, in which each of
+    /// both is measured for --time in all
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["verify", "histogram"])]
+    baseline: Option<String>,
     /// Show how latencies are distributed
     #[arg(long)]
     histogram: bool,
@@ -140,7 +148,7 @@ impl PerfArgs {
             first,
             units: span / blocks,
             depth,
-            batch: self.batch.map_or(depth.min(32), |batch| (batch as usize).min(depth)),
+            batch: self.batch.map_or_else(|| block::batch_of(depth), |batch| (batch as usize).min(depth)),
             warmup: self.warmup,
             time: self.time,
             verify: self.verify,
@@ -166,19 +174,41 @@ impl PerfArgs {
         timeout: Option<Duration>,
         open: impl FnOnce(&AnyTarget, u16) -> Result<S>,
     ) -> Result<()> {
-        let direction = self.workload()?.direction;
         let host = Host::now();
         let cores = match &self.cores {
             Some(Cores(cores)) => cores.clone(),
             None => cores::allowed().iter().copied().take(1).collect(),
         };
         cores.iter().try_for_each(|core| cores::check(*core))?;
-        let target = target::open_any(name, &cores, timeout)?;
+        let bench = self.prepare(name, &cores, timeout, open)?;
+        match &self.baseline {
+            None => self.measure(&bench, &cores, host),
+            Some(other) => {
+                let mapping = Mapping { policy: self.policy(), page: self.page() };
+                let config = |queues| DiskConfig { queues, entries: None };
+                let other = self.prepare(other, &cores, timeout, |target, queues| {
+                    AnyDisk::open(target, &config(queues), mapping)
+                })?;
+                baseline::compare(self, bench, other, &cores, host)
+            }
+        }
+    }
+
+    /// Opens a disk, and makes its job.
+    fn prepare<S: Storage>(
+        &self,
+        name: &str,
+        cores: &[usize],
+        timeout: Option<Duration>,
+        open: impl FnOnce(&AnyTarget, u16) -> Result<S>,
+    ) -> Result<Bench<S>> {
+        let direction = self.workload()?.direction;
+        let target = target::open_any(name, cores, timeout)?;
         let queues = cores.len() * self.queues as usize;
         let disk = open(&target, u16::try_from(queues).context("no disk has more than 65,535 queues")?)?;
         let namespace = disk.space(self.nsid)?;
         if direction != Direction::Read {
-            namespace.check_writable(disk.name())?;
+            namespace.check_writable(&disk)?;
         }
         if self.bs.0 > namespace.max_transfer.into() {
             bail!(
@@ -191,12 +221,18 @@ impl PerfArgs {
         let depth = disk.depth(self.qd)?;
         let mut job = self.job(namespace.block_size, namespace.blocks, depth as usize)?;
         job.shared_cores = target.shares_cores();
-        let supplies = disk.supplies(&job, &cores, self.queues)?;
+        Ok(Bench { name: name.to_owned(), target, disk, job })
+    }
+
+    /// Measures one disk, and says what came of it.
+    fn measure<S: Storage>(&self, bench: &Bench<S>, cores: &[usize], host: Host) -> Result<()> {
+        let Bench { target, disk, job, .. } = bench;
+        let supplies = disk.supplies(job, cores, self.queues)?;
 
         let interrupted = signal::interrupted()?;
         let mut progress = Progress::time("warming up", job.warmup + job.time);
         let model = target.model_cpu();
-        let outcome = block::run(&job, supplies, &interrupted, |tick| {
+        let outcome = block::run(job, supplies, &interrupted, |tick| {
             progress.set_what(match tick.phase {
                 Phase::Warmup => "warming up",
                 Phase::Measure => "measuring",
@@ -209,38 +245,65 @@ impl PerfArgs {
         progress.finish();
         let model = model.share();
 
-        let mut run = Run::of(&job, &outcome, disk.mapped(), &cores, self.queues as usize, model);
+        let mut run = Run::of(job, &outcome, disk.mapped(), cores, self.queues as usize, model);
         run.shadow_doorbells = disk.shadow_doorbells();
         if self.json {
-            output::print_json(&Report {
-                schema: "wholebar.perf/1".into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-                device: target.origin(),
-                target: name.to_owned(),
-                host,
-                core_shares: Vec::new(),
-                trusted_runs: run.is_trusted().into(),
-                runs: vec![run],
-                packets: None,
-            })?;
+            output::print_json(&report(bench, host, run, None))?;
         } else {
-            let mut text = heading(name, &target, disk.mapped(), &job, self.queues, &cores);
+            let mut text = format!("{}{}\n\n", bench.heading(), job_text(job, self.queues, cores));
             text += &result(&run, &outcome);
             if self.histogram {
                 text += &histogram(&outcome.latency());
             }
             output::print(text)?;
         }
-        if outcome.full {
-            output::note(format!(
-                "queues hold fewer than {depth} commands of this size: the rest waited outside of them"
-            ));
-        }
-        if let Some((times, why)) = disk.resets() {
-            let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
-            output::note(format!("the device was reset {times}: {why}"));
-        }
+        bench.notes(outcome.full).for_each(output::note);
         verdict(&outcome, &|status| disk.status_name(status))
+    }
+}
+
+/// A disk that was opened, and what there is to do with it.
+struct Bench<S> {
+    name: String,
+    target: AnyTarget,
+    disk: S,
+    job: Job,
+}
+
+impl<S: Storage> Bench<S> {
+    /// What it is, in a line or two, and how commands get to it.
+    fn heading(&self) -> String {
+        let caveat = self.target.origin().caveat().map_or(String::new(), |caveat| format!("  {caveat}\n"));
+        format!("{}\n{caveat}  namespace {}, {}\n", self.name, self.job.nsid, self.disk.way())
+    }
+
+    /// What is worth a note once it was measured: queues that were full, resets.
+    fn notes(&self, full: bool) -> impl Iterator<Item = String> {
+        let full = full.then(|| {
+            let depth = self.job.depth;
+            format!("queues hold fewer than {depth} commands of this size: the rest waited outside of them")
+        });
+        let resets = self.disk.resets().map(|(times, why)| {
+            let times = if times == 1 { "once".to_owned() } else { format!("{times} times, first") };
+            format!("the device was reset {times}: {why}")
+        });
+        full.into_iter().chain(resets)
+    }
+}
+
+/// What `--json` writes.
+fn report<S: Storage>(bench: &Bench<S>, host: Host, run: Run, baseline: Option<report::Baseline>) -> Report {
+    Report {
+        schema: "wholebar.perf/1".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        device: bench.target.origin(),
+        target: bench.name.clone(),
+        host,
+        core_shares: Vec::new(),
+        trusted_runs: run.is_trusted().into(),
+        runs: vec![run],
+        packets: None,
+        baseline,
     }
 }
 
@@ -254,28 +317,15 @@ fn unverifiable(error: measure::Error) -> anyhow::Error {
     }
 }
 
-/// What was done to what.
-fn heading(
-    name: &str,
-    target: &AnyTarget,
-    (policy, page): (MapPolicy, PageSize),
-    job: &Job,
-    queues: u32,
-    cores: &[usize],
-) -> String {
-    let mut text = format!("{name}\n");
-    if let Some(caveat) = target.origin().caveat() {
-        text += &format!("  {caveat}\n");
-    }
+/// What is done, and on how many queues.
+fn job_text(job: &Job, queues: u32, cores: &[usize]) -> String {
     let queues = if queues == 1 { "1 queue".to_owned() } else { format!("{queues} queues") };
     let place = if cores.len() == 1 { "core" } else { "each of cores" };
-    let cores = Cores(cores.to_vec());
-    text + &format!(
-        "  {} of {} in namespace {}, BARs {} in pages of {page}\n  {queues} on {place} {cores}, {} in flight in each, batches of {}\n\n",
+    format!(
+        "  {} of {}\n  {queues} on {place} {}, {} in flight in each, batches of {}",
         report::workload_name(job.workload),
         output::bytes(job.blocks * u64::from(job.block)),
-        job.nsid,
-        policy_name(policy),
+        Cores(cores.to_vec()),
         job.depth,
         job.batch,
     )

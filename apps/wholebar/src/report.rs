@@ -40,6 +40,39 @@ pub struct Report {
     /// The packets, where they were measured too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<Packets>,
+    /// What it was compared with, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<Baseline>,
+}
+
+/// Another disk, on which the same was measured in turns.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The disk's name.
+    pub target: String,
+    /// What stands behind its figures.
+    pub device: Origin,
+    /// What was measured.
+    pub run: Run,
+    /// CPUs that this process used while the first disk was measured, and this one: threads of the kernel that work for it are included.
+    pub process_cpu: [f64; 2],
+    /// Commands a second of the first disk to those of this one; `None` of fewer than five rounds.
+    pub ratio: Option<RatioReport>,
+}
+
+/// A ratio, with the interval in which it lies.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RatioReport {
+    /// The median over the rounds.
+    pub median: f64,
+    /// Where the interval begins.
+    pub low: f64,
+    /// Where it ends.
+    pub high: f64,
+    /// With which probability it holds the true ratio.
+    pub confidence: f64,
+    /// Whether it holds 1.
+    pub same: bool,
 }
 
 /// Packets from one port to another.
@@ -309,13 +342,18 @@ pub fn warning(rows: impl Iterator<Item = bool>, shared: bool) -> String {
         return String::new();
     }
     let which = if bad == all { "NONE OF THESE ROWS CAN".to_owned() } else { format!("{bad} OF {all} ROWS CANNOT") };
-    let why = match shared {
-        true => "driver and model shared one core, and took turns on it",
-        false => "each of their runs lost more than a tenth of a core to something else",
-    };
+    let why = untrusted_because(shared);
     output::paragraph(&format!(
         "{which} BE TRUSTED: {why}. They show no ratio, nor do rows that are compared with them. Run it again on two quiet cores."
     )) + "\n"
+}
+
+/// Why rows cannot be trusted.
+pub fn untrusted_because(shared: bool) -> &'static str {
+    match shared {
+        true => "driver and model shared one core, and took turns on it",
+        false => "each of their runs lost more than a tenth of a core to something else",
+    }
 }
 
 /// What the threads of all rounds had of their cores, and what follows from that: a few sentences. Of each round is said whether it counts.
@@ -444,11 +482,6 @@ impl Run {
         self.rounds.iter().filter(|round| !round.counts).count()
     }
 
-    /// Whether rounds count although all of them lost a core.
-    pub fn disturbed(&self) -> bool {
-        self.rounds.iter().any(|round| round.counts && !round.cpu.undisturbed())
-    }
-
     /// Commands for each doorbell that was rung.
     pub fn commands_a_doorbell(&self) -> f64 {
         (self.reads + self.writes) as f64 / (self.doorbells.direct + self.doorbells.trapped).max(1) as f64
@@ -538,9 +571,9 @@ mod tests {
             runs[2].stand_for(&all)
         };
         let some = result([1.0, 0.5, 1.0], [true, false, true]);
-        assert_eq!((some.iops, some.dropped(), some.disturbed(), some.spread()), (3.0, 1, false, (1.0, 3.0)));
+        assert_eq!((some.iops, some.dropped(), some.spread()), (3.0, 1, (1.0, 3.0)));
         let all = result([0.5, 0.6, 0.7], [true; 3]);
-        assert_eq!((all.dropped(), all.disturbed(), all.spread(), all.errors), (0, true, (1.0, 3.0), 3));
+        assert_eq!((all.dropped(), all.spread(), all.errors), (0, (1.0, 3.0), 3));
         assert_eq!(all.plan(), "carved, 64 KiB");
         assert!(run(1.0, 0.9).undisturbed() && !run(1.0, 0.89).undisturbed());
     }

@@ -1,6 +1,7 @@
 //! Disks that commands copy from and to, and measure: NVMe controllers by their own driver ([`nvme`](crate::nvme)), or any disk by whichever driver
 //! it needs ([`blk`](crate::blk)).
 
+use crate::args::policy_name;
 use crate::host;
 use crate::output;
 use anyhow::{Context, Result, bail};
@@ -30,10 +31,11 @@ pub struct Space {
 }
 
 impl Space {
-    /// Refuses to go on where it cannot be written; `disk` is what people call its disk.
-    pub fn check_writable(&self, disk: &str) -> Result<()> {
+    /// Refuses to go on where it cannot be written.
+    pub fn check_writable(&self, disk: &impl Storage) -> Result<()> {
         if self.read_only {
-            bail!("namespace {} of {disk} is read-only", self.nsid);
+            let why = disk.why_read_only().map_or(String::new(), |why| format!(": {why}"));
+            bail!("namespace {} of {} is read-only{why}", self.nsid, disk.name());
         }
         Ok(())
     }
@@ -63,6 +65,16 @@ pub trait Storage {
 
     /// How its BARs are mapped, or were asked to be, and the pages that was planned for.
     fn mapped(&self) -> (MapPolicy, PageSize);
+
+    /// How commands get to it, for people.
+    fn way(&self) -> String {
+        way_of_bars(self.mapped())
+    }
+
+    /// Why it cannot be written, where it says so.
+    fn why_read_only(&self) -> Option<String> {
+        None
+    }
 
     /// Whether its doorbells have shadows in memory.
     fn shadow_doorbells(&self) -> bool {
@@ -116,13 +128,27 @@ pub trait Storage {
         Ok((self.queue(nsid, depth, bytes)?, buffers(arena.clone(), depth, bytes)?))
     }
 
-    /// What a job's lanes need: so many queues for each core, with their buffers, which share an arena: a device's maps may be few.
-    fn supplies(&self, job: &Job, cores: &[usize], queues: u32) -> Result<Supplies<Self::Queue>> {
-        let bytes = u64::from(job.block) * job.blocks;
-        let bytes = u32::try_from(bytes).with_context(|| format!("a command of {bytes} bytes is too large"))?;
+    /// Memory for a job's buffers, which share an arena: a device's maps may be few.
+    fn job_arena(&self, job: &Job, cores: usize, queues: u32) -> Result<Arc<Arena>> {
         let depth = self.depth(Some(job.depth as u32))?;
-        let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores.len() as u32));
-        let arena = self.arena(all.context("so many commands in flight have no memory")?, bytes)?;
+        let all = depth.checked_mul(queues).and_then(|n| n.checked_mul(cores as u32));
+        self.arena(all.context("so many commands in flight have no memory")?, command_bytes(job)?)
+    }
+
+    /// What a job's lanes need: so many queues for each core, with their buffers.
+    fn supplies(&self, job: &Job, cores: &[usize], queues: u32) -> Result<Supplies<Self::Queue>> {
+        self.supplies_in(&self.job_arena(job, cores.len(), queues)?, job, cores, queues)
+    }
+
+    /// The same, with buffers in an arena that [`job_arena`](Self::job_arena) has made.
+    fn supplies_in(
+        &self,
+        arena: &Arc<Arena>,
+        job: &Job,
+        cores: &[usize],
+        queues: u32,
+    ) -> Result<Supplies<Self::Queue>> {
+        let (bytes, depth) = (command_bytes(job)?, job.depth as u32);
         let supply = |_| {
             let (queue, pool) = (self.queue(job.nsid, depth, bytes)?, buffers(arena.clone(), depth, bytes)?);
             let mut bufs: Vec<_> = std::iter::from_fn(|| pool.get_len(bytes)).collect();
@@ -133,6 +159,17 @@ pub trait Storage {
         };
         cores.iter().map(|core| Ok((*core, (0..queues).map(supply).collect::<Result<_>>()?))).collect()
     }
+}
+
+/// How commands get to a PCI device.
+pub fn way_of_bars((policy, page): (MapPolicy, PageSize)) -> String {
+    format!("BARs {} in pages of {page}", policy_name(policy))
+}
+
+/// Bytes of a job's command.
+fn command_bytes(job: &Job) -> Result<u32> {
+    let bytes = u64::from(job.block) * job.blocks;
+    u32::try_from(bytes).with_context(|| format!("a command of {bytes} bytes is too large"))
 }
 
 /// A pool of buffers.

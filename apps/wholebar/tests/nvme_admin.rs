@@ -260,3 +260,81 @@ fn namespaces_are_created_and_deleted() {
     stdout(&format!("nvme delete-ns {target} -n 2 --force"));
     assert_eq!(json(&format!("nvme list-ns {target} --all --json"))["nsid_list"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn zones() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let served = Served::new(dir.path(), "size=16M zoned=1 zone_size=1M zone_cap=512k max_open=2 zasl=2");
+    let target = &served.1;
+    let identity = json(&format!("nvme identify {target} --json"));
+    assert_eq!(identity["namespaces"][0]["zones"]["size"], 2048);
+    assert!(stdout(&format!("nvme identify {target}")).contains("zones of 2,048 blocks; 2 can be open"));
+
+    // More than one append has.
+    let data: Vec<u8> = (0..40960u32).map(|i| (i / 7) as u8).collect();
+    fs::write(path("data"), &data).unwrap();
+    let report = json(&format!("nvme zns append {target} --zslba 2048 --data {} --json", path("data")));
+    let lbas: Vec<_> = report["appends"].as_array().unwrap().iter().map(|a| a["lba"].as_u64().unwrap()).collect();
+    assert_eq!(lbas, [2048, 2080, 2112]);
+    stdout(&format!("nvme read {target} --lba 2048 --bytes {} --out {}", data.len(), path("back")));
+    assert!(fs::read(path("back")).unwrap() == data);
+
+    let zones = |more: &str| json(&format!("nvme zns report {target} --json {more}"));
+    let report = zones("--start-lba 0x803 --descs 2");
+    let (list, first) = (&report["zone_list"], &report["zone_list"][0]);
+    assert_eq!((report["nr_zones"].as_u64(), list.as_array().unwrap().len()), (Some(2), 2));
+    assert_eq!((&first["slba"], &first["wp"], &first["cap"]), (&2048.into(), &2128.into(), &1024.into()));
+    assert_eq!(first["state"], "IMP_OPENED");
+    assert!(table("nvme zns report-zones sim:nvme,size=256M,zoned=1").contains("EMPTY"));
+    assert_eq!(zones("--state imp-opened")["nr_zones"], 1);
+    assert_eq!(zones("-S 2")["nr_zones"], 1);
+
+    stdout(&format!("nvme zns close {target} --start-lba 2048"));
+    stdout(&format!("nvme zns open {target} --start-lba 0"));
+    stdout(&format!("nvme zns open-zone {target} -s 4096"));
+    fails(&format!("nvme zns open {target} -s 6144"), 1, &["Too Many Open Zones"]);
+    fails(&format!("nvme zns close {target} -s 6144"), 1, &["Invalid Zone State Transition"]);
+    fails(&format!("nvme write {target} --lba 2048 --in {}", path("data")), 1, &["Zone Invalid Write"]);
+    assert_eq!(json(&format!("nvme zns finish {target} -s 2048 --json"))["state"], "full");
+    fails(&format!("nvme zns append {target} -s 2048 -d {}", path("data")), 1, &["Zone Is Full"]);
+    fails(&format!("nvme zns append {target} -s 2049 -d {}", path("data")), 1, &["no zone begins"]);
+    // What is refused loses nothing.
+    fails(&format!("nvme zns reset {target} -s 2048"), 2, &["no terminal to ask", "--force"]);
+    fails(&format!("nvme zns offline {target} -s 2048 --force"), 1, &["Invalid Zone State Transition"]);
+    stdout(&format!("nvme read {target} --lba 2048 --bytes {} --out {}", data.len(), path("back")));
+    assert!(fs::read(path("back")).unwrap() == data);
+    assert!(stdout(&format!("nvme zns reset {target} --select-all --force")).contains("empty"));
+    assert_eq!(zones("--state empty")["nr_zones"], 16);
+    stdout(&format!("nvme read {target} --lba 2048 --bytes 4096 --out {}", path("back")));
+    assert_eq!(fs::read(path("back")).unwrap(), [0; 4096]);
+
+    fails("nvme zns report sim:nvme", 1, &["no zoned namespace 1"]);
+    fails("nvme zns open sim:nvme -s 0", 1, &["has no zones"]);
+    fails("nvme zns open sim:nvme,zoned=1", 2, &["--start-lba"]);
+    fails("nvme zns open sim:nvme,zoned=1 -s 0 -a", 2, &["--select-all"]);
+    fails("nvme zns report sim:nvme,zoned=1 --extended", 1, &["no descriptor extensions"]);
+    fs::write(path("odd"), [0; 100]).unwrap();
+    fails(&format!("nvme zns append sim:nvme,zoned=1 -d {}", path("odd")), 1, &["whole blocks of 512"]);
+}
+
+#[test]
+fn protection_information() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let served = Served::new(dir.path(), "size=1M ms=8");
+    let target = &served.1;
+    fs::write(path("data"), [9; 4096]).unwrap();
+    fails("nvme read sim:nvme,ms=8 --blocks 1 --out -", 1, &["8 bytes of metadata"]);
+    for (pi, ms) in [(1, 0), (2, 1), (3, 0)] {
+        stdout(&format!("nvme format {target} -n 1 --lbaf 2 --pi {pi} --ms {ms} --force"));
+        assert_eq!(json(&format!("nvme identify {target} --json"))["namespaces"][0]["protection"], pi);
+        assert!(table(&format!("nvme identify {target}")).contains(&format!("protection information of type {pi}")));
+        stdout(&format!("nvme write {target} --lba 8 --in {}", path("data")));
+        stdout(&format!("nvme read {target} --lba 8 --bytes 4096 --out {}", path("back")));
+        assert_eq!(fs::read(path("back")).unwrap(), [9; 4096]);
+    }
+    // A tag of a block that nobody has written is all ones; where a bit of it flips, the block is checked, and wrong.
+    let flipped = "sim:nvme,size=1M,ms=8,pi=1,faults=apptag:@1";
+    fails(&format!("nvme read {flipped} --blocks 1 --out -"), 1, &["End-to-end Guard Check Error", "block 0"]);
+}

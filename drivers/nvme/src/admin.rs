@@ -84,7 +84,7 @@ impl AdminQueue {
     /// Executes a command and waits for it: its result (dword 0).
     pub fn execute(&mut self, hw: &Hardware, command: Command) -> Result<u32> {
         let name = admin_name(command.opcode());
-        let (result, status) = self.exchange(hw, command.entry(), self.timeout)?;
+        let (result, status) = self.exchange(hw, command.entry(0), self.timeout)?;
         match status.is_success() {
             true => Ok(result),
             false => Err(Error::Refused { device: hw.name(), command: name, status }),
@@ -162,11 +162,11 @@ impl AdminQueue {
             self.pair.check(entry).map_err(broken)?;
             let (cid, status) = (entry.cid(), StatusCode(entry.status()));
             if Some(cid) == self.waiting {
-                answer = Some((self.pair.result(), status));
+                answer = Some((self.pair.result() as u32, status));
             } else if cid < MAX_EVENTS && self.out & 1 << cid != 0 {
                 self.out &= !(1 << cid);
                 match status.is_success() {
-                    true => self.events.push(self.pair.result()),
+                    true => self.events.push(self.pair.result() as u32),
                     // It takes fewer at a time than it said.
                     false => self.wanted = self.wanted.saturating_sub(1),
                 }
@@ -188,7 +188,7 @@ impl AdminQueue {
         for cid in 0..MAX_EVENTS {
             if self.out & 1 << cid == 0 && (self.out.count_ones() as u16) < self.wanted {
                 self.out |= 1 << cid;
-                let mut entry = command::async_event_request().entry();
+                let mut entry = command::async_event_request().entry(0);
                 entry[0] |= u64::from(cid) << 16;
                 // All words: an entry here may have been anything before.
                 self.pair.post_entry(entry);

@@ -71,6 +71,12 @@ pub mod io {
     pub const VERIFY: u8 = 0x0c;
     /// Copy (3.2.2).
     pub const COPY: u8 = 0x19;
+    /// Zone Management Send (Zoned Namespace Command Set 1.1, 3.4.3).
+    pub const ZONE_MANAGEMENT_SEND: u8 = 0x79;
+    /// Zone Management Receive (ZNS 1.1, 3.4.2).
+    pub const ZONE_MANAGEMENT_RECEIVE: u8 = 0x7a;
+    /// Zone Append (ZNS 1.1, 3.4.1).
+    pub const ZONE_APPEND: u8 = 0x7d;
 }
 
 /// What the data pointer says (3.3.3.1, DPTR and PSDT).
@@ -139,10 +145,10 @@ impl Command {
         self
     }
 
-    /// All eight words of the entry, without an identifier.
-    pub fn entry(self) -> [u64; 8] {
+    /// All eight words of the entry, with identifier `cid` in them.
+    pub fn entry(self, cid: u16) -> [u64; 8] {
         let mut entry = [0; 8];
-        WORDS.into_iter().zip(self.0).for_each(|(i, word)| entry[i] = word);
+        WORDS.into_iter().zip(self.words(cid)).for_each(|(i, word)| entry[i] = word);
         entry
     }
 
@@ -222,9 +228,9 @@ pub fn io_name(opcode: u8) -> &'static str {
         0x15 => "Reservation Release",
         io::COPY => "Copy",
         0x1d => "I/O Management Send",
-        0x79 => "Zone Management Send",
-        0x7a => "Zone Management Receive",
-        0x7d => "Zone Append",
+        io::ZONE_MANAGEMENT_SEND => "Zone Management Send",
+        io::ZONE_MANAGEMENT_RECEIVE => "Zone Management Receive",
+        io::ZONE_APPEND => "Zone Append",
         0x80.. => "a vendor specific I/O command",
         _ => "an I/O command",
     }
@@ -284,8 +290,7 @@ mod tests {
 
     /// The dwords as the standard numbers them.
     fn dwords(c: Command, cid: u16) -> [u32; 16] {
-        let mut entry = c.entry();
-        entry[0] |= u64::from(cid) << 16;
+        let entry = c.entry(cid);
         std::array::from_fn(|i| (entry[i / 2] >> (i % 2 * 32)) as u32)
     }
 

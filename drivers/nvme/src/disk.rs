@@ -23,7 +23,9 @@ impl Disk for Nvme {
         // Requests are cut into commands, so that no limit of these is one of theirs.
         let any = |has: bool| if has { u32::MAX } else { 0 };
         let list = Nvme::namespaces(self);
-        let usable = list.iter().filter(|ns| ns.unsupported.is_none() && ns.block_size <= self.max_transfer());
+        // Those whose requests have metadata to carry are not every program's.
+        let usable =
+            list.iter().filter(|ns| ns.unsupported.is_none() && ns.is_plain() && ns.block_size <= self.max_transfer());
         usable
             .map(|ns| Namespace {
                 nsid: ns.nsid,

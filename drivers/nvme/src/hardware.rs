@@ -140,6 +140,11 @@ impl Hardware {
         self.wait("stop", self.ready, |csts| !csts.ready())
     }
 
+    /// Whether all I/O command sets that the controller has are used (CAP.CSS bit 6), and not the NVM command set alone.
+    pub fn all_command_sets(&self) -> bool {
+        self.cap.command_sets() & 1 << 6 != 0
+    }
+
     /// Enables the controller with its admin queues (3.5.1). It is disabled before.
     pub fn enable(&self, asq: u64, acq: u64, entries: u32) -> Result<()> {
         let last = entries - 1;
@@ -149,8 +154,7 @@ impl Hardware {
             self.write(register, base as u32)?;
             self.write(register + 4, (base >> 32) as u32)?;
         }
-        let all = self.cap.command_sets() & 1 << 6 != 0;
-        self.write(regs::CC, regs::cc_enable(self.page, all))?;
+        self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets()))?;
         self.wait("become ready", self.ready, |csts| csts.ready() || csts.fatal())?;
         self.healthy("while it was enabled")
     }

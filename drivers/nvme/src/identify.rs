@@ -3,6 +3,8 @@
 //! The bytes are a device's: any of them parse, and what makes no sense is said so.
 
 use crate::bytes::{array, text, u8_at, u16_at, u32_at, u64_at, u128_at};
+use crate::protection::{Layout, ProtectionType};
+use crate::zone::Zoned;
 
 /// Bytes of an Identify data structure.
 pub(crate) const LEN: usize = 4096;
@@ -13,11 +15,18 @@ pub(crate) mod cns {
     pub const CONTROLLER: u8 = 0x01;
     pub const ACTIVE_NAMESPACES: u8 = 0x02;
     pub const DESCRIPTORS: u8 = 0x03;
+    pub const COMMAND_SET_NAMESPACE: u8 = 0x05;
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
     pub const ALLOCATED_NAMESPACES: u8 = 0x10;
     pub const ALLOCATED_NAMESPACE: u8 = 0x11;
     pub const ATTACHED_CONTROLLERS: u8 = 0x12;
     pub const CONTROLLERS: u8 = 0x13;
+}
+
+/// I/O command sets (CSI, 5.17.1).
+pub(crate) mod csi {
+    pub const NVM: u8 = 0;
+    pub const ZONED: u8 = 2;
 }
 
 /// Identify Controller (5.17.2.1).
@@ -40,6 +49,11 @@ pub struct Controller {
     pub version: (u16, u8, u8),
     /// MDTS, in bytes: the most that one command may transfer; `None` for no limit.
     pub max_transfer: Option<u64>,
+    /// CTRATT: its attributes.
+    pub attributes: u32,
+    /// ZASL, in bytes: the most that one Zone Append may write, which is no more than [`max_transfer`](Self::max_transfer) (ZNS 1.1, 4.1.5.2); `None` where
+    /// it doesn't say.
+    pub max_append: Option<u64>,
     /// OACS: optional admin commands.
     pub admin_commands: u16,
     /// OAES: optional asynchronous events.
@@ -129,7 +143,7 @@ pub struct IdentifyRequest {
 }
 
 /// 2 to the power of `exponent`, times the controller's smallest page; 0, which stands for "no limit", where `exponent` is 0 or senseless.
-fn pages(exponent: u8, min_page: u64) -> u64 {
+pub(crate) fn pages(exponent: u8, min_page: u64) -> u64 {
     match exponent {
         0 => 0,
         e => 1u64.checked_shl(e.into()).and_then(|n| n.checked_mul(min_page)).unwrap_or(0),
@@ -150,6 +164,8 @@ impl Controller {
             kind: u8_at(bytes, 111),
             version: if ver == 0 { version } else { ((ver >> 16) as u16, (ver >> 8) as u8, ver as u8) },
             max_transfer: (limit > 0).then_some(limit),
+            attributes: u32_at(bytes, 96),
+            max_append: None,
             events: u32_at(bytes, 92),
             admin_commands: u16_at(bytes, 256),
             // The next three are 0's based.
@@ -178,6 +194,11 @@ impl Controller {
             subsystem: text(bytes, 768, 256),
             limits: CommandLimits::default(),
         }
+    }
+
+    /// Returns whether LBA formats say more of themselves than Identify Namespace has room for (CTRATT bit 15, ELBAS): guards of more than 16 bits.
+    pub fn has_extended_formats(&self) -> bool {
+        self.attributes & 1 << 15 != 0
     }
 
     /// Returns whether the controller has Compare (ONCS bit 0).
@@ -300,6 +321,12 @@ pub struct Namespace {
     pub metadata_size: u16,
     /// FLBAS bit 4: metadata follows its block, and is not in a buffer of its own.
     pub metadata_extended: bool,
+    /// DPS bits 2:0: the type of its protection information; `None` where it has none.
+    pub protection: Option<ProtectionType>,
+    /// DPS bit 3: protection information is first in the metadata, not last.
+    pub protection_first: bool,
+    /// What it is as a zoned namespace; `None` where it is none.
+    pub zoned: Option<Zoned>,
     /// NUSE: how many blocks are allocated.
     pub blocks_used: u64,
     /// NSATTR bit 0: it is write protected, and its controllers refuse to write it.
@@ -337,12 +364,22 @@ impl Namespace {
             (if (9..=20).contains(&shift) { 1 << shift } else { 0 }, metadata)
         };
         let (block_size, metadata_size) = if index < count { format(index) } else { (0, 0) };
+        // DPS is of metadata.
+        let dps = if metadata_size > 0 { u8_at(bytes, 29) } else { 0 };
         let mut namespace = Self {
             nsid,
             blocks: u64_at(bytes, 0),
             block_size,
             metadata_size,
             metadata_extended: flbas & 1 << 4 != 0,
+            protection: match dps & 7 {
+                1 => Some(ProtectionType::Type1),
+                2 => Some(ProtectionType::Type2),
+                3 => Some(ProtectionType::Type3),
+                _ => None,
+            },
+            protection_first: dps & 1 << 3 != 0,
+            zoned: None,
             blocks_used: u64_at(bytes, 16),
             read_only: u8_at(bytes, 99) & 1 != 0,
             io_boundary: u16_at(bytes, 46),
@@ -360,22 +397,67 @@ impl Namespace {
             unsupported: None,
         };
         namespace.describe(descriptors);
-        namespace.unsupported = namespace.reason();
+        namespace.unsupported = match dps & 7 {
+            kind @ 4.. => Some(format!("its protection information is of type {kind}, and 1 to 3 are known")),
+            _ => namespace.reason(),
+        };
         namespace
+    }
+
+    /// Reads what the namespace says of itself in its own command set (CNS 05h).
+    pub(crate) fn parse_more(&mut self, bytes: &[u8]) {
+        match self.command_set {
+            csi::ZONED => {
+                self.zoned = Some(Zoned::parse(bytes, self.format));
+                self.unsupported = self.reason();
+            }
+            // Extended LBA format (NVM Command Set 1.0, 4.1.5.3): storage tag size in bits 6:0, protection information format in bits 8:7.
+            _ if self.protection.is_some() && u32_at(bytes, 12 + 4 * usize::from(self.format)) & 0x1ff != 0 => {
+                self.unsupported = Some("its guards have more than 16 bits, or it has storage tags".to_owned());
+            }
+            _ => {}
+        }
+    }
+
+    /// How its blocks lie in memory.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout {
+            block: self.block_size,
+            metadata: self.metadata_size,
+            extended: self.metadata_extended,
+            protection: self.protection,
+            first: self.protection_first,
+        }
+    }
+
+    /// Returns whether requests that say nothing of metadata work on it: it has none, or all of it is protection information, which the controller makes
+    /// and takes away. Others need [`Queue::submit_with_metadata`](crate::Queue::submit_with_metadata).
+    pub fn is_plain(&self) -> bool {
+        !self.layout().transfers(true)
     }
 
     fn reason(&self) -> Option<String> {
         match self {
-            Self { command_set: 1.., .. } => Some(format!(
+            Self { command_set: csi::ZONED, zoned: Some(Zoned { zone_size: 0, .. }), .. } => {
+                Some("its zones have no blocks".to_owned())
+            }
+            Self { command_set: csi::ZONED, zoned: Some(_), .. } if self.metadata_size > 0 => {
+                Some("it has zones, and metadata".to_owned())
+            }
+            Self { command_set: 1.., zoned: None, .. } => Some(format!(
                 "its command set is {} (CSI {:02x}h)",
                 command_set_name(self.command_set),
                 self.command_set
             )),
             Self { blocks: 0, .. } => Some("it has no blocks".to_owned()),
-            Self { metadata_size: 1.., .. } => {
-                Some(format!("it is formatted with {} bytes of metadata a block", self.metadata_size))
-            }
             Self { block_size: 0, .. } => Some("its LBA format makes no sense".to_owned()),
+            // Metadata pointers are multiples of 4 (NVM Express Base 2.0, 3.3.3.1).
+            _ if !self.metadata_size.is_multiple_of(4) => {
+                Some(format!("it has {} bytes of metadata a block, which is no multiple of 4", self.metadata_size))
+            }
+            Self { protection: Some(_), metadata_size: ..8, .. } => {
+                Some(format!("its protection information has no room in {} bytes of metadata", self.metadata_size))
+            }
             _ if self.blocks.checked_mul(self.block_size.into()).is_none() => {
                 Some(format!("{} blocks of {} bytes cannot be", self.blocks, self.block_size))
             }
@@ -457,13 +539,43 @@ mod tests {
             (8, 9 << 16, 512, None),
             (8, 12 << 16, 4096, None),
             (0, 9 << 16, 512, Some("it has no blocks")),
-            (8, 9 << 16 | 8, 512, Some("it is formatted with 8 bytes of metadata a block")),
+            (8, 9 << 16 | 8, 512, None),
+            (8, 9 << 16 | 6, 512, Some("it has 6 bytes of metadata a block, which is no multiple of 4")),
             (8, 8 << 16, 0, Some("its LBA format makes no sense")),
             (8, 200 << 16, 0, Some("its LBA format makes no sense")),
             (u64::MAX, 12 << 16, 4096, Some("18446744073709551615 blocks of 4096 bytes cannot be")),
         ] {
             let n = Namespace::parse(1, &namespace(blocks, lbaf), &[]);
             assert_eq!((n.block_size, n.unsupported.as_deref()), (size, why));
+        }
+    }
+
+    #[test]
+    fn protection_is_read_or_refused() {
+        for (dps, metadata, kind, plain, why) in [
+            (1, 8, Some(ProtectionType::Type1), true, None),
+            (2 | 8, 16, Some(ProtectionType::Type2), false, None),
+            (3, 64, Some(ProtectionType::Type3), false, None),
+            (0, 8, None, false, None),
+            (4, 8, None, false, Some("its protection information is of type 4, and 1 to 3 are known")),
+            (
+                1,
+                4,
+                Some(ProtectionType::Type1),
+                false,
+                Some("its protection information has no room in 4 bytes of metadata"),
+            ),
+        ] {
+            let mut bytes = namespace(8, 9 << 16 | metadata);
+            bytes[29] = dps;
+            let mut n = Namespace::parse(1, &bytes, &[]);
+            assert_eq!((n.protection, n.is_plain(), n.unsupported.as_deref()), (kind, plain, why), "{dps} {metadata}");
+            assert_eq!(n.protection_first, dps & 8 != 0);
+            // 64-bit guards.
+            let mut more = vec![0; LEN];
+            more[13] = 1;
+            n.parse_more(&more);
+            assert_eq!(n.unsupported.is_some(), kind.is_some() || why.is_some());
         }
     }
 
@@ -494,6 +606,12 @@ mod tests {
         let n = Namespace::parse(1, &namespace(8, 9 << 16), &list);
         assert_eq!(n.eui64, Some([1, 2, 3, 4, 5, 6, 7, 8]));
         assert_eq!(n.unsupported.as_deref(), Some("its command set is Zoned Namespace (CSI 02h)"));
+        let (mut zones, mut more) = (n.clone(), vec![0; LEN]);
+        zones.parse_more(&more);
+        assert_eq!(zones.unsupported.as_deref(), Some("its zones have no blocks"));
+        more[2816] = 4;
+        zones.parse_more(&more);
+        assert_eq!((zones.unsupported, zones.zoned.map(|z| z.zone_size)), (None, Some(4)));
         for cut in 0..list.len() {
             Namespace::parse(1, &namespace(8, 9 << 16), &list[..cut]);
         }
@@ -527,7 +645,8 @@ mod tests {
                 Controller::parse(&bytes, 1 << 27, (0, 0, 0));
                 CommandLimits::parse(&bytes, 1 << 27);
                 namespace_list(&bytes, 0);
-                let n = Namespace::parse(1, &bytes, &bytes);
+                let mut n = Namespace::parse(1, &bytes, &bytes);
+                n.parse_more(&bytes);
                 assert!(n.unsupported.is_some() || n.size() > 0);
             }
         }

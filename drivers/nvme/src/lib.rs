@@ -41,6 +41,7 @@ mod manage;
 mod namespaces;
 mod nvme;
 mod options;
+mod protection;
 mod prp;
 mod queue;
 mod raw;
@@ -48,6 +49,7 @@ mod regs;
 mod ring;
 mod split;
 mod status;
+mod zone;
 
 pub use error::{Error, Fault, Result};
 pub use event::{AsyncEvent, Event};
@@ -58,9 +60,11 @@ pub use log::{
 pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{Options, QueueOptions, Service, ShadowDoorbells};
+pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use status::StatusCode;
+pub use zone::{Zone, ZoneAction, ZoneReport, ZoneState, Zoned};
 
 /// The PCI class of NVMe controllers (NVM Express over PCIe 1.0, 3.8): mass storage, non-volatile memory, NVM Express.
 pub const CLASS: wholebar_core::pci::Class = wholebar_core::pci::Class { base: 1, sub: 8, interface: 2 };

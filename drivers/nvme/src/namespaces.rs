@@ -5,7 +5,7 @@ use crate::bytes::u32_at;
 use crate::command;
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
-use crate::identify::{self, Controller, Namespace, cns};
+use crate::identify::{self, Controller, Namespace, cns, csi};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -48,8 +48,7 @@ impl Namespaces {
             Err(Error::Refused { .. }) => return Ok(true),
             Err(error) => return Err(error),
         };
-        let blocks = |n: &Namespace| (n.block_size, n.metadata_size, n.metadata_extended);
-        Ok(blocks(&now) != blocks(&lost))
+        Ok(now.layout() != lost.layout())
     }
 
     /// As they are now.
@@ -132,7 +131,7 @@ pub(crate) fn read(
         let same = known.iter().find(|n| n.nsid == nsid).filter(|_| !changed.has(nsid));
         match same {
             Some(same) => namespaces.push(same.clone()),
-            None => namespaces.extend(read_one(hw, admin, nsid, sure)?),
+            None => namespaces.extend(read_one(hw, admin, controller, nsid, sure)?),
         }
     }
     Ok(namespaces)
@@ -172,7 +171,13 @@ fn active(hw: &Hardware, admin: &mut AdminQueue) -> Result<Option<Vec<u32>>> {
 }
 
 /// One namespace. `active` says that it certainly is: one that isn't reads as zeros (5.17.2.1), or is refused.
-fn read_one(hw: &Hardware, admin: &mut AdminQueue, nsid: u32, active: bool) -> Result<Option<Namespace>> {
+fn read_one(
+    hw: &Hardware,
+    admin: &mut AdminQueue,
+    controller: &Controller,
+    nsid: u32,
+    active: bool,
+) -> Result<Option<Namespace>> {
     let to = admin.data_iova();
     let bytes = match admin.fetch(hw, command::identify(cns::NAMESPACE, nsid, 0, to), identify::LEN) {
         Ok(bytes) => bytes,
@@ -193,7 +198,22 @@ fn read_one(hw: &Hardware, admin: &mut AdminQueue, nsid: u32, active: bool) -> R
         },
         false => Vec::new(),
     };
-    Ok(Some(Namespace::parse(nsid, &bytes, &descriptors)))
+    let mut namespace = Namespace::parse(nsid, &bytes, &descriptors);
+    let guarded = namespace.protection.is_some() && controller.has_extended_formats();
+    if namespace.command_set == csi::ZONED || guarded {
+        match admin.fetch(
+            hw,
+            command::identify(cns::COMMAND_SET_NAMESPACE, nsid, namespace.command_set, to),
+            identify::LEN,
+        ) {
+            Ok(bytes) => namespace.parse_more(&bytes),
+            Err(Error::Refused { status, .. }) => {
+                tracing::info!(device = hw.name(), nsid, %status, "a namespace says no more of itself");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(namespace))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The controller: the handle that applications hold. Its queues are values of their own ([`Queue`]).
 
 use crate::admin::AdminQueue;
+use crate::bytes::u8_at;
 use crate::command;
 use crate::control::{Control, memory};
 use crate::device::{Handle, Inner};
@@ -8,7 +9,7 @@ use crate::doorbell::Shadows;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::hardware::Hardware;
-use crate::identify::{self, CommandLimits, Controller, Namespace, cns};
+use crate::identify::{self, CommandLimits, Controller, Namespace, cns, csi};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
@@ -109,6 +110,11 @@ impl Nvme {
     /// Returns the controller's page size in bytes (CC.MPS).
     pub fn page(&self) -> u64 {
         self.0.driver().hw.page
+    }
+
+    /// Returns the largest page size in bytes that the controller could be given (CAP.MPSMAX).
+    pub fn max_page(&self) -> u64 {
+        self.0.driver().hw.cap.max_page()
     }
 
     /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).
@@ -328,12 +334,23 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
         let why = format!("it is not an I/O controller (its controller type is {kind})");
         return Err(Error::Unfit { device: hw.name(), why });
     }
-    if hw.version >= (2, 0, 0) {
-        match admin.fetch(hw, command::identify(cns::COMMAND_SET_CONTROLLER, 0, 0, to), identify::LEN) {
-            Ok(bytes) => controller.limits = CommandLimits::parse(&bytes, hw.cap.min_page()),
-            Err(Error::Refused { .. }) => {}
-            Err(error) => return Err(error),
-        }
+    // What it says for a command set (CNS 06h), where it says something.
+    let mut of =
+        |set: u8| match admin.fetch(hw, command::identify(cns::COMMAND_SET_CONTROLLER, 0, set, to), identify::LEN) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+    if hw.version >= (2, 0, 0)
+        && let Some(bytes) = of(csi::NVM)?
+    {
+        controller.limits = CommandLimits::parse(&bytes, hw.cap.min_page());
+    }
+    if hw.all_command_sets()
+        && let Some(bytes) = of(csi::ZONED)?
+    {
+        let limit = identify::pages(u8_at(&bytes, 0), hw.cap.min_page());
+        controller.max_append = (limit > 0).then_some(limit);
     }
     Ok(controller)
 }

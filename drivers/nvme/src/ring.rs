@@ -160,9 +160,11 @@ impl QueuePair {
         Some(Entry { dw2, dw3 })
     }
 
-    /// Dword 0 of the entry taken last: the command's own result.
-    pub fn result(&self) -> u32 {
-        u32::from_le(self.cq.at(self.head.wrapping_sub(1))[0].load(Ordering::Relaxed))
+    /// Dwords 0 and 1 of the entry taken last: the command's own result.
+    pub fn result(&self) -> u64 {
+        let entry = self.cq.at(self.head.wrapping_sub(1));
+        let word = |i: usize| u64::from(u32::from_le(entry[i].load(Ordering::Relaxed)));
+        word(0) | word(1) << 32
     }
 
     /// Checks what the entry says of the queue, and takes note of its head.

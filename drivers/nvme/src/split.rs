@@ -7,8 +7,8 @@ use std::borrow::Cow;
 /// What one command may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// Bytes of a block, as a power of two.
-    pub shift: u32,
+    /// Bytes of a block as it is transferred: with its metadata where that follows it.
+    pub block: u64,
     /// Blocks of one command at most, at least 1.
     pub max_blocks: u32,
     /// Commands don't cross multiples of so many blocks; 0 for no such boundary.
@@ -53,7 +53,7 @@ impl<'a> Pieces<'a> {
     /// The pieces of a request whose data is `segments`: multiples of the block size, in all.
     pub fn new(rules: Rules, segments: &'a [Segment], lba: u64) -> Self {
         let bytes: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
-        Self { rules, segments: Cow::Borrowed(segments), at: 0, skip: 0, lba, left: bytes >> rules.shift }
+        Self { rules, segments: Cow::Borrowed(segments), at: 0, skip: 0, lba, left: bytes / rules.block }
     }
 
     /// The pieces of a request without data.
@@ -99,7 +99,7 @@ impl<'a> Pieces<'a> {
             pages += (part.iova % self.rules.page + u64::from(part.len)).div_ceil(self.rules.page);
             before = Some(part);
         }
-        (bytes & self.whole_blocks(), pages)
+        (self.whole_blocks(bytes), pages)
     }
 
     /// As far as an SGL can go, and over how many descriptors.
@@ -107,15 +107,15 @@ impl<'a> Pieces<'a> {
         let fits = |p: &Segment| p.iova.is_multiple_of(align) && u64::from(p.len).is_multiple_of(align);
         let parts = self.parts(want).take_while(fits).take(self.rules.descriptors as usize);
         let (bytes, count) = parts.fold((0, 0), |(bytes, n), p| (bytes + u64::from(p.len), n + 1));
-        (bytes & self.whole_blocks(), count)
+        (self.whole_blocks(bytes), count)
     }
 
     fn parts(&self, want: u64) -> impl Iterator<Item = Segment> {
         parts(&self.segments, self.at, self.skip, want)
     }
 
-    fn whole_blocks(&self) -> u64 {
-        !((1 << self.rules.shift) - 1)
+    fn whole_blocks(&self, bytes: u64) -> u64 {
+        bytes - bytes % self.rules.block
     }
 
     /// Steps over `bytes`.
@@ -144,8 +144,8 @@ impl Iterator for Pieces<'_> {
         let mut blocks = self.rules.limit(self.lba, self.left);
         let (mut bytes, mut sgl) = (0, false);
         if !self.segments.is_empty() {
-            (bytes, sgl) = self.reach(u64::from(blocks) << self.rules.shift);
-            blocks = (bytes >> self.rules.shift) as u32;
+            (bytes, sgl) = self.reach(u64::from(blocks) * self.rules.block);
+            blocks = (bytes / self.rules.block) as u32;
         }
         if blocks == 0 {
             self.left = 0;
@@ -192,7 +192,7 @@ fn parts(segments: &[Segment], at: usize, skip: u32, bytes: u64) -> impl Iterato
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { shift: 9, max_blocks: 256, boundary: 0, page: 4096, sgl: None, descriptors: 4 };
+    const RULES: Rules = Rules { block: 512, max_blocks: 256, boundary: 0, page: 4096, sgl: None, descriptors: 4 };
 
     fn segments(list: &[(u64, u32)]) -> Vec<Segment> {
         list.iter().map(|(iova, len)| Segment { iova: *iova, len: *len }).collect()
@@ -259,14 +259,14 @@ mod tests {
         };
         for _ in 0..if cfg!(miri) { 30 } else { 20_000 } {
             let rules = Rules {
-                shift: [9, 12][next(2) as usize],
+                block: [512, 4096, 520, 4160][next(4) as usize],
                 max_blocks: 1 + next(40) as u32,
                 boundary: next(20) as u32,
                 page: [4096, 16384, 65536][next(3) as usize],
                 sgl: [None, Some(1), Some(4)][next(3) as usize],
                 descriptors: 1 + next(5) as u32,
             };
-            let block = 1u32 << rules.shift;
+            let block = rules.block as u32;
             let list: Vec<_> = (0..1 + next(6))
                 .map(|i| Segment { iova: (i << 32) + next(32) * 2048, len: block * (1 + next(60) as u32) })
                 .collect();

@@ -110,7 +110,8 @@ const GENERIC: &[(u8, &str)] = &[
     (0x84, "Format In Progress"),
 ];
 
-/// Command Specific Status (3.3.3.2.1.2), and those of the NVM command set.
+/// Command Specific Status (3.3.3.2.1.2), those of the NVM command set, and of zoned namespaces (Zoned Namespace Command Set
+/// 1.1, 3.1).
 const COMMAND_SPECIFIC: &[(u8, &str)] = &[
     (0x00, "Completion Queue Invalid"),
     (0x01, "Invalid Queue Identifier"),
@@ -160,6 +161,14 @@ const COMMAND_SPECIFIC: &[(u8, &str)] = &[
     (0x81, "Invalid Protection Information"),
     (0x82, "Attempted Write to Read Only Range"),
     (0x83, "Command Size Limit Exceeded"),
+    (0xb8, "Zone Boundary Error"),
+    (0xb9, "Zone Is Full"),
+    (0xba, "Zone Is Read Only"),
+    (0xbb, "Zone Is Offline"),
+    (0xbc, "Zone Invalid Write"),
+    (0xbd, "Too Many Active Zones"),
+    (0xbe, "Too Many Open Zones"),
+    (0xbf, "Invalid Zone State Transition"),
 ];
 
 /// Media and Data Integrity Errors (3.3.3.2.1.3).

@@ -21,6 +21,7 @@
 //! | `vhost_user` | virtio devices that other processes serve as vhost-user back ends; with the feature `vhost-user` |
 //! | `kernel` | the kernel's own paths to its interfaces; with the feature `kernel` |
 //! | [`model`] | device models in this process |
+//! | `server` | models served to other processes: the part that both protocols share |
 //!
 //! A function that keeps a device, an arena or whatever else is shared takes its [`Arc`](std::sync::Arc) by value: who needs it afterwards passes a clone. One that only
 //! uses it takes a plain reference (`&Arena`, `&dyn PciDevice`), and one that lends it returns `&Arc`. So a caller sees what will be kept alive.
@@ -57,6 +58,8 @@ mod prefetch;
 pub mod reactor;
 pub mod reset;
 pub mod ring;
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+pub mod server;
 mod sigbus;
 #[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
 mod socket;

@@ -11,12 +11,15 @@ use wholebar::asynchronous::{Cause, Error, Queue};
 use wholebar::block::{Data, Disk, Namespace, Op, QueueState, Reject, Request};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::nvme::{self, Nvme};
+use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::virtio::blk::BlkConfig;
 use wholebar::virtio::{self, Blk};
 use wholebar_tests::storage::{PATIENCE, fill, holds};
-use wholebar_tests::{Rig, on_thread};
+use wholebar_tests::{Rig, behind_socket, on_thread, vfio_user};
 
 type Task = Pin<Box<dyn Future<Output = Result<()>>>>;
+/// Models behind sockets are as large as the others.
+const SIZE: &str = "size=64M";
 /// Tasks at once, and blocks that they write and read back, each of the disk's own size. There are as many blocks again for what is given up.
 const TASKS: u64 = 32;
 const BLOCKS: u64 = 512;
@@ -30,10 +33,15 @@ struct Bench {
     _rig: Rig,
 }
 
-/// A disk of either driver, with queues of so many entries. Nothing is late on a machine that is merely busy.
+/// A disk of either driver, with queues of so many entries, on a model in this process or, `served:`, behind a vfio-user socket. Nothing is late on a machine
+/// that is merely busy.
 fn bench(target: &str, entries: Option<u16>) -> Result<Bench> {
-    let rig = on_thread(target)?;
-    let disk: Box<dyn Disk> = if target.starts_with("sim:nvme") {
+    let rig = match target.strip_prefix("served:") {
+        None => on_thread(target)?,
+        Some("nvme") => vfio_user(SIZE)?,
+        Some(_) => behind_socket(blk::model(BlkParams::parse(SIZE)?)?)?,
+    };
+    let disk: Box<dyn Disk> = if target.contains("nvme") {
         let options = nvme::Options { entries: entries.map_or(128, u32::from), ..wholebar_tests::nvme::patient() };
         Box::new(Nvme::open(rig.device.clone(), options)?)
     } else {
@@ -159,7 +167,7 @@ fn by_hand(queue: &Queue, tasks: Vec<Task>) -> Result<()> {
 
 /// The program by all of its tasks; then nothing is in flight, and all buffers are home.
 fn runs(under: fn(&Queue, Vec<Task>) -> Result<()>) -> Result<()> {
-    for target in ["sim:nvme,size=64M", "sim:virtio-blk,size=64M"] {
+    for target in ["sim:nvme,size=64M", "sim:virtio-blk,size=64M", "served:nvme", "served:virtio-blk"] {
         // Few entries have most requests wait for room.
         for entries in [None, Some(8)] {
             let bench = Rc::new(bench(target, entries)?);

@@ -41,11 +41,23 @@ pub enum Fault {
     Hang,
     /// The device is gone: all registers read as all ones.
     Vanish,
+    /// A bit of the first block of a command has flipped, where it is kept.
+    FlipData,
+    /// The same, of the guard in its protection information.
+    FlipGuard,
+    /// The same, of its application tag.
+    FlipApplicationTag,
+    /// The same, of its reference tag.
+    FlipReferenceTag,
+    /// The zone of a command's first block can only be read from now on.
+    ZoneReadOnly,
+    /// It can be neither read nor written from now on.
+    ZoneOffline,
 }
 
 impl Fault {
     /// Every kind, with its name.
-    pub const ALL: [(&'static str, Self); 14] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("drop", Self::Drop),
         ("dup", Self::Duplicate),
         ("id", Self::WrongId),
@@ -60,6 +72,12 @@ impl Fault {
         ("fatal", Self::Fatal),
         ("hang", Self::Hang),
         ("vanish", Self::Vanish),
+        ("data", Self::FlipData),
+        ("guard", Self::FlipGuard),
+        ("apptag", Self::FlipApplicationTag),
+        ("reftag", Self::FlipReferenceTag),
+        ("zonero", Self::ZoneReadOnly),
+        ("zoneoff", Self::ZoneOffline),
     ];
 }
 

@@ -230,6 +230,7 @@ mod tests {
             runs: vec![run],
             trusted_runs: 1,
             packets: None,
+            baseline: None,
         }
     }
 

@@ -4,11 +4,11 @@
 //! case with the median rate.
 
 mod compare;
+mod html;
 
 use crate::args::{self, Cores};
 use crate::barmap;
 use crate::host::Host;
-use crate::html;
 use crate::mapped::Bar;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
+use wholebar::measure::block::batch_of;
 use wholebar::measure::cpu;
 use wholebar::measure::rounds::{Case, Rounds};
 
@@ -104,7 +105,6 @@ enum Backing {
 }
 
 const DEPTHS: [usize; 3] = [1, 32, 128];
-const BATCH: usize = 32;
 /// What reports are called.
 const SCHEMA: &str = "wholebar.bench/1";
 /// So many that intervals of 99 % leave out an outlier at each end.
@@ -197,6 +197,7 @@ fn measure(args: Measure) -> Result<()> {
         runs,
         trusted_runs,
         packets,
+        baseline: None,
     };
     if let Some(path) = &args.json {
         output::write_json(path, &report)?;
@@ -218,7 +219,7 @@ fn measure(args: Measure) -> Result<()> {
 
 /// The first half.
 fn storage(target: &Target, core: usize, time: Duration, interrupted: &AtomicBool) -> Result<Vec<Run>> {
-    let loads = DEPTHS.map(|depth| Load { depth, batch: BATCH.min(depth) });
+    let loads = DEPTHS.map(|depth| Load { depth, batch: batch_of(depth) });
     let rounds = Rounds { plans: &PLANS, loads: &loads, rounds: ROUNDS, time };
     let cases = Reads { target, nsid: 1, core }.measure(&rounds, interrupted)?;
     let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
@@ -277,7 +278,7 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
     let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
     let mut text = report::warning(runs.iter().map(Run::is_trusted), shared);
-    text += &format!("4 KiB random reads, one queue, batches of up to {BATCH}; the median of {rounds} rounds\n\n");
+    text += &format!("4 KiB random reads, batches of depth/4 (at most 32); medians of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
     text += &output::paragraph(&format!(

@@ -14,6 +14,7 @@ use wholebar::drivers::Mapping;
 #[command(after_help = "\
 Examples:
   wholebar blk read vfio-user:/run/blk.sock --out disk.img
+  wholebar blk read kernel:/dev/nvme0n1,ro --out disk.img
   wholebar blk read sim:virtio-blk,file=disk.img --lba 8 --blocks 8 --out - | xxd")]
 pub struct ReadArgs {
     /// The disk

@@ -13,7 +13,8 @@ use wholebar::drivers::Mapping;
 Examples:
   wholebar blk info sim:virtio-blk
   wholebar blk info sim:nvme,ns=2,block=512+4096
-  wholebar blk info vfio-user:/run/blk.sock --json")]
+  wholebar blk info vfio-user:/run/blk.sock --json
+  wholebar blk info kernel:/dev/nvme0n1")]
 pub struct Args {
     /// The disk
     target: String,

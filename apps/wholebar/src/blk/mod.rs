@@ -4,7 +4,7 @@ mod copy;
 mod info;
 mod perf;
 
-use crate::storage::{Space, Storage};
+use crate::storage::{Space, Storage, way_of_bars};
 use crate::target::AnyTarget;
 use anyhow::{Result, bail};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub fn run(command: Command) -> Result<()> {
 pub struct AnyDisk {
     disk: Box<dyn Disk>,
     mapping: Mapping,
+    /// The kernel is the way to it.
+    kernel: bool,
 }
 
 impl AnyDisk {
@@ -47,7 +49,7 @@ impl AnyDisk {
         if disk.queues() < config.queues {
             bail!("{} queues are asked for, and {} has {}", config.queues, disk.name(), disk.queues());
         }
-        Ok(Self { disk, mapping })
+        Ok(Self { disk, mapping, kernel: matches!(target, AnyTarget::Kernel(_)) })
     }
 }
 
@@ -79,6 +81,18 @@ impl Storage for AnyDisk {
 
     fn mapped(&self) -> (MapPolicy, PageSize) {
         (self.mapping.policy, self.mapping.page.unwrap_or(PageSize::host()))
+    }
+
+    fn way(&self) -> String {
+        match self.kernel {
+            true => self.disk.driver().to_owned(),
+            false => way_of_bars(self.mapped()),
+        }
+    }
+
+    fn why_read_only(&self) -> Option<String> {
+        let reported = |event| if let Event::Reported(why) = event { Some(why) } else { None };
+        std::iter::from_fn(|| self.disk.event()).find_map(reported)
     }
 
     fn status_name(&self, status: Status) -> String {

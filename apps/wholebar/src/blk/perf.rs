@@ -19,7 +19,9 @@ Examples:
   wholebar blk perf sim:virtio-blk --qd 64
   wholebar blk perf sim:virtio-blk,queues=2 --queues 2 --rw mixed --verify
   wholebar blk perf vfio-user:/run/blk.sock --qd 1 --policy trapped
-  wholebar blk perf sim:nvme --rw write --bs 128k --time 5 --json >report.json")]
+  wholebar blk perf sim:nvme --rw write --bs 128k --time 5 --json >report.json
+  wholebar blk perf kernel:/dev/nvme0n1 --qd 64
+  wholebar blk perf 0000:01:00.0 --baseline kernel:/dev/nvme1n1   # two drives of a kind")]
 pub struct Args {
     /// The disk
     target: String,

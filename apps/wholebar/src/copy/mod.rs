@@ -117,7 +117,7 @@ pub fn write<S: Storage>(
     };
     let disk = open(&target::open_any(target, &[], None)?)?;
     let namespace = disk.space(range.nsid)?;
-    namespace.check_writable(disk.name())?;
+    namespace.check_writable(&disk)?;
     let (lba, room) = range.place(&namespace)?;
     let asked = range.length(&namespace)?;
     if let (Some(asked), Some(has)) = (asked, has)
@@ -203,13 +203,15 @@ impl Range {
     ) -> Result<()> {
         let block = namespace.block_size;
         let chunk = namespace.max_transfer.min(CHUNK).max(block) / block * block;
-        let (mut queue, pool) = disk.queue_and_buffers(self.nsid, disk.depth(self.qd)?, chunk)?;
+        let (queue, pool) = disk.queue_and_buffers(self.nsid, disk.depth(self.qd)?, chunk)?;
+        // Dropped after the queue, with which what is in flight comes home.
+        let (pool, mut queue) = (pool, queue);
         let (began, interrupted) = (Instant::now(), signal::interrupted()?);
         let mut progress = Progress::bytes("copying", total);
         let speed = |bytes: u64| output::bytes((bytes as f64 / began.elapsed().as_secs_f64().max(1e-9)) as u64) + "/s";
         let bytes = go(Transfer {
             queue: &mut queue,
-            pool,
+            pool: pool.clone(),
             chunk: chunk.into(),
             nsid: self.nsid,
             block: block.into(),

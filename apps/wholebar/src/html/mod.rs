@@ -1,12 +1,9 @@
-//! Reports as HTML: one file with all it needs, in light and dark, for wide and narrow windows. No script, nothing fetched.
+//! What reports as HTML are made of: one file with all it needs, in light and dark, for wide and narrow windows. No script, nothing fetched.
 
-mod bench;
-mod pages;
-mod plot;
+pub mod plot;
 mod strips;
 
-pub use bench::bench;
-pub use pages::{comparison, comparison_figure, pages};
+pub use strips::strips;
 
 use crate::host::Host;
 use crate::origin::Origin;
@@ -15,12 +12,11 @@ use crate::report::Run;
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plot::{Line, Lines, Look};
-use strips::strips;
 
 const STYLE: &str = include_str!("style.css");
 
 /// A whole page.
-fn page(title: &str, body: &Markup) -> String {
+pub fn page(title: &str, body: &Markup) -> String {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -38,7 +34,7 @@ fn page(title: &str, body: &Markup) -> String {
 }
 
 /// What the figures are of, in a box that can't be overlooked.
-fn origin(origin: Origin, why: Option<&str>) -> Markup {
+pub fn origin(origin: Origin, why: Option<&str>) -> Markup {
     let class = if matches!(origin, Origin::Hardware | Origin::Kernel) { "origin" } else { "origin software" };
     html! {
         p class=(class) {
@@ -51,14 +47,14 @@ fn origin(origin: Origin, why: Option<&str>) -> Markup {
 }
 
 /// Names and values.
-fn facts(facts: &[(&str, String)]) -> Markup {
+pub fn facts(facts: &[(&str, String)]) -> Markup {
     html! {
         dl { @for (name, value) in facts { dt { (name) } dd { (value) } } }
     }
 }
 
 /// The facts of a machine.
-fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
+pub fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
     let hugepages = match host.hugepages.total {
         0 => "none".to_owned(),
         n => format!("{n} of {}, {} free", output::bytes(host.hugepages.size), host.hugepages.free),
@@ -73,7 +69,7 @@ fn host_facts(host: &Host) -> Vec<(&'static str, String)> {
 }
 
 /// A table; columns whose title begins with `>` are numbers.
-fn table(caption: &str, columns: &[impl AsRef<str>], rows: &[Vec<String>]) -> Markup {
+pub fn table(caption: &str, columns: &[impl AsRef<str>], rows: &[Vec<String>]) -> Markup {
     let class = |i: usize| if columns[i].as_ref().starts_with('>') { "number" } else { "" };
     html! {
         p class="caption" { (caption) }
@@ -89,12 +85,12 @@ fn table(caption: &str, columns: &[impl AsRef<str>], rows: &[Vec<String>]) -> Ma
 }
 
 /// A plot, and what is said of it.
-fn figure(svg: &str, caption: &str) -> Markup {
+pub fn figure(svg: &str, caption: &str) -> Markup {
     html! { figure { (PreEscaped(svg)) figcaption { (caption) } } }
 }
 
 /// The look of a plan's lines: the same in all plots.
-fn look(run: &Run) -> Look {
+pub fn look(run: &Run) -> Look {
     match (run.policy.as_ref(), run.page_size) {
         ("whole", _) => Look(0),
         ("trapped", _) => Look(4),
@@ -105,7 +101,7 @@ fn look(run: &Run) -> Look {
 }
 
 /// Lines of a value over the categories that runs fall into, one line a plan.
-fn lines<'r, K: PartialEq>(
+pub fn lines<'r, K: PartialEq>(
     runs: impl Iterator<Item = &'r Run>,
     categories: &[K],
     category: impl Fn(&Run) -> K,
@@ -134,7 +130,7 @@ fn lines<'r, K: PartialEq>(
 }
 
 /// What rates are written in: how many of them are one, and what that is called.
-fn rate_unit(runs: &[Run]) -> (f64, &'static str) {
+pub fn rate_unit(runs: &[Run]) -> (f64, &'static str) {
     match runs.iter().map(|run| run.spread().1).fold(0.0, f64::max) {
         most if most >= 1e6 => (1e6, "million reads/s"),
         most if most >= 1e3 => (1e3, "thousand reads/s"),
@@ -143,13 +139,13 @@ fn rate_unit(runs: &[Run]) -> (f64, &'static str) {
 }
 
 /// A rate in such units, with its lowest and its highest.
-fn rate(run: &Run, unit: f64) -> (f64, f64, f64) {
+pub fn rate(run: &Run, unit: f64) -> (f64, f64, f64) {
     let (low, high) = run.spread();
     (run.iops / unit, low / unit, high / unit)
 }
 
 /// Rates over queue depth, of the runs with one batch (each depth's own where `None`).
-fn rates_by_depth(title: &str, runs: &[Run], batch: Option<usize>) -> Result<String> {
+pub fn rates_by_depth(title: &str, runs: &[Run], batch: Option<usize>) -> Result<String> {
     let chosen = || runs.iter().filter(|run| batch.is_none_or(|batch| run.batch == batch));
     let depths = distinct(chosen().map(|run| run.queue_depth));
     let (unit, name) = rate_unit(runs);
@@ -166,7 +162,7 @@ fn rates_by_depth(title: &str, runs: &[Run], batch: Option<usize>) -> Result<Str
 }
 
 /// Each once, from the least up.
-fn distinct(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
+pub fn distinct(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
     let mut all: Vec<_> = numbers.collect();
     all.sort_unstable();
     all.dedup();
@@ -174,7 +170,7 @@ fn distinct(numbers: impl Iterator<Item = usize>) -> Vec<usize> {
 }
 
 /// A table of runs, with the ratio to whole at the same depth and batch.
-fn runs_table(caption: &str, runs: &[Run]) -> Markup {
+pub fn runs_table(caption: &str, runs: &[Run]) -> Markup {
     let whole =
         |of: &Run| runs.iter().find(|r| r.policy == "whole" && (r.queue_depth, r.batch) == (of.queue_depth, of.batch));
     let columns = [

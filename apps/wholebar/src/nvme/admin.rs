@@ -129,6 +129,29 @@ pub struct Danger {
     force: bool,
 }
 
+/// What commands have in common that destroy something and take their time over it.
+#[derive(clap::Args)]
+pub struct Destroys {
+    /// The NVMe controller
+    pub target: String,
+    /// How long the controller may take over it, in milliseconds
+    #[arg(short, long, value_name = "MS", default_value = "600000")]
+    pub timeout: u64,
+    #[command(flatten)]
+    pub danger: Danger,
+    /// Write JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Destroys {
+    /// The time, and a controller that may be asked for it: see [`Danger::check`].
+    pub fn open(&self) -> Result<(Controller, Duration)> {
+        self.danger.check(&self.target)?;
+        Ok((open(&self.target)?, Duration::from_millis(self.timeout)))
+    }
+}
+
 impl Danger {
     /// Refuses what cannot be asked for, and a function that the system uses. Nothing is opened yet.
     pub fn check(&self, target: &str) -> Result<()> {

@@ -1,12 +1,11 @@
 //! `wholebar nvme format`, `sanitize` and `self-test`, with nvme-cli's options.
 
-use super::admin::{self, Danger, dword, wait};
+use super::admin::{self, Danger, Destroys, dword, wait};
 use super::{Controller, list, logs};
 use crate::output;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use std::time::Duration;
 use wholebar::nvme::{Format, IdentifyRequest, Sanitize, SanitizeAction, SelfTest};
 
 /// Format a namespace. WHAT WAS ON IT IS LOST
@@ -18,8 +17,6 @@ Examples:
   wholebar nvme format 0000:01:00.0 --namespace-id 1 --block-size 4096
   wholebar nvme format sim:nvme,ns=2 --namespace-id 2 --lbaf 1 --ses 1 --force")]
 pub struct FormatArgs {
-    /// The NVMe controller
-    target: String,
     /// The namespace; 0xffffffff for all of them
     #[arg(short, long, value_name = "ID", value_parser = dword)]
     namespace_id: u32,
@@ -41,14 +38,8 @@ pub struct FormatArgs {
     /// Metadata follows its block (1), or is in a buffer of its own (0)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=1), default_value = "0")]
     ms: u8,
-    /// How long it may take, in milliseconds
-    #[arg(short, long, value_name = "MS", default_value = "600000")]
-    timeout: u64,
     #[command(flatten)]
-    danger: Danger,
-    /// Write JSON
-    #[arg(long)]
-    json: bool,
+    common: Destroys,
 }
 
 /// Sanitize a controller. WHAT WAS ON ALL ITS NAMESPACES IS LOST, FOR GOOD
@@ -157,12 +148,12 @@ pub fn format_of(controller: &Controller, nsid: u32, bytes: u64) -> Result<u8> {
 }
 
 pub fn format(args: FormatArgs) -> Result<()> {
-    args.danger.check(&args.target)?;
-    let controller = admin::open(&args.target)?;
+    let Destroys { target, danger, json, .. } = &args.common;
+    let (controller, timeout) = args.common.open()?;
     let (nsid, all) = (args.namespace_id, args.namespace_id == u32::MAX);
     let before = controller.namespaces();
     let these: Vec<_> = before.iter().filter(|n| all || n.nsid == nsid).collect();
-    let Some(first) = these.first() else { bail!("{} has no active namespace {nsid}", args.target) };
+    let Some(first) = these.first() else { bail!("{target} has no active namespace {nsid}") };
     let lba_format = match (args.lbaf, args.block_size) {
         (Some(number), _) => number,
         (None, Some(bytes)) => format_of(&controller, first.nsid, bytes)?,
@@ -171,7 +162,7 @@ pub fn format(args: FormatArgs) -> Result<()> {
     let bytes: u64 = these.iter().map(|n| n.size()).sum();
     let what = if all { "all namespaces".to_owned() } else { format!("namespace {nsid}") };
     let who = controller.described();
-    args.danger.ask(&format!("Format {what} of {who}, {}? What is on it is lost.", output::bytes(bytes)))?;
+    danger.ask(&format!("Format {what} of {who}, {}? What is on it is lost.", output::bytes(bytes)))?;
     let format = Format {
         lba_format,
         metadata_extended: args.ms != 0,
@@ -179,19 +170,19 @@ pub fn format(args: FormatArgs) -> Result<()> {
         protection_first: args.pil != 0,
         secure_erase: args.ses,
     };
-    controller.nvme.format(nsid, format, Duration::from_millis(args.timeout))?;
+    controller.nvme.format(nsid, format, timeout)?;
     let now = controller.namespaces();
     let now: Vec<_> = now.iter().filter(|n| all || n.nsid == nsid).collect();
-    if args.json {
+    if *json {
         let list: Vec<_> = now
             .iter()
             .map(|n| json!({"nsid": n.nsid, "blocks": n.blocks, "block_size": n.block_size, "lbaf": n.format}))
             .collect();
-        return output::print_json(&json!({"schema": "wholebar.format/1", "target": args.target, "namespaces": list}));
+        return output::print_json(&json!({"schema": "wholebar.format/1", "target": target, "namespaces": list}));
     }
     let lines = now
         .iter()
-        .map(|n| format!("{}: namespace {} has {} blocks of {} bytes\n", args.target, n.nsid, n.blocks, n.block_size));
+        .map(|n| format!("{target}: namespace {} has {} blocks of {} bytes\n", n.nsid, n.blocks, n.block_size));
     output::print(lines.collect::<String>())
 }
 

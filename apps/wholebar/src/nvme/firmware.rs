@@ -1,12 +1,11 @@
 //! `wholebar nvme fw-download`, `fw-commit`, `security-send` and `security-recv`, with nvme-cli's options.
 
-use super::admin::{self, Danger, Show, byte, dump, dword, hex, word};
+use super::admin::{self, Danger, Destroys, Show, byte, dump, dword, hex, word};
 use crate::args::{Size, Usage};
 use crate::output::{self, Progress};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::json;
-use std::time::Duration;
 use wholebar::nvme::{CommitAction, SecurityProtocol};
 
 /// Send a firmware image to a controller, and store it in a slot
@@ -19,8 +18,6 @@ Examples:
   wholebar nvme fw-download 0000:01:00.0 --fw image.bin --slot 2      stores it
   wholebar nvme fw-download 0000:01:00.0 --fw image.bin --slot 2 --action store-and-activate")]
 pub struct DownloadArgs {
-    /// The NVMe controller
-    target: String,
     /// The image; - is standard input
     #[arg(short, long, value_name = "FILE")]
     fw: String,
@@ -34,7 +31,7 @@ pub struct DownloadArgs {
     #[arg(short, long, value_enum, default_value = "store")]
     action: Stored,
     #[command(flatten)]
-    end: End,
+    common: Destroys,
 }
 
 /// Have the firmware of a slot run
@@ -44,8 +41,6 @@ Examples:
   wholebar nvme fw-commit 0000:01:00.0 --slot 2 --action activate
   wholebar nvme fw-commit sim:nvme --slot 1 --action activate-now --force")]
 pub struct CommitArgs {
-    /// The NVMe controller
-    target: String,
     /// The slot
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=7))]
     slot: u8,
@@ -53,19 +48,7 @@ pub struct CommitArgs {
     #[arg(short, long, value_enum, default_value = "activate")]
     action: There,
     #[command(flatten)]
-    end: End,
-}
-
-#[derive(clap::Args)]
-struct End {
-    /// How long the commit may take, in milliseconds
-    #[arg(short, long, value_name = "MS", default_value = "120000")]
-    timeout: u64,
-    #[command(flatten)]
-    danger: Danger,
-    /// Write JSON
-    #[arg(long)]
-    json: bool,
+    common: Destroys,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -90,13 +73,13 @@ enum There {
 const MOST: u64 = 1 << 30;
 
 pub fn download(args: DownloadArgs) -> Result<()> {
-    let End { timeout, danger, json } = &args.end;
-    danger.check(&args.target)?;
+    let Destroys { target, danger, json, .. } = &args.common;
+    danger.check(target)?;
     let mut image = admin::read_file(&args.fw, MOST)?;
     if image.is_empty() {
         bail!("{} is empty: that is no firmware image", args.fw);
     }
-    let controller = admin::open(&args.target)?;
+    let (controller, timeout) = args.common.open()?;
     let unit = controller.identity().firmware_granularity.unwrap_or(4);
     let most = u64::from(controller.nvme.max_transfer());
     let piece = args.xfer.map_or(most / u64::from(unit) * u64::from(unit), |Size(bytes)| bytes);
@@ -127,24 +110,23 @@ pub fn download(args: DownloadArgs) -> Result<()> {
         Stored::StoreAndActivate => CommitAction::StoreAndActivate,
         Stored::ActivateNow => CommitAction::ActivateNow,
     };
-    let status = controller.nvme.firmware_commit(args.slot, action, Duration::from_millis(*timeout))?;
-    done(&args.target, *json, bytes, status)
+    let status = controller.nvme.firmware_commit(args.slot, action, timeout)?;
+    done(target, *json, bytes, status)
 }
 
 pub fn commit(args: CommitArgs) -> Result<()> {
-    let End { timeout, danger, json } = &args.end;
-    danger.check(&args.target)?;
-    let controller = admin::open(&args.target)?;
+    let Destroys { target, danger, json, .. } = &args.common;
+    let (controller, timeout) = args.common.open()?;
     let slots = controller.nvme.firmware_log()?;
     let revision = slots.revisions.get(usize::from(args.slot) - 1).filter(|r| !r.is_empty());
-    let Some(revision) = revision else { bail!("{} has no firmware in slot {}", args.target, args.slot) };
+    let Some(revision) = revision else { bail!("{target} has no firmware in slot {}", args.slot) };
     danger.ask(&format!("Have {} run firmware {revision} of slot {}?", controller.described(), args.slot))?;
     let action = match args.action {
         There::Activate => CommitAction::Activate,
         There::ActivateNow => CommitAction::ActivateNow,
     };
-    let status = controller.nvme.firmware_commit(args.slot, action, Duration::from_millis(*timeout))?;
-    done(&args.target, *json, 0, status)
+    let status = controller.nvme.firmware_commit(args.slot, action, timeout)?;
+    done(target, *json, 0, status)
 }
 
 fn done(target: &str, as_json: bool, bytes: usize, status: wholebar::nvme::StatusCode) -> Result<()> {

@@ -4,7 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar::nvme::{Namespace, Options};
+use wholebar::nvme::{Namespace, Options, ProtectionType};
 
 /// Show what a controller and its namespaces are
 #[derive(clap::Args)]
@@ -48,8 +48,23 @@ struct Space {
     bytes: u64,
     /// EUI64, NGUID or UUID, in hexadecimal.
     id: Option<String>,
+    /// Bytes of metadata a block.
+    metadata_size: u16,
+    /// The type of protection information, 1 to 3; absent without.
+    protection: Option<u8>,
+    /// Absent where it has none.
+    zones: Option<Zones>,
     /// Why it cannot be used by this driver.
     unsupported: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Zones {
+    /// Blocks from one to the next.
+    size: u64,
+    /// How many can be open, and active; absent where there is no limit.
+    max_open: Option<u32>,
+    max_active: Option<u32>,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -101,6 +116,17 @@ impl Space {
             block_size: namespace.block_size,
             bytes: namespace.size(),
             id,
+            metadata_size: namespace.metadata_size,
+            protection: namespace.protection.map(|kind| match kind {
+                ProtectionType::Type1 => 1,
+                ProtectionType::Type2 => 2,
+                ProtectionType::Type3 => 3,
+            }),
+            zones: namespace.zoned.map(|zoned| Zones {
+                size: zoned.zone_size,
+                max_open: zoned.max_open,
+                max_active: zoned.max_active,
+            }),
             unsupported: namespace.unsupported.clone(),
         }
     }
@@ -138,6 +164,24 @@ impl Identity<'_> {
         text.push('\n');
         text += &output::table([">  namespace", ">size", ">blocks", ">bytes each", "identifier"], rows);
         for n in &self.namespaces {
+            if n.metadata_size > 0 {
+                let protection = match n.protection {
+                    Some(kind) => format!(", with protection information of type {kind}"),
+                    None => String::new(),
+                };
+                text +=
+                    &format!("\nNamespace {}: {} bytes of metadata a block{protection}.\n", n.nsid, n.metadata_size);
+            }
+            if let Some(zones) = &n.zones {
+                let limit = |limit: Option<u32>| limit.map_or("any number".to_owned(), |n| n.to_string());
+                text += &format!(
+                    "\nNamespace {}: zones of {} blocks; {} can be open, {} active.\n",
+                    n.nsid,
+                    output::count(zones.size),
+                    limit(zones.max_open),
+                    limit(zones.max_active)
+                );
+            }
             if let Some(why) = &n.unsupported {
                 text += &format!("\nNamespace {} cannot be used: {why}.\n", n.nsid);
             }

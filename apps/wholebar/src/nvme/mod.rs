@@ -13,6 +13,7 @@ mod passthru;
 mod perf;
 pub mod reads;
 mod smart;
+mod zns;
 
 use crate::storage::{Space, Storage};
 use crate::target::Target;
@@ -80,6 +81,8 @@ pub enum Command {
     AdminPassthru(passthru::AdminArgs),
     #[command(name = "io-passthru")]
     IoPassthru(passthru::IoArgs),
+    #[command(subcommand)]
+    Zns(zns::Command),
 }
 
 pub fn run(command: Command) -> Result<()> {
@@ -113,6 +116,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::SecurityReceive(args) => firmware::receive(args),
         Command::AdminPassthru(args) => passthru::admin(args),
         Command::IoPassthru(args) => passthru::io(args),
+        Command::Zns(command) => zns::run(command),
     }
 }
 
@@ -132,6 +136,11 @@ impl Controller {
             bail!("{queues} queue pairs are asked for, and {name} has {granted}");
         }
         Ok(Self { nvme, name })
+    }
+
+    /// Bytes of the controller's pages, and of the largest that it could be given.
+    pub fn pages(&self) -> (u64, u64) {
+        (self.nvme.page(), self.nvme.max_page())
     }
 
     /// What the controller says of itself.
@@ -154,6 +163,11 @@ impl Controller {
         };
         match &namespace.unsupported {
             Some(why) => bail!("{}: namespace {nsid} cannot be used: {why}", self.name),
+            None if !namespace.is_plain() => bail!(
+                "{}: namespace {nsid} cannot be used by this command: each of its blocks has {} bytes of metadata to go along",
+                self.name,
+                namespace.metadata_size
+            ),
             None => Ok(namespace.clone()),
         }
     }
@@ -213,9 +227,16 @@ impl Storage for Controller {
     }
 
     fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        match self.nvme.check() {
-            Ok(()) => error,
-            Err(cause) => error.context(cause.to_string()),
+        if let Err(cause) = self.nvme.check() {
+            return error.context(cause.to_string());
+        }
+        // Media and Data Integrity Errors (status type 2): the log says which block of a command it is.
+        let newest = self.nvme.error_log().ok().and_then(|log| log.into_iter().next());
+        let text = format!("{error:#}");
+        let same = |name: &str| text.contains(name);
+        match newest.filter(|entry| entry.status.kind() == 2 && entry.status.name().is_some_and(same)) {
+            Some(entry) => anyhow::anyhow!("{text} (block {}, by the controller's error log)", entry.lba),
+            None => error,
         }
     }
 

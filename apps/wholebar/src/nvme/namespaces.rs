@@ -1,6 +1,6 @@
 //! `wholebar nvme create-ns`, `delete-ns`, `attach-ns` and `detach-ns`, with nvme-cli's options.
 
-use super::admin::{self, Danger, byte, dword, number, word};
+use super::admin::{self, Danger, Destroys, byte, dword, number, word};
 use super::erase::format_of;
 use crate::output;
 use anyhow::{Result, bail};
@@ -64,19 +64,11 @@ Examples:
   wholebar nvme delete-ns 0000:01:00.0 --namespace-id 2
   wholebar nvme delete-ns sim:nvme,spare=1G,ns=2 --namespace-id 0xffffffff --force")]
 pub struct DeleteArgs {
-    /// The NVMe controller
-    target: String,
     /// The namespace; 0xffffffff for all of them
     #[arg(short, long, value_name = "ID", value_parser = dword)]
     namespace_id: u32,
-    /// How long it may take, in milliseconds
-    #[arg(short, long, value_name = "MS", default_value = "120000")]
-    timeout: u64,
     #[command(flatten)]
-    danger: Danger,
-    /// Write JSON
-    #[arg(long)]
-    json: bool,
+    common: Destroys,
 }
 
 /// Attach a namespace to controllers
@@ -156,15 +148,15 @@ pub fn create(args: CreateArgs) -> Result<()> {
 }
 
 pub fn delete(args: DeleteArgs) -> Result<()> {
-    args.danger.check(&args.target)?;
-    let controller = admin::open(&args.target)?;
+    let Destroys { target, danger, json, .. } = &args.common;
+    let (controller, timeout) = args.common.open()?;
     let nsid = args.namespace_id;
     let what = if nsid == u32::MAX { "all namespaces".to_owned() } else { format!("namespace {nsid}") };
-    args.danger.ask(&format!("Delete {what} of {}? What is on it is lost.", controller.described()))?;
-    controller.nvme.delete_namespace(nsid, Duration::from_millis(args.timeout))?;
-    match args.json {
-        true => output::print_json(&json!({"schema": "wholebar.delete-ns/1", "target": args.target, "nsid": nsid})),
-        false => output::print(format!("{}: {what} deleted\n", args.target)),
+    danger.ask(&format!("Delete {what} of {}? What is on it is lost.", controller.described()))?;
+    controller.nvme.delete_namespace(nsid, timeout)?;
+    match json {
+        true => output::print_json(&json!({"schema": "wholebar.delete-ns/1", "target": target, "nsid": nsid})),
+        false => output::print(format!("{target}: {what} deleted\n")),
     }
 }
 

@@ -20,7 +20,8 @@ Examples:
   wholebar nvme perf sim:nvme,backing=null --qd 128
   wholebar nvme perf sim:nvme --rw mixed --rwmixread 70 --verify
   wholebar nvme perf vfio-user:/run/nvme.sock --qd 1 --policy trapped
-  wholebar nvme perf sim:nvme --rw write --bs 128k --time 5 --json >report.json")]
+  wholebar nvme perf sim:nvme --rw write --bs 128k --time 5 --json >report.json
+  wholebar nvme perf 0000:01:00.0 --baseline kernel:/dev/nvme1n1   # two drives of a kind")]
 pub struct Args {
     /// The NVMe controller
     target: String,

@@ -1,13 +1,11 @@
-//! `wholebar pages compare`: reports of several hosts side by side, where they are of the same thing.
+//! `wholebar pages compare`: stored reports are read and put side by side.
 
-use super::report::{Pages, SCHEMA, time};
-use crate::html;
-use crate::mapped::Bar;
+use super::comparison::{Comparison, Named};
+use super::html;
+use super::report::{Pages, SCHEMA};
 use crate::output;
-use crate::report::Run;
 use crate::stored;
 use anyhow::{Result, bail};
-use serde::Serialize;
 use std::path::Path;
 
 /// Put reports of `wholebar pages --json` side by side: hosts with 4 and with 64 KiB pages, before and after a change
@@ -38,43 +36,13 @@ pub struct Args {
     anyway: bool,
 }
 
-/// Reports, side by side.
-#[derive(Serialize)]
-pub struct Comparison {
-    schema: &'static str,
-    version: &'static str,
-    /// What makes them incomparable, where they are compared anyway.
-    pub differences: Vec<String>,
-    /// What it comes to.
-    pub summary: String,
-    /// The hosts, in the order they were named.
-    pub hosts: Vec<Named>,
-}
-
-/// A report with a name.
-#[derive(Serialize)]
-pub struct Named {
-    /// What it is called here.
-    pub name: String,
-    /// The report.
-    pub report: Pages,
-}
-
-/// What something is called, and what it is in a report.
-type Fact = (&'static str, fn(&Pages) -> String);
-
-/// What is shown of each host.
-pub const POLICIES: [&str; 3] = ["whole", "carved", "trapped"];
-
 pub fn run(args: Args) -> Result<()> {
     let hosts = read_all(&args.reports)?;
-    let differences = differences(&hosts);
-    if !differences.is_empty() && !args.anyway {
-        bail!("these are not to be compared (--anyway does it all the same):\n  {}", differences.join("\n  "));
+    let comparison = Comparison::of(hosts);
+    if !comparison.differences.is_empty() && !args.anyway {
+        let differences = comparison.differences.join("\n  ");
+        bail!("these are not to be compared (--anyway does it all the same):\n  {differences}");
     }
-    let summary = summary(&hosts);
-    let (schema, version) = ("wholebar.pages-comparison/1", env!("CARGO_PKG_VERSION"));
-    let comparison = Comparison { schema, version, differences, summary, hosts };
     if args.json.as_deref() != Some("-") {
         output::print(comparison.text())?;
     }
@@ -103,180 +71,4 @@ fn read_all(paths: &[String]) -> Result<Vec<Named>> {
 fn read(path: &str) -> Result<Pages> {
     let report: Pages = stored::read(path, SCHEMA, "wholebar pages --json")?;
     if report.makes_sense() { Ok(report) } else { Err(stored::broken(path)) }
-}
-
-/// Why reports are not of the same thing.
-fn differences(hosts: &[Named]) -> Vec<String> {
-    let mut all = Vec::new();
-    let Some((first, rest)) = hosts.split_first() else { return all };
-    for other in rest {
-        let (a, b) = (&first.report, &other.report);
-        let mut differ = |what: &str, x: String, y: String| {
-            if x != y {
-                all.push(format!("{what}: {} has {x}, {} has {y}", first.name, other.name));
-            }
-        };
-        let (x, y) = (&a.device, &b.device);
-        differ("what stands behind the figures", x.origin.name().to_owned(), y.origin.name().to_owned());
-        differ("the device", device(a), device(b));
-        differ("its firmware", x.firmware.clone(), y.firmware.clone());
-        differ("its BARs", bars(a), bars(b));
-        differ("what was done", loads(a), loads(b));
-    }
-    all
-}
-
-/// Which device it is; of a model, all it was told to be but the page size.
-fn device(report: &Pages) -> String {
-    let found = &report.device;
-    let subsystem = found.subsystem.as_deref().map_or(String::new(), |ids| format!(" (subsystem {ids})"));
-    let model = match report.target.strip_prefix("sim:") {
-        Some(model) => {
-            let parts: Vec<_> = model.split(',').filter(|part| !part.starts_with("page=")).collect();
-            format!(", sim:{}", parts.join(","))
-        }
-        None => String::new(),
-    };
-    format!("{} {}{subsystem}{model}", found.ids, found.model)
-}
-
-fn bars(report: &Pages) -> String {
-    let range = |range: &Option<std::ops::Range<u64>>| range.as_ref().map_or("none".to_owned(), |r| format!("{r:#x?}"));
-    let bar =
-        |bar: &Bar| format!("BAR{} of {:#x} (table {}, PBA {})", bar.bar, bar.size, range(&bar.table), range(&bar.pba));
-    report.device.bars.iter().map(bar).collect::<Vec<_>>().join(", ")
-}
-
-fn loads(report: &Pages) -> String {
-    let mut loads: Vec<_> =
-        report.runs.iter().map(|r| (r.queue_depth, r.batch, r.workload.as_ref(), r.block_size)).collect();
-    loads.sort_unstable();
-    loads.dedup();
-    let load =
-        |(depth, batch, what, bytes): &(usize, usize, &str, u64)| format!("{what} of {bytes} at {depth}/{batch}");
-    loads.iter().map(load).collect::<Vec<_>>().join(" ")
-}
-
-/// A sentence a host.
-fn summary(hosts: &[Named]) -> String {
-    let host = |Named { name, report }: &Named| {
-        let pages = output::bytes(report.host_pages());
-        let Some(whole) = report.run("whole", 1, 1) else { return format!("{name}: nothing at queue depth 1.") };
-        let ratio = |policy| match report.run(policy, 1, 1) {
-            Some(run) => format!("{policy} {} ({})", output::rate(run.iops), run.ratio(whole)),
-            None => format!("{policy} not measured"),
-        };
-        format!(
-            "{name} ({pages} pages): whole {} reads/s at queue depth 1, {}, {}.",
-            output::rate(whole.iops),
-            ratio("carved"),
-            ratio("trapped")
-        )
-    };
-    hosts.iter().map(host).collect::<Vec<_>>().join(" ")
-}
-
-impl Comparison {
-    /// For people.
-    fn text(&self) -> String {
-        let mut text = String::new();
-        if !self.differences.is_empty() {
-            text += &format!("NOT COMPARABLE, and compared anyway:\n  {}\n\n", self.differences.join("\n  "));
-        }
-        text += &table(&self.fact_columns(), self.fact_rows());
-        text += "\nOne access of a register, medians\n\n";
-        text += &table(&self.register_columns(), self.register_rows());
-        text += "\nRandom reads a second, and their ratio to whole\n\n";
-        text += &table(&self.rate_columns(), self.rate_rows());
-        text += "\n";
-        text += &output::paragraph(&self.summary);
-        for (origin, why) in self.origins() {
-            text += &output::paragraph(&format!("{origin}: {why}"));
-        }
-        text
-    }
-
-    /// What stands behind the figures, where it is software: each once.
-    pub fn origins(&self) -> Vec<(String, String)> {
-        let mut all = Vec::new();
-        for Named { report, .. } in &self.hosts {
-            let device = &report.device;
-            if let Some(caveat) = device.origin.caveat() {
-                let line = (device.origin.name().to_owned(), format!("{caveat} ({})", device.origin_why));
-                if !all.contains(&line) {
-                    all.push(line);
-                }
-            }
-        }
-        all
-    }
-
-    /// Titles of what [`fact_rows`](Self::fact_rows) gives.
-    fn fact_columns(&self) -> Vec<String> {
-        std::iter::once("host".to_owned()).chain(self.hosts.iter().map(|host| host.name.clone())).collect()
-    }
-
-    /// What the hosts and their devices are.
-    fn fact_rows(&self) -> Vec<Vec<String>> {
-        let facts: [Fact; 5] = [
-            ("pages", |report| output::bytes(report.host_pages())),
-            ("kernel", |report| report.host.kernel.clone()),
-            ("CPU", |report| format!("{}, {}", report.host.arch, report.host.cpu)),
-            ("device", |report| format!("{} ({})", report.device.model, report.device.origin.name())),
-            ("BAR0 by default", |report| report.device.auto.clone()),
-        ];
-        let row = |(what, of): &Fact| {
-            std::iter::once((*what).to_owned()).chain(self.hosts.iter().map(|host| of(&host.report))).collect()
-        };
-        facts.iter().map(row).collect()
-    }
-
-    /// Titles of what [`register_rows`](Self::register_rows) gives; `>` is before those of numbers.
-    pub fn register_columns(&self) -> Vec<String> {
-        let names = self.hosts.iter().map(|host| format!(">{}", host.name));
-        ["access".to_owned(), "how".to_owned()].into_iter().chain(names).collect()
-    }
-
-    /// What an access costs on each host.
-    pub fn register_rows(&self) -> Vec<Vec<String>> {
-        let kinds = [("write", "direct"), ("write", "trapped"), ("read", "direct"), ("read", "trapped")];
-        let cell = |host: &Named, what, how| host.report.access(what, how).map_or("-".to_owned(), |a| time(a.ns.p50));
-        kinds
-            .map(|(what, how)| {
-                let cells = self.hosts.iter().map(|host| cell(host, what, how));
-                [what.to_owned(), how.to_owned()].into_iter().chain(cells).collect()
-            })
-            .to_vec()
-    }
-
-    /// Titles of what [`rate_rows`](Self::rate_rows) gives.
-    pub fn rate_columns(&self) -> Vec<String> {
-        let of = |host: &Named| [format!(">{}: whole", host.name), ">carved".to_owned(), ">trapped".to_owned()];
-        [">depth".to_owned(), ">batch".to_owned()].into_iter().chain(self.hosts.iter().flat_map(of)).collect()
-    }
-
-    /// Rates of each load on each host.
-    pub fn rate_rows(&self) -> Vec<Vec<String>> {
-        let runs = self.hosts.iter().flat_map(|host| &host.report.runs);
-        let mut loads: Vec<_> = runs.map(|run| (run.queue_depth, run.batch)).collect();
-        loads.sort_unstable();
-        loads.dedup();
-        let cell = |run: Option<&Run>, whole: Option<&Run>, ratio: bool| match (run, whole) {
-            (Some(run), Some(whole)) if ratio => format!("{} {:>4}", output::rate(run.iops), run.ratio(whole)),
-            (Some(run), _) => output::rate(run.iops),
-            (None, _) => "-".to_owned(),
-        };
-        let row = |&(depth, batch): &(usize, usize)| {
-            let cells = self.hosts.iter().flat_map(|host| {
-                let whole = host.report.run("whole", depth, batch);
-                POLICIES.map(|policy| cell(host.report.run(policy, depth, batch), whole, policy != "whole"))
-            });
-            [depth.to_string(), batch.to_string()].into_iter().chain(cells).collect()
-        };
-        loads.iter().map(row).collect()
-    }
-}
-
-fn table(columns: &[String], rows: Vec<Vec<String>>) -> String {
-    output::table(columns.iter().map(String::as_str), rows)
 }

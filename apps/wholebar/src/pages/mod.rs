@@ -4,12 +4,14 @@
 //! host's can always be carried out: it traps more.
 
 pub mod compare;
+mod comparison;
+mod html;
+pub mod memory;
 pub mod registers;
 pub mod report;
 
 use crate::args::{self, Cores};
 use crate::host::Host;
-use crate::html;
 use crate::mapped::Bar;
 use crate::nvme::Controller;
 use crate::nvme::reads::{self, Reads};
@@ -20,6 +22,7 @@ use crate::rounds::{Load, Plan};
 use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
+use memory::Memory;
 use report::{Device, Pages, SCHEMA, time, workload};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,7 +35,7 @@ use wholebar::pci::config::Class;
 
 /// Measure what pages of 4, 16 and 64 KiB cost a device, and what mapping its whole BAR gives back
 ///
-/// Takes about a minute. First, what one write and one read of a register cost: by a store or a load, and trapped. Then 4 KiB random reads
+/// Takes about a minute. First, what memory costs by the size of pages, and one write and one read of a register: by a store or a load, and trapped. Then 4 KiB random reads
 /// (nothing is written) under several plans, in rounds that take turns: the BAR mapped whole; carved, which leaves out the page that
 /// holds the MSI-X table, on this host's pages and as hosts with 16 and 64 KiB pages would; and nothing mapped (trapped). Ctrl-C gives the device
 /// back, and shows what was measured so far.
@@ -49,7 +52,7 @@ Examples:
   wholebar pages compare host-a.json host-b.json --html comparison.html
 
 The JSON has schema (wholebar.pages/1), version, target, device (origin, ids, model, bars with what each plan maps), host, seconds, \
-registers (clock_ns and accesses: what, how, ns as quantiles), runs (as `wholebar bench` has them), crossovers (plan, depth, trap_ns, \
+registers (clock_ns and accesses: what, how, ns as quantiles), memory (pinned, transfer, maps, backings), runs (as `wholebar bench` has them), crossovers (plan, depth, trap_ns, \
 measured and computed batch) and summary."
 )]
 pub struct Args {
@@ -134,7 +137,7 @@ fn measure(args: Measure) -> Result<()> {
     let time = args.runtime.unwrap_or(Duration::from_secs_f64(time));
     let began = Instant::now();
     let plans = plans(target.device.page_size());
-    let (device, nsid) = facts(&target, &plans, args.nsid)?;
+    let (device, memory, nsid) = facts(&target, &plans, args.nsid)?;
     let quiet = args.json.as_deref() == Some("-");
     if !quiet {
         output::print(intro(&host, &args.target, &device, core, &target))?;
@@ -155,6 +158,7 @@ fn measure(args: Measure) -> Result<()> {
         shared_cores: target.shares_cores(),
         interrupted: interrupted.load(Ordering::Relaxed),
         registers,
+        memory: Some(memory),
         crossovers: report::crossovers(&runs),
         runs,
         summary: String::new(),
@@ -187,8 +191,8 @@ fn plans(own: PageSize) -> Vec<Plan> {
     plans
 }
 
-/// What the device is, and which namespace to read. It is disabled when this returns.
-fn facts(target: &Target, plans: &[Plan], nsid: Option<u32>) -> Result<(Device, u32)> {
+/// What the device is, what pages change of its memory, and which namespace to read. It is disabled when this returns.
+fn facts(target: &Target, plans: &[Plan], nsid: Option<u32>) -> Result<(Device, Memory, u32)> {
     let device = target.device.as_ref();
     let config = Config::of(device)?;
     let (origin, origin_why) = Origin::of(device);
@@ -211,7 +215,7 @@ fn facts(target: &Target, plans: &[Plan], nsid: Option<u32>) -> Result<(Device, 
         auto_why: auto.why,
         bars,
     };
-    Ok((facts, nsid))
+    Ok((facts, Memory::measure(device, &controller)?, nsid))
 }
 
 /// What is going to be measured, on what.
@@ -249,6 +253,10 @@ fn results(report: &Pages) -> String {
     text += "\n";
     text += &output::paragraph(&format!("ratio: {}{}", RATIO_NOTE, report.controls().unwrap_or_default()));
     text += "\n";
+    if let Some(memory) = &report.memory {
+        text += &memory.text(&report.host);
+        text += "\n";
+    }
     text += &output::paragraph(&report.summary);
     text += "\n";
     text += &report.notes();
@@ -343,7 +351,7 @@ mod tests {
         let found = state();
         assert_eq!(found.1, [0, 0]);
         let plans = plans(PageSize::K64);
-        let (_, nsid) = facts(&target, &plans, None).unwrap();
+        let (_, _, nsid) = facts(&target, &plans, None).unwrap();
         assert!(state() == found);
         let core = wholebar::cores::allowed()[0];
         for after in [0, 30, 130, 400] {

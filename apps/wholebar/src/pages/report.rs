@@ -1,5 +1,6 @@
 //! What `wholebar pages` found: the report that is written as JSON and read again, and what follows from its figures.
 
+use super::memory::Memory;
 use super::registers::{Access, Registers};
 use crate::host::Host;
 use crate::mapped::Bar;
@@ -37,6 +38,9 @@ pub struct Pages {
     pub interrupted: bool,
     /// What one access of a register costs.
     pub registers: Registers,
+    /// What else the size of pages changes; reports of earlier versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// Reads under each plan and load.
     pub runs: Vec<Run>,
     /// From which batch on trapping does not matter, for each plan that traps doorbells.
@@ -97,7 +101,7 @@ fn yes() -> bool {
 /// squares), and the crossover is where that is 5 % of what a read takes under whole in the largest batch.
 pub fn crossovers(runs: &[Run]) -> Vec<Crossover> {
     let Some(depth) = runs.iter().map(|run| run.queue_depth).max() else { return Vec::new() };
-    let deep: Vec<_> = runs.iter().filter(|run| run.queue_depth == depth && run.iops > 0.0).collect();
+    let deep: Vec<_> = runs.iter().filter(|run| run.queue_depth == depth && run.is_trusted()).collect();
     let whole = |batch| deep.iter().copied().find(|run| run.policy == "whole" && run.batch == batch);
     let mut plans: Vec<String> = Vec::new();
     for plan in deep.iter().filter(|run| run.doorbells.trapped > 0).map(|run| run.plan()) {
@@ -173,11 +177,20 @@ impl Pages {
             && self.crossovers.iter().all(crossover)
     }
 
+    /// Whether the threads of one run at least had their cores to themselves.
+    pub fn is_trusted(&self) -> bool {
+        self.runs.iter().any(Run::is_trusted)
+    }
+
     /// The sentences that sum it up.
     pub fn sum_up(&self) -> String {
         let Some(whole) = self.run("whole", 1, 1) else {
             return "Nothing was measured at queue depth 1.".to_owned();
         };
+        if !self.is_trusted() {
+            let why = report::untrusted_because(self.shared_cores);
+            return format!("None of these figures can be trusted: {why}. Run it again on two quiet cores.");
+        }
         let of = |run: &Run| match run.is_trusted() && whole.is_trusted() {
             true => match run.against(whole) {
                 Some(ratio) if ratio.is_same() || run.is_control_of(whole) => {
@@ -233,9 +246,6 @@ impl Pages {
             text += &format!(
                 "Trapping stops mattering (costs less than {percent:.0} %) in batches of {batch} at queue depth {depth}. "
             );
-        }
-        if self.runs.iter().any(Run::disturbed) {
-            text += "The cores were shared with something else all the time: the figures mean little.";
         }
         text.trim_end().to_owned()
     }
@@ -373,6 +383,13 @@ mod tests {
             counts: true,
         });
         Run { rounds: rounds.collect(), ..run(policy, 65536, 128, batch, iops, trapped) }
+    }
+
+    #[test]
+    fn runs_that_lost_a_core_have_no_crossover() {
+        let lost = crate::report::Cpu { driver: vec![0.5], model: None };
+        let lost: Vec<_> = runs(&[1, 8, 32]).into_iter().map(|run| Run { cpu: lost.clone(), ..run }).collect();
+        assert!(crossovers(&lost).is_empty());
     }
 
     /// What looks near whole is a crossover only where the rounds say so; where they do not tell trapping from whole, it has none.

@@ -1,22 +1,27 @@
 //! Requests that are anything but one small read or write: checked as a whole, cut into commands, and posted. Commands for which there is no
 //! room wait in the queue: a request posts more as those that it has complete.
 
+use super::protected::Tags;
 use super::slot::State;
 use super::{GIVEN_UP, Limits, NO_NAMESPACE, Queue, limits, status};
 use crate::command::{Command, DataPointer, io};
+use crate::protection::Protection;
 use crate::prp::{Segment, prps, sgl};
 use crate::split::{Piece, Pieces, Rules};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use wholebar_core::block::{Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::block::{Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::mem::Buf;
 
 /// What the commands of a request have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
-    opcode: u8,
-    nsid: u32,
-    op: Op,
-    deadline: Option<Instant>,
+    pub opcode: u8,
+    pub nsid: u32,
+    pub op: Op,
+    pub deadline: Option<Instant>,
+    /// On a namespace with metadata.
+    pub tags: Option<Tags>,
 }
 
 /// The part of a request that waits for room: its other commands are in flight.
@@ -34,30 +39,50 @@ impl Queue {
     /// Any request. It is posted whole, or comes back.
     #[inline(never)]
     pub(super) fn submit_any(&mut self, req: Request) -> Result<(), Rejected> {
-        match self.try_submit(&req) {
+        self.submit_tagged(req, None)
+    }
+
+    /// Any request, with what is to become of metadata where that is said.
+    pub(super) fn submit_tagged(&mut self, mut req: Request, protection: Option<Protection>) -> Result<(), Rejected> {
+        match self.try_submit(&mut req, protection) {
             Ok(head) => {
-                if let Some(slot) = self.slots.get(head) {
-                    slot.tag = req.tag;
-                    slot.data = req.data;
-                }
+                self.hold(head, req);
                 Ok(())
             }
             Err(why) => Err(Rejected { req, why }),
         }
     }
 
+    /// The slot has the request from here on.
+    pub(super) fn hold(&mut self, head: u16, req: Request) {
+        if let Some(slot) = self.slots.get(head) {
+            slot.tag = req.tag;
+            slot.data = req.data;
+        }
+    }
+
     /// Posts the commands of a request, as many as there is room for; returns the slot that is to have it.
-    fn try_submit(&mut self, req: &Request) -> Result<u16, Reject> {
+    fn try_submit(&mut self, req: &mut Request, protection: Option<Protection>) -> Result<u16, Reject> {
         if !self.gate.open() {
             return Err(self.closed());
         }
         let ns = self.namespace(req.nsid)?;
-        let kind = Kind { opcode: self.opcode(&req.op)?, nsid: req.nsid, op: req.op, deadline: req.deadline };
+        let Request { op, nsid, deadline, .. } = *req;
+        let opcode = self.opcode(&op)?;
+        let (tags, bufs) = self.tags(ns, req, protection)?;
+        self.post_request(Kind { opcode, nsid, op, deadline, tags }, bufs, ns, false)
+    }
+
+    /// Cuts a request into commands, or into one command with `once`, and posts those that there is room for; returns the slot that is to have it.
+    pub(super) fn post_request(&mut self, kind: Kind, bufs: &[Buf], ns: Limits, once: bool) -> Result<u16, Reject> {
         let (mut segments, mut pieces) = (std::mem::take(&mut self.segments), std::mem::take(&mut self.pieces));
         pieces.clear();
-        let posted = self
-            .cut(req, ns, &mut segments, &mut pieces)
-            .and_then(|rest| self.post_all(kind, &pieces, rest).ok_or(Reject::Full));
+        let posted = self.cut(kind, bufs, ns, &mut segments, &mut pieces).and_then(|rest| {
+            match once && (pieces.len() > 1 || !rest.is_empty()) {
+                true => Err(Reject::Invalid("its buffers cannot be described in one command")),
+                false => self.post_all(kind, &pieces, rest).ok_or(Reject::Full),
+            }
+        });
         (self.segments, self.pieces) = (segments, pieces);
         posted
     }
@@ -86,7 +111,12 @@ impl Queue {
     pub(super) fn namespace(&mut self, nsid: u32) -> Result<Limits, Reject> {
         self.refresh_namespaces();
         match self.namespaces.iter().find(|n| n.nsid == nsid) {
-            Some(ns) => self.ns = *ns,
+            Some(ns) => {
+                let ns = *ns;
+                // From here on entries of the ring may have words that only entries of this file's making set or clear.
+                self.whole_entries |= ns.layout.metadata > 0;
+                self.ns = self.with_short_way(ns);
+            }
             None if self.inner.driver().namespaces.list().iter().any(|n| n.nsid == nsid) => {
                 return Err(Reject::Invalid("this driver cannot use the namespace: see `Namespace::unsupported`"));
             }
@@ -101,20 +131,26 @@ impl Queue {
         if generation != self.generation {
             (self.generation, self.namespaces) = (generation, limits(self.inner.driver()));
             let same = self.namespaces.iter().find(|n| n.nsid == self.ns.nsid);
-            self.ns = same.copied().unwrap_or(NO_NAMESPACE);
+            self.ns = self.with_short_way(same.copied().unwrap_or(NO_NAMESPACE));
         }
+    }
+
+    /// The limits of a namespace, within which requests are posted the short way: none are, where entries have to be written whole.
+    fn with_short_way(&self, ns: Limits) -> Limits {
+        if self.whole_entries { Limits { starts: 0, ..ns } } else { ns }
     }
 
     /// Cuts the request: into `pieces` what there is room for; what comes back waits.
     fn cut<'a>(
         &mut self,
-        req: &Request,
+        kind: Kind,
+        bufs: &[Buf],
         ns: Limits,
         segments: &'a mut Vec<Segment>,
         pieces: &mut Vec<Piece>,
     ) -> Result<Pieces<'a>, Reject> {
         let mut rules = Rules {
-            shift: ns.shift,
+            block: kind.tags.map_or(1 << ns.shift, |tags| tags.block()),
             max_blocks: ns.max_len >> ns.shift,
             boundary: ns.boundary,
             page: self.page_mask + 1,
@@ -126,17 +162,18 @@ impl Queue {
             0 => MAX_BLOCKS,
             blocks => blocks.min(MAX_BLOCKS.into()) as u32,
         };
-        let (lba, blocks, max_blocks) = match req.op {
+        let (lba, blocks, max_blocks) = match kind.op {
             Op::Read { lba } | Op::Write { lba } | Op::Compare { lba } => {
-                self.locate(&req.data, segments)?;
-                let bytes = req.data.len();
+                self.locate(bufs, segments)?;
+                let bytes: u64 = segments.iter().map(|s| u64::from(s.len)).sum();
                 if bytes == 0 {
                     return Err(Reject::Invalid("there is no data to transfer"));
                 }
-                if bytes & ((1 << ns.shift) - 1) != 0 {
+                if !bytes.is_multiple_of(rules.block) {
                     return Err(Reject::Invalid("the data is no multiple of the namespace's block size"));
                 }
-                in_range(ns, lba, bytes >> ns.shift)?;
+                in_range(ns, lba, bytes / rules.block)?;
+                rules.max_blocks = rules.max_blocks.min((u64::from(ns.max_len) / rules.block) as u32);
                 let mut rest = Pieces::new(rules, segments, lba);
                 for piece in rest.by_ref().take(self.slots.free_count() as usize) {
                     pieces.push(piece.map_err(Reject::Invalid)?);
@@ -152,7 +189,7 @@ impl Queue {
                 (lba, blocks, if limits.deallocate == 0 { u32::MAX } else { limits.deallocate })
             }
         };
-        if !req.data.is_empty() {
+        if bufs.iter().any(|buf| !buf.is_empty()) {
             return Err(Reject::Invalid("this operation takes no data"));
         }
         if blocks == 0 {
@@ -166,9 +203,9 @@ impl Queue {
     }
 
     /// Where the data is, as the controller sees it; neighbours become one.
-    fn locate(&mut self, data: &Data, segments: &mut Vec<Segment>) -> Result<(), Reject> {
+    fn locate(&mut self, bufs: &[Buf], segments: &mut Vec<Segment>) -> Result<(), Reject> {
         segments.clear();
-        for buf in data.bufs().iter().filter(|b| !b.is_empty()) {
+        for buf in bufs.iter().filter(|b| !b.is_empty()) {
             let iova = self.arena_base(buf.arena_id())?.wrapping_add(buf.arena_offset());
             match segments.last_mut() {
                 Some(last)
@@ -183,7 +220,7 @@ impl Queue {
     }
 
     /// Where an arena is, which is the one used last from now on.
-    fn arena_base(&mut self, id: u32) -> Result<u64, Reject> {
+    pub(super) fn arena_base(&mut self, id: u32) -> Result<u64, Reject> {
         if id != self.arena {
             let known = self.arenas.iter().find(|m| m.arena().id() == id);
             self.base = match known {
@@ -205,6 +242,9 @@ impl Queue {
     /// Posts the pieces, for which there is room; `rest` waits. `None` without room for one.
     fn post_all(&mut self, kind: Kind, pieces: &[Piece], rest: Pieces<'_>) -> Option<u16> {
         let mut head = None;
+        let checked = kind.tags.filter(|tags| tags.is_checked(&kind.op));
+        // Those of whose completion there is more to be seen than a status.
+        let whole = rest.is_empty() && pieces.len() == 1 && checked.is_none() && kind.opcode != io::ZONE_APPEND;
         for piece in pieces {
             let (cid, slot) = self.slots.claim()?;
             let head = *head.get_or_insert(cid);
@@ -212,10 +252,13 @@ impl Queue {
                 // Parts, unless it is all of the request.
                 (slot.left, slot.status) = (pieces.len() as u16, 0);
             }
-            let state = if pieces.len() == 1 && rest.is_empty() { State::Whole } else { State::Part };
+            let state = if whole { State::Whole } else { State::Part };
             self.post_piece(kind, rest.segments(), piece, cid, head, state);
         }
         let head = head?;
+        if let Some(tags) = checked {
+            self.expect(head, tags);
+        }
         if !rest.is_empty() {
             self.unposted.push(Unposted { head, kind, pieces: rest.into_owned() });
         }
@@ -229,8 +272,11 @@ impl Queue {
             (slot.state, slot.aborting, slot.link, slot.seen) = (state, false, head, 0);
             (slot.posted, slot.deadline) = (posted, kind.deadline);
         }
-        let command = self.command(kind, segments, piece, cid);
-        self.pair.post(command.words(cid));
+        let mut entry = self.command(kind, segments, piece, cid).entry(cid);
+        if let Some(tags) = kind.tags {
+            tags.put(&mut entry, piece.lba);
+        }
+        self.pair.post_entry(entry);
     }
 
     /// Goes on with a request, one part of which completed: posts what waits of it, as far as there is room. Nothing more of it is posted once a

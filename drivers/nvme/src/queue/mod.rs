@@ -5,10 +5,12 @@
 //! small; what isn't hot is next door: requests that take more than one command ([`build`]), and resets, timeouts, the end ([`recover`]).
 
 mod build;
+mod protected;
 mod ranges;
 mod raw;
 mod recover;
 mod slot;
+mod zones;
 
 pub use ranges::{BlockRange, DatasetAttributes};
 
@@ -18,10 +20,12 @@ use crate::control::QueueFault;
 use crate::device::{Handle, Inner, Parts};
 use crate::error::Fault;
 use crate::identify::CopyLimits;
+use crate::protection::{Layout, ProtectionError};
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
 use build::Unposted;
+use protected::HostCheck;
 use slot::Slots;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -69,6 +73,11 @@ pub struct Queue {
     unposted: Vec<Unposted>,
     /// A poll posted some of these.
     announce: bool,
+    /// Some namespace that it was used for has metadata: all entries are written whole, or one would have words of another.
+    whole_entries: bool,
+    /// Reads whose protection information is checked here, and what was found wrong last.
+    checks: Vec<HostCheck>,
+    protection_error: Option<ProtectionError>,
     /// Aborts that were asked for, and how many are done with.
     aborts_asked: u64,
     aborts_done: Arc<AtomicU64>,
@@ -94,6 +103,10 @@ struct Limits {
     fixed: u64,
     boundary: u32,
     copy: CopyLimits,
+    /// How blocks lie in buffers.
+    layout: Layout,
+    /// Blocks of a zone; 0 without zones.
+    zone_size: u64,
 }
 
 /// No request is within it.
@@ -107,6 +120,8 @@ const NO_NAMESPACE: Limits = Limits {
     fixed: 0,
     boundary: 0,
     copy: CopyLimits { ranges: 0, range_blocks: 0, blocks: 0 },
+    layout: Layout { block: 512, metadata: 0, extended: false, protection: None, first: false },
+    zone_size: 0,
 };
 
 /// The clock is looked at once in so many polls.
@@ -144,6 +159,9 @@ impl Queue {
             pieces: Vec::new(),
             unposted: Vec::new(),
             announce: false,
+            whole_entries: false,
+            checks: Vec::new(),
+            protection_error: None,
             aborts_asked: 0,
             aborts_done: aborts,
             started: now,
@@ -204,8 +222,15 @@ impl Queue {
     /// `spdk_nvme_qpair_process_completions`.)
     #[inline]
     pub fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
+        self.poll_results(max, |completion, _| done(completion))
+    }
+
+    /// The same, with what completions have to tell beside their status (dwords 0 and 1): of an [append](Self::submit_append) that succeeded, the block at
+    /// which its data is. Of other requests it says nothing.
+    #[inline]
+    pub fn poll_results(&mut self, max: usize, mut done: impl FnMut(Completion, u64)) -> usize {
         if !self.gate.open() {
-            return self.poll_closed(max, &mut done);
+            return self.poll_closed(max, &mut |completion| done(completion, 0));
         }
         let mut count = 0;
         while count < max
@@ -219,13 +244,14 @@ impl Queue {
             match self.slots.end_whole(cid, |posted| self.pair.fetched(posted)) {
                 Some(slot) => {
                     count += 1;
-                    done(slot.finish(status(entry.status())));
+                    done(slot.finish(status(entry.status())), 0);
                 }
                 None => match self.complete_any(cid, entry.status()) {
                     Ok(None) => {}
                     Ok(Some(completion)) => {
                         count += 1;
-                        done(completion);
+                        let result = self.pair.result();
+                        done(completion, result);
                     }
                     Err(fault) => {
                         self.break_down(fault);
@@ -321,7 +347,9 @@ fn limits(inner: &Inner) -> Box<[Limits]> {
     usable
         .map(|n| {
             let shift = n.block_size.trailing_zeros();
-            let boundary = u32::from(n.io_boundary);
+            let zone_size = n.zoned.map_or(0, |zoned| zoned.zone_size);
+            // A zone's end is one that commands do not cross; one that is this far away they do not reach.
+            let boundary = if zone_size > 0 { u32::try_from(zone_size).unwrap_or(0) } else { n.io_boundary.into() };
             let fixed = match boundary {
                 0 => 0,
                 b if b.is_power_of_two() => !(u64::from(b) - 1),
@@ -335,11 +363,14 @@ fn limits(inner: &Inner) -> Box<[Limits]> {
                 shift,
                 max_len: max_blocks << shift,
                 blocks: n.blocks,
-                starts: (n.blocks + 1).saturating_sub(max_blocks.into()),
+                // Commands on blocks with metadata have more to say than those of the short way.
+                starts: if n.metadata_size > 0 { 0 } else { (n.blocks + 1).saturating_sub(max_blocks.into()) },
                 in_block: n.block_size - 1,
                 fixed,
                 boundary,
                 copy: n.copy,
+                layout: n.layout(),
+                zone_size,
             }
         })
         .collect()

@@ -4,6 +4,7 @@
 use super::build::in_range;
 use super::{Limits, Queue};
 use crate::command::{Command, DataPointer, io};
+use crate::protection::ProtectionType;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use wholebar_core::block::{Data, Op, Reject, Request};
@@ -66,7 +67,7 @@ impl Queue {
         let words = |r: &BlockRange| [u64::from(r.blocks) << 32, r.lba];
         let nr = ranges.len() as u32 - 1;
         self.post_list(tag, deadline, ranges.iter().flat_map(words), |list| {
-            Command::new(io::DATASET_MANAGEMENT, nsid, list).dw10(nr, attributes)
+            Command::new(io::DATASET_MANAGEMENT, nsid, list).dw10(nr, attributes).entry(0)
         })
     }
 
@@ -95,11 +96,22 @@ impl Queue {
             return Err(Reject::Invalid("more blocks than a Copy can have (MCL)"));
         }
         in_range(ns, to, total(from))?;
-        // Source Range Entry of format 0: 8 bytes reserved, the first block, how many, 0's based.
-        let words = |r: &BlockRange| [0, r.lba, u64::from(r.blocks - 1), 0];
+        // Protection information is checked where it is read, and made anew where it is written: PRACT of both is 1 (5.3.2.5), with PRINFOR in bits 15:12
+        // and PRINFOW in bits 29:26.
+        let reference = |lba: u64| if ns.layout.protection.is_some() { lba & 0xffff_ffff } else { 0 };
+        let action = match ns.layout.protection {
+            Some(ProtectionType::Type3) => 1 << 29 | 0b1100 << 12,
+            Some(_) => 1 << 29 | 0b1101 << 12,
+            None => 0,
+        };
+        // Source Range Entry of format 0: 8 bytes reserved, the first block, how many, 0's based, and the reference tag that is expected.
+        let words = |r: &BlockRange| [0, r.lba, u64::from(r.blocks - 1), reference(r.lba)];
         let nr = from.len() as u32 - 1;
         self.post_list(tag, deadline, from.iter().flat_map(words), |list| {
-            Command::new(io::COPY, nsid, list).dw10(to as u32, (to >> 32) as u32).dw12(nr, 0)
+            let command = Command::new(io::COPY, nsid, list).dw10(to as u32, (to >> 32) as u32).dw12(nr | action, 0);
+            let mut entry = command.entry(0);
+            entry[7] = reference(to);
+            entry
         })
     }
 
@@ -123,7 +135,7 @@ impl Queue {
         }
         let BlockRange { lba, blocks } = range;
         self.post_list(tag, deadline, [], |_| {
-            Command::on_blocks(io::WRITE_UNCORRECTABLE, nsid, DataPointer::default(), lba, blocks)
+            Command::on_blocks(io::WRITE_UNCORRECTABLE, nsid, DataPointer::default(), lba, blocks).entry(0)
         })
     }
 
@@ -145,12 +157,12 @@ impl Queue {
     }
 
     /// Posts a command whose data are these words, in its slot's list.
-    fn post_list(
+    pub(super) fn post_list(
         &mut self,
         tag: u64,
         deadline: Option<Instant>,
         words: impl IntoIterator<Item = u64>,
-        command: impl FnOnce(DataPointer) -> Command,
+        command: impl FnOnce(DataPointer) -> [u64; 8],
     ) -> Result<(), Reject> {
         let posted = self.pair.tail();
         let (cid, slot) = self.slots.claim().ok_or(Reject::Full)?;
@@ -162,7 +174,9 @@ impl Queue {
         }
         // A list lies in one page: PRP entry 2 is not used.
         let list = DataPointer::prp(self.lists_iova.wrapping_add(u64::from(first) * 8), 0);
-        self.pair.post(command(list).words(cid));
+        let mut entry = command(list);
+        entry[0] |= u64::from(cid) << 16;
+        self.pair.post_entry(entry);
         Ok(())
     }
 }

@@ -65,7 +65,7 @@ impl Queue {
             std::thread::yield_now();
         }
         // Of the entry that was taken last, which is this command's.
-        let result = self.pair.result();
+        let result = self.pair.result() as u32;
         self.pair.clear(posted);
         let status = match status {
             Some(Status::Ok) => StatusCode::SUCCESS,

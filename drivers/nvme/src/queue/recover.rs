@@ -46,8 +46,11 @@ impl Queue {
         if slot.left > 0 {
             return Ok(None);
         }
-        let (completion, aborting) = (slot.finish(status_of_parts(slot.status)), slot.aborting);
+        let (mut completion, aborting) = (slot.finish(status_of_parts(slot.status)), slot.aborting);
         self.let_go(head, aborting);
+        if !self.checks.is_empty() {
+            self.check_protection(head, &mut completion);
+        }
         Ok(Some(completion))
     }
 
@@ -146,6 +149,7 @@ impl Queue {
     fn drain(&mut self, max: usize, status: Status, quarantine: bool, done: &mut dyn FnMut(Completion)) -> usize {
         // The controller does none of its commands any more: what is left are requests.
         self.unposted.clear();
+        self.checks.clear();
         self.slots.free_all_but_requests();
         let (mut count, mut next) = (0, 0);
         while count < max
@@ -165,6 +169,7 @@ impl Queue {
     fn restart(&mut self) {
         self.slots.free_all();
         (self.unposted, self.announce) = (Vec::new(), false);
+        self.checks.clear();
         self.pair.restart();
         self.aborts_asked = self.aborts_done.load(Ordering::Acquire);
         self.fault = None;

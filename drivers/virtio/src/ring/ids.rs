@@ -43,13 +43,6 @@ struct Order {
     batch: Option<Used>,
 }
 
-/// The length of a buffer that the device says to have written beyond its end: none where that is not its word.
-#[cold]
-#[inline(never)]
-fn too_long(id: u32, len: u32, most: u32, says: impl FnOnce() -> bool) -> Result<u32, Fault> {
-    if most > 0 || says() { Err(Fault::Length { id, len, most }) } else { Ok(0) }
-}
-
 impl Ids {
     /// `size` free identifiers, a power of two from 2 to 32,768.
     pub fn new(size: u16, in_order: bool) -> Self {
@@ -140,18 +133,17 @@ impl Ids {
     }
 
     /// What the device said that it used, checked: the buffer to be taken now, and its slot as it was. In order, that is the oldest in flight;
-    /// where the device named a later one, all up to that are used (2.7.9), and those that it did not name wholly. `says` tells whether `len` is the
-    /// device's word at all, where the buffer has no room for any of it.
+    /// where the device named a later one, all up to that are used (2.7.9), and those that it did not name wholly. Nothing is taken where there is a fault.
     #[inline(always)]
-    pub fn land(&mut self, id: u32, len: u32, says: impl FnOnce() -> bool) -> Result<(Used, Slot), Fault> {
+    pub fn land(&mut self, id: u32, len: u32) -> Result<(Used, Slot), Fault> {
         let named = self.slots.get(id as usize).filter(|slot| slot.count > 0);
         let Some(named) = named.filter(|_| self.unpublished == 0 || !self.is_unpublished(id)) else {
             return Err(Fault::NotInFlight { id });
         };
-        let used = Used {
-            id: id as u16,
-            len: if len <= named.writable { len } else { too_long(id, len, named.writable, says)? },
-        };
+        if len > named.writable {
+            return Err(Fault::Length { id, len, most: named.writable });
+        }
+        let used = Used { id: id as u16, len };
         Ok(match &mut self.order {
             None => self.lift(used),
             Some(order) => {

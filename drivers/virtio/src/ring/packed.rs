@@ -1,6 +1,6 @@
 //! The packed ring (VIRTIO 1.2, 2.8): one ring of descriptors, which the driver makes available and the device marks used in place.
 
-use super::ids::Ids;
+use super::ids::{Ids, Slot};
 use super::indirect::{self, Tables};
 use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
@@ -78,6 +78,18 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
+    /// What was used, once more, where its length was wrong. Without its flag the length is ignored (2.8.4): of a buffer that nothing can be written to, DPDK's vhost
+    /// leaves there what the driver wrote. Others, QEMU among them, never set the flag, so that the length of what can be written counts without it.
+    #[cold]
+    #[inline(never)]
+    fn land_without_length(&mut self, id: u32, fault: Fault) -> Result<(Used, Slot), Fault> {
+        let flags = u16::from_le(self.words.at(self.take.at.into())[1].load(Ordering::Relaxed));
+        match fault {
+            Fault::Length { most: 0, .. } if flags & WRITE == 0 => self.ids.land(id, 0),
+            fault => Err(fault),
+        }
+    }
+
     #[inline(always)]
     fn describe(&mut self, id: u16, segment: Segment, flags: u16) {
         let Place { at, .. } = self.post;
@@ -244,10 +256,11 @@ impl Ring for Packed {
                 }
                 barrier::after_status();
                 let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
-                // Without the flag the length is ignored (2.8.4): DPDK's vhost leaves there what the driver wrote. Others, QEMU among them, never set it.
-                self.ids.land(u16::from_le(words[0].load(Ordering::Relaxed)).into(), len, || {
-                    u16::from_le(words[1].load(Ordering::Relaxed)) & WRITE != 0
-                })?
+                let id = u16::from_le(words[0].load(Ordering::Relaxed)).into();
+                match self.ids.land(id, len) {
+                    Ok(landed) => landed,
+                    Err(fault) => self.land_without_length(id, fault)?,
+                }
             }
         };
         self.ids.give_back(used.id);

@@ -233,7 +233,7 @@ impl Ring for Split {
             None => {
                 let entry = self.used_ring.at(self.taken.into());
                 let [id, len] = [0, 1].map(|i| u32::from_le(entry[i].load(Ordering::Relaxed)));
-                self.ids.land(id, len, || true)?
+                self.ids.land(id, len)?
             }
         };
         self.taken = self.taken.wrapping_add(1);

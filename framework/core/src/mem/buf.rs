@@ -241,7 +241,7 @@ impl Buf {
 
     /// Where the data starts in this process.
     #[inline(always)]
-    fn data(&self) -> NonNull<u8> {
+    pub(crate) fn data(&self) -> NonNull<u8> {
         // SAFETY: `head` is at most the capacity: inside the buffer, or at its end.
         unsafe { self.meta().data.add(self.state().head.into()) }
     }

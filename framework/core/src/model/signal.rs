@@ -2,11 +2,13 @@
 //!
 //! A write to a full eventfd waits, unless its open file says otherwise; whether it is full, and what the file says, are for everybody to change
 //! who has it, at any time: also between a look and the write. What never waits is the kernel's own signal, and the end of an asynchronous
-//! read makes one (io_submit(2), `IOCB_FLAG_RESFD`). So an empty read of a file of ours is asked for: it ends at once.
+//! read makes one (io_submit(2), `IOCB_FLAG_RESFD`). So an empty read of a file of ours is asked for: it ends at once. A poll of another descriptor ends
+//! when that has something to say, which is how sockets are watched without a thread.
 
+use rustix::event::PollFlags;
 use rustix::fs::{MemfdFlags, memfd_create};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A context of the kernel's for asynchronous I/O, and a file to read nothing from.
 pub(crate) struct Signaller {
@@ -35,6 +37,7 @@ struct Iocb {
 type IoEvent = [u64; 4];
 
 const IOCB_CMD_PREAD: u16 = 0;
+const IOCB_CMD_POLL: u16 = 5;
 const IOCB_FLAG_RESFD: u32 = 1;
 
 impl Signaller {
@@ -52,18 +55,29 @@ impl Signaller {
 
     /// Signals `eventfd`. One that is full has its event already.
     pub(crate) fn signal(&self, eventfd: BorrowedFd<'_>) {
-        let mut read = Iocb {
-            opcode: IOCB_CMD_PREAD,
-            file: self.file.as_raw_fd() as u32,
+        self.submit(IOCB_CMD_PREAD, self.file.as_fd(), 0, eventfd);
+    }
+
+    /// Has the kernel signal `eventfd` once, as soon as `fd` has one of `events`, or an error, or this is dropped. Kernels before 4.19 don't.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, events: PollFlags, eventfd: BorrowedFd<'_>) {
+        self.submit(IOCB_CMD_POLL, fd, events.bits().into(), eventfd);
+    }
+
+    /// Asks for `opcode` on `file`, at whose end `eventfd` is signalled. `buffer` is a poll's events; a read has none.
+    fn submit(&self, opcode: u16, file: BorrowedFd<'_>, buffer: u64, eventfd: BorrowedFd<'_>) {
+        let mut request = Iocb {
+            opcode,
+            buffer,
+            file: file.as_raw_fd() as u32,
             flags: IOCB_FLAG_RESFD,
             eventfd: eventfd.as_raw_fd() as u32,
             ..Iocb::default()
         };
         // What is done is kept until it is taken, and only so much of it: then there is no room until it was.
         for _ in 0..2 {
-            let mut list = [&raw mut read];
-            // SAFETY: the context is ours, the list has one entry, which the kernel has copied when this returns, and of no bytes
-            // none are written.
+            let mut list = [&raw mut request];
+            // SAFETY: the context is ours, and the list has one entry, which the kernel has copied when this returns. A read is of no bytes, so that
+            // none are written; a poll writes none.
             if unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) } == 1 {
                 return;
             }
@@ -89,7 +103,8 @@ impl Drop for Signaller {
 mod tests {
     use super::*;
     use rustix::event::{EventfdFlags, eventfd};
-    use std::os::fd::AsFd;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn an_eventfd_that_would_block_is_not_waited_for() {
@@ -113,5 +128,29 @@ mod tests {
         signaller.signal(signaller.file.as_fd());
         signaller.signal(open.as_fd());
         assert_eq!(count(&open), 1);
+    }
+
+    #[test]
+    fn what_a_socket_has_to_say_is_told_once() {
+        let Ok(signaller) = Signaller::new() else { return eprintln!("this kernel has no asynchronous I/O") };
+        let told = crate::irq::EventFd::new().unwrap();
+        let wait = || told.wait(Some(std::time::Duration::from_secs(60))).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        signaller.watch(ours.as_fd(), PollFlags::RDHUP, told.as_fd());
+        signaller.watch(ours.as_fd(), PollFlags::IN, told.as_fd());
+        theirs.write_all(b"x").unwrap();
+        assert_eq!(wait(), Some(1));
+        theirs.write_all(b"y").unwrap();
+        drop(theirs);
+        assert_eq!(wait(), Some(1), "the end is told, and not the second message");
+        // It may be there already.
+        signaller.watch(ours.as_fd(), PollFlags::IN, told.as_fd());
+        assert_eq!(wait(), Some(1));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        signaller.watch(ours.as_fd(), PollFlags::IN, told.as_fd());
+        drop(signaller);
+        assert_eq!(told.take(), 1);
+        drop(theirs);
+        assert_eq!(told.take(), 0, "it is not watched any more");
     }
 }

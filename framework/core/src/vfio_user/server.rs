@@ -1,164 +1,34 @@
 //! The server: a model on a Unix socket, for one client after another.
 //!
-//! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so looks are
-//! [paced](crate::pace). What a client says is handled in `session.rs`.
+//! What a client says is handled in `session.rs`; when the model has its turns, in `crate::server`.
 
-use super::session::{self, Session};
-use crate::listener::Listener;
+use super::session::Session;
+use crate::Result;
 use crate::model::{Model, ModelFunction};
-use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
-use crate::socket::wait_for;
-use crate::{Error, Result, Work};
-use rustix::event::PollFlags;
+use crate::server::{self, Peers};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A model, served to one client at a time.
 ///
 /// Further clients wait in the socket's backlog.
 ///
 /// When a client disconnects, by its own will or not, its memory is unmapped, its interrupts are disabled, and the model is reset.
-pub struct Server<M: Model> {
-    listener: Option<Listener>,
-    function: ModelFunction<M>,
-    session: Option<Session>,
-    pace: Pace,
-    spin: bool,
-}
+pub type Server<M> = server::Server<M, Session>;
 
 impl<M: Model> Server<M> {
     /// Listens on `path`. A socket that a dead server left there is replaced.
     ///
     /// # Errors
-    /// [`Error::Io`] where another server listens there, where something else is there, or where the system has no socket.
+    /// [`Error::Io`](crate::Error::Io) where another server listens there, where something else is there, or where the system has no socket.
     pub fn bind(path: impl AsRef<Path>, model: M) -> Result<Self> {
-        let path = path.as_ref();
-        let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
-        let listener = Listener::bind(path).map_err(failed)?;
-        Ok(Self {
-            listener: Some(listener),
-            function: ModelFunction::distrusting(model),
-            session: None,
-            pace: Pace::new(),
-            spin: false,
-        })
+        Ok(Self::new(Peers::bind(path.as_ref())?, ModelFunction::distrusting(model), ()))
     }
 
     /// Serves the client at the other end of a connection that exists already, and none after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
-        let session = Some(Session::new(stream));
-        Self { listener: None, function: ModelFunction::distrusting(model), session, pace: Pace::new(), spin: false }
-    }
-
-    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then.
-    #[must_use]
-    pub fn spin(mut self, spin: bool) -> Self {
-        self.spin = spin;
-        self
-    }
-
-    /// Returns the model and what it can reach.
-    pub fn function(&mut self) -> &mut ModelFunction<M> {
-        &mut self.function
-    }
-
-    /// Returns whether a client is connected.
-    pub fn is_connected(&self) -> bool {
-        self.session.is_some()
-    }
-
-    /// Runs one turn of the model, and at times reads the socket. It never waits.
-    #[inline]
-    pub fn poll(&mut self) -> Work {
-        let work = match &self.session {
-            Some(session) => {
-                let work = self.function.poll();
-                // Before the next turn: what is not there any more is not worked with.
-                if session.is_robbed() {
-                    self.lose(session::ROBBED);
-                    return Work::Busy;
-                }
-                work
-            }
-            None => Work::Idle,
-        };
-        if !self.pace.is_due(work) {
-            return work;
-        }
-        match self.poll_socket() {
-            true => Work::Busy,
-            false => work,
-        }
-    }
-
-    /// A look at the socket: whether anything came.
-    #[cold]
-    fn poll_socket(&mut self) -> bool {
-        let came = match &mut self.session {
-            Some(session) => match session.poll(&mut self.function) {
-                Ok(came) => came,
-                Err(why) => {
-                    self.lose(&why);
-                    true
-                }
-            },
-            None => {
-                self.session = self.listener.as_ref().and_then(Listener::accept).map(Session::new);
-                if self.session.is_some() {
-                    tracing::info!("a client is here");
-                }
-                self.session.is_some()
-            }
-        };
-        self.pace.looked(came);
-        came
-    }
-
-    /// The client goes, and all that is left of it.
-    #[cold]
-    fn lose(&mut self, why: &str) {
-        tracing::info!(why, "the client is gone");
-        self.session = None;
-        self.function.release();
-    }
-
-    /// Runs turns until `stop` is set; or, made [from a stream](Self::from_stream), until the client has disconnected.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the system cannot wait.
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
-        let waiting = |cause| Error::Io { what: "waiting for a client".to_owned(), cause };
-        let mut idle = 0u32;
-        // Relaxed: the flag publishes nothing else.
-        while !stop.load(Ordering::Relaxed) {
-            match (self.poll(), &self.session, &self.listener) {
-                (Work::Busy, ..) => idle = 0,
-                (Work::Idle, None, None) => return Ok(()),
-                // Somebody waits who can't be let in: who asks at once whether that is over asks without end.
-                (Work::Idle, None, Some(listener)) if listener.is_stuck() => {
-                    std::thread::sleep(STOP_LATENCY);
-                    self.pace.hurry();
-                }
-                (Work::Idle, None, Some(listener)) => {
-                    wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
-                    self.pace.hurry();
-                }
-                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
-                    session.wait(NAP).map_err(waiting)?;
-                    self.pace.hurry();
-                }
-                (Work::Idle, Some(_), _) => {
-                    idle = idle.saturating_add(1);
-                    std::hint::spin_loop();
-                    if idle > POLITE {
-                        std::thread::yield_now();
-                        // On a busy machine that took as long as thousands of turns: the client is not to wait for as many of them.
-                        self.pace.hurry();
-                    }
-                }
-            }
-        }
-        Ok(())
+        let mut server = Self::new(Peers::None, ModelFunction::distrusting(model), ());
+        server.session = Some(Session::new(stream));
+        server
     }
 }

@@ -12,6 +12,7 @@ use crate::files::Files;
 use crate::mem::Iova;
 use crate::model::{Model, ModelFunction, Refused};
 use crate::pci::{BAR0, ROM};
+use crate::server;
 use crate::socket::Socket;
 use std::io;
 use std::ops::Range;
@@ -47,35 +48,26 @@ impl Reply {
 /// A command was refused, with an `errno`.
 type Answer = Result<Reply, Refused>;
 
-/// Why a client is sent away that [takes its memory away](Session::is_robbed).
-pub const ROBBED: &str = "it took memory away that it had shared";
-
 const INVALID: Refused = Refused(libc::EINVAL);
 
-impl Session {
-    pub fn new(stream: UnixStream) -> Self {
-        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false }
+impl<M: Model> server::Session<M> for Session {
+    type Setup = ();
+    const PEER: &'static str = "client";
+
+    fn begin(stream: UnixStream, _: &mut ModelFunction<M>, (): ()) -> Result<Self, String> {
+        Ok(Self::new(stream))
     }
 
-    /// Waits until the client says something, or takes what we said.
-    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        self.socket.wait(timeout)
-    }
-
-    /// Whether the client took memory away that it had shared, and that was touched.
     #[inline]
-    pub fn is_robbed(&self) -> bool {
+    fn is_robbed(&self) -> bool {
         self.files.have_shrunk()
     }
 
-    /// Handles the next command, if there is one, once the answer to the one before is sent.
-    ///
-    /// # Errors
-    /// Why there is no client any more.
-    pub fn poll<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
-        if self.is_robbed() {
-            return Err(ROBBED.to_owned());
-        }
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        self.socket.wait(timeout).map(|_| ())
+    }
+
+    fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(false);
         }
@@ -83,6 +75,12 @@ impl Session {
             Some(frame) => self.answer(function, frame).map(|()| true),
             None => Ok(false),
         }
+    }
+}
+
+impl Session {
+    pub fn new(stream: UnixStream) -> Self {
+        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false }
     }
 
     fn answer<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>, frame: Frame) -> Result<(), String> {

@@ -155,6 +155,15 @@ pub struct Workload {
     pub direction: Direction,
 }
 
+/// Commands a doorbell, where nobody says how many: a quarter of the queue's `depth` (commands in flight), at most 32 and at least 1.
+///
+/// Larger batches save doorbells and leave a device that is faster than its driver without work meanwhile. Of a queue that is one batch deep, driver and device
+/// take turns: with 32 in flight, batches of 8 gave 1.2 to 1.3 times the IOPS of batches of 32 on models in this process and served ones, quick or bound by
+/// copying. Of 128 in flight, 8 to 32 made no difference.
+pub fn batch_of(depth: usize) -> usize {
+    (depth / 4).clamp(1, 32)
+}
+
 /// What there is to do. Whoever makes one has checked its sizes against the namespace: of the others, commands fail.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -172,7 +181,7 @@ pub struct Job {
     pub units: u64,
     /// Commands in flight in each queue.
     pub depth: usize,
-    /// Completions taken, and commands submitted, at a time: a doorbell each.
+    /// Completions taken, and commands submitted, at a time: a doorbell each. [`batch_of`] says which suits a depth.
     pub batch: usize,
     /// Before anything is measured.
     pub warmup: Duration,

@@ -306,7 +306,7 @@ impl Nvme {
             log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
             log::page::SUPPORTED => log::supported(),
-            log::page::COMMANDS => log::commands(self.params.shadow, self.params.spare > 0),
+            log::page::COMMANDS => log::commands(self.params.shadow, self.params.spare > 0, self.params.zoned),
             log::page::FEATURES => log::features(&feature::ALL),
             log::page::MANAGEMENT => log::management(),
             _ => return Err(Status::INVALID_LOG_PAGE),

@@ -32,6 +32,8 @@ pub(super) mod cap {
     pub(crate) const DSTRD_SHIFT: u32 = 32;
     /// The NVM command set.
     pub(crate) const CSS_NVM: u64 = 1 << 37;
+    /// More than one I/O command set.
+    pub(crate) const CSS_ALL: u64 = 1 << 43;
     pub(crate) const MPSMIN_SHIFT: u32 = 48;
     pub(crate) const MPSMAX_SHIFT: u32 = 52;
     /// Ready with media (CRMS.CRWMS).
@@ -139,9 +141,25 @@ pub(super) mod io {
 
     pub(crate) const COPY: u8 = 0x19;
 
+    // Of zoned namespaces (zns 3.4).
+    pub(crate) const ZONE_SEND: u8 = 0x79;
+    pub(crate) const ZONE_RECEIVE: u8 = 0x7a;
+    pub(crate) const ZONE_APPEND: u8 = 0x7d;
+
     /// Those that are there.
     pub(crate) const ALL: [u8; 9] =
         [FLUSH, WRITE, READ, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, DATASET, VERIFY, COPY];
+    /// Those that are there where there are zones.
+    pub(crate) const ZONED: [u8; 3] = [ZONE_SEND, ZONE_RECEIVE, ZONE_APPEND];
+}
+
+/// What is done to zones: Zone Send Action (zns 3.4.3).
+pub(super) mod zone {
+    pub(crate) const CLOSE: u32 = 1;
+    pub(crate) const FINISH: u32 = 2;
+    pub(crate) const OPEN: u32 = 3;
+    pub(crate) const RESET: u32 = 4;
+    pub(crate) const OFFLINE: u32 = 5;
 }
 
 /// A completion's Status Field without its phase bit (base 3.3.3.2.1): SC in bits 7:0, SCT in 10:8, M in 13, DNR in 14.
@@ -216,11 +234,24 @@ impl Status {
     pub(super) const THIN_PROVISIONING: Self = Self::specific(0x1b);
     pub(super) const INVALID_CONTROLLER_LIST: Self = Self::specific(0x1c);
     pub(super) const SELF_TEST_IN_PROGRESS: Self = Self::specific(0x1d);
-    // Command specific, of the NVM command set (nvm 3.2.2).
+    // Command specific, of the NVM command set (nvm 5.3.3 and 3.2.2).
+    pub(super) const INVALID_PROTECTION: Self = Self::specific(0x81);
     pub(super) const COPY_LIMIT: Self = Self::specific(0x83);
+    // Command specific, of zoned namespaces (zns 3.1).
+    pub(super) const ZONE_BOUNDARY: Self = Self::specific(0xb8);
+    pub(super) const ZONE_FULL: Self = Self::specific(0xb9);
+    pub(super) const ZONE_READ_ONLY: Self = Self::specific(0xba);
+    pub(super) const ZONE_OFFLINE: Self = Self::specific(0xbb);
+    pub(super) const ZONE_INVALID_WRITE: Self = Self::specific(0xbc);
+    pub(super) const TOO_MANY_ACTIVE: Self = Self::specific(0xbd);
+    pub(super) const TOO_MANY_OPEN: Self = Self::specific(0xbe);
+    pub(super) const ZONE_TRANSITION: Self = Self::specific(0xbf);
     // Media and data integrity (base figure "Media and Data Integrity Error Values").
     pub(super) const WRITE_FAULT: Self = Self::media(0x80);
     pub(super) const UNRECOVERED_READ: Self = Self::media(0x81);
+    pub(super) const GUARD_CHECK: Self = Self::media(0x82);
+    pub(super) const APPLICATION_TAG_CHECK: Self = Self::media(0x83);
+    pub(super) const REFERENCE_TAG_CHECK: Self = Self::media(0x84);
     pub(super) const COMPARE_FAILURE: Self = Self(Self::media(0x85).0 | Self::DNR);
 
     pub(super) fn is_error(self) -> bool {

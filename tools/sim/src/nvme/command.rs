@@ -45,6 +45,11 @@ impl Command {
         (self.0[0] >> 32) as u32
     }
 
+    /// Metadata pointer.
+    pub(super) fn mptr(&self) -> u64 {
+        self.0[2]
+    }
+
     #[inline]
     pub(super) fn prp1(&self) -> u64 {
         self.0[3]
@@ -79,6 +84,11 @@ impl Command {
         self.0[6]
     }
 
+    /// Dwords 14 and 15 as one.
+    pub(super) fn cdw14_15(&self) -> u64 {
+        self.0[7]
+    }
+
     #[inline]
     pub(super) fn cdw10(&self) -> u32 {
         self.0[5] as u32
@@ -93,13 +103,17 @@ impl Command {
     pub(super) fn cdw12(&self) -> u32 {
         self.0[6] as u32
     }
+
+    pub(super) fn cdw13(&self) -> u32 {
+        (self.0[6] >> 32) as u32
+    }
 }
 
 /// What answers a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answer {
-    /// Dword 0: command specific.
-    pub(super) dw0: u32,
+    /// Dwords 0 and 1: command specific.
+    pub(super) result: u64,
     pub(super) sq_head: u16,
     pub(super) sq_id: u16,
     pub(super) cid: u16,
@@ -110,11 +124,11 @@ pub(super) struct Answer {
 
 impl Answer {
     /// An answer to a command of queue `sq_id`; the queue's head is put in as it is posted.
-    pub(super) fn new(sq_id: u16, cid: u16, outcome: Result<u32, Status>) -> Self {
-        let (dw0, status) = match outcome {
-            Ok(dw0) => (dw0, Status::OK),
+    pub(super) fn new(sq_id: u16, cid: u16, outcome: Result<u64, Status>) -> Self {
+        let (result, status) = match outcome {
+            Ok(result) => (result, Status::OK),
             Err(status) => (0, status),
         };
-        Self { dw0, sq_head: 0, sq_id, cid, status, stale: false }
+        Self { result, sq_head: 0, sq_id, cid, status, stale: false }
     }
 }

@@ -3,7 +3,7 @@
 use super::bits::Status;
 use super::command::Command;
 use super::io::{self, Namespace};
-use super::manage::{Manage, SHIFTS, SLOTS};
+use super::manage::{Manage, SLOTS, lba_formats};
 use super::params::NvmeParams;
 
 /// Every Identify data structure has this many bytes.
@@ -43,6 +43,20 @@ pub(super) fn identify(
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
+        // Of zoned namespaces, by CSI.
+        0x05 if params.zoned && cmd.cdw11() >> 24 == 2 => find(cmd.nsid()).map(zoned),
+        0x06 if params.zoned && cmd.cdw11() >> 24 == 2 => {
+            let mut page = blank();
+            // ZASL.
+            page[0] = params.zasl;
+            Ok(page)
+        }
+        // I/O command sets that go together (base 5.17.2.19): NVM and zoned namespaces.
+        0x1c if params.zoned => {
+            let mut page = blank();
+            page[0] = 0b101;
+            Ok(page)
+        }
         // The NVM command set's controller data: limits of Verify, Write Zeroes and Dataset Management, all 0: none.
         0x06 if cmd.cdw11() >> 24 == 0 => Ok(blank()),
         // Those that are there, attached or not (base 5.17.2.8, 5.17.2.9), and the controllers (5.17.2.10, 5.17.2.11): this one, whose identifier is 0.
@@ -121,8 +135,13 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     for at in [0, 8, 16] {
         put(at, &ns.blocks.to_le_bytes());
     }
-    // NLBAF, less one; FLBAS.
-    put(25, &[1, u8::from(ns.shift == 12)]);
+    // NLBAF, less one; FLBAS; MC: both ways; DPC: all types, first and last; DPS.
+    let formats = lba_formats(params.metadata.size);
+    let format = formats.iter().position(|f| *f == (ns.shift, ns.format.size)).unwrap_or(0);
+    put(25, &[formats.len() as u8 - 1, format as u8 | u8::from(ns.format.extended) << 4]);
+    if params.metadata.size > 0 {
+        put(27, &[0b11, 0b1_1111, ns.format.protection | u8::from(ns.format.first) << 3]);
+    }
     // DLFEAT: what deallocated blocks read as.
     put(33, &[u8::from(ns.media.zeroes_deallocated())]);
     put(46, &params.noiob.to_le_bytes());
@@ -133,8 +152,23 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     put(80, &[io::COPY_RANGES - 1]);
     // NSATTR: write protected.
     put(99, &[u8::from(ns.read_only)]);
-    for (i, shift) in SHIFTS.into_iter().enumerate() {
-        put(128 + 4 * i, &(shift << 16).to_le_bytes());
+    for (i, (shift, metadata)) in formats.into_iter().enumerate() {
+        put(128 + 4 * i, &(shift << 16 | u32::from(metadata)).to_le_bytes());
+    }
+    page
+}
+
+/// CNS 05h of zoned namespaces (zns 4.1.5.1).
+fn zoned(ns: &Namespace) -> Page {
+    let mut page = blank();
+    let Some(zones) = &ns.zones else { return page };
+    // MAR and MOR are 0's based; all ones is no limit.
+    page[4..8].copy_from_slice(&zones.max_active.wrapping_sub(1).to_le_bytes());
+    page[8..12].copy_from_slice(&zones.max_open.wrapping_sub(1).to_le_bytes());
+    // Of each LBA format: ZSZE. Zones have the same bytes in both.
+    for (i, shift) in [9, 12].into_iter().enumerate() {
+        let size = zones.size << ns.shift >> shift;
+        page[2816 + 16 * i..][..8].copy_from_slice(&u64::to_le_bytes(size));
     }
     page
 }
@@ -156,6 +190,7 @@ fn descriptors(params: &NvmeParams, nsid: u32) -> Page {
     page[..2].copy_from_slice(&[3, 16]);
     page[4..20].copy_from_slice(&uuid(params, nsid));
     page[20..22].copy_from_slice(&[4, 1]);
+    page[24] = if params.zoned { 2 } else { 0 };
     page
 }
 

@@ -3,7 +3,9 @@
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
+use super::protection::Metadata;
 use super::uncorrectable::Uncorrectable;
+use super::zones::Zones;
 use crate::media::Media;
 use wholebar_core::model::Host;
 
@@ -22,6 +24,11 @@ pub(super) struct Namespace {
     pub(super) attached: bool,
     pub(super) uncorrectable: Uncorrectable,
     pub(super) media: Media,
+    /// How its blocks have metadata, and what that is kept in.
+    pub(super) format: Metadata,
+    pub(super) metadata: Media,
+    /// Where it is zoned.
+    pub(super) zones: Option<Box<Zones>>,
 }
 
 /// All namespaces, and what is common to I/O.
@@ -30,6 +37,8 @@ pub(super) struct Store {
     pub(super) namespaces: Vec<Namespace>,
     /// The most that one command may transfer, in bytes.
     pub(super) max_transfer: u64,
+    /// The most that one Zone Append may write, in bytes.
+    pub(super) max_append: u64,
     /// Volatile write cache on: written data is durable after a flush only.
     pub(super) write_cache: bool,
     pub(super) counters: Counters,
@@ -37,6 +46,10 @@ pub(super) struct Store {
     pub(super) sanitizing: bool,
     /// What the commands of this turn cost so far, in bytes.
     pub(super) spent: u64,
+    /// The block at which the last command failed, where that is known.
+    pub(super) failed: Option<u64>,
+    /// What the last command has to tell: dwords 0 and 1 of its completion.
+    pub(super) result: u64,
 }
 
 /// What the SMART log tells, in commands and 512-byte units.
@@ -82,6 +95,9 @@ impl Store {
             return Err(Status::SANITIZE_IN_PROGRESS);
         }
         match cmd.opcode() {
+            io::READ | io::WRITE | io::COMPARE if self.has_metadata(cmd.nsid()) => {
+                self.transfer_with_metadata(host, cmd, rules)
+            }
             io::READ => self.read(host, cmd, rules),
             io::WRITE => self.write(host, cmd, rules),
             io::FLUSH => self.flush(cmd),
@@ -91,8 +107,16 @@ impl Store {
             io::VERIFY => self.verify(cmd),
             io::WRITE_UNCORRECTABLE => self.write_uncorrectable(cmd),
             io::COPY => self.copy(host, cmd, rules),
+            io::ZONE_APPEND => self.zone_append(host, cmd, rules),
+            io::ZONE_SEND => self.zone_send(cmd),
+            io::ZONE_RECEIVE => self.zone_receive(host, cmd, rules),
             _ => Err(Status::INVALID_OPCODE),
         }
+    }
+
+    #[inline]
+    fn has_metadata(&self, nsid: u32) -> bool {
+        self.namespaces.get((nsid as usize).wrapping_sub(1)).is_some_and(|ns| ns.format.size > 0)
     }
 
     /// A fault: detaches a namespace, or attaches all that were detached. Returns those that changed.
@@ -149,6 +173,7 @@ impl Store {
     fn write(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         let (ns, mut at, len) = self.transfer(cmd)?;
         ns.may_write()?;
+        ns.zone_write(at >> ns.shift, len >> ns.shift)?;
         ns.written(at, len);
         data::walk(host, cmd, len, rules, |dma| {
             ns.media.write(at, &dma)?;
@@ -177,13 +202,18 @@ impl Store {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         ns.may_write()?;
+        ns.zone_write(at >> ns.shift, len >> ns.shift)?;
         ns.written(at, len);
+        ns.zero_metadata(cmd, at >> ns.shift, len >> ns.shift)?;
         ns.media.zero(at, len)?;
         self.spent += len;
         self.settle(cmd)
     }
 
     fn verify(&mut self, cmd: &Command) -> Result<(), Status> {
+        if self.has_metadata(cmd.nsid()) {
+            return self.verify_metadata(cmd);
+        }
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         ns.readable(at, len)?;
@@ -197,6 +227,7 @@ impl Store {
         let ns = self.namespace(cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         ns.may_write()?;
+        ns.zone_write(at >> ns.shift, len >> ns.shift)?;
         ns.uncorrectable.mark(at >> ns.shift..(at + len) >> ns.shift)
     }
 
@@ -215,25 +246,36 @@ impl Store {
         data::copy_in(host, cmd, &mut bytes[..count as usize * 32], rules)?;
         let (words, _) = bytes[..count as usize * 32].as_chunks::<8>();
         let (entries, _) = words.as_chunks::<4>();
-        let ranges = || entries.iter().map(|e| e.map(u64::from_le_bytes)).map(|[_, lba, n, _]| (lba, (n & 0xffff) + 1));
-        let total: u64 = ranges().map(|(_, blocks)| blocks).sum();
-        if ranges().any(|(_, blocks)| blocks > COPY_RANGE_BLOCKS.into()) || total > COPY_BLOCKS.into() {
+        let entries = || entries.iter().map(|e| e.map(u64::from_le_bytes));
+        let ranges = || entries().map(|[_, lba, n, tags]| (lba, (n & 0xffff) + 1, tags));
+        let total: u64 = ranges().map(|(_, blocks, _)| blocks).sum();
+        if ranges().any(|(_, blocks, _)| blocks > COPY_RANGE_BLOCKS.into()) || total > COPY_BLOCKS.into() {
             return Err(Status::COPY_LIMIT);
         }
         ns.may_write()?;
         ns.check(to, total)?;
-        let mut copied = vec![0; (total << ns.shift) as usize];
-        let mut done = 0;
-        for (lba, blocks) in ranges() {
+        let (mut copied, mut metadata) = (Vec::new(), Vec::new());
+        for (lba, blocks, tags) in ranges() {
+            let ns = active(&mut self.namespaces, cmd.nsid())?;
             ns.check(lba, blocks)?;
+            if ns.format.size > 0 {
+                let (data, more) = self.copy_range(cmd, tags, lba, blocks)?;
+                copied.extend(data);
+                metadata.extend(more);
+                continue;
+            }
             let (at, len) = (lba << ns.shift, blocks << ns.shift);
             ns.readable(at, len)?;
-            ns.media.load(at, &mut copied[done..done + len as usize])?;
-            done += len as usize;
+            let done = copied.len();
+            copied.resize(done + len as usize, 0);
+            ns.media.load(at, &mut copied[done..])?;
         }
+        let ns = active(&mut self.namespaces, cmd.nsid())?;
+        ns.zone_write(to, total)?;
         ns.written(to << ns.shift, total << ns.shift);
         ns.media.store(to << ns.shift, &copied)?;
-        self.spent += 2 * done as u64;
+        ns.store_copied(cmd, to, &copied, metadata)?;
+        self.spent += 2 * copied.len() as u64;
         self.settle(cmd)
     }
 
@@ -262,8 +304,10 @@ impl Store {
         for (lba, blocks) in ranges() {
             ns.check(lba, blocks)?;
         }
-        if deallocate {
+        // What is written in zones stays until they are reset.
+        if deallocate && ns.zones.is_none() {
             for (lba, blocks) in ranges() {
+                ns.forget_metadata(lba, blocks)?;
                 ns.written(lba << ns.shift, blocks << ns.shift);
                 ns.media.deallocate(lba << ns.shift, blocks << ns.shift)?;
             }
@@ -273,7 +317,7 @@ impl Store {
 
     /// Makes a write durable where the cache is off, or the command forces unit access (bit 30 of dword 12).
     #[inline]
-    fn settle(&mut self, cmd: &Command) -> Result<(), Status> {
+    pub(super) fn settle(&mut self, cmd: &Command) -> Result<(), Status> {
         if self.write_cache && cmd.cdw12() & 1 << 30 == 0 {
             Ok(())
         } else {
@@ -283,7 +327,7 @@ impl Store {
 }
 
 #[inline]
-fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Namespace, Status> {
+pub(super) fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Namespace, Status> {
     let ns = namespaces.get_mut((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE)?;
     // One that is there, but is not active: base 3.2.1.4.
     match (ns.attached, ns.allocated) {
@@ -296,7 +340,7 @@ fn active(namespaces: &mut [Namespace], nsid: u32) -> Result<&mut Namespace, Sta
 impl Namespace {
     /// Where a command's blocks are, in bytes: start and length. Dword 12 has their number less one in bits 15:0.
     #[inline]
-    fn extent(&self, cmd: &Command) -> Result<(u64, u64), Status> {
+    pub(super) fn extent(&self, cmd: &Command) -> Result<(u64, u64), Status> {
         let (lba, blocks) = (cmd.cdw10_11(), u64::from(cmd.cdw12() & 0xffff) + 1);
         self.check(lba, blocks)?;
         Ok((lba << self.shift, blocks << self.shift))
@@ -312,18 +356,19 @@ impl Namespace {
 
     /// Whether bytes can be read: none of their blocks is marked as uncorrectable.
     #[inline]
-    fn readable(&self, at: u64, len: u64) -> Result<(), Status> {
+    pub(super) fn readable(&self, at: u64, len: u64) -> Result<(), Status> {
+        self.zone_read(at >> self.shift, len >> self.shift)?;
         self.uncorrectable.check(at >> self.shift..(at + len) >> self.shift)
     }
 
     /// They are written.
     #[inline]
-    fn written(&mut self, at: u64, len: u64) {
+    pub(super) fn written(&mut self, at: u64, len: u64) {
         self.uncorrectable.written(at >> self.shift..(at + len) >> self.shift);
     }
 
     #[inline]
-    fn may_write(&self) -> Result<(), Status> {
+    pub(super) fn may_write(&self) -> Result<(), Status> {
         if self.read_only { Err(Status::WRITE_PROTECTED) } else { Ok(()) }
     }
 }

@@ -254,7 +254,7 @@ pub(super) fn supported() -> Vec<u8> {
 }
 
 /// The Commands Supported and Effects log (base 5.16.1.6): admin commands, then those of I/O.
-pub(super) fn commands(doorbell_buffer: bool, namespaces: bool) -> Vec<u8> {
+pub(super) fn commands(doorbell_buffer: bool, namespaces: bool, zoned: bool) -> Vec<u8> {
     let admin = admin::ALL.into_iter().chain(doorbell_buffer.then_some(admin::DOORBELL_BUFFER));
     let admin = admin.chain(admin::NAMESPACES.into_iter().filter(move |_| namespaces)).map(|opcode| {
         let changes = match opcode {
@@ -266,8 +266,8 @@ pub(super) fn commands(doorbell_buffer: bool, namespaces: bool) -> Vec<u8> {
         };
         (opcode.into(), THERE | OF_CONTROLLER | changes)
     });
-    let io = io::ALL.map(|opcode| {
-        let changes = matches!(opcode, io::WRITE | io::WRITE_ZEROES | io::DATASET | io::WRITE_UNCORRECTABLE | io::COPY);
+    let io = io::ALL.into_iter().chain(io::ZONED.into_iter().filter(|_| zoned)).map(|opcode| {
+        let changes = ![io::FLUSH, io::READ, io::COMPARE, io::VERIFY, io::ZONE_RECEIVE].contains(&opcode);
         (256 + usize::from(opcode), THERE | OF_NAMESPACE | if changes { CHANGES_BLOCKS } else { 0 })
     });
     table(1024, admin.chain(io))

@@ -11,6 +11,7 @@ use super::data;
 use super::identify;
 use super::io::Namespace;
 use super::log::Event;
+use super::protection::Metadata;
 use super::{Nvme, Uncorrectable};
 use crate::media::Media;
 use std::collections::VecDeque;
@@ -177,11 +178,12 @@ impl Nvme {
         self.not_sanitizing()?;
         let (cdw10, nsid) = (cmd.cdw10(), cmd.nsid());
         let lba_format = cdw10 & 0xf | (cdw10 >> 12 & 3) << 4;
-        // No metadata, no protection information; user data or its key is erased, or neither.
-        if cdw10 >> 4 & 0x1f != 0 || cdw10 >> 9 & 7 > 2 {
+        // User data or its key is erased, or neither.
+        if cdw10 >> 9 & 7 > 2 {
             return Err(Status::INVALID_FORMAT);
         }
-        let shift = *SHIFTS.get(lba_format as usize).ok_or(Status::INVALID_FORMAT)?;
+        let (shift, format) =
+            self.new_format(lba_format, cdw10 & 1 << 4 != 0, (cdw10 >> 5 & 7) as u8, cdw10 & 1 << 8 != 0)?;
         let all = nsid == u32::MAX;
         let chosen = |id: u32, ns: &Namespace| if all { ns.attached } else { id == nsid };
         if !all {
@@ -191,8 +193,24 @@ impl Nvme {
         if these.iter().any(|(_, ns)| ns.read_only) {
             return Err(Status::WRITE_PROTECTED);
         }
-        these.iter_mut().try_for_each(|(_, ns)| ns.format(shift))?;
+        these.iter_mut().try_for_each(|(_, ns)| ns.format(shift, format))?;
         Ok(Some(0))
+    }
+
+    /// What an LBA format and the fields beside it come to: block size as a power of two, and metadata.
+    fn new_format(
+        &self,
+        lba_format: u32,
+        extended: bool,
+        protection: u8,
+        first: bool,
+    ) -> Result<(u32, Metadata), Status> {
+        let formats = lba_formats(self.params.metadata.size);
+        let (shift, size) = *formats.get(lba_format as usize).ok_or(Status::INVALID_FORMAT)?;
+        if protection > 3 || protection > 0 && size == 0 {
+            return Err(Status::INVALID_FORMAT);
+        }
+        Ok((shift, Metadata { size, extended: extended && size > 0, protection, first: first && protection > 0 }))
     }
 
     /// Sanitize (base 5.24).
@@ -209,7 +227,7 @@ impl Nvme {
         if there.iter().any(|ns| ns.read_only) {
             return Err(Status::WRITE_PROTECTED);
         }
-        there.iter_mut().try_for_each(|ns| ns.format(ns.shift))?;
+        there.iter_mut().try_for_each(|ns| ns.format(ns.shift, ns.format))?;
         self.manage.sanitize = Sanitize { reads: Some(0), cdw10: cmd.cdw10(), done: false };
         self.store.sanitizing = true;
         Ok(Some(0))
@@ -328,10 +346,9 @@ impl Nvme {
         data::copy_in(host, cmd, &mut fields, self.rules)?;
         let word = |at: usize| fields[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
         let (blocks, capacity, format, protection) = (word(0), word(8), fields[26], fields[29]);
-        let shift = SHIFTS
-            .get(usize::from(format & 0xf | format >> 5 << 4))
-            .filter(|_| format & 1 << 4 == 0 && protection == 0);
-        let shift = *shift.ok_or(Status::INVALID_FORMAT)?;
+        let lba_format = u32::from(format & 0xf | format >> 5 << 4);
+        let (shift, format) =
+            self.new_format(lba_format, format & 1 << 4 != 0, protection & 7, protection & 1 << 3 != 0)?;
         if blocks == 0 || capacity > blocks {
             return Err(Status::INVALID_FIELD);
         }
@@ -347,7 +364,7 @@ impl Nvme {
         } else {
             Media::Ram(Default::default())
         };
-        *ns = Namespace { shift, blocks, bytes, allocated: true, media, ..Namespace::none() };
+        *ns = Namespace { shift, blocks, bytes, allocated: true, media, format, ..Namespace::none() };
         self.manage.unallocated -= bytes;
         Ok(nsid)
     }
@@ -388,8 +405,14 @@ impl Nvme {
     }
 }
 
-/// LBA formats: 512 and 4096 bytes, as powers of two.
-pub(super) const SHIFTS: [u32; 2] = [9, 12];
+/// LBA formats: blocks of 512 and 4096 bytes, as powers of two, without metadata, and with so many bytes of it, where there is any.
+pub(super) fn lba_formats(metadata: u16) -> Vec<(u32, u16)> {
+    let mut formats = vec![(9, 0), (12, 0)];
+    if metadata > 0 {
+        formats.extend([(9, metadata), (12, metadata)]);
+    }
+    formats
+}
 
 /// SECP, SPSP and the length of a Security Send or Receive.
 fn security(cmd: &Command) -> (u8, u16, u64) {
@@ -408,6 +431,9 @@ impl Namespace {
             attached: false,
             uncorrectable: Uncorrectable::default(),
             media: Media::Null,
+            format: Metadata::default(),
+            metadata: Media::Ram(Default::default()),
+            zones: None,
         }
     }
 
@@ -415,11 +441,15 @@ impl Namespace {
         if self.attached { Ok(()) } else { Err(Status::INVALID_FIELD) }
     }
 
-    /// Everything on it is gone, and its blocks have this size.
-    fn format(&mut self, shift: u32) -> Result<(), Status> {
+    /// Everything on it is gone, and its blocks have this size, and this metadata.
+    fn format(&mut self, shift: u32, format: Metadata) -> Result<(), Status> {
         self.media.zero(0, self.bytes)?;
+        self.metadata = Media::Ram(Default::default());
         self.uncorrectable = Uncorrectable::default();
-        (self.shift, self.blocks) = (shift, self.bytes >> shift);
+        if let Some(zones) = &mut self.zones {
+            **zones = zones.of_blocks(self.bytes, self.shift, shift);
+        }
+        (self.shift, self.blocks, self.format) = (shift, self.bytes >> shift, format);
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
-//! namespaces that come and go. It has *not*: metadata, fused commands, arbitration other than round robin.
+//! namespaces that come and go; metadata and protection information with 16-bit guards; and NVM Express Zoned Namespace Command Set 1.1. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -10,6 +10,8 @@
 //! | `command`, `queue`, `data` | a command; the queues it passes; its data in host memory |
 //! | `admin`, `identify`, `log` | admin commands, and what they tell |
 //! | `manage` | formats, sanitizing, self-tests, firmware, security protocols, namespace management |
+//! | `protection` | metadata and protection information |
+//! | `zones` | zoned namespaces |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
 //! | `poll` | one poll: doorbells, commands, completions, and faults where they are asked for |
@@ -32,11 +34,14 @@ mod log;
 mod manage;
 mod params;
 mod poll;
+mod protection;
 mod queue;
 mod uncorrectable;
+mod zones;
 
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
+pub use protection::Metadata;
 
 use crate::Result;
 use crate::config::{self, Config, Identity};
@@ -60,6 +65,7 @@ use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar_core::pci::{Irq, IrqInfo};
+use zones::Zones;
 
 /// The version it reports: 2.0 (base 3.1.3.2).
 const VERSION: u32 = 0x0002_0000;
@@ -210,10 +216,16 @@ impl Nvme {
                     0 => u64::MAX,
                     n => params.mps_min.bytes() << n,
                 },
+                max_append: match params.zasl {
+                    0 => u64::MAX,
+                    n => params.mps_min.bytes() << n,
+                },
                 write_cache: true,
                 counters: Counters::default(),
                 sanitizing: false,
                 spent: 0,
+                failed: None,
+                result: 0,
             },
             batch: Vec::with_capacity(poll::BURST as usize),
             answers: Vec::with_capacity(2 * poll::BURST as usize),
@@ -246,6 +258,7 @@ impl Nvme {
             | u64::from(p.timeout) << cap::TO_SHIFT
             | u64::from(p.dstrd) << cap::DSTRD_SHIFT
             | cap::CSS_NVM
+            | if p.zoned { cap::CSS_ALL } else { 0 }
             | mps(p.mps_min) << cap::MPSMIN_SHIFT
             | mps(p.mps_max) << cap::MPSMAX_SHIFT
             | cap::CRWMS;
@@ -288,7 +301,7 @@ impl Nvme {
         let page = 4096u64 << cc.mps();
         let why = if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
             "CC.MPS is outside of CAP.MPSMIN to CAP.MPSMAX"
-        } else if cc.css() != 0 || cc.ams() != 0 {
+        } else if cc.css() != 0 && !(cc.css() == 6 && self.params.zoned) || cc.ams() != 0 {
             "CC.CSS or CC.AMS names what CAP does not offer"
         } else if asqs < 2 || acqs < 2 {
             "an admin queue has less than two entries"
@@ -485,7 +498,9 @@ fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
         .map(|block| {
             let (media, size, read_only) = Media::open(&params.backing, params.size, (*block).into())?;
             let shift = block.trailing_zeros();
-            let (blocks, bytes) = (size >> shift, size);
+            // Of zones, there are whole ones.
+            let bytes = if params.zoned { size - size % params.zone_size } else { size };
+            let blocks = bytes >> shift;
             Ok(Namespace {
                 shift,
                 blocks,
@@ -494,6 +509,11 @@ fn namespaces(params: &NvmeParams) -> Result<Vec<Namespace>> {
                 allocated: true,
                 attached: true,
                 media,
+                format: params.metadata,
+                zones: params.zoned.then(|| {
+                    let (size, capacity) = (params.zone_size >> shift, params.zone_capacity() >> shift);
+                    Box::new(Zones::new(blocks / size, size, capacity, params.max_open, params.max_active))
+                }),
                 ..Namespace::none()
             })
         })

@@ -1,5 +1,6 @@
 //! What the NVMe model can be told to be.
 
+use super::protection::Metadata;
 use crate::faults::FaultPlan;
 use crate::media::{Backing, BackingParams};
 use crate::params::{self, Given, Parameter};
@@ -10,6 +11,16 @@ use wholebar_core::PageSize;
 pub const PARAMETERS: &[Parameter] = &[
     ("size", "BYTES of each namespace (1G)"),
     ("block", "512, 4096, or 512+4096 for namespaces of both sizes in turn (512)"),
+    ("ms", "0, 8, 16 or 64: bytes of metadata a block (0)"),
+    ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
+    ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
+    ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
+    ("zoned", "0 or 1: zoned namespaces (0)"),
+    ("zone_size", "BYTES of a zone (64M)"),
+    ("zone_cap", "BYTES of a zone that can be written (all)"),
+    ("max_open", "how many zones can be open (0: no limit)"),
+    ("max_active", "how many zones can be open or closed (0: no limit)"),
+    ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
     ("backing", "ram or null (ram)"),
     ("file", "PATH: a file or block device instead of memory"),
     ("ro", "0 or 1: open the file for reading only (0)"),
@@ -32,13 +43,15 @@ pub const PARAMETERS: &[Parameter] = &[
     ("temp", "composite temperature in degrees Celsius, 0 to 200 (40)"),
     (
         "faults",
-        "KIND:N/M or KIND:@N, joined by +; drop dup id phase head sqhd delay corrupt dma detach attach fatal hang vanish",
+        "KIND:N/M or KIND:@N, joined by +; drop dup id phase head sqhd delay corrupt dma detach attach fatal hang vanish data guard apptag reftag zonero zoneoff",
     ),
     ("seed", "a number: which commands are fault_counts (1)"),
     ("delay", "how late a delayed command is, 0 to 60000 ms (20)"),
     ("strike", "io, admin or all: which commands are fault_counts (io)"),
 ];
 
+/// The most zones of a namespace.
+const MAX_ZONES: u64 = 1 << 20;
 /// The largest namespace, in bytes.
 const MAX_SIZE: u64 = 64 << 40;
 
@@ -49,6 +62,20 @@ pub struct NvmeParams {
     pub size: Option<u64>,
     /// Block sizes in bytes, which namespaces take in turn.
     pub blocks: Vec<u32>,
+    /// How blocks have metadata.
+    pub metadata: Metadata,
+    /// Whether namespaces are zoned.
+    pub zoned: bool,
+    /// Bytes of a zone.
+    pub zone_size: u64,
+    /// Bytes of a zone that can be written; `None` for all of them.
+    pub zone_cap: Option<u64>,
+    /// How many zones of a namespace can be open; 0 for no limit.
+    pub max_open: u32,
+    /// How many can be open or closed; 0 for no limit.
+    pub max_active: u32,
+    /// The most data of a Zone Append: 2^N of the smallest pages; 0 for no limit.
+    pub zasl: u8,
     /// What blocks are kept in.
     pub backing: Backing,
     /// How many namespaces.
@@ -105,6 +132,13 @@ impl Default for NvmeParams {
         Self {
             size: None,
             blocks: vec![512],
+            metadata: Metadata::default(),
+            zoned: false,
+            zone_size: 64 << 20,
+            zone_cap: None,
+            max_open: 0,
+            max_active: 0,
+            zasl: 0,
             backing: Backing::Ram,
             namespaces: 1,
             spare: 0,
@@ -142,6 +176,16 @@ impl NvmeParams {
             match given.key {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
                 "block" => p.blocks = given.value.split('+').map(|b| block(b, &given)).collect::<Result<_>>()?,
+                "ms" => p.metadata.size = given.number(0..=64)?,
+                "mset" => p.metadata.extended = given.flag()?,
+                "pi" => p.metadata.protection = given.number(0..=3)?,
+                "pil" => p.metadata.first = given.flag()?,
+                "zoned" => p.zoned = given.flag()?,
+                "zone_size" => p.zone_size = given.bytes()?,
+                "zone_cap" => p.zone_cap = Some(given.bytes()?),
+                "max_open" => p.max_open = given.number(0..=u32::MAX.into())?,
+                "max_active" => p.max_active = given.number(0..=u32::MAX.into())?,
+                "zasl" => p.zasl = given.number(0..=16)?,
                 "backing" | "file" | "ro" => backing.set(&given)?,
                 "ns" => p.namespaces = given.number(1..=10_000)?,
                 "spare" => p.spare = given.bytes()?,
@@ -207,12 +251,57 @@ impl NvmeParams {
             "spare= is above 64T".to_owned()
         } else if matches!(self.backing, Backing::File { .. }) && self.spare > 0 {
             "a file backs one namespace: spare= does not go with it".to_owned()
+        } else if let Some(why) = self.metadata_conflict().or_else(|| self.zone_conflict()) {
+            why
         } else if let Some(size) = self.size.filter(|s| self.blocks.iter().any(|b| !s.is_multiple_of((*b).into()))) {
             format!("size={size} is not a multiple of the block size")
         } else {
             return Ok(());
         };
         Err(Error::Conflict(conflict))
+    }
+
+    fn metadata_conflict(&self) -> Option<String> {
+        let Metadata { size, extended, protection, first } = self.metadata;
+        let what = if ![0, 8, 16, 64].contains(&size) {
+            format!("ms={size}: 0, 8, 16 and 64 bytes are known")
+        } else if size == 0 && (protection > 0 || extended) {
+            "pi= and mset= go with ms=".to_owned()
+        } else if first && protection == 0 {
+            "pil= goes with pi=".to_owned()
+        } else if size > 0 && self.backing != Backing::Ram {
+            "metadata is kept in memory: ms= does not go with file= and backing=null".to_owned()
+        } else {
+            return None;
+        };
+        Some(what)
+    }
+
+    fn zone_conflict(&self) -> Option<String> {
+        let (size, capacity) = (self.zone_size, self.zone_capacity());
+        let what = if !self.zoned {
+            return None;
+        } else if size == 0 || !size.is_multiple_of(4096) || !capacity.is_multiple_of(4096) {
+            "zone_size= and zone_cap= are multiples of 4096".to_owned()
+        } else if capacity == 0 || capacity > size {
+            format!("zone_cap={capacity} is not from 4096 to zone_size={size}")
+        } else if self.size.unwrap_or(1 << 30) < size {
+            format!("a namespace has no zone of zone_size={size}")
+        } else if self.size.unwrap_or(1 << 30) / size > MAX_ZONES {
+            format!("more than {MAX_ZONES} zones: use a larger zone_size=")
+        } else if matches!(self.backing, Backing::File { .. }) {
+            "the states of zones are kept in memory: zoned= does not go with file=".to_owned()
+        } else if self.metadata.size > 0 || self.spare > 0 {
+            "zoned= goes neither with ms= nor with spare=".to_owned()
+        } else {
+            return None;
+        };
+        Some(what)
+    }
+
+    /// Bytes of a zone that can be written.
+    pub(super) fn zone_capacity(&self) -> u64 {
+        self.zone_cap.unwrap_or(self.zone_size)
     }
 
     /// How many MSI-X vectors there are.

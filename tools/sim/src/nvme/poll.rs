@@ -96,7 +96,7 @@ impl Nvme {
                 break;
             }
             if let Some((cid, dw0)) = self.events.answer() {
-                self.deferred.push_back(Answer::new(0, cid, Ok(dw0)));
+                self.deferred.push_back(Answer::new(0, cid, Ok(dw0.into())));
             }
             if let Some(answer) = self.deferred.pop_front() {
                 work = Work::Busy;
@@ -167,9 +167,11 @@ impl Nvme {
                 let mut status = store.execute(host, cmd, *rules);
                 if status.is_error() {
                     status = status.logged();
-                    errors.record(id, cmd.cid(), status, cmd.cdw10_11(), cmd.nsid());
+                    let lba = store.failed.take().unwrap_or(cmd.cdw10_11());
+                    errors.record(id, cmd.cid(), status, lba, cmd.nsid());
                 }
-                Answer { dw0: 0, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status, stale: false }
+                let result = std::mem::take(&mut store.result);
+                Answer { result, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status, stale: false }
             };
             for cmd in batch.iter() {
                 if store.spent > media::TURN {
@@ -195,6 +197,14 @@ impl Nvme {
                         for nsid in store.attach(cmd.nsid(), fault == Fault::Attach) {
                             events.namespace_changed(nsid, features.tells_of_namespaces());
                         }
+                        answers.push(answer(store, cmd, sq));
+                    }
+                    Fault::FlipData | Fault::FlipGuard | Fault::FlipApplicationTag | Fault::FlipReferenceTag => {
+                        store.flip(cmd, fault, faults.random());
+                        answers.push(answer(store, cmd, sq));
+                    }
+                    Fault::ZoneReadOnly | Fault::ZoneOffline => {
+                        store.spoil_zone(cmd, fault);
                         answers.push(answer(store, cmd, sq));
                     }
                     _ => spoil(faults, fault, answer(store, cmd, sq), sq.entries(), answers),
@@ -263,11 +273,12 @@ impl Nvme {
                 error => Err(error),
             },
         };
+        let result = std::mem::take(&mut self.store.result);
         let answer = match outcome {
             Ok(None) => return Ok(()),
-            Ok(Some(dw0)) => Answer::new(id, cmd.cid(), Ok(dw0)),
+            Ok(Some(dw0)) => Answer::new(id, cmd.cid(), Ok(u64::from(dw0) | result)),
             Err(status) => {
-                let lba = if id == 0 { 0 } else { cmd.cdw10_11() };
+                let lba = if id == 0 { 0 } else { self.store.failed.take().unwrap_or(cmd.cdw10_11()) };
                 self.errors.record(id, cmd.cid(), status.logged(), lba, cmd.nsid());
                 Answer::new(id, cmd.cid(), Err(status.logged()))
             }
@@ -320,6 +331,8 @@ fn spoil(faults: &mut Faults, fault: Fault, mut answer: Answer, entries: u32, ou
         Fault::StillHead => answer.sq_head = 0,
         Fault::Corrupt => answer.status = Status(chance as u16 & 0x7fff | 1),
         Fault::Delay | Fault::WildDma | Fault::Detach | Fault::Attach | Fault::Fatal | Fault::Hang | Fault::Vanish => {}
+        Fault::FlipData | Fault::FlipGuard | Fault::FlipApplicationTag | Fault::FlipReferenceTag => {}
+        Fault::ZoneReadOnly | Fault::ZoneOffline => {}
     }
     out.push(answer);
 }

@@ -189,8 +189,8 @@ impl Cq {
             let Some(entry) = ring.at(self.tail as usize) else { return };
             let last =
                 u32::from(answer.status.0) << 17 | u32::from(self.phase != answer.stale) << 16 | u32::from(answer.cid);
-            entry[0].store(answer.dw0.to_le(), Ordering::Relaxed);
-            entry[1].store(0, Ordering::Relaxed);
+            entry[0].store((answer.result as u32).to_le(), Ordering::Relaxed);
+            entry[1].store(((answer.result >> 32) as u32).to_le(), Ordering::Relaxed);
             entry[2].store((u32::from(answer.sq_id) << 16 | u32::from(answer.sq_head)).to_le(), Ordering::Relaxed);
             // Release pairs with the driver's Acquire load of this word: who sees the new phase sees the words above, and the data.
             entry[3].store(last.to_le(), Ordering::Release);

@@ -34,6 +34,8 @@ pub const SET_VRING_ENABLE: u32 = 18;
 pub const SET_BACKEND_REQ_FD: u32 = 21;
 pub const GET_CONFIG: u32 = 24;
 pub const SET_CONFIG: u32 = 25;
+pub const GET_INFLIGHT_FD: u32 = 31;
+pub const SET_INFLIGHT_FD: u32 = 32;
 pub const RESET_DEVICE: u32 = 34;
 pub const GET_MAX_MEM_SLOTS: u32 = 36;
 pub const ADD_MEM_REG: u32 = 37;
@@ -55,6 +57,7 @@ pub const P_MQ: u64 = 1 << 0;
 pub const P_REPLY_ACK: u64 = 1 << 3;
 pub const P_BACKEND_REQ: u64 = 1 << 5;
 pub const P_CONFIG: u64 = 1 << 9;
+pub const P_INFLIGHT: u64 = 1 << 12;
 pub const P_STATUS: u64 = 1 << 16;
 
 /// Where the memory is for the device, and for the front end.

@@ -2,6 +2,7 @@
 #![cfg(not(miri))]
 
 mod front;
+mod inflight;
 mod strict;
 
 use front::*;

@@ -160,6 +160,9 @@ pub struct Machine {
     /// An NVMe device with a disk of this size, and QEMU's properties for it: 1G, 64M,msix-exclusive-bar=on. Repeat for more. One of 256M if none is named
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub nvme: Vec<Disk>,
+    /// A further namespace of the first NVMe device, with a disk of this size, and QEMU's properties for it: 64M,ms=8,pi=1 or 64M,zoned=on. Repeat for more
+    #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
+    pub nvme_ns: Vec<Disk>,
     /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has, and its properties: virtio-net,packed=on. Repeat for more. All are on
     /// one Ethernet hub, but for those with another's number (igb,hub=1), and those with a TAP interface each on a bridge of this machine
     /// (virtio-net,wire=tap), which can do what no hub can: two pairs of queues, RSS, checksums and TCP segments
@@ -283,9 +286,9 @@ impl Machine {
         if self.nvme.is_empty() { vec![Disk::default()] } else { self.nvme.clone() }
     }
 
-    /// The disks of all devices: of the NVMe devices, then of the virtio block devices.
+    /// The disks of all devices: of the NVMe devices, of the virtio block devices, then of further namespaces.
     pub fn disks(&self) -> impl Iterator<Item = Disk> {
-        self.nvme().into_iter().chain(self.blk.iter().cloned())
+        self.nvme().into_iter().chain(self.blk.iter().cloned()).chain(self.nvme_ns.iter().cloned())
     }
 
     /// The TAP interfaces that its network devices are wired to, by name.
@@ -323,7 +326,13 @@ impl Machine {
             (cpu.bridge)(number)
         };
         let nvmes = self.nvme().len();
+        let devices = nvmes + self.blk.len();
         for (index, (disk, file)) in self.disks().zip(files).enumerate() {
+            if index >= devices {
+                add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe"));
+                add("-device", format!("nvme-ns,bus=nvme0,drive=disk{index}{}", disk.properties));
+                continue;
+            }
             let Slot { bridge, place } = slot();
             add("-device", bridge);
             let (model, discard) = match index.checked_sub(nvmes) {
@@ -411,6 +420,8 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
+        let line = arguments("vm x86_64 --nvme 64M --blk 1M --nvme-ns 64M,ms=8,pi=1");
+        assert!(line.contains("-device nvme-ns,bus=nvme0,drive=disk2,ms=8,pi=1"), "{line}");
         let line = arguments("vm aarch64-16k --nic virtio-net --nic virtio-net,hub=1,packed=on --blk 1M,num-queues=2");
         for part in [
             "pcie-root-port,id=port2,chassis=2,slot=2 ",

@@ -5,6 +5,7 @@
 
 use super::config_space::{self, ConfigSpace};
 use super::control::Control;
+use super::inflight::Inflight;
 use super::kind::{Function, Said, net, ring};
 use super::link::{Link, Met, get_config, meet, theirs};
 use super::memory::{Memory, Unsent};
@@ -18,8 +19,9 @@ use crate::patience::{Patience, later};
 use crate::vhost_user::wire::{self, Request, protocol};
 use crate::{Error, Result};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// The largest queue: what libvhost-user has, and nobody less.
@@ -50,6 +52,12 @@ pub struct FrontEnd {
     /// What it signals instead of a vector that there isn't: libvhost-user gives up where it has nothing to signal.
     pub(super) spare: EventFd,
     pub(super) signaller: Arc<Signaller>,
+    /// What signals the vector of configuration changes when the back end says something by itself, or goes.
+    watch: Option<Signaller>,
+    /// What a disk's back end has in flight, as it records it.
+    pub(super) inflight: Option<Inflight>,
+    /// Until when queues that run without a back end wait for another one.
+    pub(super) resume_by: Option<Instant>,
     /// How the last back end went away.
     pub(super) away: Option<String>,
     /// Why there will be none any more.
@@ -96,6 +104,9 @@ impl FrontEnd {
             failure: EventFd::new()?,
             spare: EventFd::new()?,
             signaller,
+            watch: None,
+            inflight: None,
+            resume_by: None,
             away: None,
             gone: None,
             may_run: false,
@@ -173,6 +184,7 @@ impl FrontEnd {
             }
         }
         self.failure.take();
+        (self.inflight, self.resume_by) = (None, None);
         (self.pairs, self.control) = (1, Control::default());
         self.registers.reset();
         Ok(())
@@ -217,7 +229,7 @@ impl FrontEnd {
     }
 
     /// Agrees on features; false where they are not accepted.
-    fn agree(&mut self) -> Result<bool> {
+    pub(super) fn agree(&mut self) -> Result<bool> {
         let taken = self.registers.features;
         if taken & !self.function.offered != 0 || taken & ring::VERSION_1 == 0 {
             tracing::warn!(device = self.name, taken, offered = self.function.offered, "features are refused");
@@ -287,14 +299,32 @@ impl FrontEnd {
 
     /// Takes a configuration change, a failed queue or the end of the connection, without waiting.
     pub fn look(&mut self) {
-        let Some(peer) = &mut self.peer else { return };
+        let Some(peer) = &mut self.peer else { return self.resume() };
         match peer.look() {
             Ok(None) => {}
-            Ok(Some(Notice::ConfigChange)) => _ = self.config_changed(true),
+            Ok(Some(notice)) => {
+                if notice == Notice::ConfigChange {
+                    let _ = self.config_changed(true);
+                }
+                self.watch();
+            }
             Err(lost) => _ = self.lose(lost),
         }
         if self.registers.is_running() && self.failure.take() > 0 {
             self.fail("the back end reports that a queue of it failed");
+        }
+    }
+
+    /// Has the driver interrupted when there is something to [`look`](Self::look) at: it reads device status then. Where that can't be had, it finds out when
+    /// it reads it next.
+    pub(super) fn watch(&mut self) {
+        self.watch = None;
+        let vector = self.vectors.get(usize::from(self.registers.config_vector)).and_then(Option::as_ref);
+        if let (Some(peer), Some(vector)) = (&self.peer, vector)
+            && let Ok(watch) = Signaller::new()
+        {
+            peer.watch(&watch, vector.as_fd());
+            self.watch = Some(watch);
         }
     }
 
@@ -340,7 +370,7 @@ impl FrontEnd {
         let why = format!("{command}: {what}");
         if closed && !self.options.reconnect.is_zero() && !matches!(self.link, Link::Once) {
             self.away = Some(why.clone());
-            if self.registers.status != 0 {
+            if !self.waits_for_another() && self.registers.status != 0 {
                 self.fail(&why);
             }
         } else {
@@ -351,22 +381,29 @@ impl FrontEnd {
 
     /// Waits for a back end that went away, and begins anew with it.
     fn reconnect(&mut self) -> Result<()> {
-        let within = self.options.reconnect;
-        let deadline = later(within);
-        let why = self.away.clone().unwrap_or_default();
+        let deadline = later(self.options.reconnect);
         let met = loop {
             let Some(stream) = self.link.again(deadline) else {
-                let why = format!("the back end went away ({why}) and did not come back within {within:?}");
-                self.gone = Some(why);
+                self.gone = Some(self.not_back());
                 return self.alive();
             };
             match meet(stream, &self.patience, &self.options) {
                 Ok(met) => break met,
                 // One that is about to end, or not ready yet.
-                Err(Failed::Lost(lost)) if lost.closed && std::time::Instant::now() < deadline => {}
+                Err(Failed::Lost(lost)) if lost.closed && Instant::now() < deadline => {}
                 Err(failed) => return self.settle::<()>(Err(failed)).map(|_| ()),
             }
         };
+        self.renew(met)
+    }
+
+    pub(super) fn not_back(&self) -> String {
+        let (why, within) = (self.away.clone().unwrap_or_default(), self.options.reconnect);
+        format!("the back end went away ({why}) and did not come back within {within:?}")
+    }
+
+    /// Another back end is there, which has to be as the one before was.
+    pub(super) fn renew(&mut self, met: Met) -> Result<()> {
         let broke =
             |what: String, peer: &Peer| Failed::from(peer.broke(None, format!("another back end came, and {what}")));
         let function = match Function::of(&met.said, met.device_type, &self.options) {

@@ -11,6 +11,8 @@ use crate::vhost_user::wire::protocol;
 pub mod ring {
     pub const VERSION_1: u64 = 1 << 32;
     pub const PACKED: u64 = 1 << 34;
+    /// Where a packed queue begins: at its first descriptor, both wrap counters 1 (2.8.1); a split one begins at 0.
+    pub const PACKED_START: u32 = 0x8000_8000;
     /// Indirect descriptors, event index, VERSION_1, packed, in order, order platform.
     pub const ALL: u64 = 1 << 28 | 1 << 29 | VERSION_1 | PACKED | 1 << 35 | 1 << 36;
 }

@@ -33,6 +33,7 @@ const PROTOCOL: u64 = protocol::MQ
     | protocol::MTU
     | protocol::BACKEND_REQ
     | protocol::CONFIG
+    | protocol::INFLIGHT_SHMFD
     | protocol::RESET_DEVICE
     | protocol::CONFIGURE_MEM_SLOTS
     | protocol::STATUS;
@@ -128,6 +129,10 @@ pub fn meet(stream: UnixStream, patience: &Arc<Patience>, options: &Options) -> 
         // A connection of its own serves configuration changes alone.
         if said.protocol & protocol::CONFIG == 0 {
             said.protocol &= !protocol::BACKEND_REQ;
+        }
+        // What is in flight of a network device is lost, as on any wire.
+        if options.device_type.or(DeviceType::of(features, offered)) != Some(DeviceType::Blk) {
+            said.protocol &= !protocol::INFLIGHT_SHMFD;
         }
         peer.set(Request::SET_PROTOCOL_FEATURES, said.protocol.as_bytes(), Vec::new())?;
         peer.protocol = said.protocol;

@@ -4,6 +4,7 @@ mod config_space;
 mod control;
 mod device;
 mod function;
+mod inflight;
 mod kind;
 mod link;
 mod memory;

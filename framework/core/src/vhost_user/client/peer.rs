@@ -5,12 +5,13 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use crate::model::Signaller;
 use crate::patience::{Limit, Patience};
 use crate::socket::{Broken, wait_for};
 use crate::vhost_user::wire::{self, BackendRequest, Header, Request, protocol};
 use crate::vhost_user::{Frame, Socket};
 use rustix::event::PollFlags;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +56,8 @@ impl From<Lost> for Failed {
 pub enum Notice {
     /// Its device's configuration changed.
     ConfigChange,
+    /// Something that is not known here.
+    Unknown,
 }
 
 /// How many messages of the back end's own are handled at one look. It may send more; they wait.
@@ -114,7 +117,16 @@ impl Peer {
         self.backend = Some(Socket::new(stream));
     }
 
-    /// Takes the back end's own messages without waiting: `ConfigChange` if one came, an error where the connection ended or broke the protocol.
+    /// Has `watch` signal `eventfd` once when there is something for [`look`](Self::look) to find.
+    pub fn watch(&self, watch: &Signaller, eventfd: BorrowedFd<'_>) {
+        watch.watch(self.socket.as_fd(), PollFlags::RDHUP, eventfd);
+        if let Some(backend) = &self.backend {
+            watch.watch(backend.as_fd(), PollFlags::IN, eventfd);
+        }
+    }
+
+    /// Takes the back end's own messages without waiting: `ConfigChange` if one came, else `Unknown` if any did; an error where the connection ended or broke
+    /// the protocol.
     pub fn look(&mut self) -> Result<Option<Notice>, Lost> {
         // A message that nobody asked for, or the end.
         match self.socket.receive() {
@@ -142,7 +154,7 @@ impl Peer {
             }
             let known =
                 BackendRequest(frame.header.request.0) == BackendRequest::CONFIG_CHANGE_MSG && frame.payload.is_empty();
-            notice = if known { Some(Notice::ConfigChange) } else { notice };
+            notice = if known { Some(Notice::ConfigChange) } else { notice.or(Some(Notice::Unknown)) };
             if frame.header.has(wire::NEED_REPLY) {
                 let header = Header::new(frame.header.request, wire::REPLY);
                 let answer = u64::from(!known);

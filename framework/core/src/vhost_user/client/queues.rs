@@ -10,9 +10,6 @@ use crate::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use zerocopy::IntoBytes;
 
-/// Where a packed queue begins: at its first descriptor, both wrap counters 1 (2.8.1); a split one begins at 0.
-const PACKED_START: u32 = 0x8000_8000;
-
 impl FrontEnd {
     /// The back end may use memory and queues from here on.
     pub fn start(&mut self) -> Result<()> {
@@ -21,17 +18,19 @@ impl FrontEnd {
             return Ok(());
         }
         self.send_memory()?;
+        self.share_inflight()?;
         for index in 0..self.function.queues {
             if self.registers.queues[usize::from(index)].enabled {
                 self.start_queue(index)?;
             }
         }
+        self.watch();
         Ok(())
     }
 
     fn start_queue(&mut self, index: u16) -> Result<()> {
         let queue = self.registers.queues[usize::from(index)].clone();
-        let base = if self.registers.features & ring::PACKED != 0 { PACKED_START } else { 0 };
+        let base = self.base(index);
         let number = u64::from(index);
         let state = |num| VringState { index: index.into(), num };
         let addr = VringAddr {
@@ -185,7 +184,7 @@ impl FrontEnd {
         self.dup(fd.map_or(self.spare.as_fd(), |fd| fd.as_fd()))
     }
 
-    fn dup(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    pub(super) fn dup(&self, fd: BorrowedFd<'_>) -> Result<OwnedFd> {
         fd.try_clone_to_owned().map_err(|cause| self.local("duplicating an eventfd", cause))
     }
 }

@@ -3,6 +3,7 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::Function;
+use super::inflight::{self, Inflight};
 use super::kicks::Kicks;
 use super::memory::Memory;
 use super::registers::{Registers, feature, status};
@@ -10,7 +11,7 @@ use super::rings::Ring;
 use crate::mem::Iova;
 use crate::model::Refused;
 use crate::pci::Irq;
-use crate::vhost_user::wire;
+use crate::vhost_user::wire::{self, protocol};
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
@@ -23,12 +24,23 @@ enum Stage {
     DriverOk,
 }
 
+/// What a back end can do here; a disk also `INFLIGHT_SHMFD`.
+const PROTOCOL: u64 = protocol::MQ
+    | protocol::REPLY_ACK
+    | protocol::BACKEND_REQ
+    | protocol::CONFIG
+    | protocol::RESET_DEVICE
+    | protocol::CONFIGURE_MEM_SLOTS
+    | protocol::STATUS;
+
 /// A model, and what its front end said of it.
 pub struct Device {
     registers: Registers,
     pub memory: Memory,
     rings: Vec<Ring>,
     pub kicks: Kicks,
+    /// Where what is in flight is recorded, where the front end wants that.
+    pub inflight: Option<Inflight>,
     /// What may be taken of the model's features, and of vhost's.
     pub offered: u64,
     /// As `SET_FEATURES` had them.
@@ -38,6 +50,10 @@ pub struct Device {
     /// Whether a driver is not there before its status says so.
     pub has_status: bool,
     stage: Stage,
+    /// The device configuration that the front end read last: from where on, and what.
+    shown: (u32, Vec<u8>),
+    /// Whether that still holds is to be asked: what changes before the driver is there is told to nobody.
+    stale: bool,
     /// The model broke off, and that was seen.
     broken: bool,
 }
@@ -58,14 +74,36 @@ impl Device {
             memory: Memory::default(),
             rings: (0..queues).map(|_| Ring::default()).collect(),
             kicks: Kicks::new(queues).map_err(|e| format!("its kicks can't be watched: {e}"))?,
+            inflight: None,
             offered: model(registers.offered(function))? | wire::feature::PROTOCOL_FEATURES,
             registers,
             features: None,
             status: 0,
             has_status: false,
             stage: Stage::Reset,
+            shown: (0, Vec::new()),
+            stale: false,
             broken: false,
         })
+    }
+
+    /// The protocol features that it has.
+    pub fn protocol(&self) -> u64 {
+        if self.registers.is_disk() { PROTOCOL | protocol::INFLIGHT_SHMFD } else { PROTOCOL }
+    }
+
+    /// Makes a record of what is in flight, for the front end to keep: its memory, and how it is named.
+    pub fn new_inflight(&self, asked: wire::Inflight) -> Result<(OwnedFd, wire::Inflight), String> {
+        if usize::from(asked.num_queues) > self.rings.len() {
+            return Err(format!("there are no {} rings: there are {}", asked.num_queues, self.rings.len()));
+        }
+        inflight::create(asked)
+    }
+
+    /// Takes the record of what is in flight, for the rings that are started from now on.
+    pub fn set_inflight(&mut self, said: wire::Inflight, fd: &OwnedFd) -> Result<(), String> {
+        self.inflight = Some(Inflight::new(&mut self.memory, said, fd)?);
+        Ok(())
     }
 
     /// How many queues there are, as the protocol counts them.
@@ -119,9 +157,11 @@ impl Device {
         self.refresh_all(function)
     }
 
-    /// Reads device configuration.
-    pub fn config(&self, function: &mut Function, offset: u32, out: &mut [u8]) -> Result<(), String> {
-        model(self.registers.config(function, offset, out))
+    /// Reads device configuration for the front end.
+    pub fn config(&mut self, function: &mut Function, offset: u32, out: &mut [u8]) -> Result<(), String> {
+        model(self.registers.config(function, offset, out))?;
+        self.shown = (offset, out.to_vec());
+        Ok(())
     }
 
     /// Writes device configuration.
@@ -140,7 +180,7 @@ impl Device {
         for ring in &mut self.rings {
             *ring = Ring { err: ring.err.take(), ..Ring::default() };
         }
-        (self.features, self.status) = (None, 0);
+        (self.features, self.status, self.inflight) = (None, 0, None);
         Ok(())
     }
 
@@ -182,7 +222,18 @@ impl Device {
 
     /// Whether device configuration changed, or the model broke off, since this was asked last. Rings' error eventfds are signalled for that, once each.
     pub fn changed(&mut self, function: &mut Function) -> Result<bool, String> {
-        if self.stage != Stage::DriverOk || !model(self.registers.changed(function))? {
+        if self.stage != Stage::DriverOk {
+            return Ok(false);
+        }
+        if std::mem::take(&mut self.stale) {
+            let (offset, shown) = &self.shown;
+            let mut now = vec![0; shown.len()];
+            model(self.registers.config(function, *offset, &mut now))?;
+            if now != *shown {
+                return Ok(true);
+            }
+        }
+        if !model(self.registers.changed(function))? {
             return Ok(false);
         }
         if !self.broken && model(self.registers.status(function))? & status::NEEDS_RESET != 0 {
@@ -288,15 +339,30 @@ impl Device {
                 queue.size
             ));
         }
-        let used = if packed { None } else { Some(used_index(function, queue.device)?) };
-        function.model().set_queue_base(index, ring.begins(used)?);
+        let (record, place) = match &self.inflight {
+            Some(inflight) => {
+                let (record, place) = inflight.begin(function, at, &queue, packed)?;
+                (Some(record), place)
+            }
+            None => (None, None),
+        };
+        let base = match (packed, place) {
+            (true, Some(place)) => place,
+            (true, None) => ring.begins(None)?,
+            (false, _) => ring.begins(Some(used_index(function, queue.device)?))?,
+        };
+        function.model().set_queue_base(index, base);
         if !model(self.registers.enable(function, index, &queue))? {
             return Err(format!("the device does not take ring {index}: {queue:x?}"));
+        }
+        if let Some(record) = record.filter(|_| packed) {
+            record.start(base);
+            function.model().set_queue_record(index, record);
         }
         self.rings[at].running = Some(queue);
         if self.stage != Stage::DriverOk {
             model(self.registers.driver_ok(function))?;
-            self.stage = Stage::DriverOk;
+            (self.stage, self.stale) = (Stage::DriverOk, true);
         }
         tracing::debug!(index, "a ring runs: {queue:x?}");
         call(function, index.into())

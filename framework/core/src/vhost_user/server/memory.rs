@@ -98,10 +98,17 @@ impl Memory {
     }
 
     fn map(&mut self, region: &Region, fd: &OwnedFd) -> Result<(Arc<Mapping>, u64), String> {
-        self.files.memory(fd, region.mmap_offset, region.size, true).map_err(|errno| {
+        self.file(fd, region.mmap_offset, region.size)
+    }
+
+    /// `size` bytes of a memory file, which need not be a region's: a mapping, and where in it they begin.
+    ///
+    /// # Errors
+    /// That they can't be mapped.
+    pub fn file(&mut self, fd: &OwnedFd, offset: u64, size: u64) -> Result<(Arc<Mapping>, u64), String> {
+        self.files.memory(fd, offset, size, true).map_err(|errno| {
             let why = std::io::Error::from_raw_os_error(errno);
-            let Region { size, mmap_offset, .. } = region;
-            format!("{size:#x} bytes at {mmap_offset:#x} of a memory file can't be mapped: {why}")
+            format!("{size:#x} bytes at {offset:#x} of a memory file can't be mapped: {why}")
         })
     }
 }

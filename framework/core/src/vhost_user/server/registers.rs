@@ -158,6 +158,11 @@ impl Registers {
         Ok(Self { kind, common, notify, multiplier, isr, config })
     }
 
+    /// Whether it is a disk.
+    pub fn is_disk(&self) -> bool {
+        self.kind == BLOCK
+    }
+
     /// What the model offers that goes by vhost-user.
     pub fn offered(&self, function: &mut Function) -> Result<u64, Refused> {
         const NEVER: u64 = feature::ACCESS_PLATFORM

@@ -8,7 +8,9 @@
 use super::device::Device;
 use super::memory::SLOTS;
 use super::registers::Registers;
-use super::{Function, TAKEN};
+use super::{Function, VirtioModel};
+use crate::model::ModelFunction;
+use crate::server;
 use crate::vhost_user::wire::{self, BackendRequest, Header, Request, VringAddr, VringState, exactly, protocol};
 use crate::vhost_user::{Frame, Socket};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,15 +19,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use zerocopy::IntoBytes;
-
-/// What a back end can do here.
-const PROTOCOL: u64 = protocol::MQ
-    | protocol::REPLY_ACK
-    | protocol::BACKEND_REQ
-    | protocol::CONFIG
-    | protocol::RESET_DEVICE
-    | protocol::CONFIGURE_MEM_SLOTS
-    | protocol::STATUS;
 
 /// A connection, and what was agreed on and shared over it.
 pub struct Session {
@@ -39,11 +32,11 @@ pub struct Session {
     untold: bool,
 }
 
-/// The payload of a reply, for a request that has one; or why it is refused.
-type Answer = Result<Option<Vec<u8>>, String>;
+/// The payload of a reply and its descriptor, for a request that has one; or why it is refused.
+type Answer = Result<Option<(Vec<u8>, Option<OwnedFd>)>, String>;
 
 fn reply(value: &(impl IntoBytes + zerocopy::Immutable)) -> Answer {
-    Ok(Some(value.as_bytes().to_vec()))
+    Ok(Some((value.as_bytes().to_vec(), None)))
 }
 
 /// A payload that is exactly one of `T`.
@@ -51,22 +44,22 @@ fn payload<T: zerocopy::FromBytes>(bytes: &[u8]) -> Result<T, String> {
     exactly(bytes).ok_or_else(|| format!("{} bytes came, where {} are due", bytes.len(), size_of::<T>()))
 }
 
-impl Session {
-    /// # Errors
-    /// Where the system has no descriptor left, or the model can't be asked.
-    pub fn new(stream: UnixStream, function: &mut Function, registers: Registers) -> Result<Self, String> {
+impl<M: VirtioModel + 'static> server::Session<M> for Session {
+    type Setup = Registers;
+    const PEER: &'static str = "front end";
+
+    fn begin(stream: UnixStream, function: &mut ModelFunction<M>, registers: Registers) -> Result<Self, String> {
         let (socket, device) = (Socket::new(stream), Device::new(function, registers)?);
         Ok(Self { socket, device, owned: false, protocol: 0, channel: None, untold: false })
     }
 
-    /// Whether the front end took memory away that it had shared, and that was touched.
     #[inline]
-    pub fn is_robbed(&self) -> bool {
+    fn is_robbed(&self) -> bool {
         self.device.memory.has_shrunk()
     }
 
-    /// Waits until the front end says something, takes what we said, or kicks.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+    /// Kicks end it, too.
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
         let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
         let timeout = Timespec::try_from(timeout).unwrap_or_default();
         let mut fds = [PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
@@ -76,14 +69,8 @@ impl Session {
         }
     }
 
-    /// Handles the next message, if there is one, once the answer to the one before is sent; and what happened at the rings.
-    ///
-    /// # Errors
-    /// Why there is no front end any more.
-    pub fn poll(&mut self, function: &mut Function) -> Result<bool, String> {
-        if self.is_robbed() {
-            return Err(TAKEN.to_owned());
-        }
+    /// A message, and what happened at the rings.
+    fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
         let kicked = self.attend(function)?;
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(kicked);
@@ -93,7 +80,9 @@ impl Session {
             None => Ok(kicked),
         }
     }
+}
 
+impl Session {
     /// Passes kicks to the model, and configuration changes and failed queues to the front end. Returns whether anything was kicked.
     fn attend(&mut self, function: &mut Function) -> Result<bool, String> {
         let kicked = self.device.take_kicks(function)?;
@@ -137,16 +126,17 @@ impl Session {
         if let Err(why) = &handled {
             tracing::warn!(%request, why, "refused");
         }
-        let payload = match handled {
-            Ok(Some(payload)) => payload,
-            Ok(None) if asked => 0u64.as_bytes().to_vec(),
+        let (payload, fd) = match handled {
+            Ok(Some(reply)) => reply,
+            Ok(None) if asked => (0u64.as_bytes().to_vec(), None),
             Ok(None) => return Ok(()),
             // "If an error occurs, the payload of the reply is empty."
-            Err(_) if request == Request::GET_CONFIG => Vec::new(),
-            Err(_) if asked && !HAS_REPLY.contains(&request) => 1u64.as_bytes().to_vec(),
+            Err(_) if request == Request::GET_CONFIG => (Vec::new(), None),
+            Err(_) if asked && !HAS_REPLY.contains(&request) => (1u64.as_bytes().to_vec(), None),
             Err(why) => return Err(format!("{request}: {why}")),
         };
-        self.socket.send(Header::new(request, wire::REPLY), &[&payload], Vec::new()).map_err(|e| e.to_string())
+        let fds = fd.into_iter().collect();
+        self.socket.send(Header::new(request, wire::REPLY), &[&payload], fds).map_err(|e| e.to_string())
     }
 
     fn handle(&mut self, function: &mut Function, frame: Frame) -> Answer {
@@ -155,7 +145,7 @@ impl Session {
             Request::SET_MEM_TABLE => wire::MAX_REGIONS,
             Request::SET_VRING_KICK | Request::SET_VRING_CALL | Request::SET_VRING_ERR => 1,
             // The descriptor of a region that goes is none that we need.
-            Request::ADD_MEM_REG | Request::REM_MEM_REG | Request::SET_BACKEND_REQ_FD => 1,
+            Request::ADD_MEM_REG | Request::REM_MEM_REG | Request::SET_BACKEND_REQ_FD | Request::SET_INFLIGHT_FD => 1,
             _ => 0,
         };
         if excess_fds > 0 || fds.len() > most {
@@ -165,7 +155,7 @@ impl Session {
         let bytes = &bytes[..];
         match request {
             Request::GET_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&self.device.offered)),
-            Request::GET_PROTOCOL_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&PROTOCOL)),
+            Request::GET_PROTOCOL_FEATURES => payload::<[u8; 0]>(bytes).and_then(|_| reply(&self.device.protocol())),
             Request::GET_QUEUE_NUM => {
                 payload::<[u8; 0]>(bytes)?;
                 reply(&self.device.queue_num())
@@ -179,7 +169,11 @@ impl Session {
                 let (at, _) = wire::config_of(bytes)?;
                 let mut config = vec![0; at.size as usize];
                 self.device.config(function, at.offset, &mut config)?;
-                Ok(Some(wire::config(at.offset, at.flags, &config)))
+                Ok(Some((wire::config(at.offset, at.flags, &config), None)))
+            }
+            Request::GET_INFLIGHT_FD if self.protocol & protocol::INFLIGHT_SHMFD != 0 => {
+                let (fd, said) = self.device.new_inflight(payload(bytes)?)?;
+                Ok(Some((said.as_bytes().to_vec(), Some(fd))))
             }
             Request::GET_VRING_BASE => {
                 let VringState { index, .. } = payload(bytes)?;
@@ -215,8 +209,9 @@ impl Session {
             Request::SET_FEATURES => self.device.set_features(payload(bytes)?),
             Request::SET_PROTOCOL_FEATURES => {
                 let protocol: u64 = payload(bytes)?;
-                if protocol & !PROTOCOL != 0 {
-                    return Err(format!("protocol features {:#x} were not offered", protocol & !PROTOCOL));
+                let offered = self.device.protocol();
+                if protocol & !offered != 0 {
+                    return Err(format!("protocol features {:#x} were not offered", protocol & !offered));
                 }
                 self.protocol = protocol;
                 self.device.has_status = protocol & protocol::STATUS != 0;
@@ -253,6 +248,10 @@ impl Session {
                 }
                 self.channel = Some(Socket::new(fd.into()));
                 Ok(())
+            }
+            Request::SET_INFLIGHT_FD if self.protocol & protocol::INFLIGHT_SHMFD != 0 => {
+                let fd = fds.pop().ok_or("no file descriptor came")?;
+                self.device.set_inflight(payload(bytes)?, &fd)
             }
             Request::SET_VRING_NUM => {
                 let VringState { index, num } = payload(bytes)?;

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Denied, Dma, Host, Pages, ReadOnly};
+use wholebar_core::vhost_user::QueueRecord;
 
 pub(super) use ahead::Ahead;
 pub(super) use faulty::{Faulty, KINDS};
@@ -156,6 +157,13 @@ impl Queue {
         match &self.ring {
             Ring::Split(ring) => ring.base(),
             Ring::Packed(ring) => ring.base(),
+        }
+    }
+
+    /// Records what a packed ring uses; a split one needs none.
+    pub(super) fn set_record(&mut self, record: QueueRecord) {
+        if let Ring::Packed(ring) = &mut self.ring {
+            ring.set_record(record);
         }
     }
 

@@ -5,6 +5,7 @@ use crate::virtio::bits::{desc, event};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Entries, Host, ReadOnly};
+use wholebar_core::vhost_user::QueueRecord;
 
 /// A descriptor, in the words it is read by.
 type Desc = [AtomicU64; 2];
@@ -57,6 +58,8 @@ pub(in super::super) struct Packed {
     told: bool,
     /// Where the driver was told to notify.
     event: Option<Place>,
+    /// What is used is recorded there, for another back end.
+    record: Option<QueueRecord>,
 }
 
 /// One look at it.
@@ -67,7 +70,7 @@ pub(in super::super) struct PackedPass<'q, 'h> {
     driver: Entries<'h, ReadOnly<AtomicU16>>,
     device: Entries<'h, AtomicU16>,
     start: Place,
-    /// The first used descriptor's flags: stored last, so that the driver sees all of them, or none.
+    /// The first used descriptor's flags: stored last, so that the driver sees all of them, or none. Not where each is recorded for itself.
     first: Option<u16>,
     /// Chains of a batch that one descriptor will stand for: how many entries, and the last.
     batch: Option<(u16, Chain)>,
@@ -76,7 +79,11 @@ pub(in super::super) struct PackedPass<'q, 'h> {
 impl Packed {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
         let start = setup.base.map_or(Place { at: 0, wrap: true }, Place::of_bits);
-        Self { setup: *setup, rules, next: start, used: start, told: false, event: None }
+        Self { setup: *setup, rules, next: start, used: start, told: false, event: None, record: None }
+    }
+
+    pub(super) fn set_record(&mut self, record: QueueRecord) {
+        self.record = Some(record);
     }
 
     /// The place of what is to be used next.
@@ -189,18 +196,27 @@ impl PackedPass<'_, '_> {
     fn write(&mut self, id: u16, entries: u16, len: u32) {
         let place = self.queue.used;
         let Some(words) = self.words.at(usize::from(place.at)) else { return };
+        let mut after = place;
+        after.forward(entries, self.queue.setup.size);
+        if let Some(record) = &self.queue.record {
+            let (_, len, id, _) = self.desc(place);
+            record.begin_use(place.bits(), after.bits(), id, len);
+        }
         words[LEN].store((len as u16).to_le(), Ordering::Relaxed);
         words[LEN + 1].store(((len >> 16) as u16).to_le(), Ordering::Relaxed);
         words[ID].store(id.to_le(), Ordering::Relaxed);
         let lap = if place.wrap { desc::AVAIL | desc::USED } else { 0 };
         // The write flag says that the length means something (2.8.3).
         let flags = lap | if len > 0 { desc::WRITE } else { 0 };
-        if self.first.is_none() {
+        if self.first.is_none() && self.queue.record.is_none() {
             self.first = Some(flags);
         } else {
             words[FLAGS].store(flags.to_le(), Ordering::Release);
         }
-        self.queue.used.forward(entries, self.queue.setup.size);
+        if let Some(record) = &self.queue.record {
+            record.end_use(after.bits());
+        }
+        self.queue.used = after;
     }
 
     #[inline(always)]
@@ -271,11 +287,12 @@ impl Turn for PackedPass<'_, '_> {
             tell(&self.device, 0, next.bits());
             self.queue.event = Some(next);
         }
-        let Some(first) = self.first else { return false };
-        if let Some(words) = self.words.at(usize::from(self.start.at)) {
+        if let Some(first) = self.first
+            && let Some(words) = self.words.at(usize::from(self.start.at))
+        {
             words[FLAGS].store(first.to_le(), Ordering::Release);
         }
-        if !asked {
+        if !asked || used == self.start {
             return false;
         }
         // Pairs with the driver's fence between asking for an interrupt and looking at the ring once more: one of the two sees the other.

@@ -1,12 +1,12 @@
 //! The page of `wholebar bench`.
 
-use super::{Look, distinct, facts, figure, host_facts, origin, page, plot, rates_by_depth, runs_table, strips, table};
+use crate::html::plot::{self, Line, Lines, Look};
+use crate::html::{distinct, facts, figure, host_facts, origin, page, rates_by_depth, runs_table, strips, table};
 use crate::mapped::Bar;
 use crate::output;
 use crate::report::{self, PacketRun, Packets, Report, Run};
 use anyhow::Result;
 use maud::{Markup, html};
-use plot::{Line, Lines};
 
 /// A report of `wholebar bench` as a page, of a device with these BARs.
 ///

@@ -1,13 +1,14 @@
 //! The pages of `wholebar pages`: of one host, and of several side by side.
 
-use super::plot::{self, Lines, Look, Times};
-use super::{
-    distinct, facts, figure, host_facts, lines, origin, page, rate, rate_unit, rates_by_depth, runs_table, strips,
-    table,
+use super::comparison::{Comparison, Named, POLICIES};
+use super::memory::Memory;
+use super::report::{MATTERS, Pages, crossover_note, time, workload};
+use crate::html::plot::{self, Lines, Look, Times};
+use crate::html::{
+    distinct, facts, figure, host_facts, lines, look, origin, page, rate, rate_unit, rates_by_depth, runs_table,
+    strips, table,
 };
 use crate::output;
-use crate::pages::compare::{Comparison, Named, POLICIES};
-use crate::pages::report::{MATTERS, Pages, crossover_note, time, workload};
 use crate::report::{self, Run};
 use anyhow::Result;
 use maud::{Markup, html};
@@ -39,7 +40,7 @@ pub fn pages(report: &Pages) -> Result<String> {
             h2 { "Reads" }
             div class="plots" {
                 @for plot in &by_depth { (figure(plot, RATE_CAPTION)) }
-                (figure(&ratio_plot(report, None)?, &ratio_caption()))
+                @if report.is_trusted() { (figure(&ratio_plot(report, None)?, &ratio_caption())) }
                 (figure(&latency_plot(report)?, LATENCY_CAPTION))
             }
             (crossover_table(report))
@@ -49,6 +50,12 @@ pub fn pages(report: &Pages) -> Result<String> {
         h2 { "One access of a register" }
         div class="plots" { (figure(&access_plot(report)?, ACCESS_CAPTION)) }
         (access_table(report))
+        @if let Some(memory) = &report.memory {
+            h2 { "Memory" }
+            (table("What is pinned, by the host's pages", &Memory::PINNED, &memory.pinned_rows()))
+            (table("Measured on this host's pages", &Memory::MEASURED, &memory.measured_rows()))
+            p { (memory.note(&report.host)) }
+        }
         h2 { "Host and device" }
         (facts(&[host, device_facts(report)].concat()))
         (strips(&device.bars))
@@ -90,7 +97,7 @@ pub fn comparison(comparison: &Comparison) -> Result<String> {
         div class="plots" { @for panel in &rates { (figure(&plot::lines(std::slice::from_ref(panel))?, RATE_CAPTION)) } }
         h2 { "What batches make of it" }
         div class="plots" {
-            @for Named { name, report } in &comparison.hosts { (figure(&ratio_plot(report, Some(name))?, &ratio_caption())) }
+            @for Named { name, report } in comparison.hosts.iter().filter(|host| host.report.is_trusted()) { (figure(&ratio_plot(report, Some(name))?, &ratio_caption())) }
         }
         p { (crossover_note()) }
         @for Named { name, report } in &comparison.hosts { h3 { (name) } (crossover_table(report)) }
@@ -178,11 +185,7 @@ fn latency_plot(report: &Pages) -> Result<String> {
     let rows = shallow.map(|run| {
         let p = run.latency_ns;
         let [min, p50, p90, p99, max, mean] = [p.min, p.p50, p.p90, p.p99, p.max, p.mean].map(|ns| ns as f64);
-        (
-            run.plan(),
-            super::look(run),
-            report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max },
-        )
+        (run.plan(), look(run), report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max })
     });
     plot::times(&Times { title: "Latency of a read at queue depth 1", x: "time (logarithmic)", rows: rows.collect() })
 }
@@ -190,10 +193,11 @@ fn latency_plot(report: &Pages) -> Result<String> {
 /// Rates against whole's over the batch, at the largest depth.
 fn ratio_plot(report: &Pages, name: Option<&str>) -> Result<String> {
     let depth = report.runs.iter().map(|run| run.queue_depth).max().unwrap_or(0);
-    let deep = || report.runs.iter().filter(|run| run.queue_depth == depth);
+    let deep = || report.runs.iter().filter(|run| run.queue_depth == depth && run.is_trusted());
     let batches = distinct(deep().map(|run| run.batch));
     let percent = |run: &Run| {
-        let whole = report.run("whole", depth, run.batch).map_or(f64::NAN, |whole| whole.iops / 100.0);
+        let whole = report.run("whole", depth, run.batch).filter(|run| run.is_trusted());
+        let whole = whole.map_or(f64::NAN, |whole| whole.iops / 100.0);
         let (low, high) = run.spread();
         (run.iops / whole, low / whole, high / whole)
     };
@@ -218,7 +222,7 @@ fn crossover_table(report: &Pages) -> Markup {
         .map(|c| vec![c.plan.clone(), c.depth.to_string(), time(c.trap_ns), c.text()])
         .collect();
     html! {
-        @if rows.is_empty() { p { "No plan traps doorbells: there is nothing to cross." } }
+        @if rows.is_empty() { p { "No crossover: no plan traps doorbells, or none that does can be trusted." } }
         @else { (table("From which batch on trapping does not matter", &["BARs", ">depth", ">trapping a batch", ">batch"], &rows)) }
     }
 }

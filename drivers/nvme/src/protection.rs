@@ -1,0 +1,285 @@
+//! Metadata of blocks, and the protection information in it (NVM Command Set 1.0, 5.2 and 5.3; T10 DIF): how blocks lie in buffers, what a command says of
+//! them, and what the host makes and checks itself. Pure: bytes in, bytes out. It has 16-bit guards alone; it knows no queue.
+
+use crate::status::StatusCode;
+use crc::{CRC_16_T10_DIF, Crc, Table};
+use std::fmt;
+
+/// The type of a namespace's protection information: what its reference tags are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtectionType {
+    /// The low 32 bits of a block's number.
+    Type1,
+    /// A number of the program's for the first block of a command, and 1 more for each further one.
+    Type2,
+    /// The program's own; nobody checks them.
+    Type3,
+}
+
+/// Which parts of protection information are checked (PRCHK).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// The guard: a CRC of the block. (SPDK: `SPDK_NVME_IO_FLAGS_PRCHK_GUARD`.)
+    pub guard: bool,
+    /// The application tag. (SPDK: `SPDK_NVME_IO_FLAGS_PRCHK_APPTAG`.)
+    pub application_tag: bool,
+    /// The reference tag, which those of type 3 do not have checked. (SPDK: `SPDK_NVME_IO_FLAGS_PRCHK_REFTAG`.)
+    pub reference_tag: bool,
+}
+
+/// What a command does with the metadata of its blocks (NVM Command Set 1.0, 3.2: PRINFO, LBAT, LBATM, ILBRT).
+///
+/// On a namespace without protection information, all of it is ignored but for the fact that metadata is in the buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protection {
+    /// PRACT: the controller makes the protection information of what is written; and where that is all of the metadata, it takes it away from what is
+    /// read, so that buffers have data only. (SPDK: `SPDK_NVME_IO_FLAGS_PRACT`.)
+    pub action: bool,
+    /// PRCHK: what the controller checks.
+    pub check: Checks,
+    /// The driver puts the protection information into the buffers of a write or compare before it is sent. (SPDK: `spdk_dif_generate`.)
+    pub host_generate: bool,
+    /// What the driver checks in the buffers of a read once it is complete. (SPDK: `spdk_dif_verify`.)
+    pub host_check: Checks,
+    /// The application tag that is written, or expected.
+    pub application_tag: u16,
+    /// Which bits of it are compared.
+    pub application_tag_mask: u16,
+    /// The reference tag of the command's first block; `None` for the low 32 bits of its number, which type 1 demands.
+    pub reference_tag: Option<u32>,
+}
+
+impl Checks {
+    /// None.
+    pub const NONE: Self = Self { guard: false, application_tag: false, reference_tag: false };
+    /// Guard and reference tag: what says that a block is whole, and at its place.
+    pub const PLACE: Self = Self { guard: true, application_tag: false, reference_tag: true };
+    /// All of them.
+    pub const ALL: Self = Self { guard: true, application_tag: true, reference_tag: true };
+}
+
+impl Default for Protection {
+    /// [`controller`](Self::controller).
+    fn default() -> Self {
+        Self::controller()
+    }
+}
+
+impl Protection {
+    /// Metadata passes as it is: nothing is made or checked.
+    pub const fn none() -> Self {
+        Self {
+            action: false,
+            check: Checks::NONE,
+            host_generate: false,
+            host_check: Checks::NONE,
+            application_tag: 0,
+            application_tag_mask: 0xffff,
+            reference_tag: None,
+        }
+    }
+
+    /// The controller makes protection information, and checks guard and reference tag: what requests do that say nothing of it.
+    pub const fn controller() -> Self {
+        Self { action: true, check: Checks::PLACE, ..Self::none() }
+    }
+
+    /// The driver makes protection information, and checks guard and reference tag, and so does the controller: from end to end.
+    pub const fn host() -> Self {
+        Self { host_generate: true, host_check: Checks::PLACE, check: Checks::PLACE, ..Self::none() }
+    }
+}
+
+/// What the driver's check of a read found wrong: the first block with something else than it has to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProtectionError {
+    /// The block.
+    pub lba: u64,
+    /// What was checked, by the status that a controller has for it.
+    pub status: StatusCode,
+    /// What it had to be.
+    pub expected: u32,
+    /// What it was.
+    pub found: u32,
+}
+
+impl fmt::Display for ProtectionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lba, status, expected, found } = self;
+        write!(f, "block {lba}: {}: {found:x}h, where {expected:x}h is right", status.name().unwrap_or("?"))
+    }
+}
+
+/// Bytes of protection information with a 16-bit guard.
+pub(crate) const TUPLE: usize = 8;
+
+/// How the blocks of a namespace lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Bytes of data.
+    pub block: u32,
+    /// Bytes of metadata.
+    pub metadata: u16,
+    /// Metadata follows its block, and is not in a buffer of its own.
+    pub extended: bool,
+    pub protection: Option<ProtectionType>,
+    /// Protection information is first in the metadata, not last.
+    pub first: bool,
+}
+
+const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_T10_DIF);
+
+impl Layout {
+    /// Whether metadata goes along with the data of a command that has this PRACT (NVM Command Set 1.0, 5.3.2).
+    pub fn transfers(&self, action: bool) -> bool {
+        self.metadata > 0 && !(action && self.protection.is_some() && usize::from(self.metadata) == TUPLE)
+    }
+
+    /// The blocks of a transfer: data and metadata of each. Extended blocks are all in `data`.
+    fn blocks<'a>(&self, data: &'a mut [u8], metadata: &'a mut [u8]) -> Vec<(&'a mut [u8], &'a mut [u8])> {
+        let (block, size) = (self.block as usize, usize::from(self.metadata).max(1));
+        match self.extended {
+            true => data.chunks_exact_mut(block + size).map(|both| both.split_at_mut(block)).collect(),
+            false => data.chunks_exact_mut(block).zip(metadata.chunks_exact_mut(size)).collect(),
+        }
+    }
+
+    /// Where in the metadata the protection information is.
+    fn tuple(&self) -> usize {
+        if self.first { 0 } else { usize::from(self.metadata).saturating_sub(TUPLE) }
+    }
+
+    /// CRC of a block's data, and of the metadata before the protection information (5.2.2).
+    fn guard(&self, data: &[u8], metadata: &[u8]) -> u16 {
+        let mut digest = CRC.digest();
+        digest.update(data);
+        digest.update(metadata.get(..self.tuple()).unwrap_or(&[]));
+        digest.finalize()
+    }
+
+    /// The reference tag of block `index` of a command that begins at `lba`.
+    pub fn reference(&self, protection: &Protection, lba: u64, index: u64) -> u32 {
+        let first = protection.reference_tag.unwrap_or(lba as u32);
+        if self.protection == Some(ProtectionType::Type3) { first } else { first.wrapping_add(index as u32) }
+    }
+
+    /// Puts the protection information into the metadata of blocks from `lba` on.
+    pub fn generate(&self, data: &mut [u8], metadata: &mut [u8], lba: u64, protection: &Protection) {
+        let at = self.tuple();
+        for (index, (data, metadata)) in (0..).zip(self.blocks(data, metadata)) {
+            let guard = self.guard(data, metadata);
+            let tag = self.reference(protection, lba, index);
+            if let Some(to) = metadata.get_mut(at..at + TUPLE) {
+                to[..2].copy_from_slice(&guard.to_be_bytes());
+                to[2..4].copy_from_slice(&protection.application_tag.to_be_bytes());
+                to[4..].copy_from_slice(&tag.to_be_bytes());
+            }
+        }
+    }
+
+    /// Checks what the protection says of blocks from `lba` on. Blocks whose tags are all ones are not checked: nobody has written them, or wants that
+    /// (5.3.3).
+    pub fn verify(
+        &self,
+        data: &mut [u8],
+        metadata: &mut [u8],
+        lba: u64,
+        protection: &Protection,
+    ) -> Result<(), ProtectionError> {
+        let checks = protection.host_check;
+        for (index, (data, metadata)) in (0..).zip(self.blocks(data, metadata)) {
+            let Some([g0, g1, a0, a1, tag @ ..]) = metadata.get(self.tuple()..).and_then(|m| m.first_chunk::<TUPLE>())
+            else {
+                continue;
+            };
+            let (guard, application) = (u16::from_be_bytes([*g0, *g1]), u16::from_be_bytes([*a0, *a1]));
+            let reference = u32::from_be_bytes(*tag);
+            let type3 = self.protection == Some(ProtectionType::Type3);
+            if application == u16::MAX && (!type3 || reference == u32::MAX) {
+                continue;
+            }
+            let mask = protection.application_tag_mask;
+            let all = [
+                (checks.guard, 0x82, u32::from(self.guard(data, metadata)), u32::from(guard)),
+                (
+                    checks.application_tag,
+                    0x83,
+                    u32::from(protection.application_tag & mask),
+                    u32::from(application & mask),
+                ),
+                (checks.reference_tag && !type3, 0x84, self.reference(protection, lba, index), reference),
+            ];
+            if let Some((_, code, expected, found)) = all.into_iter().find(|(on, _, want, is)| *on && want != is) {
+                // Media and Data Integrity Errors have type 2; the same read may fail again.
+                return Err(ProtectionError { lba: lba + index, status: StatusCode(0x200 | code), expected, found });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T10 DIF: the check value of the CRC catalogue, and a block of zeros, whose guard is 0.
+    #[test]
+    fn guards_are_t10s() {
+        let layout = Layout { block: 9, metadata: 8, extended: false, protection: None, first: false };
+        assert_eq!(layout.guard(b"123456789", &[0; 8]), 0xd0db);
+        assert_eq!(layout.guard(&[0; 512], &[0xff; 8]), 0);
+        // Metadata before the protection information is protected, too.
+        let long = Layout { metadata: 16, ..layout };
+        assert_eq!(long.guard(b"1", b"23456789........"), 0xd0db);
+        assert_ne!(Layout { first: true, ..long }.guard(b"1", b"23456789........"), 0xd0db);
+    }
+
+    #[test]
+    fn any_bit_that_flips_is_found_by_its_name() {
+        let types = [ProtectionType::Type1, ProtectionType::Type2, ProtectionType::Type3];
+        for (kind, metadata, extended, first) in types.into_iter().flat_map(|kind| {
+            [(8, true, false), (8, false, true), (16, true, true), (64, false, false)]
+                .map(|(metadata, extended, first)| (kind, metadata, extended, first))
+        }) {
+            let layout = Layout { block: 512, metadata, extended, protection: Some(kind), first };
+            let protection = Protection {
+                host_check: Checks::ALL,
+                application_tag: 0x1234,
+                reference_tag: (kind != ProtectionType::Type1).then_some(0xffff_fffe),
+                ..Protection::host()
+            };
+            let size = usize::from(metadata);
+            let (mut data, mut apart) = match extended {
+                true => (vec![7; 3 * (512 + size)], Vec::new()),
+                false => (vec![7; 3 * 512], vec![9; 3 * size]),
+            };
+            layout.generate(&mut data, &mut apart, 5, &protection);
+            assert_eq!(layout.verify(&mut data, &mut apart, 5, &protection), Ok(()));
+            let tuple = layout.tuple();
+            // In the second block: data, guard, application tag, reference tag.
+            for (at, code) in [(None, 0x82), (Some(tuple), 0x82), (Some(tuple + 3), 0x83), (Some(tuple + 7), 0x84)] {
+                let flip = |data: &mut [u8], apart: &mut [u8]| match (at, extended) {
+                    (None, true) => data[512 + size + 100] ^= 1,
+                    (None, false) => data[512 + 100] ^= 1,
+                    (Some(at), true) => data[512 + size + 512 + at] ^= 1,
+                    (Some(at), false) => apart[size + at] ^= 1,
+                };
+                flip(&mut data, &mut apart);
+                let found = layout.verify(&mut data, &mut apart, 5, &protection).map_err(|e| (e.lba, e.status.code()));
+                let want = if code == 0x84 && kind == ProtectionType::Type3 { Ok(()) } else { Err((6, code)) };
+                assert_eq!(found, want, "{layout:?} {at:?}");
+                flip(&mut data, &mut apart);
+            }
+            // Blocks that nobody wrote.
+            data.fill(0xff);
+            apart.fill(0xff);
+            assert_eq!(layout.verify(&mut data, &mut apart, 5, &protection), Ok(()));
+        }
+    }
+
+    #[test]
+    fn errors_are_sentences() {
+        let error = ProtectionError { lba: 7, status: StatusCode(0x282), expected: 0x1234, found: 0x4321 };
+        assert_eq!(error.to_string(), "block 7: End-to-end Guard Check Error: 4321h, where 1234h is right");
+    }
+}

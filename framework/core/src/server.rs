@@ -1,0 +1,229 @@
+//! A model served to one peer after another over a Unix socket: when the model has its turns, when the socket is looked at, and what becomes of both when
+//! a peer goes. It does *not* know what is said: that is a [`Session`]'s, of vfio-user or of vhost-user.
+//!
+//! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so there are
+//! fewer and fewer looks while nothing comes.
+
+use crate::listener::{self, Listener};
+use crate::model::{Model, ModelFunction};
+use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
+use crate::socket::wait_for;
+use crate::{Error, Result, Work};
+use rustix::event::PollFlags;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// One peer of a served model: what it asks, and what it shared.
+pub trait Session<M: Model>: Sized {
+    /// What each session needs to know of the model.
+    type Setup: Copy;
+    /// What the peer is called.
+    const PEER: &'static str;
+
+    /// Begins with the peer at the other end of a connection.
+    ///
+    /// # Errors
+    /// Why it can't be served.
+    fn begin(stream: UnixStream, function: &mut ModelFunction<M>, setup: Self::Setup) -> Result<Self, String>;
+
+    /// Whether the peer took memory away that it had shared, and that was touched.
+    fn is_robbed(&self) -> bool;
+
+    /// Handles the next message, if there is one, once the answer to the one before is sent. Returns whether anything came.
+    ///
+    /// # Errors
+    /// Why there is no peer any more.
+    fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String>;
+
+    /// Waits until the peer says something, or takes what we said.
+    ///
+    /// # Errors
+    /// Where the system cannot wait.
+    fn wait(&self, timeout: Duration) -> io::Result<()>;
+}
+
+/// Why a peer is sent away that [takes its memory away](Session::is_robbed).
+const ROBBED: &str = "it took memory away that it had shared";
+/// How long to wait before it is tried again to connect.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A model, served to one peer at a time: as `vfio_user::Server`, or as `vhost_user::Server`, which say how one is made.
+pub struct Server<M: Model, S: Session<M>> {
+    peers: Peers,
+    function: ModelFunction<M>,
+    setup: S::Setup,
+    pub(crate) session: Option<S>,
+    pace: Pace,
+    spin: bool,
+}
+
+/// Where peers come from.
+pub(crate) enum Peers {
+    Listener(Listener),
+    /// It listens: where, and when it was tried last to connect.
+    Listens(PathBuf, Option<Instant>),
+    /// None comes after the one that is here.
+    None,
+}
+
+impl<M: Model, S: Session<M>> Server<M, S> {
+    pub(crate) fn new(peers: Peers, function: ModelFunction<M>, setup: S::Setup) -> Self {
+        Self { peers, function, setup, session: None, pace: Pace::new(), spin: false }
+    }
+
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then, or until a message or a kick.
+    #[must_use]
+    pub fn spin(mut self, spin: bool) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Returns the model and what it can reach.
+    pub fn function(&mut self) -> &mut ModelFunction<M> {
+        &mut self.function
+    }
+
+    /// Returns whether a peer is connected.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Runs one turn of the model, and at times reads the socket. It never waits.
+    #[inline]
+    pub fn poll(&mut self) -> Work {
+        let work = match &self.session {
+            Some(session) => {
+                let work = self.function.poll();
+                // Before the next turn: what is not there any more is not worked with.
+                if session.is_robbed() {
+                    self.lose(ROBBED);
+                    return Work::Busy;
+                }
+                work
+            }
+            None => Work::Idle,
+        };
+        if !self.pace.is_due(work) {
+            return work;
+        }
+        match self.poll_socket() {
+            true => Work::Busy,
+            false => work,
+        }
+    }
+
+    /// A look at the socket: whether anything came.
+    #[cold]
+    fn poll_socket(&mut self) -> bool {
+        let came = match &mut self.session {
+            Some(session) if session.is_robbed() => Err(ROBBED.to_owned()),
+            Some(session) => session.poll(&mut self.function),
+            None => Ok(self.accept()),
+        };
+        let came = came.unwrap_or_else(|why| {
+            self.lose(&why);
+            true
+        });
+        self.pace.looked(came);
+        came
+    }
+
+    /// The next peer, if one is there: whether one was, which may be one that can't be served.
+    fn accept(&mut self) -> bool {
+        let Some(stream) = self.peers.next() else { return false };
+        match self.meet(stream) {
+            Ok(()) => tracing::info!("a {} is here", S::PEER),
+            Err(why) => tracing::warn!(why, "a {} cannot be served", S::PEER),
+        }
+        true
+    }
+
+    /// The peer at the other end of `stream` is served from now on.
+    pub(crate) fn meet(&mut self, stream: UnixStream) -> Result<(), String> {
+        self.session = Some(S::begin(stream, &mut self.function, self.setup)?);
+        Ok(())
+    }
+
+    /// The peer goes, and all that is left of it.
+    #[cold]
+    fn lose(&mut self, why: &str) {
+        tracing::info!(why, "the {} is gone", S::PEER);
+        self.session = None;
+        self.function.release();
+    }
+
+    /// Runs turns until `stop` is set; or, for a server made from a stream, until the peer has disconnected.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system cannot wait.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
+        let waiting = |cause| Error::Io { what: format!("waiting for a {}", S::PEER), cause };
+        let mut idle = 0u32;
+        // Relaxed: the flag publishes nothing else.
+        while !stop.load(Ordering::Relaxed) {
+            match (self.poll(), &self.session, &self.peers) {
+                (Work::Busy, ..) => idle = 0,
+                (Work::Idle, None, Peers::None) => return Ok(()),
+                // Somebody waits who can't be let in, or nobody listens: who asks at once whether that is over asks without end.
+                (Work::Idle, None, Peers::Listens(..)) => {
+                    std::thread::sleep(RETRY);
+                    self.pace.hurry();
+                }
+                (Work::Idle, None, Peers::Listener(listener)) => {
+                    if listener.is_stuck() {
+                        std::thread::sleep(STOP_LATENCY);
+                    } else {
+                        wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                    }
+                    self.pace.hurry();
+                }
+                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
+                    session.wait(NAP).map_err(waiting)?;
+                    self.pace.hurry();
+                }
+                (Work::Idle, Some(_), _) => {
+                    idle = idle.saturating_add(1);
+                    std::hint::spin_loop();
+                    if idle > POLITE {
+                        std::thread::yield_now();
+                        // On a busy machine that took as long as thousands of turns: the peer is not to wait for as many of them.
+                        self.pace.hurry();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Peers {
+    /// Those that connect to `path`.
+    pub(crate) fn bind(path: &Path) -> Result<Self> {
+        let failed = |cause| Error::Io { what: format!("listening on {}", path.display()), cause };
+        Ok(Self::Listener(Listener::bind(path).map_err(failed)?))
+    }
+
+    /// The next one, if one is there.
+    fn next(&mut self) -> Option<UnixStream> {
+        match self {
+            Self::Listener(listener) => listener.accept(),
+            Self::Listens(path, tried) => {
+                if tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+                    return None;
+                }
+                let first = tried.replace(Instant::now()).is_none();
+                let stream = listener::connect(path, Duration::ZERO);
+                if let Err(error) = &stream
+                    && first
+                {
+                    tracing::info!(%error, path = %path.display(), "nobody listens yet: it is tried again and again");
+                }
+                stream.ok()
+            }
+            Self::None => None,
+        }
+    }
+}
