@@ -378,10 +378,11 @@ pub struct Totals {
 }
 
 /// What devices and models count as lost. What queues dropped has names that say so.
-const LOST: [&str; 12] = [
+const LOST: [&str; 13] = [
     "wire_lost",
     "tx_malformed",
     "tx_no_carrier",
+    "tx_dropped",
     "rx_no_buffer",
     "rx_filtered",
     "rx_too_long",
