@@ -4,15 +4,18 @@
 //! [paced](crate::pace). What a client says is handled in `session.rs`.
 
 use super::session::{self, Session};
+use crate::barrier;
 use crate::listener::Listener;
+use crate::model::rest::{Rest, Wakes};
 use crate::model::{Model, ModelFunction};
-use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
+use crate::pace::{POLITE, Pace, STOP_LATENCY};
 use crate::socket::wait_for;
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A model, served to one client at a time.
 ///
@@ -24,6 +27,7 @@ pub struct Server<M: Model> {
     function: ModelFunction<M>,
     session: Option<Session>,
     pace: Pace,
+    rest: Rest,
     spin: bool,
 }
 
@@ -41,17 +45,25 @@ impl<M: Model> Server<M> {
             function: ModelFunction::distrusting(model),
             session: None,
             pace: Pace::new(),
+            rest: Rest::default(),
             spin: false,
         })
     }
 
     /// Serves the client at the other end of a connection that exists already, and none after it.
     pub fn from_stream(stream: UnixStream, model: M) -> Self {
-        let session = Some(Session::new(stream));
-        Self { listener: None, function: ModelFunction::distrusting(model), session, pace: Pace::new(), spin: false }
+        Self {
+            listener: None,
+            function: ModelFunction::distrusting(model),
+            session: Some(Session::new(stream)),
+            pace: Pace::new(),
+            rest: Rest::default(),
+            spin: false,
+        }
     }
 
-    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then.
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps then: until a message or a wire wakes it; or, where the client
+    /// was given memory to map, for a sixteenth of the time that nothing has happened, and a millisecond at the most.
     #[must_use]
     pub fn spin(mut self, spin: bool) -> Self {
         self.spin = spin;
@@ -115,6 +127,18 @@ impl<M: Model> Server<M> {
         came
     }
 
+    /// A turn found nothing: for how long to rest, if it is time for that and nothing is found once more.
+    fn rests(&mut self) -> Option<Duration> {
+        let quiet = self.rest.idle()?;
+        let (wakes, due) = Wakes::of(self.function.arm());
+        let mapped = self.session.as_ref().is_none_or(Session::has_mapped);
+        let time = if mapped { Wakes::Some } else { wakes }.rest(quiet, due)?;
+        // What the model told its driver, of when to ring, is seen by who rings, or their work is seen by the look that follows.
+        barrier::store_then_load();
+        self.pace.hurry();
+        (self.poll() == Work::Idle).then_some(time)
+    }
+
     /// The client goes, and all that is left of it.
     #[cold]
     fn lose(&mut self, why: &str) {
@@ -133,7 +157,10 @@ impl<M: Model> Server<M> {
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
             match (self.poll(), &self.session, &self.listener) {
-                (Work::Busy, ..) => idle = 0,
+                (Work::Busy, ..) => {
+                    idle = 0;
+                    self.rest.busy();
+                }
                 (Work::Idle, None, None) => return Ok(()),
                 // Somebody waits who can't be let in: who asks at once whether that is over asks without end.
                 (Work::Idle, None, Some(listener)) if listener.is_stuck() => {
@@ -144,11 +171,15 @@ impl<M: Model> Server<M> {
                     wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
                     self.pace.hurry();
                 }
-                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
-                    session.wait(NAP).map_err(waiting)?;
-                    self.pace.hurry();
-                }
                 (Work::Idle, Some(_), _) => {
+                    if !self.spin
+                        && let Some(time) = self.rests()
+                        && let Some(session) = &self.session
+                    {
+                        session.wait(time, self.function.wakeups()).map_err(waiting)?;
+                        self.pace.hurry();
+                        continue;
+                    }
                     idle = idle.saturating_add(1);
                     std::hint::spin_loop();
                     if idle > POLITE {

@@ -10,12 +10,13 @@ use super::wire::{self, Capabilities, Command, Header};
 use crate::PageSize;
 use crate::files::Files;
 use crate::mem::Iova;
-use crate::model::{Model, ModelFunction, Refused};
+use crate::model::{Model, ModelFunction, Refused, rest};
 use crate::pci::{BAR0, ROM};
 use crate::socket::Socket;
+use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
@@ -29,6 +30,8 @@ pub struct Session {
     files: Files,
     /// It was said that memory came without a descriptor.
     told: bool,
+    /// The client was given memory of the device's, which it may have mapped.
+    mapped: bool,
 }
 
 /// What answers a command: bytes, and at times a file.
@@ -54,12 +57,18 @@ const INVALID: Refused = Refused(libc::EINVAL);
 
 impl Session {
     pub fn new(stream: UnixStream) -> Self {
-        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false }
+        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false, mapped: false }
     }
 
-    /// Waits until the client says something, or takes what we said.
-    pub fn wait(&self, timeout: Duration) -> io::Result<bool> {
-        self.socket.wait(timeout)
+    /// Waits until the client says something, or takes what we said, or one of these is readable.
+    pub fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()> {
+        let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
+        Ok(rest::wait(vec![PollFd::new(&self.socket, events)], wires, timeout)?)
+    }
+
+    /// Whether the client may have mapped memory of the device's, and store there untold.
+    pub fn has_mapped(&self) -> bool {
+        self.mapped
     }
 
     /// Whether the client took memory away that it had shared, and that was touched.
@@ -197,7 +206,7 @@ impl Session {
         Ok(Reply::default())
     }
 
-    fn region_info<M: Model + ?Sized>(&self, function: &ModelFunction<M>, payload: &[u8]) -> Answer {
+    fn region_info<M: Model + ?Sized>(&mut self, function: &ModelFunction<M>, payload: &[u8]) -> Answer {
         const FIXED: u32 = size_of::<wire::RegionInfo>() as u32;
         let (ask, _) = wire::split::<wire::RegionInfo>(payload).ok_or(INVALID)?;
         if ask.argsz < FIXED || ask.index >= function.shape().info().regions {
@@ -227,6 +236,7 @@ impl Session {
             reply.payload.extend(caps);
             let file = file.map(|fd| fd.try_clone_to_owned()).transpose();
             reply.file = file.map_err(|e| Refused(e.raw_os_error().unwrap_or(libc::EIO)))?;
+            self.mapped = true;
         }
         Ok(reply)
     }

@@ -19,9 +19,11 @@ mod registers;
 mod rings;
 mod session;
 
+use crate::barrier;
 use crate::listener::{self, Listener};
+use crate::model::rest::{Rest, Wakes};
 use crate::model::{Model, ModelFunction};
-use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
+use crate::pace::{POLITE, Pace, STOP_LATENCY};
 use crate::pci::Irq;
 use crate::socket::wait_for;
 use crate::{Error, Result, Work};
@@ -69,6 +71,7 @@ pub struct Server<M: VirtioModel> {
     registers: Registers,
     session: Option<Session>,
     pace: Pace,
+    rest: Rest,
     spin: bool,
 }
 
@@ -122,10 +125,11 @@ impl<M: VirtioModel + 'static> Server<M> {
             let why = format!("it has {vectors} MSI-X vectors for {queues} queues, of which each needs one");
             return Err(Error::Config { device: function.shape().name.clone(), why });
         }
-        Ok(Self { peers, function, registers, session: None, pace: Pace::new(), spin: false })
+        Ok(Self { peers, function, registers, session: None, pace: Pace::new(), rest: Rest::default(), spin: false })
     }
 
-    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then, or until a kick.
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps then, until a message, a kick or a wire wakes it; where a ring
+    /// has no kick, or the model asks for none, for a millisecond at the most.
     #[must_use]
     pub fn spin(mut self, spin: bool) -> Self {
         self.spin = spin;
@@ -195,6 +199,18 @@ impl<M: VirtioModel + 'static> Server<M> {
         came
     }
 
+    /// A turn found nothing: for how long to rest, if it is time for that and nothing is found once more.
+    fn rests(&mut self) -> Option<Duration> {
+        let quiet = self.rest.idle()?;
+        let (wakes, due) = Wakes::of(self.function.arm());
+        let kicks = self.session.as_ref().is_some_and(Session::kicks_all);
+        let time = if kicks { wakes } else { Wakes::Some }.rest(quiet, due)?;
+        // What the model told the driver, of when to kick, is seen by who kicks, or their work is seen by the look that follows.
+        barrier::store_then_load();
+        self.pace.hurry();
+        (self.poll() == Work::Idle).then_some(time)
+    }
+
     /// The front end goes, and all that is left of it.
     #[cold]
     fn lose(&mut self, why: &str) {
@@ -213,7 +229,10 @@ impl<M: VirtioModel + 'static> Server<M> {
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
             match (self.poll(), &self.session, &self.peers) {
-                (Work::Busy, ..) => idle = 0,
+                (Work::Busy, ..) => {
+                    idle = 0;
+                    self.rest.busy();
+                }
                 (Work::Idle, None, Peers::None) => return Ok(()),
                 // Somebody waits who can't be let in, or nobody listens: who asks at once whether that is over asks without end.
                 (Work::Idle, None, Peers::Listens(..)) => {
@@ -228,11 +247,15 @@ impl<M: VirtioModel + 'static> Server<M> {
                     }
                     self.pace.hurry();
                 }
-                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
-                    session.wait(NAP).map_err(waiting)?;
-                    self.pace.hurry();
-                }
                 (Work::Idle, Some(_), _) => {
+                    if !self.spin
+                        && let Some(time) = self.rests()
+                        && let Some(session) = &self.session
+                    {
+                        session.wait(time, self.function.wakeups()).map_err(waiting)?;
+                        self.pace.hurry();
+                        continue;
+                    }
                     idle = idle.saturating_add(1);
                     std::hint::spin_loop();
                     if idle > POLITE {

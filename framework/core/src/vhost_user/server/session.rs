@@ -9,11 +9,12 @@ use super::device::Device;
 use super::memory::SLOTS;
 use super::registers::Registers;
 use super::{Function, TAKEN};
+use crate::model::rest;
 use crate::vhost_user::wire::{self, BackendRequest, Header, Request, VringAddr, VringState, exactly, protocol};
 use crate::vhost_user::{Frame, Socket};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use zerocopy::IntoBytes;
@@ -65,15 +66,16 @@ impl Session {
         self.device.memory.has_shrunk()
     }
 
-    /// Waits until the front end says something, takes what we said, or kicks.
-    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+    /// Waits until the front end says something, takes what we said, or kicks, or one of these is readable.
+    pub fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()> {
         let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
-        let timeout = Timespec::try_from(timeout).unwrap_or_default();
-        let mut fds = [PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        let own = vec![PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
+        Ok(rest::wait(own, wires, timeout)?)
+    }
+
+    /// Whether each ring that runs is kicked: the front end may have given none, and have its rings looked at.
+    pub fn kicks_all(&self) -> bool {
+        self.device.kicks_all()
     }
 
     /// Handles the next message, if there is one, once the answer to the one before is sent; and what happened at the rings.
