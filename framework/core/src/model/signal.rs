@@ -60,7 +60,7 @@ impl Signaller {
 
     /// Has the kernel signal `eventfd` once, as soon as `fd` has one of `events`, or an error, or this is dropped. Kernels before 4.19 don't.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, events: PollFlags, eventfd: BorrowedFd<'_>) {
-        self.submit(IOCB_CMD_POLL, fd, events.bits().into(), eventfd);
+        self.submit(IOCB_CMD_POLL, fd, events.bits() as u64, eventfd);
     }
 
     /// Asks for `opcode` on `file`, at whose end `eventfd` is signalled. `buffer` is a poll's events; a read has none.
