@@ -96,7 +96,7 @@ fn what_is_wrong_is_told() {
     for (line, code, texts) in [
         ("blk info kernel:", WRONG_USAGE, &["names nothing", "kernel:/dev/NAME"][..]),
         ("blk info kernel:eth0", WRONG_USAGE, &["network interface", "kernel:./eth0"]),
-        ("blk info kernel:,cached", WRONG_USAGE, &["network interface"]),
+        ("blk info kernel:,cached", WRONG_USAGE, &["names nothing"]),
         ("nvme identify kernel:./disk", WRONG_USAGE, &["no PCI device", "PCI address"]),
         ("nvme perf kernel:./disk", WRONG_USAGE, &["no PCI device"]),
         ("msix kernel:./disk", WRONG_USAGE, &["no PCI device"]),

@@ -1,6 +1,7 @@
 //! Disks over temporary files, and everything that is none.
 
 use super::*;
+use rustix::io::Errno;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
@@ -248,6 +249,34 @@ fn what_cannot_be_written_is_read() {
         assert!(why(&mut queue, request(Op::Deallocate { lba: 0, blocks: 1 }, Data::None)).contains("read only"));
         assert_eq!(run(&mut queue, Op::Read { lba: 0 }, data()).status, Status::Ok);
     }
+}
+
+/// Reads and writes are looked for at the device, and all else comes by itself, from a ring of its own. A device without queues for that refuses the former.
+#[test]
+fn what_cannot_be_polled_for_goes_another_way() {
+    if !allowed() {
+        return;
+    }
+    let file = file(1 << 20);
+    let mut disk = open(file.path(), "").unwrap();
+    if disk.geometry().mode != IoMode::Direct {
+        eprintln!("skipped: the directory's file system has no O_DIRECT");
+        return;
+    }
+    disk.options.iopoll = true;
+    Arc::get_mut(&mut disk.shared).unwrap().looks = true;
+    let pool = pool(&disk, 2, disk.geometry().block_size);
+    let mut queue = disk.queue().unwrap();
+    for op in [Op::Flush, Op::WriteZeroes { lba: 0, blocks: 1 }, Op::Flush] {
+        assert_eq!(run(&mut queue, op, Data::None).status, Status::Ok, "{op:?}");
+    }
+    let unsupported = Status::Device(Errno::OPNOTSUPP.raw_os_error() as u16);
+    for op in [Op::Read { lba: 8 }, Op::Write { lba: 0 }] {
+        let status = run(&mut queue, op, Data::One(pool.get_len(pool.size()).unwrap())).status;
+        assert!(status == Status::Ok || status == unsupported, "{op:?}: {status:?}");
+    }
+    assert!(disk.status_text(Errno::OPNOTSUPP.raw_os_error() as u16).contains("leave ,iopoll out"));
+    assert_eq!((queue.in_flight(), pool.available()), (0, 2));
 }
 
 /// What a device is at work on is not cancelled: it ends, well or as aborted, and its buffer comes back.
