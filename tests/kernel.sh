@@ -155,17 +155,25 @@ pings a 10.80.0.2
 stop
 grep -q '^received .* = ' "$work/fwd.out" || fail "packets are not accounted for"
 
-echo "=== forwarding, by AF_XDP sockets"
-start ,mode=xdp
-pings a 10.80.0.2; pings b fd80::1
-file a b 10.80.0.2; file b a fd80::1
-speed 10.80.0.2 "a to b"
-on m ip link show to_a | grep -q xdp || fail "no program is attached"
-kill -9 $forwarder
-wait $forwarder 2>/dev/null || true
-forwarder=
-! on m ip link show | grep -q xdp || fail "the program stays behind"
-echo "  pings and files as above; the program goes with the process"
+xdp=,mode=xdp
+on m "$wholebar" net dump kernel:to_a$xdp "$work/dump" --time 0.1 >"$work/xdp.out" 2>&1 || true
+if grep -q 'built without it' "$work/xdp.out"; then
+  echo "LEFT OUT: $0: AF_XDP sockets, which this kernel has not"
+  xdp=
+fi
+if [ -n "$xdp" ]; then
+  echo "=== forwarding, by AF_XDP sockets"
+  start $xdp
+  pings a 10.80.0.2; pings b fd80::1
+  file a b 10.80.0.2; file b a fd80::1
+  speed 10.80.0.2 "a to b"
+  on m ip link show to_a | grep -q xdp || fail "no program is attached"
+  kill -9 $forwarder
+  wait $forwarder 2>/dev/null || true
+  forwarder=
+  wait_for "the program's end" sh -c "! ip -n ${net[m]} link show | grep -q xdp"
+  echo "  pings and files as above; the program goes with the process"
+fi
 
 echo "=== several queues, faults and a capture"
 start "" --queues 2 --faults drop=0.1,duplicate=0.1,reorder=0.1,seed=7 --capture "$work/capture"
@@ -179,7 +187,7 @@ echo "  $written packets are in the capture"
 
 echo "=== gen and sink"
 field() { awk -v name="\"$1\":" '$1 == name { gsub(",", "", $2); print $2; exit }' "$work/gen.out"; }
-for mode in "" ,mode=xdp; do for size in 64 1518; do
+for mode in "" $xdp; do for size in 64 1518; do
   sent=$(counter m one tx_packets)
   on m "$wholebar" net gen kernel:one "--to=kernel:other$mode" --rate max --size $size --time 1 --tolerate --json >"$work/gen.out" 2>"$work/gen.err.out" || fail "net gen"
   sent=$(($(counter m one tx_packets) - sent))
@@ -220,9 +228,11 @@ refused 1 'it has the addresses 10.80.0.1, fd80::1.*wire,force' dump a wire
 refused 1 'it is a part of bridge' dump m one
 refused 1 'routed is no Ethernet interface' dump m routed
 refused 1 'CAP_NET_RAW' on m setpriv --bounding-set -net_raw "$wholebar" net dump kernel:to_a "$work/dump"
-refused 1 'CAP_BPF and CAP_NET_ADMIN' on m setpriv --bounding-set -bpf,-net_admin,-sys_admin "$wholebar" net dump kernel:to_a,mode=xdp "$work/dump"
-refused 1 'its driver has no zero copy' dump m to_a,mode=xdp,zerocopy
-refused 1 'there is no such queue' dump m to_a,mode=xdp,queue=5
+if [ -n "$xdp" ]; then
+  refused 1 'CAP_BPF and CAP_NET_ADMIN' on m setpriv --bounding-set -bpf,-net_admin,-sys_admin "$wholebar" net dump kernel:to_a,mode=xdp "$work/dump"
+  refused 1 'its driver has no zero copy' dump m to_a,mode=xdp,zerocopy
+  refused 1 'there is no such queue' dump m to_a,mode=xdp,queue=5
+fi
 refused 1 'AF_XDP sockets have 3840 bytes' on m "$wholebar" net dump kernel:to_a,mode=xdp "$work/dump" --mtu 9000
 refused 2 'a packet socket has no parameter "queue"' dump m to_a,queue=1
 refused 2 'mode=fast: expected packet or xdp' dump m to_a,mode=fast

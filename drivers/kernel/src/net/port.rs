@@ -39,7 +39,7 @@ const EVENTS: usize = 256;
 /// How long a reset waits for the owner of a queue to poll it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the kernel's packets have, whichever interface they are of.
+/// What packet sockets have, whichever interface they are of.
 const OFFLOADS: Offloads = Offloads { rx_checksum: true, gather: true, timestamps: true, ..Offloads::NONE };
 
 /// The two directions, as part of a queue's number.
@@ -245,10 +245,14 @@ impl KernelPort {
         };
         let sockets = sockets.map_err(core)?;
         let members = PacketSocket::sender(found.index).map_err(core)?;
+        let offloads = match target.mode {
+            Mode::Packet => OFFLOADS,
+            Mode::Xdp => Offloads { gather: true, ..Offloads::NONE },
+        };
         let shared = Shared {
             name: target.to_string(),
             state,
-            granted: config.offloads.and(OFFLOADS),
+            granted: config.offloads.and(offloads),
             max_packet: u32::from(mtu) + LINK_HEADER,
             patience: PATIENCE,
             filter: Filter::default(),
@@ -263,7 +267,7 @@ impl KernelPort {
                 tx_queues: MAX_QUEUES,
                 descriptors: MAX_SLOTS as u16,
                 mtu: found.mtu.try_into().unwrap_or(u16::MAX),
-                offloads: OFFLOADS,
+                offloads,
                 rss_table: 0,
             },
             config: config.clone(),
