@@ -60,14 +60,16 @@ A TARGET is a PCI function:
   sim:virtio-net,wire=tap:t0
   sim:virtio-blk
   vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other;
-                          ,timeout=30 behind it has it take up to 30 seconds to answer
-  vhost-user:/run/x.sock  a virtio device of a vhost-user back end: QEMU's storage daemon, testpmd,
-                          passt; ,server behind it listens there; ,net or ,blk says what it is
+                          ,timeout=30 behind it: it may take up to 30 seconds to
+                          answer
+  vhost-user:/run/x.sock  a virtio device of a vhost-user back end: QEMU's
+                          storage daemon, testpmd, passt; behind it ,server
+                          listens there, ,net or ,blk says what it is
   0000:01:00.0            one of this machine that vfio-pci has
 or, for `blk` and `net`, the kernel's own path to a disk or a network:
-  kernel:/dev/nvme0n1     a block device or a file, by io_uring: what has a slash in it; behind it may
-                          be ,cached ,sqpoll ,iopoll ,ro ,force
-  kernel:eth0             an interface
+  kernel:/dev/nvme0n1     a block device or a file, by io_uring: what has a slash
+                          in it; behind it ,cached ,sqpoll ,iopoll ,ro ,force
+  kernel:eth0             an interface; behind it ,force
 
 Try first:
   wholebar bench
@@ -77,8 +79,9 @@ Try first:
   wholebar blk info sim:virtio-blk
   wholebar barmap sim:nvme
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage. Colours are off where NO_COLOR is set. RUST_LOG (wholebar=debug)
-says in place of -v what is logged.";
+Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+Colours are off where NO_COLOR is set. RUST_LOG (wholebar=debug) says in place
+of -v what is logged.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -71,7 +71,8 @@ fn after_help() -> String {
     for (model, parameters) in models {
         text += &format!("\n\nParameters of {model}, which sim:{model} takes too (with the default):");
         for (name, values) in parameters {
-            text += &format!("\n  {name:<9} {values}");
+            let values = output::lines(values, 80 - 13).join("\n             ");
+            text += &format!("\n  {name:<10} {values}");
         }
     }
     text

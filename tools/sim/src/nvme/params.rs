@@ -45,9 +45,9 @@ pub const PARAMETERS: &[Parameter] = &[
         "faults",
         "KIND:N/M or KIND:@N, joined by +; drop dup id phase head sqhd delay corrupt dma detach attach fatal hang vanish data guard apptag reftag zonero zoneoff",
     ),
-    ("seed", "a number: which commands are fault_counts (1)"),
+    ("seed", "a number: which commands have faults (1)"),
     ("delay", "how late a delayed command is, 0 to 60000 ms (20)"),
-    ("strike", "io, admin or all: which commands are fault_counts (io)"),
+    ("strike", "io, admin or all: which commands have faults (io)"),
 ];
 
 /// The most zones of all namespaces.

@@ -103,7 +103,7 @@ pub(super) const PARAMETERS: [Parameter; 12] = [
     ("vectors", "1 to 256 (queues + 1)"),
     ("page", "4k, 16k or 64k: the host page it pretends to see, not below the host's"),
     ("faults", "KIND:N/M or KIND:@N of used buffers, joined by +; drop dup id corrupt fatal hang vanish"),
-    ("faultseed", "a number: which buffers are fault_counts (1)"),
+    ("faultseed", "a number: which buffers have faults (1)"),
 ];
 
 impl Transport {
