@@ -127,7 +127,9 @@ impl<P: ?Sized, C> Drivers<P, C> {
             let class = driver.class.map(|class| format!("class {class}"));
             format!("{} ({})", driver.name, ids.chain(class).collect::<Vec<_>>().join(", "))
         });
-        let each: Vec<_> = each.collect();
+        let mut each: Vec<_> = each.collect();
+        // One that takes another's place is for the same devices.
+        each.dedup();
         if each.is_empty() {
             "none in this program: see the features of the crate wholebar".to_owned()
         } else {

@@ -58,7 +58,7 @@ pub enum OpenError {
     /// A PCI device is asked for, and the kernel's path to a disk or a network is given.
     #[cfg(feature = "kernel")]
     #[error(
-        "{target} is no PCI device but the kernel's own path: use it where any disk or port will do, or give the device's PCI address"
+        "{target} is no PCI device but the kernel's own path: use it where any disk or port will do (`block::open_target`, `net::open_target`), or give the device's PCI address"
     )]
     NotPci {
         /// What was given.

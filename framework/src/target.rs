@@ -109,7 +109,9 @@ impl Target {
             let servers = if cfg!(feature = "vfio-user") { "vfio-user:PATH, " } else { "" };
             let kernel = if cfg!(feature = "kernel") { "kernel:PATH, kernel:INTERFACE, " } else { "" };
             let back_ends = if cfg!(feature = "vhost-user") { "vhost-user:PATH or " } else { "" };
-            let known = format!("{models}{servers}{kernel}{back_ends}a PCI address such as 0000:01:00.0");
+            let is_path = cfg!(feature = "kernel") && text.contains('/') && !text.contains(':');
+            let path = if is_path { format!("kernel:{text} for what is there, or ") } else { String::new() };
+            let known = format!("{path}{models}{servers}{kernel}{back_ends}a PCI address such as 0000:01:00.0");
             OpenError::Target { text: text.to_owned(), known }
         };
         match text.split_once(':') {

@@ -26,6 +26,14 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
     if (0.0..=1e6).contains(&seconds) { Ok(Duration::from_secs_f64(seconds)) } else { Err(bad()) }
 }
 
+/// The same, above zero: how long to measure.
+pub fn some_seconds(text: &str) -> Result<Duration, String> {
+    match seconds(text)? {
+        Duration::ZERO => Err("nothing can be measured in no time: write a number above 0".to_owned()),
+        time => Ok(time),
+    }
+}
+
 /// A size or an offset in bytes: `4096`, `4k`, `64KiB`, `1G`. Suffixes are powers of 1024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(pub u64);

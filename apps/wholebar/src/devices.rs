@@ -106,7 +106,14 @@ pub fn run(args: Args) -> Result<()> {
         text += "\nWithout hardware:\n";
         let models = MODELS.iter().map(|(name, what)| (format!("sim:{name}"), *what));
         let socket = "any vfio-user server: wholebar sim serve MODEL --socket /run/x.sock";
-        let all = models.chain([("vfio-user:/run/x.sock".to_owned(), socket)]);
+        let back_end = "a vhost-user back end's virtio device: wholebar sim serve MODEL --vhost-user --socket /run/x.sock, qemu-storage-daemon, DPDK's vhost";
+        let others = [
+            ("vfio-user:/run/x.sock", socket),
+            ("vhost-user:/run/x.sock", back_end),
+            ("kernel:/dev/nvme0n1", "any block device or file, through the kernel (io_uring)"),
+            ("kernel:eth0", "any network interface, through the kernel (packet sockets)"),
+        ];
+        let all = models.chain(others.map(|(name, what)| (name.to_owned(), what)));
         let row = |(name, what): (String, &str)| vec![format!("  {name}"), output::lines(what, 80 - 25).join("\n")];
         text += &output::table(["", ""], all.map(row));
     }

@@ -182,7 +182,7 @@ impl Progress {
 
     /// Of `total` milliseconds.
     pub fn time(what: impl Into<String>, total: Duration) -> Self {
-        Self::new(what.into(), total.as_millis() as u64, "{prefix}  {bar:24}  {percent:>3} %  {msg}")
+        Self::new(what.into(), total.as_millis().max(1) as u64, "{prefix}  {bar:24}  {percent:>3} %  {msg}")
     }
 
     fn new(what: String, total: u64, template: &str) -> Self {

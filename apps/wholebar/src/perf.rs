@@ -41,7 +41,7 @@ pub struct PerfArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     batch: Option<u32>,
     /// Seconds to measure
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = args::seconds)]
+    #[arg(long, alias = "runtime", value_name = "SECONDS", default_value = "10", value_parser = args::some_seconds)]
     time: Duration,
     /// Seconds before that
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = args::seconds)]

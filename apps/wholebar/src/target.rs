@@ -71,6 +71,9 @@ impl AnyTarget {
     pub fn open<P: ?Sized, C>(&self, drivers: &Drivers<P, C>, config: &C, mapping: Mapping) -> Result<Box<P>> {
         let opened = match self {
             Self::Pci(target) => drivers.open(target.device.clone(), config, mapping),
+            Self::Kernel(target) if mapping != Mapping::default() => {
+                return Err(Usage(format!("{target} has no BARs: leave out --policy and --page")).into());
+            }
             Self::Kernel(target) => drivers.open_target(target, &OpenOptions::default(), config, mapping),
         };
         opened.map_err(named)

@@ -112,6 +112,9 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.json {
         output::write_json(path, &comparison)?;
     }
+    if comparison.cases.iter().all(|case| case.verdict == Verdict::Untrusted) {
+        bail!("no case can be trusted in both runs: nothing is compared; measure again on two quiet cores");
+    }
     match args.fail_above.filter(|_| !failed.is_empty()) {
         Some(percent) => bail!("slower by more than {percent} %: {}", failed.join("; ")),
         None => Ok(()),

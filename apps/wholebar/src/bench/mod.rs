@@ -75,7 +75,7 @@ struct Measure {
     #[arg(long, value_name = "FILE")]
     html: Option<String>,
     /// About how long to measure
-    #[arg(long, value_name = "SECONDS", default_value = "34", value_parser = args::seconds)]
+    #[arg(long, aliases = ["time", "runtime"], value_name = "SECONDS", default_value = "34", value_parser = args::some_seconds)]
     seconds: Duration,
     /// Measure one of the two halves alone
     #[arg(long, value_enum)]

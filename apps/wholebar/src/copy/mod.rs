@@ -9,8 +9,9 @@ use crate::storage::{Space, Storage};
 use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 use transfer::Transfer;
 
@@ -90,9 +91,24 @@ pub fn read<S: Storage>(
     range.fits(&namespace, lba, bytes, room)?;
     let mut out: Box<dyn Write> = match to_stdout {
         true => Box::new(io::stdout().lock()),
-        false => Box::new(File::create(&output.out).with_context(|| format!("cannot write {}", output.out))?),
+        false => {
+            refuse_open_file(&output.out)?;
+            Box::new(File::create(&output.out).with_context(|| format!("cannot write {}", output.out))?)
+        }
     };
     range.run(target, &disk, &namespace, lba, Some(bytes), |transfer| transfer.read(bytes, &mut *out).map(|()| bytes))
+}
+
+/// A file that this process has open may be what the disk keeps its blocks in: making it anew would lose them.
+fn refuse_open_file(path: &str) -> Result<()> {
+    let Ok(output) = fs::metadata(path) else { return Ok(()) };
+    let is_output = |open: fs::DirEntry| {
+        fs::metadata(open.path()).is_ok_and(|m| (m.dev(), m.ino()) == (output.dev(), output.ino()))
+    };
+    if output.is_file() && fs::read_dir("/proc/self/fd").into_iter().flatten().flatten().any(is_output) {
+        bail!(Usage(format!("{path} is the file that is read: write to another one")));
+    }
+    Ok(())
 }
 
 /// Copies a file to a range of the disk that `open` makes of a target, and flushes.

@@ -136,7 +136,9 @@ fn parse(name: &str) -> Result<Asked> {
     match name.parse() {
         Ok(Target::Pci { address, options }) => Ok(Asked { name: name.to_owned(), address, route: options.route }),
         Ok(_) => {
-            bail!(Usage(format!("{name} is no PCI function of this machine: it needs nothing, and can be opened")))
+            bail!(Usage(format!(
+                "{name} is no PCI function of this machine, and needs none of what is looked at here: open it (`wholebar blk info`, `net`, `nvme identify`), and what is wrong is told"
+            )))
         }
         Err(error) => bail!(Usage(error.to_string())),
     }

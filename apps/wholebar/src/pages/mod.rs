@@ -73,7 +73,7 @@ struct Measure {
     #[arg(default_value = "sim:nvme,size=64M,block=4096,backing=null")]
     target: String,
     /// About how long to measure [default: 60, or 10 with --quick]
-    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    #[arg(long, alias = "time", value_name = "SECONDS", value_parser = args::some_seconds)]
     runtime: Option<Duration>,
     /// Five rounds instead of twelve, in 10 seconds
     #[arg(long)]
@@ -143,7 +143,8 @@ fn measure(args: Measure) -> Result<()> {
         output::print(intro(&host, &args.target, &device, core, &target))?;
     }
     let registers = registers::measure(target.device.clone(), core, rounds, time.mul_f64(REGISTERS), &interrupted)?;
-    let rounds = Rounds { plans: &plans, loads: &LOADS, rounds, time: time.saturating_sub(began.elapsed()) };
+    let rounds =
+        Rounds { plans: &plans, loads: &LOADS, rounds, time: time.saturating_sub(began.elapsed()).max(time / 2) };
     let cases = Reads { target: &target, nsid, core }.measure(&rounds, &interrupted)?;
     let mut runs: Vec<Run> = cases.iter().filter_map(Case::result).collect();
     runs.sort_by_key(|run| (run.queue_depth, run.batch));

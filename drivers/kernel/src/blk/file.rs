@@ -108,6 +108,12 @@ impl Opened {
             check_polling(&mode, if block_device { opened.st_rdev } else { opened.st_dev })
                 .map_err(|why| Error::NoPolling { target: target.to_string(), why })?;
         }
+        let rest = bytes % u64::from(block_size);
+        if rest > 0 {
+            tracing::warn!(
+                "kernel:{target}: the last {rest} bytes are no whole block of {block_size}, and out of reach"
+            );
+        }
         Ok(Self { file, geometry: Geometry { blocks, block_size, memory_align, mode, read_only } })
     }
 }

@@ -77,8 +77,10 @@ impl Report {
         text += &received.as_ref().map_or(String::new(), Received::latencies);
         // More than the jitter of a start.
         if sent.behind_seconds > 0.01 * ran.seconds {
-            let share = 100.0 * sent.behind_seconds / ran.seconds.max(1e-9);
-            text += &format!("\n  The rate was not reached: it was {share:.0} % short of it.\n");
+            let behind = sent.behind_seconds;
+            text += &format!(
+                "\n  The rate was not reached: in the end, packets were {behind:.2} s later than they should have been.\n"
+            );
         }
         format!("{text}\n{}{}{}", ran.table(), ran.unconfirmed(), ran.caveat())
     }
@@ -86,6 +88,7 @@ impl Report {
     /// What went wrong, where something did.
     pub fn failure(&self, tolerate: bool) -> Option<String> {
         let lost = || self.received.as_ref().filter(|_| !tolerate).and_then(Received::failure);
-        self.ran.failure().or_else(lost)
+        let nothing = || (self.sent.packets == 0).then(|| "nothing was sent: is the link up?".to_owned());
+        self.ran.failure().or_else(nothing).or_else(lost)
     }
 }

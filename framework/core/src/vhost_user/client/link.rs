@@ -74,7 +74,10 @@ impl Link {
         };
         match self {
             Self::Connect(path) => connect(path, within).map_err(failed),
-            Self::Listen(listener) => accept(listener, later(options.open_timeout)).map_err(failed),
+            Self::Listen(listener) => {
+                tracing::warn!(device = name, "waiting for a back end to connect");
+                accept(listener, later(options.open_timeout)).map_err(failed)
+            }
             Self::Once => Err(failed(io::ErrorKind::NotFound.into())),
         }
     }
