@@ -89,7 +89,14 @@ fn named(status: Status) -> Option<&'static str> {
 fn plain_requests_have_protection_information_made_and_taken_away() {
     for pi in KINDS {
         for mset in [0, 1] {
-            for more in ["", ",pil=1,noiob=7", ",mdts=1,sgl=1", ",block=4096,shadow=1", ",queues=1,entries=4"] {
+            for more in [
+                "",
+                ",pil=1,noiob=7",
+                ",mdts=1,sgl=1",
+                ",block=4096,shadow=1",
+                ",mps=16k-64k,page=64k",
+                ",queues=1,entries=4",
+            ] {
                 let target = format!("sim:nvme,size=64M,ms=8,pi={pi},mset={mset}{more}");
                 let rig = rig(&target);
                 let ns = rig.nvme.namespaces()[0].clone();

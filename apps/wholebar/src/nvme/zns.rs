@@ -226,8 +226,8 @@ fn value(zone: &Zone) -> serde_json::Value {
     })
 }
 
-/// The largest file that is appended: more than any zone has.
-const MOST: u64 = 1 << 40;
+/// The largest file that is appended.
+const MOST: u64 = 1 << 30;
 
 fn append(args: AppendArgs) -> Result<()> {
     let AppendArgs { namespace_id: nsid, zslba, .. } = args;

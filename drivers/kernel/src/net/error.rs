@@ -1,5 +1,7 @@
 //! The errors of ports through the kernel.
 
+use rustix::io::Errno;
+
 /// An error of a network interface that is used as a port.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -40,7 +42,7 @@ pub enum Error {
     },
     /// This process may not.
     #[error(
-        "{interface}: {step}: {cause}: packet sockets need the capability CAP_NET_RAW, in the user namespace that the network namespace belongs to: run as root, or `setcap cap_net_raw+ep` on the program"
+        "{interface}: {step}: {cause}: that needs {capabilities}, in the user namespace that the network namespace belongs to: run as root, or give them to the program by setcap(8)"
     )]
     Permission {
         /// The interface.
@@ -49,9 +51,11 @@ pub enum Error {
         step: String,
         /// What the system said.
         cause: std::io::Error,
+        /// The capabilities, and what they allow.
+        capabilities: &'static str,
     },
     /// The system refused something else.
-    #[error("{interface}: {what}: {cause}")]
+    #[error("{interface}: {what}: {cause}{advice}")]
     System {
         /// The interface.
         interface: String,
@@ -59,6 +63,8 @@ pub enum Error {
         what: String,
         /// What came back.
         cause: std::io::Error,
+        /// What a person can do, after a colon; or nothing.
+        advice: &'static str,
     },
     /// The framework's error.
     #[error("{interface}: {error}")]
@@ -143,14 +149,42 @@ pub enum Error {
 impl Error {
     /// The error of a step of the core's.
     pub(super) fn of(interface: &str, error: wholebar_core::Error) -> Self {
-        let interface = interface.to_owned();
         match error {
-            wholebar_core::Error::Io { what, cause } if cause.kind() == std::io::ErrorKind::PermissionDenied => {
-                Self::Permission { interface, step: what, cause }
-            }
-            wholebar_core::Error::Io { what, cause } => Self::System { interface, what, cause },
-            error => Self::Core { interface, error },
+            wholebar_core::Error::Io { what, cause } => Self::system(interface, what, cause),
+            error => Self::Core { interface: interface.to_owned(), error },
         }
+    }
+
+    /// The error of a step that the system refused.
+    pub(super) fn system(interface: &str, what: String, cause: std::io::Error) -> Self {
+        let interface = interface.to_owned();
+        let is = |errno: Errno| cause.raw_os_error() == Some(errno.raw_os_error());
+        // Steps by bpf(2) say so.
+        let bpf = what.ends_with("(bpf)");
+        if is(Errno::PERM) || is(Errno::ACCESS) {
+            let capabilities = match bpf {
+                true => "the capabilities CAP_BPF and CAP_NET_ADMIN, for programs and what they are attached to",
+                false => "the capability CAP_NET_RAW, for packet and AF_XDP sockets",
+            };
+            return Self::Permission { interface, step: what, cause, capabilities };
+        }
+        let xdp = what.contains("AF_XDP");
+        let advice = if bpf && (is(Errno::BUSY) || is(Errno::EXIST)) {
+            ": it has an XDP program already (`ip link show` names it)"
+        } else if xdp && is(Errno::BUSY) {
+            ": another socket has the queue"
+        } else if xdp && is(Errno::INVAL) {
+            ": there is no such queue, perhaps (`ethtool -l`, or /sys/class/net/NAME/queues)"
+        } else if xdp && is(Errno::NOBUFS) {
+            ": raise the limit of locked memory (`ulimit -l`)"
+        } else if xdp && is(Errno::OPNOTSUPP) {
+            ": its driver has no zero copy; leave that to the kernel, without `,zerocopy`"
+        } else if is(Errno::AFNOSUPPORT) || is(Errno::NOSYS) {
+            ": this kernel was built without it; another mode= may do"
+        } else {
+            ""
+        };
+        Self::System { interface, what, cause, advice }
     }
 }
 

@@ -24,7 +24,9 @@ impl Filter {
             _ if self.promiscuous.load(Ordering::Relaxed) => true,
             Destination::Multicast if self.all_multicast.load(Ordering::Relaxed) => true,
             Destination::Multicast | Destination::Other => {
-                self.addresses.read().unwrap_or_else(|e| e.into_inner()).contains(&address())
+                // The loopback interface has no broadcast address, so that the kernel takes it for a group's there.
+                let address = address();
+                address == Mac::BROADCAST || self.addresses.read().unwrap_or_else(|e| e.into_inner()).contains(&address)
             }
         }
     }

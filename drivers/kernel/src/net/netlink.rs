@@ -44,6 +44,8 @@ pub(super) struct Interface {
     pub mtu: u32,
     /// The index of the bridge or the bond that it is a part of.
     pub master: Option<u32>,
+    /// It is one of a pair of virtual Ethernet interfaces.
+    pub veth: bool,
 }
 
 /// What is said of an interface as it happens.
@@ -189,7 +191,7 @@ fn interface(body: &[u8]) -> Option<Interface> {
     let (kind, index, flags) = (half(body, 2)?, word(body, 4)?, word(body, 8)?);
     let (up, carrier) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
     let (mac, name) = (Mac::default(), String::new());
-    let mut found = Interface { index, name, kind, up, carrier, mac, mtu: 0, master: None };
+    let mut found = Interface { index, name, kind, up, carrier, mac, mtu: 0, master: None, veth: false };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             // IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER.
@@ -197,6 +199,8 @@ fn interface(body: &[u8]) -> Option<Interface> {
             3 => found.name = String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned(),
             4 => found.mtu = word(value, 0).unwrap_or(0),
             10 => found.master = word(value, 0),
+            // IFLA_LINKINFO, and in it IFLA_INFO_KIND.
+            18 => found.veth = attributes(value).any(|(kind, value)| kind == 1 && value.starts_with(b"veth\0")),
             _ => {}
         }
     }
@@ -239,6 +243,7 @@ mod tests {
         for (kind, value) in [(3, &b"veth0\0"[..]), (1, &mac), (4, &9000u32.to_ne_bytes()), (10, &3u32.to_ne_bytes())] {
             body.extend(attribute(kind, value));
         }
+        body.extend(attribute(18, &attribute(1, b"veth\0")));
         let expected = Interface {
             index: 7,
             name: "veth0".to_owned(),
@@ -248,6 +253,7 @@ mod tests {
             mac: Mac(mac),
             mtu: 9000,
             master: Some(3),
+            veth: true,
         };
         assert_eq!(interface(&body), Some(expected));
         for len in 0..body.len() {

@@ -4,17 +4,20 @@ use super::error::Error;
 use super::filter::Filter;
 use super::netlink::Interface;
 use super::rx::Rx;
-use super::target::Target;
+use super::target::{Mode, Target};
 use super::tx::Tx;
 use super::uses;
 use super::watch::{State, Watch};
+use super::xdp::{XdpReceiver, XdpSender};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use wholebar_core::DriverError;
 use wholebar_core::channel::{Receiver, bounded};
 use wholebar_core::control_plane::DeviceEvent;
-use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketRing, PacketSocket};
+use wholebar_core::kernel::xdp::{XDP_LARGEST, XdpOptions, XdpRx, XdpSocket, XdpTx};
+use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketRing, PacketSocket, XdpProgram};
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{
     Count, Event, Limits, Link, Mac, Offloads, Port, PortConfig, Rss, RxCounters, RxQueue, Statistic, TxCounters,
@@ -25,6 +28,8 @@ use wholebar_core::net::{
 const MAX_QUEUES: u16 = 64;
 /// Packets that fit into a queue's ring where nobody says; 64 KiB of the kernel's memory each.
 const DESCRIPTORS: u16 = 256;
+/// The same of an AF_XDP socket, which has 4 KiB for each.
+const XDP_DESCRIPTORS: u16 = 1024;
 /// The usual MTU.
 const MTU: u16 = 1500;
 /// An Ethernet header with two VLAN tags.
@@ -34,7 +39,7 @@ const EVENTS: usize = 256;
 /// How long a reset waits for the owner of a queue to poll it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the kernel's packets have, whichever interface they are of.
+/// What packet sockets have, whichever interface they are of.
 const OFFLOADS: Offloads = Offloads { rx_checksum: true, gather: true, timestamps: true, ..Offloads::NONE };
 
 /// The two directions, as part of a queue's number.
@@ -66,29 +71,59 @@ pub(super) struct Shared {
     pub filter: Filter,
     /// Packets that the filter left out.
     pub filtered: AtomicU64,
-    pub rx: Vec<RxSlot>,
-    pub tx: Vec<TxSlot>,
-    mac: Mac,
+    sockets: Sockets,
+    /// What asks the interface for more, as long as it is open.
+    members: Arc<PacketSocket>,
+    /// One of a pair, which passes on packets whose checksums nobody has completed.
+    pub veth: bool,
+    pub mac: Mac,
     mtu: u16,
     limits: Limits,
     _watch: Watch,
 }
 
-/// A socket that receives, and its ring while no queue has it.
-pub(super) struct RxSlot {
-    socket: Arc<PacketSocket>,
-    ring: Mutex<Option<PacketRing>>,
-    pub counters: Arc<RxCounters>,
-    /// Packets that came, and of these those dropped, as far as the kernel was asked.
-    kernel: Mutex<(u64, u64)>,
+impl Shared {
+    pub fn rx(&self, index: u16) -> Option<&RxSlot> {
+        self.sockets.rx.get(usize::from(index))
+    }
+
+    pub fn tx(&self, index: u16) -> Option<&TxSlot> {
+        self.sockets.tx.get(usize::from(index))
+    }
 }
 
-/// A socket that sends, and whether a queue has it.
+/// A socket's receiving half, while no queue has it.
+pub(super) struct RxSlot {
+    ring: Mutex<Option<RxRing>>,
+    counted: Counted,
+    pub counters: Arc<RxCounters>,
+}
+
+pub(super) enum RxRing {
+    Packet(PacketRing),
+    Xdp(XdpRx),
+}
+
+/// What has the kernel's counters of a socket.
+enum Counted {
+    /// Packets that came, and of these those dropped, as far as the kernel was asked.
+    Packet(Arc<PacketSocket>, Mutex<(u64, u64)>),
+    Xdp(Arc<XdpSocket>),
+}
+
+/// A socket's sending half, while no queue has it.
 pub(super) struct TxSlot {
-    socket: Arc<PacketSocket>,
-    taken: AtomicBool,
+    ring: Mutex<Option<TxRing>>,
     pub counters: Arc<TxCounters>,
+    /// Packets that the kernel refused for good.
     pub refused: Arc<Count>,
+    /// Packets that it took, and dropped.
+    pub lost: Arc<Count>,
+}
+
+pub(super) enum TxRing {
+    Packet(Arc<PacketSocket>),
+    Xdp(XdpTx),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,31 +131,103 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl RxSlot {
-    pub fn put_back(&self, ring: PacketRing) {
+    fn new(ring: RxRing, counted: Counted) -> Self {
+        Self { ring: Mutex::new(Some(ring)), counted, counters: Arc::default() }
+    }
+
+    pub fn put_back(&self, ring: RxRing) {
         *lock(&self.ring) = Some(ring);
     }
 
-    /// What the kernel has counted by now, since the port was opened: packets that came, and of these those dropped.
-    fn counted(&self) -> (u64, u64) {
-        let mut all = lock(&self.kernel);
-        match self.socket.statistics() {
-            Ok(more) => *all = (all.0 + u64::from(more.packets), all.1 + u64::from(more.dropped)),
-            Err(error) => tracing::debug!(%error, "the kernel's counters could not be read"),
+    /// What the kernel has counted by now, since the port was opened.
+    fn counted(&self) -> Vec<(&'static str, u64)> {
+        let (counts, error) = match &self.counted {
+            Counted::Packet(socket, all) => {
+                let (mut all, more) = (lock(all), socket.statistics());
+                if let Ok(more) = &more {
+                    *all = (all.0 + u64::from(more.packets), all.1 + u64::from(more.dropped));
+                }
+                (vec![("rx_frames", all.0), ("rx_missed", all.1)], more.err())
+            }
+            Counted::Xdp(socket) => {
+                let (counts, error) = socket.counts().map_or_else(|e| (Default::default(), Some(e)), |c| (c, None));
+                (vec![("rx_missed", counts.dropped), ("invalid_descriptors", counts.invalid)], error)
+            }
+        };
+        if let Some(error) = error {
+            tracing::debug!(%error, "the kernel's counters could not be read");
         }
-        *all
+        counts
     }
 }
 
 impl TxSlot {
-    pub fn put_back(&self) {
-        self.taken.store(false, Ordering::Release);
+    fn new(ring: TxRing) -> Self {
+        Self { ring: Mutex::new(Some(ring)), counters: Arc::default(), refused: Arc::default(), lost: Arc::default() }
+    }
+
+    pub fn put_back(&self, ring: TxRing) {
+        *lock(&self.ring) = Some(ring);
+    }
+}
+
+/// The sockets of a port's queues.
+struct Sockets {
+    rx: Vec<RxSlot>,
+    tx: Vec<TxSlot>,
+    /// What has an interface's packets go to AF_XDP sockets.
+    _program: Option<XdpProgram>,
+    driver: &'static str,
+}
+
+impl Sockets {
+    fn packet(interface: u32, config: &PortConfig) -> wholebar_core::Result<Self> {
+        let (mut rx, mut sockets, mut group) = (Vec::new(), Vec::new(), None);
+        for _ in 0..config.rx_queues {
+            let slots = config.rx_descriptors.unwrap_or(DESCRIPTORS);
+            let (socket, ring) = PacketSocket::receiver(interface, slots.into())?;
+            if config.rx_queues > 1 {
+                group = Some(socket.join(group)?);
+            }
+            sockets.push((socket, ring));
+        }
+        for (socket, mut ring) in sockets {
+            // Before the last of them had joined, a packet came to several.
+            while config.rx_queues > 1 && ring.is_ready() {
+                ring.release();
+            }
+            let _ = socket.statistics();
+            rx.push(RxSlot::new(RxRing::Packet(ring), Counted::Packet(socket, Mutex::default())));
+        }
+        let tx = (0..config.tx_queues).map(|_| Ok(TxSlot::new(TxRing::Packet(PacketSocket::sender(interface)?))));
+        Ok(Self { rx, tx: tx.collect::<wholebar_core::Result<_>>()?, _program: None, driver: "af_packet" })
+    }
+
+    fn xdp(interface: u32, target: &Target, config: &PortConfig) -> wholebar_core::Result<Self> {
+        let queues = config.rx_queues.max(config.tx_queues);
+        let program = XdpProgram::attach(interface, u32::from(target.queue) + u32::from(queues))?;
+        let (mut rx, mut tx) = (Vec::new(), Vec::new());
+        for index in 0..queues {
+            let options = XdpOptions {
+                rx_descriptors: config.rx_descriptors.unwrap_or(XDP_DESCRIPTORS).into(),
+                tx_descriptors: config.tx_descriptors.unwrap_or(XDP_DESCRIPTORS).into(),
+                zero_copy: target.zerocopy,
+            };
+            let queue = u32::from(target.queue) + u32::from(index);
+            let (socket, receiver, sender) = XdpSocket::open(&program, interface, queue, options)?;
+            // The half that was not asked for stays as it is.
+            rx.push(RxSlot::new(RxRing::Xdp(receiver), Counted::Xdp(socket)));
+            tx.push(TxSlot::new(TxRing::Xdp(sender)));
+        }
+        let driver = if target.zerocopy { "af_xdp, zero copy" } else { "af_xdp, copy" };
+        Ok(Self { rx, tx, _program: Some(program), driver })
     }
 }
 
 impl KernelPort {
     pub fn open(target: &Target, config: &PortConfig) -> Result<Self, Error> {
         let found = uses::find(target)?;
-        let mtu = check(&found, config)?;
+        let mtu = check(&found, target, config)?;
         let core = |error| Error::of(&found.name, error);
         let (send, events) = bounded(EVENTS);
         let state = Arc::new(State {
@@ -132,39 +239,27 @@ impl KernelPort {
             events: send,
         });
         let watch = Watch::start(state.clone()).map_err(core)?;
-        let (mut rx, mut group) = (Vec::new(), None);
-        for _ in 0..config.rx_queues {
-            let slots = config.rx_descriptors.unwrap_or(DESCRIPTORS);
-            let (socket, ring) = PacketSocket::receiver(found.index, slots.into()).map_err(core)?;
-            if config.rx_queues > 1 {
-                group = Some(socket.join(group).map_err(core)?);
-            }
-            let (ring, counters, kernel) = (Mutex::new(Some(ring)), Arc::default(), Mutex::default());
-            rx.push(RxSlot { socket, ring, counters, kernel });
-        }
-        // Before the last of them had joined, a packet came to several.
-        for slot in rx.iter_mut().filter(|_| config.rx_queues > 1) {
-            let ring = slot.ring.get_mut().unwrap_or_else(|e| e.into_inner());
-            while let Some(ring) = ring.as_mut().filter(|ring| ring.is_ready()) {
-                ring.release();
-            }
-            let _ = slot.socket.statistics();
-        }
-        let tx = (0..config.tx_queues).map(|_| {
-            let (socket, taken) = (PacketSocket::sender(found.index).map_err(core)?, AtomicBool::new(false));
-            Ok(TxSlot { socket, taken, counters: Arc::default(), refused: Arc::default() })
-        });
-        let tx = tx.collect::<Result<Vec<_>, Error>>()?;
+        let sockets = match target.mode {
+            Mode::Packet => Sockets::packet(found.index, config),
+            Mode::Xdp => Sockets::xdp(found.index, target, config),
+        };
+        let sockets = sockets.map_err(core)?;
+        let members = PacketSocket::sender(found.index).map_err(core)?;
+        let offloads = match target.mode {
+            Mode::Packet => OFFLOADS,
+            Mode::Xdp => Offloads { gather: true, ..Offloads::NONE },
+        };
         let shared = Shared {
             name: target.to_string(),
             state,
-            granted: config.offloads.and(OFFLOADS),
+            granted: config.offloads.and(offloads),
             max_packet: u32::from(mtu) + LINK_HEADER,
             patience: PATIENCE,
             filter: Filter::default(),
             filtered: AtomicU64::new(0),
-            rx,
-            tx,
+            sockets,
+            members,
+            veth: found.veth,
             mac: found.mac,
             mtu,
             limits: Limits {
@@ -172,7 +267,7 @@ impl KernelPort {
                 tx_queues: MAX_QUEUES,
                 descriptors: MAX_SLOTS as u16,
                 mtu: found.mtu.try_into().unwrap_or(u16::MAX),
-                offloads: OFFLOADS,
+                offloads,
                 rss_table: 0,
             },
             config: config.clone(),
@@ -186,11 +281,11 @@ impl KernelPort {
         Ok(port)
     }
 
-    /// Asks the interface for more, or no longer. What the first socket asked for ends with it.
+    /// Asks the interface for more, or no longer.
     fn member(&self, membership: Membership, on: bool) -> Result<(), Error> {
         let what = || format!("{} {membership:?}", if on { "asking for" } else { "giving back" });
-        let done = self.shared.rx.first().map_or(Ok(()), |slot| slot.socket.set_membership(membership, on));
-        done.map_err(|cause| Error::System { interface: self.shared.state.name.clone(), what: what(), cause })
+        let done = self.shared.members.set_membership(membership, on);
+        done.map_err(|cause| Error::system(&self.shared.state.name, what(), cause))
     }
 
     /// Sets a mode of the interface, where that changes it.
@@ -221,20 +316,28 @@ impl KernelPort {
 }
 
 /// Whether the interface can be that; the MTU then.
-fn check(found: &Interface, config: &PortConfig) -> Result<u16, Error> {
+fn check(found: &Interface, target: &Target, config: &PortConfig) -> Result<u16, Error> {
     let interface = || found.name.clone();
     for (direction, asked) in [("receive", config.rx_queues), ("send", config.tx_queues)] {
         if !(1..=MAX_QUEUES).contains(&asked) {
             return Err(Error::Queues { interface: interface(), direction, asked, most: MAX_QUEUES });
         }
     }
-    // A queue that sends has no descriptors: what is asked for is not needed.
-    if let Some(asked) = config.rx_descriptors.filter(|n| !n.is_power_of_two() || u32::from(*n) > MAX_SLOTS) {
+    // A packet socket's queue that sends has no descriptors: what is asked for is not needed.
+    let tx = config.tx_descriptors.filter(|_| target.mode == Mode::Xdp);
+    if let Some(asked) =
+        [config.rx_descriptors, tx].into_iter().flatten().find(|n| !n.is_power_of_two() || u32::from(*n) > MAX_SLOTS)
+    {
         return Err(Error::Descriptors { interface: interface(), asked, most: MAX_SLOTS as u16 });
     }
     if config.rss.is_some() {
         let advice = "packets are spread by a hash of their flow anyway".to_owned();
         return Err(Error::Unsupported { interface: interface(), what: "receive-side scaling", advice });
+    }
+    let largest = u32::from(config.mtu.unwrap_or(MTU)) + LINK_HEADER;
+    if target.mode == Mode::Xdp && largest > XDP_LARGEST {
+        let advice = format!("AF_XDP sockets have {XDP_LARGEST} bytes for a packet: use mode=packet");
+        return Err(Error::Unsupported { interface: interface(), what: "a page's size", advice });
     }
     match config.mtu {
         Some(asked) if u32::from(asked) > found.mtu => {
@@ -247,7 +350,7 @@ fn check(found: &Interface, config: &PortConfig) -> Result<u16, Error> {
 
 impl Port for KernelPort {
     fn driver(&self) -> &'static str {
-        "af_packet"
+        self.shared.sockets.driver
     }
 
     fn name(&self) -> &str {
@@ -332,24 +435,23 @@ impl Port for KernelPort {
             name: name.into(),
             value,
         };
-        let (mut all, mut came, mut missed) = (Vec::new(), 0, 0);
-        for (i, slot) in self.shared.rx.iter().enumerate() {
-            let (queue, (packets, dropped)) = (format!("rx{i}"), slot.counted());
-            (came, missed) = (came + packets, missed + dropped);
+        let (mut all, mut kernel) = (Vec::new(), BTreeMap::new());
+        for (i, slot) in self.shared.sockets.rx.iter().enumerate() {
+            let queue = format!("rx{i}");
+            slot.counted().into_iter().for_each(|(name, value)| *kernel.entry(name).or_default() += value);
             all.extend(slot.counters.all().map(|(name, value)| of(&queue, name, value)));
         }
-        for (i, slot) in self.shared.tx.iter().enumerate() {
+        for (i, slot) in self.shared.sockets.tx.iter().enumerate() {
             let queue = format!("tx{i}");
             all.extend(slot.counters.all().map(|(name, value)| of(&queue, name, value)));
             all.push(of(&queue, "dropped_refused", slot.refused.get()));
+            all.push(of(&queue, "tx_dropped", slot.lost.get()));
         }
         let counted = [
-            ("rx_frames", came),
-            ("rx_missed", missed),
             ("rx_filtered", self.shared.filtered.load(Ordering::Relaxed)),
             ("link_changes", self.shared.state.link_changes.load(Ordering::Relaxed)),
         ];
-        all.extend(counted.map(|(name, value)| of("", name, value)));
+        all.extend(kernel.into_iter().chain(counted).map(|(name, value)| of("", name, value)));
         all
     }
 
@@ -371,19 +473,22 @@ impl Port for KernelPort {
             return Err(Error::Buffers { interface, size, headroom, packet }.into());
         }
         let none = |why| self.no_queue("receives", index, why);
-        let slot = shared.rx.get(usize::from(index)).ok_or_else(|| none("there is none"))?;
-        let ring = lock(&slot.ring).take().ok_or_else(|| none("it is in use"))?;
-        Ok(Box::new(Rx::new(shared.clone(), index, ring, pool)))
+        let slot = shared.rx(index).filter(|_| index < shared.config.rx_queues).ok_or_else(|| none("there is none"))?;
+        Ok(match lock(&slot.ring).take().ok_or_else(|| none("it is in use"))? {
+            RxRing::Packet(ring) => Box::new(Rx::new(shared.clone(), index, ring, pool)),
+            RxRing::Xdp(ring) => Box::new(XdpReceiver::new(shared.clone(), index, ring, pool)),
+        })
     }
 
     fn tx_queue(&self, index: u16) -> Result<Box<dyn TxQueue>, DriverError> {
         self.check()?;
         let none = |why| self.no_queue("sends", index, why);
-        let slot = self.shared.tx.get(usize::from(index)).ok_or_else(|| none("there is none"))?;
-        if slot.taken.swap(true, Ordering::AcqRel) {
-            return Err(none("it is in use"));
-        }
-        Ok(Box::new(Tx::new(self.shared.clone(), index, slot.socket.clone())))
+        let shared = &self.shared;
+        let slot = shared.tx(index).filter(|_| index < shared.config.tx_queues).ok_or_else(|| none("there is none"))?;
+        Ok(match lock(&slot.ring).take().ok_or_else(|| none("it is in use"))? {
+            TxRing::Packet(socket) => Box::new(Tx::new(shared.clone(), index, socket)),
+            TxRing::Xdp(ring) => Box::new(XdpSender::new(shared.clone(), index, ring)),
+        })
     }
 
     fn reset(&self) -> Result<(), DriverError> {

@@ -1,7 +1,7 @@
 //! A queue that receives: packets are copied out of the kernel's ring into buffers of the program's. No system call, no lock, no allocation.
 
 use super::cut::{Cut, Packet};
-use super::port::{RX, Shared, id};
+use super::port::{RX, RxRing, Shared, id};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ enum Turn {
 impl Rx {
     pub fn new(shared: Arc<Shared>, index: u16, ring: PacketRing, pool: &Pool) -> Self {
         let gate = shared.state.domain.join(id(index, RX));
-        let counters = shared.rx[usize::from(index)].counters.clone();
+        let counters = shared.rx(index).map_or_else(Arc::default, |slot| slot.counters.clone());
         let work = Work { cache: pool.cache(BATCH), cut: None, shared, counters };
         Self { gate, index, ring: Some(ring), work }
     }
@@ -188,7 +188,9 @@ impl Drop for Rx {
             if self.work.cut.is_some() {
                 ring.release();
             }
-            self.work.shared.rx[usize::from(self.index)].put_back(ring);
+            if let Some(slot) = self.work.shared.rx(self.index) {
+                slot.put_back(RxRing::Packet(ring));
+            }
         }
     }
 }

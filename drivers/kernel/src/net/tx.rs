@@ -1,6 +1,6 @@
 //! A queue that sends: a system call for each burst, by which the kernel takes copies. Nothing is in flight when that returns.
 
-use super::port::{Shared, TX, id};
+use super::port::{Shared, TX, TxRing, id};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -39,8 +39,8 @@ enum Refusal {
 impl Tx {
     pub fn new(shared: Arc<Shared>, index: u16, socket: Arc<PacketSocket>) -> Self {
         let gate = shared.state.domain.join(id(index, TX));
-        let slot = &shared.tx[usize::from(index)];
-        let (counters, refused) = (slot.counters.clone(), slot.refused.clone());
+        let (counters, refused) =
+            shared.tx(index).map(|slot| (slot.counters.clone(), slot.refused.clone())).unwrap_or_default();
         Self { gate, index, socket, counters, refused, waiting: None, shared }
     }
 
@@ -159,7 +159,9 @@ impl TxQueue for Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        self.shared.tx[usize::from(self.index)].put_back();
+        if let Some(slot) = self.shared.tx(self.index) {
+            slot.put_back(TxRing::Packet(self.socket.clone()));
+        }
     }
 }
 

@@ -12,8 +12,8 @@ const ETHERNET: [u16; 2] = [1, 772];
 pub(super) fn find(target: &Target) -> Result<Interface, Error> {
     let name = &target.interface;
     let failed = |what: &str| {
-        let (interface, what) = (name.clone(), what.to_owned());
-        move |cause: io::Error| Error::System { interface, what, cause }
+        let what = what.to_owned();
+        move |cause: io::Error| Error::system(name, what, cause)
     };
     let all = netlink::interfaces().map_err(failed("asking the kernel for its interfaces"))?;
     let Some(found) = all.iter().find(|i| i.name == *name) else {

@@ -113,7 +113,7 @@ impl Queue {
         match self.namespaces.iter().find(|n| n.nsid == nsid) {
             Some(ns) => {
                 let ns = *ns;
-                // From here on entries of the ring may have words that only entries of this file's making set or clear.
+                // Its commands set words of an entry that the short way leaves as they are.
                 self.whole_entries |= ns.layout.metadata > 0;
                 self.ns = self.with_short_way(ns);
             }

@@ -92,7 +92,12 @@ impl Queue {
             return not_offered(format!("zones of namespace {nsid} have no descriptor extensions"));
         }
         let extension = if report.extended { zoned.extension as usize } else { 0 };
-        let room = (REPORT.min(driver.max_transfer() as usize) - HEAD) / (DESCRIPTOR + extension);
+        let room = REPORT.min(driver.max_transfer() as usize).saturating_sub(HEAD) / (DESCRIPTOR + extension);
+        if room == 0 {
+            return not_offered(format!(
+                "a zone's descriptor with {extension} bytes of extension is more than a command transfers"
+            ));
+        }
         let limit = report.limit.unwrap_or(usize::MAX);
         let (mut zones, mut from) = (Vec::new(), report.from - report.from % zoned.zone_size);
         while zones.len() < limit && from < ns.blocks {

@@ -118,6 +118,27 @@ pub fn complete(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
     Some(())
 }
 
+/// Completes the checksum of a TCP or UDP packet over IP that was never on a wire, where that was left out: its field holds the pseudo header's sum then. For
+/// paths that do not say so. One that is complete stays as it is.
+pub fn complete_where_left_out(packet: &mut [u8]) {
+    for (v6, l4) in [(false, L4::Tcp), (false, L4::Udp), (true, L4::Tcp), (true, L4::Udp)] {
+        let Some(Headers { ip, l4: start, .. }) = Headers::of(packet, v6, l4, None) else { continue };
+        let half = |at: usize| packet.get(at..at + 2).map_or(0, |b| u16::from_be_bytes([b[0], b[1]]));
+        // As long as IP says: a short frame is padded. Fragments have a checksum that is of all of them.
+        let (end, fragment) = match v6 {
+            true => (ip + 40 + usize::from(half(ip + 4)), false),
+            false => (ip + usize::from(half(ip + 2)), half(ip + 6) & 0x3fff != 0),
+        };
+        let (offset, protocol) = if l4 == L4::Tcp { (TCP_CHECKSUM, 6) } else { (UDP_CHECKSUM, 17) };
+        let addresses = if v6 { ip + 8..ip + 40 } else { ip + 12..ip + 20 };
+        let (Some(len), Some(addresses)) = (end.checked_sub(start), packet.get(addresses)) else { return };
+        if !fragment && half(start + offset) == !finish(add(protocol + len as u64, addresses)) {
+            let _ = packet.get_mut(..end).and_then(|packet| complete(packet, start, offset));
+        }
+        return;
+    }
+}
+
 /// Adds 16-bit words to a ones' complement sum.
 fn add(sum: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<4>();
@@ -207,6 +228,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_was_left_out_is_completed_and_nothing_else_is_touched() {
+        for v6 in [false, true] {
+            for l4 in [L4::Tcp, L4::Udp] {
+                let mut right = packet(v6, l4, 1, 33);
+                let h = Headers::of(&right, v6, l4, None).unwrap();
+                h.complete(&mut right, 0, 0, true);
+                let mut same = right.clone();
+                complete_where_left_out(&mut same);
+                assert_eq!(same, right);
+                let (at, protocol) =
+                    (h.l4 + if h.udp { UDP_CHECKSUM } else { TCP_CHECKSUM }, if h.udp { 17 } else { 6 });
+                let addresses = if v6 { h.ip + 8..h.ip + 40 } else { h.ip + 12..h.ip + 20 };
+                let pseudo = !finish(add(protocol + (right.len() - h.l4) as u64, &right[addresses]));
+                let mut left_out = right.clone();
+                left_out[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+                // Padding is none of IP's.
+                left_out.extend([7; 5]);
+                complete_where_left_out(&mut left_out);
+                assert_eq!(left_out[..right.len()], right);
+                // A wrong one is the receiver's to find.
+                let mut wrong = right.clone();
+                wrong[at] ^= 0x10;
+                let before = wrong.clone();
+                complete_where_left_out(&mut wrong);
+                assert_eq!(wrong, before);
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, cases: if cfg!(miri) { 5 } else { 500 }, ..ProptestConfig::default() })]
 
@@ -221,6 +272,7 @@ mod tests {
             if let Some(place) = bytes.get_mut(12..14) { place.copy_from_slice(&[0x81, 0]); }
             if let Some(place) = bytes.get_mut(at..at + 2) { place.copy_from_slice(&ether_type); }
             let _ = complete(&mut bytes.clone(), start.unwrap_or(usize::MAX), offset);
+            complete_where_left_out(&mut bytes.clone());
             if let Some(h) = Headers::of(&bytes, v6, if udp { L4::Udp } else { L4::Tcp }, start) {
                 for len in [0, h.len() - 1, h.len(), bytes.len()] {
                     h.complete(&mut bytes[..len], index, skipped, false);

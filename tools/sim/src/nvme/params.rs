@@ -50,7 +50,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("strike", "io, admin or all: which commands are fault_counts (io)"),
 ];
 
-/// The most zones of a namespace.
+/// The most zones of all namespaces.
 const MAX_ZONES: u64 = 1 << 20;
 /// The largest namespace, in bytes.
 const MAX_SIZE: u64 = 64 << 40;
@@ -287,8 +287,8 @@ impl NvmeParams {
             format!("zone_cap={capacity} is not from 4096 to zone_size={size}")
         } else if self.size.unwrap_or(1 << 30) < size {
             format!("a namespace has no zone of zone_size={size}")
-        } else if self.size.unwrap_or(1 << 30) / size > MAX_ZONES {
-            format!("more than {MAX_ZONES} zones: use a larger zone_size=")
+        } else if (self.size.unwrap_or(1 << 30) / size).saturating_mul(self.namespaces.into()) > MAX_ZONES {
+            format!("more than {MAX_ZONES} zones in all: use a larger zone_size=")
         } else if matches!(self.backing, Backing::File { .. }) {
             "the states of zones are kept in memory: zoned= does not go with file=".to_owned()
         } else if self.metadata.size > 0 || self.spare > 0 {
@@ -315,5 +315,36 @@ fn block(text: &str, given: &Given<'_>) -> Result<u32> {
         Some(512) => Ok(512),
         Some(4096) => Ok(4096),
         _ => Err(given.bad()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_and_zones_that_make_no_sense_are_refused() {
+        for (params, says) in [
+            ("ms=9", "0, 8, 16 and 64"),
+            ("pi=1", "go with ms="),
+            ("mset=1", "go with ms="),
+            ("ms=8,pil=1", "pil= goes with pi="),
+            ("ms=8,backing=null", "kept in memory"),
+            ("ms=8,file=x", "kept in memory"),
+            ("ms=8,pi=4", "pi"),
+            ("zoned=1,zone_size=1000", "multiples of 4096"),
+            ("zoned=1,zone_size=1M,zone_cap=2M", "zone_cap"),
+            ("zoned=1,zone_size=1M,size=512k", "no zone"),
+            ("zoned=1,zone_size=4k,size=1T", "zones in all"),
+            ("zoned=1,zone_size=4k,size=1G,ns=10000", "zones in all"),
+            ("zoned=1,file=x", "kept in memory"),
+            ("zoned=1,ms=8", "neither with ms="),
+        ] {
+            let error = NvmeParams::parse(params).unwrap_err().to_string();
+            assert!(error.contains(says), "{params}: {error}");
+        }
+        for params in ["ms=64,pi=3,pil=1,mset=1", "zoned=1", "zoned=1,zone_size=4k,size=1G,max_open=1", "ms=16"] {
+            NvmeParams::parse(params).unwrap();
+        }
     }
 }

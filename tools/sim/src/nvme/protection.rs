@@ -326,6 +326,9 @@ impl Store {
     pub(super) fn flip(&mut self, cmd: &Command, fault: Fault, chance: u64) {
         let lba = cmd.cdw10_11();
         let Ok(ns) = active(&mut self.namespaces, cmd.nsid()) else { return };
+        if lba >= ns.blocks {
+            return;
+        }
         let protected = ns.format.protection > 0;
         let tuple = if protected { ns.format.at() as u64 } else { 0 };
         let (media, place, len) = match fault {
@@ -335,10 +338,7 @@ impl Store {
             Fault::FlipReferenceTag if protected => (&mut ns.metadata, tuple + 4, 4),
             _ => return,
         };
-        let place = if fault == Fault::FlipData { place } else { place + lba.wrapping_mul(ns.format.size.into()) };
-        if lba >= ns.blocks {
-            return;
-        }
+        let place = if fault == Fault::FlipData { place } else { place + lba * u64::from(ns.format.size) };
         let (bit, at) = (chance % 8, place + (chance >> 8) % len);
         let mut byte = [0];
         // A medium that can't be read is spoilt enough.
