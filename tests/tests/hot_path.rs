@@ -161,6 +161,51 @@ fn no_system_call_per_packet() -> Result<()> {
     check("no_system_call_per_packet", &["whole, split", "whole, packed", "whole, packed, faults"], "trapped")
 }
 
+/// Through the kernel, requests take a system call a doorbell, and completions none.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn no_system_call_to_look_for_completions_of_the_kernel() -> Result<()> {
+    use wholebar::block::{self, BlockQueue, Data, DiskConfig, Op};
+    use wholebar::mem::{Arena, ArenaOptions, Pool};
+    const READS: usize = 4;
+    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR"))?;
+    std::fs::write(file.path(), vec![1; 1 << 20])?;
+    let disk = match block::open_target(&format!("kernel:{}", file.path().display()), &DiskConfig::default()) {
+        Err(error) if error.to_string().contains("cannot be set up") => {
+            eprintln!("skipped: {error}");
+            return Ok(());
+        }
+        disk => disk?,
+    };
+    let Some(way) = way() else {
+        return check("no_system_call_to_look_for_completions_of_the_kernel", &["polls"], "rings");
+    };
+    let arena = Arena::new(2 * READS as u64 * 4096, ArenaOptions::default())?;
+    disk.attach(arena.clone())?;
+    let pool = Pool::new(arena, 2 * READS as u32, 4096, 4096)?;
+    let mut queue = disk.queue()?;
+    let mut done = Vec::with_capacity(2 * READS);
+    let submit = move |queue: &mut dyn BlockQueue| {
+        let read = |buf| wholebar_tests::storage::request(1, Op::Read { lba: 8 }, Data::One(buf));
+        pool.get_len(4096).is_some_and(|buf| queue.submit(read(buf)).is_ok())
+    };
+    without_system_calls(move |warm| {
+        if warm {
+            let posted = (0..READS).all(|_| submit(&mut *queue));
+            queue.ring();
+            return posted;
+        }
+        if way == "rings" {
+            submit(&mut *queue);
+            queue.ring();
+        }
+        while done.len() < READS {
+            queue.poll(1, &mut |completion| done.push(completion));
+        }
+        done.iter().all(|completion| completion.status == block::Status::Ok)
+    })
+}
+
 /// Set in the process of a test that runs itself again.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const CHILD: &str = "WHOLEBAR_TEST_HOT_PATH";

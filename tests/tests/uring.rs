@@ -146,6 +146,28 @@ fn data_comes_back_from_block_devices() -> Result<()> {
     Ok(())
 }
 
+/// What a container's filter, or a setting of the kernel's, does to a process.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn where_the_system_has_no_rings_that_is_said() -> Result<()> {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    for (errno, says) in [(libc::EPERM, "io_uring_disabled"), (libc::ENOSYS, "built without it")] {
+        let file = file();
+        let rules = std::iter::once((libc::SYS_io_uring_setup, Vec::new())).collect();
+        let arch = std::env::consts::ARCH.try_into().context("no such filter on this CPU")?;
+        let refuses = SeccompAction::Errno(errno as u32);
+        let program: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, refuses, arch)?.try_into()?;
+        // Filters are a thread's.
+        let opened = std::thread::spawn(move || {
+            seccompiler::apply_filter(&program)?;
+            anyhow::Ok(open(file.path(), "").err().map(|error| format!("{error:#}")))
+        });
+        let error = opened.join().ok().context("a panic")??.context("it was opened")?;
+        ensure!(error.contains("io_uring cannot be set up") && error.contains(says), "{error}");
+    }
+    Ok(())
+}
+
 /// The face for code that blocks, which takes any offset.
 #[test]
 fn a_file_is_read_and_written_as_a_disk_that_blocks() -> Result<()> {

@@ -37,6 +37,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use wholebar_core::DriverError;
 use wholebar_core::block::{BlockQueue, Disk, DiskConfig, Event, Namespace};
+use wholebar_core::irq::EventFd;
 use wholebar_core::kernel::{Uring, UringOptions};
 use wholebar_core::mem::Arena;
 
@@ -110,7 +111,7 @@ impl KernelDisk {
             told: AtomicBool::new(false),
         };
         // So that what the system does not allow is said here, and not once queues are wanted.
-        disk.queue()?;
+        disk.queue(false)?;
         Ok(disk)
     }
 
@@ -119,23 +120,30 @@ impl KernelDisk {
         &self.shared.geometry
     }
 
-    /// Returns a queue, to be owned by one core. It makes system calls.
+    /// Returns a queue, to be owned by one core. With `interrupt` the kernel signals its completions to an eventfd, so that it can be
+    /// [armed](BlockQueue::arm), unless they are to be polled for. It makes system calls.
     ///
     /// # Errors
     /// [`Error::NoQueue`] where all are in use; [`Error::Ring`].
-    pub fn queue(&self) -> Result<Queue> {
+    pub fn queue(&self, interrupt: bool) -> Result<Queue> {
         let ring = |iopoll| {
             let ring =
                 self.file.try_clone().and_then(|file| Uring::new(file.into(), UringOptions { iopoll, ..self.options }));
             ring.map_err(|cause| Error::ring(&self.shared.name, self.options.sqpoll.is_some(), cause))
         };
-        let (ring, other) = (ring(self.options.iopoll)?, self.options.iopoll.then(|| ring(false)).transpose()?);
+        let (mut main, other) = (ring(self.options.iopoll)?, self.options.iopoll.then(|| ring(false)).transpose()?);
+        let mut wakeup = None;
+        if interrupt && !self.options.iopoll {
+            let eventfd = Arc::new(EventFd::new()?);
+            main.signal(&eventfd).map_err(|cause| Error::ring(&self.shared.name, false, cause))?;
+            wakeup = Some(eventfd);
+        }
         let mut open = lock(&self.shared.open);
         if *open == self.queues {
             return Err(Error::NoQueue { disk: self.shared.name.clone(), queues: self.queues });
         }
         *open += 1;
-        Ok(Queue::new(self.shared.clone(), ring, other))
+        Ok(Queue::new(self.shared.clone(), main, other, wakeup))
     }
 }
 
@@ -193,7 +201,11 @@ impl Disk for KernelDisk {
     }
 
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
-        Ok(Box::new(KernelDisk::queue(self)?))
+        Ok(Box::new(KernelDisk::queue(self, false)?))
+    }
+
+    fn interrupt_queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        Ok(Box::new(KernelDisk::queue(self, true)?))
     }
 
     /// One, where the disk cannot be written: why.

@@ -4,15 +4,19 @@ use super::{IoMode, Shared};
 use rustix::io::Errno;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
+use wholebar_core::irq::EventFd;
 use wholebar_core::kernel::{Completed, Full, Operation, Uring};
+use wholebar_core::reactor::Armed;
 
 /// The code of a read that met the end of a file, or a write that wrote nothing: no error number of the kernel's is as large.
 pub(super) const SHORT: u16 = 0x8000;
 /// How many polls go by before deadlines are looked at.
 const POLLS: u32 = 64;
+/// The longest sleep while requests with deadlines are in flight.
+const NAP: Duration = Duration::from_secs(1);
 
 /// A queue of a [`KernelDisk`](super::KernelDisk), owned by one core: a ring of its own.
 ///
@@ -29,6 +33,8 @@ pub struct Queue {
     deadlines: usize,
     polls: u32,
     failed: Option<String>,
+    /// Signalled by each completion.
+    wakeup: Option<Arc<EventFd>>,
 }
 
 /// What a queue is to its disk.
@@ -51,9 +57,14 @@ pub(super) struct InFlight {
 }
 
 impl Queue {
-    pub(super) fn new(shared: Arc<Shared>, ring: Uring<InFlight>, other: Option<Uring<InFlight>>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ring: Uring<InFlight>,
+        other: Option<Uring<InFlight>>,
+        wakeup: Option<Arc<EventFd>>,
+    ) -> Self {
         let seat = Seat { shared, arenas: Vec::new() };
-        Self { ring, other, seat, again: false, deadlines: 0, polls: 0, failed: None }
+        Self { ring, other, seat, again: false, deadlines: 0, polls: 0, failed: None, wakeup }
     }
 
     /// What the kernel is asked for, and how many bytes are to be transferred.
@@ -290,6 +301,24 @@ impl BlockQueue for Queue {
         let mut all = self.ring.doorbells();
         all += self.other.as_ref().map_or_else(DoorbellCounts::default, Uring::doorbells);
         Some(all)
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        self.wakeup.clone()
+    }
+
+    /// The kernel signals in any case: what it has signalled until now is taken, by a system call, and what completed before is found by the poll that follows.
+    fn arm(&mut self) -> Armed {
+        let Some(wakeup) = self.wakeup.as_ref().filter(|_| !self.again && self.failed.is_none()) else {
+            return Armed::No;
+        };
+        wakeup.take();
+        if self.deadlines == 0 {
+            return Armed::Yes;
+        }
+        // The first poll after the nap looks at them.
+        self.polls = POLLS - 2;
+        Armed::Until(Instant::now() + NAP)
     }
 }
 

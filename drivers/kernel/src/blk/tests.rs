@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Request, Status};
 use wholebar_core::mem::{ArenaOptions, Pool};
+use wholebar_core::reactor::Armed;
 
 /// How long a test waits before it fails.
 const LONG: Duration = Duration::from_secs(100);
@@ -77,7 +78,7 @@ fn every_request_does_what_it_says() {
         let Geometry { block_size, blocks, .. } = *disk.geometry();
         assert_eq!((u64::from(block_size) * blocks, disk.geometry().read_only.clone()), (1 << 20, None));
         let pool = pool(&disk, 4, 2 * block_size);
-        let mut queue = disk.queue().unwrap();
+        let mut queue = disk.queue(false).unwrap();
         let mut buf = pool.get_len(2 * block_size).unwrap();
         buf.bytes_mut().fill(7);
         let done = run(&mut queue, Op::Write { lba: 3 }, Data::One(buf));
@@ -113,7 +114,7 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     let disk = open(file.path(), "").unwrap();
     let Geometry { block_size, blocks, memory_align, .. } = *disk.geometry();
     let pool = pool(&disk, 4, 2 * block_size);
-    let mut queue = disk.queue().unwrap();
+    let mut queue = disk.queue(false).unwrap();
     let block = || Data::One(pool.get_len(block_size).unwrap());
     let read = |lba| Op::Read { lba };
     for (op, data, text) in [
@@ -144,10 +145,10 @@ fn what_cannot_be_done_is_refused_with_a_reason() {
     disk.attach(other.clone()).unwrap();
     assert_eq!(run(&mut queue, read(0), data()).status, Status::Ok);
     assert!(disk.detach(&other).unwrap_err().to_string().contains("stays attached"));
-    assert!(disk.queue().err().unwrap().to_string().contains("no queue left"));
+    assert!(disk.queue(false).err().unwrap().to_string().contains("no queue left"));
     drop(queue);
     disk.detach(&other).unwrap();
-    assert!(disk.queue().is_ok());
+    assert!(disk.queue(false).is_ok());
     assert!(disk.reset().unwrap_err().to_string().contains("cannot be reset"));
 }
 
@@ -159,7 +160,7 @@ fn a_full_queue_says_so_and_goes_on() {
     let file = file(1 << 20);
     let disk = open(file.path(), "").unwrap();
     let pool = pool(&disk, 8, disk.geometry().block_size);
-    let mut queue = disk.queue().unwrap();
+    let mut queue = disk.queue(false).unwrap();
     let read = || request(Op::Read { lba: 0 }, Data::One(pool.get_len(pool.size()).unwrap()));
     for round in 0..3 {
         for _ in 0..4 {
@@ -191,7 +192,7 @@ fn a_file_that_is_cut_meanwhile_is_an_error() {
         let disk = open(file.path(), parameters).unwrap();
         let block = disk.geometry().block_size;
         let pool = pool(&disk, 2, 4 * block);
-        let mut queue = disk.queue().unwrap();
+        let mut queue = disk.queue(false).unwrap();
         // In the midst of a request, of a block, and before it begins.
         for len in [u64::from(2 * block), u64::from(2 * block) + 100, 0] {
             file.as_file().set_len(len).unwrap();
@@ -243,11 +244,47 @@ fn what_cannot_be_written_is_read() {
         assert!(matches!(disk.event(), Some(Event::Reported(why)) if why.contains("read-only")));
         assert_eq!(disk.event(), None);
         let pool = pool(&disk, 1, disk.geometry().block_size);
-        let mut queue = disk.queue().unwrap();
+        let mut queue = disk.queue(false).unwrap();
         let data = || Data::One(pool.get_len(pool.size()).unwrap());
         assert!(why(&mut queue, request(Op::Write { lba: 0 }, data())).contains("read only"));
         assert!(why(&mut queue, request(Op::Deallocate { lba: 0, blocks: 1 }, Data::None)).contains("read only"));
         assert_eq!(run(&mut queue, Op::Read { lba: 0 }, data()).status, Status::Ok);
+    }
+}
+
+/// A completion that comes after a queue was armed and polled once more wakes whoever sleeps.
+#[test]
+fn an_armed_queue_wakes_who_waits() {
+    if !allowed() {
+        return;
+    }
+    let file = file(1 << 20);
+    for parameters in ["", ",cached", ",sqpoll"] {
+        let disk = open(file.path(), parameters).unwrap();
+        let pool = pool(&disk, 2, disk.geometry().block_size);
+        let mut queue = disk.queue(true).unwrap();
+        let wakeup = queue.wakeup().unwrap();
+        for round in 0..500 {
+            let data = Data::One(pool.get_len(pool.size()).unwrap());
+            // Each other one has a deadline that does not pass.
+            let deadline = (round % 2 == 0).then(|| Instant::now() + LONG);
+            let op = if round % 3 == 0 { Op::Write { lba: 3 } } else { Op::Read { lba: 3 } };
+            queue.submit(Request { deadline, ..request(op, data) }).unwrap();
+            queue.ring();
+            let mut done = 0;
+            while done == 0 {
+                let armed = queue.arm();
+                assert_eq!(matches!(armed, Armed::Until(_)), deadline.is_some(), "{armed:?}");
+                done = queue.poll(1, &mut |completion| assert_eq!(completion.status, Status::Ok));
+                if done == 0 {
+                    assert!(wakeup.wait(Some(LONG)).unwrap().is_some(), "{parameters}: round {round}: nobody woke it");
+                }
+            }
+            queue.disarm();
+        }
+        assert_eq!((queue.arm(), queue.in_flight(), pool.available()), (Armed::Yes, 0, 2));
+        drop(queue);
+        assert_eq!(disk.queue(false).unwrap().arm(), Armed::No);
     }
 }
 
@@ -266,7 +303,7 @@ fn what_cannot_be_polled_for_goes_another_way() {
     disk.options.iopoll = true;
     Arc::get_mut(&mut disk.shared).unwrap().looks = true;
     let pool = pool(&disk, 2, disk.geometry().block_size);
-    let mut queue = disk.queue().unwrap();
+    let mut queue = disk.queue(false).unwrap();
     for op in [Op::Flush, Op::WriteZeroes { lba: 0, blocks: 1 }, Op::Flush] {
         assert_eq!(run(&mut queue, op, Data::None).status, Status::Ok, "{op:?}");
     }
@@ -288,7 +325,7 @@ fn a_deadline_that_has_passed_loses_nothing() {
     let file = file(1 << 20);
     let disk = open(file.path(), "").unwrap();
     let pool = pool(&disk, 4, disk.geometry().block_size);
-    let mut queue = disk.queue().unwrap();
+    let mut queue = disk.queue(false).unwrap();
     for _ in 0..50 {
         for _ in 0..4 {
             let data = Data::One(pool.get_len(pool.size()).unwrap());

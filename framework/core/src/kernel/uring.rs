@@ -12,6 +12,7 @@
 
 use crate::bar::DoorbellCounts;
 use crate::block::Data;
+use crate::irq::EventFd;
 use crate::mem::{Arena, Buf};
 use io_uring::squeue::Entry;
 use io_uring::types::{CancelBuilder, Fixed, FsyncFlags};
@@ -227,6 +228,14 @@ impl<T> Uring<T> {
         }
         self.registered.push(Registered { arena, first });
         Ok(())
+    }
+
+    /// Has the kernel signal an eventfd after each completion (`IORING_REGISTER_EVENTFD`): once, for as long as this value lives.
+    ///
+    /// # Errors
+    /// What `io_uring_register(2)` says.
+    pub fn signal(&mut self, eventfd: &EventFd) -> io::Result<()> {
+        self.ring.submitter().register_eventfd(eventfd.as_fd().as_raw_fd())
     }
 
     /// Stages a request: the kernel is told by [`enter`](Self::enter). Of more than 1024 buffers, the first 1024 are used.
