@@ -15,6 +15,8 @@
 use crate::drivers::Mapping;
 use crate::{OpenError, OpenOptions, Target};
 use std::sync::Arc;
+#[cfg(feature = "virtio")]
+use wholebar_core::pci::Irq;
 use wholebar_core::pci::PciDevice;
 
 pub use wholebar_core::block::*;
@@ -58,7 +60,9 @@ pub fn drivers() -> Drivers {
         open: Box::new(|device, config, Mapping { policy, page }| {
             let options = wholebar_virtio::Options { policy, page, ..Default::default() };
             let DiskConfig { queues, entries: descriptors } = *config;
-            let blk = wholebar_virtio::blk::BlkConfig { queues, descriptors, interrupts: false };
+            // Queues that are polled ask for no interrupts, so that having them costs nothing.
+            let vectors = device.irq_info(Irq::Msix).map_or(0, |info| info.count);
+            let blk = wholebar_virtio::blk::BlkConfig { queues, descriptors, interrupts: vectors > u32::from(queues) };
             Ok(Box::new(wholebar_virtio::Blk::open(device, &blk, options)?))
         }),
     });

@@ -34,8 +34,8 @@ impl Space {
     /// Refuses to go on where it cannot be written.
     pub fn check_writable(&self, disk: &impl Storage) -> Result<()> {
         if self.read_only {
-            let why = disk.why_read_only().map_or(String::new(), |why| format!(": {why}"));
-            bail!("namespace {} of {} is read-only{why}", self.nsid, disk.name());
+            let why = disk.why_read_only().unwrap_or_else(|| "read-only".to_owned());
+            bail!("namespace {} of {} is {why}", self.nsid, disk.name());
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ pub trait Storage {
         way_of_bars(self.mapped())
     }
 
-    /// Why it cannot be written, where it says so.
+    /// `read-only`, and why, where it says so.
     fn why_read_only(&self) -> Option<String> {
         None
     }

@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::hardware::Hardware;
 use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
-use crate::options::Options;
+use crate::options::{ANY_VECTOR, Options};
 use crate::prp::list_words;
 use crate::ring::QueuePair;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub(crate) struct Parts {
     pub lists: DmaRing<AtomicU64>,
     pub lists_iova: u64,
     pub list_words: u32,
+    pub vector: Option<u16>,
     pub aborts: Arc<AtomicU64>,
 }
 
@@ -73,6 +74,13 @@ impl Inner {
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
         let count = self.queue_context.interrupts().map_or(0, Interrupts::count);
+        let vector = match vector {
+            Some(ANY_VECTOR) => {
+                let used = |v: u16| control.queues.values().any(|record| record.vector == Some(v));
+                (1..count.min(ANY_VECTOR.into()) as u16).find(|v| !used(*v))
+            }
+            asked => asked,
+        };
         if let Some(vector) = vector.filter(|&vector| vector == 0 || u32::from(vector) >= count) {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
@@ -126,7 +134,7 @@ impl Inner {
         control.queues.insert(qid, record);
         let gate = self.domain.join(qid.into());
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
-        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, aborts })
+        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, vector, aborts })
     }
 }
 

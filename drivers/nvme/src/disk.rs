@@ -2,7 +2,7 @@
 
 use crate::event::Event;
 use crate::nvme::Nvme;
-use crate::options::QueueOptions;
+use crate::options::{ANY_VECTOR, QueueOptions};
 use crate::status::StatusCode;
 use std::sync::Arc;
 use wholebar_core::DriverError;
@@ -57,6 +57,10 @@ impl Disk for Nvme {
 
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
         Ok(Box::new(Nvme::queue(self, QueueOptions::default())?))
+    }
+
+    fn interrupt_queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        Ok(Box::new(Nvme::queue(self, QueueOptions { interrupt: Some(ANY_VECTOR), ..QueueOptions::default() })?))
     }
 
     fn event(&self) -> Option<block::Event> {

@@ -84,7 +84,11 @@ pub enum Service {
 pub struct QueueOptions {
     /// Entries, a power of two; `None` for [`Options::entries`].
     pub entries: Option<u32>,
-    /// The MSI-X vector that completions raise, so that an idle core can sleep: not 0, which is the admin queue's. `None` for a queue that is only
-    /// polled. See [`Nvme::interrupts`](crate::Nvme::interrupts).
+    /// The MSI-X vector that completions raise, so that an idle core can sleep: not 0, which is the admin queue's, or [`ANY_VECTOR`] for one that no
+    /// other queue has. `None` for a queue that is only polled. See [`Nvme::interrupts`](crate::Nvme::interrupts) and
+    /// [`Queue::arm`](crate::Queue::arm).
     pub interrupt: Option<u16>,
 }
+
+/// For [`QueueOptions::interrupt`]: a vector that no other queue has, if one is left; else the queue is only polled. No device has so many vectors.
+pub const ANY_VECTOR: u16 = u16::MAX;

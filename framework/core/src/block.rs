@@ -26,7 +26,9 @@ pub use crate::reset::QueueState;
 use crate::DriverError;
 use crate::bar::DoorbellCounts;
 use crate::control_plane::DeviceEvent;
+use crate::irq::EventFd;
 use crate::mem::{Arena, Buf};
+use crate::reactor::Armed;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,6 +74,15 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// The driver's, where all are in use, or the device is gone.
     fn queue(&self) -> Result<Box<dyn BlockQueue>, DriverError>;
+
+    /// Returns a queue as [`queue`](Self::queue) does, which can be armed ([`BlockQueue::arm`]) where the device has an interrupt for it, so that a core
+    /// sleeps while nothing completes.
+    ///
+    /// # Errors
+    /// As those of [`queue`](Self::queue).
+    fn interrupt_queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
+        self.queue()
+    }
 
     /// Takes the oldest event; returns `None` where none waits. While 256 wait, further ones are dropped.
     fn event(&self) -> Option<Event>;
@@ -361,4 +372,22 @@ pub trait BlockQueue: Send {
     fn doorbells(&self) -> Option<DoorbellCounts> {
         None
     }
+
+    /// Returns the eventfd that is signalled while the queue is armed; `None` for a queue that can only be polled, as by default: see
+    /// [`Disk::interrupt_queue`].
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        None
+    }
+
+    /// Requests an interrupt for the next completion. Call [`poll`](Self::poll) once more after this, and sleep only where that returns 0: a command that
+    /// completed before the queue was armed may raise no interrupt.
+    ///
+    /// Returns [`Armed::No`] where no interrupt would come: the queue has none, or is not running; [`Armed::Until`] while commands are in flight, whose
+    /// deadlines are looked at by then. The caller must poll on, or wake up in time. By default this returns [`Armed::No`].
+    fn arm(&mut self) -> Armed {
+        Armed::No
+    }
+
+    /// Turns the interrupt off again, before polling goes on. By default it does nothing.
+    fn disarm(&mut self) {}
 }

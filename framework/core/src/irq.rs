@@ -207,6 +207,20 @@ impl Interrupts {
         Ok(slot.insert(fd).clone())
     }
 
+    /// Disconnects vector `vector` from its eventfd, or connects it again: while it is disconnected its interrupts go nowhere, and cost the host nothing. An
+    /// interrupt that a device raises meanwhile may be signalled when it is connected again. [`vector`](Self::vector) comes first.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchIrq`] for a vector that has no eventfd; [`Error::Io`] or [`Error::Access`] where the backend refuses.
+    pub fn connect(&self, vector: u32, connected: bool) -> Result<()> {
+        let fds = self.fds();
+        let Some(Some(fd)) = fds.get(vector as usize) else {
+            let count = fds.len() as u32;
+            return Err(Error::NoSuchIrq { device: self.device.name().to_owned(), kind: self.kind, vector, count });
+        };
+        self.device.set_irqs(self.kind, vector, IrqAction::Fds(&[connected.then_some(fd.as_fd())]))
+    }
+
     /// Connects the eventfds to the vectors again, after a reset of the function, which may have disconnected them.
     ///
     /// # Errors

@@ -3,10 +3,6 @@
 use crate::Work;
 use std::time::{Duration, Instant};
 
-/// How long nothing has to happen before a server sleeps between turns.
-pub const RESTLESS: Duration = Duration::from_millis(100);
-/// How long it sleeps then: what the first doorbell after a pause may wait. Messages wake it at once.
-pub const NAP: Duration = Duration::from_millis(1);
 /// How often it looks whether it shall stop, while there is no client.
 pub const STOP_LATENCY: Duration = Duration::from_millis(50);
 /// Idle turns after which others get the core, if they want it.
@@ -22,10 +18,6 @@ pub struct Pace {
     /// How far apart looks shall be.
     target: Duration,
     looked: Instant,
-    /// Something happened since the last look.
-    busy: bool,
-    /// When something happened last.
-    active: Instant,
 }
 
 impl Pace {
@@ -34,17 +26,13 @@ impl Pace {
     const BUSY: u32 = 64;
 
     pub fn new() -> Self {
-        let now = Instant::now();
-        Self { left: 0, gap: 0, target: Duration::ZERO, looked: now, busy: false, active: now }
+        Self { left: 0, gap: 0, target: Duration::ZERO, looked: Instant::now() }
     }
 
     #[inline]
     pub fn is_due(&mut self, work: Work) -> bool {
         let cost = match work {
-            Work::Busy => {
-                self.busy = true;
-                Self::BUSY
-            }
+            Work::Busy => Self::BUSY,
             Work::Idle => 1,
         };
         match self.left.checked_sub(cost) {
@@ -60,9 +48,6 @@ impl Pace {
         let now = Instant::now();
         let took = now.duration_since(self.looked);
         self.looked = now;
-        if came || std::mem::take(&mut self.busy) {
-            self.active = now;
-        }
         if came {
             (self.target, self.gap) = (Duration::ZERO, 0);
         } else {
@@ -75,10 +60,5 @@ impl Pace {
     /// Look at the next turn.
     pub fn hurry(&mut self) {
         self.left = 0;
-    }
-
-    /// For how long nothing has happened, as of the last look.
-    pub fn quiet(&self) -> Duration {
-        if self.busy { Duration::ZERO } else { self.looked.duration_since(self.active) }
     }
 }

@@ -1,8 +1,9 @@
 //! Reactors: a reactor is one thread, pinned to one core, that runs pollers.
 //!
-//! The thread belongs to the program, which starts it, stops it and joins it; the framework never owns `main`. A reactor polls for ever, or, where
-//! its pollers can be woken, sleeps when there is nothing to do: spin, arm, poll once more, sleep. Polling once more after arming is what
-//! makes that safe: work that came before is found, and work that comes later signals. (SPDK: `spdk_reactor`; DPDK: an lcore.)
+//! The thread belongs to the program, which starts it, stops it and joins it; the framework never owns `main`. Where its pollers can be woken, a
+//! reactor sleeps when there is nothing to do: spin, arm, poll once more, sleep. Polling once more after arming is what makes that safe: work
+//! that came before is found, and work that comes later signals. For how long it spins is its [`Policy`]: by default as long as the recent past makes
+//! it worth it. (SPDK: `spdk_reactor`, which polls or is in interrupt mode; DPDK: an lcore.)
 //!
 //! ```
 //! use wholebar_core::Work;
@@ -24,14 +25,17 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod hybrid;
+
 use crate::irq::{Epoll, EventFd};
 use crate::{Error, Result, Work, barrier, cores};
 use crossbeam_channel::bounded;
+pub(crate) use hybrid::Hybrid;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Work that a reactor runs again and again.
 ///
@@ -78,22 +82,24 @@ pub enum Armed {
 }
 
 /// The behaviour of a reactor that finds nothing to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Idle {
-    /// Goes on polling.
+///
+/// Whatever it is, a reactor sleeps only where all of its pollers can be armed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// Goes on polling: a core is burnt, and nothing waits for a wake-up.
+    Poll,
+    /// Spins while pauses are short, and sleeps where they are long: the average of the last pauses is compared with what a sleep costs, which is
+    /// measured. A pause up to eight times the CPU time of a sleep (some 40 to 100 microseconds) is spun through where pauses have been that short.
     #[default]
-    Spin,
-    /// Sleeps, if all pollers can be armed.
-    Sleep {
-        /// The number of turns in a row that found nothing before the reactor sleeps; 0 is taken as 1.
-        after: u32,
-    },
+    Hybrid,
+    /// Sleeps as soon as a turn finds nothing.
+    Sleep,
 }
 
 /// A reactor that is being put together: a core, pollers, and what to do when idle.
 pub struct Reactor {
     core: Option<usize>,
-    idle: Idle,
+    policy: Policy,
     pollers: Vec<Box<dyn Poller>>,
 }
 
@@ -109,13 +115,13 @@ impl Reactor {
 
     /// Creates a reactor for whichever core the kernel chooses.
     pub fn anywhere() -> Self {
-        Self { core: None, idle: Idle::Spin, pollers: Vec::new() }
+        Self { core: None, policy: Policy::default(), pollers: Vec::new() }
     }
 
-    /// Sets what the reactor does when there is nothing to do. [`Idle::Spin`] is the default.
+    /// Sets what the reactor does when there is nothing to do. [`Policy::Hybrid`] is the default.
     #[must_use]
-    pub fn idle(mut self, idle: Idle) -> Self {
-        self.idle = idle;
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -161,24 +167,20 @@ impl Reactor {
     /// # Errors
     /// [`Error::Io`] where the system has no descriptor left, or cannot wait.
     pub fn run(mut self, stop: &Stop) -> Result<Turns> {
-        let after = match self.idle {
-            Idle::Spin => u32::MAX,
-            Idle::Sleep { after } => after.max(1),
-        };
         let bed = Bed::new(&self.pollers, stop)?;
-        let mut turns = Turns::default();
-        let mut found_nothing = 0;
+        let (mut turns, mut hybrid) = (Turns::default(), Hybrid::new());
         while !stop.is_asked() {
             if turns.count(self.turn()) == Work::Busy {
-                found_nothing = 0;
+                hybrid.busy();
                 continue;
             }
-            found_nothing += 1;
-            if found_nothing >= after {
-                found_nothing = 0;
-                if self.idle != Idle::Spin {
-                    self.sleep(&bed, &mut turns)?;
-                }
+            let sleep = match self.policy {
+                Policy::Poll => false,
+                Policy::Hybrid => hybrid.idle(),
+                Policy::Sleep => true,
+            };
+            if sleep {
+                self.sleep(&bed, &mut turns, &mut hybrid)?;
             }
         }
         Ok(turns)
@@ -192,7 +194,9 @@ impl Reactor {
         })
     }
 
-    fn sleep(&mut self, bed: &Bed, turns: &mut Turns) -> Result<()> {
+    fn sleep(&mut self, bed: &Bed, turns: &mut Turns, hybrid: &mut Hybrid) -> Result<()> {
+        let before = cpu_time();
+        hybrid.arms(Instant::now());
         let mut until: Option<Instant> = None;
         let all_armed = self.pollers.iter_mut().all(|poller| match poller.arm() {
             Armed::No => false,
@@ -202,17 +206,34 @@ impl Reactor {
                 true
             }
         });
+        let mut slept = false;
         if all_armed {
             // What was armed is seen by whoever brings work, or their work is seen by the look that follows.
             barrier::store_then_load();
-            if turns.count(self.turn()) == Work::Idle {
-                turns.slept += 1;
-                bed.lie(until)?;
+            match turns.count(self.turn()) {
+                Work::Busy => hybrid.busy(),
+                Work::Idle => {
+                    turns.slept += 1;
+                    bed.lie(until)?;
+                    slept = true;
+                }
             }
+        } else {
+            hybrid.refused();
         }
         self.pollers.iter_mut().for_each(|poller| poller.disarm());
+        if slept {
+            hybrid.slept(before.and_then(|before| cpu_time()?.checked_sub(before)));
+        }
         Ok(())
     }
+}
+
+/// How long the calling thread has run on a CPU. One system call.
+fn cpu_time() -> Option<Duration> {
+    use rustix::time::{ClockId, clock_gettime};
+    // Miri has no such clock.
+    if cfg!(miri) { None } else { clock_gettime(ClockId::ThreadCPUTime).try_into().ok() }
 }
 
 impl fmt::Debug for Reactor {
@@ -365,6 +386,15 @@ impl Bell {
         self.armed.store(false, Ordering::Relaxed);
     }
 
+    /// Takes the signal that it may have given: for who waits for the eventfd himself.
+    pub(crate) fn silence(&self) {
+        self.fd.take();
+    }
+
+    pub(crate) fn eventfd(&self) -> &EventFd {
+        &self.fd
+    }
+
     /// Tells the poller of work that was put where it looks: a full barrier and a load; a system call where the bell is armed.
     #[inline]
     pub fn ring(&self) {
@@ -408,198 +438,4 @@ impl Bed {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ring::{Consumer, spsc};
-    use crossbeam_channel::{Sender, unbounded};
-    use std::sync::atomic::AtomicU64;
-    use std::time::Duration;
-
-    const SOON: Duration = Duration::from_secs(60);
-
-    /// Takes numbers from a ring and sends each back.
-    struct Echo {
-        take: Consumer<u64>,
-        bell: Arc<Bell>,
-        back: Sender<u64>,
-        armed: bool,
-        /// Told how often it found nothing once it was armed: its reactor sleeps then.
-        sleeps: Arc<AtomicU64>,
-    }
-
-    impl Poller for Echo {
-        fn poll(&mut self) -> Work {
-            let Some(n) = self.take.pop() else {
-                self.sleeps.fetch_add(u64::from(self.armed), Ordering::Relaxed);
-                return Work::Idle;
-            };
-            let _ = self.back.send(n);
-            Work::Busy
-        }
-        fn wakeups(&self) -> Vec<Arc<EventFd>> {
-            vec![self.bell.wakeup()]
-        }
-        fn arm(&mut self) -> Armed {
-            self.bell.arm();
-            self.armed = true;
-            Armed::Yes
-        }
-        fn disarm(&mut self) {
-            self.bell.disarm();
-            self.armed = false;
-        }
-    }
-
-    /// Each number must wake the reactor or be found by it: a lost wake-up is a number that never comes back.
-    #[test]
-    fn no_wake_up_is_lost() {
-        let count = if cfg!(miri) { 60 } else { 100_000u64 };
-        let (mut put, take) = spsc(4).unwrap();
-        let (back, replies) = unbounded();
-        let bell = Arc::new(Bell::new().unwrap());
-        let sleeps = Arc::new(AtomicU64::new(0));
-        let echo = Echo { take, bell: bell.clone(), back, armed: false, sleeps: sleeps.clone() };
-        let reactor = Reactor::on_core(cores::allowed()[0]).unwrap();
-        let running = reactor.idle(Idle::Sleep { after: 1 }).with(echo).spawn().unwrap();
-        for i in 0..count {
-            // Now and then it certainly sleeps; else it does what it does.
-            while i % 1000 == 0 && sleeps.load(Ordering::Relaxed) <= i / 1000 {
-                std::thread::yield_now();
-            }
-            put.push(i).unwrap();
-            bell.ring();
-            assert_eq!(replies.recv_timeout(SOON), Ok(i), "the wake-up for {i} was lost");
-        }
-        let turns = running.join().unwrap();
-        assert_eq!((turns.busy, turns.slept), (count, sleeps.load(Ordering::Relaxed)));
-        assert!(turns.slept > 0, "it never slept: {turns:?}");
-    }
-
-    /// The protocol alone, with the sleep replaced by a look at the bell: never do both sides see nothing.
-    #[test]
-    fn arming_and_ringing_see_one_another() {
-        for _ in 0..if cfg!(miri) { 100 } else { 2000 } {
-            let bell = Arc::new((Bell::new().unwrap(), AtomicU64::new(0)));
-            let ringer = std::thread::spawn({
-                let bell = bell.clone();
-                move || {
-                    bell.1.store(1, Ordering::Relaxed);
-                    bell.0.ring();
-                }
-            });
-            bell.0.arm();
-            let found = bell.1.load(Ordering::Relaxed) == 1;
-            ringer.join().unwrap();
-            assert!(found || bell.0.fd.take() == 1, "work was there, unseen, and no signal came");
-        }
-    }
-
-    #[test]
-    fn a_deadline_ends_the_sleep() {
-        const LONG: Duration = Duration::from_secs(120);
-        #[derive(Debug, PartialEq)]
-        enum Told {
-            /// It looked once more, armed, and found nothing: it sleeps until its deadline.
-            Asleep,
-            /// Its deadline has passed.
-            Awake,
-        }
-        struct Late {
-            until: Option<Instant>,
-            /// How far away its next deadline is.
-            ahead: Duration,
-            armed: bool,
-            slept: bool,
-            tell: Sender<Told>,
-        }
-        impl Poller for Late {
-            fn poll(&mut self) -> Work {
-                match self.until {
-                    Some(until) if Instant::now() >= until => {
-                        self.until = None;
-                        if self.slept {
-                            self.ahead = LONG;
-                            let _ = self.tell.send(Told::Awake);
-                        } else {
-                            // It got no core before its deadline.
-                            self.ahead *= 2;
-                        }
-                        return Work::Busy;
-                    }
-                    Some(_) if self.armed => {
-                        self.slept = true;
-                        let _ = self.tell.send(Told::Asleep);
-                    }
-                    _ => {}
-                }
-                Work::Idle
-            }
-            fn arm(&mut self) -> Armed {
-                self.armed = true;
-                Armed::Until(*self.until.get_or_insert(Instant::now() + self.ahead))
-            }
-            fn disarm(&mut self) {
-                self.armed = false;
-            }
-        }
-        let (tell, told) = unbounded();
-        let late = Late { until: None, ahead: Duration::from_millis(20), armed: false, slept: false, tell };
-        let running = Reactor::anywhere().idle(Idle::Sleep { after: 2 }).with(late).spawn().unwrap();
-        assert_eq!(told.recv_timeout(SOON), Ok(Told::Asleep));
-        while told.recv_timeout(SOON).expect("its deadline passed") != Told::Awake {}
-        assert_eq!(told.recv_timeout(SOON), Ok(Told::Asleep));
-        // It sleeps towards the next deadline now; stopping must not wait for that.
-        let before = Instant::now();
-        assert!(running.join().unwrap().slept > 0);
-        assert!(before.elapsed() < LONG);
-    }
-
-    #[test]
-    fn one_poller_that_cannot_be_woken_keeps_all_awake() {
-        let (count, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (counter, looker) = (count.clone(), seen.clone());
-        let tick = move || {
-            counter.fetch_add(1, Ordering::Relaxed);
-            Work::Idle
-        };
-        let look = move || {
-            looker.fetch_add(1, Ordering::Relaxed);
-            Work::Idle
-        };
-        let running = Reactor::anywhere().idle(Idle::Sleep { after: 1 }).with(tick).with(look).spawn().unwrap();
-        while seen.load(Ordering::Relaxed) < 50 {
-            std::thread::yield_now();
-        }
-        assert!(running.is_running());
-        let turns = running.join().unwrap();
-        assert_eq!((turns.slept, turns.busy), (0, 0));
-        assert_eq!(count.load(Ordering::Relaxed), turns.idle);
-    }
-
-    #[test]
-    fn a_panic_is_told_at_the_join() {
-        let mut left = 3;
-        let poller = move || {
-            left -= 1;
-            assert!(left > 0, "out of {}", "luck");
-            Work::Busy
-        };
-        let running = Reactor::anywhere().with(poller).spawn().unwrap();
-        match running.join() {
-            // Whether it got that far before it was stopped is the scheduler's affair.
-            Ok(turns) => assert!(turns.busy < 3),
-            Err(error) => assert_eq!(error.to_string(), "the reactor panicked: out of luck"),
-        }
-        let running = Reactor::anywhere().with(|| panic!("at once")).spawn().unwrap();
-        while running.is_running() {
-            std::thread::yield_now();
-        }
-        assert!(matches!(running.join(), Err(Error::Panicked { said, .. }) if said == "at once"));
-    }
-
-    #[test]
-    #[cfg_attr(miri, ignore = "reads what the system says")]
-    fn a_core_that_is_not_there_is_refused() {
-        assert!(matches!(Reactor::on_core(4711), Err(Error::NoSuchCore { core: 4711, .. })));
-    }
-}
+mod tests;

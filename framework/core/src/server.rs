@@ -4,13 +4,16 @@
 //! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so there are
 //! fewer and fewer looks while nothing comes.
 
+use crate::barrier;
 use crate::listener::{self, Listener};
+use crate::model::rest::{Rest, Wakes};
 use crate::model::{Model, ModelFunction};
-use crate::pace::{NAP, POLITE, Pace, RESTLESS, STOP_LATENCY};
+use crate::pace::{POLITE, Pace, STOP_LATENCY};
 use crate::socket::wait_for;
 use crate::{Error, Result, Work};
 use rustix::event::PollFlags;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,11 +41,14 @@ pub trait Session<M: Model>: Sized {
     /// Why there is no peer any more.
     fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String>;
 
-    /// Waits until the peer says something, or takes what we said.
+    /// Waits until the peer says something, or takes what we said, or one of `wires` is readable.
     ///
     /// # Errors
     /// Where the system cannot wait.
-    fn wait(&self, timeout: Duration) -> io::Result<()>;
+    fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()>;
+
+    /// Whether all that the peer does ends a [wait](Self::wait). What it stores in memory of the device's that it has mapped does not.
+    fn tells_all(&self) -> bool;
 }
 
 /// Why a peer is sent away that [takes its memory away](Session::is_robbed).
@@ -57,6 +63,7 @@ pub struct Server<M: Model, S: Session<M>> {
     setup: S::Setup,
     pub(crate) session: Option<S>,
     pace: Pace,
+    rest: Rest,
     spin: bool,
 }
 
@@ -71,10 +78,12 @@ pub(crate) enum Peers {
 
 impl<M: Model, S: Session<M>> Server<M, S> {
     pub(crate) fn new(peers: Peers, function: ModelFunction<M>, setup: S::Setup) -> Self {
-        Self { peers, function, setup, session: None, pace: Pace::new(), spin: false }
+        Self { peers, function, setup, session: None, pace: Pace::new(), rest: Rest::default(), spin: false }
     }
 
-    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps for a millisecond at a time then, or until a message or a kick.
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps then: until a message, a kick or a wire wakes it; or, where the peer
+    /// may do what nobody is told of (it was given memory of the device's to map, or gives no kicks), for a sixteenth of the time that nothing has happened,
+    /// and a millisecond at the most.
     #[must_use]
     pub fn spin(mut self, spin: bool) -> Self {
         self.spin = spin;
@@ -147,6 +156,18 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         Ok(())
     }
 
+    /// A turn found nothing: for how long to rest, if it is time for that and nothing is found once more.
+    fn rests(&mut self) -> Option<Duration> {
+        let quiet = self.rest.idle()?;
+        let (wakes, due) = Wakes::of(self.function.arm());
+        let told = self.session.as_ref().is_some_and(S::tells_all);
+        let time = if told { wakes } else { Wakes::Some }.rest(quiet, due)?;
+        // What the model told its driver, of when to ring, is seen by who rings, or their work is seen by the look that follows.
+        barrier::store_then_load();
+        self.pace.hurry();
+        (self.poll() == Work::Idle).then_some(time)
+    }
+
     /// The peer goes, and all that is left of it.
     #[cold]
     fn lose(&mut self, why: &str) {
@@ -165,7 +186,10 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         // Relaxed: the flag publishes nothing else.
         while !stop.load(Ordering::Relaxed) {
             match (self.poll(), &self.session, &self.peers) {
-                (Work::Busy, ..) => idle = 0,
+                (Work::Busy, ..) => {
+                    idle = 0;
+                    self.rest.busy();
+                }
                 (Work::Idle, None, Peers::None) => return Ok(()),
                 // Somebody waits who can't be let in, or nobody listens: who asks at once whether that is over asks without end.
                 (Work::Idle, None, Peers::Listens(..)) => {
@@ -180,11 +204,15 @@ impl<M: Model, S: Session<M>> Server<M, S> {
                     }
                     self.pace.hurry();
                 }
-                (Work::Idle, Some(session), _) if !self.spin && self.pace.quiet() > RESTLESS => {
-                    session.wait(NAP).map_err(waiting)?;
-                    self.pace.hurry();
-                }
                 (Work::Idle, Some(_), _) => {
+                    if !self.spin
+                        && let Some(time) = self.rests()
+                        && let Some(session) = &self.session
+                    {
+                        session.wait(time, self.function.wakeups()).map_err(waiting)?;
+                        self.pace.hurry();
+                        continue;
+                    }
                     idle = idle.saturating_add(1);
                     std::hint::spin_loop();
                     if idle > POLITE {

@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Shape};
 use wholebar_core::pci::{Irq, IrqInfo};
+use wholebar_core::reactor::Armed;
 use wholebar_core::{PageSize, Work};
 
 /// Interrupt enable bits.
@@ -352,5 +353,9 @@ impl Model for Fpga {
             work = Work::Busy;
         }
         work
+    }
+
+    fn arm(&mut self) -> Armed {
+        Armed::Yes
     }
 }

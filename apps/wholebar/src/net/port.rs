@@ -1,6 +1,7 @@
 //! Ports by the names of their targets, whichever driver they need; each with a pool of buffers, and all of them let into the arena these
 //! lie in, so that a packet that one received another can send.
 
+use super::run::Idle;
 use crate::args::{self, Policy, Usage};
 use crate::host;
 use crate::origin::Origin;
@@ -221,9 +222,9 @@ pub fn named(queue: &str, counters: impl Iterator<Item = (&'static str, u64)>) -
 ///
 /// # Errors
 /// [`Usage`] for a name that makes no sense, and a pool that is too small; what drivers say.
-pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[usize]) -> Result<Vec<OpenPort>> {
+pub fn open(targets: &[String], args: &PortArgs, idle: Idle, cores: &[usize]) -> Result<Vec<OpenPort>> {
     args.check_pool()?;
-    let config = args.config(rx_interrupts);
+    let config = args.config(idle != Idle::Poll);
     let (count, size) = args.buffers();
     let packed = !args.split;
     let drivers = net::drivers().with(net::virtio(move |options| virtio::Options { packed, ..options }));
@@ -232,12 +233,17 @@ pub fn open(targets: &[String], args: &PortArgs, rx_interrupts: bool, cores: &[u
         .iter()
         .map(|name| {
             let device = target::open_any(name, cores, None)?;
-            // What nobody asked for may be missing.
-            let modest = PortConfig { promiscuous: false, ..config.clone() };
-            let opened = match device.open(&drivers, &config, mapping) {
-                Err(_) if args.promiscuous.is_none() => device.open(&drivers, &modest, mapping),
-                opened => opened,
-            };
+            // What nobody asked for may be missing: promiscuous mode, and interrupts of an idle core that may poll as well.
+            let mut modest = Vec::new();
+            if args.promiscuous.is_none() {
+                modest.push(PortConfig { promiscuous: false, ..config.clone() });
+            }
+            if idle == Idle::Hybrid {
+                let polled: Vec<_> = std::iter::once(&config).chain(&modest).cloned().collect();
+                modest.extend(polled.into_iter().map(|config| PortConfig { rx_interrupts: false, ..config }));
+            }
+            let open = |config| device.open(&drivers, config, mapping);
+            let opened = open(&config).or_else(|error| modest.iter().find_map(|c| open(c).ok()).ok_or(error));
             let port: Arc<dyn Port> = opened.with_context(|| format!("{name} cannot be opened"))?.into();
             Ok((name, device, port))
         })

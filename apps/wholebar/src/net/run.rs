@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use wholebar::control_plane;
 use wholebar::irq::EventFd;
 use wholebar::net::{Event, Link, RxQueue};
-use wholebar::reactor::{Armed, Idle, Poller, Reactor};
+use wholebar::reactor::{Armed, Policy, Poller, Reactor};
 use wholebar::{Work, cores};
 
 /// Where, how long, and how many packets at once: arguments that commands which move packets have.
@@ -32,12 +32,33 @@ pub struct RunArgs {
     /// Show a line for each port every so often; 0 for none
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = args::seconds)]
     pub stats: Duration,
-    /// Let a core that finds nothing to do sleep until a packet comes: by interrupts of queues that receive
-    #[arg(long)]
-    pub idle: bool,
+    /// What a core does that finds nothing to do; alone, --idle is --idle=sleep
+    #[arg(long, value_enum, value_name = "POLICY", num_args = 0..=1, require_equals = true, default_value = "hybrid", default_missing_value = "sleep")]
+    pub idle: Idle,
     /// Packets that are moved at once, at most
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub burst: u16,
+}
+
+/// What a core does that finds nothing to do: a [`Policy`] by name. Those that sleep do so by interrupts of queues that receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Idle {
+    /// Poll on, and burn the core
+    Poll,
+    /// Poll while pauses are short, sleep where they are long; where a device has no interrupts, poll
+    Hybrid,
+    /// Sleep at once until a packet comes
+    Sleep,
+}
+
+impl From<Idle> for Policy {
+    fn from(idle: Idle) -> Self {
+        match idle {
+            Idle::Poll => Self::Poll,
+            Idle::Hybrid => Self::Hybrid,
+            Idle::Sleep => Self::Sleep,
+        }
+    }
 }
 
 impl RunArgs {
@@ -143,12 +164,11 @@ pub fn run<L: Lane + 'static>(
     mut show: impl FnMut(&str) -> Result<()>,
 ) -> Result<Outcome> {
     let ending = Arc::new(Ending::new(ports.len()));
-    let idle = if args.idle { Idle::Sleep { after: 1000 } } else { Idle::Spin };
     let polite = ports.iter().any(OpenPort::shares_cores);
     let stations = lanes.len();
     let reactors = lanes.into_iter().map(|(core, lanes)| {
         let station = Station::new(lanes, ending.clone(), polite);
-        Ok(Reactor::on_core(core)?.idle(idle).with(station).spawn()?)
+        Ok(Reactor::on_core(core)?.policy(args.idle.into()).with(station).spawn()?)
     });
     // Before the first of them moves a packet.
     let began = Instant::now();
@@ -446,8 +466,13 @@ mod tests {
 
     #[test]
     fn cores_have_work_and_are_there() {
-        let args =
-            |cores| RunArgs { cores: Some(Cores(cores)), time: None, stats: Duration::ZERO, idle: false, burst: 1 };
+        let args = |cores| RunArgs {
+            cores: Some(Cores(cores)),
+            time: None,
+            stats: Duration::ZERO,
+            idle: Idle::Poll,
+            burst: 1,
+        };
         // Wrong usage, whatever cores there are.
         assert!(args(vec![0, 4000]).cores(1).unwrap_err().is::<Usage>());
         assert!(!args(vec![4000]).cores(1).unwrap_err().is::<Usage>());
@@ -479,8 +504,13 @@ mod tests {
 
     #[test]
     fn a_run_is_over_once_it_is_settled() {
-        let args =
-            RunArgs { cores: None, time: Some(Duration::from_secs(600)), stats: Duration::ZERO, idle: true, burst: 1 };
+        let args = RunArgs {
+            cores: None,
+            time: Some(Duration::from_secs(600)),
+            stats: Duration::ZERO,
+            idle: Idle::Sleep,
+            burst: 1,
+        };
         let lanes =
             deal(&cores::allowed()[..1], vec![Counts { turns: 0, settles: 3 }, Counts { turns: 0, settles: 1 }]);
         let mut looks = 0;

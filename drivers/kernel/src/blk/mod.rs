@@ -199,7 +199,7 @@ impl Disk for KernelDisk {
     /// One, where the disk cannot be written: why.
     fn event(&self) -> Option<Event> {
         let why = self.shared.geometry.read_only.as_ref().filter(|_| !self.told.swap(true, Ordering::Relaxed))?;
-        Some(Event::Reported(format!("it is opened to be read only: {why}")))
+        Some(Event::Reported(format!("read-only: {why}")))
     }
 
     fn status_text(&self, code: u16) -> String {

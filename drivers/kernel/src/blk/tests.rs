@@ -240,7 +240,7 @@ fn what_cannot_be_written_is_read() {
     for (path, parameters) in [(file.path(), ",ro"), (&program, "")] {
         let disk = open(path, parameters).unwrap();
         assert!(disk.geometry().read_only.is_some() && disk.namespaces()[0].read_only);
-        assert!(matches!(disk.event(), Some(Event::Reported(why)) if why.contains("read only")));
+        assert!(matches!(disk.event(), Some(Event::Reported(why)) if why.contains("read-only")));
         assert_eq!(disk.event(), None);
         let pool = pool(&disk, 1, disk.geometry().block_size);
         let mut queue = disk.queue().unwrap();

@@ -10,6 +10,7 @@ mod ranges;
 mod raw;
 mod recover;
 mod slot;
+mod wakeup;
 mod zones;
 
 pub use ranges::{BlockRange, DatasetAttributes};
@@ -30,9 +31,12 @@ use slot::Slots;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Instant;
+use wakeup::Wakeup;
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Rejected, Request, Status};
+use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{DmaMapping, DmaRing, Iova};
+use wholebar_core::reactor::Armed;
 use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
@@ -78,6 +82,8 @@ pub struct Queue {
     /// Reads whose protection information is checked here, and what was found wrong last.
     checks: Vec<HostCheck>,
     protection_error: Option<ProtectionError>,
+    /// Wakes who sleeps until something completes.
+    wakeup: Option<Wakeup>,
     /// Aborts that were asked for, and how many are done with.
     aborts_asked: u64,
     aborts_done: Arc<AtomicU64>,
@@ -133,7 +139,8 @@ const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
-        let Parts { qid, gate, pair, lists, lists_iova, list_words, aborts } = parts;
+        let Parts { qid, gate, pair, lists, lists_iova, list_words, vector, aborts } = parts;
+        let wakeup = vector.and_then(|vector| Wakeup::new(inner.queue_context(), vector));
         let generation = inner.driver().namespaces.generation();
         let namespaces = limits(inner.driver());
         let now = Instant::now();
@@ -162,6 +169,7 @@ impl Queue {
             whole_entries: false,
             checks: Vec::new(),
             protection_error: None,
+            wakeup,
             aborts_asked: 0,
             aborts_done: aborts,
             started: now,
@@ -411,5 +419,17 @@ impl BlockQueue for Queue {
 
     fn doorbells(&self) -> Option<DoorbellCounts> {
         Some(Queue::doorbells(self))
+    }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        Queue::wakeup(self)
+    }
+
+    fn arm(&mut self) -> Armed {
+        Queue::arm(self)
+    }
+
+    fn disarm(&mut self) {
+        Queue::disarm(self);
     }
 }

@@ -520,6 +520,18 @@ impl BlockQueue for Queue {
     fn doorbells(&self) -> Option<DoorbellCounts> {
         Some(Queue::doorbells(self))
     }
+
+    fn wakeup(&self) -> Option<Arc<EventFd>> {
+        Queue::wakeup(self)
+    }
+
+    fn arm(&mut self) -> Armed {
+        Queue::arm(self)
+    }
+
+    fn disarm(&mut self) {
+        Queue::disarm(self);
+    }
 }
 
 impl Drop for Queue {

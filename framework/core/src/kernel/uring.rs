@@ -306,10 +306,11 @@ impl<T> Uring<T> {
             let pushed = unsafe { queue.push(&entry) };
             debug_assert!(pushed.is_ok(), "there is room for it");
         }
-        queue.sync();
+        // As far as this side knows: what is published may be taken at once.
         if queue.is_empty() {
             return Ok(());
         }
+        queue.sync();
         let stored = sqpoll && !queue.need_wakeup();
         drop(queue);
         if stored {

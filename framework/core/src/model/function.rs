@@ -9,8 +9,9 @@ use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Arena, Iova, Mapping};
 use crate::pci::config::{CapabilityId, Config};
 use crate::pci::{CONFIG, Irq, IrqInfo, Prot, RegionCap, RegionInfo};
+use crate::reactor::Armed;
 use crate::{Result, Work};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// A model, the memory that it can reach and the eventfds that it can signal.
@@ -312,5 +313,15 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     #[inline]
     pub fn poll(&mut self) -> Work {
         self.model.poll(&mut Host::new(&self.dma, &self.irqs))
+    }
+
+    /// Prepares for a rest: see [`Model::arm`].
+    pub fn arm(&mut self) -> Armed {
+        self.model.arm()
+    }
+
+    /// Returns the descriptors that the model waits for: see [`Model::wakeups`].
+    pub fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        self.model.wakeups()
     }
 }

@@ -3,7 +3,8 @@
 //! Stepped by hand ([`InProcess::step`]) or on a thread ([`InProcess::spawn`]), which ends with the device. A trapped access to a direct range
 //! makes a real `pread` or `pwrite` on the page's memory file: the floor of what trapping costs anywhere. That call goes to a shadow of the page, and one
 //! atomic access of the page follows it: the kernel copies by bytes, and a polling device could see half of a new value. Accesses
-//! elsewhere are calls into the model.
+//! elsewhere are calls into the model. Whichever it is, it wakes the model's thread where that sleeps; stores to what is mapped do not, so once something
+//! is, the thread naps for a millisecond at the most ([`rest`](super::rest)).
 
 use super::pages::{Pages, Trap};
 use super::thread::{ModelThread, Slot};
@@ -34,14 +35,14 @@ impl InProcess {
     /// Creates the device of a model, which nobody polls yet: see [`step`](Self::step) and [`spawn`](Self::spawn).
     ///
     /// # Errors
-    /// [`Error::PageSize`] where the model's page is smaller than the host's.
+    /// [`Error::PageSize`] where the model's page is smaller than the host's; [`Error::Io`] where the process has no descriptor left.
     pub fn new<M: Model + 'static>(model: M) -> Result<Arc<Self>> {
         let function: Box<ModelFunction<dyn Model>> = Box::new(ModelFunction::new(model));
         let shape = function.shape().clone();
         if shape.page < PageSize::host() {
             return Err(Error::PageSize { bytes: shape.page.bytes() });
         }
-        let function = Arc::new(Slot::new(function));
+        let function = Arc::new(Slot::new(function)?);
         let dma = DmaSpace::new(Box::new(Dma(function.clone())))?;
         Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None), counters: OnceLock::new() }))
     }
@@ -91,6 +92,16 @@ impl InProcess {
     /// Returns the id of the model's thread in `/proc/self/task`, which shows the CPU time that it used; `None` where it has no thread.
     pub fn thread_id(&self) -> Option<i32> {
         self.thread().as_ref().map(ModelThread::tid)
+    }
+
+    /// Returns how often the model's thread has slept or napped, since nothing happened to its models; `None` where it has no thread.
+    pub fn rests(&self) -> Option<u64> {
+        self.thread().as_ref().map(|thread| thread.rests().0)
+    }
+
+    /// Returns whether the model's thread sleeps or naps now, or is about to.
+    pub fn is_resting(&self) -> bool {
+        self.thread().as_ref().is_some_and(|thread| thread.rests().1)
     }
 
     fn thread(&self) -> MutexGuard<'_, Option<ModelThread>> {
@@ -161,7 +172,9 @@ impl PciDevice for InProcess {
         let done = match self.direct(region, offset, len).filter(|_| !self.guarded(region, offset, len)) {
             Some(pages) => {
                 pages.trap(offset, Trap::Write(buf));
-                pages.access(offset, Trap::Write(buf))
+                let done = pages.access(offset, Trap::Write(buf));
+                self.function.wake();
+                done
             }
             None => self.function.lock().write(region, offset, buf),
         };
@@ -176,7 +189,9 @@ impl PciDevice for InProcess {
             return Err(refuse("not whole pages"));
         }
         let pages = self.direct(region, range.start, len).ok_or_else(|| refuse("the model does not offer it"))?;
-        RegionMapping::new(pages.map(range.clone(), prot)?, self, region, range.start)
+        let mapping = RegionMapping::new(pages.map(range.clone(), prot)?, self, region, range.start)?;
+        self.function.set_mapped();
+        Ok(mapping)
     }
 
     fn irq_info(&self, kind: Irq) -> Result<IrqInfo> {

@@ -56,6 +56,7 @@ mod function;
 mod host;
 mod in_process;
 mod pages;
+pub(crate) mod rest;
 mod signal;
 mod thread;
 
@@ -68,8 +69,10 @@ pub use pages::{Pages, Registers};
 pub(crate) use signal::Signaller;
 
 use crate::pci::{DeviceInfo, IrqInfo};
+use crate::reactor::Armed;
 use crate::{PageSize, Work};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// A device in software.
@@ -101,6 +104,22 @@ pub trait Model: Send {
     /// Runs the model for a bounded time: it reads its doorbells, does DMA and signals interrupts, through `host`. Returns whether there was
     /// something to do.
     fn poll(&mut self, host: &mut Host<'_>) -> Work;
+
+    /// Prepares for a rest of its thread, after a turn that found nothing; another [`poll`](Self::poll) follows before that.
+    ///
+    /// Returns [`Armed::Yes`] where nothing but these brings work: calls of [`read`](Self::read), [`write`](Self::write) and [`reset`](Self::reset), stores to
+    /// direct ranges, changes of its memory, and [`wakeups`](Self::wakeups); [`Armed::Until`] where something is due by itself, too. Its thread sleeps then
+    /// until one of these comes, if nobody has mapped a direct range; else it naps. By default this returns [`Armed::No`]: there is
+    /// something else that the model looks for, and its thread naps for a millisecond at the most.
+    fn arm(&mut self) -> Armed {
+        Armed::No
+    }
+
+    /// Returns the descriptors that become readable when there is work which no call brings: those of wires. They do not change. By default there are
+    /// none.
+    fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
 }
 
 impl<M: Model + ?Sized> Model for Box<M> {
@@ -122,6 +141,14 @@ impl<M: Model + ?Sized> Model for Box<M> {
 
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
         (**self).poll(host)
+    }
+
+    fn arm(&mut self) -> Armed {
+        (**self).arm()
+    }
+
+    fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        (**self).wakeups()
     }
 }
 

@@ -61,7 +61,7 @@ impl Signaller {
     /// Has the kernel signal `eventfd` once, as soon as `fd` has one of `events`, or an error, or this is dropped. Returns whether it will: kernels before 4.19
     /// don't.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, events: PollFlags, eventfd: BorrowedFd<'_>) -> bool {
-        self.submit(IOCB_CMD_POLL, fd, events.bits().into(), eventfd)
+        self.submit(IOCB_CMD_POLL, fd, events.bits() as u64, eventfd)
     }
 
     /// Returns how much of what was asked for has come to its end since this was last called.

@@ -10,13 +10,14 @@ use super::wire::{self, Capabilities, Command, Header};
 use crate::PageSize;
 use crate::files::Files;
 use crate::mem::Iova;
-use crate::model::{Model, ModelFunction, Refused};
+use crate::model::{Model, ModelFunction, Refused, rest};
 use crate::pci::{BAR0, ROM};
 use crate::server;
 use crate::socket::Socket;
+use rustix::event::{PollFd, PollFlags};
 use std::io;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
@@ -30,6 +31,8 @@ pub struct Session {
     files: Files,
     /// It was said that memory came without a descriptor.
     told: bool,
+    /// The client was given memory of the device's, which it may have mapped.
+    mapped: bool,
 }
 
 /// What answers a command: bytes, and at times a file.
@@ -63,8 +66,14 @@ impl<M: Model> server::Session<M> for Session {
         self.files.have_shrunk()
     }
 
-    fn wait(&self, timeout: Duration) -> io::Result<()> {
-        self.socket.wait(timeout).map(|_| ())
+    fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()> {
+        let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
+        Ok(rest::wait(vec![PollFd::new(&self.socket, events)], wires, timeout)?)
+    }
+
+    /// Not one that may have mapped memory of the device's.
+    fn tells_all(&self) -> bool {
+        !self.mapped
     }
 
     fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
@@ -80,7 +89,7 @@ impl<M: Model> server::Session<M> for Session {
 
 impl Session {
     pub fn new(stream: UnixStream) -> Self {
-        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false }
+        Self { socket: Socket::new(stream), client: None, files: Files::default(), told: false, mapped: false }
     }
 
     fn answer<M: Model + ?Sized>(&mut self, function: &mut ModelFunction<M>, frame: Frame) -> Result<(), String> {
@@ -195,7 +204,7 @@ impl Session {
         Ok(Reply::default())
     }
 
-    fn region_info<M: Model + ?Sized>(&self, function: &ModelFunction<M>, payload: &[u8]) -> Answer {
+    fn region_info<M: Model + ?Sized>(&mut self, function: &ModelFunction<M>, payload: &[u8]) -> Answer {
         const FIXED: u32 = size_of::<wire::RegionInfo>() as u32;
         let (ask, _) = wire::split::<wire::RegionInfo>(payload).ok_or(INVALID)?;
         if ask.argsz < FIXED || ask.index >= function.shape().info().regions {
@@ -225,6 +234,7 @@ impl Session {
             reply.payload.extend(caps);
             let file = file.map(|fd| fd.try_clone_to_owned()).transpose();
             reply.file = file.map_err(|e| Refused(e.raw_os_error().unwrap_or(libc::EIO)))?;
+            self.mapped = true;
         }
         Ok(reply)
     }

@@ -65,6 +65,7 @@ use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Host, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
 use wholebar_core::pci::{Irq, IrqInfo};
+use wholebar_core::reactor::Armed;
 use zones::Zones;
 
 /// The version it reports: 2.0 (base 3.1.3.2).
@@ -488,6 +489,11 @@ impl Model for Nvme {
             }
             Err(lost) => self.wait_for(&lost),
         }
+    }
+
+    fn arm(&mut self) -> Armed {
+        // Delayed commands are done in time, and a queue that is not there is waited for.
+        if self.held.is_empty() && self.lost.is_none() { Armed::Yes } else { Armed::No }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{Error, Result};
 use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::Host;
+use wholebar_core::reactor::Armed;
 
 /// The unit of addresses and lengths (5.2.6), in bytes.
 const SECTOR: u64 = 512;
@@ -453,5 +454,9 @@ impl Device for Blk {
 
     fn rest(&mut self) -> Work {
         Work::Idle
+    }
+
+    fn arm(&mut self) -> Armed {
+        Armed::Yes
     }
 }

@@ -34,10 +34,12 @@ use crate::faults::{Fault, FaultCounts};
 use bits::{NO_VECTOR, feature, status};
 use layout::{BAR0_SIZE, COMMON, COMMON_LEN, DEVICE, ISR, Kind, Layout};
 use queue::{Bell, Broken, FaultState, Queue, Rules, Setup};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use wholebar_core::Work;
 use wholebar_core::model::{Host, Model, Refused, Shape};
 use wholebar_core::pci::{BAR0, CONFIG, Irq, IrqInfo};
+use wholebar_core::reactor::Armed;
 
 /// Device configuration is no longer than this.
 const CONFIG_MAX: usize = 64;
@@ -78,6 +80,14 @@ trait Device: Send {
 
     /// A turn without one.
     fn rest(&mut self) -> Work;
+
+    /// What it waits for, beside its driver's notifications, after a turn that found nothing: as [`Model::arm`] says it.
+    fn arm(&mut self) -> Armed;
+
+    /// As [`Model::wakeups`].
+    fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
 }
 
 /// A virtio device as a PCI function.
@@ -526,5 +536,14 @@ impl Model for Virtio {
             self.tell(host);
         }
         work
+    }
+
+    fn arm(&mut self) -> Armed {
+        // Who was asked not to notify does not.
+        if self.transport.notify { self.device.arm() } else { Armed::No }
+    }
+
+    fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        self.device.wakeups()
     }
 }

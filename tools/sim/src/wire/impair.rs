@@ -118,6 +118,12 @@ impl Impair {
         counts
     }
 
+    /// When the first of the packets that are held goes on.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let late = self.late.iter().map(|late| late.latest);
+        late.chain(self.way.front().map(|(due, _)| *due)).min()
+    }
+
     /// Lets those packets go on of which `which` says so; returns how many of them were overtaken.
     fn release(&mut self, which: impl Fn(&Late) -> bool) -> u64 {
         let mut reordered = 0;

@@ -24,9 +24,11 @@ use impair::Impair;
 use pair::End;
 pub(crate) use pair::PairThread;
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 #[cfg(not(miri))]
 use tap::TapEnd;
+use wholebar_core::reactor::Armed;
 
 /// Frames that a port has under way at most.
 const FRAMES: usize = 512;
@@ -228,6 +230,32 @@ impl Port {
         let sum = name.bytes().fold(0x811c_9dc5u32, |sum, b| (sum ^ u32::from(b)).wrapping_mul(0x0100_0193));
         let [a, b, c, _] = sum.to_be_bytes();
         [0x02, 0x57, a, b, c, self.side() + 1]
+    }
+
+    /// What it waits for, after a turn that found nothing: as [`Model::arm`](wholebar_core::model::Model::arm) says it.
+    pub(crate) fn arm(&self) -> Armed {
+        let yes = match &self.medium {
+            Medium::Loop(queue) => queue.is_empty(),
+            // Another thread's packets wake nobody here.
+            Medium::Pair(end) => end.runs_beside(),
+            #[cfg(not(miri))]
+            Medium::Tap(tap) => !tap.is_gone(),
+            Medium::Capture(_) => true,
+        };
+        match (yes, self.impair.as_ref().and_then(|impair| impair.due())) {
+            (false, _) => Armed::No,
+            (true, None) => Armed::Yes,
+            (true, Some(due)) => Armed::Until(due),
+        }
+    }
+
+    /// The descriptor of a wire that leads out of this process.
+    pub(crate) fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        match &self.medium {
+            #[cfg(not(miri))]
+            Medium::Tap(tap) => vec![tap.as_fd()],
+            _ => Vec::new(),
+        }
     }
 
     /// The model at the other end, to run beside.

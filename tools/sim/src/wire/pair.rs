@@ -45,16 +45,19 @@ pub(super) struct End {
 
 /// Models that run on one thread: what passes between them stays in one core's caches.
 #[derive(Clone, Default)]
-pub(crate) struct PairThread(Arc<Mutex<Weak<InProcess>>>);
+pub(crate) struct PairThread(Arc<(Mutex<Weak<InProcess>>, AtomicBool)>);
 
 impl PairThread {
     /// Runs a model on the thread that runs another of these, or else on one of its own, which `prepare` prepares.
     pub(crate) fn run(&self, device: Arc<InProcess>, prepare: impl FnOnce() + Send + 'static) -> Result<()> {
-        let mut place = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut place = self.0.0.lock().unwrap_or_else(|e| e.into_inner());
         let other = place.upgrade();
-        if !other.as_ref().is_some_and(|other| device.spawn_beside(other)) {
+        let beside = other.as_ref().is_some_and(|other| device.spawn_beside(other));
+        if !beside {
             device.spawn(prepare)?;
         }
+        // Relaxed: seen late, an end naps that could sleep.
+        self.0.1.store(beside, Ordering::Relaxed);
         *place = Arc::downgrade(&device);
         // Where `other` is the last reference, its thread is waited for once nobody waits for this lock.
         drop(place);
@@ -118,6 +121,11 @@ impl End {
     #[inline]
     pub(super) fn carrier(&self) -> bool {
         self.shared.running[usize::from(1 - self.side)].load(Ordering::Relaxed)
+    }
+
+    /// Whether both ends run on one thread: what one does, the other sees in its next turn.
+    pub(super) fn runs_beside(&self) -> bool {
+        self.shared.pair_thread.0.1.load(Ordering::Relaxed)
     }
 
     pub(super) fn pair_thread(&self) -> PairThread {

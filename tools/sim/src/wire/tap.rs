@@ -4,6 +4,7 @@ use super::Frame;
 use super::frame::HEADER;
 use crate::{Error, Result};
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use wholebar_core::tap::Tap;
 
 /// A TAP interface, and a frame that any packet fits in.
@@ -67,6 +68,15 @@ impl TapEnd {
                 false
             }
         }
+    }
+
+    /// Whether the interface refused packets: its descriptor says nothing any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tap.as_fd()
     }
 
     #[cold]

@@ -208,6 +208,11 @@ impl Device {
         if running { call(function, index) } else { Ok(()) }
     }
 
+    /// Whether each ring that runs has a kick.
+    pub fn kicks_all(&self) -> bool {
+        self.rings.iter().enumerate().all(|(index, ring)| ring.running.is_none() || self.kicks.has(index))
+    }
+
     /// Passes kicks on to the model; says whether there were any.
     pub fn take_kicks(&mut self, function: &mut Function) -> Result<bool, String> {
         let (mut kicked, mut done, rings, registers) = (false, Ok(()), &self.rings, &self.registers);

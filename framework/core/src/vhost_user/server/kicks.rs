@@ -38,6 +38,11 @@ impl Kicks {
         Ok(())
     }
 
+    /// Whether a ring has one.
+    pub fn has(&self, ring: usize) -> bool {
+        self.fds.get(ring).is_some_and(Option::is_some)
+    }
+
     /// The rings that were kicked since this was asked last.
     pub fn take(&self, mut each: impl FnMut(u16)) {
         let mut events = [const { std::mem::MaybeUninit::<Event>::uninit() }; 64];

@@ -9,13 +9,13 @@ use super::device::Device;
 use super::memory::SLOTS;
 use super::registers::Registers;
 use super::{Function, VirtioModel};
-use crate::model::ModelFunction;
+use crate::model::{ModelFunction, rest};
 use crate::server;
 use crate::vhost_user::wire::{self, BackendRequest, Header, Request, VringAddr, VringState, exactly, protocol};
 use crate::vhost_user::{Frame, Socket};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use zerocopy::IntoBytes;
@@ -59,14 +59,15 @@ impl<M: VirtioModel + 'static> server::Session<M> for Session {
     }
 
     /// Kicks end it, too.
-    fn wait(&self, timeout: Duration) -> io::Result<()> {
+    fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()> {
         let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
-        let timeout = Timespec::try_from(timeout).unwrap_or_default();
-        let mut fds = [PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        let own = vec![PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
+        Ok(rest::wait(own, wires, timeout)?)
+    }
+
+    /// A front end may have given a ring no kick, and have it looked at.
+    fn tells_all(&self) -> bool {
+        self.device.kicks_all()
     }
 
     /// A message, and what happened at the rings.

@@ -34,9 +34,11 @@ use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use receive::Merge;
 use stats::Counts;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use wholebar_core::Work;
 use wholebar_core::model::Host;
+use wholebar_core::reactor::Armed;
 
 /// An Ethernet header.
 const ETHERNET: usize = 14;
@@ -71,6 +73,8 @@ struct Net {
     arrived: Vec<Frame>,
     ready: Vec<Frame>,
     done: Vec<Frame>,
+    /// The driver has given no buffers, and what comes is left on the wire.
+    starved: bool,
     merge: Merge,
     counts: Counts,
 }
@@ -132,6 +136,7 @@ impl Net {
             arrived: frames(),
             ready: frames(),
             done: frames(),
+            starved: false,
             merge: Merge::default(),
             counts: Counts::default(),
             params,
@@ -467,6 +472,16 @@ impl Device for Net {
         self.discard();
         self.publish();
         Work::Busy
+    }
+
+    fn arm(&mut self) -> Armed {
+        // What waits for buffers, or for room on the wire: the driver may not notify of that.
+        let waits = self.starved || !self.ready.is_empty() || !self.arrived.is_empty() || self.port.room() == 0;
+        if waits { Armed::No } else { self.port.arm() }
+    }
+
+    fn wakeups(&self) -> Vec<BorrowedFd<'_>> {
+        self.port.wakeups()
     }
 }
 

@@ -39,7 +39,8 @@ impl Net {
     ) -> Result<Work, Broken> {
         if self.ready.is_empty() {
             // Who has given no buffers may still say what is to be filtered: what waits does so on the wire.
-            if self.params.wait && !self.has_buffers(host, queues) {
+            self.starved = self.params.wait && !self.has_buffers(host, queues);
+            if self.starved {
                 return Ok(Work::Idle);
             }
             self.port.receive(&mut self.arrived, BURST);

@@ -1,0 +1,179 @@
+//! When a reactor that finds nothing to do sleeps: the decision alone, in turns and nanoseconds. It does *not* arm, sleep or know of pollers.
+//!
+//! A pause is the time from one turn that found work to the next. Spinning through a pause costs all of it; sleeping costs a fixed amount of CPU time, that of
+//! arming, two system calls and a switch of threads, and that much latency. So spinning is worth it while pauses are short against a sleep, and the
+//! past says what is to be expected: the average of the last pauses, weighted exponentially (an eighth for the newest), against [`WORTH`] times the CPU time that
+//! sleeps took, measured at each. Where pauses have been longer than that, the reactor sleeps at once; where they have been shorter, it spins for
+//! that long and sleeps then. So nothing that comes faster than the limit ever waits for a wake-up, and what comes slower costs one sleep.
+//!
+//! A reactor that works without a pause does not look at the clock: up to [`LOOK`] idle turns in a row are counted, and cost what was learnt of others.
+
+use std::time::{Duration, Instant};
+
+/// How many times the CPU time of a sleep is spent on spinning: what a wake-up's latency is worth.
+const WORTH: u64 = 8;
+/// Idle turns between two looks at the clock.
+const LOOK: u32 = 64;
+/// What a sleep is taken to cost before one was measured, and the limits of what is believed, in nanoseconds.
+const FIRST_COST: u64 = 5_000;
+const LEAST_COST: u64 = 1_000;
+const MOST_COST: u64 = 50_000;
+/// The longest pause that counts as such, in limits: so that a dozen short pauses make up for a long one.
+const LONGEST: u64 = 4;
+
+/// What a reactor has learnt of its pauses.
+#[derive(Debug)]
+pub(crate) struct Hybrid {
+    /// Idle turns since there was work, or since the last sleep was refused.
+    turns: u32,
+    /// When the pause began, as far as the clock was looked at.
+    since: Option<Instant>,
+    /// What an idle turn takes, in nanoseconds.
+    turn: u64,
+    /// The average pause, in nanoseconds.
+    pause: u64,
+    /// The average CPU time of a sleep, in nanoseconds.
+    cost: u64,
+    /// Pauses are too long to spin through.
+    long: bool,
+}
+
+impl Hybrid {
+    pub(crate) fn new() -> Self {
+        Self { turns: 0, since: None, turn: 20, pause: 0, cost: FIRST_COST, long: false }
+    }
+
+    /// Longer pauses are not spun through, in nanoseconds.
+    pub(crate) fn limit(&self) -> u64 {
+        WORTH * self.cost
+    }
+
+    /// A turn found work.
+    #[inline]
+    pub(crate) fn busy(&mut self) {
+        if self.turns > 0 {
+            self.pause_ended();
+        }
+    }
+
+    #[inline]
+    fn pause_ended(&mut self) {
+        let turns = std::mem::take(&mut self.turns);
+        let pause = match self.since.take() {
+            None => u64::from(turns) * self.turn,
+            Some(since) => nanos(since.elapsed()),
+        };
+        self.learn(pause);
+    }
+
+    fn learn(&mut self, pause: u64) {
+        let limit = self.limit();
+        self.pause = (7 * self.pause + pause.min(LONGEST * limit)) / 8;
+        self.long = self.pause > limit;
+    }
+
+    /// A turn found nothing: whether to sleep now.
+    #[inline]
+    pub(crate) fn idle(&mut self) -> bool {
+        self.turns = self.turns.saturating_add(1);
+        self.long || (self.turns.is_multiple_of(LOOK) && self.look(Instant::now()))
+    }
+
+    /// Whether the pause has lasted as long as spinning is worth it.
+    #[cold]
+    fn look(&mut self, now: Instant) -> bool {
+        let Some(since) = self.since else {
+            self.since = now.checked_sub(Duration::from_nanos(u64::from(LOOK) * self.turn)).or(Some(now));
+            return false;
+        };
+        let pause = nanos(now.saturating_duration_since(since));
+        self.turn = (pause / u64::from(self.turns)).max(1);
+        pause >= self.limit()
+    }
+
+    /// The reactor is about to arm: the pause began at this time at the latest.
+    pub(crate) fn arms(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// It slept, which took so much CPU time; `None` where that is not known.
+    pub(crate) fn slept(&mut self, cpu: Option<Duration>) {
+        if let Some(cpu) = cpu {
+            self.cost = ((7 * self.cost + nanos(cpu)) / 8).clamp(LEAST_COST, MOST_COST);
+        }
+    }
+
+    /// It could not sleep, since something cannot be armed: it is tried again once the limit is over.
+    pub(crate) fn refused(&mut self) {
+        *self = Self { turn: self.turn, cost: self.cost, ..Self::new() };
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_decide() {
+        let mut hybrid = Hybrid::new();
+        let limit = hybrid.limit();
+        assert_eq!(limit, WORTH * FIRST_COST);
+        // Short pauses: it spins at the beginning of each.
+        (0..100).for_each(|_| hybrid.learn(limit / 2));
+        assert!(!hybrid.idle());
+        // Long ones: it sleeps at once, as soon as the average is above the limit.
+        let before = (0..).find(|_| {
+            hybrid.learn(100 * limit);
+            hybrid.long
+        });
+        assert_eq!(before, Some(1), "the second long pause tells");
+        assert!(hybrid.idle());
+        (0..100).for_each(|_| hybrid.learn(u64::MAX));
+        // And spins again after a dozen short ones.
+        let short = (0..).find(|_| {
+            hybrid.learn(0);
+            !hybrid.long
+        });
+        assert_eq!(short, Some(10));
+    }
+
+    #[test]
+    fn a_pause_is_spun_through_up_to_the_limit() {
+        let mut hybrid = Hybrid::new();
+        let began = Instant::now() + Duration::from_secs(1);
+        hybrid.turns = LOOK;
+        assert!(!hybrid.look(began), "the clock is looked at for the first time");
+        hybrid.turns = 2 * LOOK;
+        assert!(!hybrid.look(began + Duration::from_nanos(hybrid.limit() / 2)));
+        let turn = hybrid.turn;
+        hybrid.turns = 4 * LOOK;
+        assert!(hybrid.look(began + Duration::from_nanos(hybrid.limit())));
+        assert!(turn > 1 && hybrid.turn > 1, "what a turn takes is learnt");
+    }
+
+    #[test]
+    fn what_a_sleep_costs_is_learnt_within_limits() {
+        let mut hybrid = Hybrid::new();
+        (0..100).for_each(|_| hybrid.slept(Some(Duration::from_micros(10))));
+        assert!((9_900..=10_000).contains(&hybrid.cost), "{hybrid:?}");
+        hybrid.slept(None);
+        (0..100).for_each(|_| hybrid.slept(Some(Duration::from_secs(1))));
+        assert_eq!(hybrid.cost, MOST_COST);
+        (0..100).for_each(|_| hybrid.slept(Some(Duration::ZERO)));
+        assert_eq!(hybrid.cost, LEAST_COST);
+    }
+
+    /// Where nothing can be armed, it is not tried each turn.
+    #[test]
+    fn a_refusal_is_not_repeated_at_once() {
+        let mut hybrid = Hybrid::new();
+        (0..100).for_each(|_| hybrid.learn(u64::MAX));
+        assert!(hybrid.idle());
+        hybrid.refused();
+        assert!(!hybrid.idle() && hybrid.since.is_none());
+    }
+}
