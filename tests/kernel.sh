@@ -175,6 +175,16 @@ if [ -n "$xdp" ]; then
   echo "  pings and files as above; the program goes with the process"
 fi
 
+echo "=== a core that sleeps"
+for mode in "" $xdp; do
+  start "$mode" --idle --json
+  on a ping -q -c 5 -i 0.2 -W 30 10.80.0.2 >"$work/ping.out" || fail "ping from a to b, which nobody wakes for"
+  stop
+  slept=$(awk '$1 == "\"slept\":" { gsub(",", "", $2); print $2 }' "$work/fwd.out")
+  [ "${slept:-0}" -gt 0 ] || fail "it did not sleep"
+done
+echo "  pings wake it"
+
 echo "=== several queues, faults and a capture"
 start "" --queues 2 --faults drop=0.1,duplicate=0.1,reorder=0.1,seed=7 --capture "$work/capture"
 on a ping -q -c 100 -i 0.002 -W 1 10.80.0.2 >"$work/ping.out" || true

@@ -12,6 +12,7 @@ use wholebar_core::block::QueueState;
 use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::mem::{Arena, ArenaOptions, L4, Offload, Pool};
 use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, RxQueue, TxQueue};
+use wholebar_core::reactor::Armed;
 use wholebar_kernel::{Error, net};
 
 /// The two paths, of the loopback interface, which has an address; the second where the kernel has it, and this process may.
@@ -170,6 +171,30 @@ fn what_is_not_for_the_port_is_left_out() {
             came(&[0, 1, 2, 3]);
             port.set_promiscuous(false).unwrap();
             came(&[0, 1]);
+        }
+    });
+}
+
+#[test]
+fn who_sleeps_is_woken() {
+    in_namespace(|| {
+        for name in paths() {
+            let port = open(name, &PortConfig { rx_interrupts: true, ..promiscuous() }).unwrap();
+            let pool = pool(2048);
+            let (mut rx, mut tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
+            let (wakeup, packet) = (rx.wakeup().unwrap(), packet(Mac::BROADCAST, EXPERIMENTAL, 60));
+            for _ in 0..50 {
+                assert_eq!((rx.arm(), rx.rx(&mut Burst::new(1))), (Armed::Yes, 0));
+                send(tx.as_mut(), &pool, std::slice::from_ref(&packet));
+                assert!(wakeup.wait(Some(Duration::from_secs(60))).unwrap().is_some(), "{name}");
+                rx.disarm();
+                assert_eq!(receive(rx.as_mut(), 1), std::slice::from_ref(&packet));
+            }
+            drop(rx);
+            assert!(port.rx_queue(0, &pool).unwrap().wakeup().is_some());
+            let polled = open("lo,force", &promiscuous()).unwrap();
+            let mut rx = polled.rx_queue(0, &pool).unwrap();
+            assert!(rx.wakeup().is_none() && rx.arm() == Armed::No);
         }
     });
 }

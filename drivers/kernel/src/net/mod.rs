@@ -10,7 +10,7 @@
 //! virtual interfaces, checksums that hold no more than their pseudo header's sum are completed.
 //!
 //! The interface stays the kernel's. One with an address, a default route or a part in a bridge is refused unless `force` is said: two would answer. What is
-//! asked of the interface, promiscuous mode or the program of AF_XDP, ends with the port, or the process. An idle core is not woken: it polls.
+//! asked of the interface, promiscuous mode or the program of AF_XDP, ends with the port, or the process.
 //!
 //! ```no_run
 //! use wholebar_core::net::PortConfig;

@@ -17,7 +17,7 @@ use wholebar_core::DriverError;
 use wholebar_core::channel::{Receiver, bounded};
 use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::kernel::xdp::{XDP_LARGEST, XdpOptions, XdpRx, XdpSocket, XdpTx};
-use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketRing, PacketSocket, XdpProgram};
+use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketRing, PacketSocket, Wakeup, XdpProgram};
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{
     Count, Event, Limits, Link, Mac, Offloads, Port, PortConfig, Rss, RxCounters, RxQueue, Statistic, TxCounters,
@@ -83,6 +83,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// What wakes a queue's owner, where that was asked for and can be had; else the queue can only be polled.
+    pub fn wakeup(&self) -> Option<Wakeup> {
+        let made = self.config.rx_interrupts.then(Wakeup::new)?;
+        made.inspect_err(|error| tracing::warn!(%error, interface = self.name, "no wake-ups: its queues are polled"))
+            .ok()
+    }
+
     pub fn rx(&self, index: u16) -> Option<&RxSlot> {
         self.sockets.rx.get(usize::from(index))
     }

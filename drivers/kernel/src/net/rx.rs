@@ -3,10 +3,11 @@
 use super::cut::{Cut, Packet};
 use super::port::{RX, RxRing, Shared, id};
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wholebar_core::irq::EventFd;
-use wholebar_core::kernel::{Frame, Malformed, PacketRing};
+use wholebar_core::kernel::{Frame, Malformed, PacketRing, Wakeup};
 use wholebar_core::mem::{Buf, Checked, Pool, PoolCache};
 use wholebar_core::net::{Burst, Mac, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
@@ -20,6 +21,7 @@ pub(super) struct Rx {
     index: u16,
     /// `None` only while it is dropped.
     ring: Option<PacketRing>,
+    wakeup: Option<Wakeup>,
     work: Work,
 }
 
@@ -45,7 +47,8 @@ impl Rx {
         let gate = shared.state.domain.join(id(index, RX));
         let counters = shared.rx(index).map_or_else(Arc::default, |slot| slot.counters.clone());
         let work = Work { cache: pool.cache(BATCH), cut: None, shared, counters };
-        Self { gate, index, ring: Some(ring), work }
+        let wakeup = work.shared.wakeup();
+        Self { gate, index, ring: Some(ring), wakeup, work }
     }
 
     /// A turn of a queue that does not run: nothing of the kernel's is reset, and what is in the ring stays.
@@ -171,11 +174,15 @@ impl RxQueue for Rx {
     }
 
     fn wakeup(&self) -> Option<Arc<EventFd>> {
-        None
+        self.wakeup.as_ref().map(|wakeup| wakeup.eventfd().clone())
     }
 
     fn arm(&mut self) -> Armed {
-        Armed::No
+        let (Some(wakeup), Some(ring), true) = (&mut self.wakeup, &self.ring, self.gate.open()) else {
+            return Armed::No;
+        };
+        self.work.counters.armed.add(1);
+        if wakeup.arm(ring.as_fd()) { Armed::Yes } else { Armed::No }
     }
 
     fn disarm(&mut self) {}

@@ -3,11 +3,12 @@
 
 use super::port::{RX, RxRing, Shared, TX, TxRing, id};
 use std::fmt;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wholebar_core::irq::EventFd;
 use wholebar_core::kernel::xdp::{XDP_LARGEST, XdpFrame, XdpRx, XdpTx};
-use wholebar_core::kernel::{Destination, Malformed};
+use wholebar_core::kernel::{Destination, Malformed, Wakeup};
 use wholebar_core::mem::{Pool, PoolCache};
 use wholebar_core::net::{Burst, Count, Mac, QueueState, RxCounters, RxQueue, TxCounters, TxQueue, gso};
 use wholebar_core::reactor::Armed;
@@ -23,6 +24,7 @@ pub(super) struct XdpReceiver {
     index: u16,
     /// `None` only while it is dropped.
     ring: Option<XdpRx>,
+    wakeup: Option<Wakeup>,
     cache: PoolCache,
     shared: Arc<Shared>,
     counters: Arc<RxCounters>,
@@ -43,7 +45,8 @@ impl XdpReceiver {
     pub fn new(shared: Arc<Shared>, index: u16, ring: XdpRx, pool: &Pool) -> Self {
         let gate = shared.state.domain.join(id(index, RX));
         let counters = shared.rx(index).map_or_else(Arc::default, |slot| slot.counters.clone());
-        Self { gate, index, ring: Some(ring), cache: pool.cache(BATCH), shared, counters }
+        let wakeup = shared.wakeup();
+        Self { gate, index, ring: Some(ring), wakeup, cache: pool.cache(BATCH), shared, counters }
     }
 }
 
@@ -120,11 +123,15 @@ impl RxQueue for XdpReceiver {
     }
 
     fn wakeup(&self) -> Option<Arc<EventFd>> {
-        None
+        self.wakeup.as_ref().map(|wakeup| wakeup.eventfd().clone())
     }
 
     fn arm(&mut self) -> Armed {
-        Armed::No
+        let (Some(wakeup), Some(ring), true) = (&mut self.wakeup, &self.ring, self.gate.open()) else {
+            return Armed::No;
+        };
+        self.counters.armed.add(1);
+        if wakeup.arm(ring.as_fd()) { Armed::Yes } else { Armed::No }
     }
 
     fn disarm(&mut self) {}

@@ -2,6 +2,7 @@
 //!
 //! - [`Uring`]: requests to a file or a block device, through io_uring.
 //! - [`PacketSocket`], [`PacketRing`]: packets of a network interface.
+//! - [`Wakeup`]: wakes who sleeps until either has a packet.
 //! - [`XdpProgram`], [`xdp`]: packets of one of its queues, before the kernel's stack has seen them.
 //!
 //! It makes soundness of what the kernel offers as shared memory and system calls; what a disk or a port is made of that is the crate `wholebar-kernel`'s.
@@ -12,6 +13,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod uring;
+mod wakeup;
 pub mod xdp;
 
 pub use bpf::XdpProgram;
@@ -21,3 +23,4 @@ pub use packet::{
     SEND_BURST, SEND_SEGMENTS,
 };
 pub use uring::{Completed, Full, Operation, Uring, UringOptions};
+pub use wakeup::Wakeup;

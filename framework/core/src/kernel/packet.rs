@@ -165,7 +165,7 @@ impl PacketSocket {
         // Only now do packets come.
         socket.bind(libc::ETH_P_ALL as u16)?;
         let socket = Arc::new(socket);
-        let ring = PacketRing { mapping, slots, next: 0, _socket: socket.clone() };
+        let ring = PacketRing { mapping, slots, next: 0, socket: socket.clone() };
         Ok((socket, ring))
     }
 
@@ -262,7 +262,7 @@ pub struct PacketRing {
     slots: u32,
     next: u32,
     /// Without it, nothing comes.
-    _socket: Arc<PacketSocket>,
+    socket: Arc<PacketSocket>,
 }
 
 impl PacketRing {
@@ -354,5 +354,12 @@ impl PacketRing {
         if self.next >= self.slots {
             self.next = 0;
         }
+    }
+}
+
+impl AsFd for PacketRing {
+    /// The socket: it can be read while a packet is in the ring.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

@@ -5,6 +5,7 @@ use super::xdp::{XdpFrame, XdpOptions, XdpRx, XdpSocket};
 use super::*;
 use crate::mem::{Arena, ArenaOptions, Pool};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -268,5 +269,29 @@ fn what_an_xdp_socket_sends_comes_back_to_it() {
         // Without the program, packets are the kernel's again.
         drop(program);
         assert!(XdpProgram::attach(LO, 1).is_ok());
+    });
+}
+
+#[test]
+fn a_sleeper_is_woken_by_the_next_packet() {
+    in_namespace(|| {
+        let (_socket, mut ring) = PacketSocket::receiver(LO, 1).unwrap();
+        let (sender, pool, mut wakeup) = (PacketSocket::sender(LO).unwrap(), pool(), Wakeup::new().unwrap());
+        let eventfd = wakeup.eventfd().clone();
+        let mut packet = pool.get_len(60).unwrap();
+        packet.bytes_mut().fill(0xff);
+        let packets = [packet];
+        let long = Some(Duration::from_secs(60));
+        for _ in 0..100 {
+            // Asked for twice it comes once.
+            assert!(wakeup.arm(ring.as_fd()) && wakeup.arm(ring.as_fd()) && eventfd.take() == 0);
+            sender.send(&packets).unwrap();
+            assert_eq!(eventfd.wait(long).unwrap(), Some(1));
+            assert!(ring.is_ready());
+            // A packet that is there already wakes at once.
+            assert!(wakeup.arm(ring.as_fd()));
+            assert_eq!(eventfd.wait(long).unwrap(), Some(1));
+            ring.release();
+        }
     });
 }

@@ -20,7 +20,7 @@ use rustix::net::xdp::{
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with, sockopt,
 };
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -309,6 +309,13 @@ impl XdpRx {
             let _ = recv(&self.socket.fd, &mut [0u8; 0][..], RecvFlags::DONTWAIT);
         }
         wakes
+    }
+}
+
+impl AsFd for XdpRx {
+    /// The socket: it can be read while there is a packet.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd.as_fd()
     }
 }
 

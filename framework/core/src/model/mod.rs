@@ -65,7 +65,7 @@ pub use function::ModelFunction;
 pub use host::Host;
 pub use in_process::InProcess;
 pub use pages::{Pages, Registers};
-#[cfg(feature = "vhost-user")]
+#[cfg(any(feature = "kernel", feature = "vhost-user"))]
 pub(crate) use signal::Signaller;
 
 use crate::pci::{DeviceInfo, IrqInfo};

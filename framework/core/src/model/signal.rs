@@ -58,13 +58,25 @@ impl Signaller {
         self.submit(IOCB_CMD_PREAD, self.file.as_fd(), 0, eventfd);
     }
 
-    /// Has the kernel signal `eventfd` once, as soon as `fd` has one of `events`, or an error, or this is dropped. Kernels before 4.19 don't.
-    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, events: PollFlags, eventfd: BorrowedFd<'_>) {
-        self.submit(IOCB_CMD_POLL, fd, events.bits() as u64, eventfd);
+    /// Has the kernel signal `eventfd` once, as soon as `fd` has one of `events`, or an error, or this is dropped. Returns whether it will: kernels before 4.19
+    /// don't.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, events: PollFlags, eventfd: BorrowedFd<'_>) -> bool {
+        self.submit(IOCB_CMD_POLL, fd, events.bits() as u64, eventfd)
     }
 
-    /// Asks for `opcode` on `file`, at whose end `eventfd` is signalled. `buffer` is a poll's events; a read has none.
-    fn submit(&self, opcode: u16, file: BorrowedFd<'_>, buffer: u64, eventfd: BorrowedFd<'_>) {
+    /// Returns how much of what was asked for has come to its end since this was last called.
+    pub(crate) fn take(&self) -> usize {
+        let mut done = [IoEvent::default(); 64];
+        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: there is room for as many as are asked for.
+        let taken = unsafe {
+            libc::syscall(libc::SYS_io_getevents, self.context, 0, done.len(), done.as_mut_ptr(), &raw const now)
+        };
+        usize::try_from(taken).unwrap_or(0)
+    }
+
+    /// Asks for `opcode` on `file`, at whose end `eventfd` is signalled, and returns whether that was taken. `buffer` is a poll's events; a read has none.
+    fn submit(&self, opcode: u16, file: BorrowedFd<'_>, buffer: u64, eventfd: BorrowedFd<'_>) -> bool {
         let mut request = Iocb {
             opcode,
             buffer,
@@ -79,15 +91,11 @@ impl Signaller {
             // SAFETY: the context is ours, and the list has one entry, which the kernel has copied when this returns. A read is of no bytes, so that
             // none are written; a poll writes none.
             if unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1, list.as_mut_ptr()) } == 1 {
-                return;
+                return true;
             }
-            let mut done = [IoEvent::default(); 64];
-            let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: there is room for as many as are asked for.
-            let _ = unsafe {
-                libc::syscall(libc::SYS_io_getevents, self.context, 0, done.len(), done.as_mut_ptr(), &raw const now)
-            };
+            self.take();
         }
+        false
     }
 }
 
