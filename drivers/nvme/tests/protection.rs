@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use wholebar_core::block::{Completion, Data, Disk, Op, Reject, Status};
+use wholebar_core::block::{Completion, Data, Disk, Op, QueueState, Reject, Status};
 use wholebar_core::mem::Buf;
 use wholebar_nvme::{BlockRange, Checks, Error, Format, Protection, ProtectionType, Queue, StatusCode};
 
@@ -385,5 +385,30 @@ fn a_million_blocks_of_each_type() {
             }
         }
         println!("type {pi}: {COUNT} blocks");
+    }
+}
+
+/// A read that was to be checked, and was ended by a reset, leaves nothing behind that the next one is checked by.
+#[test]
+fn a_reset_ends_checked_reads() {
+    let rig = rig("sim:nvme,size=1M,ms=8,pi=1,mset=1,faults=drop:@2");
+    let mut queue = rig.queue();
+    let write = with(&mut queue, Op::Write { lba: 3 }, Data::One(rig.pattern(2 * 520, 1)), Protection::host());
+    assert_eq!(write.status, Status::Ok);
+    queue.submit_with_metadata(request(1, Op::Read { lba: 50 }, Data::One(rig.buf(520))), Protection::host()).unwrap();
+    queue.ring();
+    rig.nvme.request_reset();
+    assert_eq!(wait(&mut queue, 1)[0].status, Status::Aborted);
+    // It goes on at its next turn.
+    let start = std::time::Instant::now();
+    while queue.state() != QueueState::Running {
+        queue.poll_each(1, |_| unreachable!("nothing is in flight"));
+        std::thread::yield_now();
+        assert!(start.elapsed() < LONG);
+    }
+    for _ in 0..300 {
+        let read = with(&mut queue, Op::Read { lba: 3 }, Data::One(rig.buf(2 * 520)), Protection::host());
+        assert_eq!((read.status, queue.protection_error()), (Status::Ok, None));
+        assert!(read.data.bufs()[0].bytes() == write.data.bufs()[0].bytes());
     }
 }

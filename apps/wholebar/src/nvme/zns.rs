@@ -44,7 +44,7 @@ pub enum Command {
     Offline(LossArgs),
 }
 
-/// Show the zones of a namespace: where they are, how far they are written, their states
+/// Show the zones of a namespace, how far they are written, and their states
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -249,7 +249,7 @@ fn append(args: AppendArgs) -> Result<()> {
         queue.0.submit_append(request).map_err(|rejected| anyhow::anyhow!("{}: {}", args.target, rejected.why))?;
         let (status, lba) = completed(&mut queue.0);
         if status != Status::Ok {
-            let done = bytes.len().min(found.iter().map(|(_, blocks)| blocks * block).sum());
+            let done: usize = found.iter().map(|(_, blocks)| blocks * block).sum();
             bail!("{}: after {done} bytes, an append to the zone at {zslba}: {}", args.target, status_name(status));
         }
         found.push((lba, part.len() / block));

@@ -29,7 +29,7 @@ use build::Unposted;
 use protected::HostCheck;
 use slot::Slots;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use wakeup::Wakeup;
 use wholebar_core::bar::DoorbellCounts;
@@ -77,6 +77,8 @@ pub struct Queue {
     unposted: Vec<Unposted>,
     /// A poll posted some of these.
     announce: bool,
+    /// Dwords 0 and 1 of the completion of the last request that is not told by its status alone; shared with who is told of that while the queue polls.
+    result: Arc<AtomicU64>,
     /// Some namespace that it was used for has metadata: all entries are written whole, or one would have words of another.
     whole_entries: bool,
     /// Reads whose protection information is checked here, and what was found wrong last.
@@ -166,6 +168,7 @@ impl Queue {
             pieces: Vec::new(),
             unposted: Vec::new(),
             announce: false,
+            result: Arc::new(AtomicU64::new(0)),
             whole_entries: false,
             checks: Vec::new(),
             protection_error: None,
@@ -230,15 +233,8 @@ impl Queue {
     /// `spdk_nvme_qpair_process_completions`.)
     #[inline]
     pub fn poll_each(&mut self, max: usize, mut done: impl FnMut(Completion)) -> usize {
-        self.poll_results(max, |completion, _| done(completion))
-    }
-
-    /// The same, with what completions have to tell beside their status (dwords 0 and 1): of an [append](Self::submit_append) that succeeded, the block at
-    /// which its data is. Of other requests it says nothing.
-    #[inline]
-    pub fn poll_results(&mut self, max: usize, mut done: impl FnMut(Completion, u64)) -> usize {
         if !self.gate.open() {
-            return self.poll_closed(max, &mut |completion| done(completion, 0));
+            return self.poll_closed(max, &mut done);
         }
         let mut count = 0;
         while count < max
@@ -252,14 +248,13 @@ impl Queue {
             match self.slots.end_whole(cid, |posted| self.pair.fetched(posted)) {
                 Some(slot) => {
                     count += 1;
-                    done(slot.finish(status(entry.status())), 0);
+                    done(slot.finish(status(entry.status())));
                 }
                 None => match self.complete_any(cid, entry.status()) {
                     Ok(None) => {}
                     Ok(Some(completion)) => {
                         count += 1;
-                        let result = self.pair.result();
-                        done(completion, result);
+                        done(completion);
                     }
                     Err(fault) => {
                         self.break_down(fault);
@@ -274,6 +269,14 @@ impl Queue {
             self.check_timeouts_now_and_then();
         }
         count
+    }
+
+    /// The same, with what completions have to tell beside their status (dwords 0 and 1): of an [append](Self::submit_append) that succeeded, the block at
+    /// which its data is. Of other requests it says nothing.
+    pub fn poll_results(&mut self, max: usize, mut done: impl FnMut(Completion, u64)) -> usize {
+        let result = self.result.clone();
+        // Relaxed: this thread stored it, just before.
+        self.poll_each(max, |completion| done(completion, result.load(Ordering::Relaxed)))
     }
 
     /// What is not done in every poll.

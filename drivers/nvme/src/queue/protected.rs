@@ -39,6 +39,24 @@ impl Tags {
             entry[7] = u64::from(layout.reference(protection, *first, index)) | tag << 32;
         }
     }
+
+    /// Whether the driver checks what a request has read.
+    pub fn is_checked(&self, op: &Op) -> bool {
+        let Self { layout, protection, .. } = self;
+        matches!(op, Op::Read { .. })
+            && layout.protection.is_some()
+            && layout.transfers(protection.action)
+            && protection.host_check != crate::Checks::NONE
+    }
+
+    /// Bytes of a block as it is transferred with its data.
+    pub fn block(&self) -> u64 {
+        let Layout { block, metadata, extended, .. } = self.layout;
+        match extended && self.layout.transfers(self.protection.action) {
+            true => u64::from(block) + u64::from(metadata),
+            false => block.into(),
+        }
+    }
 }
 
 impl Queue {
@@ -149,26 +167,6 @@ impl Queue {
         if let Err(error) = found {
             completion.status = Status::Device(error.status.0);
             self.protection_error = Some(error);
-        }
-    }
-}
-
-impl Tags {
-    /// Whether the driver checks what a request has read.
-    pub fn is_checked(&self, op: &Op) -> bool {
-        let Self { layout, protection, .. } = self;
-        matches!(op, Op::Read { .. })
-            && layout.protection.is_some()
-            && layout.transfers(protection.action)
-            && protection.host_check != crate::Checks::NONE
-    }
-
-    /// Bytes of a block as it is transferred with its data.
-    pub fn block(&self) -> u64 {
-        let Layout { block, metadata, extended, .. } = self.layout;
-        match extended && self.layout.transfers(self.protection.action) {
-            true => u64::from(block) + u64::from(metadata),
-            false => block.into(),
         }
     }
 }

@@ -46,6 +46,7 @@ impl Queue {
         if slot.left > 0 {
             return Ok(None);
         }
+        self.result.store(self.pair.result(), Ordering::Relaxed);
         let (mut completion, aborting) = (slot.finish(status_of_parts(slot.status)), slot.aborting);
         self.let_go(head, aborting);
         if !self.checks.is_empty() {
