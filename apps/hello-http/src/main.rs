@@ -27,6 +27,7 @@ use wholebar::smoltcp::{Device, HEADROOM};
 
 const EXAMPLES: &str = "Examples:
   hello-http 0000:01:00.0 --address 10.0.0.2/24 --file image.iso
+  hello-http vhost-user:/run/x.sock,net --address 10.0.0.2/24
   hello-http sim:virtio-net,wire=tap:t0 --address 10.0.0.2/24
      and: ip addr add 10.0.0.1/24 dev t0; ip link set t0 up
           curl -o file http://10.0.0.2/";
@@ -35,7 +36,7 @@ const EXAMPLES: &str = "Examples:
 #[derive(Parser)]
 #[command(after_help = EXAMPLES, max_term_width = 80)]
 struct Args {
-    /// The card: a PCI address, vfio-user:PATH, or sim:virtio-net,wire=tap:NAME
+    /// The card: a PCI address, vfio-user:PATH, vhost-user:PATH, or sim:virtio-net,wire=tap:NAME
     target: String,
     /// Its address and the length of its network's prefix; IPv4 or IPv6
     #[arg(long, value_parser = |text: &str| text.parse::<IpCidr>().map_err(|()| "it looks like 10.0.0.2/24"))]

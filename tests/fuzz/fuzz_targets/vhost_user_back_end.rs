@@ -49,7 +49,8 @@ fuzz_target!(|data: &[u8]| {
     front.features = VERSION_1 | PROTOCOL_FEATURES | if start & 2 != 0 { PACKED } else { 0 };
     if start & 4 == 0 {
         let (features, memory) = (front.features, front.memory.try_clone().unwrap());
-        say(&mut front, SET_PROTOCOL_FEATURES, VERSION, &(P_REPLY_ACK | P_MQ | P_CONFIG | P_BACKEND_REQ).to_ne_bytes(), &[]);
+        let protocol = P_REPLY_ACK | P_MQ | P_CONFIG | P_BACKEND_REQ | if start & 1 == 0 { 0 } else { P_INFLIGHT };
+        say(&mut front, SET_PROTOCOL_FEATURES, VERSION, &protocol.to_ne_bytes(), &[]);
         say(&mut front, SET_FEATURES, VERSION, &features.to_ne_bytes(), &[]);
         say(&mut front, SET_MEM_TABLE, VERSION, &table(&[region(0, MEMORY, 0)]), &[memory.as_fd()]);
     }
@@ -102,6 +103,13 @@ fuzz_target!(|data: &[u8]| {
             }
             5 if step & 0x80 != 0 => {
                 let _ = rustix::fs::ftruncate(&front.memory, u64::from(index) << 12);
+            }
+            // A record of what is in flight, over whatever the memory has there.
+            5 => {
+                let [queues, entries, at] = take(&mut rest);
+                let (memory, place) = (front.memory.try_clone().unwrap(), [64 << 10, u64::from(at) << 10]);
+                let payload = [words(&place, 8), words(&[u16::from(queues), u16::from(entries), 0, 0], 2)].concat();
+                say(&mut front, SET_INFLIGHT_FD, flags, &payload, &[memory.as_fd()]);
             }
             6 => say(&mut front, GET_VRING_BASE, VERSION, &state(ring, 0), &[]),
             _ => {

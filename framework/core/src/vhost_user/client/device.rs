@@ -34,7 +34,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 /// eventfd's signal, so BAR2, where notifications are, cannot be mapped.
 ///
 /// A back end that closes the connection leaves a device that needs a reset (VIRTIO 1.2, 2.1.2). When the driver begins anew, the back end is waited
-/// for: [`Options::reconnect`].
+/// for: [`Options::reconnect`]. A disk whose back end records what it has in flight (`INFLIGHT_SHMFD`) needs none: its queues wait as long, and go on with
+/// whoever comes.
 pub struct VhostUser {
     name: String,
     device_type: DeviceType,

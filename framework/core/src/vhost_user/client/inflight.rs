@@ -9,7 +9,7 @@ use super::peer::Failed;
 use crate::Result;
 use crate::patience::later;
 use crate::vhost_user::wire::{self, Request, protocol};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 use zerocopy::IntoBytes;
 
@@ -44,7 +44,7 @@ impl FrontEnd {
             self.inflight = got;
         }
         let Some(Inflight { said, fd }) = &self.inflight else { return Ok(()) };
-        let (said, fd) = (*said, self.dup(std::os::fd::AsFd::as_fd(fd))?);
+        let (said, fd) = (*said, self.dup(fd.as_fd())?);
         self.tell(|peer| peer.set(Request::SET_INFLIGHT_FD, said.as_bytes(), vec![fd])).map(|_| ())
     }
 
@@ -57,7 +57,8 @@ impl FrontEnd {
 
     /// Goes on with another back end, where one is there by now. It waits for none.
     pub(super) fn resume(&mut self) {
-        let Some(deadline) = self.resume_by else { return };
+        // A driver that gave up meanwhile begins anew.
+        let Some(deadline) = self.resume_by.filter(|_| self.registers.is_running()) else { return };
         // One that closes the connection is about to end, or not ready yet.
         let met = match self.link.again(Instant::now()).map(|stream| meet(stream, &self.patience, &self.options)) {
             Some(Ok(met)) => met,
@@ -90,9 +91,9 @@ impl FrontEnd {
             self.tell(|peer| peer.set(Request::SET_STATUS, status.as_bytes(), Vec::new()))?;
         }
         // Notifications and interrupts may have been lost with the one before.
-        for (index, queue) in (0..).zip(&self.registers.queues).filter(|(_, queue)| queue.enabled) {
-            if let Some(kick) = self.kicks.get(usize::from(index as u16)).and_then(|kick| kick.get()) {
-                kick.signal();
+        for (queue, kick) in self.registers.queues.iter().zip(self.kicks.iter()).filter(|(queue, _)| queue.enabled) {
+            if let Some(kick) = kick.get() {
+                self.signaller.signal(kick.as_fd());
             }
             self.signal(queue.vector);
         }
