@@ -13,6 +13,7 @@ mod devices;
 mod doctor;
 mod host;
 mod html;
+mod idle;
 mod in_use;
 mod mapped;
 mod msix;
@@ -91,6 +92,7 @@ enum Command {
     Unbind(bind::UnbindArgs),
     Bench(bench::Args),
     Pages(pages::Args),
+    Idle(idle::Args),
     #[command(subcommand)]
     Nvme(nvme::Command),
     #[command(subcommand)]
@@ -141,6 +143,7 @@ fn main() -> ExitCode {
         Command::Unbind(args) => bind::unbind(args),
         Command::Bench(args) => bench::run(args),
         Command::Pages(args) => pages::run(args),
+        Command::Idle(args) => idle::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Blk(command) => blk::run(command),
         Command::Net(command) => net::run(command),

@@ -115,6 +115,13 @@ impl Target {
         self.shares_cores
     }
 
+    /// Has a model in this process look for doorbells all the time, as hardware does, or rest where nothing happens.
+    pub fn set_spin(&self, spin: bool) {
+        if let Some(sim) = &self.sim {
+            sim.model.set_spin(spin);
+        }
+    }
+
     /// The CPU time of a model in this process, from now on.
     pub fn model_cpu(&self) -> CpuShare {
         CpuShare::of(self.sim.as_ref().and_then(|sim| sim.model.thread_id()).map(Thread))

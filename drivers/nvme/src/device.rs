@@ -39,6 +39,7 @@ pub(crate) struct Parts {
     pub lists: DmaRing<AtomicU64>,
     pub lists_iova: u64,
     pub list_words: u32,
+    /// One that was dealt, for the queue to arm.
     pub vector: Option<u16>,
     pub aborts: Arc<AtomicU64>,
 }
@@ -74,6 +75,7 @@ impl Inner {
         let qid = (1..=granted).find(|q| !control.queues.contains_key(q));
         let qid = qid.ok_or_else(|| Error::NoQueueLeft { device: self.hw.name(), granted })?;
         let count = self.queue_context.interrupts().map_or(0, Interrupts::count);
+        let dealt = vector == Some(ANY_VECTOR);
         let vector = match vector {
             Some(ANY_VECTOR) => {
                 let used = |v: u16| control.queues.values().any(|record| record.vector == Some(v));
@@ -134,6 +136,7 @@ impl Inner {
         control.queues.insert(qid, record);
         let gate = self.domain.join(qid.into());
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
+        let vector = vector.filter(|_| dealt);
         Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, vector, aborts })
     }
 }

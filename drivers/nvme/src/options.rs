@@ -84,9 +84,9 @@ pub enum Service {
 pub struct QueueOptions {
     /// Entries, a power of two; `None` for [`Options::entries`].
     pub entries: Option<u32>,
-    /// The MSI-X vector that completions raise, so that an idle core can sleep: not 0, which is the admin queue's, or [`ANY_VECTOR`] for one that no
-    /// other queue has. `None` for a queue that is only polled. See [`Nvme::interrupts`](crate::Nvme::interrupts) and
-    /// [`Queue::arm`](crate::Queue::arm).
+    /// The MSI-X vector that completions raise, so that an idle core can sleep: [`ANY_VECTOR`] for one that no other queue has, and which is raised only while
+    /// the queue is [armed](crate::Queue::arm); or the number of one, not 0, which is the admin queue's: it is raised by each completion, and the
+    /// program waits for it ([`Nvme::interrupts`](crate::Nvme::interrupts)). `None` for a queue that is only polled.
     pub interrupt: Option<u16>,
 }
 

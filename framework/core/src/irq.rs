@@ -302,15 +302,18 @@ impl Epoll {
         add(&self.0, fd, EventData::new_u64(number), flags).map_err(|e| failed("adding to an epoll set", e))
     }
 
-    /// The numbers of at most 32 eventfds that are signalled; none where the time is over. A signal handler's interruption is
-    /// not an end of the wait.
+    /// The numbers of at most 32 eventfds that are signalled; none where the time is over, or a signal handler interrupts a wait that has a timeout.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
         use rustix::event::epoll::{Event, EventData, EventFlags, wait};
-        let timeout = match timeout.map(rustix::event::Timespec::try_from) {
-            Some(Ok(timeout)) => Some(timeout),
-            // A time that no clock can tell is for ever.
-            Some(Err(_)) | None => None,
-        };
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        // A time that no clock can tell is for ever.
+        let mut timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        // Miri can't poll.
+        if let Some(time) = timeout.filter(|_| !cfg!(miri)) {
+            // epoll_wait(2) counts milliseconds, and deadlines are nearer than that. (Who is interrupted looks too early, and sleeps again.)
+            let _ = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&time));
+            timeout = Some(Timespec::default());
+        }
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 32];
         let n = loop {
             match wait(&self.0, &mut events[..], timeout.as_ref()) {

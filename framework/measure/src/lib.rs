@@ -10,6 +10,7 @@
 //! | [`latency`] | histograms and percentiles | HdrHistogram |
 //! | [`rounds`] | cases that take turns, so that a noisy machine disturbs all of them alike | |
 //! | [`ratio`] | ratios of rates with the interval in which they lie | the sign test, the Mann-Whitney test |
+//! | [`idle`] | what polling costs and what sleeping costs: CPU shares and latencies, at loads and under policies | |
 //! | [`cpu`] | which share of a CPU a thread had | `pidstat -t` |
 //!
 //! ```
@@ -31,6 +32,7 @@
 pub mod block;
 pub mod cpu;
 mod error;
+pub mod idle;
 pub mod latency;
 pub mod net;
 pub mod ratio;

@@ -9,6 +9,7 @@ mod html;
 use crate::args::{self, Cores};
 use crate::barmap;
 use crate::host::Host;
+use crate::idle;
 use crate::mapped::Bar;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
@@ -44,6 +45,7 @@ use wholebar::measure::rounds::{Case, Rounds};
 Examples:
   wholebar bench
   wholebar bench --only packets
+  wholebar bench --only idle
   wholebar bench --seconds 60 --cores 2,3 --json report.json --html report.html
   wholebar bench compare old.json new.json --fail-above 5
 
@@ -77,7 +79,7 @@ struct Measure {
     /// About how long to measure
     #[arg(long, aliases = ["time", "runtime"], value_name = "SECONDS", default_value = "34", value_parser = args::some_seconds)]
     seconds: Duration,
-    /// Measure one of the two halves alone
+    /// Measure one of the two halves alone, or what neither has
     #[arg(long, value_enum)]
     only: Option<Half>,
     /// The core of the driver's thread, and that of the model's [default: the first two]
@@ -94,6 +96,8 @@ enum Half {
     Storage,
     /// 64-byte packets from one virtio-net port to another
     Packets,
+    /// What polling and sleeping cost, as `wholebar idle` measures it; the JSON is a list of that command's reports
+    Idle,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -140,6 +144,12 @@ pub fn run(args: Args) -> Result<()> {
 fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let cores = reads::cores(args.cores.as_ref())?;
+    if args.only == Some(Half::Idle) {
+        if args.html.is_some() {
+            bail!(args::Usage("--only idle has no web page: leave --html out".to_owned()));
+        }
+        return idle::bench(cores, args.seconds, args.json.as_deref());
+    }
     let name = match args.backing {
         _ if args.only == Some(Half::Packets) => packets::TARGET,
         Backing::Null => "sim:nvme,size=64M,block=4096,backing=null",

@@ -37,7 +37,8 @@ impl Wakeup {
 }
 
 impl Queue {
-    /// Returns the eventfd that is signalled while the queue is armed; `None` without [`QueueOptions::interrupt`](crate::QueueOptions::interrupt).
+    /// Returns the eventfd that is signalled while the queue is armed; `None` where it was not created with [`ANY_VECTOR`](crate::ANY_VECTOR), or none was
+    /// left.
     pub fn wakeup(&self) -> Option<Arc<EventFd>> {
         self.wakeup.as_ref().map(|wakeup| wakeup.fd.clone())
     }

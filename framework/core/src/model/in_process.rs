@@ -94,6 +94,12 @@ impl InProcess {
         self.thread().as_ref().map(ModelThread::tid)
     }
 
+    /// Sets whether the model's thread looks for doorbells all the time, as hardware does, and takes a core for that. Otherwise, as at first, it rests
+    /// where nothing happens: what the first doorbell after a pause waits is then in the latencies that somebody measures.
+    pub fn set_spin(&self, spin: bool) {
+        self.function.set_spin(spin);
+    }
+
     /// Returns how often the model's thread has slept or napped, since nothing happened to its models; `None` where it has no thread.
     pub fn rests(&self) -> Option<u64> {
         self.thread().as_ref().map(|thread| thread.rests().0)

@@ -36,6 +36,8 @@ pub(super) struct Slot {
     bell: Bell,
     /// Somebody mapped a part of it: stores there wake nobody.
     mapped: AtomicBool,
+    /// Its thread does not rest.
+    spin: AtomicBool,
     /// The model's own descriptors, duplicated, so that no lock is held while they are waited for; `None` where they could not be.
     wakeups: Option<Vec<OwnedFd>>,
 }
@@ -44,8 +46,14 @@ impl Slot {
     pub(super) fn new(function: Box<ModelFunction<dyn Model>>) -> Result<Self> {
         let wakeups = function.wakeups().into_iter().map(|fd| fd.try_clone_to_owned()).collect();
         let wakeups = std::io::Result::ok(wakeups);
-        let (waiting, bell, mapped) = (AtomicU32::new(0), Bell::new()?, AtomicBool::new(false));
-        Ok(Self { function: Mutex::new(function), waiting, bell, mapped, wakeups })
+        Ok(Self {
+            function: Mutex::new(function),
+            waiting: AtomicU32::new(0),
+            bell: Bell::new()?,
+            mapped: AtomicBool::new(false),
+            spin: AtomicBool::new(false),
+            wakeups,
+        })
     }
 
     /// The function, for a call from outside; its thread is kept from taking it again first, and is woken.
@@ -66,6 +74,12 @@ impl Slot {
     /// From here on stores come that nobody is told of.
     pub(super) fn set_mapped(&self) {
         self.mapped.store(true, Ordering::Relaxed);
+        self.bell.ring();
+    }
+
+    /// Its thread looks all the time, or not.
+    pub(super) fn set_spin(&self, spin: bool) {
+        self.spin.store(spin, Ordering::Relaxed);
         self.bell.ring();
     }
 
@@ -237,8 +251,9 @@ impl Runner {
         }
         let models = self.models.lock().unwrap_or_else(|e| e.into_inner()).clone();
         let naps = models.iter().any(|slot| slot.mapped.load(Ordering::Relaxed));
+        let spins = models.iter().any(|slot| slot.spin.load(Ordering::Relaxed));
         // The last one is gone, so that the thread ends; or it is too early for a nap.
-        if models.is_empty() || naps && Wakes::Some.rest(quiet, None).is_none() {
+        if models.is_empty() || spins || naps && Wakes::Some.rest(quiet, None).is_none() {
             return self.bell.disarm();
         }
         models.iter().for_each(|slot| slot.bell.arm());

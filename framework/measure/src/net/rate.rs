@@ -126,6 +126,11 @@ impl RateLimiter {
         self.due >> 32 <= u128::from(now)
     }
 
+    /// When the next packet is due, in nanoseconds.
+    pub fn due(&self) -> u64 {
+        (self.due >> 32) as u64
+    }
+
     /// A frame of `size` bytes was sent, its check sequence included.
     #[inline]
     pub fn sent(&mut self, size: usize) {
