@@ -13,6 +13,8 @@ use std::os::fd::OwnedFd;
 
 /// The least that a block has, in bytes.
 const SECTOR: u32 = 512;
+/// What is enough for `O_DIRECT` where the kernel does not say: the blocks of nearly every disk are as large at most.
+const UNKNOWN: u32 = 4096;
 /// The largest block.
 const MAX_BLOCK: u32 = 1 << 16;
 
@@ -78,7 +80,7 @@ impl Opened {
         }
         let (mut block_size, mut memory_align) = (SECTOR, 1);
         if mode == IoMode::Direct {
-            (memory_align, block_size) = alignment(&fd, opened.st_blksize as u32);
+            (memory_align, block_size) = alignment(&fd).unwrap_or((UNKNOWN, UNKNOWN));
         }
         if block_device {
             block_size = block_size.max(ioctl_blksszget(&fd).map_err(cannot)?);
@@ -147,7 +149,7 @@ fn open_file(
 fn direct(fd: OwnedFd, cannot: impl Fn(Errno) -> Error) -> Result<(OwnedFd, IoMode)> {
     let flags = rustix::fs::fcntl_getfl(&fd).map_err(&cannot)?;
     match rustix::fs::fcntl_setfl(&fd, flags | OFlags::DIRECT) {
-        Ok(()) if offset_alignment(&fd) == Some(0) => {
+        Ok(()) if alignment(&fd).is_some_and(|(_, offset)| offset == 0) => {
             rustix::fs::fcntl_setfl(&fd, flags).map_err(cannot)?;
             Ok((fd, IoMode::Cached("its file system has no O_DIRECT for it")))
         }
@@ -157,22 +159,11 @@ fn direct(fd: OwnedFd, cannot: impl Fn(Errno) -> Error) -> Result<(OwnedFd, IoMo
     }
 }
 
-/// What the kernel says of offsets with `O_DIRECT`, where it does; 0 where it cannot be.
-fn offset_alignment(fd: &OwnedFd) -> Option<u32> {
+/// The alignment of memory and of offsets with `O_DIRECT`, where the kernel says (Linux 6.1: `statx(2)`); zeros where it cannot be used.
+fn alignment(fd: &OwnedFd) -> Option<(u32, u32)> {
     let known = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     let says = known.stx_mask & StatxFlags::DIOALIGN.bits() != 0;
-    says.then_some(known.stx_dio_offset_align)
-}
-
-/// The alignment of memory and of offsets with `O_DIRECT` (Linux 6.1: `statx(2)`). Where the kernel does not say, `otherwise` is large enough for both: the block
-/// of the file system.
-fn alignment(fd: &OwnedFd, otherwise: u32) -> (u32, u32) {
-    match statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) {
-        Ok(known) if known.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
-            (known.stx_dio_mem_align, known.stx_dio_offset_align)
-        }
-        _ => (otherwise, otherwise),
-    }
+    says.then_some((known.stx_dio_mem_align, known.stx_dio_offset_align))
 }
 
 /// Whether completions can be looked for at a device, as far as that can be seen.
