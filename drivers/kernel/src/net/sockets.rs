@@ -114,10 +114,14 @@ impl Sockets {
         }
         for (socket, mut ring) in sockets {
             // Before the last of them had joined, a packet came to several.
-            while config.rx_queues > 1 && ring.is_ready() {
-                ring.release();
+            if config.rx_queues > 1 {
+                for _ in 0..ring.slots() {
+                    if ring.is_ready() {
+                        ring.release();
+                    }
+                }
+                let _ = socket.statistics();
             }
-            let _ = socket.statistics();
             rx.push(RxSlot::new(RxRing::Packet(ring), Counted::Packet(socket, Mutex::default())));
         }
         let tx = (0..config.tx_queues).map(|_| Ok(TxSlot::new(TxRing::Packet(PacketSocket::sender(interface)?))));
