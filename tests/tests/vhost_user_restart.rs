@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
-use wholebar::block::{BlockQueue, Data, Op, Reject, Status};
+use wholebar::block::{Data, Op, Reject, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::vhost_user::{Options, Server, VhostUser};
