@@ -46,8 +46,9 @@ start() { # name, command: in the background
 }
 stop() { # signal; the last that was started, which is to end well
   local job=${jobs[-1]} code=0
-  unset 'jobs[-1]'
   kill "-$1" "$job"
+  ended "$job" || fail "what was to end by SIG$1 does not within a minute"
+  unset 'jobs[-1]'
   wait "$job" || code=$?
   [ $code = 0 ] || fail "what was to end by SIG$1 ended with $code"
 }
