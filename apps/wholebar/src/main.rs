@@ -70,7 +70,9 @@ A TARGET is a PCI function:
 or, for `blk` and `net`, the kernel's own path to a disk or a network:
   kernel:/dev/nvme0n1     a block device or a file, by io_uring: what has a slash
                           in it; behind it ,cached ,sqpoll ,iopoll ,ro ,force
-  kernel:eth0             an interface; behind it ,force
+  kernel:eth0             an interface, by a packet socket; behind it ,force;
+                          ,mode=xdp for AF_XDP: of its queue 0, or ,queue=N, by
+                          the card itself with ,zerocopy
 
 Try first:
   wholebar bench
