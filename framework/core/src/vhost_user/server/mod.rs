@@ -199,8 +199,9 @@ impl<M: VirtioModel + 'static> Server<M> {
         came
     }
 
-    /// A turn found nothing: for how long to rest, if it is time for that and nothing is found once more.
-    fn rests(&mut self) -> Option<Duration> {
+    /// A turn found nothing: for how long to rest, and whether the model takes what comes by its wires; `None` where it is not time for that, or something
+    /// is found once more.
+    fn rests(&mut self) -> Option<(Duration, bool)> {
         let quiet = self.rest.idle()?;
         let (wakes, due) = Wakes::of(self.function.arm());
         let kicks = self.session.as_ref().is_some_and(Session::kicks_all);
@@ -208,7 +209,7 @@ impl<M: VirtioModel + 'static> Server<M> {
         // What the model told the driver, of when to kick, is seen by who kicks, or their work is seen by the look that follows.
         barrier::store_then_load();
         self.pace.hurry();
-        (self.poll() == Work::Idle).then_some(time)
+        (self.poll() == Work::Idle).then_some((time, wakes == Wakes::All))
     }
 
     /// The front end goes, and all that is left of it.
@@ -249,10 +250,11 @@ impl<M: VirtioModel + 'static> Server<M> {
                 }
                 (Work::Idle, Some(_), _) => {
                     if !self.spin
-                        && let Some(time) = self.rests()
+                        && let Some((time, wires)) = self.rests()
                         && let Some(session) = &self.session
                     {
-                        session.wait(time, self.function.wakeups()).map_err(waiting)?;
+                        let wires = if wires { self.function.wakeups() } else { Vec::new() };
+                        session.wait(time, wires).map_err(waiting)?;
                         self.pace.hurry();
                         continue;
                     }
