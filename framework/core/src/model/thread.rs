@@ -173,6 +173,9 @@ impl Drop for ModelThread {
     }
 }
 
+/// What wakes models that were armed, when the first of them is due, and the wires of those that take what comes there.
+type Armed<'m> = (Wakes, Option<Instant>, Vec<&'m Vec<OwnedFd>>);
+
 impl Runner {
     /// The models, for a change from outside.
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
@@ -270,9 +273,8 @@ impl Runner {
         bells().for_each(Bell::disarm);
     }
 
-    /// Arms the models and looks once more: what wakes them, when the first of them is due, and the wires of those that take what comes there; `None`
-    /// where somebody wants one, or there is work.
-    fn arm<'m>(&self, models: &'m [Arc<Slot>]) -> Option<(Wakes, Option<Instant>, Vec<&'m Vec<OwnedFd>>)> {
+    /// Arms the models and looks once more; `None` where somebody wants one, or there is work.
+    fn arm<'m>(&self, models: &'m [Arc<Slot>]) -> Option<Armed<'m>> {
         let (mut wakes, mut due, mut wires) = (Wakes::All, None::<Instant>, Vec::new());
         for slot in models {
             if slot.mapped.load(Ordering::Relaxed) || slot.wakeups.is_none() {
