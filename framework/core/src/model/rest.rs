@@ -7,7 +7,7 @@
 //!   wakes threads.
 //! - Where some of it does not, the thread naps ever longer: for a sixteenth of the time that nothing has happened, [`SHORTEST`] to [`LONGEST`]. So a
 //!   doorbell that comes after a pause is seen late by a sixteenth of the pause, or by a millisecond where that is less; and one that comes
-//!   within 0.8 ms is seen at once. (To that adds what the kernel's timers are late by, 50 us as a rule.)
+//!   within 0.8 ms is seen at once. (To that adds what the kernel's timers are late by, 50 us as a rule.) What does wake it ends the nap.
 
 use crate::reactor::Armed;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -173,6 +173,9 @@ impl Drop for ModelThread {
     }
 }
 
+/// What wakes models that were armed, when the first of them is due, and the wires of those that take what comes there.
+type Armed<'m> = (Wakes, Option<Instant>, Vec<&'m Vec<OwnedFd>>);
+
 impl Runner {
     /// The models, for a change from outside.
     fn list(&self) -> MutexGuard<'_, Vec<Arc<Slot>>> {
@@ -258,38 +261,36 @@ impl Runner {
         }
         models.iter().for_each(|slot| slot.bell.arm());
         let bells = || std::iter::once(&self.bell).chain(models.iter().map(|slot| &slot.bell));
-        if let Some((wakes, due)) = self.arm(&models)
+        if let Some((wakes, due, wires)) = self.arm(&models)
             && let Some(time) = wakes.rest(quiet, due)
         {
             let own = bells().map(|bell| PollFd::new(bell.eventfd(), PollFlags::IN)).collect();
             self.rests.fetch_add(1, Ordering::Relaxed);
-            // Who naps looks at wires after that.
-            let sleeps = wakes == Wakes::All;
-            let wires = models.iter().filter(|_| sleeps).filter_map(|slot| slot.wakeups.as_ref()).flatten();
-            let _ = super::rest::wait(own, wires.map(AsFd::as_fd), time);
+            let _ = super::rest::wait(own, wires.into_iter().flatten().map(AsFd::as_fd), time);
             self.rests.fetch_add(1, Ordering::Relaxed);
             bells().for_each(Bell::silence);
         }
         bells().for_each(Bell::disarm);
     }
 
-    /// Arms the models and looks once more: what wakes them, and when the first of them is due; `None` where somebody wants one, or there is work.
-    fn arm(&self, models: &[Arc<Slot>]) -> Option<(Wakes, Option<Instant>)> {
-        let (mut wakes, mut due) = (Wakes::All, None::<Instant>);
+    /// Arms the models and looks once more; `None` where somebody wants one, or there is work.
+    fn arm<'m>(&self, models: &'m [Arc<Slot>]) -> Option<Armed<'m>> {
+        let (mut wakes, mut due, mut wires) = (Wakes::All, None::<Instant>, Vec::new());
         for slot in models {
             if slot.mapped.load(Ordering::Relaxed) || slot.wakeups.is_none() {
                 wakes = Wakes::Some;
             }
             let (own, at) = Wakes::of(slot.own().arm());
-            if own == Wakes::Some {
-                wakes = Wakes::Some;
+            match own {
+                Wakes::Some => wakes = Wakes::Some,
+                Wakes::All => wires.extend(&slot.wakeups),
             }
             due = due.into_iter().chain(at).min();
         }
         // What was armed, bells and models, is seen by whoever brings work, or their work is seen by the look that follows.
         barrier::store_then_load();
         let idle = !self.wanted(models) && models.iter().all(|slot| slot.own().poll() == Work::Idle);
-        idle.then_some((wakes, due))
+        idle.then_some((wakes, due, wires))
     }
 }
 

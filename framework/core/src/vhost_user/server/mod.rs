@@ -100,6 +100,176 @@ impl<M: VirtioModel + 'static> Server<M> {
             let why = format!("it has {vectors} MSI-X vectors for {queues} queues, of which each needs one");
             return Err(Error::Config { device: function.shape().name.clone(), why });
         }
+<<<<<<< HEAD
         Ok(Self::new(peers, function, registers))
+=======
+        Ok(Self { peers, function, registers, session: None, pace: Pace::new(), rest: Rest::default(), spin: false })
+    }
+
+    /// Sets whether [`run`](Self::run) polls on when nothing happens. Otherwise it sleeps then, until a message, a kick or a wire wakes it; where a ring
+    /// has no kick, or the model asks for none, for a millisecond at the most.
+    #[must_use]
+    pub fn spin(mut self, spin: bool) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Returns the model and what it can reach.
+    pub fn function(&mut self) -> &mut ModelFunction<M> {
+        &mut self.function
+    }
+
+    /// Returns whether a front end is connected.
+    pub fn is_connected(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Runs one turn of the model, and at times reads the socket. It never waits.
+    #[inline]
+    pub fn poll(&mut self) -> Work {
+        let work = match &self.session {
+            Some(session) => {
+                let work = self.function.poll();
+                // Before the next turn: what is not there any more is not worked with.
+                if session.is_robbed() {
+                    self.lose(TAKEN);
+                    return Work::Busy;
+                }
+                work
+            }
+            None => Work::Idle,
+        };
+        if !self.pace.is_due(work) {
+            return work;
+        }
+        match self.poll_socket() {
+            true => Work::Busy,
+            false => work,
+        }
+    }
+
+    /// A look at the socket and the kicks: whether anything came.
+    #[cold]
+    fn poll_socket(&mut self) -> bool {
+        let came = match &mut self.session {
+            Some(session) => match session.poll(&mut self.function) {
+                Ok(came) => came,
+                Err(why) => {
+                    self.lose(&why);
+                    true
+                }
+            },
+            None => match self.peers.next() {
+                Some(stream) => {
+                    match Session::new(stream, &mut self.function, self.registers) {
+                        Ok(session) => {
+                            tracing::info!("a front end is here");
+                            self.session = Some(session);
+                        }
+                        Err(why) => tracing::warn!(why, "a front end cannot be served"),
+                    }
+                    true
+                }
+                None => false,
+            },
+        };
+        self.pace.looked(came);
+        came
+    }
+
+    /// A turn found nothing: for how long to rest, and whether the model takes what comes by its wires; `None` where it is not time for that, or something
+    /// is found once more.
+    fn rests(&mut self) -> Option<(Duration, bool)> {
+        let quiet = self.rest.idle()?;
+        let (wakes, due) = Wakes::of(self.function.arm());
+        let kicks = self.session.as_ref().is_some_and(Session::kicks_all);
+        let time = if kicks { wakes } else { Wakes::Some }.rest(quiet, due)?;
+        // What the model told the driver, of when to kick, is seen by who kicks, or their work is seen by the look that follows.
+        barrier::store_then_load();
+        self.pace.hurry();
+        (self.poll() == Work::Idle).then_some((time, wakes == Wakes::All))
+    }
+
+    /// The front end goes, and all that is left of it.
+    #[cold]
+    fn lose(&mut self, why: &str) {
+        tracing::info!(why, "the front end is gone");
+        self.session = None;
+        self.function.release();
+    }
+
+    /// Runs turns until `stop` is set; or, made [from a stream](Self::from_stream), until the front end has disconnected.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the system cannot wait.
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<()> {
+        let waiting = |cause| Error::Io { what: "waiting for a front end".to_owned(), cause };
+        let mut idle = 0u32;
+        // Relaxed: the flag publishes nothing else.
+        while !stop.load(Ordering::Relaxed) {
+            match (self.poll(), &self.session, &self.peers) {
+                (Work::Busy, ..) => {
+                    idle = 0;
+                    self.rest.busy();
+                }
+                (Work::Idle, None, Peers::None) => return Ok(()),
+                // Somebody waits who can't be let in, or nobody listens: who asks at once whether that is over asks without end.
+                (Work::Idle, None, Peers::Listens(..)) => {
+                    std::thread::sleep(RETRY);
+                    self.pace.hurry();
+                }
+                (Work::Idle, None, Peers::Listener(listener)) => {
+                    if listener.is_stuck() {
+                        std::thread::sleep(STOP_LATENCY);
+                    } else {
+                        wait_for(listener, PollFlags::IN, STOP_LATENCY).map_err(waiting)?;
+                    }
+                    self.pace.hurry();
+                }
+                (Work::Idle, Some(_), _) => {
+                    if !self.spin
+                        && let Some((time, wires)) = self.rests()
+                        && let Some(session) = &self.session
+                    {
+                        let wires = if wires { self.function.wakeups() } else { Vec::new() };
+                        session.wait(time, wires).map_err(waiting)?;
+                        self.pace.hurry();
+                        continue;
+                    }
+                    idle = idle.saturating_add(1);
+                    std::hint::spin_loop();
+                    if idle > POLITE {
+                        std::thread::yield_now();
+                        // On a busy machine that took as long as thousands of turns: the front end is not to wait for as many of them.
+                        self.pace.hurry();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Peers {
+    /// The next front end, if one is there.
+    fn next(&mut self) -> Option<UnixStream> {
+        match self {
+            Self::Listener(listener) => listener.accept(),
+            Self::Listens(path, tried) => {
+                if tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+                    return None;
+                }
+                let first = tried.replace(Instant::now()).is_none();
+                let stream = listener::connect(path, Duration::ZERO);
+                if let Err(error) = &stream
+                    && first
+                {
+                    tracing::info!(%error, path = %path.display(), "no front end listens yet: it is tried again and again");
+                }
+                stream.ok()
+            }
+            Self::None => None,
+        }
+>>>>>>> idle
     }
 }
