@@ -156,8 +156,9 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         Ok(())
     }
 
-    /// A turn found nothing: for how long to rest, if it is time for that and nothing is found once more.
-    fn rests(&mut self) -> Option<Duration> {
+    /// A turn found nothing: for how long to rest, and whether the model takes what comes by its wires; `None` where it is not time for that, or something
+    /// is found once more.
+    fn rests(&mut self) -> Option<(Duration, bool)> {
         let quiet = self.rest.idle()?;
         let (wakes, due) = Wakes::of(self.function.arm());
         let told = self.session.as_ref().is_some_and(S::tells_all);
@@ -165,7 +166,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         // What the model told its driver, of when to ring, is seen by who rings, or their work is seen by the look that follows.
         barrier::store_then_load();
         self.pace.hurry();
-        (self.poll() == Work::Idle).then_some(time)
+        (self.poll() == Work::Idle).then_some((time, wakes == Wakes::All))
     }
 
     /// The peer goes, and all that is left of it.
@@ -206,10 +207,11 @@ impl<M: Model, S: Session<M>> Server<M, S> {
                 }
                 (Work::Idle, Some(_), _) => {
                     if !self.spin
-                        && let Some(time) = self.rests()
+                        && let Some((time, wires)) = self.rests()
                         && let Some(session) = &self.session
                     {
-                        session.wait(time, self.function.wakeups()).map_err(waiting)?;
+                        let wires = if wires { self.function.wakeups() } else { Vec::new() };
+                        session.wait(time, wires).map_err(waiting)?;
                         self.pace.hurry();
                         continue;
                     }
