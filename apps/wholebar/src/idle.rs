@@ -41,7 +41,7 @@ pub struct Args {
     /// The device: a disk, or a network port to which what it sends comes back
     target: String,
     /// Measure each row for so long
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = args::seconds)]
+    #[arg(long, aliases = ["time", "runtime"], value_name = "SECONDS", default_value = "1", value_parser = args::some_seconds)]
     seconds: Duration,
     /// Measure each row for a fifth of a second
     #[arg(long, conflicts_with = "seconds")]

@@ -397,6 +397,12 @@ fn a_reset_ends_checked_reads() {
     assert_eq!(write.status, Status::Ok);
     queue.submit_with_metadata(request(1, Op::Read { lba: 50 }, Data::One(rig.buf(520))), Protection::host()).unwrap();
     queue.ring();
+    // The model has dropped it, and will drop none after the reset.
+    let start = std::time::Instant::now();
+    while rig.opened.fault_counts.as_ref().unwrap().total() == 0 {
+        std::thread::yield_now();
+        assert!(start.elapsed() < LONG);
+    }
     rig.nvme.request_reset();
     assert_eq!(wait(&mut queue, 1)[0].status, Status::Aborted);
     // It goes on at its next turn.

@@ -92,7 +92,9 @@ fn summary(hosts: &[Named]) -> String {
         let pages = output::bytes(report.host_pages());
         let Some(whole) = report.run("whole", 1, 1) else { return format!("{name}: nothing at queue depth 1.") };
         if !report.is_trusted() {
-            return format!("{name}: no run had its cores to itself, so that none of its figures can be trusted.");
+            return format!(
+                "{name} ({pages} pages): no run had its cores to itself, so that none of its figures can be trusted."
+            );
         }
         let ratio = |policy| match report.run(policy, 1, 1) {
             Some(run) => format!("{policy} {} ({})", output::rate(run.iops), run.ratio(whole)),
