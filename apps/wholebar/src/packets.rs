@@ -114,6 +114,8 @@ impl Session {
     fn open(way: Way, core: usize, model_core: Option<usize>) -> Result<Self> {
         let open = || -> Result<_> {
             let target = target::open(TARGET, &[core], model_core)?;
+            // As hardware does.
+            target.set_spin(true);
             let options =
                 Options { packed: way.packed, policy: way.plan.policy, page: way.plan.page, ..Options::default() };
             Ok((Net::open(target.device.clone(), &PortConfig::default(), options)?, target))

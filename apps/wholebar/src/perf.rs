@@ -154,6 +154,7 @@ impl PerfArgs {
             verify: self.verify,
             seed: self.seed,
             shared_cores: false,
+            device: None,
         })
     }
 
@@ -221,17 +222,17 @@ impl PerfArgs {
         let depth = disk.depth(self.qd)?;
         let mut job = self.job(namespace.block_size, namespace.blocks, depth as usize)?;
         job.shared_cores = target.shares_cores();
+        job.device = target.model_thread();
         Ok(Bench { name: name.to_owned(), target, disk, job })
     }
 
     /// Measures one disk, and says what came of it.
     fn measure<S: Storage>(&self, bench: &Bench<S>, cores: &[usize], host: Host) -> Result<()> {
-        let Bench { target, disk, job, .. } = bench;
+        let Bench { disk, job, .. } = bench;
         let supplies = disk.supplies(job, cores, self.queues)?;
 
         let interrupted = signal::interrupted()?;
         let mut progress = Progress::time("warming up", job.warmup + job.time);
-        let model = target.model_cpu();
         let outcome = block::run(job, supplies, &interrupted, |tick| {
             progress.set_what(match tick.phase {
                 Phase::Warmup => "warming up",
@@ -243,9 +244,8 @@ impl PerfArgs {
         });
         let outcome = outcome.map_err(unverifiable)?;
         progress.finish();
-        let model = model.share();
 
-        let mut run = Run::of(job, &outcome, disk.mapped(), cores, self.queues as usize, model);
+        let mut run = Run::of(job, &outcome, disk.mapped(), cores, self.queues as usize);
         run.shadow_doorbells = disk.shadow_doorbells();
         if self.json {
             output::print_json(&report(bench, host, run, None))?;

@@ -399,7 +399,6 @@ impl Run {
         (policy, page): (MapPolicy, PageSize),
         cores: &[usize],
         queues: usize,
-        model: Option<f64>,
     ) -> Self {
         let block_size = u64::from(job.block) * job.blocks;
         let DoorbellCounts { direct, trapped } = outcome.doorbells;
@@ -421,7 +420,7 @@ impl Run {
             doorbells: Doorbells { direct, trapped },
             shadow_doorbells: false,
             errors: outcome.errors(),
-            cpu: Cpu { driver: outcome.cpu.clone(), model },
+            cpu: Cpu { driver: outcome.cpu.clone(), model: outcome.device_cpu },
             read_back: outcome.read_back,
             rounds: Vec::new(),
             cut_short: outcome.cut_short.as_ref().map(ToString::to_string),

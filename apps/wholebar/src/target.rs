@@ -103,9 +103,9 @@ impl AnyTarget {
         if let Self::Pci(target) = self { target.shares_cores() } else { false }
     }
 
-    /// As [`Target::model_cpu`].
-    pub fn model_cpu(&self) -> CpuShare {
-        if let Self::Pci(target) = self { target.model_cpu() } else { CpuShare::of(None) }
+    /// As [`Target::model_thread`].
+    pub fn model_thread(&self) -> Option<Thread> {
+        if let Self::Pci(target) = self { target.model_thread() } else { None }
     }
 }
 
@@ -124,6 +124,11 @@ impl Target {
 
     /// The CPU time of a model in this process, from now on.
     pub fn model_cpu(&self) -> CpuShare {
-        CpuShare::of(self.sim.as_ref().and_then(|sim| sim.model.thread_id()).map(Thread))
+        CpuShare::of(self.model_thread())
+    }
+
+    /// The thread of a model in this process.
+    pub fn model_thread(&self) -> Option<Thread> {
+        self.sim.as_ref().and_then(|sim| sim.model.thread_id()).map(Thread)
     }
 }

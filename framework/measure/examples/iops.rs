@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 1,
         // A model's thread may be on the same core.
         shared_cores: true,
+        device: None,
     };
     let outcome = run(&job, vec![(wholebar::cores::allowed()[0], vec![supply])], &AtomicBool::new(false), |_| ())?;
     let p = Percentiles::of(&outcome.latency());

@@ -156,6 +156,8 @@ fn measure(args: Measure) -> Result<()> {
         Backing::Ram => "sim:nvme,size=64M,block=4096,backing=ram",
     };
     let target = target::open(name, &[cores.0], cores.1)?;
+    // As hardware does.
+    target.set_spin(true);
     let (shared, device, quiet) =
         (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
     let core_shares: Vec<_> =

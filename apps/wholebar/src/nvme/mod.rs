@@ -339,6 +339,7 @@ mod tests {
             verify: false,
             seed: 1,
             shared_cores: true,
+            device: None,
         };
         let supplies = controller.supplies(&job, &[0], 64).unwrap();
         assert_eq!((supplies.len(), supplies[0].1.len(), supplies[0].1[63].bufs.len()), (1, 64, 32));

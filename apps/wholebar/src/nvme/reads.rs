@@ -71,11 +71,10 @@ impl Reads<'_> {
             verify: false,
             seed: 1,
             shared_cores: self.target.shares_cores(),
+            device: self.target.model_thread(),
         };
         let supplies = controller.supplies(&job, &[self.core], 1)?;
-        let model = self.target.model_cpu();
         let outcome = block::run(&job, supplies, interrupted, |_| ())?;
-        let model = model.share();
         if let Some(CutShort::Failed(why)) = &outcome.cut_short {
             bail!("the run ended early: {why}");
         }
@@ -84,7 +83,7 @@ impl Reads<'_> {
                 output::note(format!("{times} commands: {}", status_name(*status)));
             }
         }
-        Ok(Run::of(&job, &outcome, controller.mapped(), &[self.core], 1, model))
+        Ok(Run::of(&job, &outcome, controller.mapped(), &[self.core], 1))
     }
 }
 

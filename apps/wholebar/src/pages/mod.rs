@@ -123,6 +123,8 @@ fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let (core, model_core) = reads::cores(args.cores.as_ref())?;
     let target = target::open(&args.target, &[core], model_core)?;
+    // As hardware does.
+    target.set_spin(true);
     let class = Config::of(target.device.as_ref())?.class();
     if class != NVME {
         bail!(

@@ -115,15 +115,15 @@ impl<'a, S: Storage> Measuring<'a, S> {
     }
 
     fn run(&self, cores: &[usize], queues: u32, time: Duration, interrupted: &AtomicBool) -> Result<Run> {
-        let Bench { disk, job, target, .. } = self.bench;
+        let Bench { disk, job, .. } = self.bench;
         let warmup = job.warmup.min(time / 6);
         let job = Job { warmup, time: time - warmup, ..job.clone() };
         let supplies = disk.supplies_in(&self.arena, &job, cores, queues)?;
-        let (model, began, used) = (target.model_cpu(), Instant::now(), process_cpu());
+        let (began, used) = (Instant::now(), process_cpu());
         let outcome = block::run(&job, supplies, interrupted, |_| ())?;
         let mut cpu = self.cpu.borrow_mut();
         *cpu = (cpu.0 + (process_cpu().saturating_sub(used)), cpu.1 + began.elapsed());
-        let run = Run::of(&job, &outcome, disk.mapped(), cores, queues as usize, model.share());
+        let run = Run::of(&job, &outcome, disk.mapped(), cores, queues as usize);
         *self.full.borrow_mut() |= outcome.full;
         if let Some(CutShort::Failed(_)) = &outcome.cut_short {
             verdict(&outcome, &|status| disk.status_name(status)).with_context(|| self.bench.name.clone())?;

@@ -31,6 +31,7 @@
 //!     verify: false,
 //!     seed: 1,
 //!     shared_cores: true,
+//!     device: None,
 //! };
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
 //! disk.attach(arena.clone())?;
@@ -54,6 +55,7 @@ mod worker;
 
 pub use lane::Failure;
 
+use crate::cpu::{CpuShare, Thread};
 use crate::latency::histogram;
 use crate::{Error, Result};
 use crossbeam::utils::CachePadded;
@@ -193,6 +195,8 @@ pub struct Job {
     pub seed: u64,
     /// There are more threads than cores: give the core away when there is nothing to do.
     pub shared_cores: bool,
+    /// The thread of the device, where it is a model in this process: which share of a CPU it has while commands are measured is told with the rest.
+    pub device: Option<Thread>,
 }
 
 /// A queue, and a buffer for each command in flight in it.
@@ -222,6 +226,8 @@ pub struct Outcome {
     pub doorbells: DoorbellCounts,
     /// How much of its window each thread had a CPU: 1 is all of it, and 0 where the kernel does not tell.
     pub cpu: Vec<f64>,
+    /// The same of [`Job::device`], while commands were measured; `None` where there is none, or the kernel does not tell.
+    pub device_cpu: Option<f64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,
     /// A queue had no room for a command, which waited then.
@@ -377,22 +383,22 @@ pub fn run<Q: QueuePair>(
             .collect::<Result<_>>()?;
         *gate = true;
         drop(gate);
-        conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
+        let device_cpu = conduct(job, &shared, interrupted, &mut tick, || threads.iter().all(|t| t.is_finished()));
         let windows =
             threads.into_iter().map(|t| t.join().map_err(|_| Error::Panicked)?).collect::<Result<Vec<_>>>()?;
         let interrupted = interrupted.load(Ordering::Relaxed).then_some(CutShort::Interrupted);
-        Ok(collect(windows, interrupted))
+        Ok(Outcome { device_cpu, ..collect(windows, interrupted) })
     })
 }
 
-/// Turns the phases when their time has come.
+/// Turns the phases when their time has come. Returns which share of a CPU the device's thread had while commands were measured.
 fn conduct(
     job: &Job,
     shared: &Shared,
     interrupted: &AtomicBool,
     tick: &mut impl FnMut(Tick),
     all_ended: impl Fn() -> bool,
-) {
+) -> Option<f64> {
     const LOOK: Duration = Duration::from_millis(100);
     const SOON: Duration = Duration::from_millis(1);
     const TICK: Duration = Duration::from_secs(1);
@@ -400,18 +406,23 @@ fn conduct(
     let start = Instant::now();
     let (mut last, mut last_ended) = (start, 0);
     let (mut began, mut opened) = (start, false);
+    let (mut device, mut device_cpu) = (CpuShare::of(None), None);
     while !all_ended() {
         let phase = Phase::of(shared.phase.load(Ordering::Relaxed));
         // On a busy machine a thread may be late to see that its window is open: it shall have all of its time.
         if phase == Phase::Measure && !opened {
             opened = shared.opened.load(Ordering::Relaxed) == shared.ended.len();
             began = Instant::now();
+            device = CpuShare::of(job.device);
         }
         let left = match phase {
             Phase::Warmup => job.warmup.saturating_sub(began.elapsed()),
             Phase::Measure => job.time.saturating_sub(began.elapsed()),
             Phase::Verify | Phase::Stop => LOOK,
         };
+        if phase == Phase::Measure && (left.is_zero() || interrupted.load(Ordering::Relaxed)) {
+            device_cpu = device.share();
+        }
         if interrupted.load(Ordering::Relaxed) {
             shared.phase.fetch_max(Phase::Stop as u8, Ordering::Relaxed);
         } else if left.is_zero() {
@@ -428,6 +439,7 @@ fn conduct(
             tick(Tick { phase, elapsed: start.elapsed(), iops });
         }
     }
+    device_cpu
 }
 
 /// One outcome of all windows.
@@ -439,6 +451,7 @@ fn collect(windows: Vec<Window>, cut_short: Option<CutShort>) -> Outcome {
         window: Duration::ZERO,
         doorbells: DoorbellCounts::default(),
         cpu: Vec::new(),
+        device_cpu: None,
         failures: Vec::new(),
         full: false,
         read_back: 0,
@@ -487,6 +500,7 @@ mod tests {
             verify,
             seed: 1,
             shared_cores: true,
+            device: None,
         }
     }
 
