@@ -18,7 +18,7 @@ pub fn root() -> &'static Path {
 #[derive(Default)]
 pub struct Built {
     pub programs: Vec<PathBuf>,
-    /// Test binaries, whose names end in a hash.
+    /// Test binaries of the crate `tests`, whose names end in a hash. Other packages have some of the same names.
     pub tests: Vec<PathBuf>,
 }
 
@@ -65,8 +65,11 @@ fn parse(messages: &str) -> Built {
     let mut built = Built::default();
     for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
         let Some(executable) = message["executable"].as_str() else { continue };
-        let list = if message["profile"]["test"] == true { &mut built.tests } else { &mut built.programs };
-        list.push(executable.into());
+        if message["profile"]["test"] != true {
+            built.programs.push(executable.into());
+        } else if message["manifest_path"].as_str().is_some_and(|path| path.ends_with("/tests/Cargo.toml")) {
+            built.tests.push(executable.into());
+        }
     }
     built
 }
@@ -82,7 +85,9 @@ mod tests {
             "\n",
             r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/wholebar"}"#,
             "\nnot JSON\n",
-            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/deps/nvme-0123"}"#,
+            r#"{"manifest_path":"/r/apps/wholebar/Cargo.toml","profile":{"test":true},"executable":"/t/deps/nvme-4567"}"#,
+            "\n",
+            r#"{"manifest_path":"/r/tests/Cargo.toml","profile":{"test":true},"executable":"/t/deps/nvme-0123"}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
             "\n",
