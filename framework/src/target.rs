@@ -71,7 +71,7 @@ pub enum Target {
     Kernel(wholebar_kernel::Target),
     /// A model in this process: `sim:nvme,size=1G`.
     #[cfg(feature = "sim")]
-    Sim(wholebar_sim::Target),
+    Sim(Box<wholebar_sim::Target>),
 }
 
 /// The options with which a device is opened, where its name does not have them.
@@ -116,7 +116,7 @@ impl Target {
         };
         match text.split_once(':') {
             #[cfg(feature = "sim")]
-            Some(("sim", _)) => Ok(Self::Sim(wholebar_sim::Target::parse(text)?)),
+            Some(("sim", _)) => Ok(Self::Sim(wholebar_sim::Target::parse(text)?.into())),
             #[cfg(not(feature = "sim"))]
             Some(("sim", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "sim" }),
             Some(("vfio-user", "")) => Err(unknown()),

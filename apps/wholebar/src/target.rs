@@ -16,7 +16,7 @@ pub enum AnyTarget {
     /// A PCI device, for which a driver is needed.
     Pci(Target),
     /// The kernel's own path, which is opened without one.
-    Kernel(Box<wholebar::Target>),
+    Kernel(wholebar::Target),
 }
 
 /// A PCI device that was opened.
@@ -35,7 +35,7 @@ pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Re
 /// The same of any target. A vfio-user server may take `timeout` to answer.
 pub fn open_any(name: &str, driver_cores: &[usize], timeout: Option<Duration>) -> Result<AnyTarget> {
     match parse(name)? {
-        target @ wholebar::Target::Kernel(_) => Ok(AnyTarget::Kernel(target.into())),
+        target @ wholebar::Target::Kernel(_) => Ok(AnyTarget::Kernel(target)),
         target => Ok(AnyTarget::Pci(open_device(&target, driver_cores, None, timeout)?)),
     }
 }
