@@ -36,7 +36,7 @@ pub enum Error {
         key: &'static str,
         /// What was given.
         value: String,
-        /// What it can be.
+        /// The values that it takes, in words.
         expected: &'static str,
     },
     /// A port is asked for, and a path is given.
@@ -56,7 +56,7 @@ pub enum Error {
     Open {
         /// What was given, behind `kernel:`.
         target: String,
-        /// What the system said.
+        /// The error of open(2), or of a question about the file.
         cause: Errno,
         /// What to do about it.
         hint: &'static str,
@@ -66,7 +66,7 @@ pub enum Error {
     Kind {
         /// What was given, behind `kernel:`.
         target: String,
-        /// What it is.
+        /// The kind of file: a directory, a pipe, a character device.
         kind: &'static str,
     },
     /// Something else was put in its place while it was opened.
@@ -112,7 +112,7 @@ pub enum Error {
     Ring {
         /// The disk.
         disk: String,
-        /// What the system said.
+        /// The error of io_uring_setup(2).
         cause: io::Error,
         /// What to do about it.
         hint: &'static str,

@@ -97,9 +97,9 @@ pub struct ProtectionError {
     pub lba: u64,
     /// What was checked, by the status that a controller has for it.
     pub status: StatusCode,
-    /// What it had to be.
+    /// The value that was computed, or asked for: a guard, or a tag.
     pub expected: u32,
-    /// What it was.
+    /// The value in the metadata.
     pub found: u32,
 }
 

@@ -44,7 +44,7 @@ pub struct Memory {
 /// What memory of a kind takes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pinned {
-    /// What it is for.
+    /// Its use: a queue pair, buffers of a pool.
     pub what: String,
     /// Bytes of it that are used.
     pub used: u64,

@@ -234,7 +234,7 @@ fn intro(host: &Host, name: &str, device: &Device, core: usize, target: &Target)
     ]) + "\n"
 }
 
-/// The tables, and what they say.
+/// The tables, the summary, and the notes.
 fn results(report: &Pages) -> String {
     let mut text = String::from("One access of a register, of a disabled controller\n\n");
     let rows = report.registers.accesses.iter().map(|access| {

@@ -49,7 +49,7 @@ pub enum Error {
         interface: String,
         /// What was tried.
         step: String,
-        /// What the system said.
+        /// The system's refusal: `EPERM` or `EACCES`.
         cause: std::io::Error,
         /// The capabilities, and what they allow.
         capabilities: &'static str,
@@ -71,7 +71,7 @@ pub enum Error {
     Core {
         /// The interface.
         interface: String,
-        /// What it is.
+        /// The step that failed, and the system's error.
         error: wholebar_core::Error,
     },
     /// The port cannot have this number of queues.

@@ -189,7 +189,7 @@ impl PacketSocket {
     /// (`PACKET_FANOUT_HASH`). Returns the group.
     ///
     /// # Errors
-    /// [`Error::Io`], with what the kernel said.
+    /// [`Error::Io`], of setsockopt(2): `EINVAL` where the group has sockets of another interface or kind.
     pub fn join(&self, group: Option<u16>) -> Result<u16> {
         let flags = if group.is_some() { 0 } else { libc::PACKET_FANOUT_FLAG_UNIQUEID };
         let kind = (libc::PACKET_FANOUT_HASH | flags) << 16 | u32::from(group.unwrap_or(0));
@@ -203,7 +203,7 @@ impl PacketSocket {
     /// Has the interface receive more, or no longer; the kernel counts how many ask for it, and what this socket asked for ends with it.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of setsockopt(2): `ENODEV` where the interface is gone.
     pub fn set_membership(&self, membership: Membership, on: bool) -> io::Result<()> {
         let (kind, address) = match membership {
             // The lowest bit of the first octet is that of groups.
@@ -223,7 +223,7 @@ impl PacketSocket {
     /// Returns how many packets came and were dropped since this was last called.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of getsockopt(2); none is expected of an open socket.
     pub fn statistics(&self) -> io::Result<PacketStatistics> {
         let mut counts = [0; 2];
         sys::get(self.fd.as_fd(), PacketOption::Statistics, &mut counts)?;

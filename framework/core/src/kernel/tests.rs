@@ -1,7 +1,7 @@
 //! Packet sockets on the loopback interface of a network namespace of the test's own: what is sent there comes back. Where that may not be had, the tests
 //! say so.
 
-use super::xdp::{XdpFrame, XdpOptions, XdpRx, XdpSocket};
+use super::xdp::{XdpOptions, XdpSocket};
 use super::*;
 use crate::mem::{Arena, ArenaOptions, Pool};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
@@ -38,11 +38,11 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
     std::thread::spawn(body).join().unwrap();
 }
 
-/// Waits for a packet.
-fn next(ring: &PacketRing) -> Frame {
+/// Waits for a packet, as either kind of ring is asked for it.
+fn next<F>(peek: impl Fn() -> Option<Result<F, Malformed>>) -> F {
     let start = Instant::now();
     loop {
-        match ring.peek() {
+        match peek() {
             Some(frame) => return frame.unwrap(),
             None => assert!(start.elapsed() < Duration::from_secs(60), "no packet came"),
         }
@@ -85,7 +85,7 @@ fn what_a_packet_socket_sends_comes_into_the_ring() {
             let taken = sender.send(&packets).unwrap();
             assert!((1..=packets.len()).contains(&taken));
             for (packet, i) in packets.iter().zip(sent..).take(taken) {
-                let frame = next(&ring);
+                let frame = next(|| ring.peek());
                 let expected: Vec<u8> = packet.segments().flat_map(|buf| buf.bytes().to_vec()).collect();
                 assert_eq!((frame.len as usize, frame.captured as usize, frame.vlan), (sizes(i), sizes(i), None));
                 assert_eq!(frame.header, NetHeader::default());
@@ -197,18 +197,6 @@ fn sockets_share_what_comes() {
     });
 }
 
-/// Waits for a packet of an AF_XDP socket.
-fn next_xdp(ring: &XdpRx) -> XdpFrame {
-    let start = Instant::now();
-    loop {
-        match ring.peek() {
-            Some(frame) => return frame.unwrap(),
-            None => assert!(start.elapsed() < Duration::from_secs(60), "no packet came"),
-        }
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn what_an_xdp_socket_sends_comes_back_to_it() {
     in_namespace(|| {
@@ -238,7 +226,7 @@ fn what_an_xdp_socket_sends_comes_back_to_it() {
             packet.append(rest);
             assert!(tx.post(&packet));
             tx.ring().unwrap();
-            let frame = next_xdp(&rx);
+            let frame = next(|| rx.peek());
             let mut came = vec![0; bytes.len()];
             assert!(frame.len as usize == bytes.len() && rx.copy(&frame, &mut came) && came == bytes);
             assert!(!rx.copy(&frame, &mut vec![0; bytes.len() + 1]));

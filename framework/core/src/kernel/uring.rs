@@ -74,7 +74,7 @@ pub enum Operation {
 /// A request that the kernel has completed.
 #[derive(Debug)]
 pub struct Completed<T> {
-    /// What was said with the request.
+    /// The payload that was pushed with the request.
     pub payload: T,
     /// What it returned: bytes, of those that have data; or the error's number (`errno(3)`).
     pub result: Result<u32, i32>,
@@ -87,7 +87,7 @@ pub struct Completed<T> {
 pub struct Full<T> {
     /// Its buffers.
     pub data: Data,
-    /// What was said with it.
+    /// The payload that was pushed with it.
     pub payload: T,
 }
 
@@ -233,7 +233,7 @@ impl<T> Uring<T> {
     /// Has the kernel signal an eventfd after each completion (`IORING_REGISTER_EVENTFD`): once, for as long as this value lives.
     ///
     /// # Errors
-    /// What `io_uring_register(2)` says.
+    /// Those of `io_uring_register(2)`: `EBUSY` where an eventfd is registered already.
     pub fn signal(&mut self, eventfd: &EventFd) -> io::Result<()> {
         self.ring.submitter().register_eventfd(eventfd.as_fd().as_raw_fd())
     }

@@ -243,7 +243,7 @@ impl XdpSocket {
     /// Returns what the kernel counted. One system call.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of getsockopt(2); none is expected of an open socket.
     pub fn counts(&self) -> std::io::Result<XdpCounts> {
         let all = sockopt::xdp_statistics(&self.fd)?;
         Ok(XdpCounts {
