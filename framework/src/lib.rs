@@ -31,6 +31,7 @@
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
 //! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`) | yes |
+//! | `vmxnet3` | `vmxnet3`: a driver for VMware's vmxnet3 | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
 //! | `kernel` | `kernel`: disks and ports through the kernel, whose targets begin with `kernel:` | no |
@@ -80,3 +81,5 @@ pub use wholebar_sim as sim;
 pub use wholebar_statistics as statistics;
 #[cfg(feature = "virtio")]
 pub use wholebar_virtio as virtio;
+#[cfg(feature = "vmxnet3")]
+pub use wholebar_vmxnet3 as vmxnet3;

@@ -40,7 +40,7 @@ pub fn open_target(target: &str, config: &PortConfig) -> Result<Box<dyn Port>, O
     drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
 }
 
-/// Returns the table of the built-in drivers of network devices: those of the features `virtio` and `intel`.
+/// Returns the table of the built-in drivers of network devices: those of the features `virtio`, `intel` and `vmxnet3`.
 pub fn drivers() -> Drivers {
     let drivers = Drivers::new(
         "network",
@@ -58,6 +58,16 @@ pub fn drivers() -> Drivers {
         open: Box::new(|device, config, Mapping { policy, page }| {
             let options = wholebar_intel::Options { policy, page, ..Default::default() };
             Ok(Box::new(wholebar_intel::igb::Igb::open(device, config.clone(), options)?))
+        }),
+    });
+    #[cfg(feature = "vmxnet3")]
+    let drivers = drivers.with(Driver {
+        name: "vmxnet3",
+        ids: &wholebar_vmxnet3::IDS,
+        class: None,
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let options = wholebar_vmxnet3::Options { policy, page, ..Default::default() };
+            Ok(Box::new(wholebar_vmxnet3::Vmxnet3::open(device, config.clone(), options)?))
         }),
     });
     #[cfg(feature = "virtio")]

@@ -2,6 +2,7 @@
 
 use wholebar_core::mem::{Buf, Checked, L4, Offload};
 use wholebar_core::net::Offloads;
+use wholebar_core::net::gso::Headers;
 
 /// Bytes of `struct virtio_net_hdr`, and with a hash (VIRTIO_NET_F_HASH_REPORT).
 pub(super) const LEN: u16 = 12;
@@ -53,7 +54,8 @@ pub(super) fn received(header: &[u8], packet: &mut Buf) -> Option<()> {
     }
     if flags & NEEDS_CSUM == 0 {
         // A card merged segments that it had checked. Linux takes that too, and so does a driver that does not look into packets.
-        packet.set_offload(merged(packet.bytes(), gso == GSO_TCPV6, segment));
+        let headers = Headers::of(packet.bytes(), gso == GSO_TCPV6, L4::Tcp, None);
+        packet.set_offload(headers.map(|headers| headers.to_cut(segment)));
         return Some(());
     }
     if start < ETHERNET || u64::from(start) + u64::from(offset) + 2 > packet.packet_len() {
@@ -90,20 +92,6 @@ pub(super) fn received(header: &[u8], packet: &mut Buf) -> Option<()> {
 /// Bytes of a packet's Ethernet header.
 fn link_len(packet: &[u8]) -> u16 {
     ETHERNET + if packet.get(12..14) == Some(&TAGGED) { TAG } else { 0 }
-}
-
-/// What a packet is that was merged of TCP segments, and whose checksum is there: how long its headers are, and its segments were; `None` where its
-/// first buffer does not show that.
-fn merged(packet: &[u8], ipv6: bool, segment: u16) -> Option<Offload> {
-    let l2 = link_len(packet);
-    let ip = packet.get(l2.into()..)?;
-    let (l3_len, protocol) = match ipv6 {
-        true => (40, *ip.get(6)?),
-        false => (4 * u16::from(*ip.first()? & 15), *ip.get(9)?),
-    };
-    let l4_len = 4 * (*ip.get(usize::from(l3_len) + 12)? >> 4);
-    let makes_sense = protocol == TCP && l3_len >= 20 && l4_len >= 20;
-    makes_sense.then(|| Offload { l2_len: l2 as u8, l3_len, l4_len, ipv6, segment, ..Offload::default() })
 }
 
 /// Adds 16-bit words, the last of which may be half of one (RFC 1071).

@@ -3,7 +3,7 @@
 //!
 //! This file does *not* decide what is to be done to a packet: whoever has it knows that from the device's header.
 
-use crate::mem::L4;
+use crate::mem::{L4, Offload};
 
 /// Where the headers of a packet are that is to be cut into segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,14 @@ impl Headers {
     #[allow(clippy::len_without_is_empty, reason = "headers are never empty")]
     pub fn len(&self) -> usize {
         self.payload
+    }
+
+    /// Returns how a packet with these headers is cut again into segments of `segment` bytes of payload: for one that a device merged of segments, whose
+    /// checksums it had checked.
+    pub fn to_cut(&self, segment: u16) -> Offload {
+        // Clamped: there are no headers of that length.
+        let [l2, l3, l4] = [self.ip, self.l4 - self.ip, self.payload - self.l4].map(|len| len.min(255) as u8);
+        Offload { l2_len: l2, l3_len: l3.into(), l4_len: l4, ipv6: self.v6, segment, ..Offload::default() }
     }
 
     /// Completes segment `index`, from 0: its headers, which are still those of the whole packet, and both checksums. Its payload began `skipped` bytes

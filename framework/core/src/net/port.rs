@@ -36,7 +36,7 @@ use std::time::Duration;
 /// }
 /// ```
 pub trait Port: Send + Sync {
-    /// Returns the driver's name: `virtio`, `igb`.
+    /// Returns the driver's name: `virtio`, `igb`, `vmxnet3`.
     fn driver(&self) -> &'static str;
 
     /// Returns the device's name: its PCI address, or the target by which it was opened.
@@ -123,7 +123,7 @@ pub trait Port: Send + Sync {
     ///
     /// # Errors
     /// [`Error::StillAttached`](crate::Error::StillAttached), as the driver has it, while a queue exists that was given buffers of the arena. A
-    /// virtio device keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
+    /// virtio device or a vmxnet3 keeps all of its queues as long as it is open, so there it is enough that a queue was given some. Nothing has changed then.
     fn detach(&self, arena: &Arena) -> Result<(), DriverError>;
 
     /// Returns receive queue `index`, from 0, which takes its buffers from `pool`; the pool's arena is attached. A dropped queue can be had again. (DPDK:

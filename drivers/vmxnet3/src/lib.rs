@@ -1,0 +1,50 @@
+//! A driver for vmxnet3, VMware's paravirtual Ethernet controller: polled, without unsafe code.
+//!
+//! [`Vmxnet3`] is one port of the device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
+//! queues, owned values for one core each. Doorbells and interrupt masks are in BAR0, commands in BAR1, the MSI-X table in BAR2, so registers are
+//! mapped whichever way BARs are planned, unless nothing is. Interrupts are for the link, and for idle cores.
+//!
+//! ```no_run
+//! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
+//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! use wholebar_core::net::{Burst, PortConfig};
+//! use wholebar_vmxnet3::{Options, Vmxnet3};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let vmxnet3 = Vmxnet3::open(open(), PortConfig::default(), Options::default())?;
+//! let arena = Arena::new(8 << 20, ArenaOptions::default())?;
+//! // 128 bytes of headroom are the default.
+//! let pool = Pool::new(arena.clone(), 2048, 2048 + 128, 64)?;
+//! vmxnet3.attach(arena)?;
+//! let (mut rx, mut tx, mut burst) = (vmxnet3.rx(0, &pool)?, vmxnet3.tx(0)?, Burst::new(32));
+//! loop {
+//!     // Back to where they came from.
+//!     rx.rx(&mut burst);
+//!     tx.tx(&mut burst);
+//! }
+//! # }
+//! ```
+
+mod assembly;
+mod descriptor;
+mod device;
+mod error;
+mod hardware;
+mod member;
+mod options;
+mod port;
+mod regs;
+mod rx;
+mod rx_ring;
+mod settings;
+mod shared;
+mod tx;
+mod tx_ring;
+mod vmxnet3;
+
+pub use error::{Error, Fault, Result};
+pub use hardware::IDS;
+pub use options::{Options, Service};
+pub use rx::Rx;
+pub use tx::Tx;
+pub use vmxnet3::Vmxnet3;
