@@ -29,10 +29,12 @@ mod bytes;
 mod command;
 mod control;
 mod device;
+mod directive;
 mod disk;
 mod doorbell;
 mod error;
 mod event;
+mod fdp;
 pub mod feature;
 mod hardware;
 mod identify;
@@ -51,8 +53,10 @@ mod split;
 mod status;
 mod zone;
 
+pub use directive::{Directive, DirectiveState, Directives, StreamParameters};
 pub use error::{Error, Fault, Result};
 pub use event::{AsyncEvent, Event};
+pub use fdp::{FdpConfig, FdpEvent, FdpEventConfig, FdpMode, FdpStatistics, Placement, ReclaimUnit, fdp_event_name};
 pub use identify::{CommandLimits, Controller, CopyLimits, IdentifyRequest, Namespace};
 pub use log::{
     CommandEffects, ErrorEntry, FirmwareSlots, LogRequest, SanitizeStatus, SelfTestLog, SelfTestResult, Smart,

@@ -5,6 +5,7 @@
 //! small; what isn't hot is next door: requests that take more than one command ([`build`]), and resets, timeouts, the end ([`recover`]).
 
 mod build;
+mod placement;
 mod protected;
 mod ranges;
 mod raw;

@@ -5,6 +5,7 @@ use super::command::Command;
 use super::io::{self, Namespace};
 use super::manage::{Manage, SLOTS, lba_formats};
 use super::params::NvmeParams;
+use super::placement;
 
 /// Every Identify data structure has this many bytes.
 pub(super) type Page = Box<[u8; 4096]>;
@@ -89,10 +90,17 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace]) ->
     put(80, &super::VERSION.to_le_bytes());
     // OAES: Namespace Attribute Notices.
     put(92, &(1u32 << 8).to_le_bytes());
+    if params.fdp {
+        // CTRATT: endurance groups, flexible data placement. ENDGIDMAX.
+        put(96, &(1u32 << 4 | 1 << 19).to_le_bytes());
+        put(340, &placement::GROUP.to_le_bytes());
+    }
     // CNTRLTYPE: an I/O controller.
     put(111, &[1]);
-    // OACS: Security Send and Receive, Format NVM, firmware, Namespace Management, Device Self-test, Doorbell Buffer Config.
-    put(256, &(0b1_0111 | u16::from(managed) << 3 | u16::from(params.shadow) << 8).to_le_bytes());
+    // OACS: Security Send and Receive, Format NVM, firmware, Namespace Management, Device Self-test, Directives, Doorbell Buffer
+    // Config.
+    let directives = u16::from(params.has_directives());
+    put(256, &(0b1_0111 | u16::from(managed) << 3 | directives << 5 | u16::from(params.shadow) << 8).to_le_bytes());
     put(258, &[ABORT_LIMIT - 1, EVENT_LIMIT as u8 - 1]);
     // FRMW: the first slot can only be read; activation without a reset.
     put(260, &[1 << 4 | (SLOTS as u8) << 1 | 1]);
@@ -152,6 +160,9 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     put(80, &[io::COPY_RANGES - 1]);
     // NSATTR: write protected.
     put(99, &[u8::from(ns.read_only)]);
+    if params.fdp {
+        put(102, &placement::GROUP.to_le_bytes());
+    }
     for (i, (shift, metadata)) in formats.into_iter().enumerate() {
         put(128 + 4 * i, &(shift << 16 | u32::from(metadata)).to_le_bytes());
     }
