@@ -376,3 +376,29 @@ fn data_placement() {
     fails("nvme dir-receive sim:nvme", 1, &["no directives"]);
     fails("nvme write sim:nvme --in x --dir-type 2", 2, &["--dir-spec"]);
 }
+
+#[test]
+fn reservations() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::new(dir.path(), "size=16M subsys=a");
+    let target = &served.1;
+    let host = "--hostid 5a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697";
+    let data = dir.path().join("data");
+    fs::write(&data, vec![5; 512]).unwrap();
+    fails(&format!("nvme resv acquire {target} --crkey 7 {host}"), 1, &["Reservation Conflict"]);
+    stdout(&format!("nvme resv register {target} --nrkey 0x1234 {host}"));
+    stdout(&format!("nvme resv acquire {target} --crkey 0x1234 --rtype 1 {host}"));
+    let report = json(&format!("nvme resv report {target} {host} --json"));
+    assert_eq!((&report["rtype"], &report["regctl"]), (&1.into(), &1.into()));
+    let registrant = &report["regctls"][0];
+    assert_eq!((&registrant["rkey"], &registrant["rcsts"]), (&0x1234.into(), &1.into()));
+    assert_eq!(registrant["hostid"], "5a1d3b2e7c944a6f8e10d2f3c4b5a697");
+    assert!(table(&format!("nvme resv report {target} {host}")).contains("Write Exclusive, generation 1"));
+    // Another host, which is none of its.
+    fails(&format!("nvme write {target} --in {}", data.display()), 1, &["Reservation Conflict"]);
+    stdout(&format!("nvme resv release {target} --crkey 0x1234 --rtype 1 {host}"));
+    stdout(&format!("nvme write {target} --in {}", data.display()));
+    fails(&format!("nvme resv register {target} {host}"), 2, &["--nrkey"]);
+    fails(&format!("nvme resv report {target} --hostid 12"), 2, &["no UUID"]);
+    fails("nvme resv report sim:nvme", 1, &["no reservations"]);
+}

@@ -73,8 +73,16 @@ pub mod io {
     pub const DATASET_MANAGEMENT: u8 = 0x09;
     /// Verify (3.2.5).
     pub const VERIFY: u8 = 0x0c;
+    /// Reservation Register (NVM Express Base 2.0, 7.3).
+    pub const RESERVATION_REGISTER: u8 = 0x0d;
+    /// Reservation Report (Base 2.0, 7.5).
+    pub const RESERVATION_REPORT: u8 = 0x0e;
+    /// Reservation Acquire (Base 2.0, 7.2).
+    pub const RESERVATION_ACQUIRE: u8 = 0x11;
     /// I/O Management Receive (NVM Express Base 2.1, 7.3).
     pub const MANAGEMENT_RECEIVE: u8 = 0x12;
+    /// Reservation Release (Base 2.0, 7.4).
+    pub const RESERVATION_RELEASE: u8 = 0x15;
     /// Copy (3.2.2).
     pub const COPY: u8 = 0x19;
     /// I/O Management Send (NVM Express Base 2.1, 7.4).
@@ -87,8 +95,18 @@ pub mod io {
     pub const ZONE_APPEND: u8 = 0x7d;
 
     /// Commands whose data is none of blocks, so that no metadata goes along.
-    pub const WITHOUT_BLOCKS: [u8; 6] =
-        [DATASET_MANAGEMENT, MANAGEMENT_RECEIVE, COPY, MANAGEMENT_SEND, ZONE_MANAGEMENT_SEND, ZONE_MANAGEMENT_RECEIVE];
+    pub const WITHOUT_BLOCKS: [u8; 10] = [
+        DATASET_MANAGEMENT,
+        RESERVATION_REGISTER,
+        RESERVATION_REPORT,
+        RESERVATION_ACQUIRE,
+        RESERVATION_RELEASE,
+        MANAGEMENT_RECEIVE,
+        COPY,
+        MANAGEMENT_SEND,
+        ZONE_MANAGEMENT_SEND,
+        ZONE_MANAGEMENT_RECEIVE,
+    ];
 }
 
 /// What the data pointer says (3.3.3.1, DPTR and PSDT).
@@ -233,11 +251,11 @@ pub fn io_name(opcode: u8) -> &'static str {
         io::WRITE_ZEROES => "Write Zeroes",
         io::DATASET_MANAGEMENT => "Dataset Management",
         io::VERIFY => "Verify",
-        0x0d => "Reservation Register",
-        0x0e => "Reservation Report",
-        0x11 => "Reservation Acquire",
+        io::RESERVATION_REGISTER => "Reservation Register",
+        io::RESERVATION_REPORT => "Reservation Report",
+        io::RESERVATION_ACQUIRE => "Reservation Acquire",
         io::MANAGEMENT_RECEIVE => "I/O Management Receive",
-        0x15 => "Reservation Release",
+        io::RESERVATION_RELEASE => "Reservation Release",
         io::COPY => "Copy",
         io::MANAGEMENT_SEND => "I/O Management Send",
         io::ZONE_MANAGEMENT_SEND => "Zone Management Send",

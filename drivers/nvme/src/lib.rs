@@ -48,6 +48,7 @@ mod prp;
 mod queue;
 mod raw;
 mod regs;
+mod reservation;
 mod ring;
 mod split;
 mod status;
@@ -67,6 +68,9 @@ pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
 pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use raw::{RawCommand, RawCompletion, Transfer};
+pub use reservation::{
+    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,
+};
 pub use status::StatusCode;
 pub use zone::{Zone, ZoneAction, ZoneReport, ZoneState, Zoned};
 

@@ -14,6 +14,7 @@ mod namespaces;
 mod passthru;
 mod perf;
 pub mod reads;
+mod resv;
 mod smart;
 mod zns;
 
@@ -90,6 +91,8 @@ pub enum Command {
     #[command(subcommand)]
     Fdp(fdp::Command),
     #[command(subcommand)]
+    Resv(resv::Command),
+    #[command(subcommand)]
     Zns(zns::Command),
 }
 
@@ -127,6 +130,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::DirectiveReceive(args) => directives::receive(args),
         Command::DirectiveSend(args) => directives::send(args),
         Command::Fdp(command) => fdp::run(command),
+        Command::Resv(command) => resv::run(command),
         Command::Zns(command) => zns::run(command),
     }
 }

@@ -10,6 +10,7 @@ mod protected;
 mod ranges;
 mod raw;
 mod recover;
+mod reservations;
 mod slot;
 mod wakeup;
 mod zones;

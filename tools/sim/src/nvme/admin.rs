@@ -24,6 +24,7 @@ mod feature {
     pub(super) const EVENTS: u8 = 0x0b;
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
+    pub(super) const HOST_IDENTIFIER: u8 = 0x81;
 
     /// Those that are there always, and those of flexible data placement.
     pub(super) const ALL: [u8; 10] =
@@ -78,7 +79,7 @@ impl Nvme {
         }
         match cmd.opcode() {
             admin::IDENTIFY => {
-                let page = identify::identify(&self.params, &self.manage, &self.store.namespaces, cmd)?;
+                let page = identify::identify(&self.params, &self.manage, &self.store, cmd)?;
                 data::copy_out(host, cmd, &page[..], self.rules)?;
                 DONE
             }
@@ -225,6 +226,15 @@ impl Nvme {
                     self.features.uncoalesced.push(vector);
                 }
             }
+            feature::HOST_IDENTIFIER => {
+                let member = self.store.member.as_mut().ok_or(Status::INVALID_FIELD)?;
+                if member.host != [0; 16] {
+                    return Err(Status::COMMAND_SEQUENCE);
+                }
+                member.extended = value & 1 != 0;
+                let len = if member.extended { 16 } else { 8 };
+                data::copy_in(host, cmd, &mut member.host[..len], self.rules)?;
+            }
             feature::FDP => {
                 let namespaces = self.store.namespaces.iter().any(|ns| ns.allocated);
                 self.store.fdp()?.set_mode(value, cmd.cdw12(), namespaces)?;
@@ -262,6 +272,12 @@ impl Nvme {
             feature::VECTOR => {
                 let vector = self.vector(value)?;
                 u32::from(self.features.uncoalesced.contains(&vector)) << 16 | u32::from(vector)
+            }
+            feature::HOST_IDENTIFIER => {
+                let member = self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?;
+                let len = if value & 1 != 0 { 16 } else { 8 };
+                data::copy_out(host, cmd, &member.host[..len], self.rules)?;
+                0
             }
             feature::FDP => self.store.fdp()?.mode(value)?,
             feature::FDP_EVENTS => {
@@ -332,7 +348,8 @@ impl Nvme {
             log::page::COMMANDS => log::commands(&self.params),
             log::page::FEATURES => {
                 let placed = feature::PLACED.into_iter().filter(|_| self.params.fdp);
-                log::features(feature::ALL.into_iter().chain(placed))
+                let shared = self.store.member.as_ref().map(|_| feature::HOST_IDENTIFIER);
+                log::features(feature::ALL.into_iter().chain(placed).chain(shared))
             }
             log::page::FDP_CONFIGS..=log::page::FDP_EVENTS if self.params.fdp => {
                 self.store.fdp()?.log(id, (cmd.cdw11() >> 16) as u16, cmd.cdw10() & 1 << 8 != 0)?

@@ -145,6 +145,12 @@ pub(super) mod io {
 
     pub(crate) const COPY: u8 = 0x19;
 
+    // Of reservations (base 7.2 to 7.5).
+    pub(crate) const RESERVATION_REGISTER: u8 = 0x0d;
+    pub(crate) const RESERVATION_REPORT: u8 = 0x0e;
+    pub(crate) const RESERVATION_ACQUIRE: u8 = 0x11;
+    pub(crate) const RESERVATION_RELEASE: u8 = 0x15;
+
     // Of flexible data placement (Base 2.1, 7.3 and 7.4).
     pub(crate) const MANAGEMENT_RECEIVE: u8 = 0x12;
     pub(crate) const MANAGEMENT_SEND: u8 = 0x1d;
@@ -159,6 +165,9 @@ pub(super) mod io {
         [FLUSH, WRITE, READ, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, DATASET, VERIFY, COPY];
     /// Those that are there where there are zones.
     pub(crate) const ZONED: [u8; 3] = [ZONE_SEND, ZONE_RECEIVE, ZONE_APPEND];
+    /// Those that are there where hosts share namespaces.
+    pub(crate) const RESERVATIONS: [u8; 4] =
+        [RESERVATION_REGISTER, RESERVATION_REPORT, RESERVATION_ACQUIRE, RESERVATION_RELEASE];
     /// Those that are there where data is placed.
     pub(crate) const PLACED: [u8; 2] = [MANAGEMENT_RECEIVE, MANAGEMENT_SEND];
 }
@@ -219,12 +228,14 @@ impl Status {
     pub(super) const SGL_LENGTH: Self = Self::generic(0x0f);
     pub(super) const SGL_TYPE: Self = Self::generic(0x11);
     pub(super) const PRP_OFFSET: Self = Self::generic(0x13);
+    pub(super) const HOST_IDENTIFIER_FORMAT: Self = Self::generic(0x18);
     /// A retry may come later.
     pub(super) const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub(super) const WRITE_PROTECTED: Self = Self::generic(0x20);
     /// Base 2.1.
     pub(super) const FDP_DISABLED: Self = Self::generic(0x29);
     pub(super) const LBA_OUT_OF_RANGE: Self = Self::generic(0x80);
+    pub(super) const RESERVATION_CONFLICT: Self = Self::generic(0x83);
     // Command specific (base figure "Command Specific Status Values").
     pub(super) const CQ_INVALID: Self = Self::specific(0x00);
     pub(super) const INVALID_QUEUE_ID: Self = Self::specific(0x01);

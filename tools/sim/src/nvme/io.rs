@@ -5,6 +5,7 @@ use super::command::Command;
 use super::data::{self, Rules};
 use super::placement::{Fdp, Streams};
 use super::protection::Metadata;
+use super::reservation::Member;
 use super::uncorrectable::Uncorrectable;
 use super::zones::Zones;
 use crate::media::Media;
@@ -53,6 +54,8 @@ pub(super) struct Store {
     pub(super) result: u64,
     pub(super) fdp: Option<Box<Fdp>>,
     pub(super) streams: Option<Box<Streams>>,
+    /// Its place in a subsystem, where it has one.
+    pub(super) member: Option<Box<Member>>,
 }
 
 /// What the SMART log tells, in commands and 512-byte units.
@@ -97,6 +100,7 @@ impl Store {
         if self.sanitizing {
             return Err(Status::SANITIZE_IN_PROGRESS);
         }
+        self.may_access(cmd)?;
         match cmd.opcode() {
             io::READ | io::WRITE | io::COMPARE if self.has_metadata(cmd.nsid()) => {
                 self.transfer_with_metadata(host, cmd, rules)
@@ -110,6 +114,9 @@ impl Store {
             io::VERIFY => self.verify(cmd),
             io::WRITE_UNCORRECTABLE => self.write_uncorrectable(cmd),
             io::COPY => self.copy(host, cmd, rules),
+            io::RESERVATION_REGISTER | io::RESERVATION_REPORT | io::RESERVATION_ACQUIRE | io::RESERVATION_RELEASE => {
+                self.reserve(host, cmd, rules)
+            }
             io::MANAGEMENT_RECEIVE => self.management_receive(host, cmd, rules),
             io::MANAGEMENT_SEND => self.management_send(host, cmd, rules),
             io::ZONE_APPEND => self.zone_append(host, cmd, rules),

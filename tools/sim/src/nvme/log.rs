@@ -264,6 +264,7 @@ pub(super) fn supported(fdp: bool) -> Vec<u8> {
 /// The Commands Supported and Effects log (base 5.16.1.6): admin commands, then those of I/O.
 pub(super) fn commands(params: &NvmeParams) -> Vec<u8> {
     let NvmeParams { shadow, spare, zoned, fdp, .. } = *params;
+    let shared = params.subsystem.is_some();
     let admin = admin::ALL.into_iter().chain(shadow.then_some(admin::DOORBELL_BUFFER));
     let admin = admin.chain(admin::DIRECTIVES.into_iter().filter(|_| params.has_directives()));
     let admin = admin.chain(admin::NAMESPACES.into_iter().filter(move |_| spare > 0)).map(|opcode| {
@@ -277,9 +278,11 @@ pub(super) fn commands(params: &NvmeParams) -> Vec<u8> {
         (opcode.into(), THERE | OF_CONTROLLER | changes)
     });
     let io = io::ALL.into_iter().chain(io::ZONED.into_iter().filter(|_| zoned));
+    let io = io.chain(io::RESERVATIONS.into_iter().filter(|_| shared));
     let io = io.chain(io::PLACED.into_iter().filter(|_| fdp)).map(|opcode| {
         let reads = [io::FLUSH, io::READ, io::COMPARE, io::VERIFY, io::ZONE_RECEIVE];
-        let changes = !reads.contains(&opcode) && !io::PLACED.contains(&opcode);
+        let about = io::PLACED.contains(&opcode) || io::RESERVATIONS.contains(&opcode);
+        let changes = !reads.contains(&opcode) && !about;
         (256 + usize::from(opcode), THERE | OF_NAMESPACE | if changes { CHANGES_BLOCKS } else { 0 })
     });
     table(1024, admin.chain(io))

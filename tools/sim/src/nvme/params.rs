@@ -21,6 +21,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("max_open", "how many zones can be open (0: no limit)"),
     ("max_active", "how many zones can be open or closed (0: no limit)"),
     ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
+    ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
     ("fdp", "0 or 1: flexible data placement (0)"),
     ("fdp_nrg", "1 to 64: its reclaim groups (1)"),
     ("fdp_nruh", "1 to 128: its reclaim unit handles (8)"),
@@ -83,6 +84,8 @@ pub struct NvmeParams {
     pub max_active: u32,
     /// The most data of a Zone Append: 2^N of the smallest pages; 0 for no limit.
     pub zasl: u8,
+    /// The subsystem that it is a controller of, by a name; `None` for one of its own, without reservations.
+    pub subsystem: Option<String>,
     /// Whether there is flexible data placement.
     pub fdp: bool,
     /// Its reclaim groups.
@@ -156,6 +159,7 @@ impl Default for NvmeParams {
             max_open: 0,
             max_active: 0,
             zasl: 0,
+            subsystem: None,
             fdp: false,
             fdp_groups: 1,
             fdp_handles: 8,
@@ -208,6 +212,7 @@ impl NvmeParams {
                 "max_open" => p.max_open = given.number(0..=u32::MAX.into())?,
                 "max_active" => p.max_active = given.number(0..=u32::MAX.into())?,
                 "zasl" => p.zasl = given.number(0..=16)?,
+                "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
                 "fdp" => p.fdp = given.flag()?,
                 "fdp_nrg" => p.fdp_groups = given.number(1..=64)?,
                 "fdp_nruh" => p.fdp_handles = given.number(1..=128)?,
@@ -280,6 +285,8 @@ impl NvmeParams {
             "a file backs one namespace: spare= does not go with it".to_owned()
         } else if self.fdp_unit == 0 || !self.fdp_unit.is_multiple_of(4096) {
             format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
+        } else if self.subsystem.is_some() && self.spare > 0 {
+            "subsys= does not go with spare=: its controllers would have to share namespaces".to_owned()
         } else if self.fdp && self.zoned {
             "fdp= does not go with zoned=: zones say where their data is".to_owned()
         } else if let Some(why) = self.metadata_conflict().or_else(|| self.zone_conflict()) {
