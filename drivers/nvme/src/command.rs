@@ -33,6 +33,8 @@ pub mod admin {
     pub const SELF_TEST: u8 = 0x14;
     /// Namespace Attachment (5.22).
     pub const NAMESPACE_ATTACHMENT: u8 = 0x15;
+    /// Virtualization Management (5.28).
+    pub const VIRTUALIZATION_MANAGEMENT: u8 = 0x1c;
     /// Capacity Management (5.3).
     pub const CAPACITY_MANAGEMENT: u8 = 0x20;
     /// Controller Data Queue (of NVM Express Base 2.1, 5.1.4).
@@ -179,7 +181,7 @@ pub fn admin_name(opcode: u8) -> &'static str {
         0x18 => "Keep Alive",
         0x19 => "Directive Send",
         0x1a => "Directive Receive",
-        0x1c => "Virtualization Management",
+        admin::VIRTUALIZATION_MANAGEMENT => "Virtualization Management",
         0x1d => "NVMe-MI Send",
         0x1e => "NVMe-MI Receive",
         admin::CAPACITY_MANAGEMENT => "Capacity Management",

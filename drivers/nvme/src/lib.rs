@@ -49,6 +49,7 @@ mod regs;
 mod ring;
 mod split;
 mod status;
+mod virtualization;
 mod zone;
 
 pub use error::{Error, Fault, Result};
@@ -64,6 +65,7 @@ pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use status::StatusCode;
+pub use virtualization::{FlexibleResource, PrimaryCapabilities, ResourceCapabilities, SecondaryController};
 pub use zone::{Zone, ZoneAction, ZoneReport, ZoneState, Zoned};
 
 /// The PCI class of NVMe controllers (NVM Express over PCIe 1.0, 3.8): mass storage, non-volatile memory, NVM Express.

@@ -194,7 +194,7 @@ impl Nvme {
     }
 
     /// A command whose status has to be success: dword 0.
-    fn command(&self, command: &RawCommand, data: Transfer<'_>, timeout: Option<Duration>) -> Result<u32> {
+    pub(crate) fn command(&self, command: &RawCommand, data: Transfer<'_>, timeout: Option<Duration>) -> Result<u32> {
         let done = self.admin_command(command, data, timeout)?;
         match done.status.is_success() {
             true => Ok(done.result),
@@ -206,11 +206,11 @@ impl Nvme {
         Error::Refused { device: self.0.driver().hw.name(), command: admin_name(command.opcode), status }
     }
 
-    fn not_offered(&self, why: impl Into<String>) -> Error {
+    pub(crate) fn not_offered(&self, why: impl Into<String>) -> Error {
         Error::NotOffered { device: self.0.driver().hw.name(), why: why.into() }
     }
 
-    fn needs(&self, has: bool, what: &str) -> Result<()> {
+    pub(crate) fn needs(&self, has: bool, what: &str) -> Result<()> {
         if has { Ok(()) } else { Err(self.not_offered(format!("the controller has no {what}"))) }
     }
 

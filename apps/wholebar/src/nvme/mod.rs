@@ -13,7 +13,10 @@ mod passthru;
 mod perf;
 pub mod reads;
 mod smart;
+mod virtualization;
 mod zns;
+
+pub use virtualization::table as secondary_table;
 
 use crate::storage::{Space, Storage};
 use crate::target::Target;
@@ -81,6 +84,12 @@ pub enum Command {
     AdminPassthru(passthru::AdminArgs),
     #[command(name = "io-passthru")]
     IoPassthru(passthru::IoArgs),
+    #[command(name = "primary-ctrl-caps")]
+    PrimaryCapabilities(virtualization::CapabilitiesArgs),
+    #[command(name = "list-secondary")]
+    ListSecondary(virtualization::ListArgs),
+    #[command(name = "virt-mgmt")]
+    VirtualizationManagement(virtualization::ManagementArgs),
     #[command(subcommand)]
     Zns(zns::Command),
 }
@@ -116,6 +125,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::SecurityReceive(args) => firmware::receive(args),
         Command::AdminPassthru(args) => passthru::admin(args),
         Command::IoPassthru(args) => passthru::io(args),
+        Command::PrimaryCapabilities(args) => virtualization::capabilities(args),
+        Command::ListSecondary(args) => virtualization::list(args),
+        Command::VirtualizationManagement(args) => virtualization::manage(args),
         Command::Zns(command) => zns::run(command),
     }
 }
