@@ -6,8 +6,8 @@ use crate::output;
 use anyhow::Result;
 use serde::Serialize;
 use wholebar::sim::MODELS;
-use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::{Route, VfioOptions};
 
 /// List the PCI functions of this machine, who has them, and whether they can be opened; and the models
 ///
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     let host = doctor::this_machine(&sysfs);
     let everywhere = doctor::stops(&doctor::machine(&host, Route::Auto));
     let entry = |f: &Function| {
-        let own = doctor::stops(&doctor::function(&sysfs, &host, f, Route::Auto, None));
+        let own = doctor::stops(&doctor::function(&sysfs, &host, f, &VfioOptions::default(), None));
         Entry::of(f, &names, &everywhere, own)
     };
     let functions: Vec<Entry> = all.iter().map(entry).filter(|entry| entry.is_wanted(&args)).collect();

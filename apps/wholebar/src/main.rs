@@ -33,6 +33,7 @@ mod sim;
 mod storage;
 mod stored;
 mod target;
+mod vf;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -92,6 +93,8 @@ enum Command {
     Doctor(doctor::Args),
     Bind(bind::BindArgs),
     Unbind(bind::UnbindArgs),
+    #[command(subcommand)]
+    Vf(vf::Command),
     Bench(bench::Args),
     Pages(pages::Args),
     Idle(idle::Args),
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(args),
         Command::Bind(args) => bind::bind(args),
         Command::Unbind(args) => bind::unbind(args),
+        Command::Vf(command) => vf::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Pages(args) => pages::run(args),
         Command::Idle(args) => idle::run(args),

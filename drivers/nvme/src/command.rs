@@ -37,6 +37,8 @@ pub mod admin {
     pub const DIRECTIVE_SEND: u8 = 0x19;
     /// Directive Receive (5.10).
     pub const DIRECTIVE_RECEIVE: u8 = 0x1a;
+    /// Virtualization Management (5.28).
+    pub const VIRTUALIZATION_MANAGEMENT: u8 = 0x1c;
     /// Capacity Management (5.3).
     pub const CAPACITY_MANAGEMENT: u8 = 0x20;
     /// Controller Data Queue (of NVM Express Base 2.1, 5.1.4).
@@ -209,7 +211,7 @@ pub fn admin_name(opcode: u8) -> &'static str {
         0x18 => "Keep Alive",
         admin::DIRECTIVE_SEND => "Directive Send",
         admin::DIRECTIVE_RECEIVE => "Directive Receive",
-        0x1c => "Virtualization Management",
+        admin::VIRTUALIZATION_MANAGEMENT => "Virtualization Management",
         0x1d => "NVMe-MI Send",
         0x1e => "NVMe-MI Receive",
         admin::CAPACITY_MANAGEMENT => "Capacity Management",

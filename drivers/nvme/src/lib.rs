@@ -52,6 +52,7 @@ mod reservation;
 mod ring;
 mod split;
 mod status;
+mod virtualization;
 mod zone;
 
 pub use directive::{Directive, DirectiveState, Directives, StreamParameters};
@@ -72,6 +73,7 @@ pub use reservation::{
     AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,
 };
 pub use status::StatusCode;
+pub use virtualization::{FlexibleResource, PrimaryCapabilities, ResourceCapabilities, SecondaryController};
 pub use zone::{Zone, ZoneAction, ZoneReport, ZoneState, Zoned};
 
 /// The PCI class of NVMe controllers (NVM Express over PCIe 1.0, 3.8): mass storage, non-volatile memory, NVM Express.

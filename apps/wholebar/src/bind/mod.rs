@@ -86,13 +86,15 @@ struct Earlier {
     driver_override: Option<String>,
 }
 
-const VFIO_PCI: &str = "vfio-pci";
+pub const VFIO_PCI: &str = "vfio-pci";
 
 pub fn bind(args: BindArgs) -> Result<()> {
     let (sysfs, say) = (Sysfs::default(), sayer(args.functions.json));
     let functions = args.functions.find(&sysfs)?;
     check_bind(&sysfs, &functions, args.force, &in_use::Network::read())?;
-    load_vfio_pci(&sysfs, &functions, &say)?;
+    if !functions.iter().all(has_vfio) {
+        load_vfio_pci(&sysfs, &say)?;
+    }
     let outcomes: Vec<Outcome> =
         functions.iter().map(|function| outcome(function, |function| give(&sysfs, function, &say))).collect();
     for (address, other, driver) in obstacles(&sysfs, &functions, &outcomes) {
@@ -111,7 +113,7 @@ pub fn unbind(args: UnbindArgs) -> Result<()> {
 }
 
 /// Says what is done, line by line, where people read that.
-fn sayer(json: bool) -> impl Fn(String) {
+pub fn sayer(json: bool) -> impl Fn(String) {
     move |line| {
         if !json {
             // A reader that went away does not leave a device halfway.
@@ -211,9 +213,10 @@ fn has_vfio(function: &Function) -> bool {
     function.driver().as_deref().is_some_and(is_vfio)
 }
 
-fn load_vfio_pci(sysfs: &Sysfs, functions: &[Function], say: &impl Fn(String)) -> Result<()> {
+/// Loads vfio-pci, where it isn't there.
+pub fn load_vfio_pci(sysfs: &Sysfs, say: &impl Fn(String)) -> Result<()> {
     let is_there = || sysfs.path("sys/bus/pci/drivers").join(VFIO_PCI).exists();
-    if is_there() || functions.iter().all(has_vfio) {
+    if is_there() {
         return Ok(());
     }
     say(format!("modprobe {VFIO_PCI}"));
@@ -227,7 +230,7 @@ fn load_vfio_pci(sysfs: &Sysfs, functions: &[Function], say: &impl Fn(String)) -
 }
 
 /// Gives a function to vfio-pci; back to where it was, where that doesn't work.
-fn give(sysfs: &Sysfs, function: &Function, say: &impl Fn(String)) -> Result<()> {
+pub fn give(sysfs: &Sysfs, function: &Function, say: &impl Fn(String)) -> Result<()> {
     let (address, driver) = (function.address(), function.driver());
     if let Some(driver) = driver.as_deref().filter(|d| is_vfio(d)) {
         say(format!("{address}: {driver} has it already"));

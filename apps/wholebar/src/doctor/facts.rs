@@ -2,6 +2,7 @@
 //!
 //! What cannot be read is not known, and said so by the rules: reading never fails.
 
+use super::virtual_function::Role;
 use crate::host::kib;
 use crate::in_use::{self, Network};
 use crate::openers::openers;
@@ -121,6 +122,8 @@ pub struct Device {
     pub uses: Vec<(Address, String)>,
     /// BARs smaller than a page.
     pub small_bars: Vec<SmallBar>,
+    /// What SR-IOV makes of it.
+    pub role: Option<Role>,
     /// Its NUMA node.
     pub numa_node: Option<u32>,
     /// The cores near it, as the kernel writes them.
@@ -228,6 +231,7 @@ impl Device {
             openers: openers(sysfs, function),
             uses: Vec::new(),
             small_bars: small_bars.collect(),
+            role: Role::read(sysfs, function),
             numa_node: function.numa_node(),
             cores: function.read("local_cpulist").filter(|list| !list.is_empty()),
         }

@@ -4,6 +4,7 @@ mod facts;
 mod rules;
 #[cfg(test)]
 pub mod tests;
+mod virtual_function;
 
 pub use facts::Host;
 pub use rules::Finding;
@@ -19,11 +20,10 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 use serde::Serialize;
 use std::fmt::Write;
-use wholebar::PageSize;
-use wholebar::Target;
 use wholebar::pci::Address;
-use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::{Route, VfioOptions};
+use wholebar::{OpenOptions, PageSize, Target};
 
 /// Say whether a PCI function can be opened, what is in the way, and what mends it
 ///
@@ -36,6 +36,7 @@ Examples:
   wholebar doctor
   wholebar doctor 0000:01:00.0
   wholebar doctor 0000:01:00.0,via=no-iommu    or via=group, via=node
+  wholebar doctor 0000:02:10.0,token=UUID      a virtual function, with its VF token
   wholebar doctor 0000:01:00.0 --json")]
 pub struct Args {
     /// The PCI function
@@ -67,12 +68,12 @@ pub fn run(args: Args) -> Result<()> {
         None => ("this machine".to_owned(), machine(&host, Route::Auto)),
         Some(target) => {
             let found = find(&sysfs, target.address)?;
-            let mut findings = machine(&host, target.route);
-            findings.extend(function(&sysfs, &host, &found, target.route, Some(&Network::read())));
+            let mut findings = machine(&host, target.options.route);
+            findings.extend(function(&sysfs, &host, &found, &target.options, Some(&Network::read())));
             if stops(&findings).is_empty() {
-                findings.push(try_it(&target.name));
+                findings.push(try_it(&target.target));
             }
-            (target.name.clone(), findings)
+            (target.target.to_string(), findings)
         }
     };
     let stops = stops(&findings);
@@ -110,14 +111,14 @@ pub fn function(
     sysfs: &Sysfs,
     host: &Host,
     function: &Function,
-    route: Route,
+    options: &VfioOptions,
     network: Option<&Network>,
 ) -> Vec<Finding> {
     let mut device = Device::read(sysfs, host, function);
     if let Some(network) = network {
         device.find_uses(sysfs, function, network);
     }
-    rules::device(host, &device, route)
+    rules::device(host, &device, options)
 }
 
 /// What of it stops it.
@@ -127,14 +128,17 @@ pub fn stops(findings: &[Finding]) -> Vec<&'static str> {
 
 /// A function as it was asked for.
 struct Asked {
-    name: String,
+    /// As it is opened, and shown: without the token, which is a secret.
+    target: Target,
     address: Address,
-    route: Route,
+    options: VfioOptions,
 }
 
 fn parse(name: &str) -> Result<Asked> {
     match name.parse() {
-        Ok(Target::Pci { address, options }) => Ok(Asked { name: name.to_owned(), address, route: options.route }),
+        Ok(Target::Pci { address, options }) => {
+            Ok(Asked { target: Target::Pci { address, options: options.clone() }, address, options })
+        }
         Ok(_) => {
             bail!(Usage(format!(
                 "{name} is no PCI function of this machine, and needs none of what is looked at here: open it (`wholebar blk info`, `net`, `nvme identify`), and what is wrong is told"
@@ -157,11 +161,11 @@ pub fn find(sysfs: &Sysfs, address: Address) -> Result<Function> {
 }
 
 /// Opens it, and gives it back.
-fn try_it(name: &str) -> Finding {
+fn try_it(target: &Target) -> Finding {
     const CHECK: &str = "opened";
-    match wholebar::open(name) {
-        Ok(device) => {
-            let isolation = device.isolation();
+    match target.open(&OpenOptions::default()) {
+        Ok(opened) => {
+            let isolation = opened.device.isolation();
             Finding::ok(CHECK, format!("and given back; interrupts: {}", isolation.evidence.join("; ")))
         }
         Err(error) => Finding::stop(CHECK, error.to_string(), []),

@@ -4,11 +4,12 @@
 //! else that is in the way is not told again.
 
 use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
+use super::virtual_function;
 use crate::output;
 use serde::Serialize;
 use wholebar::pci::Address;
-use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::is_vfio;
+use wholebar::vfio::{Route, VfioOptions};
 
 /// One line of the doctor's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -77,8 +78,9 @@ pub fn host(host: &Host, route: Route) -> Vec<Finding> {
     rules.into_iter().flatten().collect()
 }
 
-/// What is so for this device alone, opened by `route`.
-pub fn device(host: &Host, device: &Device, route: Route) -> Vec<Finding> {
+/// What is so for this device alone, opened with these options.
+pub fn device(host: &Host, device: &Device, options: &VfioOptions) -> Vec<Finding> {
+    let route = options.route;
     if device.bridge {
         let what = "it leads to another bus: there is nothing to drive, and vfio-pci takes none";
         return vec![Finding::stop("bridge", what, [])];
@@ -87,6 +89,7 @@ pub fn device(host: &Host, device: &Device, route: Route) -> Vec<Finding> {
     findings.extend(group(host, device, route));
     findings.extend(own_node(host, device, route));
     findings.extend(in_use(device));
+    findings.extend(virtual_function::rule(host, device, options.vf_token));
     findings.extend(device.group.as_ref().and_then(direct));
     findings.extend(device.small_bars.iter().map(|bar| small_bar(host, device, bar)));
     findings.extend(numa(host, device));

@@ -7,8 +7,8 @@ use crate::in_use::Network;
 use std::fs;
 use std::os::unix::fs::symlink;
 use wholebar::PageSize;
-use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::{Route, VfioOptions};
 
 /// A machine in a folder.
 pub struct Tree {
@@ -89,6 +89,21 @@ impl Tree {
         self.put_device(address, "resource", &format!("{start:#018x} {:#018x} 0x0000000000140204", start + size - 1))
     }
 
+    /// Makes the functions at `virtual_ones` those of `physical`, of `total` that it may have.
+    pub fn sriov(self, physical: &str, total: u16, virtual_ones: &[&str]) -> Self {
+        let mut tree = self
+            .put_device(physical, "sriov_totalvfs", &total.to_string())
+            .put_device(physical, "sriov_numvfs", &virtual_ones.len().to_string())
+            .put_device(physical, "sriov_drivers_autoprobe", "1");
+        for (index, address) in virtual_ones.iter().enumerate() {
+            let (up, down) = (format!("../{physical}"), format!("../{address}"));
+            tree = tree
+                .link(&format!("sys/bus/pci/devices/{physical}/virtfn{index}"), &down)
+                .link(&format!("sys/bus/pci/devices/{address}/physfn"), &up);
+        }
+        tree
+    }
+
     fn hugepages(self, node: u32, total: u64, free: u64) -> Self {
         self.hugepages_of(2048, node, total, free)
     }
@@ -99,7 +114,7 @@ impl Tree {
             .put(&format!("{path}/free_hugepages"), &free.to_string())
     }
 
-    fn host(&self, page: PageSize) -> Host {
+    pub fn host(&self, page: PageSize) -> Host {
         Host::read(&self.sysfs, "x86_64", page)
     }
 }
@@ -113,7 +128,8 @@ const DEVICE: &str = "0000:01:00.0";
 /// All that is said of `DEVICE`.
 fn all(tree: &Tree, page: PageSize, route: Route) -> Vec<Finding> {
     let (host, function) = (tree.host(page), function(&tree.sysfs, DEVICE));
-    [super::machine(&host, route), super::function(&tree.sysfs, &host, &function, route, Some(&Network::default()))]
+    let options = VfioOptions { route, ..VfioOptions::default() };
+    [super::machine(&host, route), super::function(&tree.sysfs, &host, &function, &options, Some(&Network::default()))]
         .concat()
 }
 
@@ -333,7 +349,7 @@ fn nodes_that_are_missing_or_not_ours() {
     if let Some(group) = &mut device.group {
         group.node = Node::Denied;
     }
-    let findings = [rules::host(&host, Route::Auto), rules::device(&host, &device, Route::Auto)].concat();
+    let findings = [rules::host(&host, Route::Auto), rules::device(&host, &device, &VfioOptions::default())].concat();
     let mends: Vec<_> = findings.iter().filter(|f| f.verdict == Stop).map(|f| (f.check, f.mend[0].as_str())).collect();
     let chmod = "chmod a+rw /dev/vfio/vfio    (it gives nobody a device)";
     assert_eq!(mends, [("container", chmod), ("group", "chown $USER /dev/vfio/3")]);

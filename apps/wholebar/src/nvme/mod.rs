@@ -16,7 +16,10 @@ mod perf;
 pub mod reads;
 mod resv;
 mod smart;
+mod virtualization;
 mod zns;
+
+pub use virtualization::table as secondary_table;
 
 use crate::storage::{Space, Storage};
 use crate::target::Target;
@@ -92,6 +95,12 @@ pub enum Command {
     Fdp(fdp::Command),
     #[command(subcommand)]
     Resv(resv::Command),
+    #[command(name = "primary-ctrl-caps")]
+    PrimaryCapabilities(virtualization::CapabilitiesArgs),
+    #[command(name = "list-secondary")]
+    ListSecondary(virtualization::ListArgs),
+    #[command(name = "virt-mgmt")]
+    VirtualizationManagement(virtualization::ManagementArgs),
     #[command(subcommand)]
     Zns(zns::Command),
 }
@@ -131,6 +140,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::DirectiveSend(args) => directives::send(args),
         Command::Fdp(command) => fdp::run(command),
         Command::Resv(command) => resv::run(command),
+        Command::PrimaryCapabilities(args) => virtualization::capabilities(args),
+        Command::ListSecondary(args) => virtualization::list(args),
+        Command::VirtualizationManagement(args) => virtualization::manage(args),
         Command::Zns(command) => zns::run(command),
     }
 }

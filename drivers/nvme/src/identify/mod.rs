@@ -23,6 +23,8 @@ pub(crate) mod cns {
     pub const ALLOCATED_NAMESPACE: u8 = 0x11;
     pub const ATTACHED_CONTROLLERS: u8 = 0x12;
     pub const CONTROLLERS: u8 = 0x13;
+    pub const PRIMARY_CAPABILITIES: u8 = 0x14;
+    pub const SECONDARY_CONTROLLERS: u8 = 0x15;
 }
 
 /// I/O command sets (CSI, 5.17.1).
@@ -275,6 +277,11 @@ impl Controller {
     /// Returns whether the controller has Verify (ONCS bit 7).
     pub fn has_verify(&self) -> bool {
         self.io_commands & 1 << 7 != 0
+    }
+
+    /// Returns whether the controller has Virtualization Management (OACS bit 7): it is a primary one.
+    pub fn has_virtualization(&self) -> bool {
+        self.admin_commands & 1 << 7 != 0
     }
 
     /// Returns whether the controller has Doorbell Buffer Config (OACS bit 8).

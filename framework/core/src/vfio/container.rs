@@ -5,7 +5,7 @@
 //!
 //! [`DmaSpace`]: crate::mem::DmaSpace
 
-use super::iommu::{Attachment, Iommu, Target};
+use super::iommu::{self, Attachment, Iommu, Target};
 use super::isolation::Attached;
 use super::sysfs::is_vfio;
 use super::{IommuType, ioctl};
@@ -146,7 +146,11 @@ impl Iommu for Container {
         let name = CString::new(name).unwrap_or_default();
         ioctl::device_fd(group.as_fd(), &name).map_err(|e| {
             let advice = match e.raw_os_error() {
-                Some(libc::EACCES) => "a virtual function of a physical one that VFIO drives needs that one's VF token",
+                // Of Linux's vfio_pci_validate_vf_token.
+                Some(libc::EACCES) => iommu::VF_TOKEN,
+                Some(libc::EINVAL) if target.vf_token.is_some() => {
+                    "a VF token is for a virtual function whose physical one VFIO has too, and for that one: leave it out"
+                }
                 Some(libc::EBUSY) => "someone else has it open",
                 Some(libc::ENODEV) => "it is not bound to vfio-pci: `wholebar bind` gives it to it",
                 _ => "the kernel log says more: `dmesg | grep vfio`",

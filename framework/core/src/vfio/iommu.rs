@@ -56,6 +56,10 @@ impl Attachment {
 /// The module parameter that makes the kernel attach devices whose interrupts are not isolated.
 const UNSAFE: &str = "allow_unsafe_interrupts";
 
+/// What to do where a VF token is missing or wrong.
+pub(super) const VF_TOKEN: &str = "VFIO has its physical function or its virtual ones too, and these share a VF token: name it with that, \
+                                   BDF,token=UUID (`wholebar vf list` shows the one that `wholebar vf create` made)";
+
 /// The device that is to be opened, and how.
 pub(super) struct Target {
     pub name: String,

@@ -5,7 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::iommu::{Attachment, Iommu, Target, dma_error};
+use super::iommu::{self, Attachment, Iommu, Target, dma_error};
 use super::isolation::Attached;
 use super::{caps, ioctl};
 use crate::mem::{Arena, DmaBackend, Iova, IovaWindow};
@@ -58,7 +58,7 @@ impl Ioas {
                          on (firmware; kernel: without intremap=off), or, where you trust the device, \
                          `echo 1 > /sys/module/iommufd/parameters/allow_unsafe_interrupts`"
                     }
-                    Some(libc::EACCES) => "a virtual function of a physical one that VFIO drives needs that one's VF token",
+                    Some(libc::EACCES) => iommu::VF_TOKEN,
                     Some(libc::EBUSY) => "another process has another device of its group open",
                     Some(libc::EINVAL) if token.is_some() => "this kernel takes VF tokens through the group only, or another process has it open",
                     Some(libc::EINVAL) => "another process has it open: `fuser -v /dev/vfio/devices/*` names it",

@@ -1,4 +1,4 @@
-//! PCI functions as Linux shows them under `/sys`: drivers, IOMMU groups, BARs, the delivery of interrupts.
+//! PCI functions as Linux shows them under `/sys`: drivers, IOMMU groups, BARs, virtual functions, the delivery of interrupts.
 //!
 //! A fact that cannot be read is `None`: in a container, much of `/sys` may be missing. Binding and unbinding return errors. The root of the tree is
 //! a parameter, so that tests have one of their own.
@@ -10,6 +10,10 @@
 //!     println!("{} is driven by {}", function.address(), function.driver().as_deref().unwrap_or("no driver"));
 //! }
 //! ```
+
+mod sriov;
+
+pub use sriov::Sriov;
 
 use crate::pci::Address;
 use std::fs;

@@ -1,0 +1,123 @@
+//! `wholebar vf serve`: a physical function that vfio-pci has, opened by our driver for the time that its virtual functions are used.
+
+use super::{has_vfio, named, physical, token};
+use crate::output;
+use crate::signal;
+use anyhow::{Context, Result, bail};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use wholebar::nvme::{FlexibleResource, Nvme, Options, PrimaryCapabilities, SecondaryController};
+use wholebar::pci::{Config, PciDevice};
+use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::{Vfio, VfioOptions};
+
+/// Serve the virtual functions of a physical one that vfio-pci has, until Ctrl-C
+///
+/// An NVMe controller shares its flexible queues and interrupts out among the controllers of its virtual functions, and has them go online. They are that
+/// only as long as somebody has the physical function open: make them with `wholebar vf create`, leave this running, and use them from other programs.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar vf create 0000:01:00.0 2
+  wholebar vf serve 0000:01:00.0")]
+pub struct Args {
+    /// The physical function
+    #[arg(value_name = "BDF")]
+    function: String,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let sysfs = Sysfs::default();
+    let function = named(&sysfs, &args.function)?;
+    check(&function)?;
+    let interrupted = signal::interrupted()?;
+    let options = VfioOptions { vf_token: token::recall(&sysfs, function.address()), ..VfioOptions::default() };
+    let device: Arc<dyn PciDevice> = Vfio::open(function.address(), &options)?;
+    let class = Config::of(device.as_ref())?.class();
+    if class != wholebar::nvme::CLASS {
+        bail!("{}: no driver here serves virtual functions of a device of its class ({class:?})", function.address());
+    }
+    let nvme = serve_nvme(device, function.virtual_functions().len())?;
+    let online = nvme.secondary_controllers(0)?;
+    output::print(crate::nvme::secondary_table(&online))?;
+    output::note("Ctrl-C ends it, and the virtual functions with it.");
+    while !interrupted.load(Ordering::Relaxed) {
+        nvme.check().context("the physical function")?;
+        // Only how soon an end is seen.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(nvme.shutdown()?)
+}
+
+fn check(function: &Function) -> Result<()> {
+    let (address, sriov) = (function.address(), physical(function)?);
+    if !has_vfio(function) {
+        let who = function.driver().unwrap_or_else(|| "no driver".to_owned());
+        bail!(
+            "{address}: {who} has it, and serves its virtual functions, or does not: wholebar bind {address}, to serve them here"
+        );
+    }
+    if sriov.enabled == 0 {
+        bail!("{address} has no virtual functions yet: wholebar vf create {address} N");
+    }
+    Ok(())
+}
+
+/// Opens the primary controller, and has the secondary ones of its virtual functions go online, each with an equal share of what there is.
+fn serve_nvme(device: Arc<dyn PciDevice>, functions: usize) -> Result<Nvme> {
+    let open = || Nvme::open(device.clone(), Options { io_queues: 1, ..Options::default() });
+    let mut nvme = open()?;
+    let found = nvme.primary_capabilities()?;
+    if found.queues.flexible_primary > 0 || found.interrupts.flexible_primary > 0 {
+        nvme.allocate_flexible(FlexibleResource::Queues, 0)?;
+        nvme.allocate_flexible(FlexibleResource::Interrupts, 0)?;
+        nvme.shutdown()?;
+        device.reset()?;
+        nvme = open()?;
+    }
+    let caps = nvme.primary_capabilities()?;
+    let (queues, interrupts) = shares(&caps, functions)?;
+    let of_function = |s: &SecondaryController| (1..=functions).contains(&usize::from(s.virtual_function));
+    for secondary in nvme.secondary_controllers(0)?.iter().filter(|s| of_function(s)) {
+        nvme.set_secondary_online(secondary.id, false)?;
+        nvme.assign_flexible(secondary.id, FlexibleResource::Queues, queues)?;
+        nvme.assign_flexible(secondary.id, FlexibleResource::Interrupts, interrupts)?;
+        nvme.set_secondary_online(secondary.id, true)?;
+    }
+    Ok(nvme)
+}
+
+/// The queues and interrupts of each secondary controller of `functions` virtual functions.
+fn shares(caps: &PrimaryCapabilities, functions: usize) -> Result<(u16, u16)> {
+    let functions = u32::try_from(functions).unwrap_or(u32::MAX).max(1);
+    let share = |total: u32, most: u16| u16::try_from(total / functions).unwrap_or(u16::MAX).min(most);
+    let queues = share(caps.queues.flexible_total, caps.queues.most);
+    let interrupts = share(caps.interrupts.flexible_total, caps.interrupts.most);
+    // An admin queue pair and one for I/O (NVM Express Base 2.0, 8.26.3).
+    if queues < 2 || interrupts < 1 {
+        bail!(
+            "{functions} virtual functions are too many: the controller has {} flexible pairs of queues, of which each needs 2, and {} interrupt \
+             vectors, of which each needs 1",
+            caps.queues.flexible_total,
+            caps.interrupts.flexible_total
+        );
+    }
+    Ok((queues, interrupts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wholebar::nvme::ResourceCapabilities;
+
+    #[test]
+    fn resources_are_shared_out_evenly() {
+        let some =
+            |flexible_total, most| ResourceCapabilities { flexible_total, most, ..ResourceCapabilities::default() };
+        let caps = PrimaryCapabilities { queues: some(9, 4), interrupts: some(4, 4), ..PrimaryCapabilities::default() };
+        assert_eq!(shares(&caps, 1).unwrap(), (4, 4), "no more than one can have");
+        assert_eq!(shares(&caps, 4).unwrap(), (2, 1));
+        assert!(shares(&caps, 5).unwrap_err().to_string().contains("9 flexible pairs of queues"));
+    }
+}
