@@ -42,16 +42,30 @@ pub fn open_target(target: &str, config: &DiskConfig) -> Result<Box<dyn Disk>, O
     drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
 }
 
+/// Opens what is a disk at once.
+#[allow(unused_variables, reason = "without features there is none")]
+fn direct(target: &Target, config: &DiskConfig) -> Option<Result<Box<dyn Disk>, OpenError>> {
+    match target {
+        #[cfg(feature = "kernel")]
+        Target::Kernel(wholebar_kernel::Target::Disk(target)) => {
+            Some(wholebar_kernel::blk::open(target, config).map_err(OpenError::from))
+        }
+        #[cfg(feature = "kernel")]
+        Target::Kernel(other) => Some(Err(wholebar_kernel::Error::NotADisk { target: other.to_string() }.into())),
+        #[cfg(all(feature = "vhost-user", feature = "sim"))]
+        Target::VhostUserBackEnd(target) => {
+            let why = format!(
+                "{target} is a port, and a disk is asked for: `wholebar sim serve virtio-blk --vhost-user` serves one"
+            );
+            Some(Err(wholebar_sim::Error::Conflict(why).into()))
+        }
+        _ => None,
+    }
+}
+
 /// Returns the table of the built-in drivers of storage devices: those of the features `nvme` and `virtio`.
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new(
-        "storage",
-        #[cfg(feature = "kernel")]
-        |target, config| match target {
-            wholebar_kernel::Target::Disk(target) => wholebar_kernel::blk::open(target, config),
-            other => Err(wholebar_kernel::Error::NotADisk { target: other.to_string() }),
-        },
-    );
+    let drivers = Drivers::new("storage", direct);
     #[cfg(feature = "virtio")]
     let drivers = drivers.with(Driver {
         name: "virtio",

@@ -36,13 +36,11 @@ use wholebar_core::{DriverError, PageSize};
 pub struct Drivers<P: ?Sized, C> {
     kind: &'static str,
     rows: Vec<Driver<P, C>>,
-    /// Opens what is reached through the kernel, without a driver.
-    #[cfg(feature = "kernel")]
-    kernel: KernelPath<P, C>,
+    direct: Direct<P, C>,
 }
 
-#[cfg(feature = "kernel")]
-pub(crate) type KernelPath<P, C> = fn(&wholebar_kernel::Target, &C) -> Result<Box<P>, wholebar_kernel::Error>;
+/// Opens what is no PCI device and needs no driver; `None` for other targets.
+pub(crate) type Direct<P, C> = fn(&Target, &C) -> Option<Result<Box<P>, OpenError>>;
 
 /// A driver: the devices that it is for, and the function that opens one.
 pub struct Driver<P: ?Sized, C> {
@@ -67,13 +65,8 @@ pub struct Mapping {
 }
 
 impl<P: ?Sized, C> Drivers<P, C> {
-    pub(crate) fn new(kind: &'static str, #[cfg(feature = "kernel")] kernel: KernelPath<P, C>) -> Self {
-        Self {
-            kind,
-            rows: Vec::new(),
-            #[cfg(feature = "kernel")]
-            kernel,
-        }
+    pub(crate) fn new(kind: &'static str, direct: Direct<P, C>) -> Self {
+        Self { kind, rows: Vec::new(), direct }
     }
 
     /// Adds a driver, which takes precedence over those in the table.
@@ -82,10 +75,12 @@ impl<P: ?Sized, C> Drivers<P, C> {
         self
     }
 
-    /// Opens what a target names: a PCI device, as [`open`](Self::open) does, or a path of the kernel's, which needs no driver, and takes neither `options` nor `mapping`.
+    /// Opens what a target names: a PCI device, as [`open`](Self::open) does; or a path of the kernel's, or a vhost-user back end's port, which need no
+    /// driver, and take neither `options` nor `mapping`.
     ///
     /// # Errors
-    /// As [`Target::open`] and [`open`](Self::open); `OpenError::Kernel`, of the feature `kernel`.
+    /// As [`Target::open`] and [`open`](Self::open); `OpenError::Kernel`, of the feature `kernel`; `OpenError::Model`, of the feature `sim`, where a back end
+    /// cannot be what is asked for.
     pub fn open_target(
         &self,
         target: &Target,
@@ -93,10 +88,9 @@ impl<P: ?Sized, C> Drivers<P, C> {
         config: &C,
         mapping: Mapping,
     ) -> Result<Box<P>, OpenError> {
-        match target {
-            #[cfg(feature = "kernel")]
-            Target::Kernel(target) => Ok((self.kernel)(target, config)?),
-            target => self.open(target.open(options)?.device, config, mapping),
+        match (self.direct)(target, config) {
+            Some(opened) => opened,
+            None => self.open(target.open(options)?.device, config, mapping),
         }
     }
 

@@ -55,10 +55,9 @@ pub enum OpenError {
     #[cfg(feature = "kernel")]
     #[error(transparent)]
     Kernel(#[from] wholebar_kernel::Error),
-    /// A PCI device is asked for, and the kernel's path to a disk or a network is given.
-    #[cfg(feature = "kernel")]
+    /// A PCI device is asked for, and what is given is a disk or a port without one: the kernel's own path, or a vhost-user back end's port.
     #[error(
-        "{target} is no PCI device but the kernel's own path: use it where any disk or port will do (`block::open_target`, `net::open_target`), or give the device's PCI address"
+        "{target} is no PCI device but a disk or a port in its own right: use it where any will do (`block::open_target`, `net::open_target`), or give a device's PCI address"
     )]
     NotPci {
         /// What was given.
@@ -92,7 +91,6 @@ impl OpenError {
             Self::Model(error) => error.is_name(),
             #[cfg(feature = "kernel")]
             Self::Kernel(error) => error.is_name(),
-            #[cfg(feature = "kernel")]
             Self::NotPci { .. } => true,
             _ => false,
         }

@@ -32,7 +32,8 @@ pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn P
     drivers().open(device, config, Mapping::default())
 }
 
-/// Opens what a target names (`0000:01:00.0`, `kernel:eth0`), with [`OpenOptions::default`]: a device by the built-in driver that is for it, or the kernel's own path.
+/// Opens what a target names (`0000:01:00.0`, `kernel:eth0`, `vhost-user:/run/x.sock,back-end`), with [`OpenOptions::default`]: a device by the built-in
+/// driver that is for it, the kernel's own path, or a port at the other end of a front end's rings.
 ///
 /// # Errors
 /// As [`Target::parse`] and [`Drivers::open_target`](crate::drivers::Drivers::open_target).
@@ -40,16 +41,27 @@ pub fn open_target(target: &str, config: &PortConfig) -> Result<Box<dyn Port>, O
     drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
 }
 
+/// Opens what is a port at once.
+#[allow(unused_variables, reason = "without features there is none")]
+fn direct(target: &Target, config: &PortConfig) -> Option<Result<Box<dyn Port>, OpenError>> {
+    match target {
+        #[cfg(feature = "kernel")]
+        Target::Kernel(wholebar_kernel::Target::Port(target)) => {
+            Some(wholebar_kernel::net::open(target, config).map_err(OpenError::from))
+        }
+        #[cfg(feature = "kernel")]
+        Target::Kernel(other) => Some(Err(wholebar_kernel::Error::NotAPort { target: other.to_string() }.into())),
+        #[cfg(all(feature = "vhost-user", feature = "sim"))]
+        Target::VhostUserBackEnd(target) => {
+            Some(wholebar_sim::virtio::net::back_end::open(target, config).map_err(OpenError::from))
+        }
+        _ => None,
+    }
+}
+
 /// Returns the table of the built-in drivers of network devices: those of the features `virtio`, `intel` and `vmxnet3`.
 pub fn drivers() -> Drivers {
-    let drivers = Drivers::new(
-        "network",
-        #[cfg(feature = "kernel")]
-        |target, config| match target {
-            wholebar_kernel::Target::Port(target) => wholebar_kernel::net::open(target, config),
-            other => Err(wholebar_kernel::Error::NotAPort { target: other.to_string() }),
-        },
-    );
+    let drivers = Drivers::new("network", direct);
     #[cfg(feature = "intel")]
     let drivers = drivers.with(Driver {
         name: "igb",

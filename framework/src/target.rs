@@ -1,6 +1,6 @@
 //! Devices by name: `0000:01:00.0`; `vfio-user:/run/x.sock`, with the feature `vfio-user`; `vhost-user:/run/x.sock`, with the feature
-//! `vhost-user`; `sim:nvme,size=1G`, with the feature `sim`; `kernel:/dev/nvme0n1` and `kernel:eth0`, with the feature `kernel`, which are disks and
-//! ports, but no PCI devices.
+//! `vhost-user`; `sim:nvme,size=1G`, with the feature `sim`; `kernel:/dev/nvme0n1` and `kernel:eth0`, with the feature `kernel`, and
+//! `vhost-user:/run/x.sock,back-end`, with the features `vhost-user` and `sim`, which are disks and ports, but no PCI devices.
 
 #[cfg(feature = "vhost-user")]
 mod vhost;
@@ -65,6 +65,10 @@ pub enum Target {
         /// How the back end is reached, and what its device is to be.
         options: vhost_user::Options,
     },
+    /// A port at the other end of a front end's rings: `vhost-user:/run/x.sock,back-end`, perhaps followed by `,server` and `,mac=`. It is no PCI device, so
+    /// that it is opened by [`Drivers::open_target`](crate::drivers::Drivers::open_target) alone.
+    #[cfg(all(feature = "vhost-user", feature = "sim"))]
+    VhostUserBackEnd(wholebar_sim::virtio::net::back_end::BackEnd),
     /// A disk or a port that is reached through the kernel: `kernel:/dev/nvme0n1`, `kernel:eth0`. It is no PCI device, so that it is opened by
     /// [`Drivers::open_target`](crate::drivers::Drivers::open_target) alone.
     #[cfg(feature = "kernel")]
@@ -135,8 +139,14 @@ impl Target {
             Some(("vhost-user", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "vhost-user" }),
             #[cfg(feature = "vhost-user")]
             Some(("vhost-user", target)) => match vhost::parse(target)? {
-                ("", _) => Err(unknown()),
-                (path, options) => Ok(Self::VhostUser { path: path.into(), options }),
+                vhost::Name { path: "", .. } => Err(unknown()),
+                vhost::Name { path, options, back_end: false } => Ok(Self::VhostUser { path: path.into(), options }),
+                #[cfg(feature = "sim")]
+                vhost::Name { path, options, back_end: true } => {
+                    Ok(Self::VhostUserBackEnd(vhost::back_end(path, &options)?))
+                }
+                #[cfg(not(feature = "sim"))]
+                vhost::Name { back_end: true, .. } => Err(OpenError::Feature { text: text.to_owned(), feature: "sim" }),
             },
             #[cfg(not(feature = "kernel"))]
             Some(("kernel", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "kernel" }),
@@ -150,11 +160,22 @@ impl Target {
         }
     }
 
+    /// Returns whether the target is a PCI device, which [`open`](Self::open) opens; else it is a disk or a port in its own right.
+    pub fn is_pci(&self) -> bool {
+        match self {
+            #[cfg(feature = "kernel")]
+            Self::Kernel(_) => false,
+            #[cfg(all(feature = "vhost-user", feature = "sim"))]
+            Self::VhostUserBackEnd(_) => false,
+            _ => true,
+        }
+    }
+
     /// Opens the device. A model runs on a thread of its own from then on, until the device is dropped.
     ///
     /// # Errors
     /// [`OpenError::Device`], with the error of the kernel or the server; `OpenError::Model`, of the feature `sim`, where the model cannot be made;
-    /// `OpenError::NotPci`, of the feature `kernel`, where the target is the kernel's path to a disk or a port.
+    /// [`OpenError::NotPci`] where the target is a disk or a port without such a device.
     #[cfg_attr(
         not(any(feature = "sim", feature = "vfio-user", feature = "vhost-user")),
         allow(unused_variables, reason = "the kernel's devices have none of these options")
@@ -176,6 +197,8 @@ impl Target {
             }
             #[cfg(feature = "kernel")]
             Self::Kernel(_) => return Err(OpenError::NotPci { target: self.to_string() }),
+            #[cfg(all(feature = "vhost-user", feature = "sim"))]
+            Self::VhostUserBackEnd(_) => return Err(OpenError::NotPci { target: self.to_string() }),
             #[cfg(feature = "sim")]
             Self::Sim(target) => {
                 let sim = target.open(options.model_core)?;
@@ -251,6 +274,8 @@ impl fmt::Display for Target {
             }
             #[cfg(feature = "vhost-user")]
             Self::VhostUser { path, options } => vhost::show(path, options, f),
+            #[cfg(all(feature = "vhost-user", feature = "sim"))]
+            Self::VhostUserBackEnd(target) => target.fmt(f),
             // The token is a secret.
             Self::Pci { address, options } => {
                 write!(f, "{address}")?;

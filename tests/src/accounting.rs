@@ -131,6 +131,11 @@ fn dropped(ends: [&End; 2], rigs: &[Rig; 2]) -> BTreeMap<String, u64> {
             add(&counter.name, counter.value);
         }
     }
+    for port in rigs.iter().filter_map(|rig| rig.far.as_ref()) {
+        for counter in port.statistics().iter().filter(|c| c.name.starts_with("dropped_")) {
+            add(&counter.name, counter.value);
+        }
+    }
     for handle in rigs.iter().filter_map(|rig| rig.net.as_ref()) {
         handle.stats().all().filter(|(name, _)| LOST.contains(name)).for_each(|(name, n)| add(name, n));
     }

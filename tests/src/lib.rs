@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use wholebar::model::Model;
+use wholebar::net::Port;
 use wholebar::pci::PciDevice;
 use wholebar::sim::nvme::{Nvme, NvmeParams};
 use wholebar::sim::virtio::net::{self, NetHandle, NetParams};
@@ -22,6 +23,7 @@ pub mod igb;
 pub mod nvme;
 pub mod nvme_accounting;
 pub mod storage;
+pub mod switch;
 pub mod virtio;
 
 /// A device, and all that keeps it working.
@@ -32,13 +34,20 @@ pub struct Rig {
     pub name: &'static str,
     /// What its model counts, where it is a network model.
     pub net: Option<Arc<NetHandle>>,
-    _keep: Vec<Box<dyn Any>>,
+    /// The port at the far end, where it is a front end of one.
+    pub far: Option<Arc<dyn Port>>,
+    keep: Vec<Box<dyn Any>>,
 }
 
 impl Rig {
+    /// A device that needs nothing else.
+    pub fn of(device: Arc<dyn PciDevice>, name: &'static str) -> Self {
+        Self { device, name, net: None, far: None, keep: vec![] }
+    }
+
     /// A device of the kernel's.
     pub fn over(device: Arc<Vfio>) -> Self {
-        Self { device, name: "kernel VFIO", net: None, _keep: vec![] }
+        Self::of(device, "kernel VFIO")
     }
 }
 
@@ -64,7 +73,7 @@ pub fn vfio_user(params: &str) -> Result<Rig> {
 /// What its parameters or the system say.
 pub fn on_thread(target: &str) -> Result<Rig> {
     let opened = wholebar::sim::open(target)?;
-    Ok(Rig { device: opened.model, name: "in process", net: opened.net, _keep: vec![] })
+    Ok(Rig { net: opened.net, ..Rig::of(opened.model, "in process") })
 }
 
 /// A model behind a vfio-user socket, served by a thread, reached by the client.
@@ -81,7 +90,7 @@ pub fn behind_socket(model: impl Model + 'static) -> Result<Rig> {
     let served = Served { stop, thread: Some(thread) };
     let patient = vfio_user::Options::of(storage::PATIENCE);
     let device = VfioUser::connect(&path, patient).context("connecting to our own server")?;
-    Ok(Rig { device, name: "vfio-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
+    Ok(Rig { keep: vec![Box::new(served), Box::new(dir)], ..Rig::of(device, "vfio-user") })
 }
 
 /// A network model behind a vfio-user socket.
@@ -107,7 +116,7 @@ pub fn over_vhost_user(model: impl VirtioModel + 'static) -> Result<Rig> {
     let served = Served { stop, thread: Some(thread) };
     let patient = vhost_user::Options::default().with_timeout(storage::PATIENCE);
     let device = VhostUser::connect(&path, patient).context("connecting to our own back end")?;
-    Ok(Rig { device, name: "vhost-user", net: None, _keep: vec![Box::new(served), Box::new(dir)] })
+    Ok(Rig { keep: vec![Box::new(served), Box::new(dir)], ..Rig::of(device, "vhost-user") })
 }
 
 /// A virtio network model behind a vhost-user socket.

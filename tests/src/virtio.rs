@@ -300,7 +300,8 @@ pub fn frame(to: Mac, len: usize, number: u64) -> Vec<u8> {
     frame
 }
 
-fn bytes(packet: &Buf) -> Vec<u8> {
+/// The bytes of a packet, whatever the number of its buffers.
+pub fn bytes(packet: &Buf) -> Vec<u8> {
     packet.segments().flat_map(|b| b.bytes().to_vec()).collect()
 }
 

@@ -74,6 +74,10 @@ or, for `blk` and `net`, the kernel's own path to a disk or a network:
   kernel:eth0             an interface, by a packet socket; behind it ,force;
                           ,mode=xdp for AF_XDP: of its queue 0, or ,queue=N, by
                           the card itself with ,zerocopy
+or, for `net`, a virtual machine's card at the other end of its vhost-user:
+  vhost-user:/run/x.sock,back-end
+                          connects to a front end that listens there; with
+                          ,server it is listened for front ends; ,mac= is theirs
 
 Try first:
   wholebar bench

@@ -15,8 +15,8 @@ use wholebar::{OpenError, OpenOptions, sim};
 pub enum AnyTarget {
     /// A PCI device, for which a driver is needed.
     Pci(Target),
-    /// The kernel's own path, which is opened without one.
-    Kernel(wholebar::Target),
+    /// What is opened without one: the kernel's own path, or a vhost-user back end's port.
+    Direct(wholebar::Target),
 }
 
 /// A PCI device that was opened.
@@ -35,7 +35,7 @@ pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Re
 /// The same of any target. A vfio-user server may take `timeout` to answer.
 pub fn open_any(name: &str, driver_cores: &[usize], timeout: Option<Duration>) -> Result<AnyTarget> {
     match parse(name)? {
-        target @ wholebar::Target::Kernel(_) => Ok(AnyTarget::Kernel(target)),
+        target if !target.is_pci() => Ok(AnyTarget::Direct(target)),
         target => Ok(AnyTarget::Pci(open_device(&target, driver_cores, None, timeout)?)),
     }
 }
@@ -71,10 +71,10 @@ impl AnyTarget {
     pub fn open<P: ?Sized, C>(&self, drivers: &Drivers<P, C>, config: &C, mapping: Mapping) -> Result<Box<P>> {
         let opened = match self {
             Self::Pci(target) => drivers.open(target.device.clone(), config, mapping),
-            Self::Kernel(target) if mapping != Mapping::default() => {
+            Self::Direct(target) if mapping != Mapping::default() => {
                 return Err(Usage(format!("{target} has no BARs: leave out --policy and --page")).into());
             }
-            Self::Kernel(target) => drivers.open_target(target, &OpenOptions::default(), config, mapping),
+            Self::Direct(target) => drivers.open_target(target, &OpenOptions::default(), config, mapping),
         };
         opened.map_err(named)
     }
@@ -86,7 +86,7 @@ impl AnyTarget {
     pub fn pci(&self) -> Result<&Target> {
         match self {
             Self::Pci(target) => Ok(target),
-            Self::Kernel(target) => Err(named(OpenError::NotPci { target: target.to_string() })),
+            Self::Direct(target) => Err(named(OpenError::NotPci { target: target.to_string() })),
         }
     }
 
@@ -94,7 +94,8 @@ impl AnyTarget {
     pub fn origin(&self) -> Origin {
         match self {
             Self::Pci(target) => Origin::of(target.device.as_ref()).0,
-            Self::Kernel(_) => Origin::Kernel,
+            Self::Direct(wholebar::Target::Kernel(_)) => Origin::Kernel,
+            Self::Direct(_) => Origin::Emulated,
         }
     }
 

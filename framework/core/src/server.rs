@@ -54,11 +54,11 @@ pub trait Session<M: Model>: Sized {
 /// Why a peer is sent away that [takes its memory away](Session::is_robbed).
 const ROBBED: &str = "it took memory away that it had shared";
 /// How long to wait before it is tried again to connect.
-const RETRY: Duration = Duration::from_millis(50);
+pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
 /// A model, served to one peer at a time: as `vfio_user::Server`, or as `vhost_user::Server`, which say how one is made.
 pub struct Server<M: Model, S: Session<M>> {
-    peers: Peers,
+    pub(crate) peers: Peers,
     function: ModelFunction<M>,
     setup: S::Setup,
     pub(crate) session: Option<S>,
@@ -100,6 +100,13 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         self.session.is_some()
     }
 
+    /// Returns whether the peer took memory away that it had shared, and that was touched. Then nothing of it is to be believed, until
+    /// the next look at the socket has sent it away.
+    #[inline]
+    pub fn is_robbed(&self) -> bool {
+        self.session.as_ref().is_some_and(S::is_robbed)
+    }
+
     /// Runs one turn of the model, and at times reads the socket. It never waits.
     #[inline]
     pub fn poll(&mut self) -> Work {
@@ -126,7 +133,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
 
     /// A look at the socket: whether anything came.
     #[cold]
-    fn poll_socket(&mut self) -> bool {
+    pub(crate) fn poll_socket(&mut self) -> bool {
         let came = match &mut self.session {
             Some(session) if session.is_robbed() => Err(ROBBED.to_owned()),
             Some(session) => session.poll(&mut self.function),

@@ -6,18 +6,29 @@ use std::fmt;
 use std::path::Path;
 use wholebar_core::net::Mac;
 use wholebar_core::vhost_user::{DeviceType, Options};
+#[cfg(feature = "sim")]
+use wholebar_sim::virtio::net::back_end::BackEnd;
 
 /// The least MTU: what every IPv4 host takes (RFC 791).
 const LEAST_MTU: u16 = 68;
 
+/// A name, taken apart.
+pub(super) struct Name<'a> {
+    pub(super) path: &'a str,
+    pub(super) options: Options,
+    /// The back end is here: it is a front end that is to be at the other end.
+    pub(super) back_end: bool,
+}
+
 /// A path and the parameters behind it. A path may have commas of its own: what is no parameter belongs to it.
-pub(super) fn parse(text: &str) -> Result<(&str, Options), OpenError> {
-    let (mut path, mut options) = (text, Options::default());
+pub(super) fn parse(text: &str) -> Result<Name<'_>, OpenError> {
+    let (mut path, mut options, mut back_end) = (text, Options::default(), false);
     while let Some((before, last)) = path.rsplit_once(',') {
         let (key, value) = last.split_once('=').unwrap_or((last, ""));
         let bad = |key, expected| OpenError::Value { key, value: value.to_owned(), expected };
         match key {
             "server" if key == last => options.server = true,
+            "back-end" if key == last => back_end = true,
             "net" if key == last => options.device_type = Some(DeviceType::Net),
             "blk" if key == last => options.device_type = Some(DeviceType::Blk),
             "timeout" => options = options.with_timeout(seconds("timeout", value, false)?),
@@ -35,7 +46,24 @@ pub(super) fn parse(text: &str) -> Result<(&str, Options), OpenError> {
         }
         path = before;
     }
-    Ok((path, options))
+    Ok(Name { path, options, back_end })
+}
+
+/// A back end of these options, few of which one has.
+#[cfg(feature = "sim")]
+pub(super) fn back_end(path: &str, options: &Options) -> Result<BackEnd, OpenError> {
+    let usual = Options::default();
+    let others = [
+        ("blk", options.device_type == Some(DeviceType::Blk)),
+        ("mtu", options.mtu.is_some()),
+        ("timeout", options.timeout != usual.timeout),
+        ("reconnect", options.reconnect != usual.reconnect),
+    ];
+    if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
+        const HAS: &str = "server and mac=";
+        return Err(OpenError::Parameter { target: "a vhost-user back end's port", key: key.to_owned(), known: HAS });
+    }
+    Ok(BackEnd { path: path.into(), server: options.server, mac: options.mac })
 }
 
 /// Shows a name as [`parse`] reads it.
@@ -79,7 +107,20 @@ mod tests {
         ] {
             assert_eq!(Target::parse(text).unwrap().to_string(), text);
         }
+        #[cfg(feature = "sim")]
+        for text in ["vhost-user:x,back-end", "vhost-user:/run/x,y,back-end,server,mac=02:00:00:00:00:01"] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!((target.to_string(), target.is_pci()), (text.to_owned(), false));
+        }
         let error = |text: &str| Target::parse(text).unwrap_err().to_string();
+        #[cfg(feature = "sim")]
+        for (key, text) in [("blk", "blk"), ("mtu", "mtu=9000"), ("timeout", "timeout=1"), ("reconnect", "reconnect=1")]
+        {
+            let error = error(&format!("vhost-user:x,back-end,{text}"));
+            assert_eq!(error, format!("a vhost-user back end's port has no parameter {key:?}; it has server and mac="));
+        }
+        #[cfg(not(feature = "sim"))]
+        assert!(error("vhost-user:x,back-end").contains("the feature \"sim\""));
         assert!(error("vhost-user:x,mtu=67").starts_with("mtu=67: expected bytes"));
         assert!(error("vhost-user:x,mac=01:00:00:00:00:01").contains("one station"));
         assert!(error("vhost-user:x,mac=me,net").contains("an address"));

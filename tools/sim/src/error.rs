@@ -86,6 +86,14 @@ pub enum Error {
         /// The pair.
         name: String,
     },
+    /// A back end's port cannot be, or do, what is asked of it.
+    #[error("{port}: {why}")]
+    Port {
+        /// The target by which it was opened.
+        port: String,
+        /// What was tried, and why it can't be.
+        why: String,
+    },
     /// What the framework says.
     #[error(transparent)]
     Framework(#[from] wholebar_core::Error),

@@ -49,7 +49,7 @@ impl AnyDisk {
         if disk.queues() < config.queues {
             bail!("{} queues are asked for, and {} has {}", config.queues, disk.name(), disk.queues());
         }
-        Ok(Self { disk, mapping, kernel: matches!(target, AnyTarget::Kernel(_)) })
+        Ok(Self { disk, mapping, kernel: matches!(target, AnyTarget::Direct(_)) })
     }
 }
 

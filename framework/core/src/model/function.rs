@@ -315,6 +315,12 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.model.poll(&mut Host::new(&self.dma, &self.irqs))
     }
 
+    /// Does something with the model beside its turns: by its own ways, and with what it can reach.
+    #[inline]
+    pub fn with<T>(&mut self, act: impl FnOnce(&mut M, &mut Host<'_>) -> T) -> T {
+        act(&mut self.model, &mut Host::new(&self.dma, &self.irqs))
+    }
+
     /// Prepares for a rest: see [`Model::arm`].
     pub fn arm(&mut self) -> Armed {
         self.model.arm()

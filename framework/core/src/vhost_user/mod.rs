@@ -20,7 +20,7 @@ mod server;
 mod wire;
 
 pub use client::{DeviceType, Options, VhostUser};
-pub use server::{QueueRecord, Server, VirtioModel};
+pub use server::{QueueRecord, Server, VirtioModel, Wait};
 
 /// A message, and the descriptors that came with it.
 pub(crate) type Frame = crate::socket::Frame<wire::Header>;

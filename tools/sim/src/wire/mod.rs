@@ -69,6 +69,13 @@ impl Wire {
     }
 }
 
+/// An address, locally administered: made of a name, and which of those that have it this is.
+pub(crate) fn mac_of(name: &str, which: u8) -> [u8; 6] {
+    let sum = name.bytes().fold(0x811c_9dc5u32, |sum, b| (sum ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let [a, b, c, _] = sum.to_be_bytes();
+    [0x02, 0x57, a, b, c, which]
+}
+
 /// A model's end of a wire.
 pub(crate) struct Port {
     medium: Medium,
@@ -227,9 +234,7 @@ impl Port {
             Wire::Loop | Wire::Capture { .. } => "",
             Wire::Pair(name) | Wire::Tap(name) => name,
         };
-        let sum = name.bytes().fold(0x811c_9dc5u32, |sum, b| (sum ^ u32::from(b)).wrapping_mul(0x0100_0193));
-        let [a, b, c, _] = sum.to_be_bytes();
-        [0x02, 0x57, a, b, c, self.side() + 1]
+        mac_of(name, self.side() + 1)
     }
 
     /// What it waits for, after a turn that found nothing: as [`Model::arm`](wholebar_core::model::Model::arm) says it.

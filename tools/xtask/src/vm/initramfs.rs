@@ -23,7 +23,7 @@ const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
 
 /// Where the kernel has them, for the command to load: the devices' own drivers, and a file system.
 const AT_HAND: &[&str] =
-    &["nvme", "virtio_net", "igb", "igbvf", "e1000e", "vmxnet3", "tun", "ext4", "crc32c_generic", "loop"];
+    &["nvme", "virtio_net", "virtio_blk", "igb", "igbvf", "e1000e", "vmxnet3", "tun", "ext4", "crc32c_generic", "loop"];
 
 /// Runs a program with its own libraries, wherever they lie.
 const DYNAMIC: &str =
@@ -36,7 +36,7 @@ pub struct Inside {
     /// one is loaded. Where a device that is named by its address cannot be given, the command is not run (125)
     #[arg(long, value_name = "DEVICE", default_value = "nvme", value_parser = device)]
     pub bind: Vec<String>,
-    /// Kernel modules to load, of those that the guest has: nvme, virtio_net, igb, e1000e, vmxnet3, ext4
+    /// Kernel modules to load, of those that the guest has: nvme, virtio_net, virtio_blk, igb, e1000e, vmxnet3, ext4
     #[arg(long, value_name = "NAME")]
     pub load: Vec<String>,
     /// Huge pages of the default size to reserve

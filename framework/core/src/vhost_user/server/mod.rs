@@ -11,6 +11,7 @@
 //! | `device` | the model as the front end set it up |
 //! | `rings`, `kicks`, `memory` | a front end's rings: sizes, bases and addresses; their eventfds; its memory |
 //! | `inflight` | the record of what is in flight, for another back end |
+//! | `wait` | for a server whose queues others poll: what comes besides, and waiting for that |
 //! | `registers` | the model's registers, as a driver finds them |
 
 mod device;
@@ -20,6 +21,7 @@ mod memory;
 mod registers;
 mod rings;
 mod session;
+mod wait;
 
 use crate::model::{Model, ModelFunction};
 use crate::pci::Irq;
@@ -30,6 +32,7 @@ use registers::Registers;
 use session::Session;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+pub use wait::Wait;
 
 /// A model of a modern virtio PCI function that a [`Server`] can drive: vring bases and pairs in use, for which such a function has no registers.
 ///

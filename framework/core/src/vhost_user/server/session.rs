@@ -15,7 +15,7 @@ use crate::vhost_user::wire::{self, BackendRequest, Header, Request, VringAddr, 
 use crate::vhost_user::{Frame, Socket};
 use rustix::event::{PollFd, PollFlags};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use zerocopy::IntoBytes;
@@ -60,9 +60,8 @@ impl<M: VirtioModel + 'static> server::Session<M> for Session {
 
     /// Kicks end it, too.
     fn wait(&self, timeout: Duration, wires: Vec<BorrowedFd<'_>>) -> io::Result<()> {
-        let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
-        let own = vec![PollFd::new(&self.socket, events), PollFd::new(&self.device.kicks, PollFlags::IN)];
-        Ok(rest::wait(own, wires, timeout)?)
+        let own = self.wakes().map(|(fd, events)| PollFd::from_borrowed_fd(fd, events));
+        Ok(rest::wait(own.into(), wires, timeout)?)
     }
 
     /// A front end may have given a ring no kick, and have it looked at.
@@ -84,6 +83,18 @@ impl<M: VirtioModel + 'static> server::Session<M> for Session {
 }
 
 impl Session {
+    /// What ends a wait: the socket, and kicks.
+    pub fn wakes(&self) -> [(BorrowedFd<'_>, PollFlags); 2] {
+        // What is to be sent is taken before anything is read.
+        let events = if self.socket.is_sending() { PollFlags::OUT } else { PollFlags::IN };
+        [(self.socket.as_fd(), events), (self.device.kicks.as_fd(), PollFlags::IN)]
+    }
+
+    /// Whether the front end is to be told something for which its channel had no room.
+    pub fn has_untold(&self) -> bool {
+        self.untold
+    }
+
     /// Passes kicks to the model, and configuration changes and failed queues to the front end. Returns whether anything was kicked.
     fn attend(&mut self, function: &mut Function) -> Result<bool, String> {
         let kicked = self.device.take_kicks(function)?;

@@ -9,8 +9,10 @@
 //! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
 //! | `coalesce` | when a queue interrupts |
 //! | `receive` | received packets, into the driver's buffers |
+//! | `back_end` | a port at the other end of a front end's rings, in the place of a device |
 //! | `mod` | the device, and packets to send |
 
+pub mod back_end;
 mod coalesce;
 mod control;
 mod filter;

@@ -241,27 +241,8 @@ fn put<T: Turn>(
         turn.used(chain, bytes.len() as u32);
         return Ok(Put::Done);
     }
-    if size(parts)? < header {
-        return Err("a receive buffer is shorter than the header".into());
-    }
-    merge.start(chain, parts)?;
+    merge.start(chain, parts, header)?;
     put_merged(turn, host, ahead, place, merge, bytes, mergeable)
-}
-
-impl Merge {
-    fn start(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
-        self.parts.clear();
-        self.chains.clear();
-        self.sizes.clear();
-        self.add(chain, parts)
-    }
-
-    fn add(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
-        self.parts.extend_from_slice(parts);
-        self.chains.push(chain);
-        self.sizes.push(size(parts)?);
-        Ok(())
-    }
 }
 
 /// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
@@ -275,24 +256,75 @@ fn put_merged<T: Turn>(
     bytes: &mut [u8],
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    while merge.sizes.iter().sum::<usize>() < bytes.len() {
-        let next = if mergeable { ahead.next(turn, host)? } else { None };
-        let Some((chain, parts)) = next else {
-            ahead.back(turn, place, &merge.chains);
-            return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
-        };
-        merge.add(chain, parts)?;
+    if !merge.fill(turn, host, ahead, place, bytes.len(), mergeable)? {
+        return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
     }
-    bytes[10..12].copy_from_slice(&(merge.chains.len() as u16).to_le_bytes());
+    bytes[10..12].copy_from_slice(&merge.buffers().to_le_bytes());
     scatter(host, &merge.parts, 0, bytes)?;
-    let mut left = bytes.len();
-    for (chain, size) in merge.chains.iter().zip(&merge.sizes) {
-        // All but the last are filled (5.1.6.4.1).
-        let len = left.min(*size);
-        turn.used(*chain, len as u32);
-        left -= len;
-    }
+    merge.use_up(turn, bytes.len());
     Ok(Put::Done)
+}
+
+impl Merge {
+    /// Begins with a chain, which holds a header of `header` bytes at least.
+    pub(super) fn start(&mut self, chain: Chain, parts: &[Part], header: usize) -> Result<(), Broken> {
+        if size(parts)? < header {
+            return Err("a receive buffer is shorter than the header".into());
+        }
+        self.parts.clear();
+        self.chains.clear();
+        self.sizes.clear();
+        self.add(chain, parts)
+    }
+
+    fn add(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
+        self.parts.extend_from_slice(parts);
+        self.chains.push(chain);
+        self.sizes.push(size(parts)?);
+        Ok(())
+    }
+
+    /// Takes further chains until there is room for `len` bytes; whether there is. Else all are given back, the first of which was at `place`.
+    pub(super) fn fill<T: Turn>(
+        &mut self,
+        turn: &mut T,
+        host: &Host<'_>,
+        ahead: &mut Ahead,
+        place: usize,
+        len: usize,
+        mergeable: bool,
+    ) -> Result<bool, Broken> {
+        while self.sizes.iter().sum::<usize>() < len {
+            let next = if mergeable { ahead.next(turn, host)? } else { None };
+            let Some((chain, parts)) = next else {
+                ahead.back(turn, place, &self.chains);
+                return Ok(false);
+            };
+            self.add(chain, parts)?;
+        }
+        Ok(true)
+    }
+
+    /// The buffers of all chains, one behind the other.
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// How many chains there are, as the header says it (5.1.6.4.1).
+    pub(super) fn buffers(&self) -> u16 {
+        self.chains.len() as u16
+    }
+
+    /// Marks the chains as used, with `len` bytes in all of them.
+    pub(super) fn use_up<T: Turn>(&self, turn: &mut T, len: usize) {
+        let mut left = len;
+        for (chain, size) in self.chains.iter().zip(&self.sizes) {
+            // All but the last are filled (5.1.6.4.1).
+            let len = left.min(*size);
+            turn.used(*chain, len as u32);
+            left -= len;
+        }
+    }
 }
 
 /// How much a receive chain holds: all of it must be there to be written.

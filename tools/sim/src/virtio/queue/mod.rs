@@ -167,6 +167,14 @@ impl Queue {
         }
     }
 
+    /// Says whether to be notified, from here on; the next turn tells the driver.
+    pub(super) fn set_notify(&mut self, notify: bool) {
+        match &mut self.ring {
+            Ring::Split(ring) => ring.set_notify(notify),
+            Ring::Packed(ring) => ring.set_notify(notify),
+        }
+    }
+
     /// Whether nothing is available. Where that can't be seen, a turn will tell why.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {

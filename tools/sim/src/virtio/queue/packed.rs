@@ -86,6 +86,13 @@ impl Packed {
         self.record = Some(record);
     }
 
+    pub(super) fn set_notify(&mut self, notify: bool) {
+        if self.rules.notify != notify {
+            self.rules.notify = notify;
+            (self.told, self.event) = (false, None);
+        }
+    }
+
     /// The place of what is to be used next.
     pub(super) fn base(&self) -> u16 {
         self.used.bits()

@@ -16,6 +16,9 @@ const USED_IDX: usize = 1;
 /// Available: no interrupts, please (2.7.7). Used: no notifications, please (2.7.10).
 const SUPPRESS: u16 = 1;
 
+/// How far behind an event index may be that is not to be passed: indexes are of 16 bits, and a queue has half of these entries at most.
+const FAR: u16 = 1 << 14;
+
 /// A split queue, as the device keeps it.
 pub(in super::super) struct Split {
     setup: Setup,
@@ -79,6 +82,12 @@ impl Split {
     /// The index of what is to be used next.
     pub(super) fn base(&self) -> u16 {
         self.used
+    }
+
+    pub(super) fn set_notify(&mut self, notify: bool) {
+        if self.rules.notify != notify {
+            (self.rules.notify, self.told) = (notify, None);
+        }
     }
 
     /// Whether nothing is available, and the driver knows when to notify.
@@ -232,8 +241,9 @@ impl Turn for SplitPass<'_, '_> {
         self.close();
         let Split { setup, rules, next, used, .. } = *self.queue;
         if rules.event_idx {
-            // 2.7.10: the driver notifies as it passes this index. One just behind is never passed.
-            let event = if rules.notify { next } else { next.wrapping_sub(1) };
+            // 2.7.10: the driver notifies as it passes this index. One that is not too far behind is never passed.
+            let behind = self.queue.told.filter(|told| (1..=FAR).contains(&next.wrapping_sub(*told)));
+            let event = if rules.notify { next } else { behind.unwrap_or(next.wrapping_sub(1)) };
             // Not when it is there already: the driver has it in its cache.
             if self.queue.told != Some(event) {
                 self.used.avail_event.store(event.to_le(), Ordering::Relaxed);
