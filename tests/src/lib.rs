@@ -22,9 +22,10 @@ pub mod guest;
 pub mod igb;
 pub mod nvme;
 pub mod nvme_accounting;
-pub mod storage;
 pub mod switch;
 pub mod virtio;
+
+pub use wholebar_selftest::storage;
 
 /// A device, and all that keeps it working.
 pub struct Rig {

@@ -3,13 +3,11 @@
 //! They write to the device.
 
 use crate::Rig;
-use crate::storage::{PATIENCE, finish, ok, round_trips};
+use crate::storage::{self, PATIENCE, finish, ok, round_trips};
 pub use crate::storage::{fill, holds, request, run};
 use anyhow::{Context, Result, bail, ensure};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
+use std::time::Instant;
+use wholebar::block::{BlockQueue, Data, Disk, Op, Reject, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::nvme::{
     BlockRange, DatasetAttributes, Namespace, Nvme, Options, Queue, QueueOptions, RawCommand, ShadowDoorbells, Transfer,
@@ -74,7 +72,8 @@ pub fn data_comes_back(rig: &Rig, options: Options) -> Result<()> {
     let size = 2 << 20;
     let bench = Bench::open(rig, options, 4, size)?;
     let mut queue = bench.nvme.queue(QueueOptions::default())?;
-    round_trips(&mut queue, &bench.pool, (bench.ns.nsid, bench.ns.block_size)).with_context(|| rig.name)?;
+    let place = (bench.ns.nsid, bench.ns.block_size);
+    round_trips(&mut queue, &bench.pool, place, 0..bench.ns.blocks).with_context(|| rig.name)?;
     ensure!(queue.in_flight() == 0 && bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
     Ok(())
 }
@@ -250,113 +249,12 @@ pub fn one_doorbell_a_batch(rig: &Rig, options: Options) -> Result<()> {
 
 /// Several threads write and verify on queues of their own while the controller is reset again and again.
 ///
-/// A command that was aborted is done again: its write may have happened or not, but nothing else may have.
-///
 /// # Errors
 /// What went wrong.
 pub fn data_survives_resets(rig: &Rig, options: Options, resets: u32) -> Result<()> {
-    const THREADS: usize = 2;
-    const DEPTH: u64 = 16;
-    let bench = Arc::new(Bench::open(rig, options, 256, 4096)?);
-    let stop = Arc::new(AtomicBool::new(false));
-    let rounds: Arc<[AtomicU64; THREADS]> = Arc::default();
-    let workers: Vec<_> = (0..THREADS)
-        .map(|thread| {
-            let (bench, stop, rounds) = (bench.clone(), stop.clone(), rounds.clone());
-            std::thread::spawn(move || -> Result<()> {
-                let mut queue = bench.nvme.queue(QueueOptions::default())?;
-                let blocks = u64::from(4096 / bench.ns.block_size);
-                let mut seed = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    seed += 1;
-                    for read in [false, true] {
-                        let mut open: Vec<u64> = (0..DEPTH).collect();
-                        while !open.is_empty() {
-                            batch(&bench, &mut queue, thread as u64, blocks, seed, read, &mut open)?;
-                        }
-                    }
-                    rounds[thread].store(seed, Ordering::Relaxed);
-                }
-                Ok(())
-            })
-        })
-        .collect();
-    let mut failure = None;
-    for round in 0..resets {
-        let began = Instant::now();
-        // Each gets some work through between resets, however seldom it has a core: something is in flight then.
-        let seen: Vec<_> = rounds.iter().map(|done| done.load(Ordering::Relaxed)).collect();
-        let idle = || rounds.iter().zip(&seen).any(|(done, seen)| done.load(Ordering::Relaxed) < seen + 2);
-        while idle() && began.elapsed() < PATIENCE && !workers.iter().any(|w| w.is_finished()) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if began.elapsed() >= PATIENCE {
-            failure = Some(anyhow::anyhow!("before reset {round}, little was done for {PATIENCE:?}"));
-            break;
-        }
-        if let Err(error) = bench.nvme.reset() {
-            failure = Some(anyhow::Error::from(error).context(format!("reset {round}")));
-            break;
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.join().map_err(|_| anyhow::anyhow!("a worker panicked"))??;
-    }
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
-    ensure!(bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
-    Ok(())
-}
-
-/// One try at a batch of writes, or of reads that are verified; leaves in `open` what has to be done again.
-fn batch(
-    bench: &Bench,
-    queue: &mut Queue,
-    thread: u64,
-    blocks: u64,
-    seed: u64,
-    read: bool,
-    open: &mut Vec<u64>,
-) -> Result<()> {
-    let lba = |i: u64| (thread * 1024 + i) * blocks;
-    let (began, mut next, mut again) = (Instant::now(), open.len(), Vec::new());
-    let mut outstanding = 0;
-    while next > 0 || outstanding > 0 {
-        while next > 0 {
-            let i = open[next - 1];
-            let mut req = if read { bench.read(lba(i), 4096)? } else { bench.write(lba(i), 4096, seed)? };
-            req.tag = i;
-            match queue.submit(req) {
-                Ok(()) => (next, outstanding) = (next - 1, outstanding + 1),
-                Err(rejected) if matches!(rejected.why, Reject::Full | Reject::Resetting) => break,
-                Err(rejected) => bail!("refused: {}", rejected.why),
-            }
-        }
-        queue.ring();
-        let mut bad = None;
-        queue.poll(32, &mut |c| {
-            outstanding -= 1;
-            match c.status {
-                Status::Ok if read => {
-                    if !c.data.bufs().iter().all(|b| holds(b, lba(c.tag), bench.ns.block_size, seed)) {
-                        bad = Some(format!("block {} does not hold what was written", lba(c.tag)));
-                    }
-                }
-                Status::Ok => {}
-                Status::Aborted => again.push(c.tag),
-                other => bad = Some(format!("{other:?}")),
-            }
-        });
-        if let Some(bad) = bad {
-            bail!("{bad}");
-        }
-        ensure!(began.elapsed() < PATIENCE, "no progress: the queue is {:?}", queue.state());
-        std::thread::yield_now();
-    }
-    *open = again;
-    Ok(())
+    let bench = Bench::open(rig, options, 64, 4096)?;
+    let ns = Disk::namespaces(&bench.nvme).into_iter().next().context("no usable namespace")?;
+    storage::data_survives_resets(&bench.nvme, &ns, &bench.pool, 0, resets)
 }
 
 /// An asynchronous event arrives on the slow path, twice: it was re-armed.

@@ -11,6 +11,7 @@ use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig, Rss, RxQueue, TxQueue};
 use wholebar::virtio::blk::{BlkConfig, Queue};
 use wholebar::virtio::{Blk, Net, Options};
+pub use wholebar_selftest::packets::{bytes, frame};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
 pub fn patient() -> Options {
@@ -34,7 +35,7 @@ pub fn data_comes_back(rig: &Rig, options: Options) -> Result<()> {
     let (blk, pool) = disk(rig, options, 2)?;
     let mut queues = (0..blk.queues()).map(|_| blk.queue()).collect::<Result<Vec<_>, _>>()?;
     for queue in &mut queues {
-        round_trips(queue, &pool, (1, blk.disk().block_size))?;
+        round_trips(queue, &pool, (1, blk.disk().block_size), 0..blk.disk().blocks)?;
         ensure!(queue.in_flight() == 0 && pool.available() == pool.capacity(), "a buffer is missing");
     }
     Ok(())
@@ -286,23 +287,6 @@ impl Pair {
         self.a.close()?;
         self.b.close()
     }
-}
-
-/// An Ethernet frame of `len` bytes to `to`, whose content tells its number.
-pub fn frame(to: Mac, len: usize, number: u64) -> Vec<u8> {
-    let mut frame = [&to.0[..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5]].concat();
-    frame.extend(number.to_le_bytes());
-    let mut word = number ^ 0x9e37_79b9_7f4a_7c15;
-    while frame.len() < len {
-        word = word.wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(17) ^ frame.len() as u64;
-        frame.push(word as u8);
-    }
-    frame
-}
-
-/// The bytes of a packet, whatever the number of its buffers.
-pub fn bytes(packet: &Buf) -> Vec<u8> {
-    packet.segments().flat_map(|b| b.bytes().to_vec()).collect()
 }
 
 /// Packets of all sizes cross in both directions at once, in bursts of several sizes; each comes as it was sent, in order, and none is lost.

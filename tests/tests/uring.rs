@@ -49,7 +49,7 @@ fn body(disk: &dyn Disk) -> Result<()> {
     disk.attach(arena.clone())?;
     let pool = Pool::new(arena, 4, (1 << 20) + (64 << 10), 64 << 10)?;
     let mut queue = disk.queue()?;
-    round_trips(&mut *queue, &pool, (nsid, block))?;
+    round_trips(&mut *queue, &pool, (nsid, block), 0..namespace.blocks)?;
     // At the end of the disk, in several buffers.
     let lba = namespace.blocks - 4;
     let mut bufs = [pool.get_len(2 * block).context("a buffer")?, pool.get_len(2 * block).context("a buffer")?];

@@ -28,6 +28,7 @@ mod pages;
 mod perf;
 mod report;
 mod rounds;
+mod selftest;
 mod signal;
 mod sim;
 mod storage;
@@ -110,6 +111,7 @@ enum Command {
     Net(net::Command),
     #[command(subcommand)]
     Sim(sim::Command),
+    Selftest(selftest::Args),
     Barmap(barmap::Args),
     Msix(msix::Args),
 }
@@ -158,6 +160,7 @@ fn main() -> ExitCode {
         Command::Blk(command) => blk::run(command),
         Command::Net(command) => net::run(command),
         Command::Sim(command) => sim::run(command),
+        Command::Selftest(args) => selftest::run(args),
         Command::Barmap(args) => barmap::run(args),
         Command::Msix(args) => msix::run(args),
     });

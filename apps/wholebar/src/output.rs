@@ -185,6 +185,15 @@ impl Progress {
         Self::new(what.into(), total.as_millis().max(1) as u64, "{prefix}  {bar:24}  {percent:>3} %  {msg}")
     }
 
+    /// A step of which nobody can tell how far it is; how long it has taken is shown on a terminal.
+    pub fn step(what: impl Into<String>) -> Self {
+        let progress = Self::new(what.into(), 0, "{spinner} {prefix}  {elapsed}");
+        if let Some(bar) = &progress.bar {
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        progress
+    }
+
     fn new(what: String, total: u64, template: &str) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -123,6 +123,11 @@ impl Target {
         }
     }
 
+    /// The device, for whoever closes it.
+    pub fn into_device(self) -> Arc<dyn PciDevice> {
+        self.device
+    }
+
     /// The CPU time of a model in this process, from now on.
     pub fn model_cpu(&self) -> CpuShare {
         CpuShare::of(self.model_thread())
