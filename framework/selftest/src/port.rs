@@ -207,7 +207,7 @@ pub fn port(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>) -> bool {
     }
     let back = "packets come back as they were sent";
     if returns {
-        runner.check("port", back, || came_back(device, Mapping::default(), 20_000));
+        runner.check("port", back, || came_back(device, Mapping::default(), 2000));
         runner.check("port", "packets under each plan of its BARs", || plans(device));
         runner.check("port", "wake-ups", || open(1)?.with(wakes));
     } else {
