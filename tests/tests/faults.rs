@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use wholebar::block::{BlockQueue, QueueState, Reject, Status};
 use wholebar::mem::Buf;
 use wholebar::nvme::{Nvme, Options, QueueOptions};
+use wholebar::{Error as Core, virtio};
 use wholebar_tests::nvme::{Bench, holds, patient};
-use wholebar_tests::{in_process, vfio_user};
+use wholebar_tests::{in_process, on_thread, vfio_user};
 
 const DEPTH: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -209,5 +210,45 @@ fn a_controller_that_hangs_in_reset_is_an_error() -> Result<()> {
     bench.nvme.check()?;
     let done = wholebar_tests::nvme::run(&mut queue, bench.read(0, 4096)?)?;
     ensure!(done.status == Status::Ok, "after the recovery: {:?}", done.status);
+    Ok(())
+}
+
+/// One that does not stop is waited for as long as was asked for, and no longer.
+#[test]
+fn a_device_that_does_not_stop_is_waited_for_as_long_as_was_asked() -> Result<()> {
+    // Far below the time that is usual. A machine that is busy adds to it: then once more.
+    const ASKED: Duration = Duration::from_millis(20);
+    const MUCH_LESS_THAN_USUAL: Duration = Duration::from_secs(4);
+    let nvme = || -> Result<Core> {
+        let rig = in_process("size=16M,to=1,faults=hang:@2")?;
+        let nvme = Nvme::open(rig.device.clone(), Options { admin_timeout: ASKED, ..patient() })?;
+        match nvme.shutdown() {
+            Err(wholebar::nvme::Error::Core(error)) => Ok(error),
+            other => bail!("{other:?}"),
+        }
+    };
+    let virtio = || -> Result<Core> {
+        let rig = on_thread("sim:virtio-blk,size=16M,faults=hang:@3")?;
+        let options = virtio::Options { admin_timeout: ASKED, ..virtio::Options::default() };
+        let disk = virtio::Blk::open(rig.device.clone(), &virtio::blk::BlkConfig::default(), options)?;
+        match disk.shutdown() {
+            Err(virtio::Error::Core(error)) => Ok(error),
+            other => bail!("{other:?}"),
+        }
+    };
+    let devices: [(&str, &dyn Fn() -> Result<Core>); 2] = [("nvme", &nvme), ("virtio", &virtio)];
+    for (name, device) in devices {
+        let began = Instant::now();
+        loop {
+            match device() {
+                Ok(Core::NotReady { waited, .. }) if waited < MUCH_LESS_THAN_USUAL => break,
+                Ok(Core::NotReady { .. }) => {}
+                Ok(error) => bail!("{name}: {error}"),
+                // With so little time, what opens a device may be too late, too.
+                Err(error) => println!("{name}: {error:#}"),
+            }
+            ensure!(began.elapsed() < PATIENCE, "{name} is waited for longer than was asked");
+        }
+    }
     Ok(())
 }

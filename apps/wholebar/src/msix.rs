@@ -1,7 +1,7 @@
 //! `wholebar msix`: the MSI-X table and the pending bits as the device has them, who is told of each vector, and what looks wrong.
 
 use crate::{output, target};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd};
@@ -105,8 +105,12 @@ fn wrong(device: &dyn PciDevice, enabled: bool, vectors: &[Vector]) -> Vec<Findi
     found.into_iter().map(|(vector, what)| Finding { vector, what }).collect()
 }
 
-/// Enables the first `count` vectors, or all that there are; disabled on drop. Also: the number of each one's eventfd.
+/// Enables the first `count` vectors; disabled on drop. Also: the number of each one's eventfd.
 fn enable(device: Arc<dyn PciDevice>, count: u32) -> Result<(Interrupts, Vec<i32>)> {
+    let all = device.irq_info(Irq::Msix)?.count;
+    if count > all {
+        bail!("--enable {count} is above the {all} MSI-X vectors that {} has", device.name());
+    }
     let interrupts = Interrupts::new(device.clone(), Irq::Msix, count)?;
     let fd = |vector| {
         let fd = interrupts.vector(vector).with_context(|| format!("cannot enable vector {vector}"))?;
@@ -134,7 +138,7 @@ pub fn run(args: Args) -> Result<()> {
     let enabled = args.enable.map(|count| enable(target.device.clone(), count)).transpose()?;
     let fds = enabled.as_ref().map_or(&[][..], |(_, fds)| fds);
     let Some(table) = MsixTable::of(target.device.clone())? else {
-        anyhow::bail!("{name} has no MSI-X capability");
+        bail!("{name} has no MSI-X capability");
     };
     let numbers = match (name.parse::<Address>(), Sysfs::default().read("proc/interrupts")) {
         (Ok(address), Some(text)) => linux_numbers(&text, address),

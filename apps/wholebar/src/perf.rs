@@ -128,7 +128,7 @@ impl PerfArgs {
             bail!(Usage("--bs must be more than 0".to_owned()));
         }
         let first = blocks_of("--offset", self.offset.0)?;
-        let size = capacity * u64::from(block);
+        let size = capacity.saturating_mul(block.into());
         let rest = capacity.saturating_sub(first);
         let span = match self.span {
             Some(span) => blocks_of("--span", span.0)?,
@@ -137,9 +137,16 @@ impl PerfArgs {
         };
         if span > rest || span < blocks {
             let from = self.offset.0;
-            let span = span * u64::from(block);
+            let span = span.saturating_mul(block.into());
             bail!("{span} bytes from {from} on do not hold a command, or do not fit into the namespace's {size} bytes");
         }
+        let batch = match self.batch {
+            Some(batch) if batch as usize > depth => {
+                bail!(Usage(format!("--batch {batch} is above the {depth} commands that are in flight (--qd)")))
+            }
+            Some(batch) => batch as usize,
+            None => block::batch_of(depth),
+        };
         Ok(Job {
             workload: self.workload()?,
             nsid: self.nsid,
@@ -148,7 +155,7 @@ impl PerfArgs {
             first,
             units: span / blocks,
             depth,
-            batch: self.batch.map_or_else(|| block::batch_of(depth), |batch| (batch as usize).min(depth)),
+            batch,
             warmup: self.warmup,
             time: self.time,
             verify: self.verify,
@@ -230,7 +237,7 @@ impl PerfArgs {
     fn measure<S: Storage>(&self, bench: &Bench<S>, cores: &[usize], host: Host) -> Result<()> {
         let Bench { disk, job, .. } = bench;
         let supplies = disk.supplies(job, cores, self.queues)?;
-
+        bench.target.set_spin(true);
         let interrupted = signal::interrupted()?;
         let mut progress = Progress::time("warming up", job.warmup + job.time);
         let outcome = block::run(job, supplies, &interrupted, |tick| {

@@ -99,6 +99,13 @@ impl AnyTarget {
         }
     }
 
+    /// As [`Target::set_spin`], where a model has a core to itself: on the driver's it would only take the driver's time.
+    pub fn set_spin(&self, spin: bool) {
+        if let Self::Pci(target) = self {
+            target.set_spin(spin && !target.shares_cores());
+        }
+    }
+
     /// As [`Target::shares_cores`].
     pub fn shares_cores(&self) -> bool {
         if let Self::Pci(target) = self { target.shares_cores() } else { false }

@@ -108,7 +108,7 @@ fn what_is_wrong_is_told() {
         ("blk info kernel:./disk,cached,iopoll", WORK_FAILED, &["O_DIRECT", "leave ,iopoll out"]),
         ("blk write kernel:./disk,ro --in ./disk", WORK_FAILED, &["read-only", "asked for (,ro)"]),
         ("blk perf kernel:./disk,ro --rw mixed --time 0.1", WORK_FAILED, &["read-only"]),
-        ("blk perf kernel:./disk --bs 100 --time 0.1", WORK_FAILED, &["100", "512"]),
+        ("blk perf kernel:./disk --bs 100 --time 0.1", WORK_FAILED, &["100", "byte blocks of namespace 1"]),
         ("blk perf kernel:./disk --entries 3", WRONG_USAGE, &["power of two"]),
         ("blk perf sim:nvme --baseline kernel:./none --time 0.1", WORK_FAILED, &["No such file"]),
         ("blk perf sim:nvme --baseline kernel:eth0 --time 0.1", WRONG_USAGE, &["network interface"]),

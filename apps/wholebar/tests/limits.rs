@@ -28,19 +28,41 @@ fn says(output: &Output) -> String {
 
 #[test]
 fn what_cannot_be_written_to_standard_output_is_an_error() {
-    for line in
-        ["--help", "--version", "nvme --help", "nvme perf --help", "help bench", "devices", "barmap sim:nvme --json"]
-    {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("disk");
+    File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let file = file.display();
+    let full = |line: &str, text: &str| {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = wholebar(line).stdout(full).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{line}: {}", says(&output));
-        assert!(says(&output).contains("cannot write to standard output"), "{line}: {}", says(&output));
+        assert!(says(&output).contains(text), "{line}: {}", says(&output));
+    };
+    for line in [
+        "--help",
+        "--version",
+        "nvme --help",
+        "nvme perf --help",
+        "help bench",
+        "devices",
+        "barmap sim:nvme --json",
+        "msix sim:nvme",
+        "nvme zns report sim:nvme,zoned=1,size=1M,zone_size=64k",
+        "blk info sim:virtio-blk,size=1M",
+        &format!("blk info kernel:{file}"),
+        &format!("blk perf kernel:{file} --time 0.01 --warmup 0"),
+    ] {
+        full(line, "cannot write to standard output");
         // A reader that went away is none.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = wholebar(line).stdout(writer).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{line}: {}", says(&output));
     }
+    // These take their time, or write data.
+    full("idle sim:nvme,size=1M,backing=null --quick", "cannot write to standard output");
+    full(&format!("blk read kernel:{file} --out -"), "cannot write the output");
+    full("net dump sim:virtio-net,wire=pair:a - --time 0.1", "cannot write -");
     let full = File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(wholebar("nonsense").stderr(full).output().unwrap().status.code(), Some(2));
 }
@@ -145,4 +167,30 @@ fn a_server_without_descriptors_says_so_once_and_goes_on_when_there_are_some() {
     interrupt(&server);
     assert_eq!(server.wait().unwrap().code(), Some(0));
     assert!(!fs::exists(&socket).unwrap());
+}
+
+/// What measures, or moves data, ends in order however few descriptors there are.
+#[test]
+fn descriptors_that_are_not_to_be_had_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("disk");
+    File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let file = file.display();
+    for line in [
+        "idle sim:nvme,size=1M,backing=null --quick",
+        "nvme zns report sim:nvme,zoned=1,size=1M,zone_size=64k",
+        &format!("blk perf kernel:{file} --time 0.01 --warmup 0"),
+        &format!("blk perf sim:nvme,size=1M --baseline kernel:{file} --time 0.01 --warmup 0"),
+        "net gen sim:virtio-net,wire=pair:a --to sim:virtio-net,wire=pair:a --rate 1k --time 0.1",
+    ] {
+        // So many are enough for the system's loader.
+        for descriptors in (4..30).step_by(3) {
+            let output = limited(&format!("ulimit -n {descriptors}"), line);
+            match output.status.code() {
+                Some(0) => break,
+                Some(1) => assert!(!says(&output).contains("panicked"), "{line}: {}", says(&output)),
+                _ => panic!("{line}, {descriptors} descriptors: {}", says(&output)),
+            }
+        }
+    }
 }

@@ -175,6 +175,13 @@ fn what_destroys_asks_first() {
     fails("nvme format sim:nvme -n 1 --lbaf 9 --force", 1, &["Invalid Format"]);
     fails("nvme format sim:nvme -n 1 --block-size 1000 --force", 1, &["1000", "512, 4096"]);
     fails("nvme format sim:nvme -n 1 --pi 1 --force", 1, &["Invalid Format"]);
+    // What is done, and has a consequence.
+    let metadata = "nvme format sim:nvme,size=1M,ms=8 -n 1 --force --lbaf";
+    for (format, said) in [("2", "8 bytes of metadata now"), ("2 --pi 1", ""), ("0", "")] {
+        let output = wholebar(&format!("{metadata} {format}")).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.contains(said) && error.is_empty() == said.is_empty(), "{error}");
+    }
     fails("nvme delete-ns sim:nvme -n 1 --force", 1, &["no Namespace Management"]);
     fails("nvme create-ns sim:nvme,spare=1M --nsze 4096", 1, &["Insufficient Capacity"]);
     fails("nvme create-ns sim:nvme,spare=1M", 2, &["--nsze"]);

@@ -79,6 +79,9 @@ fn measurements() {
     all(&[
         ("nvme perf sim:nvme --qd 0", WRONG_USAGE, &["--qd", "0"]),
         ("nvme perf sim:nvme --qd 5000", WORK_FAILED, &["5000", "1023"]),
+        ("nvme perf sim:nvme --qd 4 --batch 5", WRONG_USAGE, &["--batch 5", "4 commands"]),
+        ("blk perf sim:virtio-blk --batch 33", WRONG_USAGE, &["--batch 33", "32 commands"]),
+        ("msix sim:nvme --enable 18", WORK_FAILED, &["--enable 18", "17 MSI-X vectors"]),
         ("nvme perf sim:nvme,entries=64 --qd 64", WORK_FAILED, &["64", "63"]),
         ("nvme perf sim:nvme --bs 0", WRONG_USAGE, &["--bs"]),
         ("nvme perf sim:nvme --bs 1000", WORK_FAILED, &["1000", "512"]),

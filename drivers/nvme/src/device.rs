@@ -182,7 +182,7 @@ impl Driver for Inner {
     }
 
     fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
-        self.hw.shut_down()
+        self.hw.shut_down(self.options.admin_timeout)
     }
 
     fn release(&self, control: &mut Control) {

@@ -160,13 +160,13 @@ impl Hardware {
     }
 
     /// Tells the controller that power may go, and waits until it has put everything away (3.6.1).
-    pub fn shut_down(&self) -> Result<()> {
+    pub fn shut_down(&self, timeout: Duration) -> Result<()> {
         let cc = self.read(regs::CC)?;
         if cc & regs::CC_ENABLE == 0 {
             return Ok(());
         }
         self.write(regs::CC, cc & !regs::CC_SHUTDOWN_MASK | regs::CC_SHUTDOWN)?;
-        self.wait("shut down", self.ready.max(Duration::from_secs(5)), |csts| csts.shut_down() || csts.fatal())
+        self.wait("shut down", timeout, |csts| csts.shut_down() || csts.fatal())
     }
 
     /// Lets the function do DMA, or not.

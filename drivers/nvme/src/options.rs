@@ -29,9 +29,10 @@ pub struct Options {
     pub max_transfer: u32,
     /// The interrupts that wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
     pub interrupts: Option<Irq>,
-    /// How long an I/O command may take before it is aborted, and once more before the controller is reset.
+    /// How long an I/O command may take before it is aborted. Where it does not end within as long again, or within 5 s where that is less, the
+    /// controller is reset.
     pub timeout: Duration,
-    /// How long an admin command may take.
+    /// How long an admin command may take, and the controller to shut down.
     pub admin_timeout: Duration,
     /// How long a reset waits for the owner of a queue to poll it.
     pub stop_timeout: Duration,

@@ -46,8 +46,6 @@ mod status {
 
 /// VIRTIO_MSI_NO_VECTOR (4.1.5.1.2).
 pub(crate) const NO_VECTOR: u16 = 0xffff;
-/// How long a device may take to follow a change of its status.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a device may take to reset a queue: whoever polls the queue waits.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the configuration is read before it is said to change all the time.
@@ -65,6 +63,8 @@ pub(crate) struct Hardware {
     pub offered: u64,
     /// How many queues it has.
     pub queues: u16,
+    /// How long the device may take to reset itself.
+    timeout: Duration,
     /// Whoever has it may select a queue, or reset the device.
     select: Mutex<()>,
 }
@@ -109,8 +109,8 @@ impl Hardware {
         let (common, notify) = (window(&places.common)?, window(&places.notify)?);
         let config = places.device.as_ref().map(&mut window).transpose()?;
         let multiplier = places.multiplier.into();
-        let mut hw =
-            Self { device, bars, common, notify, multiplier, config, offered: 0, queues: 0, select: Mutex::new(()) };
+        let (timeout, select) = (options.admin_timeout, Mutex::new(()));
+        let mut hw = Self { device, bars, common, notify, multiplier, config, offered: 0, queues: 0, timeout, select };
         // Whoever had it before may have left it running.
         hw.reset()?;
         hw.offered = hw.features()?;
@@ -193,7 +193,7 @@ impl Hardware {
         let _selecting = self.selecting();
         self.write(common::DEVICE_STATUS, 0u8)?;
         let is = |status: u8| matches!(status, 0 | status::GONE);
-        self.known(self.common.wait_for("reset itself", common::DEVICE_STATUS, PATIENCE, is)?).map(drop)
+        self.known(self.common.wait_for("reset itself", common::DEVICE_STATUS, self.timeout, is)?).map(drop)
     }
 
     fn features(&self) -> Result<u64> {

@@ -21,7 +21,7 @@ pub struct Options {
     pub indirect: bool,
     /// How long a request of a block device may take before the device is reset.
     pub timeout: Duration,
-    /// How long a command on the control queue may take.
+    /// How long a command on the control queue may take, and a reset of the device.
     pub admin_timeout: Duration,
     /// How long a send queue may find no room, with the link up, before [`Event::Stalled`](wholebar_core::net::Event::Stalled) reports it.
     pub stall_timeout: Duration,

@@ -211,6 +211,17 @@ fn a_device_without_an_address_gets_one() {
     bench.close();
 }
 
+/// Twice as many queues, and the one for control behind them, have numbers of 16 bits.
+#[test]
+fn pairs_without_numbers_are_refused() {
+    for pairs in [0u16, 0x8000, 0xffff] {
+        let mut many = spec(CTRL | MQ);
+        many.config[8..10].copy_from_slice(&pairs.to_le_bytes());
+        let error = open(many, PortConfig::default()).unwrap_err().to_string();
+        assert!(error.contains(&format!("it has {pairs} pairs of queues")), "{error}");
+    }
+}
+
 /// 5.1.4.2: who negotiates the MTU has buffers for packets of it. 5.1.6.3.1: and for 1526 bytes, whatever it is.
 #[test]
 fn buffers_hold_the_mtu_or_it_is_not_negotiated() {

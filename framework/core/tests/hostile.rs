@@ -10,16 +10,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use wholebar_core::bar::{Bar, BarOptions, BarPlan, Doorbell, MapPolicy, MsixTable, Width, Window, plan_of};
+use wholebar_core::control_plane::QueueContext;
+use wholebar_core::irq::{EventFd, Interrupts};
+use wholebar_core::listener::Listener;
 use wholebar_core::mem::{
     Arena, ArenaOptions, Buf, Chunk, DmaBackend, DmaMapping, DmaRing, DmaSpace, Field, Frame, Iova, IovaWindow,
     Mapping, Pool, PoolCache, Shared, Source,
 };
-use wholebar_core::model::{Host, InProcess, Model, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape};
+use wholebar_core::model::{
+    Host, InProcess, Model, ModelFunction, ModelRegion, MsixPlace, Pages, Refused, Registers, Shape,
+};
 use wholebar_core::pci::{
     DeviceInfo, DeviceKind, Irq, IrqAction, IrqInfo, Isolation, PciDevice, Prot, RegionCap, RegionInfo, RegionMapping,
 };
 use wholebar_core::reset::{Domain, Gate};
 use wholebar_core::ring::{Consumer, Producer, Ring, Stash, spsc};
+use wholebar_core::tap::Tap;
+use wholebar_core::vfio::Vfio;
 use wholebar_core::{Error, PageSize, Result, Table, Work};
 
 const SIZE: u64 = 0x10000;
@@ -108,6 +115,29 @@ fn types_cross_threads_as_they_should() {
     both::<Domain>();
     both::<Gate>();
     both::<Table<u32>>();
+    both::<EventFd>();
+    both::<Interrupts>();
+    both::<QueueContext<String>>();
+    both::<Vfio>();
+    both::<Tap>();
+    both::<Listener>();
+    sent::<ModelFunction<Anything>>();
+    #[cfg(feature = "vfio-user")]
+    both::<wholebar_core::vfio_user::VfioUser>();
+    #[cfg(feature = "vhost-user")]
+    both::<wholebar_core::vhost_user::VhostUser>();
+    #[cfg(feature = "kernel")]
+    {
+        use wholebar_core::kernel::{PacketRing, PacketSocket, Uring, Wakeup, XdpProgram, xdp};
+        both::<PacketSocket>();
+        sent::<PacketRing>();
+        sent::<Uring<Vec<u8>>>();
+        both::<Wakeup>();
+        both::<XdpProgram>();
+        sent::<xdp::XdpSocket>();
+        sent::<xdp::XdpRx>();
+        sent::<xdp::XdpTx>();
+    }
     // Items that may be sent, and not be shared.
     both::<Ring<Cell<u8>>>();
     sent::<Producer<Cell<u8>>>();

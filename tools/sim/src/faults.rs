@@ -37,7 +37,7 @@ pub enum Fault {
     Attach,
     /// The controller fails for good, until it is reset.
     Fatal,
-    /// A reset never ends; only a function-level reset ends that. Counted in resets, not in commands.
+    /// A reset never ends, nor does what shuts a controller down; only a function-level reset ends that. Counted in these, not in commands.
     Hang,
     /// The device is gone: all registers read as all ones.
     Vanish,
@@ -245,7 +245,7 @@ impl Faults {
         self.choose(self.commands, |fault| fault != Fault::Hang)
     }
 
-    /// Whether this reset, or this end of one, never ends.
+    /// Whether this reset, or this end of one, or this shutdown never ends.
     pub(crate) fn hangs(&mut self) -> bool {
         self.resets += 1;
         self.choose(self.resets, |fault| fault == Fault::Hang).is_some()

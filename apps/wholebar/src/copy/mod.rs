@@ -174,7 +174,7 @@ impl Range {
         if lba >= namespace.blocks {
             bail!("block {lba} is past the end of namespace {}, which has {} blocks", self.nsid, namespace.blocks);
         }
-        Ok((lba, (namespace.blocks - lba) * block))
+        Ok((lba, (namespace.blocks - lba).saturating_mul(block)))
     }
 
     /// How many bytes are asked for.

@@ -159,7 +159,7 @@ pub fn format(args: FormatArgs) -> Result<()> {
         (None, Some(bytes)) => format_of(&controller, first.nsid, bytes)?,
         (None, None) => first.format,
     };
-    let bytes: u64 = these.iter().map(|n| n.size()).sum();
+    let bytes = these.iter().fold(0, |sum: u64, n| sum.saturating_add(n.size()));
     let what = if all { "all namespaces".to_owned() } else { format!("namespace {nsid}") };
     let who = controller.described();
     danger.ask(&format!("Format {what} of {who}, {}? What is on it is lost.", output::bytes(bytes)))?;
@@ -173,10 +173,19 @@ pub fn format(args: FormatArgs) -> Result<()> {
     controller.nvme.format(nsid, format, timeout)?;
     let now = controller.namespaces();
     let now: Vec<_> = now.iter().filter(|n| all || n.nsid == nsid).collect();
+    for n in now.iter().filter(|n| !n.is_plain()) {
+        output::note(format!(
+            "each block of namespace {} has {} bytes of metadata now, which a program sends along: read, write, perf and others that know of none refuse it",
+            n.nsid, n.metadata_size
+        ));
+    }
     if *json {
         let list: Vec<_> = now
             .iter()
-            .map(|n| json!({"nsid": n.nsid, "blocks": n.blocks, "block_size": n.block_size, "lbaf": n.format}))
+            .map(|n| {
+                let (block_size, metadata_size) = (n.block_size, n.metadata_size);
+                json!({"nsid": n.nsid, "blocks": n.blocks, "block_size": block_size, "metadata_size": metadata_size, "lbaf": n.format})
+            })
             .collect();
         return output::print_json(&json!({"schema": "wholebar.format/1", "target": target, "namespaces": list}));
     }

@@ -115,12 +115,16 @@ impl<'a, S: Storage> Measuring<'a, S> {
     }
 
     fn run(&self, cores: &[usize], queues: u32, time: Duration, interrupted: &AtomicBool) -> Result<Run> {
-        let Bench { disk, job, .. } = self.bench;
+        let Bench { target, disk, job, .. } = self.bench;
         let warmup = job.warmup.min(time / 6);
         let job = Job { warmup, time: time - warmup, ..job.clone() };
         let supplies = disk.supplies_in(&self.arena, &job, cores, queues)?;
         let (began, used) = (Instant::now(), process_cpu());
-        let outcome = block::run(&job, supplies, interrupted, |_| ())?;
+        // Not while the other one is measured.
+        target.set_spin(true);
+        let outcome = block::run(&job, supplies, interrupted, |_| ());
+        target.set_spin(false);
+        let outcome = outcome?;
         let mut cpu = self.cpu.borrow_mut();
         *cpu = (cpu.0 + (process_cpu().saturating_sub(used)), cpu.1 + began.elapsed());
         let run = Run::of(&job, &outcome, disk.mapped(), cores, queues as usize);

@@ -22,9 +22,10 @@ fn allowed() -> bool {
     refused.is_none()
 }
 
-/// A file of so many bytes, in the directory of build products, whose file system is likely to have `O_DIRECT`.
+/// A file of so many bytes, beside this program, where the file system is likely to have `O_DIRECT`. Sources may be where nothing can be written.
 fn file(bytes: u64) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let program = std::env::current_exe().unwrap();
+    let file = tempfile::NamedTempFile::new_in(program.parent().unwrap()).unwrap();
     file.as_file().set_len(bytes).unwrap();
     file
 }

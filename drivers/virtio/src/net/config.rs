@@ -62,8 +62,8 @@ impl Facts {
                 hash_types: if hashes { config.read(at::HASH_TYPES)? } else { 0 },
             })
         })?;
-        // 5.1.4.1.
-        if facts.max_pairs == 0 || facts.max_pairs > 0x8000 {
+        // 5.1.4.1; of 8000h pairs, which it allows, the control queue would have no number (4.1.4.3: 16 bits).
+        if facts.max_pairs == 0 || facts.max_pairs > 0x7fff {
             return Err(hw.nonsense(format!("it has {} pairs of queues", facts.max_pairs)));
         }
         if facts.mtu.is_some_and(|mtu| mtu < MIN_MTU) {

@@ -118,12 +118,14 @@ pub fn run<T: Trip + 'static>(
     };
     let began = Instant::now();
     let running = Reactor::on_core(core)?.policy(policy).with(paced).spawn()?;
-    let before = Thread::cpu_time(*thread.wait());
-    // It ends by itself, or fails.
+    let cpu_time = || thread.get().copied().and_then(Thread::cpu_time);
+    let mut before = None;
+    // It ends by itself, or fails: perhaps before its first turn, which is when its thread is known.
     while !stop.is_asked() && running.is_running() {
+        before = before.or_else(cpu_time);
         std::thread::sleep(Duration::from_millis(1));
     }
-    let cpu = before.and_then(|before| Thread::cpu_time(*thread.wait())?.checked_sub(before));
+    let cpu = before.and_then(|before| cpu_time()?.checked_sub(before));
     let took = began.elapsed();
     let slept = running.join()?.slept;
     let (trip, nanos, [begun, back, failed, lost]) = came.recv().map_err(|_| crate::Error::Panicked)?;
@@ -358,6 +360,32 @@ mod tests {
             assert!(outcome.latency.p50 <= outcome.latency.max);
         }
         assert!(mirror.1 > 0);
+    }
+
+    /// One that nothing can wait for.
+    struct Broken;
+
+    impl Trip for Broken {
+        fn send(&mut self, _: u64) -> bool {
+            false
+        }
+        fn ring(&mut self) {}
+        fn poll(&mut self, _: &mut dyn FnMut(Option<u64>)) {}
+        fn wakeup(&self) -> Option<Arc<EventFd>> {
+            panic!("it has none to give")
+        }
+        fn arm(&mut self) -> Armed {
+            Armed::No
+        }
+        fn disarm(&mut self) {}
+    }
+
+    /// It would be waited for without end.
+    #[test]
+    fn a_thread_that_ends_before_its_first_turn_is_an_error() {
+        let core = wholebar_core::cores::allowed()[0];
+        let error = run(Broken, core, Policy::Sleep, Load::Nothing, 1, Duration::from_secs(3600)).err().unwrap();
+        assert!(error.to_string().contains("it has none to give"), "{error}");
     }
 
     #[test]

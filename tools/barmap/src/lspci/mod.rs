@@ -220,7 +220,9 @@ impl Parser {
             self.listing.add(function);
         } else if self.listing.len() == 0 && matches!(function.msix, MsixFact::Present(_)) {
             function.name = format!("function {}", self.unnamed.len() + 1);
-            function.notes.push("its first line isn't in the text: which function it is isn't known".to_owned());
+            function.notes.push(
+                "which function it is isn't known: its first line isn't in the text, or can't be read".to_owned(),
+            );
             self.unnamed.push(function);
         }
     }
@@ -231,7 +233,7 @@ impl Parser {
         let unnamed = told == 0 && !self.unnamed.is_empty();
         if unnamed {
             machine.functions = self.unnamed;
-            let note = "no function's first line is in it: what follows are the MSI-X capabilities, in their order";
+            let note = "no function's first line is in it, or can be read: what follows are the MSI-X capabilities, in their order";
             machine.notes.push(note.to_owned());
         } else {
             machine.notes.extend(self.before.note("before the first function"));

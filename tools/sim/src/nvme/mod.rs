@@ -284,7 +284,8 @@ impl Nvme {
             return self.vanish();
         }
         let was = std::mem::replace(&mut self.cc, cc);
-        if was.enabled() != cc.enabled() && self.faults.as_mut().is_some_and(|f| f.hangs()) {
+        let shuts_down = cc.shn() != 0 && was.shn() == 0;
+        if (was.enabled() != cc.enabled() || shuts_down) && self.faults.as_mut().is_some_and(|f| f.hangs()) {
             self.state = State::Hung;
         }
         if self.state == State::Hung {
@@ -295,7 +296,7 @@ impl Nvme {
             (true, false) => self.disable(),
             _ => {}
         }
-        if cc.shn() != 0 && was.shn() == 0 {
+        if shuts_down {
             let _ = self.store.namespaces.iter_mut().try_for_each(|ns| ns.media.flush());
             if self.state == State::Running {
                 self.state = State::Down;

@@ -302,7 +302,7 @@ impl Blk {
     #[inline]
     fn extent(&self, sector: u64, len: u64) -> Option<u64> {
         let end = sector.checked_add(len / SECTOR)?;
-        (len.is_multiple_of(SECTOR) && end <= self.sectors).then_some(sector * SECTOR)
+        (len.is_multiple_of(SECTOR) && end <= self.sectors).then(|| sector * SECTOR)
     }
 
     /// Makes a write durable, where there is no cache (5.2.6.2).

@@ -140,6 +140,12 @@ fn ranges_are_discarded_and_zeroed() {
     ] {
         assert_eq!(disk.request(kind, 0, &ranges, 0).0, status, "{kind} {ranges:?}");
     }
+    // Places that are none, in numbers that would wrap as bytes.
+    for sector in [1 << 55, 1 << 60, u64::MAX - 1, u64::MAX] {
+        assert_eq!(disk.request(0, sector, &[], 512).0, IOERR, "{sector:#x}");
+        assert_eq!(disk.write(sector, &[7; 512]), IOERR, "{sector:#x}");
+        assert_eq!(disk.request(13, 0, &range(sector, 1, 0), 0).0, IOERR, "{sector:#x}");
+    }
     // Not agreed on.
     let mut disk = Disk::new("size=1M", 0);
     assert_eq!(disk.request(11, 0, &range(0, 1, 0), 0).0, UNSUPP);
