@@ -23,6 +23,8 @@ pub mod nvme;
 pub mod nvme_accounting;
 pub mod storage;
 pub mod virtio;
+pub mod vmxnet3;
+pub mod wire;
 
 /// A device, and all that keeps it working.
 pub struct Rig {
