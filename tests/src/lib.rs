@@ -24,6 +24,8 @@ pub mod nvme;
 pub mod nvme_accounting;
 pub mod switch;
 pub mod virtio;
+pub mod vmxnet3;
+pub mod wire;
 
 pub use wholebar_selftest::storage;
 

@@ -1,7 +1,7 @@
 //! What happens to network devices in the midst of traffic, whichever driver has them: the wire is unplugged, the owner asks for the device back.
 //! In a guest, which loses devices by it. `cargo xtask vm test x86_64 kernel_ports` runs them.
 // guests: x86_64
-// machine: --nvme 64M --nvme 64M --nic igb --nic igb --nic virtio-net,hub=1 --nic virtio-net,hub=1 --bind all --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+// machine: --nvme 64M --nvme 64M --nic igb --nic igb --nic virtio-net,hub=1 --nic virtio-net,hub=1 --nic vmxnet3,hub=3 --nic vmxnet3,hub=3 --bind all --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use std::fs;
@@ -14,9 +14,11 @@ use wholebar::pci::Address;
 use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar::virtio::Net;
+use wholebar::vmxnet3::Vmxnet3;
 use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
 use wholebar_tests::igb::{self, numbered};
 use wholebar_tests::virtio;
+use wholebar_tests::vmxnet3::{self, VMWARE};
 
 const INTEL: u16 = 0x8086;
 const BUFFERS: u32 = 1024;
@@ -35,6 +37,7 @@ impl Node {
         let config = PortConfig::default();
         let port: Box<dyn Port> = match vendor {
             INTEL => Box::new(Igb::open(device, config, igb::patient())?),
+            VMWARE => Box::new(Vmxnet3::open(device, config, vmxnet3::patient())?),
             _ => Box::new(Net::open(device, &config, virtio::patient())?),
         };
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;
@@ -169,6 +172,12 @@ fn a_wire_of_virtio() -> Result<()> {
 
 #[test]
 #[ignore = "wants a guest"]
+fn a_wire_of_vmxnet3() -> Result<()> {
+    the_wire_is_unplugged_and_plugged_in_again(VMWARE)
+}
+
+#[test]
+#[ignore = "wants a guest"]
 fn removal_of_igb() -> Result<()> {
     a_port_is_asked_for(INTEL)
 }
@@ -177,4 +186,10 @@ fn removal_of_igb() -> Result<()> {
 #[ignore = "wants a guest"]
 fn removal_of_virtio() -> Result<()> {
     a_port_is_asked_for(VIRTIO)
+}
+
+#[test]
+#[ignore = "wants a guest"]
+fn removal_of_vmxnet3() -> Result<()> {
+    a_port_is_asked_for(VMWARE)
 }

@@ -1,7 +1,7 @@
 //! Devices that leave in the midst of reads: asked for by the machine's owner, or without a word. In a guest, which loses an NVMe device.
 //! `cargo xtask vm test x86_64 kernel_removal` runs them.
 // guests: x86_64 x86_64-iommufd
-// machine: --nvme 64M --nvme 64M --nic igb --nic igb --nic virtio-net,hub=1 --nic virtio-net,hub=1 --bind all --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
+// machine: --nvme 64M --nvme 64M --nic igb --nic igb --nic virtio-net,hub=1 --nic virtio-net,hub=1 --nic vmxnet3,hub=3 --nic vmxnet3,hub=3 --bind all --qemu -global --qemu ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off
 // core: x86_64
 
 use anyhow::{Context, Result, anyhow, bail, ensure};

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Without ports it takes two models of a virtio network card, each with a plug that sends back what it is sent, and puts 32 packets between
-//! them, which then go round for two seconds. A port is a virtio network device or an Intel 82576, by the name of any target.
+//! them, which then go round for two seconds. A port is a virtio network device, an Intel 82576 or a vmxnet3, by the name of any target.
 //!
 //! Everything is here: devices, drivers, memory, queues, the loop. `wholebar net fwd` is the same with several queues and cores, rates, JSON.
 

@@ -63,7 +63,7 @@ pub(crate) struct Control {
     watchdogs: Vec<TxWatchdog>,
     /// How often one was stuck.
     pub stalls: u64,
-    /// How often the device stopped a queue.
+    /// How often the device stopped a queue, or wrote nonsense into its rings.
     pub queue_errors: u64,
 }
 
@@ -366,6 +366,11 @@ impl Driver for Inner {
 
     fn poll_parked(&self, control: &mut Control) {
         control.parked.values_mut().for_each(|queue| queue.parked().follow_resets());
+    }
+
+    fn handle_fault(&self, control: &mut Control, fault: Error) -> Result<Option<String>> {
+        control.queue_errors += 1;
+        Ok(Some(fault.to_string()))
     }
 
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {

@@ -265,7 +265,7 @@ mod tests {
 
     /// With a thread as the device, for Miri: what is taken was written before.
     #[test]
-    fn a_packet_is_there_when_its_completion_is() {
+    fn a_packet_is_written_before_its_completion() {
         let (mut ring, pool) = rig(32, 32);
         let (buffers, done) = (ring.heads.ring.clone(), ring.done.clone());
         let (bell, count) = (AtomicU32::new(0), if cfg!(miri) { 80 } else { 20_000 });
