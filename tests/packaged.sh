@@ -8,7 +8,7 @@ cargo build --quiet --workspace --bins --examples
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
-packages=(wholebar wholebar-core wholebar-capture wholebar-measure wholebar-statistics wholebar-igb wholebar-kernel wholebar-nvme wholebar-virtio wholebar-sim)
+packages=(wholebar wholebar-core wholebar-capture wholebar-measure wholebar-statistics wholebar-intel wholebar-kernel wholebar-nvme wholebar-virtio wholebar-sim)
 cargo package --quiet --no-verify --allow-dirty --offline --target-dir "$work" "${packages[@]/#/--package=}"
 mkdir -p "$work/src/bin"
 cat >"$work/Cargo.toml" <<'TOML'

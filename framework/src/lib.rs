@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
-//! | `igb` | `igb`: a driver for Intel's 82576 | yes |
+//! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`) | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
 //! | `kernel` | `kernel`: disks and ports through the kernel, whose targets begin with `kernel:` | no |
@@ -66,8 +66,8 @@ pub use wholebar_core::*;
 
 #[cfg(feature = "capture")]
 pub use wholebar_capture as capture;
-#[cfg(feature = "igb")]
-pub use wholebar_igb as igb;
+#[cfg(feature = "intel")]
+pub use wholebar_intel as intel;
 #[cfg(feature = "kernel")]
 pub use wholebar_kernel as kernel;
 #[cfg(feature = "measure")]

@@ -40,7 +40,7 @@ pub fn open_target(target: &str, config: &PortConfig) -> Result<Box<dyn Port>, O
     drivers().open_target(&Target::parse(target)?, &OpenOptions::default(), config, Mapping::default())
 }
 
-/// Returns the table of the built-in drivers of network devices: those of the features `virtio` and `igb`.
+/// Returns the table of the built-in drivers of network devices: those of the features `virtio` and `intel`.
 pub fn drivers() -> Drivers {
     let drivers = Drivers::new(
         "network",
@@ -50,14 +50,14 @@ pub fn drivers() -> Drivers {
             other => Err(wholebar_kernel::Error::NotAPort { target: other.to_string() }),
         },
     );
-    #[cfg(feature = "igb")]
+    #[cfg(feature = "intel")]
     let drivers = drivers.with(Driver {
         name: "igb",
-        ids: &wholebar_igb::IDS,
+        ids: &wholebar_intel::igb::IDS,
         class: None,
         open: Box::new(|device, config, Mapping { policy, page }| {
-            let options = wholebar_igb::Options { policy, page, ..Default::default() };
-            Ok(Box::new(wholebar_igb::Igb::open(device, config.clone(), options)?))
+            let options = wholebar_intel::Options { policy, page, ..Default::default() };
+            Ok(Box::new(wholebar_intel::igb::Igb::open(device, config.clone(), options)?))
         }),
     });
     #[cfg(feature = "virtio")]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::{Access, BarOptions, MapPolicy, plan_of};
 use wholebar::control_plane::DeviceEvent;
-use wholebar::igb::{Options, Service};
+use wholebar::intel::{Options, Service};
 use wholebar::mem::{Buf, Checked, L4, Offload};
 use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, Rss};
 use wholebar::reactor::Armed;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use std::process::Command;
 use std::time::Instant;
-use wholebar::igb::{Rx, Tx};
+use wholebar::intel::igb::{Rx, Tx};
 use wholebar::mem::{Buf, Checked};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig};
 use wholebar_tests::guest::{SOON, function, nics};

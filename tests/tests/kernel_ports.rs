@@ -7,7 +7,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::control_plane::DeviceEvent;
-use wholebar::igb::Igb;
+use wholebar::intel::igb::Igb;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{Burst, Event, Mac, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::pci::Address;

@@ -1,13 +1,13 @@
 //! What an 82576 writes into its rings, and into registers, as bytes: no panic, no buffer that is lost or in two places.
 #![no_main]
 
-#[path = "../../../drivers/igb/tests/common/mod.rs"]
+#[path = "../../../drivers/intel/tests/common/mod.rs"]
 mod common;
 
 use common::{BUFFERS, RX, TX, manual, rig_with, small};
 use libfuzzer_sys::fuzz_target;
 use std::time::Duration;
-use wholebar::igb::Options;
+use wholebar::intel::Options;
 use wholebar::mem::{L4, Offload};
 use wholebar::net::{Burst, Port, QueueState};
 

@@ -3,10 +3,10 @@
 //! The device fills buffers in the order in which it was given them. Nothing here locks, allocates or calls the kernel while the queue runs.
 
 use crate::assembly::{Assembly, Made};
-use crate::control::QueueId;
 use crate::descriptor::WriteBack;
 use crate::device::{Handle, RxParts, Wakeup, delete_queue};
 use crate::error::{Error, Fault};
+use crate::family::{Family, QueueId};
 use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use wholebar_core::mem::{Buf, DmaMapping, PoolCache};
 use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
 
-/// A receive queue of an [`Igb`](crate::Igb).
-pub struct Rx {
+/// A receive queue of an [`Nic`](crate::Nic).
+pub struct Rx<F: Family> {
     member: Member,
     ring: RxRing,
     assembly: Assembly,
@@ -33,7 +33,7 @@ pub struct Rx {
     counters: Arc<RxCounters>,
     wakeup: Option<Wakeup>,
     index: u16,
-    inner: Arc<Handle>,
+    inner: Arc<Handle<F>>,
     /// The pool's arena is mapped while this queue is there.
     _buffers: Arc<DmaMapping>,
 }
@@ -41,8 +41,8 @@ pub struct Rx {
 /// Buffers are given to the device by so many at least: one doorbell each time.
 const REFILL: u32 = 32;
 
-impl Rx {
-    pub(crate) fn new(inner: Arc<Handle>, parts: RxParts) -> Self {
+impl<F: Family> Rx<F> {
+    pub(crate) fn new(inner: Arc<Handle<F>>, parts: RxParts) -> Self {
         let RxParts { index, gate, ring, bell, wakeup, pool, buffers } = parts;
         let entries = ring.words().len();
         let counters = inner.driver().rx_counters.get(usize::from(index)).cloned().unwrap_or_default();
@@ -223,7 +223,7 @@ impl Rx {
     }
 }
 
-impl RxQueue for Rx {
+impl<F: Family> RxQueue for Rx<F> {
     fn rx(&mut self, out: &mut Burst) -> usize {
         Rx::rx(self, out)
     }
@@ -245,7 +245,7 @@ impl RxQueue for Rx {
     }
 }
 
-impl Drop for Rx {
+impl<F: Family> Drop for Rx<F> {
     fn drop(&mut self) {
         self.disarm();
         // Nobody waits for it from here on; the device may still.

@@ -11,7 +11,8 @@ use wholebar_core::mem::{Checked, L4, Offload, Pool};
 use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState};
 use wholebar_core::pci::PciDevice;
 use wholebar_core::reactor::Armed;
-use wholebar_igb::{Error, Fault, Igb, Options};
+use wholebar_intel::igb::Igb;
+use wholebar_intel::{Error, Fault, Options};
 
 fn open(nic: &FakeNic) -> Result<Igb, Error> {
     Igb::open(nic.device(), PortConfig::default(), manual())

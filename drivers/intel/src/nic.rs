@@ -3,58 +3,35 @@
 use crate::control::{Control, Totals};
 use crate::device::{Handle, Inner, rx_vectors};
 use crate::error::{Error, Result};
+use crate::family::Family;
 use crate::hardware::Hardware;
 use crate::options::{Options, Service};
-use crate::regs;
 use crate::rx::Rx;
-use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
+use crate::settings::{MIN_MTU, RSS_TABLE, Settings};
 use crate::tx::Tx;
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Limits, Link, Offloads, PortConfig, Rss, TxWatchdog};
+use wholebar_core::net::{Event, Link, PortConfig, Rss, TxWatchdog};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 
-/// One port of an 82576.
-///
-/// DPDK: the PMD `net_e1000_igb`.
+/// One port of a device of family `F`: an [`Igb`](crate::igb::Igb).
 ///
 /// Its queues keep it open; the device is reset when this handle and the last of them are dropped. Every method can be called from any thread while
 /// queues are polled on others. Link, filters and statistics are in its implementation of [`Port`](wholebar_core::net::Port).
-pub struct Igb(pub(crate) Arc<Handle>);
+pub struct Nic<F: Family>(pub(crate) Arc<Handle<F>>);
 
 /// Descriptors of a queue.
 const MIN_DESCRIPTORS: u16 = 8;
-const MAX_DESCRIPTORS: u16 = 4096;
 /// The Ethernet payload that every network has, in bytes.
 const MTU: u16 = 1500;
 
-/// What the device can be asked for.
-const LIMITS: Limits = Limits {
-    rx_queues: regs::QUEUES,
-    tx_queues: regs::QUEUES,
-    descriptors: MAX_DESCRIPTORS,
-    mtu: MAX_MTU,
-    offloads: Offloads {
-        rx_checksum: true,
-        tx_l4_checksum: true,
-        tx_l3_checksum: true,
-        vlan_strip: true,
-        vlan_insert: true,
-        vlan_filter: true,
-        rss_hash: true,
-        scatter: true,
-        gather: true,
-        ..Offloads::NONE
-    },
-    rss_table: RSS_TABLE,
-};
-
-impl Igb {
+impl<F: Family> Nic<F> {
     /// Opens a port: resets the device, reads its address, configures it as `config` says, and brings the link up.
     ///
     /// The link takes up to a few seconds more: [`Event::Link`] reports it. An offload that the device does not have is left out.
@@ -64,15 +41,15 @@ impl Igb {
     /// `config` asks for what the device does not have; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up;
     /// [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
-        let rss = check(device.name(), &config)?;
+        let rss = check::<F>(device.name(), &config)?;
         let _opening = Opening::of(device.clone());
-        let hw = Hardware::open(device, &options)?;
+        let hw = Hardware::open::<F>(device, &options)?;
         // Whoever had it before may have left it running.
         hw.bus_master(false)?;
-        hw.reset()?;
-        let granted = config.offloads.and(LIMITS.offloads);
+        F::reset(&hw)?;
+        let granted = config.offloads.and(F::LIMITS.offloads);
         let settings = Settings {
-            mac: hw.address()?,
+            mac: F::address(&hw)?,
             promiscuous: config.promiscuous,
             all_multicast: false,
             filters: Vec::new(),
@@ -94,10 +71,10 @@ impl Igb {
             link_changes: 0,
             watchdogs: (0..config.tx_queues).map(|_| TxWatchdog::new(options.stall_timeout)).collect(),
             stalls: 0,
-            totals: Totals::default(),
+            totals: Totals::of(config.rx_queues),
         };
         let vectors = rx_vectors(&config, queue_context.interrupts());
-        let started = hw.bus_master(true).and_then(|()| control.set_up(&hw, queue_context.interrupts(), vectors));
+        let started = hw.bus_master(true).and_then(|()| control.set_up::<F>(&hw, queue_context.interrupts(), vectors));
         if let Err(error) = started {
             let _ = hw.bus_master(false);
             return Err(error);
@@ -107,7 +84,6 @@ impl Igb {
             name: hw.name(),
             hw,
             options,
-            limits: LIMITS,
             granted,
             max_packet,
             domain: queue_context.domain().clone(),
@@ -115,6 +91,7 @@ impl Igb {
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
+            family: PhantomData,
         };
         let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;
         if service == Service::Thread {
@@ -164,7 +141,7 @@ impl Igb {
     /// [`Error::Buffers`] where the buffers are too small; [`Error::NoQueue`] where the port has no such queue, or it is in use;
     /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not enable it; [`Error::Core`] where memory cannot be had;
     /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where the device is that.
-    pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
+    pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx<F>> {
         let inner = &self.0;
         let split = inner.driver().buffers(pool)?;
         let mapping = inner.queue_context().attach(pool.arena().clone())?;
@@ -178,7 +155,7 @@ impl Igb {
     /// [`Error::NoQueue`] where the port has no such queue, or it is in use; [`NotReady`](wholebar_core::Error::NotReady) where the device does not
     /// enable it; [`Error::Core`] where memory cannot be had; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where
     /// the device is that.
-    pub fn tx(&self, index: u16) -> Result<Tx> {
+    pub fn tx(&self, index: u16) -> Result<Tx<F>> {
         let inner = &self.0;
         let parts = inner.with(|control| inner.driver().make_tx(control, index))?;
         Ok(Tx::new(inner.clone(), parts))
@@ -257,23 +234,24 @@ impl Igb {
 }
 
 /// Whether the device can be that; how packets are spread then.
-fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
+fn check<F: Family>(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
     let name = || device.to_owned();
     for (direction, asked, most) in
-        [("receive", config.rx_queues, LIMITS.rx_queues), ("send", config.tx_queues, LIMITS.tx_queues)]
+        [("receive", config.rx_queues, F::LIMITS.rx_queues), ("send", config.tx_queues, F::LIMITS.tx_queues)]
     {
         if !(1..=most).contains(&asked) {
             return Err(Error::Queues { device: name(), direction, asked, most });
         }
     }
     for asked in [config.rx_descriptors, config.tx_descriptors].into_iter().flatten() {
-        let (least, most) = (MIN_DESCRIPTORS, MAX_DESCRIPTORS);
+        let (least, most) = (MIN_DESCRIPTORS, F::LIMITS.descriptors);
         if !asked.is_power_of_two() || !(least..=most).contains(&asked) {
             return Err(Error::Descriptors { device: name(), asked, least, most });
         }
     }
-    if let Some(asked) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
-        return Err(Error::Mtu { device: name(), asked, least: MIN_MTU, most: MAX_MTU });
+    let (least, most) = (MIN_MTU, F::LIMITS.mtu);
+    if let Some(asked) = config.mtu.filter(|mtu| !(least..=most).contains(mtu)) {
+        return Err(Error::Mtu { device: name(), asked, least, most });
     }
     // Without spreading there is no hash either.
     let wanted = config.rx_queues > 1 || config.offloads.rss_hash;

@@ -1,8 +1,9 @@
-//! Advanced descriptors as words: what the driver writes, and what the device writes back (82576 datasheet, 7.1.5 and 7.2.2).
+//! What descriptors of all families have in common, as words: what the device writes back (82576 datasheet, 7.1.5 and 7.2.2), and which work can be asked
+//! for. What is posted to send is each family's own.
 //!
 //! A descriptor is two 64-bit words, little-endian in memory. Pure functions: no memory is touched here.
 
-use wholebar_core::mem::{Buf, Checked, L4, Offload};
+use wholebar_core::mem::{Buf, Checked, L4};
 
 /// A received packet's part, as the device wrote it back (7.1.5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,30 +60,6 @@ pub const TX_REPORT: u64 = 1 << 27;
 /// DD, there: it is.
 pub const TX_DONE: u64 = 1 << 32;
 
-/// The second word of a data descriptor (7.2.2.3) of a packet of `total` bytes, less report status; the first is the buffer's address.
-/// `work` is [`tx_work`]'s.
-#[inline(always)]
-pub fn tx_data(len: u32, total: u32, ends: bool, work: u64) -> u64 {
-    // DTYP 0011b (data), IFCS (the device appends the frame's checksum), DEXT (advanced); PAYLEN is the whole packet's.
-    const DATA: u64 = 0b0011 << 20 | 1 << 25 | 1 << 29;
-    u64::from(len) | DATA | u64::from(ends) << 24 | u64::from(total) << 46 | work
-}
-
-/// What the data descriptors of a packet say of the work that there is: VLE, IXSM, TXSM. A context descriptor comes before.
-pub fn tx_work(offload: Option<Offload>, vlan: bool) -> u64 {
-    let (l3, l4) = offload.map_or((false, false), |o| (o.l3, o.l4.is_some()));
-    u64::from(vlan) << 30 | u64::from(l3) << 40 | u64::from(l4) << 41
-}
-
-/// A context descriptor (7.2.2.2): what the device has to know of headers, and the VLAN tag.
-pub fn tx_context(offload: Option<Offload>, vlan: Option<u16>) -> [u64; 2] {
-    let offload = offload.unwrap_or(Offload { l2_len: 14, ..Offload::default() });
-    let low = u64::from(offload.l3_len) | u64::from(offload.l2_len) << 9 | u64::from(vlan.unwrap_or(0)) << 16;
-    // DTYP 0010b (context), DEXT; IPV4; L4T.
-    let l4 = u64::from(offload.l4 == Some(L4::Tcp)) << 11;
-    [low, 0b0010 << 20 | 1 << 29 | u64::from(!offload.ipv6) << 10 | l4 | u64::from(offload.l4_len) << 40]
-}
-
 /// Whether what is asked for makes sense for the packet, and was granted.
 pub fn tx_possible(packet: &Buf, total: u32, l3_granted: bool, l4_granted: bool) -> bool {
     let Some(offload) = packet.offload() else { return true };
@@ -108,7 +85,7 @@ pub fn tx_possible(packet: &Buf, total: u32, l3_granted: bool, l4_granted: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+    use wholebar_core::mem::{Arena, ArenaOptions, Offload, Pool};
 
     #[test]
     fn write_backs_are_read_field_by_field() {
@@ -123,26 +100,6 @@ mod tests {
         // UDP alone (UDPCS); errors say nothing where nobody looked.
         assert_eq!(WriteBack { low: 0, high: 0x6000_0011 }.checked(), (Checked::Unknown, Checked::Bad));
         assert!(WriteBack { low: 0, high: 1 << 31 }.is_bad());
-    }
-
-    #[test]
-    fn data_descriptors_are_as_the_datasheet_has_them() {
-        // DTALEN, DTYP, DCMD (IFCS, DEXT, EOP) below; PAYLEN in bits 31:14 of the upper half.
-        assert_eq!(tx_data(60, 60, true, 0), 0x2330_003c | 60 << 46);
-        assert_eq!(tx_data(2048, 9000, false, 0), 0x2230_0800 | 9000 << 46);
-        let offload = Offload { l2_len: 14, l3_len: 20, l3: true, l4: Some(L4::Tcp), ..Offload::default() };
-        assert_eq!(tx_work(Some(offload), true), 1 << 30 | 0x300 << 32);
-        assert_eq!((tx_work(None, false), tx_work(None, true)), (0, 1 << 30));
-    }
-
-    #[test]
-    fn context_descriptors_are_as_the_datasheet_has_them() {
-        let tcp = Offload { l2_len: 14, l3_len: 20, l4_len: 32, l3: true, l4: Some(L4::Tcp), ..Offload::default() };
-        let [low, high] = tx_context(Some(tcp), Some(0x6123));
-        assert_eq!((low, high), (0x6123_1c14, 0x2020_0c00 | 32 << 40));
-        let udp6 = Offload { l2_len: 18, l3_len: 40, ipv6: true, l4: Some(L4::Udp), ..Offload::default() };
-        assert_eq!(tx_context(Some(udp6), None), [18 << 9 | 40, 0x2020_0000]);
-        assert_eq!(tx_context(None, Some(5))[0], 5 << 16 | 14 << 9);
     }
 
     #[test]

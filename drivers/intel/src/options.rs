@@ -37,6 +37,6 @@ pub enum Service {
     /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
     #[default]
     Thread,
-    /// The program's, which calls [`Igb::service`](crate::Igb::service) several times a second.
+    /// The program's, which calls [`Nic::service`](crate::Nic::service) several times a second.
     Manual,
 }

@@ -3,9 +3,9 @@
 //! A packet stays with the queue until the device reported that it was sent. Nothing here locks, allocates or calls the kernel while the queue runs
 //! and packets lie in arenas that it has seen before.
 
-use crate::control::QueueId;
-use crate::descriptor::{tx_context, tx_data, tx_possible, tx_work};
+use crate::descriptor::tx_possible;
 use crate::device::{Handle, TxParts, delete_queue};
+use crate::family::{Family, QueueId};
 use crate::member::{Home, Member};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::mem::{Buf, DmaMapping, give_back};
 use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue};
 
-/// A transmit queue of an [`Igb`](crate::Igb).
-pub struct Tx {
+/// A transmit queue of an [`Nic`](crate::Nic).
+pub struct Tx<F: Family> {
     member: Member,
     ring: TxRing,
     bell: Doorbell<u32>,
@@ -30,7 +30,7 @@ pub struct Tx {
     /// Room for packets that were sent, kept between calls.
     done: Vec<Buf>,
     index: u16,
-    inner: Arc<Handle>,
+    inner: Arc<Handle<F>>,
 }
 
 /// The shortest packet, in bytes: shorter ones cannot be padded (TCTL.PSP).
@@ -48,8 +48,8 @@ enum Unfit {
     Arena,
 }
 
-impl Tx {
-    pub(crate) fn new(inner: Arc<Handle>, parts: TxParts) -> Self {
+impl<F: Family> Tx<F> {
+    pub(crate) fn new(inner: Arc<Handle<F>>, parts: TxParts) -> Self {
         let TxParts { index, gate, ring, bell } = parts;
         let counters = inner.driver().tx_counters.get(usize::from(index)).cloned().unwrap_or_default();
         let done = Vec::with_capacity(ring.capacity() as usize);
@@ -118,7 +118,7 @@ impl Tx {
                 return Err(Unfit::Length);
             }
             let iova = self.iova(packet)?;
-            self.ring.post([iova, tx_data(total, total, true, 0)]);
+            self.ring.post([iova, F::tx_data(total, total, true, 0)]);
             return Ok(total);
         }
         self.post_any(packet)
@@ -135,8 +135,7 @@ impl Tx {
             return Err(Unfit::Segments);
         }
         let (offload, vlan) = (packet.offload(), packet.vlan());
-        let work = tx_work(offload, vlan.is_some());
-        let context = (work != 0).then(|| tx_context(offload, vlan));
+        let (work, context) = (F::tx_work(offload, vlan), F::tx_context(offload, vlan));
         if parts + usize::from(context.is_some()) > self.ring.capacity() as usize {
             return Err(Unfit::Segments);
         }
@@ -158,7 +157,7 @@ impl Tx {
         for part in packet.segments().filter(|part| !part.is_empty()) {
             left -= 1;
             let iova = self.iova(part)?;
-            self.ring.post([iova, tx_data(part.len(), total, left == 0, work)]);
+            self.ring.post([iova, F::tx_data(part.len(), total, left == 0, work)]);
         }
         Ok(total)
     }
@@ -250,7 +249,7 @@ impl Tx {
     }
 }
 
-impl TxQueue for Tx {
+impl<F: Family> TxQueue for Tx<F> {
     fn tx(&mut self, packets: &mut Burst) -> usize {
         Tx::tx(self, packets)
     }
@@ -268,7 +267,7 @@ impl TxQueue for Tx {
     }
 }
 
-impl Drop for Tx {
+impl<F: Family> Drop for Tx<F> {
     fn drop(&mut self) {
         let start = Instant::now();
         while self.member.open() && self.in_flight() > 0 && start.elapsed() < LAST_PACKETS {

@@ -1,7 +1,7 @@
 //! `reflect ADDRESS [SECONDS]`: sends every frame back to whoever sent it, and says at the end what was counted.
 //!
 //! ```sh
-//! cargo run --release -p wholebar-igb --example reflect -- 0000:01:00.0 10
+//! cargo run --release -p wholebar-intel --example reflect -- 0000:01:00.0 10
 //! cargo xtask vm run x86_64 --nic igb --bind nic -- sh -c 'reflect $WHOLEBAR_NIC 3'
 //! ```
 
@@ -14,7 +14,8 @@ use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 use wholebar_core::net::{Burst, Port, PortConfig};
 use wholebar_core::pci::PciDevice;
 use wholebar_core::vfio::{Vfio, VfioOptions};
-use wholebar_igb::{Igb, Options};
+use wholebar_intel::Options;
+use wholebar_intel::igb::Igb;
 
 const NEEDS: &str = "usage: reflect ADDRESS [SECONDS]
 It needs an Intel 82576 (8086:10c9) that vfio-pci has, by its address: `wholebar devices` lists what there is, `wholebar bind` gives it to vfio-pci.

@@ -1,14 +1,15 @@
-//! A driver for Intel's 82576 (igb), Gigabit Ethernet: by its datasheet, polled, without unsafe code.
+//! Drivers for Intel's Gigabit Ethernet controllers, by their datasheets, polled, without unsafe code: the 82576 ([`igb`]).
 //!
-//! [`Igb`] is one port of the device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
-//! queues, owned values for one core each. The registers are in BAR0 and the MSI-X table in BAR3, so registers are mapped whichever way BARs are
-//! planned, unless nothing is. Interrupts are for the link, and for idle cores.
+//! [`Nic`] is one port of a device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
+//! queues, owned values for one core each. What families do in their own way is in their modules, all else is the same for them. Registers are in BAR0 and
+//! the MSI-X table in BAR3, so registers are mapped whichever way BARs are planned, unless nothing is. Interrupts are for the link, and for idle cores.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
 //! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
 //! use wholebar_core::net::{Burst, PortConfig};
-//! use wholebar_igb::{Igb, Options};
+//! use wholebar_intel::Options;
+//! use wholebar_intel::igb::Igb;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let igb = Igb::open(open(), PortConfig::default(), Options::default())?;
@@ -30,9 +31,11 @@ mod control;
 mod descriptor;
 mod device;
 mod error;
+mod family;
 mod hardware;
-mod igb;
+pub mod igb;
 mod member;
+mod nic;
 mod options;
 mod port;
 mod regs;
@@ -43,8 +46,7 @@ mod tx;
 mod tx_ring;
 
 pub use error::{Error, Fault, Result};
-pub use hardware::IDS;
-pub use igb::Igb;
+pub use nic::Nic;
 pub use options::{Options, Service};
 pub use rx::Rx;
 pub use tx::Tx;

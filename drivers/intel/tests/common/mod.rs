@@ -8,7 +8,8 @@ use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
 use wholebar_core::net::PortConfig;
 use wholebar_core::pci::IrqInfo;
 use wholebar_core::{PageSize, Work};
-use wholebar_igb::{Igb, Options, Service};
+use wholebar_intel::igb::Igb;
+use wholebar_intel::{Options, Service};
 
 pub const CTRL: u64 = 0x0000;
 pub const STATUS: u64 = 0x0008;

@@ -1,26 +1,22 @@
-//! What a port is asked to be besides its queues: addresses, VLANs, how packets are spread, sizes. It is told to the device when it is set up
-//! (82576 datasheet, 4.5.9), again after each reset, and in part when it changes.
+//! What a port is asked to be besides its queues: addresses, VLANs, how packets are spread, sizes. Its family tells it to the device when it is set up
+//! (82576 datasheet, 4.5.9), again after each reset, and in part when it changes; what is the same for all of them is here.
 
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::regs;
 use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
 
-/// Largest frame, in bytes, header and frame checksum included.
-const MAX_FRAME: u16 = 9728;
 /// Ethernet's header, its checksum, and a VLAN tag, in bytes.
-const AROUND: u16 = 14 + 4 + 4;
-/// The largest MTU, in bytes.
-pub(crate) const MAX_MTU: u16 = MAX_FRAME - AROUND;
+pub const AROUND: u16 = 14 + 4 + 4;
 /// The smallest MTU, in bytes: what IPv4 asks for.
-pub(crate) const MIN_MTU: u16 = 68;
+pub const MIN_MTU: u16 = 68;
 /// Entries of the redirection table.
-pub(crate) const RSS_TABLE: u16 = 128;
+pub const RSS_TABLE: u16 = 128;
 /// Bytes of the hash's key.
 const RSS_KEY: usize = 40;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Settings {
+pub struct Settings {
     pub mac: Mac,
     pub promiscuous: bool,
     pub all_multicast: bool,
@@ -34,21 +30,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Tells the device everything, and enables both directions. Queues are enabled one by one, later.
-    pub fn apply(&self, hw: &Hardware) -> Result<()> {
-        hw.write(regs::CTRL_EXT, hw.read(regs::CTRL_EXT)? | regs::CTRL_EXT_DRIVER)?;
+    /// That a driver is there, and what is done to packets that are received.
+    pub fn write_common(&self, hw: &Hardware) -> Result<()> {
+        hw.change(regs::CTRL_EXT, regs::CTRL_EXT_DRIVER, 0)?;
         let strip = if self.granted.vlan_strip { regs::CTRL_VLAN_STRIP } else { 0 };
-        hw.write(regs::CTRL, hw.read(regs::CTRL)? & !regs::CTRL_VLAN_STRIP | strip)?;
-        self.apply_addresses(hw)?;
-        for (i, word) in (0..).zip(&self.vlans) {
-            hw.write(regs::VFTA + 4 * i, *word)?;
-        }
-        self.apply_rss(hw)?;
+        hw.change(regs::CTRL, strip, regs::CTRL_VLAN_STRIP)?;
         let check = if self.granted.rx_checksum { regs::RXCSUM_CHECK } else { 0 };
-        hw.write(regs::RXCSUM, check | regs::RXCSUM_HASH)?;
-        hw.write(regs::RLPML, self.max_frame())?;
-        self.apply_receive(hw)?;
-        hw.write(regs::TCTL, regs::TCTL_ENABLE | regs::TCTL_PAD | regs::TCTL_COLLISIONS)
+        hw.write(regs::RXCSUM, check | regs::RXCSUM_HASH)
     }
 
     /// The largest frame that is received or sent, in bytes, header and frame checksum included.
@@ -61,24 +49,23 @@ impl Settings {
         self.max_frame() - 4
     }
 
-    /// What is received (8.10.1).
-    pub fn apply_receive(&self, hw: &Hardware) -> Result<()> {
+    /// What is received, as bits of RCTL (8.10.1).
+    pub fn receive_bits(&self) -> u32 {
         let filter = self.granted.vlan_filter && !self.promiscuous;
         let bits = [
             (self.promiscuous, regs::RCTL_UNICAST),
             (self.promiscuous || self.all_multicast, regs::RCTL_MULTICAST),
             (filter, regs::RCTL_VLAN_FILTER),
         ];
-        // Long packets always: RLPML says how long they may be.
-        let always = regs::RCTL_ENABLE | regs::RCTL_BROADCAST | regs::RCTL_LONG | regs::RCTL_STRIP_CRC;
-        hw.write(regs::RCTL, bits.iter().filter(|(on, _)| *on).fold(always, |rctl, (_, bit)| rctl | bit))
+        let always = regs::RCTL_BROADCAST | regs::RCTL_STRIP_CRC;
+        bits.iter().filter(|(on, _)| *on).fold(always, |rctl, (_, bit)| rctl | bit)
     }
 
-    /// Whom it receives for: its own address, then others as far as they fit, groups that don't by their hash.
-    pub fn apply_addresses(&self, hw: &Hardware) -> Result<()> {
-        let (exact, hashed) = self.split_filters();
+    /// Whom it receives for: its own address, then others as far as `room` has place, groups that don't fit by their hash.
+    pub fn write_addresses(&self, hw: &Hardware, room: usize) -> Result<()> {
+        let (exact, hashed) = self.split_filters(room);
         let mut addresses = std::iter::once(&self.mac).chain(exact);
-        for n in 0..regs::ADDRESSES {
+        for n in 0..room {
             let (low, high) = regs::receive_address(n);
             let (a, b) = addresses.next().map_or((0, 0), |mac| address_words(*mac));
             // Not valid while it is half of one and half of another.
@@ -98,30 +85,29 @@ impl Settings {
     }
 
     /// Those that are compared exactly (single stations first), and groups beyond them.
-    fn split_filters(&self) -> (Vec<&Mac>, Vec<&Mac>) {
+    fn split_filters(&self, room: usize) -> (Vec<&Mac>, Vec<&Mac>) {
         let (groups, mut exact): (Vec<_>, Vec<_>) = self.filters.iter().partition(|mac| mac.is_multicast());
-        let room = (regs::ADDRESSES - 1).saturating_sub(exact.len()).min(groups.len());
+        let room = (room - 1).saturating_sub(exact.len()).min(groups.len());
         let (fit, hashed) = groups.split_at(room);
         exact.extend(fit);
         (exact, hashed.to_vec())
     }
 
-    /// How packets are spread (7.1.1.7).
-    pub fn apply_rss(&self, hw: &Hardware) -> Result<()> {
-        let Some(rss) = &self.rss else { return hw.write(regs::MRQC, 0) };
+    /// The hash's key, and the table of queues, a byte an entry: the queue's number begins at bit `shift` (7.1.1.7). Shorter tables repeat, as the
+    /// hash's lowest bits do.
+    pub fn write_rss(hw: &Hardware, rss: &Rss, shift: u32) -> Result<()> {
         for (i, bytes) in (0..).zip(rss.key.as_chunks::<4>().0) {
             hw.write(regs::RSSRK + 4 * i, u32::from_le_bytes(*bytes))?;
         }
         let mut table = rss.table.iter().cycle();
         for i in 0..u64::from(RSS_TABLE) / 4 {
-            // A byte an entry, the queue in bits 3:0. Shorter tables repeat, as the hash's lowest bits do.
             let mut word = 0;
-            for shift in [0, 8, 16, 24] {
-                word |= table.next().map_or(0, |queue| u32::from(*queue & 0xf)) << shift;
+            for entry in [0, 8, 16, 24] {
+                word |= table.next().map_or(0, |queue| u32::from(*queue & 0xf)) << (entry + shift);
             }
             hw.write(regs::RETA + 4 * i, word)?;
         }
-        hw.write(regs::MRQC, regs::MRQC_RSS | hash_bits(rss.fields))
+        Ok(())
     }
 
     /// Whether packets can be spread so over `queues`.
@@ -140,17 +126,17 @@ impl Settings {
     }
 
     /// Whether these addresses can be filtered for.
-    pub fn check_filters(device: &str, filters: &[Mac]) -> Result<()> {
+    pub fn check_filters(device: &str, filters: &[Mac], room: usize) -> Result<()> {
         let refuse = |why| Err(Error::Address { device: device.to_owned(), why });
         if let Some(mac) = filters.iter().find(|mac| !mac.is_unicast() && !mac.is_multicast()) {
             return refuse(format!("{mac} is nobody's address"));
         }
         let single = filters.iter().filter(|mac| mac.is_unicast()).count();
-        match single < regs::ADDRESSES {
+        match single < room {
             true => Ok(()),
             false => refuse(format!(
                 "{single} addresses besides its own are more than the {} it has room for: be promiscuous",
-                regs::ADDRESSES - 1
+                room - 1
             )),
         }
     }
@@ -168,7 +154,7 @@ fn group_hash(mac: Mac) -> u16 {
 }
 
 /// MRQC's fields.
-fn hash_bits(fields: HashFields) -> u32 {
+pub fn hash_bits(fields: HashFields) -> u32 {
     let bits = [
         (fields.tcp4, 1 << 16),
         (fields.ipv4, 1 << 17),
@@ -211,12 +197,12 @@ mod tests {
         let group = |i| Mac([1, 0, 0x5e, 0, 0, i]);
         let all: Vec<_> = (0..10).map(group).chain((0..20).map(single)).collect();
         let settings = settings(all);
-        let (exact, hashed) = settings.split_filters();
+        let (exact, hashed) = settings.split_filters(24);
         assert_eq!((exact.len(), hashed.len()), (23, 7));
         assert!(exact[..20].iter().all(|mac| mac.is_unicast()) && hashed.iter().all(|mac| mac.is_multicast()));
-        assert!(Settings::check_filters("x", &(0..23).map(single).collect::<Vec<_>>()).is_ok());
-        assert!(Settings::check_filters("x", &(0..24).map(single).collect::<Vec<_>>()).is_err());
-        assert!(Settings::check_filters("x", &[Mac::default()]).is_err());
+        assert!(Settings::check_filters("x", &(0..23).map(single).collect::<Vec<_>>(), 24).is_ok());
+        assert!(Settings::check_filters("x", &(0..24).map(single).collect::<Vec<_>>(), 24).is_err());
+        assert!(Settings::check_filters("x", &[Mac::default()], 24).is_err());
     }
 
     #[test]
@@ -240,7 +226,7 @@ mod tests {
     fn sizes_hold_a_tag() {
         let mut settings = settings(vec![]);
         assert_eq!((settings.max_frame(), settings.max_packet()), (1522, 1518));
-        settings.mtu = MAX_MTU;
+        settings.mtu = 9706;
         assert_eq!(settings.max_frame(), 9728);
     }
 }

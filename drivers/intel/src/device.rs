@@ -1,20 +1,22 @@
 //! The device, opened: what its handle and its queues share, and what a reset of it is. The handle that applications hold is elsewhere
-//! ([`Igb`](crate::Igb)), and so are the queues' own work ([`Rx`](crate::Rx), [`Tx`](crate::Tx)).
+//! ([`Nic`](crate::Nic)), and so are the queues' own work ([`Rx`](crate::Rx), [`Tx`](crate::Tx)).
 
-use crate::control::{Control, QueueId, Record, memory};
+use crate::control::{Control, Record, memory};
 use crate::error::{Error, Result};
+use crate::family::{Direction, Family, QueueId, Vector};
 use crate::hardware::Hardware;
 use crate::options::Options;
-use crate::regs::{self, queue};
+use crate::regs::queue;
 use crate::rx_ring::RxRing;
 use crate::tx_ring::TxRing;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::bar::Doorbell;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar_core::net::{Event, Limits, Offloads, PortConfig, RxCounters, TxCounters};
+use wholebar_core::net::{Event, Offloads, PortConfig, RxCounters, TxCounters};
 use wholebar_core::pci::PciDevice;
 use wholebar_core::reset::{Domain, Gate};
 
@@ -23,13 +25,12 @@ const RX_DESCRIPTORS: u16 = 512;
 const TX_DESCRIPTORS: u16 = 512;
 
 /// What keeps a device open: held by the port's handle and by its queues.
-pub(crate) type Handle = ControlPlane<Inner>;
+pub(crate) type Handle<F> = ControlPlane<Inner<F>>;
 
-pub(crate) struct Inner {
+pub(crate) struct Inner<F> {
     pub hw: Hardware,
     pub options: Options,
     pub config: PortConfig,
-    pub limits: Limits,
     pub granted: Offloads,
     pub max_packet: u32,
     pub domain: Domain,
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub queue_context: Arc<QueueContext<Error>>,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
+    pub family: PhantomData<F>,
 }
 
 /// What a receive queue is made of.
@@ -58,7 +60,7 @@ pub(crate) struct TxParts {
     pub bell: Doorbell<u32>,
 }
 
-/// A vector, and the registers that open and close it: a one in its bit (8.8).
+/// A vector, and the registers that open and close it: a one in its bit.
 pub(crate) struct Wakeup {
     pub fd: Arc<EventFd>,
     pub bit: u32,
@@ -67,26 +69,18 @@ pub(crate) struct Wakeup {
     pub mask: Doorbell<u32>,
 }
 
-impl Wakeup {
-    /// `registers` are EICR, EIMS, EIMC.
-    pub fn new(fd: Arc<EventFd>, vector: u32, registers: (Doorbell<u32>, Doorbell<u32>, Doorbell<u32>)) -> Self {
-        let (cause, unmask, mask) = registers;
-        Self { fd, bit: 1 << vector, cause, unmask, mask }
-    }
-}
-
 /// How many receive queues, from the first on, have a vector.
 pub(crate) fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -> u16 {
     let vectors = interrupts.map_or(0, |interrupts| interrupts.count().saturating_sub(1));
     if config.rx_interrupts { config.rx_queues.min(vectors as u16) } else { 0 }
 }
 
-impl Inner {
+impl<F: Family> Inner<F> {
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How much of a pool's buffers the device may write, as SRRCTL has it: in units of 1024 bytes (7.1.3.1).
+    /// How much of a pool's buffers the device may write, in units of 1024 bytes, as devices have it (7.1.3.1).
     pub fn buffers(&self, pool: &Pool) -> Result<u32> {
         let headroom = self.config.headroom;
         let size = pool.size();
@@ -139,11 +133,11 @@ impl Inner {
         id: QueueId,
         ring: &DmaRing<[AtomicU64; 2]>,
         mapping: Arc<DmaMapping>,
-        split: Option<u32>,
+        direction: Direction,
     ) -> Result<()> {
-        let record = Record { ring: ring.clone(), mapping, split, epoch: self.domain.epoch(), orphan: false };
+        let record = Record { ring: ring.clone(), mapping, direction, epoch: self.domain.epoch(), orphan: false };
         ring.set_quarantine(true);
-        control.create(&self.hw, id, &record)?;
+        record.create::<F>(&self.hw, id)?;
         control.queues.insert(id, record);
         Ok(())
     }
@@ -161,20 +155,19 @@ impl Inner {
         let entries = self.config.rx_descriptors.unwrap_or(RX_DESCRIPTORS);
         let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
         let bar = &self.hw.bar;
-        let bell = bar.doorbell(regs::rx_queue(index) + queue::TAIL)?;
+        let bell = bar.doorbell(F::place(id) + queue::TAIL)?;
         let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
         let wakeup = match self.queue_context.interrupts() {
             Some(interrupts) if index < vectors => {
-                let vector = u32::from(index) + 1;
-                let register = |register| bar.doorbell(register);
-                let registers = (register(regs::EICR)?, register(regs::EIMS)?, register(regs::EIMC)?);
-                Some(Wakeup::new(interrupts.vector(vector)?, vector, registers))
+                let Vector { bit, cause, unmask, mask } = F::vector(index);
+                let (cause, unmask, mask) = (bar.doorbell(cause)?, bar.doorbell(unmask)?, bar.doorbell(mask)?);
+                Some(Wakeup { fd: interrupts.vector(u32::from(index) + 1)?, bit, cause, unmask, mask })
             }
             _ => None,
         };
         // With one queue packets may wait for descriptors; with more they may not, or one full queue holds up the others.
-        let drop = if self.config.rx_queues > 1 { queue::SPLIT_DROP } else { 0 };
-        self.record(control, id, ring.words(), mapping, Some(queue::SPLIT_ONE_BUFFER | drop | units))?;
+        let direction = Direction::Rx { kib: units, drop: self.config.rx_queues > 1 };
+        self.record(control, id, ring.words(), mapping, direction)?;
         let gate = self.domain.join(id.0);
         Ok(RxParts { index, gate, ring, bell, wakeup, pool: pool.clone(), buffers })
     }
@@ -184,14 +177,14 @@ impl Inner {
         self.vacant(control, id, index, self.config.tx_queues, "sends")?;
         let entries = self.config.tx_descriptors.unwrap_or(TX_DESCRIPTORS);
         let (ring, mapping) = self.ring(control, entries, |arena| TxRing::new(arena, entries.into()))?;
-        let bell = self.hw.bar.doorbell(regs::tx_queue(index) + queue::TAIL)?;
-        self.record(control, id, ring.words(), mapping, None)?;
+        let bell = self.hw.bar.doorbell(F::place(id) + queue::TAIL)?;
+        self.record(control, id, ring.words(), mapping, Direction::Tx)?;
         Ok(TxParts { index, gate: self.domain.join(id.0), ring, bell })
     }
 }
 
-impl Driver for Inner {
-    const NAME: &'static str = "igb";
+impl<F: Family> Driver for Inner<F> {
+    const NAME: &'static str = F::NAME;
     type State = Control;
     type Event = Event;
     type QueueFault = Error;
@@ -207,36 +200,36 @@ impl Driver for Inner {
 
     fn stop(&self, control: &mut Control) -> Result<()> {
         // A reset clears its counters.
-        if let Err(error) = control.count(&self.hw) {
+        if let Err(error) = control.count::<F>(&self.hw) {
             tracing::debug!(%error, "before a reset");
         }
-        self.hw.reset()
+        F::reset(&self.hw)
     }
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
         self.hw.bus_master(true)?;
         let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
-        control.set_up(&self.hw, self.queue_context.interrupts(), vectors)?;
-        control.recreate(&self.hw, &self.domain)
+        control.set_up::<F>(&self.hw, self.queue_context.interrupts(), vectors)?;
+        control.recreate::<F>(&self.hw, &self.domain)
     }
 
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
-        control.follow_link(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
+        control.follow_link::<F>(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
         control.check_stalls(&self.tx_counters, tell);
-        control.count(&self.hw)
+        control.count::<F>(&self.hw)
     }
 }
 
 /// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-pub(crate) fn delete_queue(handle: &Handle, id: QueueId) -> bool {
+pub(crate) fn delete_queue<F: Family>(handle: &Handle<F>, id: QueueId) -> bool {
     let driver = handle.driver();
     let deleted = handle.with(|control| {
         let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
         // In any other epoch the device was reset since, and the queue not made again.
         if record.epoch == driver.domain.epoch() {
             record.orphan = true;
-            control.delete(&driver.hw, id)?;
+            F::delete(&driver.hw, id)?;
         }
         control.queues.remove(&id);
         Ok(())

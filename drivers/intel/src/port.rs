@@ -1,7 +1,8 @@
 //! The device as any [`Port`]: what programs use that do not care which driver they have.
 
 use crate::error::Error;
-use crate::igb::Igb;
+use crate::family::Family;
+use crate::nic::Nic;
 use crate::regs;
 use crate::settings::Settings;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use wholebar_core::channel::Receiver;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
 
-impl Port for Igb {
+impl<F: Family> Port for Nic<F> {
     fn driver(&self) -> &'static str {
-        "igb"
+        F::NAME
     }
 
     fn name(&self) -> &str {
@@ -20,7 +21,7 @@ impl Port for Igb {
     }
 
     fn limits(&self) -> &Limits {
-        &self.0.driver().limits
+        &F::LIMITS
     }
 
     fn granted(&self) -> Offloads {
@@ -44,20 +45,21 @@ impl Port for Igb {
             let why = format!("{mac} is no address that one station can have");
             return Err(Error::Address { device: self.0.driver().hw.name(), why }.into());
         }
-        Ok(self.set(|settings| settings.mac = mac, Settings::apply_addresses)?)
+        Ok(self.set(|settings| settings.mac = mac, |settings, hw| F::apply_addresses(hw, settings))?)
     }
 
     fn set_promiscuous(&self, on: bool) -> Result<(), DriverError> {
-        Ok(self.set(|settings| settings.promiscuous = on, Settings::apply_receive)?)
+        Ok(self.set(|settings| settings.promiscuous = on, |settings, hw| F::apply_receive(hw, settings))?)
     }
 
     fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
-        Ok(self.set(|settings| settings.all_multicast = on, Settings::apply_receive)?)
+        Ok(self.set(|settings| settings.all_multicast = on, |settings, hw| F::apply_receive(hw, settings))?)
     }
 
     fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {
-        Settings::check_filters(self.0.driver().name(), addresses)?;
-        Ok(self.set(|settings| settings.filters = addresses.to_vec(), Settings::apply_addresses)?)
+        Settings::check_filters(self.0.driver().name(), addresses, F::ADDRESSES)?;
+        Ok(self
+            .set(|settings| settings.filters = addresses.to_vec(), |settings, hw| F::apply_addresses(hw, settings))?)
     }
 
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
@@ -69,31 +71,31 @@ impl Port for Igb {
         let change = |settings: &mut Settings| {
             settings.vlans[word] = if on { settings.vlans[word] | bit } else { settings.vlans[word] & !bit };
         };
-        Ok(self.set(change, |settings, hw| hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word]))?)
+        Ok(self.set(change, |settings, hw| F::apply_vlans(hw, settings, word))?)
     }
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
         let checked = Settings::check_rss(rss, self.0.driver().config.rx_queues);
         checked.map_err(|why| Error::Rss { device: self.0.driver().hw.name(), why })?;
-        Ok(self.set(|settings| settings.rss = Some(rss.clone()), Settings::apply_rss)?)
+        Ok(self.set(|settings| settings.rss = Some(rss.clone()), |settings, hw| F::apply_rss(hw, settings))?)
     }
 
     fn link(&self) -> Link {
-        self.0.driver().hw.link().unwrap_or_default()
+        F::link(&self.0.driver().hw).unwrap_or_default()
     }
 
     fn events(&self) -> &Receiver<Event> {
-        Igb::events(self)
+        Nic::events(self)
     }
 
     fn statistics(&self) -> Vec<Statistic> {
         let (counters, dropped, link_changes, stalls) = self.0.peek(|control| {
             if self.0.check().is_ok()
-                && let Err(error) = control.count(&self.0.driver().hw)
+                && let Err(error) = control.count::<F>(&self.0.driver().hw)
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            (control.totals.counters, control.totals.dropped, control.link_changes, control.stalls)
+            (control.totals.counters, control.totals.dropped.clone(), control.link_changes, control.stalls)
         });
         let of = |queue: &str, name: &'static str, value| Statistic {
             queue: queue.to_owned().into(),
@@ -123,11 +125,11 @@ impl Port for Igb {
     }
 
     fn attach(&self, arena: Arc<Arena>) -> Result<(), DriverError> {
-        Ok(Igb::attach(self, arena)?)
+        Ok(Nic::attach(self, arena)?)
     }
 
     fn detach(&self, arena: &Arena) -> Result<(), DriverError> {
-        Ok(Igb::detach(self, arena)?)
+        Ok(Nic::detach(self, arena)?)
     }
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
@@ -139,6 +141,6 @@ impl Port for Igb {
     }
 
     fn reset(&self) -> Result<(), DriverError> {
-        Ok(Igb::reset(self)?)
+        Ok(Nic::reset(self)?)
     }
 }
