@@ -338,3 +338,67 @@ fn protection_information() {
     let flipped = "sim:nvme,size=1M,ms=8,pi=1,faults=apptag:@1";
     fails(&format!("nvme read {flipped} --blocks 1 --out -"), 1, &["End-to-end Guard Check Error", "block 0"]);
 }
+
+#[test]
+fn data_placement() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::new(dir.path(), "size=16M fdp=1 fdp_nruh=4 fdp_runs=1M streams=8");
+    let target = &served.1;
+    let data = dir.path().join("data");
+    fs::write(&data, vec![5; 65536]).unwrap();
+    assert!(table(&format!("nvme fdp configs {target}")).contains("4 initially, 0 always"));
+    assert!(table(&format!("nvme fdp usage {target}")).contains("hosts"));
+    assert!(table(&format!("nvme fdp feature {target}")).contains("by configuration 0"));
+    assert!(table(&format!("nvme fdp status {target}")).contains("4 placements"));
+    stdout(&format!("nvme write {target} --in {} --dir-type 2 --dir-spec 3", data.display()));
+    assert_eq!(json(&format!("nvme fdp stats {target} --json"))["hbmw"], 65536);
+    let status = json(&format!("nvme fdp status {target} --json"));
+    let left: Vec<_> = status["ruhss"].as_array().unwrap().iter().map(|u| u["ruamw"].as_u64().unwrap()).collect();
+    assert_eq!(left, [2048, 2048, 2048, 2048 - 128]);
+    let events = table(&format!("nvme fdp set-events {target} --placement-handle 3 --event-types 0 --enable"));
+    assert!(events.contains("yes       Reclaim Unit Not Fully Written"), "{events}");
+    stdout(&format!("nvme fdp update {target} --pids 3,1"));
+    assert!(table(&format!("nvme fdp events {target} --host-events")).contains("Not Fully Written"));
+    let event = &json(&format!("nvme fdp events {target} --host-events --json"))["events"][0];
+    assert_eq!((&event["type"], &event["pid"], &event["nsid"]), (&0.into(), &3.into(), &1.into()));
+
+    // Streams last until the controller is enabled anew, which each command does.
+    assert!(table(&format!("nvme dir-receive {target}")).contains("data placement"));
+    assert!(table(&format!("nvme dir-receive {target} -D 1 -O 1")).contains("streams at most     8"));
+    stdout(&format!("nvme dir-send {target} -D 0 -O 1 --target-dir 1 --endir 1"));
+    assert_eq!(json(&format!("nvme dir-receive {target} -D 1 -O 3 -r 2 --json"))["decoded"]["allocated"], 2);
+    fails(&format!("nvme write {target} --in {} --dir-type 1 --dir-spec 1", data.display()), 1, &["Invalid Field"]);
+
+    fails(&format!("nvme fdp update {target} --pids 4"), 1, &["refused I/O Management Send", "Invalid Field"]);
+    fails(&format!("nvme fdp update {target}"), 2, &["--pids"]);
+    fails(&format!("nvme fdp feature {target} --disable"), 1, &["Command Sequence Error"]);
+    fails("nvme fdp stats sim:nvme", 1, &["no flexible data placement"]);
+    fails("nvme dir-receive sim:nvme", 1, &["no directives"]);
+    fails("nvme write sim:nvme --in x --dir-type 2", 2, &["--dir-spec"]);
+}
+
+#[test]
+fn reservations() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = Served::new(dir.path(), "size=16M subsys=a");
+    let target = &served.1;
+    let host = "--hostid 5a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697";
+    let data = dir.path().join("data");
+    fs::write(&data, vec![5; 512]).unwrap();
+    fails(&format!("nvme resv acquire {target} --crkey 7 {host}"), 1, &["Reservation Conflict"]);
+    stdout(&format!("nvme resv register {target} --nrkey 0x1234 {host}"));
+    stdout(&format!("nvme resv acquire {target} --crkey 0x1234 --rtype 1 {host}"));
+    let report = json(&format!("nvme resv report {target} {host} --json"));
+    assert_eq!((&report["rtype"], &report["regctl"]), (&1.into(), &1.into()));
+    let registrant = &report["regctls"][0];
+    assert_eq!((&registrant["rkey"], &registrant["rcsts"]), (&0x1234.into(), &1.into()));
+    assert_eq!(registrant["hostid"], "5a1d3b2e7c944a6f8e10d2f3c4b5a697");
+    assert!(table(&format!("nvme resv report {target} {host}")).contains("Write Exclusive, generation 1"));
+    // Another host, which is none of its.
+    fails(&format!("nvme write {target} --in {}", data.display()), 1, &["Reservation Conflict"]);
+    stdout(&format!("nvme resv release {target} --crkey 0x1234 --rtype 1 {host}"));
+    stdout(&format!("nvme write {target} --in {}", data.display()));
+    fails(&format!("nvme resv register {target} {host}"), 2, &["--nrkey"]);
+    fails(&format!("nvme resv report {target} --hostid 12"), 2, &["no UUID"]);
+    fails("nvme resv report sim:nvme", 1, &["no reservations"]);
+}

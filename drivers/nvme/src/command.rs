@@ -33,6 +33,10 @@ pub mod admin {
     pub const SELF_TEST: u8 = 0x14;
     /// Namespace Attachment (5.22).
     pub const NAMESPACE_ATTACHMENT: u8 = 0x15;
+    /// Directive Send (5.11).
+    pub const DIRECTIVE_SEND: u8 = 0x19;
+    /// Directive Receive (5.10).
+    pub const DIRECTIVE_RECEIVE: u8 = 0x1a;
     /// Virtualization Management (5.28).
     pub const VIRTUALIZATION_MANAGEMENT: u8 = 0x1c;
     /// Capacity Management (5.3).
@@ -71,14 +75,40 @@ pub mod io {
     pub const DATASET_MANAGEMENT: u8 = 0x09;
     /// Verify (3.2.5).
     pub const VERIFY: u8 = 0x0c;
+    /// Reservation Register (NVM Express Base 2.0, 7.3).
+    pub const RESERVATION_REGISTER: u8 = 0x0d;
+    /// Reservation Report (Base 2.0, 7.5).
+    pub const RESERVATION_REPORT: u8 = 0x0e;
+    /// Reservation Acquire (Base 2.0, 7.2).
+    pub const RESERVATION_ACQUIRE: u8 = 0x11;
+    /// I/O Management Receive (NVM Express Base 2.1, 7.3).
+    pub const MANAGEMENT_RECEIVE: u8 = 0x12;
+    /// Reservation Release (Base 2.0, 7.4).
+    pub const RESERVATION_RELEASE: u8 = 0x15;
     /// Copy (3.2.2).
     pub const COPY: u8 = 0x19;
+    /// I/O Management Send (NVM Express Base 2.1, 7.4).
+    pub const MANAGEMENT_SEND: u8 = 0x1d;
     /// Zone Management Send (Zoned Namespace Command Set 1.1, 3.4.3).
     pub const ZONE_MANAGEMENT_SEND: u8 = 0x79;
     /// Zone Management Receive (ZNS 1.1, 3.4.2).
     pub const ZONE_MANAGEMENT_RECEIVE: u8 = 0x7a;
     /// Zone Append (ZNS 1.1, 3.4.1).
     pub const ZONE_APPEND: u8 = 0x7d;
+
+    /// Commands whose data is none of blocks, so that no metadata goes along.
+    pub const WITHOUT_BLOCKS: [u8; 10] = [
+        DATASET_MANAGEMENT,
+        RESERVATION_REGISTER,
+        RESERVATION_REPORT,
+        RESERVATION_ACQUIRE,
+        RESERVATION_RELEASE,
+        MANAGEMENT_RECEIVE,
+        COPY,
+        MANAGEMENT_SEND,
+        ZONE_MANAGEMENT_SEND,
+        ZONE_MANAGEMENT_RECEIVE,
+    ];
 }
 
 /// What the data pointer says (3.3.3.1, DPTR and PSDT).
@@ -179,8 +209,8 @@ pub fn admin_name(opcode: u8) -> &'static str {
         admin::SELF_TEST => "Device Self-test",
         admin::NAMESPACE_ATTACHMENT => "Namespace Attachment",
         0x18 => "Keep Alive",
-        0x19 => "Directive Send",
-        0x1a => "Directive Receive",
+        admin::DIRECTIVE_SEND => "Directive Send",
+        admin::DIRECTIVE_RECEIVE => "Directive Receive",
         admin::VIRTUALIZATION_MANAGEMENT => "Virtualization Management",
         0x1d => "NVMe-MI Send",
         0x1e => "NVMe-MI Receive",
@@ -223,13 +253,13 @@ pub fn io_name(opcode: u8) -> &'static str {
         io::WRITE_ZEROES => "Write Zeroes",
         io::DATASET_MANAGEMENT => "Dataset Management",
         io::VERIFY => "Verify",
-        0x0d => "Reservation Register",
-        0x0e => "Reservation Report",
-        0x11 => "Reservation Acquire",
-        0x12 => "I/O Management Receive",
-        0x15 => "Reservation Release",
+        io::RESERVATION_REGISTER => "Reservation Register",
+        io::RESERVATION_REPORT => "Reservation Report",
+        io::RESERVATION_ACQUIRE => "Reservation Acquire",
+        io::MANAGEMENT_RECEIVE => "I/O Management Receive",
+        io::RESERVATION_RELEASE => "Reservation Release",
         io::COPY => "Copy",
-        0x1d => "I/O Management Send",
+        io::MANAGEMENT_SEND => "I/O Management Send",
         io::ZONE_MANAGEMENT_SEND => "Zone Management Send",
         io::ZONE_MANAGEMENT_RECEIVE => "Zone Management Receive",
         io::ZONE_APPEND => "Zone Append",

@@ -9,6 +9,7 @@ use crate::hardware::Hardware;
 use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
+use crate::raw::Transfer;
 use crate::ring::Rings;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -94,6 +95,9 @@ impl Control {
                 other => drop(other?),
             }
         }
+        if let Some(id) = &options.host_id {
+            self.set_host_id(hw, controller, id)?;
+        }
         // Critical warnings (bits 4:0), and notices of changed namespaces and firmware activation as far as it has them.
         let wanted = 0x1f | controller.events & 0x300;
         let config = command::set_features(crate::feature::ASYNC_EVENT_CONFIGURATION, 0, wanted, false);
@@ -106,6 +110,19 @@ impl Control {
         }
         self.admin.listen(controller.event_limit);
         Ok(())
+    }
+
+    /// Tells the controller which host this is (Host Identifier, 5.27.1.25): a reset has it forget that.
+    fn set_host_id(&mut self, hw: &Hardware, controller: &Controller, id: &[u8; 16]) -> Result<()> {
+        let long = controller.has_long_host_ids();
+        let id = if long { &id[..] } else { &id[..8] };
+        let set = command::set_features(crate::feature::HOST_IDENTIFIER, 0, long.into(), false);
+        match self.admin.transfer(hw, set.entry(0), &mut Transfer::Write(id), None)? {
+            (_, status) if status.is_success() => Ok(()),
+            (_, status) => {
+                Err(Error::Refused { device: hw.name(), command: command::admin_name(set.opcode()), status })
+            }
+        }
     }
 
     /// Makes a queue known to the controller: completion queue first (5.5).

@@ -36,6 +36,10 @@ pub const NON_OPERATIONAL_POWER_STATE: u8 = 0x11;
 pub const HOST_BEHAVIOR: u8 = 0x16;
 /// Sanitize Config.
 pub const SANITIZE: u8 = 0x17;
+/// Flexible Data Placement (of NVM Express Base 2.1, 5.1.25.1.20): by endurance group.
+pub const FDP: u8 = 0x1d;
+/// Flexible Data Placement Events (of NVM Express Base 2.1, 5.1.25.1.21): by placement handle.
+pub const FDP_EVENTS: u8 = 0x1e;
 /// Software Progress Marker.
 pub const SOFTWARE_PROGRESS: u8 = 0x80;
 /// Host Identifier: 8 or 16 bytes of data.
@@ -63,6 +67,8 @@ pub const NAMES: &[(u8, &str, u32)] = &[
     (NON_OPERATIONAL_POWER_STATE, "nopsc", 0),
     (HOST_BEHAVIOR, "host-behavior", 512),
     (SANITIZE, "sanitize", 0),
+    (FDP, "fdp", 0),
+    (FDP_EVENTS, "fdp-events", 510),
     (SOFTWARE_PROGRESS, "sw-progress", 0),
     (HOST_IDENTIFIER, "host-id", 8),
     (WRITE_PROTECTION, "write-protect", 0),

@@ -29,10 +29,12 @@ mod bytes;
 mod command;
 mod control;
 mod device;
+mod directive;
 mod disk;
 mod doorbell;
 mod error;
 mod event;
+mod fdp;
 pub mod feature;
 mod hardware;
 mod identify;
@@ -46,14 +48,17 @@ mod prp;
 mod queue;
 mod raw;
 mod regs;
+mod reservation;
 mod ring;
 mod split;
 mod status;
 mod virtualization;
 mod zone;
 
+pub use directive::{Directive, DirectiveState, Directives, StreamParameters};
 pub use error::{Error, Fault, Result};
 pub use event::{AsyncEvent, Event};
+pub use fdp::{FdpConfig, FdpEvent, FdpEventConfig, FdpMode, FdpStatistics, Placement, ReclaimUnit, fdp_event_name};
 pub use identify::{CommandLimits, Controller, CopyLimits, IdentifyRequest, Namespace};
 pub use log::{
     CommandEffects, ErrorEntry, FirmwareSlots, LogRequest, SanitizeStatus, SelfTestLog, SelfTestResult, Smart,
@@ -64,6 +69,9 @@ pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
 pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use raw::{RawCommand, RawCompletion, Transfer};
+pub use reservation::{
+    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,
+};
 pub use status::StatusCode;
 pub use virtualization::{FlexibleResource, PrimaryCapabilities, ResourceCapabilities, SecondaryController};
 pub use zone::{Zone, ZoneAction, ZoneReport, ZoneState, Zoned};

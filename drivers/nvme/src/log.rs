@@ -12,6 +12,10 @@ pub(crate) mod lid {
     pub const CHANGED_NAMESPACES: u8 = 0x04;
     pub const COMMAND_EFFECTS: u8 = 0x05;
     pub const SELF_TEST: u8 = 0x06;
+    pub const FDP_CONFIGS: u8 = 0x20;
+    pub const FDP_USAGE: u8 = 0x21;
+    pub const FDP_STATISTICS: u8 = 0x22;
+    pub const FDP_EVENTS: u8 = 0x23;
     pub const SANITIZE: u8 = 0x81;
 }
 

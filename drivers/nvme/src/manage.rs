@@ -318,8 +318,20 @@ impl Nvme {
     /// # Errors
     /// [`Error::NotSent`] for Host Memory Buffer, and the other errors of [`get_feature`](Self::get_feature).
     pub fn set_feature_with(&self, id: u8, nsid: u32, value: u32, save: bool, data: &[u8]) -> Result<u32> {
+        self.set_feature_dwords(id, nsid, [value, 0], save, data)
+    }
+
+    /// The same, with dwords 11 and 12.
+    pub(crate) fn set_feature_dwords(
+        &self,
+        id: u8,
+        nsid: u32,
+        [cdw11, cdw12]: [u32; 2],
+        save: bool,
+        data: &[u8],
+    ) -> Result<u32> {
         let cdw10 = u32::from(id) | u32::from(save) << 31;
-        let command = RawCommand { opcode: admin::SET_FEATURES, nsid, cdw10, cdw11: value, ..RawCommand::default() };
+        let command = RawCommand { opcode: admin::SET_FEATURES, nsid, cdw10, cdw11, cdw12, ..RawCommand::default() };
         self.command(&command, if data.is_empty() { Transfer::None } else { Transfer::Write(data) }, None)
     }
 

@@ -22,6 +22,9 @@ pub struct Options {
     pub shadow_doorbells: ShadowDoorbells,
     /// Whether SGLs are used where the controller has them: for buffers that PRPs cannot describe, and instead of long PRP lists.
     pub sgls: bool,
+    /// This host's identifier, by which controllers know who reserves namespaces: a UUID's bytes. Of controllers that know identifiers of 64 bits alone, its
+    /// first eight. `None` for a host that shares nothing with others. (SPDK: `hostid` of `spdk_nvme_ctrlr_opts`.)
+    pub host_id: Option<[u8; 16]>,
     /// The largest transfer of one command, in bytes, where the controller has no smaller limit (MDTS).
     pub max_transfer: u32,
     /// The interrupts that wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
@@ -45,6 +48,7 @@ impl Default for Options {
             entries: 256,
             shadow_doorbells: ShadowDoorbells::Auto,
             sgls: true,
+            host_id: None,
             max_transfer: 1 << 20,
             interrupts: None,
             timeout: Duration::from_secs(30),

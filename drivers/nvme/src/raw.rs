@@ -3,7 +3,7 @@
 //! The driver has the data pointer: a program says how much data there is, and whose it is. What makes the controller keep an address, or has one in
 //! its dwords, is refused by name; so is a command whose opcode says another direction than the program does.
 
-use crate::command::{admin, admin_name, io_name};
+use crate::command::{admin, admin_name, io, io_name};
 use crate::error::{Error, Result};
 use crate::identify::{Controller, Namespace};
 use crate::status::StatusCode;
@@ -159,7 +159,10 @@ impl RawCommand {
             0x80.. if controller.io_vendor_format && self.cdw11 != 0 => {
                 "dword 11 is a length of metadata (NDM), and metadata cannot be given"
             }
-            _ if self.has_data() && namespaces.iter().filter(of).any(apart) => {
+            _ if self.has_data()
+                && !io::WITHOUT_BLOCKS.contains(&self.opcode)
+                && namespaces.iter().filter(of).any(apart) =>
+            {
                 "the namespace has its metadata in a buffer of its own, which cannot be given"
             }
             _ => return self.check_data(device, name, data, max),

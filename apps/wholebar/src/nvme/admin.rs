@@ -116,9 +116,14 @@ pub fn open(name: &str) -> Result<Controller> {
 
 /// Opens a controller for commands that may take so long, where that is said.
 pub fn open_for(name: &str, timeout: Option<Duration>) -> Result<Controller> {
-    let usual = Options { io_queues: 1, ..Options::default() };
+    let usual = Options::default();
     let timeout = timeout.unwrap_or(usual.timeout).max(usual.timeout);
-    Controller::open(&target::open(name, &[], None)?, Options { timeout, ..usual })
+    open_with(name, Options { timeout, ..usual })
+}
+
+/// Opens a controller with these options, and one queue.
+pub fn open_with(name: &str, options: Options) -> Result<Controller> {
+    Controller::open(&target::open(name, &[], None)?, Options { io_queues: 1, ..options })
 }
 
 /// For commands that destroy something.

@@ -2,7 +2,9 @@
 
 mod admin;
 mod copy;
+mod directives;
 mod erase;
+mod fdp;
 mod features;
 mod firmware;
 mod identify;
@@ -12,6 +14,7 @@ mod namespaces;
 mod passthru;
 mod perf;
 pub mod reads;
+mod resv;
 mod smart;
 mod virtualization;
 mod zns;
@@ -24,11 +27,11 @@ use anyhow::{Result, bail};
 use std::sync::Arc;
 use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
-use wholebar::block::{BlockQueue, Completion, QueueState, Rejected, Request, Status};
+use wholebar::block::{BlockQueue, Completion, Op, QueueState, Rejected, Request, Status};
 use wholebar::control_plane::DeviceEvent;
 use wholebar::measure::block::QueuePair;
 use wholebar::mem::Arena;
-use wholebar::nvme::{Event, Namespace, Nvme, Options, Queue, QueueOptions, StatusCode};
+use wholebar::nvme::{Event, Namespace, Nvme, Options, Placement, Queue, QueueOptions, StatusCode};
 
 /// Identify, read, write, measure and administer NVMe controllers
 #[derive(clap::Subcommand)]
@@ -90,6 +93,14 @@ pub enum Command {
     ListSecondary(virtualization::ListArgs),
     #[command(name = "virt-mgmt")]
     VirtualizationManagement(virtualization::ManagementArgs),
+    #[command(name = "dir-receive")]
+    DirectiveReceive(directives::ReceiveArgs),
+    #[command(name = "dir-send")]
+    DirectiveSend(directives::SendArgs),
+    #[command(subcommand)]
+    Fdp(fdp::Command),
+    #[command(subcommand)]
+    Resv(resv::Command),
     #[command(subcommand)]
     Zns(zns::Command),
 }
@@ -128,6 +139,10 @@ pub fn run(command: Command) -> Result<()> {
         Command::PrimaryCapabilities(args) => virtualization::capabilities(args),
         Command::ListSecondary(args) => virtualization::list(args),
         Command::VirtualizationManagement(args) => virtualization::manage(args),
+        Command::DirectiveReceive(args) => directives::receive(args),
+        Command::DirectiveSend(args) => directives::send(args),
+        Command::Fdp(command) => fdp::run(command),
+        Command::Resv(command) => resv::run(command),
         Command::Zns(command) => zns::run(command),
     }
 }
@@ -136,6 +151,8 @@ pub fn run(command: Command) -> Result<()> {
 pub struct Controller {
     nvme: Nvme,
     name: String,
+    /// Where what its queues write goes.
+    placement: Placement,
 }
 
 impl Controller {
@@ -147,7 +164,7 @@ impl Controller {
         if granted < queues {
             bail!("{queues} queue pairs are asked for, and {name} has {granted}");
         }
-        Ok(Self { nvme, name })
+        Ok(Self { nvme, name, placement: Placement::Any })
     }
 
     /// Bytes of the controller's pages, and of the largest that it could be given.
@@ -222,7 +239,8 @@ impl Storage for Controller {
         let most = self.nvme.max_transfer().min(boundary).max(1);
         let commands = if bytes > most { depth.saturating_mul(bytes.div_ceil(most) + 1) } else { depth };
         let entries = Some(commands.saturating_add(1).next_power_of_two().min(self.max_entries()));
-        Ok(ControllerQueue(self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?))
+        let queue = self.nvme.queue(QueueOptions { entries, ..QueueOptions::default() })?;
+        Ok(ControllerQueue(queue, self.placement))
     }
 
     fn mapped(&self) -> (MapPolicy, PageSize) {
@@ -269,13 +287,18 @@ pub fn status_name(status: Status) -> String {
     }
 }
 
-/// A queue pair of a controller.
-pub struct ControllerQueue(Queue);
+/// A queue pair of a controller, and where what it writes goes.
+pub struct ControllerQueue(Queue, Placement);
 
 impl BlockQueue for ControllerQueue {
     #[inline]
     fn submit(&mut self, req: Request) -> Result<(), Rejected> {
-        self.0.submit(req)
+        match (self.1, &req.op) {
+            (placement @ (Placement::Stream(_) | Placement::Handle(_)), Op::Write { .. }) => {
+                self.0.submit_placed(req, placement, None)
+            }
+            _ => self.0.submit(req),
+        }
     }
 
     #[inline]

@@ -194,6 +194,26 @@ impl Controller {
         self.attributes & 1 << 15 != 0
     }
 
+    /// Returns whether the controller has reservations (ONCS bit 5).
+    pub fn has_reservations(&self) -> bool {
+        self.io_commands & 1 << 5 != 0
+    }
+
+    /// Returns whether hosts can have identifiers of 128 bits (CTRATT bit 0), and not of 64 alone.
+    pub fn has_long_host_ids(&self) -> bool {
+        self.attributes & 1 != 0
+    }
+
+    /// Returns whether the controller has flexible data placement (CTRATT bit 19).
+    pub fn has_fdp(&self) -> bool {
+        self.attributes & 1 << 19 != 0
+    }
+
+    /// Returns whether the controller has Directive Send and Receive (OACS bit 5).
+    pub fn has_directives(&self) -> bool {
+        self.admin_commands & 1 << 5 != 0
+    }
+
     /// Returns whether the controller has Compare (ONCS bit 0).
     pub fn has_compare(&self) -> bool {
         self.io_commands & 1 != 0

@@ -49,6 +49,8 @@ pub struct Namespace {
     pub format: u8,
     /// What one Copy can be.
     pub copy: CopyLimits,
+    /// ENDGID: its endurance group; 0 where it doesn't say.
+    pub endurance_group: u16,
     /// EUI64, where it has one.
     pub eui64: Option<[u8; 8]>,
     /// NGUID, where it has one.
@@ -100,6 +102,7 @@ impl Namespace {
                 range_blocks: u16_at(bytes, 74),
                 blocks: u32_at(bytes, 76),
             },
+            endurance_group: u16_at(bytes, 102),
             nguid: some(array(bytes, 104)),
             eui64: some(array(bytes, 120)),
             uuid: None,

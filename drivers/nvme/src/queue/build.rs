@@ -5,6 +5,7 @@ use super::protected::Tags;
 use super::slot::State;
 use super::{GIVEN_UP, Limits, NO_NAMESPACE, Queue, limits, status};
 use crate::command::{Command, DataPointer, io};
+use crate::fdp::Placement;
 use crate::protection::Protection;
 use crate::prp::{Segment, prps, sgl};
 use crate::split::{Piece, Pieces, Rules};
@@ -22,6 +23,8 @@ pub(super) struct Kind {
     pub deadline: Option<Instant>,
     /// On a namespace with metadata.
     pub tags: Option<Tags>,
+    /// Where a write's data goes.
+    pub placement: Placement,
 }
 
 /// The part of a request that waits for room: its other commands are in flight.
@@ -39,12 +42,17 @@ impl Queue {
     /// Any request. It is posted whole, or comes back.
     #[inline(never)]
     pub(super) fn submit_any(&mut self, req: Request) -> Result<(), Rejected> {
-        self.submit_tagged(req, None)
+        self.submit_tagged(req, None, Placement::Any)
     }
 
-    /// Any request, with what is to become of metadata where that is said.
-    pub(super) fn submit_tagged(&mut self, mut req: Request, protection: Option<Protection>) -> Result<(), Rejected> {
-        match self.try_submit(&mut req, protection) {
+    /// Any request, with what is to become of metadata where that is said, and where a write's data goes.
+    pub(super) fn submit_tagged(
+        &mut self,
+        mut req: Request,
+        protection: Option<Protection>,
+        placement: Placement,
+    ) -> Result<(), Rejected> {
+        match self.try_submit(&mut req, protection, placement) {
             Ok(head) => {
                 self.hold(head, req);
                 Ok(())
@@ -62,7 +70,12 @@ impl Queue {
     }
 
     /// Posts the commands of a request, as many as there is room for; returns the slot that is to have it.
-    fn try_submit(&mut self, req: &mut Request, protection: Option<Protection>) -> Result<u16, Reject> {
+    fn try_submit(
+        &mut self,
+        req: &mut Request,
+        protection: Option<Protection>,
+        placement: Placement,
+    ) -> Result<u16, Reject> {
         if !self.gate.open() {
             return Err(self.closed());
         }
@@ -70,7 +83,7 @@ impl Queue {
         let Request { op, nsid, deadline, .. } = *req;
         let opcode = self.opcode(&op)?;
         let (tags, bufs) = self.tags(ns, req, protection)?;
-        self.post_request(Kind { opcode, nsid, op, deadline, tags }, bufs, ns, false)
+        self.post_request(Kind { opcode, nsid, op, deadline, tags, placement }, bufs, ns, false)
     }
 
     /// Cuts a request into commands, or into one command with `once`, and posts those that there is room for; returns the slot that is to have it.
@@ -273,6 +286,7 @@ impl Queue {
             (slot.posted, slot.deadline) = (posted, kind.deadline);
         }
         let mut entry = self.command(kind, segments, piece, cid).entry(cid);
+        entry[6] |= kind.placement.word();
         if let Some(tags) = kind.tags {
             tags.put(&mut entry, piece.lba);
         }

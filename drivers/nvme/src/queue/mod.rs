@@ -5,10 +5,12 @@
 //! small; what isn't hot is next door: requests that take more than one command ([`build`]), and resets, timeouts, the end ([`recover`]).
 
 mod build;
+mod placement;
 mod protected;
 mod ranges;
 mod raw;
 mod recover;
+mod reservations;
 mod slot;
 mod wakeup;
 mod zones;

@@ -1,6 +1,7 @@
 //! Requests on namespaces with metadata: what their commands have beside others, and what the driver makes and checks of protection information.
 
 use super::{Limits, Queue};
+use crate::fdp::Placement;
 use crate::protection::{Layout, Protection, ProtectionError};
 use wholebar_core::block::{Completion, Data, Op, Reject, Rejected, Request, Status};
 use wholebar_core::mem::Buf;
@@ -74,7 +75,7 @@ impl Queue {
     /// [`Rejected`], with the request and the reason: those of [`submit`](Self::submit), and [`Reject::Invalid`] where the namespace has no metadata, or
     /// the last buffer isn't as long as the metadata of all blocks.
     pub fn submit_with_metadata(&mut self, req: Request, protection: Protection) -> Result<(), Rejected> {
-        self.submit_tagged(req, Some(protection))
+        self.submit_tagged(req, Some(protection), Placement::Any)
     }
 
     /// Returns what the driver's check of a read found last.

@@ -4,6 +4,7 @@ use super::build::{Kind, in_range};
 use super::{Limits, Queue};
 use crate::command::{Command, DataPointer, io};
 use crate::error::{Error, Result};
+use crate::fdp::Placement;
 use crate::raw::{RawCommand, Transfer};
 use crate::zone::{DESCRIPTOR, HEAD, Zone, ZoneAction, ZoneReport};
 use std::time::Instant;
@@ -43,7 +44,7 @@ impl Queue {
             return Err(Reject::Full);
         }
         let Request { op, nsid, deadline, .. } = *req;
-        let kind = Kind { opcode: io::ZONE_APPEND, nsid, op, deadline, tags: None };
+        let kind = Kind { opcode: io::ZONE_APPEND, nsid, op, deadline, tags: None, placement: Placement::Any };
         self.post_request(kind, req.data.bufs(), ns, true)
     }
 

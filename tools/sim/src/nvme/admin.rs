@@ -22,10 +22,14 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+    pub(super) const FDP: u8 = 0x1d;
+    pub(super) const FDP_EVENTS: u8 = 0x1e;
+    pub(super) const HOST_IDENTIFIER: u8 = 0x81;
 
-    /// All of them.
+    /// Those that are there always, and those of flexible data placement.
     pub(super) const ALL: [u8; 10] =
         [ARBITRATION, POWER, TEMPERATURE, ERROR_RECOVERY, WRITE_CACHE, QUEUES, COALESCING, VECTOR, ATOMICITY, EVENTS];
+    pub(super) const PLACED: [u8; 2] = [FDP, FDP_EVENTS];
 }
 
 /// What Set Features changes.
@@ -75,7 +79,7 @@ impl Nvme {
         }
         match cmd.opcode() {
             admin::IDENTIFY => {
-                let page = identify::identify(&self.params, &self.manage, &self.store.namespaces, cmd)?;
+                let page = identify::identify(&self.params, &self.manage, &self.store, cmd)?;
                 data::copy_out(host, cmd, &page[..], self.rules)?;
                 DONE
             }
@@ -83,8 +87,8 @@ impl Nvme {
             admin::CREATE_SQ => self.create_sq(host, cmd),
             admin::DELETE_CQ => self.delete_cq(cmd),
             admin::DELETE_SQ => self.delete_sq(cmd),
-            admin::SET_FEATURES => self.set_feature(cmd),
-            admin::GET_FEATURES => self.get_feature(cmd).map(Some),
+            admin::SET_FEATURES => self.set_feature(host, cmd),
+            admin::GET_FEATURES => self.get_feature(host, cmd).map(Some),
             admin::GET_LOG_PAGE => self.log_page(host, cmd),
             admin::ABORT => Ok(Some(u32::from(!self.abort(cmd.cdw10() as u16, (cmd.cdw10() >> 16) as u16)))),
             admin::ASYNC_EVENT => self.events.request(cmd.cid()).map(|()| None),
@@ -96,6 +100,11 @@ impl Nvme {
             admin::FIRMWARE_COMMIT => self.firmware_commit(cmd),
             admin::SECURITY_SEND => self.security_send(host, cmd),
             admin::SECURITY_RECEIVE => self.security_receive(host, cmd),
+            admin::DIRECTIVE_RECEIVE if self.params.has_directives() => self.directive_receive(host, cmd),
+            admin::DIRECTIVE_SEND if self.params.has_directives() => {
+                self.store.directive_send(cmd)?;
+                DONE
+            }
             admin::NAMESPACE_MANAGEMENT if self.params.spare > 0 => self.namespace_management(host, cmd),
             admin::NAMESPACE_ATTACHMENT if self.params.spare > 0 => self.namespace_attachment(host, cmd),
             _ => Err(Status::INVALID_OPCODE),
@@ -186,7 +195,7 @@ impl Nvme {
     }
 
     /// Set Features (base 5.27).
-    fn set_feature(&mut self, cmd: &Command) -> Outcome {
+    fn set_feature(&mut self, host: &Host<'_>, cmd: &Command) -> Outcome {
         let (id, value) = (cmd.cdw10() as u8, cmd.cdw11());
         // The save bit.
         if cmd.cdw10() >> 31 != 0 {
@@ -217,13 +226,31 @@ impl Nvme {
                     self.features.uncoalesced.push(vector);
                 }
             }
+            feature::HOST_IDENTIFIER => {
+                let member = self.store.member.as_mut().ok_or(Status::INVALID_FIELD)?;
+                if member.host != [0; 16] {
+                    return Err(Status::COMMAND_SEQUENCE);
+                }
+                member.extended = value & 1 != 0;
+                let len = if member.extended { 16 } else { 8 };
+                data::copy_in(host, cmd, &mut member.host[..len], self.rules)?;
+            }
+            feature::FDP => {
+                let namespaces = self.store.namespaces.iter().any(|ns| ns.allocated);
+                self.store.fdp()?.set_mode(value, cmd.cdw12(), namespaces)?;
+            }
+            feature::FDP_EVENTS => {
+                let mut types = vec![0; self.store.fdp()?.types_in(value)?];
+                data::copy_in(host, cmd, &mut types, self.rules)?;
+                self.store.fdp()?.set_recorded(value, &types, cmd.cdw12() & 1 != 0)?;
+            }
             _ => return Err(Status::INVALID_FIELD),
         }
         DONE
     }
 
     /// Get Features (base 5.15): the current values.
-    fn get_feature(&mut self, cmd: &Command) -> Result<u32, Status> {
+    fn get_feature(&mut self, host: &Host<'_>, cmd: &Command) -> Result<u32, Status> {
         let (id, value) = (cmd.cdw10() as u8, cmd.cdw11());
         // Select: only the current value; ONCS says so.
         if cmd.cdw10() >> 8 & 7 != 0 {
@@ -245,6 +272,18 @@ impl Nvme {
             feature::VECTOR => {
                 let vector = self.vector(value)?;
                 u32::from(self.features.uncoalesced.contains(&vector)) << 16 | u32::from(vector)
+            }
+            feature::HOST_IDENTIFIER => {
+                let member = self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?;
+                let len = if value & 1 != 0 { 16 } else { 8 };
+                data::copy_out(host, cmd, &member.host[..len], self.rules)?;
+                0
+            }
+            feature::FDP => self.store.fdp()?.mode(value)?,
+            feature::FDP_EVENTS => {
+                let types = self.store.fdp()?.recorded(value)?;
+                data::copy_out(host, cmd, &types, self.rules)?;
+                types.len() as u32 / 2
             }
             _ => return Err(Status::INVALID_FIELD),
         })
@@ -305,9 +344,16 @@ impl Nvme {
             log::page::SELF_TEST => self.manage.self_test_log(),
             log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
-            log::page::SUPPORTED => log::supported(),
-            log::page::COMMANDS => log::commands(self.params.shadow, self.params.spare > 0, self.params.zoned),
-            log::page::FEATURES => log::features(&feature::ALL),
+            log::page::SUPPORTED => log::supported(self.params.fdp),
+            log::page::COMMANDS => log::commands(&self.params),
+            log::page::FEATURES => {
+                let placed = feature::PLACED.into_iter().filter(|_| self.params.fdp);
+                let shared = self.store.member.as_ref().map(|_| feature::HOST_IDENTIFIER);
+                log::features(feature::ALL.into_iter().chain(placed).chain(shared))
+            }
+            log::page::FDP_CONFIGS..=log::page::FDP_EVENTS if self.params.fdp => {
+                self.store.fdp()?.log(id, (cmd.cdw11() >> 16) as u16, cmd.cdw10() & 1 << 8 != 0)?
+            }
             log::page::MANAGEMENT => log::management(),
             _ => return Err(Status::INVALID_LOG_PAGE),
         };
@@ -321,6 +367,20 @@ impl Nvme {
             self.events.read(id);
         }
         DONE
+    }
+
+    /// Directive Receive (base 5.10).
+    fn directive_receive(&mut self, host: &Host<'_>, cmd: &Command) -> Outcome {
+        let len = (u64::from(cmd.cdw10()) + 1) * 4;
+        if len > self.store.max_transfer.min(data::LONGEST) {
+            return Err(Status::INVALID_FIELD);
+        }
+        let (mut bytes, result) = self.store.directive_receive(cmd)?;
+        if !bytes.is_empty() {
+            bytes.resize(len as usize, 0);
+            data::copy_out(host, cmd, &bytes, self.rules)?;
+        }
+        Ok(Some(result))
     }
 
     /// Doorbell Buffer Config (base 5.8): two pages of the host's, for tails and heads, and for what the controller saw of them.

@@ -98,6 +98,8 @@ pub(super) mod admin {
     pub(crate) const FIRMWARE_DOWNLOAD: u8 = 0x11;
     pub(crate) const SELF_TEST: u8 = 0x14;
     pub(crate) const NAMESPACE_ATTACHMENT: u8 = 0x15;
+    pub(crate) const DIRECTIVE_SEND: u8 = 0x19;
+    pub(crate) const DIRECTIVE_RECEIVE: u8 = 0x1a;
     pub(crate) const DOORBELL_BUFFER: u8 = 0x7c;
     pub(crate) const FORMAT: u8 = 0x80;
     pub(crate) const SECURITY_SEND: u8 = 0x81;
@@ -126,6 +128,8 @@ pub(super) mod admin {
     ];
     /// Those that are there where there is capacity for namespaces.
     pub(crate) const NAMESPACES: [u8; 2] = [NAMESPACE_MANAGEMENT, NAMESPACE_ATTACHMENT];
+    /// Those that are there where writes can say where their data goes.
+    pub(crate) const DIRECTIVES: [u8; 2] = [DIRECTIVE_SEND, DIRECTIVE_RECEIVE];
 }
 
 /// I/O opcodes (nvm 3, figure "Opcodes for NVM Commands"; Flush is in base 7.1).
@@ -141,6 +145,16 @@ pub(super) mod io {
 
     pub(crate) const COPY: u8 = 0x19;
 
+    // Of reservations (base 7.2 to 7.5).
+    pub(crate) const RESERVATION_REGISTER: u8 = 0x0d;
+    pub(crate) const RESERVATION_REPORT: u8 = 0x0e;
+    pub(crate) const RESERVATION_ACQUIRE: u8 = 0x11;
+    pub(crate) const RESERVATION_RELEASE: u8 = 0x15;
+
+    // Of flexible data placement (Base 2.1, 7.3 and 7.4).
+    pub(crate) const MANAGEMENT_RECEIVE: u8 = 0x12;
+    pub(crate) const MANAGEMENT_SEND: u8 = 0x1d;
+
     // Of zoned namespaces (zns 3.4).
     pub(crate) const ZONE_SEND: u8 = 0x79;
     pub(crate) const ZONE_RECEIVE: u8 = 0x7a;
@@ -151,6 +165,11 @@ pub(super) mod io {
         [FLUSH, WRITE, READ, WRITE_UNCORRECTABLE, COMPARE, WRITE_ZEROES, DATASET, VERIFY, COPY];
     /// Those that are there where there are zones.
     pub(crate) const ZONED: [u8; 3] = [ZONE_SEND, ZONE_RECEIVE, ZONE_APPEND];
+    /// Those that are there where hosts share namespaces.
+    pub(crate) const RESERVATIONS: [u8; 4] =
+        [RESERVATION_REGISTER, RESERVATION_REPORT, RESERVATION_ACQUIRE, RESERVATION_RELEASE];
+    /// Those that are there where data is placed.
+    pub(crate) const PLACED: [u8; 2] = [MANAGEMENT_RECEIVE, MANAGEMENT_SEND];
 }
 
 /// What is done to zones: Zone Send Action (zns 3.4.3).
@@ -209,10 +228,14 @@ impl Status {
     pub(super) const SGL_LENGTH: Self = Self::generic(0x0f);
     pub(super) const SGL_TYPE: Self = Self::generic(0x11);
     pub(super) const PRP_OFFSET: Self = Self::generic(0x13);
+    pub(super) const HOST_IDENTIFIER_FORMAT: Self = Self::generic(0x18);
     /// A retry may come later.
     pub(super) const SANITIZE_IN_PROGRESS: Self = Self(0x1d);
     pub(super) const WRITE_PROTECTED: Self = Self::generic(0x20);
+    /// Base 2.1.
+    pub(super) const FDP_DISABLED: Self = Self::generic(0x29);
     pub(super) const LBA_OUT_OF_RANGE: Self = Self::generic(0x80);
+    pub(super) const RESERVATION_CONFLICT: Self = Self::generic(0x83);
     // Command specific (base figure "Command Specific Status Values").
     pub(super) const CQ_INVALID: Self = Self::specific(0x00);
     pub(super) const INVALID_QUEUE_ID: Self = Self::specific(0x01);
@@ -234,6 +257,7 @@ impl Status {
     pub(super) const THIN_PROVISIONING: Self = Self::specific(0x1b);
     pub(super) const INVALID_CONTROLLER_LIST: Self = Self::specific(0x1c);
     pub(super) const SELF_TEST_IN_PROGRESS: Self = Self::specific(0x1d);
+    pub(super) const STREAMS_NOT_ALLOCATED: Self = Self::specific(0x7f);
     // Command specific, of the NVM command set (nvm 5.3.3 and 3.2.2).
     pub(super) const INVALID_PROTECTION: Self = Self::specific(0x81);
     pub(super) const COPY_LIMIT: Self = Self::specific(0x83);

@@ -2,9 +2,10 @@
 
 use super::bits::Status;
 use super::command::Command;
-use super::io::{self, Namespace};
+use super::io::{self, Namespace, Store};
 use super::manage::{Manage, SLOTS, lba_formats};
 use super::params::NvmeParams;
+use super::placement;
 
 /// Every Identify data structure has this many bytes.
 pub(super) type Page = Box<[u8; 4096]>;
@@ -26,18 +27,15 @@ pub(super) fn firmware() -> [u8; 8] {
 }
 
 /// Answers an Identify command.
-pub(super) fn identify(
-    params: &NvmeParams,
-    manage: &Manage,
-    namespaces: &[Namespace],
-    cmd: &Command,
-) -> Result<Page, Status> {
+pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd: &Command) -> Result<Page, Status> {
+    let namespaces = &store.namespaces[..];
+    let id = store.member.as_ref().map_or(0, |member| member.controller);
     let managed = params.spare > 0;
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
     match cmd.cdw10() & 0xff {
         // Of one that is not active: zeros (base 5.17.2.1).
         0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
-        0x01 => Ok(controller(params, manage, namespaces)),
+        0x01 => Ok(controller(params, manage, namespaces, id)),
         0x02 if !params.namespace_list => Err(Status::INVALID_FIELD),
         0x02 if cmd.nsid() >= 0xffff_fffe => Err(Status::INVALID_NAMESPACE),
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
@@ -76,7 +74,7 @@ fn controllers(cmd: &Command, among: bool) -> Page {
 }
 
 /// CNS 01h (base 5.17.2.1).
-fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace]) -> Page {
+fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id: u16) -> Page {
     let managed = params.spare > 0;
     let mut page = blank();
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
@@ -85,14 +83,25 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace]) ->
     put(4, &padded::<20>(&params.serial));
     put(24, &padded::<40>("wholebar NVMe model"));
     put(64, &manage.firmware());
+    // CMIC: there may be further controllers.
+    put(76, &[u8::from(params.subsystem.is_some()) << 1]);
     put(77, &[params.mdts]);
+    put(78, &id.to_le_bytes());
     put(80, &super::VERSION.to_le_bytes());
     // OAES: Namespace Attribute Notices.
     put(92, &(1u32 << 8).to_le_bytes());
+    // CTRATT: host identifiers of 128 bits, endurance groups, flexible data placement. ENDGIDMAX.
+    let groups = if params.fdp { 1 << 4 | 1 << 19 } else { 0 };
+    put(96, &(u32::from(params.subsystem.is_some()) | groups).to_le_bytes());
+    if params.fdp {
+        put(340, &placement::GROUP.to_le_bytes());
+    }
     // CNTRLTYPE: an I/O controller.
     put(111, &[1]);
-    // OACS: Security Send and Receive, Format NVM, firmware, Namespace Management, Device Self-test, Doorbell Buffer Config.
-    put(256, &(0b1_0111 | u16::from(managed) << 3 | u16::from(params.shadow) << 8).to_le_bytes());
+    // OACS: Security Send and Receive, Format NVM, firmware, Namespace Management, Device Self-test, Directives, Doorbell Buffer
+    // Config.
+    let directives = u16::from(params.has_directives());
+    put(256, &(0b1_0111 | u16::from(managed) << 3 | directives << 5 | u16::from(params.shadow) << 8).to_le_bytes());
     put(258, &[ABORT_LIMIT - 1, EVENT_LIMIT as u8 - 1]);
     // FRMW: the first slot can only be read; activation without a reset.
     put(260, &[1 << 4 | (SLOTS as u8) << 1 | 1]);
@@ -114,8 +123,8 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace]) ->
     // Queue entries of 64 and 16 bytes, no others.
     put(512, &[0x66, 0x44]);
     put(516, &(namespaces.len() as u32).to_le_bytes());
-    // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, Verify, Copy.
-    put(520, &0b1_1000_1111u16.to_le_bytes());
+    // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, reservations, Verify, Copy.
+    put(520, &(0b1_1000_1111 | u16::from(params.subsystem.is_some()) << 5).to_le_bytes());
     // VWC: there is one, and Flush takes the broadcast namespace id.
     put(525, &[0b111]);
     // OCFS: Copy descriptors of format 0.
@@ -142,6 +151,10 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     if params.metadata.size > 0 {
         put(27, &[0b11, 0b1_1111, ns.format.protection | u8::from(ns.format.first) << 3]);
     }
+    if params.subsystem.is_some() {
+        // NMIC: shared. RESCAP: all types, persisting through power loss, IEKEY as of 1.3.
+        put(30, &[1, 0xff]);
+    }
     // DLFEAT: what deallocated blocks read as.
     put(33, &[u8::from(ns.media.zeroes_deallocated())]);
     put(46, &params.noiob.to_le_bytes());
@@ -152,6 +165,9 @@ fn namespace(params: &NvmeParams, ns: &Namespace) -> Page {
     put(80, &[io::COPY_RANGES - 1]);
     // NSATTR: write protected.
     put(99, &[u8::from(ns.read_only)]);
+    if params.fdp {
+        put(102, &placement::GROUP.to_le_bytes());
+    }
     for (i, (shift, metadata)) in formats.into_iter().enumerate() {
         put(128 + 4 * i, &(shift << 16 | u32::from(metadata)).to_le_bytes());
     }

@@ -3,7 +3,9 @@
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
+use super::placement::{Fdp, Streams};
 use super::protection::Metadata;
+use super::reservation::Member;
 use super::uncorrectable::Uncorrectable;
 use super::zones::Zones;
 use crate::media::Media;
@@ -50,6 +52,10 @@ pub(super) struct Store {
     pub(super) failed: Option<u64>,
     /// What the last command has to tell: dwords 0 and 1 of its completion.
     pub(super) result: u64,
+    pub(super) fdp: Option<Box<Fdp>>,
+    pub(super) streams: Option<Box<Streams>>,
+    /// Its place in a subsystem, where it has one.
+    pub(super) member: Option<Box<Member>>,
 }
 
 /// What the SMART log tells, in commands and 512-byte units.
@@ -94,6 +100,7 @@ impl Store {
         if self.sanitizing {
             return Err(Status::SANITIZE_IN_PROGRESS);
         }
+        self.may_access(cmd)?;
         match cmd.opcode() {
             io::READ | io::WRITE | io::COMPARE if self.has_metadata(cmd.nsid()) => {
                 self.transfer_with_metadata(host, cmd, rules)
@@ -107,6 +114,11 @@ impl Store {
             io::VERIFY => self.verify(cmd),
             io::WRITE_UNCORRECTABLE => self.write_uncorrectable(cmd),
             io::COPY => self.copy(host, cmd, rules),
+            io::RESERVATION_REGISTER | io::RESERVATION_REPORT | io::RESERVATION_ACQUIRE | io::RESERVATION_RELEASE => {
+                self.reserve(host, cmd, rules)
+            }
+            io::MANAGEMENT_RECEIVE => self.management_receive(host, cmd, rules),
+            io::MANAGEMENT_SEND => self.management_send(host, cmd, rules),
             io::ZONE_APPEND => self.zone_append(host, cmd, rules),
             io::ZONE_SEND => self.zone_send(cmd),
             io::ZONE_RECEIVE => self.zone_receive(host, cmd, rules),
@@ -171,6 +183,7 @@ impl Store {
 
     #[inline]
     fn write(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
+        self.may_place(cmd)?;
         let (ns, mut at, len) = self.transfer(cmd)?;
         ns.may_write()?;
         ns.zone_write(at >> ns.shift, len >> ns.shift)?;
@@ -180,6 +193,7 @@ impl Store {
             at += dma.len();
             Ok(())
         })?;
+        self.place(cmd, len);
         self.counters.writes += 1;
         self.counters.units_written += len >> 9;
         self.settle(cmd)

@@ -3,6 +3,7 @@
 use super::bits::{Status, admin, io};
 use super::identify::{ERROR_LOG, EVENT_LIMIT};
 use super::io::Counters;
+use super::params::NvmeParams;
 use std::collections::VecDeque;
 
 /// Log page identifiers (base 5.16.1).
@@ -16,11 +17,17 @@ pub(super) mod page {
     pub(crate) const SELF_TEST: u8 = 0x06;
     pub(crate) const FEATURES: u8 = 0x12;
     pub(crate) const MANAGEMENT: u8 = 0x13;
+    pub(crate) const FDP_CONFIGS: u8 = 0x20;
+    pub(crate) const FDP_USAGE: u8 = 0x21;
+    pub(crate) const FDP_STATISTICS: u8 = 0x22;
+    pub(crate) const FDP_EVENTS: u8 = 0x23;
     pub(crate) const SANITIZE: u8 = 0x81;
 
     /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5), but for those of self-tests and of sanitizing, which go with these.
     pub(crate) const ALL: [u8; 10] =
         [SUPPORTED, ERROR, SMART, FIRMWARE, CHANGED_NAMESPACES, COMMANDS, SELF_TEST, FEATURES, MANAGEMENT, SANITIZE];
+    /// Those of flexible data placement (Base 2.1, 5.1.12.1.25 to 28).
+    pub(crate) const FDP: [u8; 4] = [FDP_CONFIGS, FDP_USAGE, FDP_STATISTICS, FDP_EVENTS];
 }
 
 /// An asynchronous event (base 5.2, "Asynchronous Event Request").
@@ -249,14 +256,18 @@ fn table(entries: usize, set: impl IntoIterator<Item = (usize, u32)>) -> Vec<u8>
 }
 
 /// The Supported Log Pages log (base 5.16.1.1).
-pub(super) fn supported() -> Vec<u8> {
-    table(256, page::ALL.map(|id| (id.into(), THERE)))
+pub(super) fn supported(fdp: bool) -> Vec<u8> {
+    let ids = page::ALL.into_iter().chain(page::FDP.into_iter().filter(|_| fdp));
+    table(256, ids.map(|id| (id.into(), THERE)))
 }
 
 /// The Commands Supported and Effects log (base 5.16.1.6): admin commands, then those of I/O.
-pub(super) fn commands(doorbell_buffer: bool, namespaces: bool, zoned: bool) -> Vec<u8> {
-    let admin = admin::ALL.into_iter().chain(doorbell_buffer.then_some(admin::DOORBELL_BUFFER));
-    let admin = admin.chain(admin::NAMESPACES.into_iter().filter(move |_| namespaces)).map(|opcode| {
+pub(super) fn commands(params: &NvmeParams) -> Vec<u8> {
+    let NvmeParams { shadow, spare, zoned, fdp, .. } = *params;
+    let shared = params.subsystem.is_some();
+    let admin = admin::ALL.into_iter().chain(shadow.then_some(admin::DOORBELL_BUFFER));
+    let admin = admin.chain(admin::DIRECTIVES.into_iter().filter(|_| params.has_directives()));
+    let admin = admin.chain(admin::NAMESPACES.into_iter().filter(move |_| spare > 0)).map(|opcode| {
         let changes = match opcode {
             admin::FORMAT => CHANGES_BLOCKS | CHANGES_NAMESPACES | ALONE,
             admin::SANITIZE => CHANGES_BLOCKS | ALONE,
@@ -266,16 +277,20 @@ pub(super) fn commands(doorbell_buffer: bool, namespaces: bool, zoned: bool) -> 
         };
         (opcode.into(), THERE | OF_CONTROLLER | changes)
     });
-    let io = io::ALL.into_iter().chain(io::ZONED.into_iter().filter(|_| zoned)).map(|opcode| {
-        let changes = ![io::FLUSH, io::READ, io::COMPARE, io::VERIFY, io::ZONE_RECEIVE].contains(&opcode);
+    let io = io::ALL.into_iter().chain(io::ZONED.into_iter().filter(|_| zoned));
+    let io = io.chain(io::RESERVATIONS.into_iter().filter(|_| shared));
+    let io = io.chain(io::PLACED.into_iter().filter(|_| fdp)).map(|opcode| {
+        let reads = [io::FLUSH, io::READ, io::COMPARE, io::VERIFY, io::ZONE_RECEIVE];
+        let about = io::PLACED.contains(&opcode) || io::RESERVATIONS.contains(&opcode);
+        let changes = !reads.contains(&opcode) && !about;
         (256 + usize::from(opcode), THERE | OF_NAMESPACE | if changes { CHANGES_BLOCKS } else { 0 })
     });
     table(1024, admin.chain(io))
 }
 
 /// The Feature Identifiers Supported and Effects log (base 5.16.1.17).
-pub(super) fn features(ids: &[u8]) -> Vec<u8> {
-    table(256, ids.iter().map(|id| (usize::from(*id), THERE | OF_CONTROLLER)))
+pub(super) fn features(ids: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    table(256, ids.into_iter().map(|id| (id.into(), THERE | OF_CONTROLLER)))
 }
 
 /// The NVMe-MI Commands Supported and Effects log (base 5.16.1.18): there are none.

@@ -2,7 +2,8 @@
 //!
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
-//! namespaces that come and go; metadata and protection information with 16-bit guards; and NVM Express Zoned Namespace Command Set 1.1. It has *not*: fused commands, arbitration other than round robin.
+//! namespaces that come and go; metadata and protection information with 16-bit guards; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
+//! (Base 2.1) and streams; reservations. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -12,6 +13,8 @@
 //! | `manage` | formats, sanitizing, self-tests, firmware, security protocols, namespace management |
 //! | `protection` | metadata and protection information |
 //! | `zones` | zoned namespaces |
+//! | `placement` | flexible data placement, streams |
+//! | `reservation` | hosts that share namespaces |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
 //! | `poll` | one poll: doorbells, commands, completions, and faults where they are asked for |
@@ -33,9 +36,11 @@ mod io;
 mod log;
 mod manage;
 mod params;
+mod placement;
 mod poll;
 mod protection;
 mod queue;
+mod reservation;
 mod uncorrectable;
 mod zones;
 
@@ -54,8 +59,10 @@ use data::Rules;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
 use manage::{Manage, SPARE_NAMESPACES};
+use placement::{Fdp, Streams};
 use poll::Held;
 use queue::{Cq, QueueLost, Sq};
+use reservation::Member;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -227,6 +234,9 @@ impl Nvme {
                 spent: 0,
                 failed: None,
                 result: 0,
+                fdp: params.fdp.then(|| Box::new(Fdp::new(params.fdp_groups, params.fdp_handles, params.fdp_unit))),
+                member: params.subsystem.as_deref().map(|name| Box::new(Member::join(name))),
+                streams: (params.streams > 0).then(|| Box::new(Streams::new(params.streams))),
             },
             batch: Vec::with_capacity(poll::BURST as usize),
             answers: Vec::with_capacity(2 * poll::BURST as usize),
@@ -332,6 +342,12 @@ impl Nvme {
         self.held.clear();
         self.lost = None;
         self.store.write_cache = true;
+        if let Some(streams) = &mut self.store.streams {
+            streams.reset();
+        }
+        if let Some(member) = &mut self.store.member {
+            member.reset();
+        }
         self.clear_doorbells();
         self.publish();
         self.put32(reg::CSTS, 0);

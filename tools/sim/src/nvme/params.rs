@@ -21,6 +21,12 @@ pub const PARAMETERS: &[Parameter] = &[
     ("max_open", "how many zones can be open (0: no limit)"),
     ("max_active", "how many zones can be open or closed (0: no limit)"),
     ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
+    ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
+    ("fdp", "0 or 1: flexible data placement (0)"),
+    ("fdp_nrg", "1 to 64: its reclaim groups (1)"),
+    ("fdp_nruh", "1 to 128: its reclaim unit handles (8)"),
+    ("fdp_runs", "BYTES of a reclaim unit (96M)"),
+    ("streams", "0 to 65535: how many streams writes can name (0)"),
     ("backing", "ram or null (ram)"),
     ("file", "PATH: a file or block device instead of memory"),
     ("ro", "0 or 1: open the file for reading only (0)"),
@@ -50,6 +56,8 @@ pub const PARAMETERS: &[Parameter] = &[
     ("strike", "io, admin or all: which commands have faults (io)"),
 ];
 
+/// The most namespaces.
+pub(super) const MAX_NAMESPACES: u32 = 10_000;
 /// The most zones of all namespaces.
 const MAX_ZONES: u64 = 1 << 20;
 /// The largest namespace, in bytes.
@@ -76,6 +84,18 @@ pub struct NvmeParams {
     pub max_active: u32,
     /// The most data of a Zone Append: 2^N of the smallest pages; 0 for no limit.
     pub zasl: u8,
+    /// The subsystem that it is a controller of, by a name; `None` for one of its own, without reservations.
+    pub subsystem: Option<String>,
+    /// Whether there is flexible data placement.
+    pub fdp: bool,
+    /// Its reclaim groups.
+    pub fdp_groups: u16,
+    /// Its reclaim unit handles.
+    pub fdp_handles: u16,
+    /// Bytes of a reclaim unit.
+    pub fdp_unit: u64,
+    /// How many streams there are.
+    pub streams: u16,
     /// What blocks are kept in.
     pub backing: Backing,
     /// How many namespaces.
@@ -139,6 +159,12 @@ impl Default for NvmeParams {
             max_open: 0,
             max_active: 0,
             zasl: 0,
+            subsystem: None,
+            fdp: false,
+            fdp_groups: 1,
+            fdp_handles: 8,
+            fdp_unit: 96 << 20,
+            streams: 0,
             backing: Backing::Ram,
             namespaces: 1,
             spare: 0,
@@ -186,8 +212,14 @@ impl NvmeParams {
                 "max_open" => p.max_open = given.number(0..=u32::MAX.into())?,
                 "max_active" => p.max_active = given.number(0..=u32::MAX.into())?,
                 "zasl" => p.zasl = given.number(0..=16)?,
+                "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
+                "fdp" => p.fdp = given.flag()?,
+                "fdp_nrg" => p.fdp_groups = given.number(1..=64)?,
+                "fdp_nruh" => p.fdp_handles = given.number(1..=128)?,
+                "fdp_runs" => p.fdp_unit = given.bytes()?,
+                "streams" => p.streams = given.number(0..=65535)?,
                 "backing" | "file" | "ro" => backing.set(&given)?,
-                "ns" => p.namespaces = given.number(1..=10_000)?,
+                "ns" => p.namespaces = given.number(1..=MAX_NAMESPACES.into())?,
                 "spare" => p.spare = given.bytes()?,
                 "nslist" => p.namespace_list = given.flag()?,
                 "queues" => p.queues = given.number(1..=511)?,
@@ -251,6 +283,12 @@ impl NvmeParams {
             "spare= is above 64T".to_owned()
         } else if matches!(self.backing, Backing::File { .. }) && self.spare > 0 {
             "a file backs one namespace: spare= does not go with it".to_owned()
+        } else if self.fdp_unit == 0 || !self.fdp_unit.is_multiple_of(4096) {
+            format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
+        } else if self.subsystem.is_some() && self.spare > 0 {
+            "subsys= does not go with spare=: its controllers would have to share namespaces".to_owned()
+        } else if self.fdp && self.zoned {
+            "fdp= does not go with zoned=: zones say where their data is".to_owned()
         } else if let Some(why) = self.metadata_conflict().or_else(|| self.zone_conflict()) {
             why
         } else if let Some(size) = self.size.filter(|s| self.blocks.iter().any(|b| !s.is_multiple_of((*b).into()))) {
@@ -297,6 +335,11 @@ impl NvmeParams {
             return None;
         };
         Some(what)
+    }
+
+    /// Whether writes can say where their data goes.
+    pub(super) fn has_directives(&self) -> bool {
+        self.fdp || self.streams > 0
     }
 
     /// Bytes of a zone that can be written.

@@ -210,6 +210,9 @@ impl Store {
         cmd: &Command,
         rules: Rules,
     ) -> Result<(), Status> {
+        if cmd.opcode() == io::WRITE {
+            self.may_place(cmd)?;
+        }
         let ns = active(&mut self.namespaces, cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;
         let (format, info, lba, block) = (ns.format, Info::of(cmd), cmd.cdw10_11(), 1usize << ns.shift);
@@ -266,6 +269,7 @@ impl Store {
             ns.written(at, len);
             ns.media.store(at, &data)?;
             ns.store_metadata(lba, metadata)?;
+            self.place(cmd, len);
             self.counters.writes += 1;
             self.counters.units_written += len >> 9;
             return self.settle(cmd);

@@ -163,6 +163,9 @@ pub struct Machine {
     /// A further namespace of the first NVMe device, with a disk of this size, and QEMU's properties for it: 64M,ms=8,pi=1 or 64M,zoned=on. Repeat for more
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub nvme_ns: Vec<Disk>,
+    /// The NVMe devices are controllers of one subsystem, which has these properties of QEMU's: fdp=on,fdp.runs=1M,fdp.nrg=2,fdp.nruh=4
+    #[arg(long, value_name = "PROPERTY=VALUE")]
+    pub nvme_subsys: Option<String>,
     /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has, and its properties: virtio-net,packed=on. Repeat for more. All are on
     /// one Ethernet hub, but for those with another's number (igb,hub=1), and those with a TAP interface each on a bridge of this machine
     /// (virtio-net,wire=tap), which can do what no hub can: two pairs of queues, RSS, checksums and TCP segments
@@ -325,6 +328,9 @@ impl Machine {
             number += 1;
             (cpu.bridge)(number)
         };
+        let subsystem = self.nvme_subsys.as_ref().map(|properties| format!("nvme-subsys,id=subsys,{properties}"));
+        let within = if subsystem.is_some() { ",subsys=subsys" } else { "" };
+        subsystem.into_iter().for_each(|device| add("-device", device));
         let nvmes = self.nvme().len();
         let devices = nvmes + self.blk.len();
         for (index, (disk, file)) in self.disks().zip(files).enumerate() {
@@ -336,7 +342,7 @@ impl Machine {
             let Slot { bridge, place } = slot();
             add("-device", bridge);
             let (model, discard) = match index.checked_sub(nvmes) {
-                None => (format!("nvme,id=nvme{index},serial=nvme{index}"), ""),
+                None => (format!("nvme,id=nvme{index},serial=nvme{index}{within}"), ""),
                 Some(number) => (format!("virtio-blk-pci,{MODERN},id=blk{number}"), ",discard=unmap"),
             };
             add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
@@ -422,6 +428,12 @@ mod tests {
         }
         let line = arguments("vm x86_64 --nvme 64M --blk 1M --nvme-ns 64M,ms=8,pi=1");
         assert!(line.contains("-device nvme-ns,bus=nvme0,drive=disk2,ms=8,pi=1"), "{line}");
+        let line = arguments("vm x86_64 --nvme 64M --nvme-subsys fdp=on,fdp.nruh=4");
+        let at = |text: &str| line.find(text).unwrap_or_else(|| panic!("{line}"));
+        assert!(
+            at("-device nvme-subsys,id=subsys,fdp=on,fdp.nruh=4")
+                < at("-device nvme,id=nvme0,serial=nvme0,subsys=subsys")
+        );
         let line = arguments("vm aarch64-16k --nic virtio-net --nic virtio-net,hub=1,packed=on --blk 1M,num-queues=2");
         for part in [
             "pcie-root-port,id=port2,chassis=2,slot=2 ",
