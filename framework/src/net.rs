@@ -69,7 +69,17 @@ pub fn drivers() -> Drivers {
         class: None,
         open: Box::new(|device, config, Mapping { policy, page }| {
             let options = wholebar_intel::Options { policy, page, ..Default::default() };
-            Ok(Box::new(wholebar_intel::igb::Igb::open(device, config.clone(), options)?))
+            Ok(wholebar_intel::igb::open(device, config.clone(), options)?)
+        }),
+    });
+    #[cfg(feature = "intel")]
+    let drivers = drivers.with(Driver {
+        name: "igbvf",
+        ids: &wholebar_intel::igbvf::IDS,
+        class: None,
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let options = wholebar_intel::Options { policy, page, ..Default::default() };
+            Ok(Box::new(wholebar_intel::igbvf::Igbvf::open(device, config.clone(), options)?))
         }),
     });
     #[cfg(feature = "vmxnet3")]

@@ -3,7 +3,6 @@
 use crate::error::Result;
 use crate::family::{Direction, Family, QueueId};
 use crate::hardware::Hardware;
-use crate::regs;
 use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,16 +50,17 @@ pub(crate) struct Control {
 
 /// What the device's own counters have come to.
 pub(crate) struct Totals {
-    /// As [`regs::COUNTERS`] has them, and then [`regs::COUNTERS_64`].
-    pub counters: [u64; regs::COUNTERS.len() + regs::COUNTERS_64.len()],
+    /// As [`Family::counters`] has them, those of 32 bits first.
+    pub counters: Vec<u64>,
     /// Packets dropped for want of descriptors, a receive queue each.
     pub dropped: Vec<u64>,
 }
 
 impl Totals {
     /// Nothing yet, for so many receive queues.
-    pub fn of(rx_queues: u16) -> Self {
-        Self { counters: [0; _], dropped: vec![0; rx_queues.into()] }
+    pub fn of<F: Family>(rx_queues: u16) -> Self {
+        let (small, large) = F::counters();
+        Self { counters: vec![0; small.len() + large.len()], dropped: vec![0; rx_queues.into()] }
     }
 }
 
@@ -86,8 +86,9 @@ impl Control {
 
     /// Adds up what the device counted.
     pub fn count<F: Family>(&mut self, hw: &Hardware) -> Result<()> {
-        let small = regs::COUNTERS.iter().map(|(register, _)| hw.read(*register).map(u64::from));
-        let large = regs::COUNTERS_64.iter().map(|(register, _)| {
+        let (small, large) = F::counters();
+        let small = small.iter().map(|(register, _)| hw.read(*register).map(u64::from));
+        let large = large.iter().map(|(register, _)| {
             let low = u64::from(hw.read(*register)?);
             Ok(low | u64::from(hw.read(*register + 4)?) << 32)
         });
@@ -111,8 +112,13 @@ impl Control {
         }
     }
 
-    /// Looks at the link, and tells of a change; `vectors` says that changes raise interrupts.
-    pub fn follow_link<F: Family>(&mut self, hw: &Hardware, vectors: bool, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    /// Looks at the link, and tells of a change, and returns it; `vectors` says that changes raise interrupts.
+    pub fn follow_link<F: Family>(
+        &mut self,
+        hw: &Hardware,
+        vectors: bool,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<Option<Link>> {
         // A link that went away and came back in between shows here.
         let changed = F::link_changed(hw, vectors)?;
         let link = F::link(hw)?;
@@ -120,10 +126,12 @@ impl Control {
             self.link = link;
             self.link_changes += 1;
             tell(Event::Link(link));
-        } else if changed {
+            return Ok(Some(link));
+        }
+        if changed {
             tracing::debug!(device = hw.name(), %link, "the link changed and is as it was");
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Makes every queue that takes part known again, with zeroed rings.

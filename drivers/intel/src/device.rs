@@ -193,7 +193,7 @@ impl<F: Family> Driver for Inner<F> {
     fn recovery(error: &Error, _: &dyn PciDevice) -> Recovery {
         match error {
             Error::Core(wholebar_core::Error::Gone { .. }) => Recovery::Gone,
-            Error::Core(wholebar_core::Error::NotReady { .. }) => Recovery::Reset,
+            Error::Core(wholebar_core::Error::NotReady { .. }) | Error::PhysicalReset { .. } => Recovery::Reset,
             _ => Recovery::Nothing,
         }
     }
@@ -215,7 +215,8 @@ impl<F: Family> Driver for Inner<F> {
 
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.hw.healthy()?;
-        control.follow_link::<F>(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
+        let link = control.follow_link::<F>(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
+        F::serve(&self.hw, &mut control.settings, link)?;
         control.check_stalls(&self.tx_counters, tell);
         control.count::<F>(&self.hw)
     }

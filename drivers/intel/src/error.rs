@@ -1,5 +1,7 @@
 //! The driver's errors: each a sentence with its facts.
 
+use std::time::Duration;
+
 /// An error of this driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -102,6 +104,30 @@ pub enum Error {
         device: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// The physical function was reset, and with it this virtual one's queues and settings.
+    #[error("{device}: its physical function was reset, or does not know it: it has to begin anew")]
+    PhysicalReset {
+        /// The virtual function.
+        device: String,
+    },
+    /// The physical function's driver does not answer.
+    #[error("{device} has waited {waited:?} for {what}")]
+    Unserved {
+        /// The virtual function.
+        device: String,
+        /// For what.
+        what: &'static str,
+        /// How long.
+        waited: Duration,
+    },
+    /// A virtual function asked for what it may not have.
+    #[error("{device}: its physical function has denied it {what}")]
+    Denied {
+        /// The virtual function.
+        device: String,
+        /// What it asked for.
+        what: &'static str,
     },
     /// An address that cannot be set.
     #[error("{device}: {why}")]

@@ -6,7 +6,7 @@
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::regs;
-use crate::settings::Settings;
+use crate::settings::{Settings, VirtualFunction};
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Link, Mac};
 
@@ -41,6 +41,16 @@ pub enum Direction {
     Tx,
 }
 
+impl Direction {
+    /// The same, where packets do not wait for descriptors in any case: those of other functions would wait behind them.
+    pub fn dropping(self) -> Self {
+        match self {
+            Self::Rx { kib, .. } => Self::Rx { kib, drop: true },
+            Self::Tx => Self::Tx,
+        }
+    }
+}
+
 /// A part of the device that firmware, or another of its functions, uses too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shared {
@@ -58,6 +68,9 @@ pub struct Vector {
     pub mask: u64,
 }
 
+/// Registers that count, each with its name.
+pub type Counters = &'static [(u64, &'static str)];
+
 pub trait Family: Sized + Send + Sync + 'static {
     /// The driver's name, as Linux has it.
     const NAME: &'static str;
@@ -71,6 +84,16 @@ pub trait Family: Sized + Send + Sync + 'static {
     const LIMITS: Limits;
     /// Addresses that are compared exactly.
     const ADDRESSES: usize;
+
+    /// What it begins with for each of the virtual functions that it serves.
+    fn functions() -> Vec<VirtualFunction> {
+        Vec::new()
+    }
+
+    /// The statistics that the device keeps, those of 32 bits and those of 64: where they are, and their names.
+    fn counters() -> (Counters, Counters) {
+        (regs::COUNTERS, regs::COUNTERS_64)
+    }
 
     /// Whether this device of the family can be driven.
     fn check(hw: &Hardware) -> Result<()>;
@@ -107,7 +130,7 @@ pub trait Family: Sized + Send + Sync + 'static {
 
     /// Whom it receives for.
     fn apply_addresses(hw: &Hardware, settings: &Settings) -> Result<()> {
-        settings.write_addresses(hw, Self::ADDRESSES)
+        settings.write_addresses(hw, Self::ADDRESSES, 0)
     }
 
     /// One word of the table of VLANs.
@@ -136,6 +159,11 @@ pub trait Family: Sized + Send + Sync + 'static {
 
     /// Whether a change of the link was told since this was last asked; the next one interrupts again.
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool>;
+
+    /// Does what other functions of the device ask for; `link`: what the link has become, where it has changed.
+    fn serve(_hw: &Hardware, _settings: &mut Settings, _link: Option<Link>) -> Result<()> {
+        Ok(())
+    }
 
     /// The registers that arm receive queue `index`.
     fn vector(index: u16) -> Vector;

@@ -1,4 +1,5 @@
-//! Drivers for Intel's Gigabit Ethernet controllers, by their datasheets, polled, without unsafe code: the 82576 ([`igb`]).
+//! Drivers for Intel's Gigabit Ethernet controllers, by their datasheets, polled, without unsafe code: the 82576 ([`igb`]) and its virtual
+//! functions ([`igbvf`]).
 //!
 //! [`Nic`] is one port of a device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
 //! queues, owned values for one core each. What families do in their own way is in their modules, all else is the same for them. Registers are in BAR0 and
@@ -34,6 +35,7 @@ mod error;
 mod family;
 mod hardware;
 pub mod igb;
+pub mod igbvf;
 mod member;
 mod nic;
 mod options;

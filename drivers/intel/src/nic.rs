@@ -58,6 +58,7 @@ impl<F: Family> Nic<F> {
             rss,
             mtu: config.mtu.unwrap_or(MTU),
             granted,
+            functions: F::functions(),
         };
         let max_packet = settings.max_packet();
         let queues = if config.rx_interrupts { u32::from(config.rx_queues) } else { 0 };
@@ -71,7 +72,7 @@ impl<F: Family> Nic<F> {
             link_changes: 0,
             watchdogs: (0..config.tx_queues).map(|_| TxWatchdog::new(options.stall_timeout)).collect(),
             stalls: 0,
-            totals: Totals::of(config.rx_queues),
+            totals: Totals::of::<F>(config.rx_queues),
         };
         let vectors = rx_vectors(&config, queue_context.interrupts());
         let started = hw.bus_master(true).and_then(|()| control.set_up::<F>(&hw, queue_context.interrupts(), vectors));
@@ -220,15 +221,20 @@ impl<F: Family> Nic<F> {
         self.0.shut_down()
     }
 
-    /// Changes settings, and tells the device.
+    /// Changes settings, and tells the device. What it does not take is not set.
     pub(crate) fn set(
         &self,
         change: impl FnOnce(&mut Settings),
         apply: impl FnOnce(&Settings, &Hardware) -> Result<()>,
     ) -> Result<()> {
         self.0.with(|control| {
+            let before = control.settings.clone();
             change(&mut control.settings);
-            apply(&control.settings, &self.0.driver().hw)
+            let applied = apply(&control.settings, &self.0.driver().hw);
+            if applied.is_err() {
+                control.settings = before;
+            }
+            applied
         })
     }
 }

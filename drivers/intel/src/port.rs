@@ -3,7 +3,6 @@
 use crate::error::Error;
 use crate::family::Family;
 use crate::nic::Nic;
-use crate::regs;
 use crate::settings::Settings;
 use std::sync::Arc;
 use wholebar_core::DriverError;
@@ -95,14 +94,15 @@ impl<F: Family> Port for Nic<F> {
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            (control.totals.counters, control.totals.dropped.clone(), control.link_changes, control.stalls)
+            (control.totals.counters.clone(), control.totals.dropped.clone(), control.link_changes, control.stalls)
         });
         let of = |queue: &str, name: &'static str, value| Statistic {
             queue: queue.to_owned().into(),
             name: name.into(),
             value,
         };
-        let names = regs::COUNTERS.iter().chain(regs::COUNTERS_64).map(|(_, name)| *name);
+        let (small, large) = F::counters();
+        let names = small.iter().chain(large).map(|(_, name)| *name);
         let mut all: Vec<_> = names.zip(counters).map(|(name, value)| of("", name, value)).collect();
         for (i, counters) in self.0.driver().rx_counters.iter().enumerate() {
             let queue = format!("rx{i}");

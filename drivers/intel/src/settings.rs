@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::regs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
 
 /// Ethernet's header, its checksum, and a VLAN tag, in bytes.
@@ -27,6 +28,26 @@ pub struct Settings {
     pub rss: Option<Rss>,
     pub mtu: u16,
     pub granted: Offloads,
+    /// Those that it serves, by their numbers.
+    pub functions: Vec<VirtualFunction>,
+}
+
+/// What a virtual function was given and has asked for, as far as the device doesn't keep it.
+#[derive(Debug, Clone)]
+pub struct VirtualFunction {
+    /// Its address.
+    pub mac: Mac,
+    /// The hashes of the groups that it receives for.
+    pub groups: Vec<u16>,
+}
+
+impl VirtualFunction {
+    /// One with an address by chance: locally administered, of one station.
+    pub fn by_chance() -> Self {
+        // Each `RandomState` has keys of its own, from the system's source of randomness.
+        let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+        Self { mac: Mac([a & !1 | 2, b, c, d, e, f]), groups: Vec::new() }
+    }
 }
 
 impl Settings {
@@ -61,21 +82,25 @@ impl Settings {
         bits.iter().filter(|(on, _)| *on).fold(always, |rctl, (_, bit)| rctl | bit)
     }
 
-    /// Whom it receives for: its own address, then others as far as `room` has place, groups that don't fit by their hash.
-    pub fn write_addresses(&self, hw: &Hardware, room: usize) -> Result<()> {
+    /// Whom it receives for: its own address, then others as far as `room` has place, groups that don't fit by their hash, and what virtual functions asked
+    /// for. `bits` go with each of its addresses.
+    pub fn write_addresses(&self, hw: &Hardware, room: usize, bits: u32) -> Result<()> {
         let (exact, hashed) = self.split_filters(room);
         let mut addresses = std::iter::once(&self.mac).chain(exact);
         for n in 0..room {
             let (low, high) = regs::receive_address(n);
-            let (a, b) = addresses.next().map_or((0, 0), |mac| address_words(*mac));
+            let (a, b) = addresses.next().map_or((0, 0), |mac| {
+                let (a, b) = address_words(*mac);
+                (a, b | bits)
+            });
             // Not valid while it is half of one and half of another.
             hw.write(high, 0)?;
             hw.write(low, a)?;
             hw.write(high, b)?;
         }
         let mut table = [0u32; 128];
-        for mac in hashed {
-            let hash = group_hash(*mac);
+        let theirs = self.functions.iter().flat_map(|function| function.groups.iter().copied());
+        for hash in hashed.into_iter().map(|mac| group_hash(*mac)).chain(theirs) {
             table[usize::from(hash >> 5)] |= 1 << (hash & 31);
         }
         for (i, word) in (0..).zip(table) {
@@ -143,13 +168,13 @@ impl Settings {
 }
 
 /// RAL and RAH.
-fn address_words(mac: Mac) -> (u32, u32) {
+pub fn address_words(mac: Mac) -> (u32, u32) {
     let [a, b, c, d, e, f] = mac.0;
     (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, 0, 0]) | regs::RAH_VALID)
 }
 
 /// Which bit of the multicast table a group has: bits 47:36 of the address (RCTL.MO is 0).
-fn group_hash(mac: Mac) -> u16 {
+pub fn group_hash(mac: Mac) -> u16 {
     u16::from_le_bytes([mac.0[4], mac.0[5]]) >> 4
 }
 
@@ -181,6 +206,7 @@ mod tests {
             rss: None,
             mtu: 1500,
             granted: Offloads::NONE,
+            functions: Vec::new(),
         }
     }
 

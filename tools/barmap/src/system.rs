@@ -115,9 +115,11 @@ fn sriov(function: &sysfs::Function, resources: &[Option<Resource>], told: Optio
     let number = |file: &str| function.read(file)?.parse::<u16>().ok();
     let total = number("sriov_totalvfs")?;
     let mut bars = bars(resources, VIRTUAL, true);
+    // The line is of all that the device can have (TotalVFs), of which its driver may allow fewer. Where that is not to be read, sizes are powers of two.
+    let all = told.as_ref().map_or(total, |told| told.total.max(total));
     for bar in &mut bars {
-        // The line is of all of them.
-        bar.place.size = bar.place.size.and_then(|size| size.checked_div(total.into())).filter(|size| *size > 0);
+        let share = bar.place.size.and_then(|size| size.checked_div(all.into())).and_then(u64::checked_ilog2);
+        bar.place.size = share.map(|log| 1 << log);
     }
     Some(Sriov {
         total,
@@ -188,6 +190,26 @@ mod tests {
         assert_eq!(sizes, [(0, Some(0x1_0000)), (3, Some(0x4000))]);
         assert_eq!(function.rom.unwrap().size, Some(0x8_0000));
         assert!(machine.notes.is_empty());
+    }
+
+    #[test]
+    fn a_driver_that_allows_fewer_virtual_functions_makes_none_larger() {
+        let sizes = |root: &tempfile::TempDir| -> Vec<u64> {
+            let machine = Machine::of_system(&sysfs::Sysfs::at(root.path()), None);
+            let sriov = machine.functions[0].sriov.as_ref().unwrap();
+            sriov.bars.iter().filter_map(|bar| bar.place.size).collect()
+        };
+        // Of 64: nearly all, by somebody who may not read how many the device has.
+        let root = tree(64);
+        put(root.path(), "sriov_totalvfs", "63\n");
+        assert_eq!(sizes(&root), [0x1_0000, 0x4000]);
+        // And few, by root.
+        let mut bytes = std::fs::read(tree(4096).path().join("sys/bus/pci/devices/0000:3b:00.0/config")).unwrap();
+        bytes[0x100..0x104].copy_from_slice(&[0x10, 0, 1, 0]);
+        bytes[0x10e] = 64;
+        put(root.path(), "config", &bytes);
+        put(root.path(), "sriov_totalvfs", "7\n");
+        assert_eq!(sizes(&root), [0x1_0000, 0x4000]);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use super::{has_vfio, named, physical, token};
 use crate::output;
 use crate::signal;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use wholebar::intel::igb::{self, IgbPf};
+use wholebar::net::{Port, PortConfig};
 use wholebar::nvme::{FlexibleResource, Nvme, Options, PrimaryCapabilities, SecondaryController};
 use wholebar::pci::{Config, PciDevice};
 use wholebar::vfio::sysfs::{Function, Sysfs};
@@ -14,8 +16,9 @@ use wholebar::vfio::{Vfio, VfioOptions};
 
 /// Serve the virtual functions of a physical one that vfio-pci has, until Ctrl-C
 ///
-/// An NVMe controller shares its flexible queues and interrupts out among the controllers of its virtual functions, and has them go online. They are that
-/// only as long as somebody has the physical function open: make them with `wholebar vf create`, leave this running, and use them from other programs.
+/// An NVMe controller shares its flexible queues and interrupts out among the controllers of its virtual functions, and has them go online. An 82576 switches
+/// packets, and does what its virtual functions ask for. Either is so only as long as somebody has the physical function open: make virtual functions with
+/// `wholebar vf create`, leave this running, and use them from other programs. (Any program that opens an 82576 which has some serves them: `wholebar net fwd`.)
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,20 +37,40 @@ pub fn run(args: Args) -> Result<()> {
     let interrupted = signal::interrupted()?;
     let options = VfioOptions { vf_token: token::recall(&sysfs, function.address()), ..VfioOptions::default() };
     let device: Arc<dyn PciDevice> = Vfio::open(function.address(), &options)?;
-    let class = Config::of(device.as_ref())?.class();
-    if class != wholebar::nvme::CLASS {
-        bail!("{}: no driver here serves virtual functions of a device of its class ({class:?})", function.address());
+    let config = Config::of(device.as_ref())?;
+    let count = function.virtual_functions().len();
+    match config.class() {
+        wholebar::nvme::CLASS => nvme(device, count, &interrupted),
+        _ if igb::IDS.contains(&(config.vendor(), config.device())) => igb(device, count, &interrupted),
+        _ => bail!("{}: no driver here serves virtual functions of such a device", function.address()),
     }
-    let nvme = serve_nvme(device, function.virtual_functions().len())?;
-    let online = nvme.secondary_controllers(0)?;
-    output::print(crate::nvme::secondary_table(&online))?;
-    output::note("Ctrl-C ends it, and the virtual functions with it.");
+}
+
+const ENDS: &str = "Ctrl-C ends it, and the virtual functions with it.";
+
+fn nvme(device: Arc<dyn PciDevice>, functions: usize, interrupted: &AtomicBool) -> Result<()> {
+    let nvme = bring_online(device, functions)?;
+    output::print(crate::nvme::secondary_table(&nvme.secondary_controllers(0)?))?;
+    output::note(ENDS);
     while !interrupted.load(Ordering::Relaxed) {
-        nvme.check().context("the physical function")?;
+        nvme.check()?;
         // Only how soon an end is seen.
         std::thread::sleep(Duration::from_millis(100));
     }
     Ok(nvme.shutdown()?)
+}
+
+fn igb(device: Arc<dyn PciDevice>, functions: usize, interrupted: &AtomicBool) -> Result<()> {
+    let port = IgbPf::open(device, PortConfig::default(), wholebar::intel::Options::default())?;
+    output::print(format!("{}: {functions} virtual functions are served\n", port.name()))?;
+    output::note(ENDS);
+    while !interrupted.load(Ordering::Relaxed) {
+        port.check()?;
+        if let Ok(event) = port.events().recv_deadline(Instant::now() + Duration::from_millis(100)) {
+            output::note(format!("{event:?}"));
+        }
+    }
+    Ok(port.close()?)
 }
 
 fn check(function: &Function) -> Result<()> {
@@ -65,7 +88,7 @@ fn check(function: &Function) -> Result<()> {
 }
 
 /// Opens the primary controller, and has the secondary ones of its virtual functions go online, each with an equal share of what there is.
-fn serve_nvme(device: Arc<dyn PciDevice>, functions: usize) -> Result<Nvme> {
+fn bring_online(device: Arc<dyn PciDevice>, functions: usize) -> Result<Nvme> {
     let open = || Nvme::open(device.clone(), Options { io_queues: 1, ..Options::default() });
     let mut nvme = open()?;
     let found = nvme.primary_capabilities()?;

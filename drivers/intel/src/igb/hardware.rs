@@ -2,7 +2,7 @@
 
 use super::regs::{self, queue};
 use crate::error::{Error, Result};
-use crate::family::Shared;
+use crate::family::{Direction, Shared};
 use crate::hardware::{Hardware, PATIENCE};
 use crate::regs as common;
 use std::time::{Duration, Instant};
@@ -35,6 +35,20 @@ pub fn enable_queue(hw: &Hardware, place: u64, thresholds: Option<u32>) -> Resul
         None => {}
     }
     Ok(())
+}
+
+/// Makes known a queue whose registers are at `place` (4.5.9, 4.5.10): see [`Family::create`](crate::family::Family::create).
+pub fn create_queue(hw: &Hardware, place: u64, base: u64, bytes: u32, direction: Direction) -> Result<()> {
+    hw.write_ring(place, base, bytes)?;
+    let thresholds = match direction {
+        Direction::Rx { kib, drop } => {
+            let drop = if drop { queue::SPLIT_DROP } else { 0 };
+            hw.write(place + queue::SPLIT, queue::SPLIT_ONE_BUFFER | drop | kib)?;
+            queue::RX_THRESHOLDS
+        }
+        Direction::Tx => queue::TX_THRESHOLDS,
+    };
+    enable_queue(hw, place, Some(thresholds))
 }
 
 /// Which port of the device this function is (STATUS.LAN_ID).
@@ -99,15 +113,18 @@ fn semaphore(hw: &Hardware) -> Result<()> {
     }
 }
 
-/// Vectors as [`Family::set_up_interrupts`](crate::family::Family::set_up_interrupts) has them (7.3.1.2, 7.3.2.11).
-pub fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()> {
+/// Vectors as [`Family::set_up_interrupts`](crate::family::Family::set_up_interrupts) has them (7.3.1.2, 7.3.2.11), for the device's queues from `first` on.
+pub fn set_up_interrupts(hw: &Hardware, rx_vectors: u16, first: u16) -> Result<()> {
     hw.write(regs::GPIE, regs::GPIE_MSIX)?;
     let vectors = 1 + u32::from(rx_vectors);
     for vector in 0..vectors {
         hw.write(regs::eitr(vector), 0)?;
     }
     for n in 0..8u32 {
-        let entry = |queue: u32| if queue < rx_vectors.into() { regs::IVAR_VALID | (queue + 1) } else { 0 };
+        let entry = |queue: u32| match queue.checked_sub(first.into()) {
+            Some(index) if index < rx_vectors.into() => regs::IVAR_VALID | (index + 1),
+            _ => 0,
+        };
         hw.write(regs::ivar(n), entry(n) | entry(n + 8) << 16)?;
     }
     hw.write(regs::IVAR_MISC, regs::IVAR_VALID << 8)?;

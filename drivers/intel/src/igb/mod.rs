@@ -1,10 +1,15 @@
 //! Intel's 82576 Gigabit Ethernet controllers, by their datasheet. (Linux: the driver `igb`; DPDK: the PMD `net_e1000_igb`.)
 //!
-//! Up to 16 queues of each direction, with advanced descriptors. Registers are in BAR0, and the MSI-X table in BAR3.
+//! Up to 16 queues of each direction, with advanced descriptors. Registers are in BAR0, and the MSI-X table in BAR3. A port whose device has virtual functions
+//! is an [`IgbPf`], which has one queue of each direction, and serves them.
 
 mod descriptor;
-mod hardware;
-mod regs;
+pub(crate) mod hardware;
+pub(crate) mod message;
+mod physical;
+pub(crate) mod regs;
+
+pub use physical::{I82576Pf, IgbPf, open};
 
 use crate::error::{Error, Result};
 use crate::family::{Direction, Family, QueueId, Shared, Vector};
@@ -116,18 +121,7 @@ impl Family for I82576 {
     }
 
     fn create(hw: &Hardware, id: QueueId, base: u64, bytes: u32, direction: Direction) -> Result<()> {
-        // 4.5.9, 4.5.10.
-        let place = Self::place(id);
-        hw.write_ring(place, base, bytes)?;
-        let thresholds = match direction {
-            Direction::Rx { kib, drop } => {
-                let drop = if drop { regs::queue::SPLIT_DROP } else { 0 };
-                hw.write(place + regs::queue::SPLIT, regs::queue::SPLIT_ONE_BUFFER | drop | kib)?;
-                regs::queue::RX_THRESHOLDS
-            }
-            Direction::Tx => regs::queue::TX_THRESHOLDS,
-        };
-        hardware::enable_queue(hw, place, Some(thresholds))
+        hardware::create_queue(hw, Self::place(id), base, bytes, direction)
     }
 
     fn delete(hw: &Hardware, id: QueueId) -> Result<()> {
@@ -139,7 +133,7 @@ impl Family for I82576 {
     }
 
     fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()> {
-        hardware::set_up_interrupts(hw, rx_vectors)
+        hardware::set_up_interrupts(hw, rx_vectors, 0)
     }
 
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool> {

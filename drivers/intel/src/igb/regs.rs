@@ -11,6 +11,12 @@ pub const ADDRESSES: usize = 24;
 /// LINK_MODE: 00b is the internal copper PHY.
 pub const CTRL_EXT_LINK_MODE: u32 = 3 << 22;
 
+/// PFRSTD, virtual functions are told that a reset is over.
+pub const CTRL_EXT_RESET_DONE: u32 = 1 << 14;
+
+/// VMMB, a virtual function wrote into its mailbox, or was reset: a bit of ICR and IMS.
+pub const CAUSE_MAILBOX: u32 = 1 << 8;
+
 /// General Purpose Interrupt Enable (8.8.15).
 pub const GPIE: u64 = 0x1514;
 /// NSICR (reading ICR clears it), Multiple_MSIX, EIAME (an MSI-X message masks its vector as EIAM says), PBA_support.
@@ -44,6 +50,92 @@ pub fn ivar(n: u32) -> u64 {
 pub const RLPML: u64 = 0x5004;
 /// MRQC: RSS over all queues.
 pub const MRQC_RSS: u32 = 2;
+
+/// MRQC: a queue for each pool (7.10.3.2).
+pub const MRQC_POOLS: u32 = 3;
+/// VT_CTL: how packets find their pools (8.10).
+pub const VT_CTL: u64 = 0x581c;
+/// DEF_PL, the pool of what is nobody's: its first bit.
+pub const VT_CTL_DEFAULT: u32 = 7;
+/// Dis_Def_Pool: what is nobody's is dropped.
+pub const VT_CTL_NO_DEFAULT: u32 = 1 << 29;
+/// Rpl_En: what is for several pools goes to all of them.
+pub const VT_CTL_REPLICATE: u32 = 1 << 30;
+/// DTXSWC: how packets that pools send are switched (8.12): bits 7:0 have pools send with their own addresses only.
+pub const DTXSWC: u64 = 0x3500;
+/// Loopback_En: from pool to pool.
+pub const DTXSWC_LOOPBACK: u32 = 1 << 31;
+/// RPLOLR: what is done to packets of several pools, as bits of [`pool`].
+pub const RPLOLR: u64 = 0x5af0;
+/// Pools that receive (8.10), a bit each.
+pub const VFRE: u64 = 0x0c8c;
+/// Pools that send (8.12), a bit each.
+pub const VFTE: u64 = 0x0c90;
+/// Virtual functions that were reset (8.14), a bit each: writing a one clears it.
+pub const VFLRE: u64 = 0x0c88;
+/// MBVFICR: who has written, in bits 7:0, and read, in bits 23:16 (8.14): writing a one clears it.
+pub const MBVFICR: u64 = 0x0c80;
+/// MBVFIMR: whose writing interrupts.
+pub const MBVFIMR: u64 = 0x0c84;
+/// Entries of the table of VLANs and their pools.
+pub const VLANS: u16 = 32;
+/// VLVF: the entry is valid.
+pub const VLVF_ENABLE: u32 = 1 << 31;
+/// VLVF: its pools, a bit each: the first one.
+pub const VLVF_POOLS: u32 = 12;
+/// P2VMAILBOX: STS, this side has written.
+pub const P2V_WRITTEN: u32 = 1;
+/// P2VMAILBOX: ACK, this side has read.
+pub const P2V_READ: u32 = 1 << 1;
+/// P2VMAILBOX: PFU, this side has the mailbox.
+pub const P2V_TAKEN: u32 = 1 << 3;
+
+/// VMOLR: what pool `n` receives, and what is done to it (8.10), as bits of [`pool`].
+pub fn vmolr(n: u16) -> u64 {
+    0x5ad0 + 4 * u64::from(n)
+}
+
+/// VLVF: entry `n` of the table of VLANs and their pools (8.10).
+pub fn vlvf(n: u16) -> u64 {
+    0x5d00 + 4 * u64::from(n)
+}
+
+/// P2VMAILBOX: whose turn virtual function `n`'s mailbox is (8.14).
+pub fn p2v_mailbox(n: u16) -> u64 {
+    0x0c00 + 4 * u64::from(n)
+}
+
+/// Virtual function `n`'s mailbox: 16 words (8.14).
+pub fn mailbox(n: u16) -> u64 {
+    0x0800 + 0x40 * u64::from(n)
+}
+
+/// RAH: the address is pool `n`'s.
+pub fn rah_pool(n: u16) -> u32 {
+    1 << (18 + n)
+}
+
+/// What a pool receives (VMOLR).
+pub mod pool {
+    /// RLPML: the longest frame, in bytes, if LONG says so.
+    pub const LONGEST: u32 = 0x3fff;
+    /// LPE.
+    pub const LONG: u32 = 1 << 16;
+    /// AUPE, packets of no VLAN.
+    pub const UNTAGGED: u32 = 1 << 24;
+    /// ROMPE, groups by their hash.
+    pub const HASHED_GROUPS: u32 = 1 << 25;
+    /// ROPE, single stations by their hash.
+    pub const UNICAST: u32 = 1 << 26;
+    /// BAM.
+    pub const BROADCAST: u32 = 1 << 27;
+    /// MPME, all groups.
+    pub const MULTICAST: u32 = 1 << 28;
+    /// STRVLAN, VLAN tags are taken off.
+    pub const STRIP_VLAN: u32 = 1 << 30;
+    /// STRCRC, the checksum of the frame is taken off.
+    pub const STRIP_CRC: u32 = 1 << 31;
+}
 
 /// Software Semaphore.
 pub const SWSM: u64 = 0x5b50;

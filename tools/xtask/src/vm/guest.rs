@@ -70,8 +70,8 @@ const X86_64: Cpu = Cpu {
     iommu_module: "vfio_iommu_type1",
     root_bus: "pcie.0",
     console: "ttyS0",
-    // A busy host is late with the interrupts by which the kernel tests its timer: it panics then.
-    // A periodic tick: emulated CPUs lose a timer's interrupt now and then, and one that was armed for that tick alone sleeps for ever.
+    // A periodic tick: emulated CPUs lose a timer's interrupt now and then, and one that was armed for that tick alone sleeps for ever. On a busy machine
+    // none comes while the kernel tries the timer for ten ticks, and it panics: it need not try.
     kernel_arguments: "intel_iommu=on nohz=off highres=off no_timer_check",
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
     bridge: root_port,
@@ -164,7 +164,7 @@ pub struct Machine {
     /// A further namespace of the first NVMe device, with a disk of this size, and QEMU's properties for it: 64M,ms=8,pi=1 or 64M,zoned=on. Repeat for more
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub nvme_ns: Vec<Disk>,
-    /// The NVMe devices are controllers of one subsystem, which has these properties of QEMU's: fdp=on,fdp.runs=1M,fdp.nrg=2,fdp.nruh=4
+    /// The NVMe devices are controllers of one subsystem, which shares their disks and has these properties of QEMU's: fdp=on,fdp.runs=1M,fdp.nrg=2,fdp.nruh=4
     #[arg(long, value_name = "PROPERTY=VALUE")]
     pub nvme_subsys: Option<String>,
     /// A network device: virtio-net, igb, e1000e, vmxnet3 or any other that QEMU has, and its properties: virtio-net,packed=on. Repeat for more. All are on
@@ -330,7 +330,7 @@ impl Machine {
             (cpu.bridge)(number)
         };
         let subsystem = self.nvme_subsys.as_ref().map(|properties| format!("nvme-subsys,id=subsys,{properties}"));
-        let within = if subsystem.is_some() { ",subsys=subsys" } else { "" };
+        let within = subsystem.is_some();
         subsystem.into_iter().for_each(|device| add("-device", device));
         let nvmes = self.nvme().len();
         let devices = nvmes + self.blk.len();
@@ -343,11 +343,19 @@ impl Machine {
             let Slot { bridge, place } = slot();
             add("-device", bridge);
             let (model, discard) = match index.checked_sub(nvmes) {
-                None => (format!("nvme,id=nvme{index},serial=nvme{index}{within}"), ""),
+                // Controllers of a subsystem have its serial number.
+                None if within => (format!("nvme,id=nvme{index},serial=nvme0,subsys=subsys"), ""),
+                None => (format!("nvme,id=nvme{index},serial=nvme{index}"), ""),
                 Some(number) => (format!("virtio-blk-pci,{MODERN},id=blk{number}"), ",discard=unmap"),
             };
             add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
-            add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
+            if within && index < nvmes {
+                // QEMU refuses a disk of the controller's own there.
+                add("-device", format!("{model},{place}{}", disk.properties));
+                add("-device", format!("nvme-ns,bus=nvme{index},drive=disk{index}"));
+            } else {
+                add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
+            }
         }
         for (index, Nic { model, wire }) in self.nic.iter().enumerate() {
             let Slot { bridge, place } = slot();
@@ -433,7 +441,9 @@ mod tests {
         let at = |text: &str| line.find(text).unwrap_or_else(|| panic!("{line}"));
         assert!(
             at("-device nvme-subsys,id=subsys,fdp=on,fdp.nruh=4")
-                < at("-device nvme,id=nvme0,serial=nvme0,subsys=subsys")
+                < at(
+                    "-device nvme,id=nvme0,serial=nvme0,subsys=subsys,bus=port1 -device nvme-ns,bus=nvme0,drive=disk0"
+                )
         );
         let line = arguments("vm aarch64-16k --nic virtio-net --nic virtio-net,hub=1,packed=on --blk 1M,num-queues=2");
         for part in [
