@@ -313,7 +313,7 @@ fn shown(report: &Report, shared: bool, rests: bool) -> String {
             }
             false => {
                 "The device is a model in this process, which looks for doorbells all the time as hardware does: figures of emulation, not of hardware. \
-                 With --model-rests it rests, as it does for every other command."
+                 With --model-rests it rests, as it does outside of benchmarks."
             }
         });
     }

@@ -236,6 +236,13 @@ fn bare(text: &str) -> &str {
             return rest;
         }
     }
+    // `app-1  | ` of docker compose.
+    if let Some((name, rest)) = text.split_once('|')
+        && name.split_whitespace().count() == 1
+        && !name.contains(':')
+    {
+        return unquoted(rest);
+    }
     // `[   12.345678] `, `Nov 28 23:00:01 host lspci[123]: `, `2026-11-28T23:00:01+00:00 host lspci: `.
     if let Some(rest) = after_time(text) {
         let rest = unquoted(rest);
@@ -370,6 +377,8 @@ mod tests {
                 "[code]\t",
                 "\"",
                 "\"\\t",
+                "app-1  | ",
+                "web_1 |\t",
             ] {
                 for after in ["", " ", "\r", " |", "\t"] {
                     assert_eq!(lines(format!("{before}{known}{after}\n").as_bytes()), [known], "{before:?} {after:?}");
@@ -384,6 +393,7 @@ mod tests {
             ("Nov 28 23:00:01 host lspci[1]: \t\tLnkCap:\tPort #0", "LnkCap: Port #0"),
             ("Nov 28 23:00:01 host lspci[1]: ", ""),
             ("Nov 28 23:00:01 host lspci[1]:", ""),
+            ("app-1  | \t\tLnkCap:\tPort #0", "LnkCap: Port #0"),
             ("--", ""),
             ("```", ""),
             (">", ""),
