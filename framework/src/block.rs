@@ -43,7 +43,7 @@ pub fn open_target(target: &str, config: &DiskConfig) -> Result<Box<dyn Disk>, O
 }
 
 /// Opens what is a disk at once.
-#[allow(unused_variables, reason = "without features there is none")]
+#[allow(unused_variables, clippy::match_single_binding, reason = "without features there is none")]
 fn direct(target: &Target, config: &DiskConfig) -> Option<Result<Box<dyn Disk>, OpenError>> {
     match target {
         #[cfg(feature = "kernel")]

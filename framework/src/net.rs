@@ -42,7 +42,7 @@ pub fn open_target(target: &str, config: &PortConfig) -> Result<Box<dyn Port>, O
 }
 
 /// Opens what is a port at once.
-#[allow(unused_variables, reason = "without features there is none")]
+#[allow(unused_variables, clippy::match_single_binding, reason = "without features there is none")]
 fn direct(target: &Target, config: &PortConfig) -> Option<Result<Box<dyn Port>, OpenError>> {
     match target {
         #[cfg(feature = "kernel")]

@@ -590,3 +590,33 @@ fn every_command_explains_itself() {
         assert!(output.status.success() && text.contains("Examples:"), "{text}");
     }
 }
+
+/// A switch between two front ends, in another process: all that one sends the other receives as it was, by either kind of ring.
+#[test]
+fn front_ends_are_switched() {
+    let dir = tempfile::tempdir().unwrap();
+    for (i, more) in ["", "--split --queues 2 --flows 16"].into_iter().enumerate() {
+        let [a, b] = ["a", "b"].map(|name| dir.path().join(format!("{name}{i}.sock")));
+        let queues = if i == 1 { "--queues 2" } else { "" };
+        let far = |path: &Path| format!("vhost-user:{},back-end,server", path.display());
+        let switch = Background::start(&format!("net fwd {} {} {queues} --stats 0 --json", far(&a), far(&b)));
+        let began = Instant::now();
+        while !a.exists() || !b.exists() {
+            assert!(began.elapsed() < PATIENCE, "it does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let (a, b) = (a.display(), b.display());
+        let line = format!("net gen vhost-user:{a},net --to vhost-user:{b},net --count 3000 --rate 20k {more} --json");
+        let (report, code) = json(&line);
+        assert_eq!(code, Some(0), "{line}\n{report:#}");
+        assert_eq!((&report["sent"]["packets"], &report["received"]["packets"]), (&3000.into(), &3000.into()));
+        for none in ["lost", "duplicate", "corrupt", "foreign", "uncounted"] {
+            assert_eq!(report["received"][none], 0, "{line}: {none}");
+        }
+        let (code, out) = switch.interrupt().finish();
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(code, Some(0), "{report:#}");
+        assert_eq!((&report["accounting"]["received"], &report["accounting"]["sent"]), (&3000.into(), &3000.into()));
+        assert_eq!(report["ports"][1]["driver"], "vhost");
+    }
+}

@@ -250,7 +250,7 @@ impl BackEndPort {
 
 impl Port for BackEndPort {
     fn driver(&self) -> &'static str {
-        "vhost-user back end"
+        "vhost"
     }
 
     fn name(&self) -> &str {
