@@ -47,6 +47,8 @@ pub(crate) struct Record {
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
     pub rings: Rings,
+    /// Where the submission queue is, if it lies in the controller's memory.
+    pub in_controller: Option<u64>,
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -129,7 +131,8 @@ impl Control {
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
         let (sq, cq) = record.rings.offsets();
-        let (sq, cq) = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
+        let sq = record.in_controller.unwrap_or(base.offset(sq).0);
+        let (sq, cq) = (hw.aligned(sq)?, hw.aligned(base.offset(cq).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
             Ok(_) => Ok(()),

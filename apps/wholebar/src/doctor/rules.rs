@@ -6,6 +6,7 @@
 use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
 use crate::output;
 use serde::Serialize;
+use wholebar::nvme::Quirk;
 use wholebar::pci::Address;
 use wholebar::vfio::Route;
 use wholebar::vfio::sysfs::is_vfio;
@@ -90,6 +91,7 @@ pub fn device(host: &Host, device: &Device, route: Route) -> Vec<Finding> {
     findings.extend(device.group.as_ref().and_then(direct));
     findings.extend(device.small_bars.iter().map(|bar| small_bar(host, device, bar)));
     findings.extend(numa(host, device));
+    findings.extend(quirks(device));
     findings
 }
 
@@ -533,6 +535,13 @@ fn small_bar(host: &Host, device: &Device, small: &SmallBar) -> Finding {
     let mend = kernel_argument(&format!("pci=resource_alignment={order}@pci:{vendor:04x}:{id:04x}"));
     let why = reasons.join(" and ");
     Finding::warn(CHECK, format!("{what} {why}: it cannot be mapped, and each access is a system call"), [mend])
+}
+
+/// What is known of a controller of this kind, which the driver heeds.
+fn quirks(device: &Device) -> Option<Finding> {
+    let (vendor, id) = device.ids?;
+    let known: Vec<_> = Quirk::of(vendor, id).map(|(quirk, _)| quirk.to_string()).collect();
+    (!known.is_empty()).then(|| Finding::ok("quirks", format!("known of its kind, and heeded: {}", known.join("; "))))
 }
 
 fn numa(host: &Host, device: &Device) -> Option<Finding> {

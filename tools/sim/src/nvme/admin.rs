@@ -6,6 +6,7 @@ use super::identify::{self, KELVIN, WARNING_TEMPERATURE};
 use super::log::{self, Event, Health};
 use super::poll::Held;
 use super::queue::{Cq, Sq};
+use super::quirk::Quirk;
 use super::{Nvme, Shadow, data};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::Host;
@@ -78,6 +79,7 @@ impl Nvme {
             return Err(Status::INVALID_FIELD);
         }
         match cmd.opcode() {
+            admin::IDENTIFY if self.params.quirk == Some(Quirk::Descriptors) && cmd.cdw10() & 0xff == 3 => Ok(None),
             admin::IDENTIFY => {
                 let page = identify::identify(&self.params, &self.manage, &self.store, cmd)?;
                 data::copy_out(host, cmd, &page[..], self.rules)?;
@@ -128,7 +130,11 @@ impl Nvme {
         if cmd.prp1() & (self.rules.page - 1) != 0 {
             return Err(Status::PRP_OFFSET);
         }
-        Ok((id, entries))
+        match self.params.quirk {
+            Some(Quirk::Dma48) if cmd.prp1() >> 48 != 0 => Err(Status::INVALID_FIELD),
+            Some(Quirk::Entries) if entries > 2 => Err(Status::INVALID_QUEUE_SIZE),
+            _ => Ok((id, entries)),
+        }
     }
 
     /// Create I/O Completion Queue (base 5.4).
@@ -140,6 +146,7 @@ impl Nvme {
             return Err(Status::INVALID_VECTOR);
         }
         let vector = (cmd.cdw11() & 2 != 0).then_some(vector);
+        let vector = if self.params.quirk == Some(Quirk::Entries) { vector.map(|_| 0) } else { vector };
         self.clear_doorbell(host, 2 * u64::from(id) + 1);
         self.queues.cqs[usize::from(id)] = Some(Cq::new(id, cmd.prp1(), entries, vector));
         DONE

@@ -71,7 +71,8 @@ const X86_64: Cpu = Cpu {
     root_bus: "pcie.0",
     console: "ttyS0",
     // A periodic tick: emulated CPUs lose a timer's interrupt now and then, and one that was armed for that tick alone sleeps for ever.
-    kernel_arguments: "intel_iommu=on nohz=off highres=off",
+    // The kernel's check of its timer panics where the emulator had no core for a moment.
+    kernel_arguments: "intel_iommu=on nohz=off highres=off no_timer_check",
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
     bridge: root_port,
 };
@@ -329,7 +330,7 @@ impl Machine {
             (cpu.bridge)(number)
         };
         let subsystem = self.nvme_subsys.as_ref().map(|properties| format!("nvme-subsys,id=subsys,{properties}"));
-        let within = if subsystem.is_some() { ",subsys=subsys" } else { "" };
+        let in_subsystem = subsystem.is_some();
         subsystem.into_iter().for_each(|device| add("-device", device));
         let nvmes = self.nvme().len();
         let devices = nvmes + self.blk.len();
@@ -342,10 +343,16 @@ impl Machine {
             let Slot { bridge, place } = slot();
             add("-device", bridge);
             let (model, discard) = match index.checked_sub(nvmes) {
-                None => (format!("nvme,id=nvme{index},serial=nvme{index}{within}"), ""),
+                None => (format!("nvme,id=nvme{index},serial=nvme{index}"), ""),
                 Some(number) => (format!("virtio-blk-pci,{MODERN},id=blk{number}"), ",discard=unmap"),
             };
             add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
+            // Controllers of a subsystem have their namespaces by name alone.
+            if in_subsystem && index < nvmes {
+                add("-device", format!("{model},subsys=subsys,{place}{}", disk.properties));
+                add("-device", format!("nvme-ns,bus=nvme{index},drive=disk{index}"));
+                continue;
+            }
             add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
         }
         for (index, Nic { model, wire }) in self.nic.iter().enumerate() {
