@@ -19,8 +19,6 @@ use wholebar_core::pci::PciDevice;
 const BASE: u64 = 1 << DMA_BITS;
 /// Bits of the addresses of DMA memory, once it is used.
 const DMA_BITS: u32 = 52;
-/// How long the controller may take to tell where it is.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a controller says of its memory buffer (CMBLOC, CMBSZ).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +55,12 @@ pub(crate) struct Part {
 }
 
 impl MemoryBuffer {
-    /// What the controller tells of it, which it does once it is asked to; `None` where it has none that could be used.
-    pub(crate) fn find(bar: &Bar) -> Result<Option<Self>> {
+    /// What the controller tells of it, which it does once it is asked to, within `patience`; `None` where it has none that could be used.
+    pub(crate) fn find(bar: &Bar, patience: Duration) -> Result<Option<Self>> {
         // In halves, as it is written later: a register has one width.
         bar.write(regs::CMBMSC + 4, 0u32)?;
         bar.write(regs::CMBMSC, regs::CMBMSC_TELL as u32)?;
-        let told = bar.wait_for("tell its memory buffer", regs::CMBSZ, PATIENCE, |size: u32| size != 0);
+        let told = bar.wait_for("tell its memory buffer", regs::CMBSZ, patience, |size: u32| size != 0);
         let size = match told {
             Ok(size) => Cmbsz(size),
             Err(wholebar_core::Error::NotReady { .. }) => return Ok(None),
@@ -73,7 +71,8 @@ impl MemoryBuffer {
         else {
             return Ok(None);
         };
-        Ok(Some(Self {
+        // BARs are 0 to 5.
+        Ok(Some(location.bar()).filter(|bar| *bar < 6).map(|_| Self {
             bar: location.bar(),
             offset,
             size: bytes,

@@ -97,6 +97,9 @@ impl Control {
                 other => drop(other?),
             }
         }
+        if controller.has_extended_formats() {
+            self.enable_extended_formats(hw)?;
+        }
         if let Some(id) = &options.host_id {
             self.set_host_id(hw, controller, id)?;
         }
@@ -111,6 +114,18 @@ impl Control {
             Err(error) => return Err(error),
         }
         self.admin.listen(controller.event_limit);
+        Ok(())
+    }
+
+    /// Has the controller use LBA formats that say more of themselves (Host Behavior Support, 5.27.1.18: LBAFEE in byte 2).
+    fn enable_extended_formats(&mut self, hw: &Hardware) -> Result<()> {
+        let mut behavior = [0; 512];
+        behavior[2] = 1;
+        let set = command::set_features(crate::feature::HOST_BEHAVIOR, 0, 0, false);
+        let (_, status) = self.admin.transfer(hw, set.entry(0), &mut Transfer::Write(&behavior), None)?;
+        if !status.is_success() {
+            tracing::warn!(device = hw.name(), %status, "guards of more than 16 bits may be refused");
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::quirks::{Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::time::Duration;
-use wholebar_core::bar::{Bar, BarOptions, MapPolicy};
+use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
 use wholebar_core::{Error as Core, PageSize};
 
@@ -99,9 +99,10 @@ impl Hardware {
 
     /// Asks for the controller memory buffer, and uses it where that is wanted and submission queues can lie in it. The controller is disabled, and DMA memory
     /// not attached yet.
-    pub fn find_memory_buffer(&mut self, used: bool, policy: MapPolicy, page: Option<PageSize>) -> Result<()> {
+    pub fn find_memory_buffer(&mut self, options: &Options) -> Result<()> {
+        let Options { policy, page, admin_timeout, controller_memory: used, .. } = *options;
         if self.cap.has_memory_buffer() {
-            self.memory = MemoryBuffer::find(&self.bar)?;
+            self.memory = MemoryBuffer::find(&self.bar, admin_timeout)?;
         }
         if used && let Some(memory) = self.memory.as_mut().filter(|memory| memory.submission_queues) {
             self.controller_memory = Some(memory.open(&self.device, policy, page)?);

@@ -68,7 +68,7 @@ pub use log::{
 pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
-pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
+pub use protection::{Checks, GuardFormat, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use quirks::Quirk;
 pub use raw::{RawCommand, RawCompletion, Transfer};

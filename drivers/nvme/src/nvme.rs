@@ -49,7 +49,7 @@ impl Nvme {
         let mut hw = Hardware::open(device, &options)?;
         // Whoever had it before may have left it running.
         hw.disable()?;
-        hw.find_memory_buffer(options.controller_memory, options.policy, options.page)?;
+        hw.find_memory_buffer(&options)?;
         // Vectors before CC.EN: some controllers look at them only then.
         let queue_context = QueueContext::new(hw.device.clone(), interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;

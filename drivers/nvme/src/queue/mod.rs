@@ -24,7 +24,7 @@ use crate::control::QueueFault;
 use crate::device::{Handle, Inner, Parts};
 use crate::error::Fault;
 use crate::identify::CopyLimits;
-use crate::protection::{Layout, ProtectionError};
+use crate::protection::{GuardFormat, Layout, ProtectionError};
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
@@ -135,7 +135,14 @@ const NO_NAMESPACE: Limits = Limits {
     fixed: 0,
     boundary: 0,
     copy: CopyLimits { ranges: 0, range_blocks: 0, blocks: 0 },
-    layout: Layout { block: 512, metadata: 0, extended: false, protection: None, first: false },
+    layout: Layout {
+        block: 512,
+        metadata: 0,
+        extended: false,
+        protection: None,
+        guards: GuardFormat::Bits16,
+        first: false,
+    },
     zone_size: 0,
 };
 

@@ -23,6 +23,7 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+    pub(super) const HOST_BEHAVIOR: u8 = 0x16;
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
     pub(super) const HOST_IDENTIFIER: u8 = 0x81;
@@ -231,6 +232,14 @@ impl Nvme {
                 self.features.uncoalesced.retain(|v| *v != vector);
                 if value & 1 << 16 != 0 {
                     self.features.uncoalesced.push(vector);
+                }
+            }
+            // LBAFEE, in byte 2: this controller's formats are the same without.
+            feature::HOST_BEHAVIOR if self.params.metadata.wide => {
+                let mut behavior = [0; 512];
+                data::copy_in(host, cmd, &mut behavior, self.rules)?;
+                if behavior[2] > 1 {
+                    return Err(Status::INVALID_FIELD);
                 }
             }
             feature::HOST_IDENTIFIER => {

@@ -43,6 +43,15 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
+        // Of the NVM command set: extended LBA formats, where the protected ones have 64-bit guards (nvm 4.1.5.3: PIF in bits 8:7).
+        0x05 if params.metadata.wide && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
+            let mut page = blank();
+            let formats = lba_formats(params.metadata.size);
+            for (i, _) in formats.iter().enumerate().filter(|(_, (_, metadata))| *metadata > 0) {
+                page[12 + 4 * i..][..4].copy_from_slice(&(2u32 << 7).to_le_bytes());
+            }
+            page
+        }),
         // Of zoned namespaces, by CSI.
         0x05 if params.zoned && cmd.cdw11() >> 24 == 2 => find(cmd.nsid()).map(zoned),
         0x06 if params.zoned && cmd.cdw11() >> 24 == 2 => {
@@ -95,9 +104,10 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(80, &super::VERSION.to_le_bytes());
     // OAES: Namespace Attribute Notices.
     put(92, &(1u32 << 8).to_le_bytes());
-    // CTRATT: host identifiers of 128 bits, endurance groups, flexible data placement. ENDGIDMAX.
+    // CTRATT: host identifiers of 128 bits, endurance groups, extended LBA formats, flexible data placement. ENDGIDMAX.
     let groups = if params.fdp { 1 << 4 | 1 << 19 } else { 0 };
-    put(96, &(u32::from(params.subsystem.is_some()) | groups).to_le_bytes());
+    let formats = u32::from(params.metadata.wide) << 15;
+    put(96, &(u32::from(params.subsystem.is_some()) | groups | formats).to_le_bytes());
     if params.fdp {
         put(340, &placement::GROUP.to_le_bytes());
     }

@@ -2,7 +2,7 @@
 //!
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
-//! namespaces that come and go; metadata and protection information with 16-bit guards; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
+//! namespaces that come and go; metadata and protection information with guards of 16 or 64 bits; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
 //! (Base 2.1) and streams; reservations; a controller memory buffer. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |

@@ -15,6 +15,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("ms", "0, 8, 16 or 64: bytes of metadata a block (0)"),
     ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
     ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
+    ("pif", "0 or 2: the format of protection information, with guards of 16 or of 64 bits (0)"),
     ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
     ("zoned", "0 or 1: zoned namespaces (0)"),
     ("zone_size", "BYTES of a zone (64M)"),
@@ -217,6 +218,12 @@ impl NvmeParams {
                 "ms" => p.metadata.size = given.number(0..=64)?,
                 "mset" => p.metadata.extended = given.flag()?,
                 "pi" => p.metadata.protection = given.number(0..=3)?,
+                "pif" => {
+                    p.metadata.wide = match given.number(0..=2)? {
+                        1 => return Err(given.bad()),
+                        format => format == 2u8,
+                    }
+                }
                 "pil" => p.metadata.first = given.flag()?,
                 "zoned" => p.zoned = given.flag()?,
                 "zone_size" => p.zone_size = given.bytes()?,
@@ -316,13 +323,15 @@ impl NvmeParams {
     }
 
     fn metadata_conflict(&self) -> Option<String> {
-        let Metadata { size, extended, protection, first } = self.metadata;
+        let Metadata { size, extended, protection, first, wide } = self.metadata;
         let what = if ![0, 8, 16, 64].contains(&size) {
             format!("ms={size}: 0, 8, 16 and 64 bytes are known")
         } else if size == 0 && (protection > 0 || extended) {
             "pi= and mset= go with ms=".to_owned()
-        } else if first && protection == 0 {
-            "pil= goes with pi=".to_owned()
+        } else if (first || wide) && protection == 0 {
+            "pil= and pif= go with pi=".to_owned()
+        } else if wide && size < 16 {
+            "pif=2 wants ms=16 or ms=64".to_owned()
         } else if size > 0 && self.backing != Backing::Ram {
             "metadata is kept in memory: ms= does not go with file= and backing=null".to_owned()
         } else {
@@ -387,7 +396,9 @@ mod tests {
             ("ms=9", "0, 8, 16 and 64"),
             ("pi=1", "go with ms="),
             ("mset=1", "go with ms="),
-            ("ms=8,pil=1", "pil= goes with pi="),
+            ("ms=8,pil=1", "go with pi="),
+            ("ms=8,pif=2,pi=1", "wants ms=16"),
+            ("ms=16,pif=1,pi=1", "pif"),
             ("ms=8,backing=null", "kept in memory"),
             ("ms=8,file=x", "kept in memory"),
             ("ms=8,pi=4", "pi"),
