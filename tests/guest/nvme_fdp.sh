@@ -1,6 +1,8 @@
-# Flexible data placement, on QEMU's controller: configurations, placements and their reclaim units, statistics that agree with what was written, events.
+# Flexible data placement, on QEMU's controller: configurations, placements and their reclaim units, statistics that agree with what was written, events;
+# and what nvme-cli makes of it over the kernel's own driver.
 # guests: x86_64
-# machine: --nvme 64M --nvme-subsys fdp=on,fdp.runs=1M,fdp.nrg=2,fdp.nruh=4 --nvme-ns 64M,nsid=2,fdp.ruhs=0-3
+# programs: nvme
+# machine: --nvme 64M --nvme-subsys fdp=on,fdp.runs=1M,fdp.nrg=2,fdp.nruh=5 --nvme-ns 64M,nsid=2,fdp.ruhs=1-4
 name=${WHOLEBAR_NVME%%,*}
 fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
 works() { "$@" >/tmp/out 2>&1 || fail "$* does not work"; cat /tmp/out; }
@@ -18,8 +20,8 @@ left() { wholebar nvme fdp status $name -n 2 | awk -v id=$1 '$1 == id { print $3
 is() { [ "$1" = "$2" ] || fail "it is $1, and not $2"; }
 
 fdp configs
-says "4 initially"
-says "1.00 MiB"
+says "5 initially"
+says "1 MiB"
 fdp usage
 fdp feature
 says "by configuration 0"
@@ -28,18 +30,20 @@ says "data placement"
 fdp status -n 2
 says "8 placements"
 
-# A group is the uppermost bit of a placement identifier.
+# Of each handle, a placement in each group: the last handle's in the second one, and the one beside placement 1.
+far=$(wholebar nvme fdp status $name -n 2 | awk 'END { print $1 }')
+beside=$(wholebar nvme fdp status $name -n 2 | awk '$1 == 1 { getline; print $1 }')
 before=$(written) unit=$(left 1)
 is "$unit" 2048
 head -c 65536 /dev/urandom >/tmp/data
 works wholebar nvme write $name --nsid 2 --lba 128 --in /tmp/data --dir-type 2 --dir-spec 1
-works wholebar nvme write $name --nsid 2 --lba 256 --in /tmp/data --dir-type 2 --dir-spec $((32768 + 3))
+works wholebar nvme write $name --nsid 2 --lba 256 --in /tmp/data --dir-type 2 --dir-spec $far
 works wholebar nvme write $name --nsid 2 --lba 384 --in /tmp/data
 is $(($(written) - before)) 196608
 is "$(left 1)" 1920
-is "$(left 32771)" 1920
+is "$(left $far)" 1920
 is "$(left 0)" 1920
-is "$(left 32769)" 2048
+is "$(left $beside)" 2048
 works wholebar nvme read $name --nsid 2 --lba 256 --bytes 65536 --out /tmp/back
 same /tmp/data /tmp/back
 
@@ -55,4 +59,20 @@ works wholebar nvme write $name --nsid 2 --lba 512 --in /tmp/data --dir-type 2 -
 refused 1 "Invalid Field in Command" wholebar nvme fdp update $name -n 2 --pids 9
 refused 1 "refused" wholebar nvme fdp stats $name --endgrp-id 2
 refused 1 "Command Sequence Error" wholebar nvme fdp feature $name --disable
-echo "data was placed by wholebar, and QEMU's statistics agree"
+total=$(written)
+echo "data was placed by wholebar, and QEMU's statistics agree: $total bytes"
+
+command -v nvme >/dev/null || { echo "there is no nvme-cli to ask"; exit 0; }
+works wholebar unbind $name
+modprobe nvme
+for try in $(seq 600); do [ -c /dev/nvme0 ] && [ -b /dev/nvme0n2 ] && break; sleep 0.1; done
+works nvme id-ctrl /dev/nvme0
+says "QEMU NVMe Ctrl"
+works nvme list-ns /dev/nvme0
+says "0x2"
+works nvme fdp stats /dev/nvme0 --endgrp-id 1
+says "$total"
+works nvme fdp configs /dev/nvme0 --endgrp-id 1
+works nvme fdp status /dev/nvme0n2
+works nvme get-log /dev/nvme0 --log-id 0x22 --lsi 1 --log-len 64
+echo "nvme-cli agrees"

@@ -409,3 +409,15 @@ fn reservations() {
     fails(&format!("nvme resv report {target} --hostid 12"), 2, &["no UUID"]);
     fails("nvme resv report sim:nvme", 1, &["no reservations"]);
 }
+
+#[test]
+fn a_controller_says_what_is_known_of_its_kind() {
+    let text = table("nvme identify sim:nvme,size=16M,quirk=descriptors,cmb=1M");
+    assert!(text.contains("namespace descriptors are not asked for"), "{text}");
+    assert!(text.contains("1 MiB in BAR2: submission queues, completion queues, lists"), "{text}");
+    let report = json("nvme identify sim:nvme,size=16M,cmb=1M --json");
+    assert_eq!((&report["quirks"], &report["memory_buffer"]["size"]), (&Value::Array(Vec::new()), &(1 << 20).into()));
+    fails("nvme identify sim:nvme,quirk=entries128", 1, &["128 bytes"]);
+    fails("nvme identify sim:nvme,quirk=x", 2, &["quirk"]);
+    stdout("nvme perf sim:nvme,size=16M,cmb=1M --cmb --bs 16k --qd 4 --time 0.1 --json");
+}

@@ -47,6 +47,8 @@ pub(crate) struct Record {
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
     pub rings: Rings,
+    /// Where the submission queue is, if it lies in the controller's memory.
+    pub in_controller: Option<u64>,
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -95,6 +97,9 @@ impl Control {
                 other => drop(other?),
             }
         }
+        if controller.has_extended_formats() {
+            self.enable_extended_formats(hw)?;
+        }
         if let Some(id) = &options.host_id {
             self.set_host_id(hw, controller, id)?;
         }
@@ -109,6 +114,18 @@ impl Control {
             Err(error) => return Err(error),
         }
         self.admin.listen(controller.event_limit);
+        Ok(())
+    }
+
+    /// Has the controller use LBA formats that say more of themselves (Host Behavior Support, 5.27.1.18: LBAFEE in byte 2).
+    fn enable_extended_formats(&mut self, hw: &Hardware) -> Result<()> {
+        let mut behavior = [0; 512];
+        behavior[2] = 1;
+        let set = command::set_features(crate::feature::HOST_BEHAVIOR, 0, 0, false);
+        let (_, status) = self.admin.transfer(hw, set.entry(0), &mut Transfer::Write(&behavior), None)?;
+        if !status.is_success() {
+            tracing::warn!(device = hw.name(), %status, "guards of more than 16 bits may be refused");
+        }
         Ok(())
     }
 
@@ -129,7 +146,8 @@ impl Control {
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
         let (sq, cq) = record.rings.offsets();
-        let (sq, cq) = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
+        let sq = record.in_controller.unwrap_or(base.offset(sq).0);
+        let (sq, cq) = (hw.aligned(sq)?, hw.aligned(base.offset(cq).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
             Ok(_) => Ok(()),

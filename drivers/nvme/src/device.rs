@@ -1,6 +1,7 @@
 //! The controller, opened: what its handle and its queues share, and what a reset of it is. The handle that applications hold is elsewhere
 //! ([`Nvme`](crate::Nvme)), and so is the queues' own work ([`Queue`](crate::Queue)).
 
+use crate::cmb::Part;
 use crate::control::{Control, QueueFault, Record, memory};
 use crate::doorbell::Bell;
 use crate::error::{Error, Result};
@@ -39,6 +40,9 @@ pub(crate) struct Parts {
     pub lists: DmaRing<AtomicU64>,
     pub lists_iova: u64,
     pub list_words: u32,
+    /// Where the submission queue is, and where lists of PRPs are, if they are in the controller's memory.
+    pub in_controller: Option<u64>,
+    pub controller_lists: Option<Part>,
     /// One that was dealt, for the queue to arm.
     pub vector: Option<u16>,
     pub aborts: Arc<AtomicU64>,
@@ -58,7 +62,7 @@ fn ring_memory(bytes: u64, before: u64, queues_left: u16, maps_left: Option<usiz
 impl Inner {
     pub fn max_entries(&self) -> u32 {
         // The largest power of two.
-        1 << self.hw.cap.max_entries().ilog2()
+        1 << self.hw.max_entries().ilog2()
     }
 
     pub fn max_transfer(&self) -> u32 {
@@ -112,32 +116,50 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some((pair, lists, mapping)) = made else {
+        let Some((mut pair, lists, mapping)) = made else {
             return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
         };
+        let (in_controller, controller_lists) = self.in_controller(&mut pair, entries, list_words);
         let aborts = Arc::new(AtomicU64::new(0));
         let record = Record {
             entries,
             vector,
             mapping: mapping.clone(),
             rings: pair.rings(),
+            in_controller,
             epoch: self.domain.epoch(),
             aborts: aborts.clone(),
             orphan: false,
         };
-        pair.set_quarantine(true);
-        lists.set_quarantine(true);
+        let quarantine = |on| {
+            pair.set_quarantine(on);
+            lists.set_quarantine(on);
+            controller_lists.iter().for_each(|part| part.set_quarantine(on));
+        };
+        quarantine(true);
         let created = control.create(&self.hw, qid, &record);
         if let Err(Error::Refused { .. }) = created {
-            pair.set_quarantine(false);
-            lists.set_quarantine(false);
+            quarantine(false);
         }
         created?;
         control.queues.insert(qid, record);
         let gate = self.domain.join(qid.into());
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
         let vector = vector.filter(|_| dealt);
-        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, vector, aborts })
+        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, in_controller, controller_lists, vector, aborts })
+    }
+
+    /// Has a queue's entries, and its lists of PRPs, lie in the controller's memory, as far as that is used and has room: where the entries are, and the lists.
+    fn in_controller(&self, pair: &mut QueuePair, entries: u32, list_words: u32) -> (Option<u64>, Option<Part>) {
+        let Some(memory) = &self.hw.controller_memory else { return (None, None) };
+        let Some(part) = memory.take(u64::from(entries) * 64, self.hw.page) else { return (None, None) };
+        let at = part.iova();
+        pair.copy_entries(part);
+        let lists = self.hw.memory.is_some_and(|memory| memory.lists);
+        // Each list lies in a page.
+        let list_bytes = u64::from(list_words) * 8;
+        let lists = lists.then(|| memory.take(u64::from(entries) * list_bytes, self.hw.page)).flatten();
+        (Some(at), lists)
     }
 }
 

@@ -1,10 +1,13 @@
 //! Doorbells, and their shadows (NVM Express Base 2.0, 5.8 and annex B.5).
 //!
+//! A submission queue in the controller's memory is written in the host's, and copied there before its doorbell is rung.
+//!
 //! With shadows, the host writes an index to memory, and to the register only where the controller asked for that by an event index.
 
+use crate::cmb::Part;
 use crate::regs::{cq_doorbell, sq_doorbell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use wholebar_core::bar::{Bar, Doorbell, DoorbellCounts};
 use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::{Result, barrier};
@@ -12,7 +15,21 @@ use wholebar_core::{Result, barrier};
 /// One doorbell of a queue.
 pub(crate) struct Bell {
     register: Doorbell<u32>,
-    shadow: Option<Shadow>,
+    beside: Option<Beside>,
+}
+
+/// What is written before the register.
+enum Beside {
+    Shadow(Shadow),
+    Entries(Entries),
+}
+
+/// A submission queue that lies in the controller's memory, too: what is announced is copied there.
+struct Entries {
+    ring: DmaRing<[AtomicU64; 8]>,
+    part: Part,
+    /// The entry up to which it was.
+    told: u32,
 }
 
 /// A doorbell's place in the two pages.
@@ -72,9 +89,9 @@ impl Bell {
                 // What another queue of that number left there. The controller doesn't know of this one yet.
                 s.doorbells.at(at).store(0, Ordering::Relaxed);
                 s.events.at(at).store(0, Ordering::Relaxed);
-                Shadow { pages: s.clone(), at, old: 0, updates: 0 }
+                Beside::Shadow(Shadow { pages: s.clone(), at, old: 0, updates: 0 })
             });
-            Ok::<_, wholebar_core::Error>(Self { register: bar.doorbell(offset)?, shadow })
+            Ok::<_, wholebar_core::Error>(Self { register: bar.doorbell(offset)?, beside: shadow })
         };
         let index = 2 * u32::from(qid);
         Ok((bell(sq_doorbell(qid, stride), index)?, bell(cq_doorbell(qid, stride), index + 1)?))
@@ -83,20 +100,34 @@ impl Bell {
     /// Publishes every earlier store to DMA memory, then tells the controller of `value`.
     #[inline(always)]
     pub fn ring(&mut self, value: u32) {
-        match &mut self.shadow {
+        match &mut self.beside {
             None => self.register.ring(value),
-            Some(shadow) => {
-                if shadow.update(value) {
+            Some(beside) => {
+                if beside.update(value) {
                     self.register.ring(value);
                 }
             }
         }
     }
 
+    /// Has the entries of `ring` be copied to `part`, as they are announced.
+    pub fn copy_entries(&mut self, ring: DmaRing<[AtomicU64; 8]>, part: Part) {
+        self.beside = Some(Beside::Entries(Entries { ring, part, told: 0 }));
+    }
+
+    /// Whether what entries were copied to is nobody else's when this is dropped.
+    pub fn set_quarantine(&self, on: bool) {
+        if let Some(Beside::Entries(entries)) = &self.beside {
+            entries.part.set_quarantine(on);
+        }
+    }
+
     /// As new, after a reset.
     pub fn restart(&mut self) {
-        if let Some(shadow) = &mut self.shadow {
-            shadow.old = 0;
+        match &mut self.beside {
+            Some(Beside::Shadow(shadow)) => shadow.old = 0,
+            Some(Beside::Entries(entries)) => entries.told = 0,
+            None => {}
         }
     }
 
@@ -107,7 +138,37 @@ impl Bell {
 
     /// How often the shadow was written.
     pub fn shadow_updates(&self) -> u64 {
-        self.shadow.as_ref().map_or(0, |s| s.updates)
+        match &self.beside {
+            Some(Beside::Shadow(shadow)) => shadow.updates,
+            _ => 0,
+        }
+    }
+}
+
+impl Beside {
+    /// Writes it; whether the register has to be written too.
+    fn update(&mut self, value: u32) -> bool {
+        match self {
+            Self::Shadow(shadow) => shadow.update(value),
+            Self::Entries(entries) => {
+                entries.copy(value);
+                true
+            }
+        }
+    }
+}
+
+impl Entries {
+    /// Copies what was posted since, up to entry `tail`.
+    fn copy(&mut self, tail: u32) {
+        while self.told != tail {
+            let at = u64::from(self.told) * 64;
+            for (i, word) in (0..).zip(self.ring.at(self.told)) {
+                // Relaxed: this thread stored it.
+                self.part.write(at + 8 * i, u64::from_le(word.load(Ordering::Relaxed)));
+            }
+            self.told = self.ring.slot(self.told.wrapping_add(1));
+        }
     }
 }
 

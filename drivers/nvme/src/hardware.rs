@@ -1,10 +1,13 @@
 //! The controller as registers: enabling, disabling, looking after its health. Every wait ends.
 
+use crate::cmb::{self, ControllerMemory, MemoryBuffer};
 use crate::error::{Error, Result};
+use crate::options::Options;
+use crate::quirks::{Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::time::Duration;
-use wholebar_core::bar::{Bar, BarOptions, MapPolicy};
+use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
 use wholebar_core::{Error as Core, PageSize};
 
@@ -18,11 +21,18 @@ pub(crate) struct Hardware {
     /// VS: major, minor, tertiary.
     pub version: (u16, u8, u8),
     ready: Duration,
+    /// What it does otherwise than the standard says.
+    pub quirks: Vec<Quirk>,
+    /// The controller memory buffer, where it has one.
+    pub memory: Option<MemoryBuffer>,
+    /// It, where it is used.
+    pub controller_memory: Option<Arc<ControllerMemory>>,
 }
 
 impl Hardware {
     /// Opens BAR0 and reads what the controller can do.
-    pub fn open(device: Arc<dyn PciDevice>, policy: MapPolicy, page: Option<PageSize>) -> Result<Self> {
+    pub fn open(device: Arc<dyn PciDevice>, options: &Options) -> Result<Self> {
+        let Options { policy, page, .. } = *options;
         // Registers of what isn't one are not to be touched (PCIe Transport 1.0, 3.2.1: class 01h 08h).
         let mut class = [0; 4];
         device.read(CONFIG, 0x08, &mut class)?;
@@ -31,6 +41,22 @@ impl Hardware {
             function::check(device.as_ref())?;
             let why = format!("its PCI class is {base:02x}{sub:02x}{interface:02x}, and theirs is 010802");
             return Err(Error::Unfit { device: device.name().to_owned(), why });
+        }
+        let quirks = match &options.quirks {
+            Some(quirks) => quirks.clone(),
+            None => {
+                let mut ids = [0; 4];
+                device.read(CONFIG, 0x00, &mut ids)?;
+                let [v0, v1, d0, d1] = ids;
+                let ids = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([d0, d1]));
+                Quirk::of(ids.0, ids.1).map(|(quirk, _)| quirk).collect()
+            }
+        };
+        if quirks.contains(&Quirk::LongEntries) {
+            return Err(Error::Unfit { device: device.name().to_owned(), why: Quirk::LongEntries.to_string() });
+        }
+        if quirks.contains(&Quirk::Dma48) {
+            device.dma().set_dma_mask(device.dma().dma_mask().min(48));
         }
         config::enable_memory(device.as_ref(), true)?;
         // Doorbells are written: a page that holds some is not to be mapped read-only because a table is there too.
@@ -43,6 +69,9 @@ impl Hardware {
             page: PageSize::host().bytes(),
             version: (0, 0, 0),
             ready: Duration::ZERO,
+            quirks,
+            memory: None,
+            controller_memory: None,
         };
         let cap = u64::from(hw.read(regs::CAP)?) | u64::from(hw.read(regs::CAP + 4)?) << 32;
         if cap as u32 == regs::GONE {
@@ -56,7 +85,7 @@ impl Hardware {
             let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
             return Err(Error::Nonsense { device: hw.name(), what });
         }
-        if hw.cap.max_entries() < 2 {
+        if hw.max_entries() < 2 {
             let what = "its queues have one entry (CAP.MQES is 0, and has to be 1 at least)".to_owned();
             return Err(Error::Nonsense { device: hw.name(), what });
         }
@@ -66,6 +95,33 @@ impl Hardware {
             return Err(Error::Unfit { device: hw.name(), why });
         }
         Ok(hw)
+    }
+
+    /// Asks for the controller memory buffer, and uses it where that is wanted and submission queues can lie in it. The controller is disabled, and DMA memory
+    /// not attached yet.
+    pub fn find_memory_buffer(&mut self, options: &Options) -> Result<()> {
+        let Options { policy, page, admin_timeout, controller_memory: used, .. } = *options;
+        if self.cap.has_memory_buffer() {
+            self.memory = MemoryBuffer::find(&self.bar, admin_timeout)?;
+        }
+        if used && let Some(memory) = self.memory.as_mut().filter(|memory| memory.submission_queues) {
+            self.controller_memory = Some(memory.open(&self.device, policy, page)?);
+            memory.used = true;
+        }
+        Ok(())
+    }
+
+    /// Entries that an I/O queue can have.
+    pub fn max_entries(&self) -> u32 {
+        let known = self.quirks.iter().find_map(|quirk| match quirk {
+            Quirk::QueueEntries(entries) => Some(*entries),
+            _ => None,
+        });
+        self.cap.max_entries().min(known.unwrap_or(u32::MAX))
+    }
+
+    pub fn has(&self, quirk: Quirk) -> bool {
+        self.quirks.contains(&quirk)
     }
 
     /// CAP.TO, or the longer CRTO.CRWMT where that is there (3.1.3.1).
@@ -136,6 +192,10 @@ impl Hardware {
                 return Err(error);
             }
             self.write(regs::CC, cc & !(regs::CC_ENABLE | regs::CC_SHUTDOWN_MASK))?;
+            if self.has(Quirk::DelayBeforeReady) {
+                // Nothing tells when it is over.
+                std::thread::sleep(READY_DELAY);
+            }
         }
         self.wait("stop", self.ready, |csts| !csts.ready())
     }
@@ -153,6 +213,15 @@ impl Hardware {
             // Two halves: trapped 64-bit accesses are that on some kernels anyway.
             self.write(register, base as u32)?;
             self.write(register + 4, (base >> 32) as u32)?;
+        }
+        if self.controller_memory.is_some() {
+            // Two halves, the one that enables it last.
+            self.write(regs::CMBMSC + 4, (cmb::CONTROL >> 32) as u32)?;
+            self.write(regs::CMBMSC, cmb::CONTROL as u32)?;
+            if self.read(regs::CMBSTS)? & 1 != 0 {
+                let what = "it takes no address for its memory buffer (CMBSTS.CBAI)".to_owned();
+                return Err(Error::Nonsense { device: self.name(), what });
+            }
         }
         self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets()))?;
         self.wait("become ready", self.ready, |csts| csts.ready() || csts.fatal())?;

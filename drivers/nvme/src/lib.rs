@@ -26,6 +26,7 @@
 mod admin;
 mod bounce;
 mod bytes;
+mod cmb;
 mod command;
 mod control;
 mod device;
@@ -46,6 +47,7 @@ mod options;
 mod protection;
 mod prp;
 mod queue;
+mod quirks;
 mod raw;
 mod regs;
 mod reservation;
@@ -55,6 +57,7 @@ mod status;
 mod virtualization;
 mod zone;
 
+pub use cmb::MemoryBuffer;
 pub use directive::{Directive, DirectiveState, Directives, StreamParameters};
 pub use error::{Error, Fault, Result};
 pub use event::{AsyncEvent, Event};
@@ -66,8 +69,9 @@ pub use log::{
 pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
-pub use protection::{Checks, Protection, ProtectionError, ProtectionType};
+pub use protection::{Checks, GuardFormat, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
+pub use quirks::Quirk;
 pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use reservation::{
     AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,

@@ -6,6 +6,7 @@ use crate::command;
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::identify::{self, Controller, Namespace, cns, csi};
+use crate::quirks::Quirk;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -139,7 +140,7 @@ pub(crate) fn read(
 
 /// The identifiers of the active namespaces, where the controller has such a list: from version 1.1 on (CNS 02h), but not all of those do.
 fn active(hw: &Hardware, admin: &mut AdminQueue) -> Result<Option<Vec<u32>>> {
-    if hw.version < (1, 1, 0) {
+    if hw.version < (1, 1, 0) || hw.has(Quirk::IdentifyOldOnly) {
         return Ok(None);
     }
     let mut ids: Vec<u32> = Vec::new();
@@ -191,7 +192,8 @@ fn read_one(
     if !active && bytes.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    let descriptors = match hw.version >= (1, 3, 0) {
+    let old = hw.has(Quirk::IdentifyOldOnly);
+    let descriptors = match hw.version >= (1, 3, 0) && !old && !hw.has(Quirk::NoDescriptors) {
         true => match admin.fetch(hw, command::identify(cns::DESCRIPTORS, nsid, 0, to), identify::LEN) {
             Err(Error::Refused { .. }) => Vec::new(),
             other => other?,
@@ -200,7 +202,7 @@ fn read_one(
     };
     let mut namespace = Namespace::parse(nsid, &bytes, &descriptors);
     let guarded = namespace.protection.is_some() && controller.has_extended_formats();
-    if namespace.command_set == csi::ZONED || guarded {
+    if !old && (namespace.command_set == csi::ZONED || guarded) {
         match admin.fetch(
             hw,
             command::identify(cns::COMMAND_SET_NAMESPACE, nsid, namespace.command_set, to),
@@ -212,6 +214,13 @@ fn read_one(
             }
             Err(error) => return Err(error),
         }
+    }
+    if hw.has(Quirk::SameIdentifiers) {
+        (namespace.eui64, namespace.nguid, namespace.uuid) = (None, None, None);
+    }
+    if let (Some(stripe), 0) = (controller.stripe, namespace.io_boundary) {
+        let blocks = stripe.checked_div(namespace.block_size.into()).unwrap_or(0);
+        namespace.io_boundary = u16::try_from(blocks).unwrap_or(0);
     }
     Ok(Some(namespace))
 }

@@ -2,6 +2,7 @@
 
 use crate::admin::AdminQueue;
 use crate::bytes::u8_at;
+use crate::cmb::MemoryBuffer;
 use crate::command;
 use crate::control::{Control, memory};
 use crate::device::{Handle, Inner};
@@ -14,6 +15,7 @@ use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::Queue;
+use crate::quirks::Quirk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use wholebar_core::bar::Bar;
@@ -44,9 +46,10 @@ impl Nvme {
     /// [`Error::Core`] where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, options: Options) -> Result<Self> {
         let _opening = Opening::of(device.clone());
-        let hw = Hardware::open(device, options.policy, options.page)?;
+        let mut hw = Hardware::open(device, &options)?;
         // Whoever had it before may have left it running.
         hw.disable()?;
+        hw.find_memory_buffer(&options)?;
         // Vectors before CC.EN: some controllers look at them only then.
         let queue_context = QueueContext::new(hw.device.clone(), interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
@@ -62,6 +65,9 @@ impl Nvme {
                 return Err(error);
             }
         };
+        if options.quirks.is_none() {
+            hw.quirks.extend(Quirk::of_model(controller.vendor, &controller.model).map(|(quirk, _)| quirk));
+        }
         let (service, patience) = (options.service, options.stop_timeout);
         let namespaces = Namespaces::new(namespaces);
         let domain = queue_context.domain().clone();
@@ -115,6 +121,17 @@ impl Nvme {
     /// Returns the largest page size in bytes that the controller could be given (CAP.MPSMAX).
     pub fn max_page(&self) -> u64 {
         self.0.driver().hw.cap.max_page()
+    }
+
+    /// Returns what the controller is known, or [said](Options::quirks), to do otherwise than the standard says.
+    pub fn quirks(&self) -> &[Quirk] {
+        &self.0.driver().hw.quirks
+    }
+
+    /// Returns what the controller says of its memory buffer (CMB), and whether it is [used](Options::controller_memory); `None` where it has none that can be
+    /// given an address.
+    pub fn memory_buffer(&self) -> Option<MemoryBuffer> {
+        self.0.driver().hw.memory
     }
 
     /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).
@@ -293,7 +310,8 @@ impl Nvme {
 
 /// The interrupts that were asked for, or else the best that there are. Queues have vectors of their own with MSI-X alone.
 fn interrupts(hw: &Hardware, options: &Options) -> Result<Option<Interrupts>> {
-    let (device, count) = (hw.device.clone(), 1 + u32::from(options.io_queues));
+    let queues = if hw.has(Quirk::OneVector) { 0 } else { options.io_queues.into() };
+    let (device, count) = (hw.device.clone(), 1 + queues);
     Ok(match options.interrupts {
         None => Interrupts::best(device, count)?,
         Some(Irq::Msix) => Some(Interrupts::new(device, Irq::Msix, count)?),
@@ -311,7 +329,7 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
         ShadowDoorbells::Always => true,
         ShadowDoorbells::Auto => !hw.direct_doorbells()?,
     };
-    if shadows && controller.has_shadow_doorbells() {
+    if shadows && hw.controller_memory.is_none() && controller.has_shadow_doorbells() {
         let mapping = memory(hw, 4 * hw.page)?;
         let shadows = Shadows::new(mapping.arena().clone(), hw.page, hw.cap.doorbell_stride())?;
         let (doorbells, events) = shadows.offsets();
@@ -330,6 +348,15 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
     let to = admin.data_iova();
     let bytes = admin.fetch(hw, command::identify(cns::CONTROLLER, 0, 0, to), identify::LEN)?;
     let mut controller = Controller::parse(&bytes, hw.cap.min_page(), hw.version);
+    if hw.has(Quirk::NoWriteZeroes) {
+        controller.io_commands &= !(1 << 3);
+    }
+    if !hw.has(Quirk::Stripe) {
+        controller.stripe = None;
+    }
+    if hw.has(Quirk::IdentifyOldOnly) {
+        return Ok(controller);
+    }
     if let kind @ 2.. = controller.kind {
         let why = format!("it is not an I/O controller (its controller type is {kind})");
         return Err(Error::Unfit { device: hw.name(), why });

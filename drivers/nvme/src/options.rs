@@ -1,5 +1,6 @@
 //! The options with which a controller is opened, and a queue created.
 
+use crate::quirks::Quirk;
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
@@ -22,6 +23,11 @@ pub struct Options {
     pub shadow_doorbells: ShadowDoorbells,
     /// Whether SGLs are used where the controller has them: for buffers that PRPs cannot describe, and instead of long PRP lists.
     pub sgls: bool,
+    /// What the controller does otherwise than the standard says; `None` for what is known of it, by its PCI ids and its model ([`Nvme::quirks`](crate::Nvme::quirks)).
+    pub quirks: Option<Vec<Quirk>>,
+    /// Whether submission queues and PRP lists lie in the controller's memory buffer (CMB), where it has one: see [`Nvme::memory_buffer`](crate::Nvme::memory_buffer).
+    /// It has no use for shadow doorbells then. (SPDK: `use_cmb_sqs` of `spdk_nvme_ctrlr_opts`.)
+    pub controller_memory: bool,
     /// This host's identifier, by which controllers know who reserves namespaces: a UUID's bytes. Of controllers that know identifiers of 64 bits alone, its
     /// first eight. `None` for a host that shares nothing with others. (SPDK: `hostid` of `spdk_nvme_ctrlr_opts`.)
     pub host_id: Option<[u8; 16]>,
@@ -49,6 +55,8 @@ impl Default for Options {
             entries: 256,
             shadow_doorbells: ShadowDoorbells::Auto,
             sgls: true,
+            quirks: None,
+            controller_memory: false,
             host_id: None,
             max_transfer: 1 << 20,
             interrupts: None,

@@ -1,19 +1,47 @@
 //! Metadata of blocks, and the protection information in it (NVM Command Set 1.0, 5.2 and 5.3; T10 DIF): how blocks lie in buffers, what a command says of
-//! them, and what the host makes and checks itself. Pure: bytes in, bytes out. It has 16-bit guards alone; it knows no queue.
+//! them, and what the host makes and checks itself. Guards have 16 bits or 64 (5.2.1.1, 5.2.1.4). Pure: bytes in, bytes out; it knows no queue.
 
 use crate::status::StatusCode;
-use crc::{CRC_16_T10_DIF, Crc, Table};
+use crc::{CRC_16_T10_DIF, CRC_64_NVME, Crc, Table};
 use std::fmt;
 
 /// The type of a namespace's protection information: what its reference tags are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtectionType {
-    /// The low 32 bits of a block's number.
+    /// The low 32 bits of a block's number, or 48 bits of it with 64-bit guards.
     Type1,
     /// A number of the program's for the first block of a command, and 1 more for each further one.
     Type2,
     /// The program's own; nobody checks them.
     Type3,
+}
+
+/// The format of a namespace's protection information (NVM Command Set 1.0, 5.2.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GuardFormat {
+    /// 8 bytes: a guard of 16 bits (T10 DIF), a reference tag of 32.
+    #[default]
+    Bits16,
+    /// 16 bytes: a guard of 64 bits (CRC-64/NVME), a reference tag of 48.
+    Bits64,
+}
+
+impl GuardFormat {
+    /// Bytes of protection information.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Bits16 => 8,
+            Self::Bits64 => 16,
+        }
+    }
+
+    /// The bits of a number that a reference tag has.
+    pub(crate) fn tag(self, number: u64) -> u64 {
+        match self {
+            Self::Bits16 => number & 0xffff_ffff,
+            Self::Bits64 => number & 0xffff_ffff_ffff,
+        }
+    }
 }
 
 /// Which parts of protection information are checked (PRCHK).
@@ -45,8 +73,8 @@ pub struct Protection {
     pub application_tag: u16,
     /// Which bits of it are compared.
     pub application_tag_mask: u16,
-    /// The reference tag of the command's first block; `None` for the low 32 bits of its number, which type 1 demands.
-    pub reference_tag: Option<u32>,
+    /// The reference tag of the command's first block, of 32 bits, or 48 with 64-bit guards; `None` for so many low bits of its number, which type 1 demands.
+    pub reference_tag: Option<u64>,
 }
 
 impl Checks {
@@ -98,9 +126,9 @@ pub struct ProtectionError {
     /// What was checked, by the status that a controller has for it.
     pub status: StatusCode,
     /// The value that was computed, or asked for: a guard, or a tag.
-    pub expected: u32,
+    pub expected: u64,
     /// The value in the metadata.
-    pub found: u32,
+    pub found: u64,
 }
 
 impl fmt::Display for ProtectionError {
@@ -109,9 +137,6 @@ impl fmt::Display for ProtectionError {
         write!(f, "block {lba}: {}: {found:x}h, where {expected:x}h is right", status.name().unwrap_or("?"))
     }
 }
-
-/// Bytes of protection information with a 16-bit guard.
-pub(crate) const TUPLE: usize = 8;
 
 /// How the blocks of a namespace lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,16 +148,18 @@ pub(crate) struct Layout {
     /// Metadata follows its block, and is not in a buffer of its own.
     pub extended: bool,
     pub protection: Option<ProtectionType>,
+    pub guards: GuardFormat,
     /// Protection information is first in the metadata, not last.
     pub first: bool,
 }
 
 const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_T10_DIF);
+const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_NVME);
 
 impl Layout {
     /// Whether metadata goes along with the data of a command that has this PRACT (NVM Command Set 1.0, 5.3.2).
     pub fn transfers(&self, action: bool) -> bool {
-        self.metadata > 0 && !(action && self.protection.is_some() && usize::from(self.metadata) == TUPLE)
+        self.metadata > 0 && !(action && self.protection.is_some() && usize::from(self.metadata) == self.guards.bytes())
     }
 
     /// The blocks of a transfer: data and metadata of each. Extended blocks are all in `data`.
@@ -146,21 +173,33 @@ impl Layout {
 
     /// Where in the metadata the protection information is.
     fn tuple(&self) -> usize {
-        if self.first { 0 } else { usize::from(self.metadata).saturating_sub(TUPLE) }
+        if self.first { 0 } else { usize::from(self.metadata).saturating_sub(self.guards.bytes()) }
     }
 
     /// CRC of a block's data, and of the metadata before the protection information (5.2.2).
-    fn guard(&self, data: &[u8], metadata: &[u8]) -> u16 {
-        let mut digest = CRC.digest();
-        digest.update(data);
-        digest.update(metadata.get(..self.tuple()).unwrap_or(&[]));
-        digest.finalize()
+    fn guard(&self, data: &[u8], metadata: &[u8]) -> u64 {
+        let before = metadata.get(..self.tuple()).unwrap_or(&[]);
+        match self.guards {
+            GuardFormat::Bits16 => {
+                let mut digest = CRC.digest();
+                digest.update(data);
+                digest.update(before);
+                digest.finalize().into()
+            }
+            GuardFormat::Bits64 => {
+                let mut digest = CRC64.digest();
+                digest.update(data);
+                digest.update(before);
+                digest.finalize()
+            }
+        }
     }
 
     /// The reference tag of block `index` of a command that begins at `lba`.
-    pub fn reference(&self, protection: &Protection, lba: u64, index: u64) -> u32 {
-        let first = protection.reference_tag.unwrap_or(lba as u32);
-        if self.protection == Some(ProtectionType::Type3) { first } else { first.wrapping_add(index as u32) }
+    pub fn reference(&self, protection: &Protection, lba: u64, index: u64) -> u64 {
+        let first = protection.reference_tag.unwrap_or(lba);
+        let index = if self.protection == Some(ProtectionType::Type3) { 0 } else { index };
+        self.guards.tag(first.wrapping_add(index))
     }
 
     /// Puts the protection information into the metadata of blocks from `lba` on.
@@ -169,12 +208,20 @@ impl Layout {
         for (index, (data, metadata)) in (0..).zip(self.blocks(data, metadata)) {
             let guard = self.guard(data, metadata);
             let tag = self.reference(protection, lba, index);
-            if let Some(to) = metadata.get_mut(at..at + TUPLE) {
-                to[..2].copy_from_slice(&guard.to_be_bytes());
-                to[2..4].copy_from_slice(&protection.application_tag.to_be_bytes());
-                to[4..].copy_from_slice(&tag.to_be_bytes());
+            if let Some(to) = metadata.get_mut(at..at + self.guards.bytes()) {
+                to.copy_from_slice(&self.tuple_bytes(guard, protection.application_tag, tag));
             }
         }
+    }
+
+    /// Guard, application tag and reference tag as they lie in metadata: big-endian.
+    fn tuple_bytes(&self, guard: u64, application: u16, tag: u64) -> Vec<u8> {
+        let (guard, tag) = (guard.to_be_bytes(), tag.to_be_bytes());
+        let (guard, tag) = match self.guards {
+            GuardFormat::Bits16 => (&guard[6..], &tag[4..]),
+            GuardFormat::Bits64 => (&guard[..], &tag[2..]),
+        };
+        [guard, &application.to_be_bytes(), tag].concat()
     }
 
     /// Checks what the protection says of blocks from `lba` on. Blocks whose tags are all ones are not checked: nobody has written them, or wants that
@@ -188,25 +235,20 @@ impl Layout {
     ) -> Result<(), ProtectionError> {
         let checks = protection.host_check;
         for (index, (data, metadata)) in (0..).zip(self.blocks(data, metadata)) {
-            let Some([g0, g1, a0, a1, tag @ ..]) = metadata.get(self.tuple()..).and_then(|m| m.first_chunk::<TUPLE>())
-            else {
+            let Some(tuple) = metadata.get(self.tuple()..).and_then(|m| m.get(..self.guards.bytes())) else {
                 continue;
             };
-            let (guard, application) = (u16::from_be_bytes([*g0, *g1]), u16::from_be_bytes([*a0, *a1]));
-            let reference = u32::from_be_bytes(*tag);
+            let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            let (guard, tags) = tuple.split_at(if self.guards == GuardFormat::Bits64 { 8 } else { 2 });
+            let (guard, application, reference) = (number(guard), number(&tags[..2]), number(&tags[2..]));
             let type3 = self.protection == Some(ProtectionType::Type3);
-            if application == u16::MAX && (!type3 || reference == u32::MAX) {
+            if application == 0xffff && (!type3 || reference == self.guards.tag(u64::MAX)) {
                 continue;
             }
-            let mask = protection.application_tag_mask;
+            let mask = u64::from(protection.application_tag_mask);
             let all = [
-                (checks.guard, 0x82, u32::from(self.guard(data, metadata)), u32::from(guard)),
-                (
-                    checks.application_tag,
-                    0x83,
-                    u32::from(protection.application_tag & mask),
-                    u32::from(application & mask),
-                ),
+                (checks.guard, 0x82, self.guard(data, metadata), guard),
+                (checks.application_tag, 0x83, u64::from(protection.application_tag) & mask, application & mask),
                 (checks.reference_tag && !type3, 0x84, self.reference(protection, lba, index), reference),
             ];
             if let Some((_, code, expected, found)) = all.into_iter().find(|(on, _, want, is)| *on && want != is) {
@@ -225,9 +267,21 @@ mod tests {
     /// T10 DIF: the check value of the CRC catalogue, and a block of zeros, whose guard is 0.
     #[test]
     fn guards_are_t10s() {
-        let layout = Layout { block: 9, metadata: 8, extended: false, protection: None, first: false };
+        let layout = Layout {
+            block: 9,
+            metadata: 8,
+            extended: false,
+            protection: None,
+            guards: GuardFormat::Bits16,
+            first: false,
+        };
         assert_eq!(layout.guard(b"123456789", &[0; 8]), 0xd0db);
         assert_eq!(layout.guard(&[0; 512], &[0xff; 8]), 0);
+        // CRC-64/NVME: the check value of the catalogue, and the standard's own for 4 KiB of zeros and of ones (NVM Command Set 1.0, 5.2.1.3.5).
+        let wide = Layout { guards: GuardFormat::Bits64, metadata: 16, ..layout };
+        assert_eq!(wide.guard(b"123456789", &[0; 16]), 0xae8b_1486_0a79_9888);
+        assert_eq!(wide.guard(&[0; 4096], &[0; 16]), 0x6482_d367_eb22_b64e);
+        assert_eq!(wide.guard(&[0xff; 4096], &[0; 16]), 0xc0dd_ba73_02ec_a3ac);
         // Metadata before the protection information is protected, too.
         let long = Layout { metadata: 16, ..layout };
         assert_eq!(long.guard(b"1", b"23456789........"), 0xd0db);
@@ -237,11 +291,19 @@ mod tests {
     #[test]
     fn any_bit_that_flips_is_found_by_its_name() {
         let types = [ProtectionType::Type1, ProtectionType::Type2, ProtectionType::Type3];
-        for (kind, metadata, extended, first) in types.into_iter().flat_map(|kind| {
-            [(8, true, false), (8, false, true), (16, true, true), (64, false, false)]
-                .map(|(metadata, extended, first)| (kind, metadata, extended, first))
+        use GuardFormat::{Bits16, Bits64};
+        for (kind, metadata, extended, first, guards) in types.into_iter().flat_map(|kind| {
+            let shapes = [
+                (8, true, false, Bits16),
+                (8, false, true, Bits16),
+                (16, true, true, Bits16),
+                (64, false, false, Bits16),
+            ];
+            let wide = [(16, true, false, Bits64), (16, false, false, Bits64), (64, false, true, Bits64)];
+            let all = shapes.into_iter().chain(wide);
+            all.map(move |(metadata, extended, first, guards)| (kind, metadata, extended, first, guards))
         }) {
-            let layout = Layout { block: 512, metadata, extended, protection: Some(kind), first };
+            let layout = Layout { block: 512, metadata, extended, protection: Some(kind), guards, first };
             let protection = Protection {
                 host_check: Checks::ALL,
                 application_tag: 0x1234,
@@ -257,7 +319,10 @@ mod tests {
             assert_eq!(layout.verify(&mut data, &mut apart, 5, &protection), Ok(()));
             let tuple = layout.tuple();
             // In the second block: data, guard, application tag, reference tag.
-            for (at, code) in [(None, 0x82), (Some(tuple), 0x82), (Some(tuple + 3), 0x83), (Some(tuple + 7), 0x84)] {
+            let last = guards.bytes() - 1;
+            let tag = if guards == Bits64 { 9 } else { 3 };
+            for (at, code) in [(None, 0x82), (Some(tuple), 0x82), (Some(tuple + tag), 0x83), (Some(tuple + last), 0x84)]
+            {
                 let flip = |data: &mut [u8], apart: &mut [u8]| match (at, extended) {
                     (None, true) => data[512 + size + 100] ^= 1,
                     (None, false) => data[512 + 100] ^= 1,

@@ -15,6 +15,18 @@ pub const AQA: u64 = 0x24;
 pub const ASQ: u64 = 0x28;
 /// Admin Completion Queue Base Address, 64 bits (3.1.3.10).
 pub const ACQ: u64 = 0x30;
+/// Controller Memory Buffer Location, 32 bits, read-only (3.1.3.11).
+pub const CMBLOC: u64 = 0x38;
+/// Controller Memory Buffer Size, 32 bits, read-only (3.1.3.12).
+pub const CMBSZ: u64 = 0x3c;
+/// Controller Memory Buffer Memory Space Control, 64 bits (3.1.3.16): a base address from bit 12 on.
+pub const CMBMSC: u64 = 0x50;
+/// CMBMSC.CRE: CMBLOC and CMBSZ tell.
+pub const CMBMSC_TELL: u64 = 1;
+/// CMBMSC.CMSE: the buffer is at its base address.
+pub const CMBMSC_ENABLE: u64 = 1 << 1;
+/// Controller Memory Buffer Status, 32 bits, read-only (3.1.3.17): bit 0, the base address is none that can be.
+pub const CMBSTS: u64 = 0x58;
 /// Controller Ready Timeouts, 32 bits, read-only; there where CAP.CRMS says so.
 pub const CRTO: u64 = 0x68;
 /// The first doorbell.
@@ -58,9 +70,61 @@ impl Cap {
         1 << (12 + (self.0 >> 52 & 0xf))
     }
 
+    /// CMBS, bit 57: there may be a controller memory buffer, which can be given an address.
+    pub fn has_memory_buffer(self) -> bool {
+        self.0 >> 57 & 1 != 0
+    }
+
     /// CRMS, bits 60:59: whether [`CRTO`] is there.
     pub fn has_ready_timeouts(self) -> bool {
         self.0 >> 59 & 3 != 0
+    }
+}
+
+/// CMBLOC's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cmbloc(pub u32);
+
+impl Cmbloc {
+    /// BIR, bits 2:0: the BAR.
+    pub fn bar(self) -> u8 {
+        (self.0 & 7) as u8
+    }
+
+    /// OFST, bits 31:12: where in the BAR, in the units of CMBSZ.
+    pub fn offset(self) -> u64 {
+        (self.0 >> 12).into()
+    }
+}
+
+/// CMBSZ's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cmbsz(pub u32);
+
+impl Cmbsz {
+    /// SZU, bits 11:8: bytes of a unit, 4 KiB to 64 GiB.
+    pub fn unit(self) -> u64 {
+        4096 << (4 * (self.0 >> 8 & 0xf).min(6))
+    }
+
+    /// SZ, bits 31:12, in bytes; `None` for none.
+    pub fn bytes(self) -> Option<u64> {
+        u64::from(self.0 >> 12).checked_mul(self.unit()).filter(|bytes| *bytes > 0)
+    }
+
+    /// SQS, bit 0.
+    pub fn submission_queues(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// CQS, bit 1.
+    pub fn completion_queues(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// LISTS, bit 2.
+    pub fn lists(self) -> bool {
+        self.0 & 4 != 0
     }
 }
 
@@ -126,6 +190,16 @@ mod tests {
         assert_eq!((cap.max_entries(), cap.timeout_ms(), cap.doorbell_stride()), (2048, 7500, 4));
         assert_eq!((cap.min_page(), cap.max_page(), cap.command_sets()), (4096, 65536, 1));
         assert!(!cap.has_ready_timeouts());
+    }
+
+    #[test]
+    fn a_memory_buffer_has_units() {
+        let size = Cmbsz(3 << 12 | 1 << 8 | 0b101);
+        assert_eq!((size.unit(), size.bytes()), (65536, Some(3 << 16)));
+        assert!(size.submission_queues() && !size.completion_queues() && size.lists());
+        assert_eq!(Cmbsz(0b1_1111).bytes(), None);
+        assert_eq!((Cmbloc(2 | 5 << 12).bar(), Cmbloc(2 | 5 << 12).offset()), (2, 5));
+        assert!(Cmbsz(u32::MAX).bytes().is_some());
     }
 
     #[test]

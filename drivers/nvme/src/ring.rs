@@ -3,6 +3,7 @@
 //! What is here: post an entry, ring once a batch, take what completed, and check of it what needs no knowledge of commands. It does
 //! *not* know what is in flight. Words are atomics: this is safe code, with the device, or a thread that models it, on the other side.
 
+use crate::cmb::Part;
 use crate::command::WORDS;
 use crate::doorbell::Bell;
 use crate::error::Fault;
@@ -224,6 +225,11 @@ impl QueuePair {
         self.cq_bell.restart();
     }
 
+    /// Has the submission queue lie in `part` of the controller's memory.
+    pub fn copy_entries(&mut self, part: Part) {
+        self.sq_bell.copy_entries(self.sq.clone(), part);
+    }
+
     /// The rings' memory.
     pub fn rings(&self) -> Rings {
         Rings { sq: self.sq.clone(), cq: self.cq.clone() }
@@ -237,6 +243,7 @@ impl QueuePair {
     /// Whether the rings' memory is quarantined when they are dropped: on while the controller knows of them.
     pub fn set_quarantine(&self, on: bool) {
         self.sq.set_quarantine(on);
+        self.sq_bell.set_quarantine(on);
         self.cq.set_quarantine(on);
     }
 

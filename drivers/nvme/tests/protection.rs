@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use wholebar_core::block::{Completion, Data, Disk, Op, QueueState, Reject, Status};
 use wholebar_core::mem::Buf;
-use wholebar_nvme::{BlockRange, Checks, Error, Format, Protection, ProtectionType, Queue, StatusCode};
+use wholebar_nvme::{BlockRange, Checks, Error, Format, GuardFormat, Protection, ProtectionType, Queue, StatusCode};
 
 const KINDS: [u8; 3] = [1, 2, 3];
 const LBA: u64 = 40;
@@ -21,13 +21,16 @@ struct Shape {
     pi: u8,
     first: bool,
     block: usize,
+    /// Guards of 64 bits.
+    wide: bool,
 }
 
 impl Shape {
     fn target(&self, more: &str) -> String {
-        let Self { ms, extended, pi, first, block } = self;
+        let Self { ms, extended, pi, first, block, wide } = self;
         let bit = |on: &bool| u8::from(*on);
-        format!("sim:nvme,size=64M,block={block},ms={ms},mset={},pi={pi},pil={}{more}", bit(extended), bit(first))
+        let pif = if *wide { ",pif=2" } else { "" };
+        format!("sim:nvme,size=64M,block={block},ms={ms},mset={},pi={pi},pil={}{pif}{more}", bit(extended), bit(first))
     }
 
     /// Buffers for blocks with their metadata, and the data in it in a pattern, the metadata too.
@@ -68,7 +71,10 @@ fn shapes() -> Vec<Shape> {
         for (ms, extended, first, block) in
             [(8, true, false, 512), (8, false, false, 4096), (16, true, true, 512), (64, false, false, 512)]
         {
-            all.push(Shape { ms, extended, pi, first: first && pi > 0, block });
+            all.push(Shape { ms, extended, pi, first: first && pi > 0, block, wide: false });
+            if pi > 0 && ms >= 16 {
+                all.push(Shape { ms, extended, pi, first, block, wide: true });
+            }
         }
     }
     all
@@ -201,6 +207,38 @@ fn the_driver_makes_and_checks_protection_information() {
     }
 }
 
+/// Reference tags have 48 bits, of which the upper ones are in a dword of their own; blocks that have them are far away.
+#[test]
+fn guards_have_64_bits() {
+    for (pi, mset) in KINDS.into_iter().flat_map(|pi| [(pi, 0), (pi, 1)]) {
+        let rig = rig(&format!("sim:nvme,size=16T,ms=16,mset={mset},pi={pi},pif=2"));
+        let ns = rig.nvme.namespaces()[0].clone();
+        assert_eq!((ns.guards, ns.is_plain(), &ns.unsupported), (GuardFormat::Bits64, true, &None));
+        let mut queue = rig.queue();
+        let lba = 1 << 34 | 5;
+        ok(&mut queue, Op::Write { lba }, Data::One(rig.pattern(8192, lba)));
+        let read = one(ok(&mut queue, Op::Read { lba: lba + 1 }, Data::One(rig.buf(4096))));
+        assert!(read.bytes() == &pattern(8192, lba)[512..512 + 4096], "type {pi}");
+        ok(&mut queue, Op::Verify { lba, blocks: 16 }, Data::None);
+        ok(&mut queue, Op::Compare { lba }, Data::One(rig.pattern(8192, lba)));
+        ok(&mut queue, Op::WriteZeroes { lba, blocks: 3 }, Data::None);
+        ok(&mut queue, Op::Verify { lba, blocks: 16 }, Data::None);
+        // A tag that differs in its upper bits alone.
+        let tagged = |tag| Protection { reference_tag: Some(tag), ..Protection::controller() };
+        if pi == 2 {
+            let write = with(&mut queue, Op::Write { lba: 9 }, Data::One(rig.pattern(512, 1)), tagged(5 << 32 | 7));
+            assert_eq!(write.status, Status::Ok);
+            let read = |queue: &mut Queue, tag| {
+                named(with(queue, Op::Read { lba: 9 }, Data::One(rig.buf(512)), tagged(tag)).status)
+            };
+            assert_eq!(read(&mut queue, 5 << 32 | 7), None);
+            assert_eq!(read(&mut queue, 6 << 32 | 7), Some("End-to-end Reference Tag Check Error"));
+        }
+        let copy = queue.submit_copy(5, 1, 2000, &[BlockRange { lba: 8, blocks: 1 }], None);
+        assert!(matches!(copy, Err(Reject::Invalid(_))));
+    }
+}
+
 /// What flips, and what that is called.
 const FLIPS: [(&str, &str); 4] = [
     ("data", "End-to-end Guard Check Error"),
@@ -211,10 +249,10 @@ const FLIPS: [(&str, &str); 4] = [
 
 #[test]
 fn one_flipped_bit_is_caught_by_name_by_the_controller() {
-    for pi in KINDS {
+    for (pi, guards) in KINDS.into_iter().flat_map(|pi| [(pi, "ms=8"), (pi, "ms=16,pif=2")]) {
         for (fault, name) in FLIPS {
             // The third I/O command is a read of the third block and its followers.
-            let rig = rig(&format!("sim:nvme,size=1M,ms=8,pi={pi},faults={fault}:@3"));
+            let rig = rig(&format!("sim:nvme,size=1M,{guards},pi={pi},faults={fault}:@3"));
             let mut queue = rig.queue();
             let protection = Protection {
                 check: Checks { reference_tag: pi != 3, ..Checks::ALL },
@@ -356,7 +394,7 @@ fn a_million_blocks_of_each_type() {
     const COUNT: u64 = 1_000_000;
     for pi in KINDS {
         let rig = rig(&format!("sim:nvme,size=1G,ms=8,pi={pi},mset={}", pi % 2));
-        let shape = Shape { ms: 8, extended: pi % 2 == 1, pi, first: false, block: 512 };
+        let shape = Shape { ms: 8, extended: pi % 2 == 1, pi, first: false, block: 512, wide: false };
         let mut queue = rig.queue();
         for (round, protection) in [Protection::controller(), Protection::host()].into_iter().enumerate() {
             // Commands of 120 blocks, and a last one of 40: half of all by each.

@@ -4,7 +4,7 @@ use super::Controller;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
-use wholebar::nvme::{Namespace, Options, ProtectionType};
+use wholebar::nvme::{MemoryBuffer, Namespace, Options, ProtectionType};
 
 /// Show what a controller and its namespaces are
 #[derive(clap::Args)]
@@ -37,6 +37,10 @@ struct Identity<'a> {
     volatile_cache: bool,
     sgls: bool,
     queue_entries: u32,
+    /// Absent where it has none that could be used.
+    memory_buffer: Option<Memory>,
+    /// What it is known to do otherwise than the standard says.
+    quirks: Vec<String>,
     namespaces: Vec<Space>,
 }
 
@@ -87,6 +91,8 @@ pub fn run(args: Args) -> Result<()> {
         volatile_cache: found.volatile_cache,
         sgls: found.sgl_alignment().is_some(),
         queue_entries: controller.max_entries(),
+        memory_buffer: controller.nvme.memory_buffer().map(Memory::of),
+        quirks: controller.nvme.quirks().iter().map(ToString::to_string).collect(),
         namespaces,
     };
     if args.json { output::print_json(&identity) } else { output::print(identity.text()) }
@@ -103,6 +109,28 @@ fn optional_commands(found: &wholebar::nvme::Controller) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(has, name)| has.then_some(name))
     .collect()
+}
+
+/// Its memory buffer (CMB).
+#[derive(Serialize)]
+struct Memory {
+    bar: u8,
+    offset: u64,
+    size: u64,
+    /// What can lie in it.
+    holds: Vec<&'static str>,
+}
+
+impl Memory {
+    fn of(memory: MemoryBuffer) -> Self {
+        let MemoryBuffer { bar, offset, size, .. } = memory;
+        let all = [
+            (memory.submission_queues, "submission queues"),
+            (memory.completion_queues, "completion queues"),
+            (memory.lists, "lists"),
+        ];
+        Self { bar, offset, size, holds: all.into_iter().filter_map(|(can, what)| can.then_some(what)).collect() }
+    }
 }
 
 impl Space {
@@ -136,7 +164,7 @@ impl Identity<'_> {
     fn text(&self) -> String {
         let or_none = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
         let mut text = format!("{}\n", self.target);
-        text += &output::pairs([
+        let mut rows = vec![
             ("model", or_none(self.model)),
             ("serial number", or_none(self.serial)),
             ("firmware", or_none(self.firmware)),
@@ -148,7 +176,13 @@ impl Identity<'_> {
             ("optional commands", or_none(&self.optional_commands.join(", "))),
             ("write cache", if self.volatile_cache { "volatile: flush to be safe" } else { "none" }.to_owned()),
             ("SGLs", if self.sgls { "yes" } else { "no" }.to_owned()),
-        ]);
+        ];
+        rows.extend(self.memory_buffer.as_ref().map(|memory| {
+            let Memory { bar, size, holds, .. } = memory;
+            ("memory buffer", format!("{} in BAR{bar}: {}", output::bytes(*size), holds.join(", ")))
+        }));
+        rows.extend(self.quirks.iter().map(|quirk| ("quirk", quirk.clone())));
+        text += &output::pairs(rows);
         if self.namespaces.is_empty() {
             return text + "\nIt has no active namespace.\n";
         }

@@ -21,6 +21,7 @@ Examples:
   wholebar nvme perf sim:nvme --rw mixed --rwmixread 70 --verify
   wholebar nvme perf vfio-user:/run/nvme.sock --qd 1 --policy trapped
   wholebar nvme perf sim:nvme --rw write --bs 128k --time 5 --json >report.json
+  wholebar nvme perf sim:nvme,cmb=4M --cmb --bs 16k --qd 16
   wholebar nvme perf 0000:01:00.0 --baseline kernel:/dev/nvme1n1   # two drives of a kind")]
 pub struct Args {
     /// The NVMe controller
@@ -30,6 +31,9 @@ pub struct Args {
     /// When to use shadow doorbells, where the controller has them: auto is where doorbells can't be mapped
     #[arg(long, value_name = "WHEN", value_enum, default_value = "auto")]
     shadow_doorbells: Shadows,
+    /// Have submission queues and lists lie in the controller's memory buffer, where it has one
+    #[arg(long)]
+    cmb: bool,
     /// Give a command up after so long; what doesn't come back then costs the controller a reset. A vfio-user server may take as long to
     /// answer a message
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = args::seconds)]
@@ -65,6 +69,7 @@ pub fn run(args: Args) -> Result<()> {
             // Those of the control plane are no shorter: a controller that has time for I/O has it for them.
             admin_timeout: defaults.admin_timeout.max(args.timeout),
             shadow_doorbells: args.shadow_doorbells.into(),
+            controller_memory: args.cmb,
             ..defaults
         };
         Controller::open(target.pci()?, options)

@@ -100,6 +100,9 @@ pub struct Controller {
     pub io_vendor_format: bool,
     /// OCFS: which formats of Copy descriptors it takes, a bit each.
     pub copy_formats: u16,
+    /// Bytes of a stripe, which commands had better not cross; `None` but for controllers that are known to have such ([`Quirk::Stripe`](crate::Quirk::Stripe)),
+    /// which tell it in a vendor specific field (byte 3,075: 2 to that power, of smallest pages).
+    pub stripe: Option<u64>,
     /// SUBNQN.
     pub subsystem: String,
     /// The most blocks of one Verify, Write Zeroes and range of Dataset Management, as size limits of the NVM command set
@@ -184,6 +187,7 @@ impl Controller {
             admin_vendor_format: u8_at(bytes, 264) & 1 != 0,
             io_vendor_format: u8_at(bytes, 530) & 1 != 0,
             copy_formats: u16_at(bytes, 534),
+            stripe: Some(pages(u8_at(bytes, 3075), min_page)).filter(|bytes| *bytes > 0),
             subsystem: text(bytes, 768, 256),
             limits: CommandLimits::default(),
         }

@@ -3,7 +3,7 @@
 
 use super::csi;
 use crate::bytes::{array, u8_at, u16_at, u32_at, u64_at};
-use crate::protection::{Layout, ProtectionType};
+use crate::protection::{GuardFormat, Layout, ProtectionType};
 use crate::zone::Zoned;
 
 /// What one Copy can be (NVM Command Set 1.0, 4.1.5.1). 0 is what no command can be.
@@ -33,6 +33,8 @@ pub struct Namespace {
     pub metadata_extended: bool,
     /// DPS bits 2:0: the type of its protection information; `None` where it has none.
     pub protection: Option<ProtectionType>,
+    /// PIF: the format of its protection information.
+    pub guards: GuardFormat,
     /// DPS bit 3: protection information is first in the metadata, not last.
     pub protection_first: bool,
     /// What it is as a zoned namespace; `None` where it is none.
@@ -90,6 +92,7 @@ impl Namespace {
                 3 => Some(ProtectionType::Type3),
                 _ => None,
             },
+            guards: GuardFormat::Bits16,
             protection_first: dps & 1 << 3 != 0,
             zoned: None,
             blocks_used: u64_at(bytes, 16),
@@ -125,8 +128,19 @@ impl Namespace {
                 self.unsupported = self.reason();
             }
             // Extended LBA format (NVM Command Set 1.0, 4.1.5.3): storage tag size in bits 6:0, protection information format in bits 8:7.
-            _ if self.protection.is_some() && u32_at(bytes, 12 + 4 * usize::from(self.format)) & 0x1ff != 0 => {
-                self.unsupported = Some("its guards have more than 16 bits, or it has storage tags".to_owned());
+            _ if self.protection.is_some() => {
+                let format = u32_at(bytes, 12 + 4 * usize::from(self.format));
+                let why = match (format >> 7 & 3, format & 0x7f) {
+                    (0, 0) => None,
+                    (2, 0) => {
+                        self.guards = GuardFormat::Bits64;
+                        None
+                    }
+                    (1, _) => Some("its guards have 32 bits"),
+                    (3, _) => Some("the format of its protection information is not known"),
+                    _ => Some("its protection information has storage tags"),
+                };
+                self.unsupported = self.unsupported.take().or(why.map(str::to_owned)).or_else(|| self.reason());
             }
             _ => {}
         }
@@ -139,6 +153,7 @@ impl Namespace {
             metadata: self.metadata_size,
             extended: self.metadata_extended,
             protection: self.protection,
+            guards: self.guards,
             first: self.protection_first,
         }
     }
@@ -168,7 +183,7 @@ impl Namespace {
             _ if !self.metadata_size.is_multiple_of(4) => {
                 Some(format!("it has {} bytes of metadata a block, which is no multiple of 4", self.metadata_size))
             }
-            Self { protection: Some(_), metadata_size: ..8, .. } => {
+            Self { protection: Some(_), metadata_size, guards, .. } if usize::from(*metadata_size) < guards.bytes() => {
                 Some(format!("its protection information has no room in {} bytes of metadata", self.metadata_size))
             }
             _ if self.blocks.checked_mul(self.block_size.into()).is_none() => {
@@ -263,10 +278,18 @@ mod tests {
             let mut n = Namespace::parse(1, &bytes, &[]);
             assert_eq!((n.protection, n.is_plain(), n.unsupported.as_deref()), (kind, plain, why), "{dps} {metadata}");
             assert_eq!(n.protection_first, dps & 8 != 0);
-            // 64-bit guards.
-            let mut more = vec![0; LEN];
-            more[13] = 1;
-            n.parse_more(&more);
+            // 64-bit guards need 16 bytes; storage tags and 32-bit guards are refused.
+            let more = |format: u8| {
+                let mut more = vec![0; LEN];
+                (more[12], more[13]) = (format << 7, format >> 1);
+                more
+            };
+            let mut wide = n.clone();
+            wide.parse_more(&more(2));
+            let fits = kind.is_none() || metadata >= 16;
+            assert_eq!(wide.unsupported.is_none(), why.is_none() && fits, "{dps} {metadata}");
+            assert_eq!(wide.guards == GuardFormat::Bits64, kind.is_some());
+            n.parse_more(&more(1));
             assert_eq!(n.unsupported.is_some(), kind.is_some() || why.is_some());
         }
     }

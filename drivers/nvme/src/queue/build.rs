@@ -344,6 +344,14 @@ impl Queue {
             }
             Op::Read { .. } | Op::Write { .. } | Op::Compare { .. } => {
                 let parts = piece.segments(segments);
+                let (list, in_controller) = match &self.controller_lists {
+                    Some(part) => (part.iova() + u64::from(first) * 8, Some(part)),
+                    None => (list, None),
+                };
+                let put = |i: u32, word: u64| match in_controller {
+                    Some(part) => part.write(u64::from(first + i) * 8, word),
+                    None => put(i, word),
+                };
                 let data = if piece.sgl { sgl(parts, list, put) } else { prps(parts, self.page_mask + 1, list, put) };
                 Command::on_blocks(opcode, nsid, data, piece.lba, piece.blocks)
             }

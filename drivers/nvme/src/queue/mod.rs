@@ -18,12 +18,13 @@ mod zones;
 pub use ranges::{BlockRange, DatasetAttributes};
 
 use crate::bounce::Bounce;
+use crate::cmb::Part;
 use crate::command::{Command, DataPointer, io};
 use crate::control::QueueFault;
 use crate::device::{Handle, Inner, Parts};
 use crate::error::Fault;
 use crate::identify::CopyLimits;
-use crate::protection::{Layout, ProtectionError};
+use crate::protection::{GuardFormat, Layout, ProtectionError};
 use crate::prp::{Segment, two_pages};
 use crate::ring::QueuePair;
 use crate::split::Piece;
@@ -70,6 +71,10 @@ pub struct Queue {
     lists: DmaRing<AtomicU64>,
     lists_iova: u64,
     list_words: u32,
+    /// Where the submission queue is, if it lies in the controller's memory.
+    in_controller: Option<u64>,
+    /// PRP and SGL lists of commands that move blocks, where they lie in the controller's memory.
+    controller_lists: Option<Part>,
     /// Where the data of commands is that say themselves how much there is.
     bounce: Option<Bounce>,
     /// Room to cut requests in, kept between them.
@@ -130,7 +135,14 @@ const NO_NAMESPACE: Limits = Limits {
     fixed: 0,
     boundary: 0,
     copy: CopyLimits { ranges: 0, range_blocks: 0, blocks: 0 },
-    layout: Layout { block: 512, metadata: 0, extended: false, protection: None, first: false },
+    layout: Layout {
+        block: 512,
+        metadata: 0,
+        extended: false,
+        protection: None,
+        guards: GuardFormat::Bits16,
+        first: false,
+    },
     zone_size: 0,
 };
 
@@ -143,7 +155,8 @@ const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
-        let Parts { qid, gate, pair, lists, lists_iova, list_words, vector, aborts } = parts;
+        let Parts { qid, gate, pair, lists, lists_iova, list_words, in_controller, controller_lists, vector, aborts } =
+            parts;
         let wakeup = vector.and_then(|vector| Wakeup::new(inner.queue_context(), vector));
         let generation = inner.driver().namespaces.generation();
         let namespaces = limits(inner.driver());
@@ -165,6 +178,8 @@ impl Queue {
             lists,
             lists_iova,
             list_words,
+            in_controller,
+            controller_lists,
             bounce: None,
             segments: Vec::new(),
             pieces: Vec::new(),
@@ -337,7 +352,7 @@ impl Queue {
         let (sq, cq) = self.pair.rings().offsets();
         // The lists are in the same arena.
         let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
-        (base.offset(sq), base.offset(cq))
+        (self.in_controller.map_or(base.offset(sq), Iova), base.offset(cq))
     }
 
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.

@@ -27,7 +27,8 @@ pub(super) struct HostCheck {
 }
 
 impl Tags {
-    /// Puts them into an entry: MPTR, PRINFO, and dwords 14 (ILBRT or EILBRT) and 15 (LBAT in bits 15:0, LBATM above).
+    /// Puts them into an entry: MPTR, PRINFO, and dwords 14 (ILBRT or EILBRT) and 15 (LBAT in bits 15:0, LBATM above); of a reference tag of 48 bits the upper
+    /// ones are in dword 3.
     pub fn put(&self, entry: &mut [u64; 8], lba: u64) {
         let Self { layout, protection, prinfo, first, metadata } = self;
         let index = lba.wrapping_sub(*first);
@@ -37,7 +38,9 @@ impl Tags {
         if layout.protection.is_some() {
             let tag = u64::from(protection.application_tag) | u64::from(protection.application_tag_mask) << 16;
             entry[6] |= prinfo;
-            entry[7] = u64::from(layout.reference(protection, *first, index)) | tag << 32;
+            let reference = layout.reference(protection, *first, index);
+            entry[1] = reference >> 32 << 32;
+            entry[7] = reference & 0xffff_ffff | tag << 32;
         }
     }
 

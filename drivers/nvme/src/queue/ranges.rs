@@ -4,7 +4,7 @@
 use super::build::in_range;
 use super::{Limits, Queue};
 use crate::command::{Command, DataPointer, io};
-use crate::protection::ProtectionType;
+use crate::protection::{GuardFormat, ProtectionType};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use wholebar_core::block::{Data, Op, Reject, Request};
@@ -96,6 +96,11 @@ impl Queue {
             return Err(Reject::Invalid("more blocks than a Copy can have (MCL)"));
         }
         in_range(ns, to, total(from))?;
+        if ns.layout.guards == GuardFormat::Bits64 {
+            return Err(Reject::Invalid(
+                "blocks with 64-bit guards are copied with descriptors of format 1, which this driver does not make",
+            ));
+        }
         // Protection information is checked where it is read, and made anew where it is written: PRACT of both is 1 (5.3.2.5), with PRINFOR in bits 15:12
         // and PRINFOW in bits 29:26.
         let reference = |lba: u64| if ns.layout.protection.is_some() { lba & 0xffff_ffff } else { 0 };

@@ -191,6 +191,7 @@ impl Drop for Queue {
             // What was in flight has ended: buffers go back to their pools, and rings to their arena.
             self.pair.set_quarantine(false);
             self.lists.set_quarantine(false);
+            self.controller_lists.iter().for_each(|part| part.set_quarantine(false));
             if let Some(bounce) = &self.bounce {
                 bounce.set_quarantine(false);
             }

@@ -3,7 +3,7 @@
 #[cfg(feature = "vhost-user")]
 use super::dma::Dma;
 use super::dma::DmaTable;
-use super::host::{Host, Irqs};
+use super::host::{Host, Irqs, OwnMemory};
 use super::pages::{Pages, Trap};
 use super::{Model, ModelRegion, Refused, Shape};
 use crate::mem::{Arena, Iova, Mapping};
@@ -19,6 +19,8 @@ pub struct ModelFunction<M: ?Sized> {
     shape: Shape,
     irqs: Irqs,
     dma: DmaTable,
+    /// Where pages of the model's own are, by address and length.
+    own: Option<(Iova, u64)>,
     /// Where the enable bit of the MSI-X capability is in configuration space, while MSI-X is enabled: the byte whose bit 7 it is.
     msix_enabled: Option<u64>,
     model: M,
@@ -41,7 +43,7 @@ impl<M: Model> ModelFunction<M> {
             }
         }
         let counts: Vec<_> = (0..5).map(|i| shape.irqs.get(i).copied().unwrap_or_default().count).collect();
-        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), msix_enabled: None, shape, model }
+        Self { irqs: Irqs::new(&counts), dma: DmaTable::default(), own: None, msix_enabled: None, shape, model }
     }
 
     /// Wraps `model` for a peer that may be hostile, whose eventfds are never waited for.
@@ -312,7 +314,31 @@ impl<M: Model + ?Sized> ModelFunction<M> {
     /// Runs one turn of the model.
     #[inline]
     pub fn poll(&mut self) -> Work {
-        self.model.poll(&mut Host::new(&self.dma, &self.irqs))
+        let mut host = Host::new(&self.dma, &self.irqs);
+        let work = self.model.poll(&mut host);
+        if let Some(memory) = host.placed() {
+            self.place_own(memory);
+        }
+        work
+    }
+
+    /// Maps pages of the model's own for it, and no others.
+    #[cold]
+    fn place_own(&mut self, memory: OwnMemory) {
+        if let Some((iova, len)) = self.own.take() {
+            // It may have gone with all the others.
+            let _ = self.dma.unmap(iova, len);
+        }
+        let Some((iova, pages)) = memory else { return };
+        let len = pages.len();
+        let placed = pages.map(0..len, Prot::ReadWrite).map_err(|error| error.to_string()).and_then(|mapping| {
+            let mapped = self.dma.map(iova, Some(Arc::new(mapping)), 0, len, true);
+            mapped.map_err(|Refused(errno)| format!("errno {errno}"))
+        });
+        match placed {
+            Ok(()) => self.own = Some((iova, len)),
+            Err(why) => tracing::warn!(model = self.shape.name, %why, "memory of its own cannot be at {:#x}", iova.0),
+        }
     }
 
     /// Does something with the model beside its turns: by its own ways, and with what it can reach.

@@ -1,22 +1,28 @@
 //! A model's access to its host: memory that was mapped for it, and eventfds that it was given.
 
 use super::dma::{Denied, Dma, DmaTable};
+use super::pages::Pages;
 use super::signal::Signaller;
 use crate::mem::Iova;
 use crate::pci::Irq;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// The host of a model, during one [`poll`](super::Model::poll).
 pub struct Host<'a> {
     dma: &'a DmaTable,
     irqs: &'a Irqs,
+    placed: Option<OwnMemory>,
 }
+
+/// Pages of a model's, and where they are for it; `None` for nowhere.
+pub(super) type OwnMemory = Option<(Iova, Arc<Pages>)>;
 
 impl<'a> Host<'a> {
     pub(super) fn new(dma: &'a DmaTable, irqs: &'a Irqs) -> Self {
-        Self { dma, irqs }
+        Self { dma, irqs, placed: None }
     }
 
     /// Returns the memory at `iova`, in however many maps it is; `None` where not all of it is mapped: [`denied`](Self::denied) says why.
@@ -34,6 +40,18 @@ impl<'a> Host<'a> {
     #[inline(always)]
     pub fn prefetch(&self, iova: Iova, len: u64, write: bool) {
         self.dma.prefetch(iova, len, write);
+    }
+
+    /// Has pages of the model's own be at an address for its accesses, from the next turn on, in the place of those that it placed before; or be nowhere. For
+    /// memory of a device that its driver gives an address: a controller memory buffer. Where something else is mapped there, they are nowhere. Memory that
+    /// is unmapped takes these along where all is: a device places them when it is enabled.
+    pub fn place_own_memory(&mut self, memory: Option<(Iova, Arc<Pages>)>) {
+        self.placed = Some(memory);
+    }
+
+    /// What was placed in this turn.
+    pub(super) fn placed(&mut self) -> Option<OwnMemory> {
+        self.placed.take()
     }
 
     /// Signals MSI-X vector `vector`. Where it has no eventfd, nothing happens.

@@ -6,6 +6,7 @@ use super::identify::{self, KELVIN, WARNING_TEMPERATURE};
 use super::log::{self, Event, Health};
 use super::poll::Held;
 use super::queue::{Cq, Sq};
+use super::quirk::Quirk;
 use super::{Nvme, Shadow, data};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::Host;
@@ -22,6 +23,7 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+    pub(super) const HOST_BEHAVIOR: u8 = 0x16;
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
     pub(super) const HOST_IDENTIFIER: u8 = 0x81;
@@ -78,6 +80,7 @@ impl Nvme {
             return Err(Status::INVALID_FIELD);
         }
         match cmd.opcode() {
+            admin::IDENTIFY if self.params.quirk == Some(Quirk::Descriptors) && cmd.cdw10() & 0xff == 3 => Ok(None),
             admin::IDENTIFY => {
                 let page = identify::identify(&self.params, &self.manage, &self.store, cmd)?;
                 data::copy_out(host, cmd, &page[..], self.rules)?;
@@ -128,7 +131,11 @@ impl Nvme {
         if cmd.prp1() & (self.rules.page - 1) != 0 {
             return Err(Status::PRP_OFFSET);
         }
-        Ok((id, entries))
+        match self.params.quirk {
+            Some(Quirk::Dma48) if cmd.prp1() >> 48 != 0 => Err(Status::INVALID_FIELD),
+            Some(Quirk::Entries) if entries > 2 => Err(Status::INVALID_QUEUE_SIZE),
+            _ => Ok((id, entries)),
+        }
     }
 
     /// Create I/O Completion Queue (base 5.4).
@@ -140,6 +147,7 @@ impl Nvme {
             return Err(Status::INVALID_VECTOR);
         }
         let vector = (cmd.cdw11() & 2 != 0).then_some(vector);
+        let vector = if self.params.quirk == Some(Quirk::Entries) { vector.map(|_| 0) } else { vector };
         self.clear_doorbell(host, 2 * u64::from(id) + 1);
         self.queues.cqs[usize::from(id)] = Some(Cq::new(id, cmd.prp1(), entries, vector));
         DONE
@@ -224,6 +232,14 @@ impl Nvme {
                 self.features.uncoalesced.retain(|v| *v != vector);
                 if value & 1 << 16 != 0 {
                     self.features.uncoalesced.push(vector);
+                }
+            }
+            // LBAFEE, in byte 2: this controller's formats are the same without.
+            feature::HOST_BEHAVIOR if self.params.metadata.wide => {
+                let mut behavior = [0; 512];
+                data::copy_in(host, cmd, &mut behavior, self.rules)?;
+                if behavior[2] > 1 {
+                    return Err(Status::INVALID_FIELD);
                 }
             }
             feature::HOST_IDENTIFIER => {

@@ -19,6 +19,12 @@ pub(super) mod reg {
     pub(crate) const ASQ: u64 = 0x28;
     /// Admin Completion Queue Base Address, 64 bits.
     pub(crate) const ACQ: u64 = 0x30;
+    /// Controller Memory Buffer Location, and Size.
+    pub(crate) const CMBLOC: u64 = 0x38;
+    pub(crate) const CMBSZ: u64 = 0x3c;
+    /// Controller Memory Buffer Memory Space Control, 64 bits; Status.
+    pub(crate) const CMBMSC: u64 = 0x50;
+    pub(crate) const CMBSTS: u64 = 0x58;
     /// Controller Ready Timeouts.
     pub(crate) const CRTO: u64 = 0x68;
     /// The first doorbell (pcie 3.1.2).
@@ -36,6 +42,8 @@ pub(super) mod cap {
     pub(crate) const CSS_ALL: u64 = 1 << 43;
     pub(crate) const MPSMIN_SHIFT: u32 = 48;
     pub(crate) const MPSMAX_SHIFT: u32 = 52;
+    /// There is a controller memory buffer.
+    pub(crate) const CMBS: u64 = 1 << 57;
     /// Ready with media (CRMS.CRWMS).
     pub(crate) const CRWMS: u64 = 1 << 59;
 }

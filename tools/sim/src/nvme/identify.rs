@@ -6,6 +6,7 @@ use super::io::{self, Namespace, Store};
 use super::manage::{Manage, SLOTS, lba_formats};
 use super::params::NvmeParams;
 use super::placement;
+use super::quirk::Quirk;
 
 /// Every Identify data structure has this many bytes.
 pub(super) type Page = Box<[u8; 4096]>;
@@ -32,7 +33,8 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
     let id = store.member.as_ref().map_or(0, |member| member.controller);
     let managed = params.spare > 0;
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
-    match cmd.cdw10() & 0xff {
+    let cns = cmd.cdw10() & 0xff;
+    match if params.quirk == Some(Quirk::Cns) { cns.min(1) } else { cns } {
         // Of one that is not active: zeros (base 5.17.2.1).
         0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
         0x01 => Ok(controller(params, manage, namespaces, id)),
@@ -41,6 +43,15 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
+        // Of the NVM command set: extended LBA formats, where the protected ones have 64-bit guards (nvm 4.1.5.3: PIF in bits 8:7).
+        0x05 if params.metadata.wide && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
+            let mut page = blank();
+            let formats = lba_formats(params.metadata.size);
+            for (i, _) in formats.iter().enumerate().filter(|(_, (_, metadata))| *metadata > 0) {
+                page[12 + 4 * i..][..4].copy_from_slice(&(2u32 << 7).to_le_bytes());
+            }
+            page
+        }),
         // Of zoned namespaces, by CSI.
         0x05 if params.zoned && cmd.cdw11() >> 24 == 2 => find(cmd.nsid()).map(zoned),
         0x06 if params.zoned && cmd.cdw11() >> 24 == 2 => {
@@ -78,8 +89,11 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     let managed = params.spare > 0;
     let mut page = blank();
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &crate::config::VENDOR.to_le_bytes());
-    put(2, &crate::config::VENDOR.to_le_bytes());
+    let vendor = params.quirk.map_or(crate::config::VENDOR, |quirk| quirk.ids().0);
+    put(0, &vendor.to_le_bytes());
+    put(2, &vendor.to_le_bytes());
+    // Of its vendor: stripes of 2^5 smallest pages.
+    put(3075, &[if params.quirk == Some(Quirk::Stripe) { 5 } else { 0 }]);
     put(4, &padded::<20>(&params.serial));
     put(24, &padded::<40>("wholebar NVMe model"));
     put(64, &manage.firmware());
@@ -90,9 +104,10 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(80, &super::VERSION.to_le_bytes());
     // OAES: Namespace Attribute Notices.
     put(92, &(1u32 << 8).to_le_bytes());
-    // CTRATT: host identifiers of 128 bits, endurance groups, flexible data placement. ENDGIDMAX.
+    // CTRATT: host identifiers of 128 bits, endurance groups, extended LBA formats, flexible data placement. ENDGIDMAX.
     let groups = if params.fdp { 1 << 4 | 1 << 19 } else { 0 };
-    put(96, &(u32::from(params.subsystem.is_some()) | groups).to_le_bytes());
+    let formats = u32::from(params.metadata.wide) << 15;
+    put(96, &(u32::from(params.subsystem.is_some()) | groups | formats).to_le_bytes());
     if params.fdp {
         put(340, &placement::GROUP.to_le_bytes());
     }
@@ -204,7 +219,8 @@ fn list(namespaces: &[Namespace], after: u32, which: impl Fn(&Namespace) -> bool
 fn descriptors(params: &NvmeParams, nsid: u32) -> Page {
     let mut page = blank();
     page[..2].copy_from_slice(&[3, 16]);
-    page[4..20].copy_from_slice(&uuid(params, nsid));
+    let same = params.quirk == Some(Quirk::Identifiers);
+    page[4..20].copy_from_slice(&uuid(params, if same { 1 } else { nsid }));
     page[20..22].copy_from_slice(&[4, 1]);
     page[24] = if params.zoned { 2 } else { 0 };
     page

@@ -56,6 +56,8 @@ pub(super) struct Store {
     pub(super) streams: Option<Box<Streams>>,
     /// Its place in a subsystem, where it has one.
     pub(super) member: Option<Box<Member>>,
+    /// It has no Write Zeroes, though it says so.
+    pub(super) no_write_zeroes: bool,
 }
 
 /// What the SMART log tells, in commands and 512-byte units.
@@ -109,6 +111,7 @@ impl Store {
             io::WRITE => self.write(host, cmd, rules),
             io::FLUSH => self.flush(cmd),
             io::COMPARE => self.compare(host, cmd, rules),
+            io::WRITE_ZEROES if self.no_write_zeroes => Err(Status::WRITE_FAULT),
             io::WRITE_ZEROES => self.write_zeroes(cmd),
             io::DATASET => self.dataset(host, cmd, rules),
             io::VERIFY => self.verify(cmd),

@@ -207,10 +207,12 @@ impl Nvme {
     ) -> Result<(u32, Metadata), Status> {
         let formats = lba_formats(self.params.metadata.size);
         let (shift, size) = *formats.get(lba_format as usize).ok_or(Status::INVALID_FORMAT)?;
-        if protection > 3 || protection > 0 && size == 0 {
+        let wide = self.params.metadata.wide && protection > 0;
+        let needed = if wide { 16 } else { 8 };
+        if protection > 3 || protection > 0 && size < needed {
             return Err(Status::INVALID_FORMAT);
         }
-        Ok((shift, Metadata { size, extended: extended && size > 0, protection, first: first && protection > 0 }))
+        Ok((shift, Metadata { size, extended: extended && size > 0, protection, first: first && protection > 0, wide }))
     }
 
     /// Sanitize (base 5.24).

@@ -2,8 +2,8 @@
 //!
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
-//! namespaces that come and go; metadata and protection information with 16-bit guards; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
-//! (Base 2.1) and streams; reservations. It has *not*: fused commands, arbitration other than round robin.
+//! namespaces that come and go; metadata and protection information with guards of 16 or 64 bits; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
+//! (Base 2.1) and streams; reservations; a controller memory buffer. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | `zones` | zoned namespaces |
 //! | `placement` | flexible data placement, streams |
 //! | `reservation` | hosts that share namespaces |
+//! | `quirk` | controllers that break rules |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
 //! | `poll` | one poll: doorbells, commands, completions, and faults where they are asked for |
@@ -40,6 +41,7 @@ mod placement;
 mod poll;
 mod protection;
 mod queue;
+mod quirk;
 mod reservation;
 mod uncorrectable;
 mod zones;
@@ -47,6 +49,7 @@ mod zones;
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
 pub use protection::Metadata;
+pub use quirk::Quirk;
 
 use crate::Result;
 use crate::config::{self, Config, Identity};
@@ -92,11 +95,15 @@ pub struct Nvme {
     doorbells: Registers<AtomicU32>,
     /// BAR4, where the MSI-X table has a BAR of its own.
     table: Option<(Arc<Pages>, u64)>,
+    /// BAR2, the controller memory buffer, where there is one; and CMBMSC as it was last seen.
+    cmb: Option<(Arc<Pages>, u64)>,
     msix: MsixPlace,
     config: Config,
     state: State,
     /// CC as it was last seen.
     cc: Cc,
+    /// When it was disabled.
+    disabled: Option<Instant>,
     rules: Rules,
     queues: Queues,
     shadow: Option<Shadow>,
@@ -195,7 +202,10 @@ impl Nvme {
         };
         let mut bars = vec![(0, BAR0_SIZE)];
         bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
+        let cmb = if params.cmb > 0 { Some((Pages::new(params.cmb)?, 0)) } else { None };
+        bars.extend(cmb.as_ref().map(|_| (2, params.cmb)));
         let bar = Pages::new(BAR0_SIZE)?;
+        let (vendor, device) = params.quirk.map_or((config::VENDOR, DEVICE), Quirk::ids);
         let (offset, len) = (reg::DOORBELLS, 4096);
         let missing = wholebar_core::Error::OutOfRange { what: "BAR", offset, len, size: BAR0_SIZE };
         let nvme = Self {
@@ -203,10 +213,12 @@ impl Nvme {
             doorbells: bar.registers(offset, len as usize / 4).ok_or(missing)?,
             bar,
             table,
+            cmb,
             msix,
-            config: Config::new(&Identity { vendor: config::VENDOR, device: DEVICE, class: 0x01_08_02, bars, msix }),
+            config: Config::new(&Identity { vendor, device, class: 0x01_08_02, bars, msix }),
             state: State::Off,
             cc: Cc(0),
+            disabled: None,
             rules: Rules { page: params.mps_min.bytes(), sgl: params.sgl },
             queues: Queues::none(params.queues),
             shadow: None,
@@ -235,6 +247,7 @@ impl Nvme {
                 failed: None,
                 result: 0,
                 fdp: params.fdp.then(|| Box::new(Fdp::new(params.fdp_groups, params.fdp_handles, params.fdp_unit))),
+                no_write_zeroes: params.quirk == Some(Quirk::WriteZeroes),
                 member: params.subsystem.as_deref().map(|name| Box::new(Member::join(name))),
                 streams: (params.streams > 0).then(|| Box::new(Streams::new(params.streams))),
             },
@@ -270,6 +283,7 @@ impl Nvme {
             | u64::from(p.dstrd) << cap::DSTRD_SHIFT
             | cap::CSS_NVM
             | if p.zoned { cap::CSS_ALL } else { 0 }
+            | if p.cmb > 0 { cap::CMBS } else { 0 }
             | mps(p.mps_min) << cap::MPSMIN_SHIFT
             | mps(p.mps_max) << cap::MPSMAX_SHIFT
             | cap::CRWMS;
@@ -305,13 +319,39 @@ impl Nvme {
         }
     }
 
+    /// The controller memory buffer as the host wants it (base 3.1.3.15 and 8.5): whether it tells where it is, and whether it is at an address of the host's.
+    fn configure_memory(&mut self, host: &mut Host<'_>, again: bool) {
+        let Some((pages, seen)) = self.cmb.as_ref().map(|(pages, seen)| (pages.clone(), *seen)) else { return };
+        let (control, size) = (self.get64(reg::CMBMSC), pages.len());
+        // Again as the controller is enabled: the host may have unmapped all there was.
+        if control == seen && !again {
+            return;
+        }
+        let (told, enabled, base) = (control & 1 != 0, control & 2 != 0, control & !0xfff);
+        // BAR2, from its start on; in units of 4 KiB, for submission and completion queues, lists, and data both ways.
+        self.put32(reg::CMBLOC, if told { 2 } else { 0 });
+        self.put32(reg::CMBSZ, if told { ((size >> 12) as u32) << 12 | 0b1_1111 } else { 0 });
+        let wrong = enabled && base.checked_add(size).is_none();
+        self.put32(reg::CMBSTS, wrong.into());
+        let place = (told && enabled && !wrong).then_some((Iova(base), pages));
+        host.place_own_memory(place);
+        if let Some((_, seen)) = &mut self.cmb {
+            *seen = control;
+        }
+    }
+
     /// CC.EN went from 0 to 1 (base 3.5.1): takes the admin queues, if what is configured can be done.
     fn enable(&mut self, cc: Cc) {
         let aqa = self.get32(reg::AQA);
         let (asq, acq) = (self.get64(reg::ASQ), self.get64(reg::ACQ));
         let (asqs, acqs) = ((aqa & 0xfff) + 1, (aqa >> 16 & 0xfff) + 1);
         let page = 4096u64 << cc.mps();
-        let why = if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
+        let too_early = |since: Instant| since.elapsed() < quirk::READY;
+        let why = if self.params.quirk == Some(Quirk::Ready) && self.disabled.is_some_and(too_early) {
+            "it was enabled too early"
+        } else if self.params.quirk == Some(Quirk::Dma48) && (asq | acq) >> 48 != 0 {
+            "an admin queue is beyond 48 bits"
+        } else if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
             "CC.MPS is outside of CAP.MPSMIN to CAP.MPSMAX"
         } else if cc.css() != 0 && !(cc.css() == 6 && self.params.zoned) || cc.ams() != 0 {
             "CC.CSS or CC.AMS names what CAP does not offer"
@@ -334,6 +374,7 @@ impl Nvme {
     /// CC.EN went from 1 to 0 (base 3.7.2, "Controller Level Reset"): what the host set up is gone, but the admin queue registers stay.
     fn disable(&mut self) {
         self.state = State::Off;
+        self.disabled = Some(Instant::now());
         self.queues = Queues::none(self.params.queues);
         self.shadow = None;
         self.features = Features::new(self.params.queues);
@@ -394,8 +435,10 @@ impl Nvme {
     fn set_registers(&self, value: u32) {
         for at in (0..reg::DOORBELLS).step_by(4) {
             match at {
-                reg::CAP | reg::ASQ | reg::ACQ => self.put64(at, u64::from(value) << 32 | u64::from(value)),
-                _ if [reg::CAP, reg::ASQ, reg::ACQ].contains(&(at - at % 8)) => {}
+                reg::CAP | reg::ASQ | reg::ACQ | reg::CMBMSC => {
+                    self.put64(at, u64::from(value) << 32 | u64::from(value))
+                }
+                _ if [reg::CAP, reg::ASQ, reg::ACQ, reg::CMBMSC].contains(&(at - at % 8)) => {}
                 _ => self.put32(at, value),
             }
         }
@@ -447,6 +490,9 @@ impl Model for Nvme {
         if let Some((pages, size)) = &self.table {
             regions[4] = direct(*size, pages);
         }
+        if let Some((pages, _)) = &self.cmb {
+            regions[2] = direct(pages.len(), pages);
+        }
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: self.msix.vectors, eventfd: true, maskable: false, resizable: true };
@@ -491,6 +537,9 @@ impl Model for Nvme {
     #[inline]
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
         let cc = Cc(self.get32(reg::CC));
+        if self.cmb.is_some() {
+            self.configure_memory(host, cc != self.cc);
+        }
         if cc != self.cc {
             self.configure(cc);
             return Work::Busy;

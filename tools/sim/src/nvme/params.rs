@@ -1,6 +1,7 @@
 //! What the NVMe model can be told to be.
 
 use super::protection::Metadata;
+use super::quirk::Quirk;
 use crate::faults::FaultPlan;
 use crate::media::{Backing, BackingParams};
 use crate::params::{self, Given, Parameter};
@@ -14,6 +15,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("ms", "0, 8, 16 or 64: bytes of metadata a block (0)"),
     ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
     ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
+    ("pif", "0 or 2: the format of protection information, with guards of 16 or of 64 bits (0)"),
     ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
     ("zoned", "0 or 1: zoned namespaces (0)"),
     ("zone_size", "BYTES of a zone (64M)"),
@@ -21,6 +23,11 @@ pub const PARAMETERS: &[Parameter] = &[
     ("max_open", "how many zones can be open (0: no limit)"),
     ("max_active", "how many zones can be open or closed (0: no limit)"),
     ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
+    (
+        "quirk",
+        "ready cns descriptors zeroes stripe dma48 entries identifiers entries128: a drive that breaks this rule, with its ids (none)",
+    ),
+    ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
     ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
     ("fdp", "0 or 1: flexible data placement (0)"),
     ("fdp_nrg", "1 to 64: its reclaim groups (1)"),
@@ -84,6 +91,10 @@ pub struct NvmeParams {
     pub max_active: u32,
     /// The most data of a Zone Append: 2^N of the smallest pages; 0 for no limit.
     pub zasl: u8,
+    /// What it does otherwise than the standard says.
+    pub quirk: Option<Quirk>,
+    /// Bytes of its controller memory buffer; 0 for none.
+    pub cmb: u64,
     /// The subsystem that it is a controller of, by a name; `None` for one of its own, without reservations.
     pub subsystem: Option<String>,
     /// Whether there is flexible data placement.
@@ -159,6 +170,8 @@ impl Default for NvmeParams {
             max_open: 0,
             max_active: 0,
             zasl: 0,
+            quirk: None,
+            cmb: 0,
             subsystem: None,
             fdp: false,
             fdp_groups: 1,
@@ -205,6 +218,12 @@ impl NvmeParams {
                 "ms" => p.metadata.size = given.number(0..=64)?,
                 "mset" => p.metadata.extended = given.flag()?,
                 "pi" => p.metadata.protection = given.number(0..=3)?,
+                "pif" => {
+                    p.metadata.wide = match given.number(0..=2)? {
+                        1 => return Err(given.bad()),
+                        format => format == 2u8,
+                    }
+                }
                 "pil" => p.metadata.first = given.flag()?,
                 "zoned" => p.zoned = given.flag()?,
                 "zone_size" => p.zone_size = given.bytes()?,
@@ -212,6 +231,8 @@ impl NvmeParams {
                 "max_open" => p.max_open = given.number(0..=u32::MAX.into())?,
                 "max_active" => p.max_active = given.number(0..=u32::MAX.into())?,
                 "zasl" => p.zasl = given.number(0..=16)?,
+                "quirk" => p.quirk = Some(Quirk::of(given.value).ok_or_else(|| given.bad())?),
+                "cmb" => p.cmb = given.bytes()?,
                 "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
                 "fdp" => p.fdp = given.flag()?,
                 "fdp_nrg" => p.fdp_groups = given.number(1..=64)?,
@@ -285,6 +306,8 @@ impl NvmeParams {
             "a file backs one namespace: spare= does not go with it".to_owned()
         } else if self.fdp_unit == 0 || !self.fdp_unit.is_multiple_of(4096) {
             format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
+        } else if self.cmb > 0 && !(self.cmb.is_power_of_two() && (4096..=1 << 30).contains(&self.cmb)) {
+            format!("cmb={} is no power of two from 4 KiB to 1 GiB", self.cmb)
         } else if self.subsystem.is_some() && self.spare > 0 {
             "subsys= does not go with spare=: its controllers would have to share namespaces".to_owned()
         } else if self.fdp && self.zoned {
@@ -300,13 +323,15 @@ impl NvmeParams {
     }
 
     fn metadata_conflict(&self) -> Option<String> {
-        let Metadata { size, extended, protection, first } = self.metadata;
+        let Metadata { size, extended, protection, first, wide } = self.metadata;
         let what = if ![0, 8, 16, 64].contains(&size) {
             format!("ms={size}: 0, 8, 16 and 64 bytes are known")
         } else if size == 0 && (protection > 0 || extended) {
             "pi= and mset= go with ms=".to_owned()
-        } else if first && protection == 0 {
-            "pil= goes with pi=".to_owned()
+        } else if (first || wide) && protection == 0 {
+            "pil= and pif= go with pi=".to_owned()
+        } else if wide && size < 16 {
+            "pif=2 wants ms=16 or ms=64".to_owned()
         } else if size > 0 && self.backing != Backing::Ram {
             "metadata is kept in memory: ms= does not go with file= and backing=null".to_owned()
         } else {
@@ -371,7 +396,9 @@ mod tests {
             ("ms=9", "0, 8, 16 and 64"),
             ("pi=1", "go with ms="),
             ("mset=1", "go with ms="),
-            ("ms=8,pil=1", "pil= goes with pi="),
+            ("ms=8,pil=1", "go with pi="),
+            ("ms=8,pif=2,pi=1", "wants ms=16"),
+            ("ms=16,pif=1,pi=1", "pif"),
             ("ms=8,backing=null", "kept in memory"),
             ("ms=8,file=x", "kept in memory"),
             ("ms=8,pi=4", "pi"),

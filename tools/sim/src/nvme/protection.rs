@@ -1,4 +1,4 @@
-//! Metadata of blocks, and protection information in it (nvm 5.2, 5.3), as a controller keeps, makes and checks it. Guards have 16 bits.
+//! Metadata of blocks, and protection information in it (nvm 5.2, 5.3), as a controller keeps, makes and checks it. Guards have 16 bits, or 64.
 //!
 //! Metadata is kept beside the blocks, each byte inverted: what was never written, or was deallocated, reads as all ones, and is not checked.
 
@@ -7,7 +7,7 @@ use super::command::Command;
 use super::data::{self, Rules};
 use super::io::{Namespace, Store, active};
 use crate::faults::Fault;
-use crc::{CRC_16_T10_DIF, Crc};
+use crc::{CRC_16_T10_DIF, CRC_64_NVME, Crc};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::Host;
 
@@ -22,13 +22,14 @@ pub struct Metadata {
     pub protection: u8,
     /// Protection information is first in the metadata, not last.
     pub first: bool,
+    /// Guards have 64 bits, and reference tags 48 (nvm 5.2.1.4).
+    pub wide: bool,
 }
 
-/// Bytes of protection information.
-const TUPLE: usize = 8;
 /// The longest data that is made for a command, in bytes.
 const LONGEST: u64 = 16 << 20;
 const GUARD: Crc<u16> = Crc::<u16>::new(&CRC_16_T10_DIF);
+const WIDE_GUARD: Crc<u64> = Crc::<u64>::new(&CRC_64_NVME);
 
 /// What a command says of protection information: PRINFO, ILBRT or EILBRT, LBAT, LBATM.
 #[derive(Clone, Copy)]
@@ -37,7 +38,7 @@ struct Info {
     guard: bool,
     application: bool,
     reference: bool,
-    tag: u32,
+    tag: u64,
     application_tag: u16,
     mask: u16,
 }
@@ -45,7 +46,9 @@ struct Info {
 impl Info {
     /// Of a command on blocks: PRINFO is in bits 29:26 of dword 12.
     fn of(cmd: &Command) -> Self {
-        Self::new(cmd.cdw12() >> 26, cmd.cdw14_15())
+        let info = Self::new(cmd.cdw12() >> 26, cmd.cdw14_15());
+        // Of a tag of 48 bits, the upper ones.
+        Self { tag: info.tag | u64::from(cmd.cdw3() & 0xffff) << 32, ..info }
     }
 
     /// Of PRINFO, and what dwords 14 and 15 say, or a source range of Copy.
@@ -56,7 +59,7 @@ impl Info {
             guard: has(2),
             application: has(1),
             reference: has(0),
-            tag: tags as u32,
+            tag: tags & 0xffff_ffff,
             application_tag: (tags >> 32) as u16,
             mask: (tags >> 48) as u16,
         }
@@ -71,7 +74,7 @@ impl Metadata {
     /// Whether a command can ask for this (nvm 5.3.3).
     fn allows(self, info: Info, lba: u64) -> Result<(), Status> {
         match self.protection {
-            1 if info.reference && info.tag != lba as u32 => Err(Status::INVALID_PROTECTION),
+            1 if info.reference && info.tag != self.number(lba) => Err(Status::INVALID_PROTECTION),
             3 if info.reference => Err(Status::INVALID_PROTECTION),
             _ => Ok(()),
         }
@@ -79,18 +82,38 @@ impl Metadata {
 
     /// Where protection information is.
     fn at(self) -> usize {
-        if self.first { 0 } else { self.bytes() - TUPLE }
+        if self.first { 0 } else { self.bytes() - self.tuple() }
     }
 
-    fn guard(self, block: &[u8], metadata: &[u8]) -> u16 {
+    /// Bytes of protection information, and of its guard.
+    pub(super) fn tuple(self) -> usize {
+        if self.wide { 16 } else { 8 }
+    }
+
+    fn guard_bytes(self) -> usize {
+        if self.wide { 8 } else { 2 }
+    }
+
+    /// A number as a reference tag has it.
+    fn number(self, number: u64) -> u64 {
+        number & if self.wide { 0xffff_ffff_ffff } else { 0xffff_ffff }
+    }
+
+    /// Big-endian.
+    fn guard(self, block: &[u8], metadata: &[u8]) -> Vec<u8> {
+        let parts = [block, &metadata[..self.at()]];
+        if self.wide {
+            let mut digest = WIDE_GUARD.digest();
+            parts.iter().for_each(|part| digest.update(part));
+            return digest.finalize().to_be_bytes().into();
+        }
         let mut digest = GUARD.digest();
-        digest.update(block);
-        digest.update(&metadata[..self.at()]);
-        digest.finalize()
+        parts.iter().for_each(|part| digest.update(part));
+        digest.finalize().to_be_bytes().into()
     }
 
-    fn tag(self, info: Info, index: u32) -> u32 {
-        if self.protection == 3 { info.tag } else { info.tag.wrapping_add(index) }
+    fn tag(self, info: Info, index: u32) -> u64 {
+        self.number(if self.protection == 3 { info.tag } else { info.tag.wrapping_add(index.into()) })
     }
 
     /// Makes it for blocks, where there is any.
@@ -100,10 +123,12 @@ impl Metadata {
         }
         for (index, (data, metadata)) in (0..).zip(data.chunks(block).zip(metadata.chunks_mut(self.bytes()))) {
             let guard = self.guard(data, metadata);
-            let to = &mut metadata[self.at()..][..TUPLE];
-            to[..2].copy_from_slice(&guard.to_be_bytes());
-            to[2..4].copy_from_slice(&info.application_tag.to_be_bytes());
-            to[4..].copy_from_slice(&self.tag(info, index).to_be_bytes());
+            let to = &mut metadata[self.at()..][..self.tuple()];
+            let (of_guard, tags) = to.split_at_mut(self.guard_bytes());
+            of_guard.copy_from_slice(&guard);
+            tags[..2].copy_from_slice(&info.application_tag.to_be_bytes());
+            let (tag, len) = (self.tag(info, index).to_be_bytes(), tags.len() - 2);
+            tags[2..].copy_from_slice(&tag[8 - len..]);
         }
     }
 
@@ -113,10 +138,10 @@ impl Metadata {
             return Ok(());
         }
         for (index, (data, metadata)) in (0u32..).zip(data.chunks(block).zip(metadata.chunks(self.bytes()))) {
-            let (fields, _) = metadata[self.at()..][..TUPLE].as_chunks::<2>();
-            let [guard, application, high, low] = [0, 1, 2, 3].map(|i| u16::from_be_bytes(fields[i]));
-            let tag = u32::from(high) << 16 | u32::from(low);
-            if application == u16::MAX && (self.protection < 3 || tag == u32::MAX) {
+            let (guard, tags) = metadata[self.at()..][..self.tuple()].split_at(self.guard_bytes());
+            let application = u16::from_be_bytes([tags[0], tags[1]]);
+            let tag = tags[2..].iter().fold(0, |tag, byte| tag << 8 | u64::from(*byte));
+            if application == u16::MAX && (self.protection < 3 || tag == self.number(u64::MAX)) {
                 continue;
             }
             let status = if info.guard && guard != self.guard(data, metadata) {
@@ -218,7 +243,7 @@ impl Store {
         let (format, info, lba, block) = (ns.format, Info::of(cmd), cmd.cdw10_11(), 1usize << ns.shift);
         let blocks = len >> ns.shift;
         format.allows(info, lba)?;
-        let moves = !(info.action && format.protection > 0 && format.bytes() == TUPLE);
+        let moves = !(info.action && format.protection > 0 && format.bytes() == format.tuple());
         let size = if moves { format.bytes() } else { 0 };
         let unit = block + if format.extended { size } else { 0 };
         let bytes = blocks * unit as u64;
@@ -318,6 +343,10 @@ impl Store {
         blocks: u64,
     ) -> Result<(Vec<u8>, Vec<u8>), Status> {
         let ns = active(&mut self.namespaces, cmd.nsid())?;
+        if ns.format.wide && ns.format.protection > 0 {
+            // Descriptors of format 1 are for these, which there are none of.
+            return Err(Status::INVALID_FIELD);
+        }
         let info = Info::new(cmd.cdw12() >> 12, tags);
         ns.format.allows(info, lba)?;
         ns.checked(info, lba, blocks).map_err(|(lba, status)| {
@@ -335,11 +364,12 @@ impl Store {
         }
         let protected = ns.format.protection > 0;
         let tuple = if protected { ns.format.at() as u64 } else { 0 };
+        let (guard, all) = (ns.format.guard_bytes() as u64, ns.format.tuple() as u64);
         let (media, place, len) = match fault {
             Fault::FlipData => (&mut ns.media, lba << ns.shift, 1 << ns.shift),
-            Fault::FlipGuard if protected => (&mut ns.metadata, tuple, 2),
-            Fault::FlipApplicationTag if protected => (&mut ns.metadata, tuple + 2, 2),
-            Fault::FlipReferenceTag if protected => (&mut ns.metadata, tuple + 4, 4),
+            Fault::FlipGuard if protected => (&mut ns.metadata, tuple, guard),
+            Fault::FlipApplicationTag if protected => (&mut ns.metadata, tuple + guard, 2),
+            Fault::FlipReferenceTag if protected => (&mut ns.metadata, tuple + guard + 2, all - guard - 2),
             _ => return,
         };
         let place = if fault == Fault::FlipData { place } else { place + lba * u64::from(ns.format.size) };
@@ -359,7 +389,7 @@ const PART: u64 = 256;
 fn same(format: Metadata, one: &[u8], other: &[u8]) -> bool {
     let rest = |bytes: &[u8]| match format.protection {
         0 => bytes.to_vec(),
-        _ => [&bytes[..format.at()], &bytes[format.at() + TUPLE..]].concat(),
+        _ => [&bytes[..format.at()], &bytes[format.at() + format.tuple()..]].concat(),
     };
     one.chunks(format.bytes()).zip(other.chunks(format.bytes())).all(|(one, other)| rest(one) == rest(other))
 }

@@ -71,8 +71,10 @@ pub fn unpacked(name: &str) -> Result<PathBuf> {
 }
 
 /// Programs for guests, and the packages that they and their libraries are in.
-const PROGRAMS: &[(&str, &[&str])] =
-    &[("iperf3", &["iperf3", "libiperf0", "libsctp1", "libssl3t64", "libzstd1", "zlib1g", "libgcc-s1", "libc6"])];
+const PROGRAMS: &[(&str, &[&str])] = &[
+    ("iperf3", &["iperf3", "libiperf0", "libsctp1", "libssl3t64", "libzstd1", "zlib1g", "libgcc-s1", "libc6"]),
+    ("nvme", &["nvme-cli", "libnvme1t64", "libjson-c5", "libkeyutils1", "libssl3t64", "libzstd1", "zlib1g", "libc6"]),
+];
 
 /// A program of trixie's, and the libraries of its packages: each file's name, and where it lies.
 pub fn program(name: &str, architecture: &str) -> Result<Vec<(String, PathBuf)>> {
@@ -83,10 +85,8 @@ pub fn program(name: &str, architecture: &str) -> Result<Vec<(String, PathBuf)>>
     let mut files = Vec::new();
     for package in *packages {
         let root = unpacked(&format!("{package}:{architecture}"))?;
-        let program = root.join("usr/bin").join(name);
-        if program.is_file() {
-            files.push((name.to_owned(), program));
-        }
+        let programs = ["usr/bin", "usr/sbin"].map(|folder| root.join(folder).join(name));
+        files.extend(programs.into_iter().find(|program| program.is_file()).map(|program| (name.to_owned(), program)));
         // One folder, named for the CPU.
         for folder in fs::read_dir(root.join("usr/lib")).into_iter().flatten().flatten() {
             for entry in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
