@@ -10,7 +10,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
-use wholebar::bar::{Access, BarOptions, MapPolicy, plan_of};
+use wholebar::bar::{Access, BarOptions, BarPlan, MapPolicy, plan_of};
 use wholebar::control_plane::DeviceEvent;
 use wholebar::mem::{Buf, Checked, L4, Offload, Pool};
 use wholebar::net::{Burst, Event, Mac, Offloads, Port, PortConfig, Rss};
@@ -42,9 +42,10 @@ fn both_directions_in_order_and_counted() -> Result<()> {
             let (to_a, to_b) = (a.port.mac(), b.port.mac());
             stream((to_a, &a.pool, &mut tx_a), (to_b, &mut rx_b), 0..count, len)?;
             stream((to_b, &b.pool, &mut tx_b), (to_a, &mut rx_a), 0..count, len)?;
-            let (rung, trapped) = (tx_a.doorbells(), policy == MapPolicy::Trapped);
+            let (rung, direct) = (tx_a.doorbells(), is_direct(a.port.bar().plan()));
             println!("{policy:?}: {count} packets sent, doorbells: {rung:?}; for buffers: {:?}", rx_a.doorbells());
-            ensure!((rung.trapped > 0) == trapped && (rung.direct > 0) != trapped, "{policy:?}: {rung:?}");
+            ensure!((rung.direct > 0) == direct && (rung.trapped > 0) != direct, "{policy:?}: {rung:?}");
+            ensure!(direct == (policy != MapPolicy::Trapped && may_be_mapped()), "{:?}", a.port.bar().plan());
         }
         let bytes: u64 = (0..count).map(|n| len(n) as u64).sum();
         for (from, to) in [(&a, &b), (&b, &a)] {
@@ -65,15 +66,24 @@ fn both_directions_in_order_and_counted() -> Result<()> {
     Ok(())
 }
 
+fn is_direct(plan: &BarPlan) -> bool {
+    plan.spans.iter().all(|span| span.access == Access::Direct)
+}
+
+/// Where pages are larger than its BARs, which have 4 KiB, some of them share a page, which the kernel gives to nobody.
+fn may_be_mapped() -> bool {
+    PageSize::host() == PageSize::K4
+}
+
 #[test]
 #[ignore = "wants a guest"]
-fn its_table_is_in_bar2_and_its_registers_are_direct_under_every_plan() -> Result<()> {
+fn its_table_is_in_bar2_and_its_registers_are_mapped_alike_under_every_plan() -> Result<()> {
     let a = Station::open(0, PortConfig::default(), patient())?;
     let plan = |bar, policy| plan_of(a.port.device().as_ref(), bar, BarOptions { policy, ..BarOptions::default() });
     for policy in [MapPolicy::Auto, MapPolicy::Whole, MapPolicy::Carved] {
         for bar in [0, 1] {
             let plan = plan(bar, policy)?;
-            ensure!(plan.spans.iter().all(|span| span.access == Access::Direct), "{plan:?}");
+            ensure!(is_direct(&plan) == may_be_mapped(), "{plan:?}");
         }
         let layout = plan(2, policy)?.layout;
         ensure!(layout.table == Some(0..25 * 16) && layout.pba.is_some_and(|pba| pba.start == 0x1000));

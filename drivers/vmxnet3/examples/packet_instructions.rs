@@ -14,7 +14,7 @@ mod common;
 
 use common::{rig, small};
 use std::io::Write;
-use wholebar_core::net::{Burst, PortConfig, RxQueue, TxQueue};
+use wholebar_core::net::{Burst, Offloads, PortConfig, RxQueue, TxQueue};
 
 const BURST: usize = 32;
 const BURSTS: usize = 200;
@@ -30,21 +30,24 @@ fn driver_side_rx(rx: &mut dyn RxQueue, got: &mut Burst) -> usize {
 }
 
 fn main() -> std::io::Result<()> {
-    let rig = rig(PortConfig { rx_descriptors: Some(64), tx_descriptors: Some(64), ..small() });
+    // Packets fit into the buffers, of which there are enough for both queues.
+    let config = PortConfig { mtu: Some(900), offloads: Offloads::NONE, ..small() };
+    let rig = rig(PortConfig { rx_descriptors: Some(64), tx_descriptors: Some(64), ..config });
     let (mut tx, mut rx) = match (rig.vmxnet3.tx(0), rig.vmxnet3.rx(0, &rig.pool)) {
         (Ok(tx), Ok(rx)) => (tx, rx),
         (tx, rx) => return Err(std::io::Error::other(format!("{:?}, {:?}", tx.err(), rx.err()))),
     };
     let ([_, _, mut sent], [mut heads, _, mut came]) = (rig.rings(0), rig.rings(1));
-    let (mut out, mut got, mut packets) = (Burst::new(BURST), Burst::new(BURST), 0);
-    for burst in 0..BURSTS {
+    let (mut out, mut got, mut packets, mut next) = (Burst::new(BURST), Burst::new(BURST), 0, 0);
+    for _ in 0..BURSTS {
         while out.room() > 0 {
             let Some(packet) = rig.pool.get_len(64) else { break };
             let _ = out.push(packet);
         }
         let count = driver_side_tx(&mut tx, &mut out);
-        for i in 0..count {
-            rig.complete(&mut sent, [((burst * BURST + i) % 64) as u64, 0]);
+        for _ in 0..count {
+            rig.complete(&mut sent, [next % 64, 0]);
+            next += 1;
             rig.receive(0, [&mut heads, &mut came], &[7; 64], [3 << 14, 0]);
         }
         packets += driver_side_rx(&mut rx, &mut got);

@@ -1,8 +1,9 @@
 //! A driver for vmxnet3, VMware's paravirtual Ethernet controller: polled, without unsafe code.
 //!
 //! [`Vmxnet3`] is one port of the device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
-//! queues, owned values for one core each. Doorbells and interrupt masks are in BAR0, commands in BAR1, the MSI-X table in BAR2, so registers are
-//! mapped whichever way BARs are planned, unless nothing is. Interrupts are for the link, and for idle cores.
+//! queues, owned values for one core each. Doorbells and interrupt masks are in BAR0, commands in BAR1, the MSI-X table in BAR2, so it matters not whether
+//! BARs are planned whole or carved. BAR0 has 4 KiB: a host with larger pages maps it only where it begins a page, and else the doorbell is a system call,
+//! once a burst that is sent (`wholebar barmap` says which, and what mends it). Interrupts are for the link, and for idle cores.
 //!
 //! ```no_run
 //! # fn open() -> std::sync::Arc<dyn wholebar_core::pci::PciDevice> { unimplemented!() }
