@@ -33,6 +33,7 @@ mod sim;
 mod storage;
 mod stored;
 mod target;
+mod verdict;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -100,7 +101,7 @@ enum Command {
     #[command(subcommand)]
     Blk(blk::Command),
     #[command(subcommand)]
-    Net(net::Command),
+    Net(Box<net::Command>),
     #[command(subcommand)]
     Sim(sim::Command),
     Barmap(barmap::Args),
@@ -148,7 +149,7 @@ fn main() -> ExitCode {
         Command::Idle(args) => idle::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Blk(command) => blk::run(command),
-        Command::Net(command) => net::run(command),
+        Command::Net(command) => net::run(*command),
         Command::Sim(command) => sim::run(command),
         Command::Barmap(args) => barmap::run(args),
         Command::Msix(args) => msix::run(args),

@@ -90,6 +90,7 @@ impl Control {
     pub fn set_up(&mut self, hw: &Hardware, interrupts: Option<&Interrupts>, rx_vectors: u16) -> Result<()> {
         self.settings.apply(hw)?;
         if interrupts.is_some() {
+            self.settings.apply_throttle(hw, rx_vectors)?;
             set_up_interrupts(hw, rx_vectors)?;
         }
         self.link = Link::default();
@@ -185,9 +186,6 @@ impl Control {
 fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()> {
     hw.write(regs::GPIE, regs::GPIE_MSIX)?;
     let vectors = 1 + u32::from(rx_vectors);
-    for vector in 0..vectors {
-        hw.write(regs::eitr(vector), 0)?;
-    }
     for n in 0..8u32 {
         let entry = |queue: u32| if queue < rx_vectors.into() { regs::IVAR_VALID | (queue + 1) } else { 0 };
         hw.write(regs::ivar(n), entry(n) | entry(n + 8) << 16)?;

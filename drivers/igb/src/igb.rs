@@ -11,6 +11,7 @@ use crate::settings::{MAX_MTU, MIN_MTU, RSS_TABLE, Settings};
 use crate::tx::Tx;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
@@ -80,6 +81,7 @@ impl Igb {
             vlans: std::array::from_fn(|i| u32::from(i == 0)),
             rss,
             mtu: config.mtu.unwrap_or(MTU),
+            throttle: Duration::ZERO,
             granted,
         };
         let max_packet = settings.max_packet();
@@ -241,6 +243,11 @@ impl Igb {
     /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn close(self) -> Result<()> {
         self.0.shut_down()
+    }
+
+    /// How many receive queues have a vector.
+    pub(crate) fn rx_vectors(&self) -> u16 {
+        rx_vectors(&self.0.driver().config, self.0.queue_context().interrupts())
     }
 
     /// Changes settings, and tells the device.

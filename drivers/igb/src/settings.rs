@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::regs;
+use std::time::Duration;
 use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
 
 /// Largest frame, in bytes, header and frame checksum included.
@@ -14,6 +15,8 @@ const AROUND: u16 = 14 + 4 + 4;
 pub(crate) const MAX_MTU: u16 = MAX_FRAME - AROUND;
 /// The smallest MTU, in bytes: what IPv4 asks for.
 pub(crate) const MIN_MTU: u16 = 68;
+/// The longest time between interrupts that the device takes: 13 bits of microseconds (8.8.12).
+pub(crate) const MAX_THROTTLE: Duration = Duration::from_micros((1 << 13) - 1);
 /// Entries of the redirection table.
 pub(crate) const RSS_TABLE: u16 = 128;
 /// Bytes of the hash's key.
@@ -30,6 +33,8 @@ pub(crate) struct Settings {
     pub vlans: [u32; 128],
     pub rss: Option<Rss>,
     pub mtu: u16,
+    /// The least time between two interrupts of a receive queue.
+    pub throttle: Duration,
     pub granted: Offloads,
 }
 
@@ -49,6 +54,15 @@ impl Settings {
         hw.write(regs::RLPML, self.max_frame())?;
         self.apply_receive(hw)?;
         hw.write(regs::TCTL, regs::TCTL_ENABLE | regs::TCTL_PAD | regs::TCTL_COLLISIONS)
+    }
+
+    /// How often vectors `1` to `rx_vectors`, those of receive queues, interrupt at most (8.8.12); the link's, 0, does at once.
+    pub fn apply_throttle(&self, hw: &Hardware, rx_vectors: u16) -> Result<()> {
+        // In 13 bits: see MAX_THROTTLE.
+        let micros = self.throttle.min(MAX_THROTTLE).as_micros() as u32;
+        hw.write(regs::eitr(0), 0)?;
+        (1..=u32::from(rx_vectors))
+            .try_for_each(|vector| hw.write(regs::eitr(vector), micros << regs::EITR_INTERVAL_SHIFT))
     }
 
     /// The largest frame that is received or sent, in bytes, header and frame checksum included.

@@ -7,11 +7,9 @@
 //! |---|---|
 //! | `params`, `stats` | what it can be told to be; what it counts |
 //! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
-//! | `coalesce` | when a queue interrupts |
 //! | `receive` | received packets, into the driver's buffers |
 //! | `mod` | the device, and packets to send |
 
-mod coalesce;
 mod control;
 mod filter;
 mod flow;
@@ -27,9 +25,9 @@ use super::layout::Kind;
 use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, look};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
+use crate::coalesce::Coalesce;
 use crate::wire::{Accepts, BURST, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, PairThread};
 use crate::wire::{NEEDS_CSUM, Offload, Port, check};
-use coalesce::Coalesce;
 use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use receive::Merge;
