@@ -209,6 +209,10 @@ for mode in "" $xdp; do for size in 64 1518; do
   echo "  frames of $size bytes to other$mode: $sent sent, ${packets[1]} received, ${missed:-0} dropped by the ring"
 done; done
 
+echo "=== two ways through one pair, compared"
+on m "$wholebar" net gen kernel:one --to=kernel:other --rate 5k --time 0.5 --tolerate --baseline kernel:other --baseline kernel:one >"$work/compared.out" || fail "net gen --baseline"
+grep -q '^verdict: ' "$work/compared.out" || fail "there is no verdict"
+
 echo "=== an interface that goes away"
 ip netns exec "${net[m]}" "$wholebar" net fwd kernel:one kernel:other --stats 0 --stats-socket "$work/gone" >"$work/gone.out" 2>&1 &
 forwarder=$!

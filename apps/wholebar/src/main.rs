@@ -34,6 +34,7 @@ mod sim;
 mod storage;
 mod stored;
 mod target;
+mod verdict;
 mod vf;
 
 use clap::{Parser, Subcommand};
@@ -108,7 +109,7 @@ enum Command {
     #[command(subcommand)]
     Blk(blk::Command),
     #[command(subcommand)]
-    Net(net::Command),
+    Net(Box<net::Command>),
     #[command(subcommand)]
     Sim(sim::Command),
     Selftest(selftest::Args),
@@ -158,7 +159,7 @@ fn main() -> ExitCode {
         Command::Idle(args) => idle::run(args),
         Command::Nvme(command) => nvme::run(command),
         Command::Blk(command) => blk::run(command),
-        Command::Net(command) => net::run(command),
+        Command::Net(command) => net::run(*command),
         Command::Sim(command) => sim::run(command),
         Command::Selftest(args) => selftest::run(args),
         Command::Barmap(args) => barmap::run(args),

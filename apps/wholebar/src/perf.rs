@@ -2,6 +2,8 @@
 
 mod baseline;
 
+pub use baseline::Compared;
+
 use crate::args::{self, Cores, Policy, Size, Usage};
 use crate::blk::AnyDisk;
 use crate::host::Host;
@@ -13,6 +15,7 @@ use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wholebar::bar::MapPolicy;
 use wholebar::block::{DiskConfig, Status};
@@ -192,14 +195,53 @@ impl PerfArgs {
         match &self.baseline {
             None => self.measure(&bench, &cores, host),
             Some(other) => {
-                let mapping = Mapping { policy: self.policy(), page: self.page() };
-                let config = |queues| DiskConfig { queues, entries: None };
-                let other = self.prepare(other, &cores, timeout, |target, queues| {
-                    AnyDisk::open(target, &config(queues), mapping)
-                })?;
-                baseline::compare(self, bench, other, &cores, host)
+                let other = self.prepare(other, &cores, timeout, |target, queues| self.open_any(target, queues))?;
+                let interrupted = signal::interrupted()?;
+                let compared = baseline::compare(self, bench, other, &cores, host, &interrupted)?;
+                if self.json { output::print_json(&compared.report) } else { output::print(compared.text) }?;
+                compared.failed
             }
         }
+    }
+
+    /// Opens a disk, by whichever driver.
+    fn open_any(&self, target: &AnyTarget, queues: u16) -> Result<AnyDisk> {
+        let mapping = Mapping { policy: self.policy(), page: self.page() };
+        AnyDisk::open(target, &DiskConfig { queues, entries: None }, mapping)
+    }
+
+    /// 4 KiB random reads of one disk and of another, in turns: ten rounds, in which each of both is measured for `time` in all.
+    pub fn beside(
+        name: &str,
+        other: &str,
+        depth: u32,
+        time: Duration,
+        core: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<Compared> {
+        let args = Self {
+            rw: Rw::Randread,
+            rwmixread: None,
+            bs: Size(4096),
+            qd: Some(depth),
+            batch: None,
+            time,
+            warmup: time / 100,
+            cores: None,
+            queues: 1,
+            policy: Policy::Auto,
+            page: None,
+            nsid: 1,
+            offset: Size(0),
+            span: None,
+            verify: false,
+            baseline: None,
+            histogram: false,
+            seed: 1,
+            json: false,
+        };
+        let prepare = |name| args.prepare(name, &[core], None, |target, queues| args.open_any(target, queues));
+        baseline::compare(&args, prepare(name)?, prepare(other)?, &[core], Host::now(), interrupted)
     }
 
     /// Opens a disk, and makes its job.
@@ -211,7 +253,7 @@ impl PerfArgs {
         open: impl FnOnce(&AnyTarget, u16) -> Result<S>,
     ) -> Result<Bench<S>> {
         let direction = self.workload()?.direction;
-        let target = target::open_any(name, cores, timeout)?;
+        let target = target::open_any(name, cores, None, timeout)?;
         let queues = cores.len() * self.queues as usize;
         let disk = open(&target, u16::try_from(queues).context("no disk has more than 65,535 queues")?)?;
         let namespace = disk.space(self.nsid)?;

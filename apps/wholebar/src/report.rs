@@ -75,6 +75,13 @@ pub struct RatioReport {
     pub same: bool,
 }
 
+impl From<Ratio> for RatioReport {
+    fn from(ratio: Ratio) -> Self {
+        let Ratio { median, low, high, confidence } = ratio;
+        Self { median, low, high, confidence, same: ratio.is_same() }
+    }
+}
+
 /// Packets from one port to another.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Packets {

@@ -33,10 +33,15 @@ pub fn open(name: &str, driver_cores: &[usize], model_core: Option<usize>) -> Re
 }
 
 /// The same of any target. A vfio-user server may take `timeout` to answer.
-pub fn open_any(name: &str, driver_cores: &[usize], timeout: Option<Duration>) -> Result<AnyTarget> {
+pub fn open_any(
+    name: &str,
+    driver_cores: &[usize],
+    model_core: Option<usize>,
+    timeout: Option<Duration>,
+) -> Result<AnyTarget> {
     match parse(name)? {
         target if !target.is_pci() => Ok(AnyTarget::Direct(target)),
-        target => Ok(AnyTarget::Pci(open_device(&target, driver_cores, None, timeout)?)),
+        target => Ok(AnyTarget::Pci(open_device(&target, driver_cores, model_core, timeout)?)),
     }
 }
 
@@ -109,6 +114,11 @@ impl AnyTarget {
     /// As [`Target::shares_cores`].
     pub fn shares_cores(&self) -> bool {
         if let Self::Pci(target) = self { target.shares_cores() } else { false }
+    }
+
+    /// As [`Target::model_cpu`].
+    pub fn model_cpu(&self) -> CpuShare {
+        CpuShare::of(self.model_thread())
     }
 
     /// As [`Target::model_thread`].

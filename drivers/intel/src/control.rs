@@ -73,12 +73,19 @@ pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
     Ok(hw.device.dma().attach(arena)?)
 }
 
+/// How often the vectors of receive queues, `1` to `rx_vectors`, interrupt at most; the link's, 0, does at once.
+pub(crate) fn apply_throttle<F: Family>(hw: &Hardware, settings: &Settings, rx_vectors: u16) -> Result<()> {
+    let interval = settings.throttle.min(F::MAX_THROTTLE);
+    (1..=u32::from(rx_vectors)).try_for_each(|vector| F::throttle(hw, vector, interval))
+}
+
 impl Control {
     /// Everything that has to be done after a reset: first, and each time. Queues come later.
     pub fn set_up<F: Family>(&mut self, hw: &Hardware, interrupts: Option<&Interrupts>, rx_vectors: u16) -> Result<()> {
         F::apply(hw, &self.settings)?;
         if interrupts.is_some() {
             F::set_up_interrupts(hw, rx_vectors)?;
+            apply_throttle::<F>(hw, &self.settings, rx_vectors)?;
         }
         self.link = Link::default();
         F::start_link(hw)

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::regs;
 use crate::settings::{Settings, VirtualFunction};
+use std::time::Duration;
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Link, Mac};
 
@@ -85,6 +86,9 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Addresses that are compared exactly.
     const ADDRESSES: usize;
 
+    /// The longest time between interrupts of a vector that the device takes.
+    const MAX_THROTTLE: Duration;
+
     /// What it begins with for each of the virtual functions that it serves.
     fn functions() -> Vec<VirtualFunction> {
         Vec::new()
@@ -156,6 +160,9 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Vector 0 for the link, vector `n + 1` for receive queue `n`, below `rx_vectors`. Those of queues stay masked until they are armed, and are
     /// masked by the message that they send.
     fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()>;
+
+    /// Has a vector interrupt no sooner than `interval`, at most [`MAX_THROTTLE`](Self::MAX_THROTTLE), after it did before.
+    fn throttle(hw: &Hardware, vector: u32, interval: Duration) -> Result<()>;
 
     /// Whether a change of the link was told since this was last asked; the next one interrupts again.
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool>;

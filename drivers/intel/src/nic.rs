@@ -12,6 +12,7 @@ use crate::tx::Tx;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
@@ -57,6 +58,7 @@ impl<F: Family> Nic<F> {
             vlans: std::array::from_fn(|i| u32::from(i == 0)),
             rss,
             mtu: config.mtu.unwrap_or(MTU),
+            throttle: Duration::ZERO,
             granted,
             functions: F::functions(),
         };
@@ -219,6 +221,11 @@ impl<F: Family> Nic<F> {
     /// [`Ended`](wholebar_core::Error::Ended) where it was that before.
     pub fn close(self) -> Result<()> {
         self.0.shut_down()
+    }
+
+    /// How many receive queues have a vector.
+    pub(crate) fn rx_vectors(&self) -> u16 {
+        rx_vectors(&self.0.driver().config, self.0.queue_context().interrupts())
     }
 
     /// Changes settings, and tells the device. What it does not take is not set.

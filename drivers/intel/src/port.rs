@@ -1,12 +1,15 @@
 //! The device as any [`Port`]: what programs use that do not care which driver they have.
 
+use crate::control::apply_throttle;
 use crate::error::Error;
 use crate::family::Family;
 use crate::nic::Nic;
 use crate::settings::Settings;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar_core::DriverError;
 use wholebar_core::channel::Receiver;
+use wholebar_core::irq::Coalescing;
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
 
@@ -53,6 +56,25 @@ impl<F: Family> Port for Nic<F> {
 
     fn set_all_multicast(&self, on: bool) -> Result<(), DriverError> {
         Ok(self.set(|settings| settings.all_multicast = on, |settings, hw| F::apply_receive(hw, settings))?)
+    }
+
+    fn coalescing(&self) -> Option<Coalescing> {
+        (self.rx_vectors() > 0).then(|| Coalescing::after(self.0.peek(|control| control.settings.throttle)))
+    }
+
+    /// A queue interrupts at once where its last interrupt is as long ago; packets are not counted.
+    fn set_coalescing(&self, coalescing: Coalescing) -> Result<Coalescing, DriverError> {
+        let (device, vectors) = (|| self.0.driver().name().to_owned(), self.rx_vectors());
+        if vectors == 0 {
+            return Err(wholebar_core::Error::NoCoalescing { device: device() }.into());
+        }
+        let micros = if coalescing.is_off() { 0 } else { coalescing.time.as_nanos().div_ceil(1000) };
+        let throttle = u64::try_from(micros).map_or(Duration::MAX, Duration::from_micros);
+        if throttle > F::MAX_THROTTLE {
+            return Err(wholebar_core::Error::CoalescingTime { device: device(), most: F::MAX_THROTTLE }.into());
+        }
+        self.set(|settings| settings.throttle = throttle, |settings, hw| apply_throttle::<F>(hw, settings, vectors))?;
+        Ok(Coalescing::after(throttle))
     }
 
     fn set_filters(&self, addresses: &[Mac]) -> Result<(), DriverError> {

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::regs;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
 use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
 
 /// Ethernet's header, its checksum, and a VLAN tag, in bytes.
@@ -27,6 +28,8 @@ pub struct Settings {
     pub vlans: [u32; 128],
     pub rss: Option<Rss>,
     pub mtu: u16,
+    /// The least time between two interrupts of a receive queue.
+    pub throttle: Duration,
     pub granted: Offloads,
     /// Those that it serves, by their numbers.
     pub functions: Vec<VirtualFunction>,
@@ -205,6 +208,7 @@ mod tests {
             vlans: [0; 128],
             rss: None,
             mtu: 1500,
+            throttle: Duration::ZERO,
             granted: Offloads::NONE,
             functions: Vec::new(),
         }

@@ -7,6 +7,7 @@ mod common;
 use common::*;
 use std::time::Duration;
 use wholebar_core::control_plane::DeviceEvent;
+use wholebar_core::irq::Coalescing;
 use wholebar_core::mem::{Checked, L4, Offload, Pool};
 use wholebar_core::net::{Burst, Event, Mac, Offloads, Port, PortConfig, QueueState};
 use wholebar_core::pci::PciDevice;
@@ -326,6 +327,30 @@ fn queues_are_armed_one_by_one() {
     assert_eq!(rig.nic.register(0x1528), 4);
     rig.nic.interrupt(&rig.device, 2);
     assert_eq!((first.wakeup().unwrap().take(), second.wakeup().unwrap().take()), (0, 1));
+}
+
+/// EITR's interval is in bits 14:2, in microseconds; the link's vector, 0, has none.
+#[test]
+fn interrupts_are_throttled() {
+    let rig = rig(PortConfig { rx_queues: 2, rx_interrupts: true, ..small() });
+    let eitr = || [0x1680, 0x1684, 0x1688, 0x168c].map(|register| rig.nic.register(register));
+    let micros = Duration::from_micros;
+    assert_eq!((rig.igb.coalescing(), eitr()), (Some(Coalescing::after(micros(0))), [0; 4]));
+    let wanted = Coalescing { events: 8, time: Duration::from_nanos(49_001) };
+    assert_eq!(rig.igb.set_coalescing(wanted).unwrap(), Coalescing::after(micros(50)));
+    assert_eq!(eitr(), [0, 50 << 2, 50 << 2, 0]);
+    rig.igb.reset().unwrap();
+    assert_eq!((rig.igb.coalescing(), eitr()), (Some(Coalescing::after(micros(50))), [0, 50 << 2, 50 << 2, 0]));
+    let error = rig.igb.set_coalescing(Coalescing::after(micros(8192))).unwrap_err();
+    assert!(error.to_string().ends_with("held back for 8191 us at most"), "{error}");
+    rig.igb.set_coalescing(Coalescing::after(micros(8191))).unwrap();
+    assert_eq!(eitr()[1], 0x7ffc);
+    rig.igb.set_coalescing(Coalescing::default()).unwrap();
+    assert_eq!(eitr(), [0; 4]);
+    // Without vectors of their own there is nothing to hold back.
+    let rig = self::rig(small());
+    assert_eq!(rig.igb.coalescing(), None);
+    assert!(rig.igb.set_coalescing(wanted).is_err());
 }
 
 #[test]

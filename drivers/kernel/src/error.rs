@@ -107,6 +107,14 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// NVMe commands cannot be sent.
+    #[error("kernel:{target} takes no NVMe commands: {why}")]
+    Passthrough {
+        /// What was given, behind `kernel:`.
+        target: String,
+        /// Why.
+        why: String,
+    },
     /// There is no ring.
     #[error("{disk} has no queue: io_uring cannot be set up: {cause}{hint}")]
     Ring {

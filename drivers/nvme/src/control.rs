@@ -63,6 +63,8 @@ pub(crate) struct Control {
     /// I/O queue pairs that the controller grants.
     pub granted: u16,
     pub shadows: Option<(Arc<Shadows>, (u64, u64))>,
+    /// Feature 08h as it was set, which no reset keeps.
+    pub coalescing: Option<u32>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
 }
@@ -112,6 +114,9 @@ impl Control {
                 tracing::warn!(device = hw.name(), %status, "few events will be told")
             }
             Err(error) => return Err(error),
+        }
+        if let Some(value) = self.coalescing {
+            self.admin.execute(hw, command::set_features(crate::feature::INTERRUPT_COALESCING, 0, value, false))?;
         }
         self.admin.listen(controller.event_limit);
         Ok(())

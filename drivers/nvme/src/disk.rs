@@ -7,6 +7,7 @@ use crate::status::StatusCode;
 use std::sync::Arc;
 use wholebar_core::DriverError;
 use wholebar_core::block::{self, BlockQueue, Disk, Namespace};
+use wholebar_core::irq::Coalescing;
 use wholebar_core::mem::Arena;
 
 impl Disk for Nvme {
@@ -61,6 +62,14 @@ impl Disk for Nvme {
 
     fn interrupt_queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
         Ok(Box::new(Nvme::queue(self, QueueOptions { interrupt: Some(ANY_VECTOR), ..QueueOptions::default() })?))
+    }
+
+    fn coalescing(&self) -> Option<Coalescing> {
+        Nvme::coalescing(self).ok()
+    }
+
+    fn set_coalescing(&self, coalescing: Coalescing) -> Result<Coalescing, DriverError> {
+        Ok(Nvme::set_coalescing(self, coalescing)?)
     }
 
     fn event(&self) -> Option<block::Event> {

@@ -9,6 +9,7 @@ use crate::device::{Handle, Inner};
 use crate::doorbell::Shadows;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::feature;
 use crate::hardware::Hardware;
 use crate::identify::{self, CommandLimits, Controller, Namespace, cns, csi};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
@@ -18,12 +19,16 @@ use crate::queue::Queue;
 use crate::quirks::Quirk;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
-use wholebar_core::irq::Interrupts;
+use wholebar_core::irq::{Coalescing, Interrupts};
 use wholebar_core::mem::Arena;
 use wholebar_core::pci::{Irq, Opening, PciDevice};
+
+/// The unit of the aggregation time (5.27.1.8).
+const COALESCING_UNIT: Duration = Duration::from_micros(100);
 
 /// An NVMe controller.
 ///
@@ -54,7 +59,14 @@ impl Nvme {
         let queue_context = QueueContext::new(hw.device.clone(), interrupts(&hw, &options)?)?;
         let memory = memory(&hw, 0)?;
         let admin = AdminQueue::new(&hw, &memory, options.admin_timeout)?;
-        let mut control = Control { admin, queues: BTreeMap::new(), granted: 0, shadows: None, memory: vec![memory] };
+        let mut control = Control {
+            admin,
+            queues: BTreeMap::new(),
+            granted: 0,
+            shadows: None,
+            coalescing: None,
+            memory: vec![memory],
+        };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
             Ok(identity) => identity,
             Err(error) => {
@@ -243,6 +255,36 @@ impl Nvme {
     /// [`Ended`](wholebar_core::Error::Ended) where it can't be used.
     pub fn set_feature(&self, id: u8, value: u32, save: bool) -> Result<u32> {
         self.0.with(|c| c.admin.execute(&self.0.driver().hw, command::set_features(id, 0, value, save)))
+    }
+
+    /// Returns when the I/O queues interrupt (Get Features 08h, 5.27.1.8).
+    ///
+    /// # Errors
+    /// Those of [`feature`](Self::feature).
+    pub fn coalescing(&self) -> Result<Coalescing> {
+        let value = self.feature(feature::INTERRUPT_COALESCING)?;
+        Ok(Coalescing { events: (value & 0xff) + 1, time: COALESCING_UNIT * (value >> 8 & 0xff) })
+    }
+
+    /// Sets when the I/O queues interrupt (Set Features 08h, 5.27.1.8), and returns what the controller made of it. It lasts through resets. The time is rounded
+    /// up to 100 microseconds; no more than 256 completions are waited for.
+    ///
+    /// # Errors
+    /// [`CoalescingTime`](wholebar_core::Error::CoalescingTime) for a time above 25.5 milliseconds; those of [`set_feature`](Self::set_feature).
+    pub fn set_coalescing(&self, coalescing: Coalescing) -> Result<Coalescing> {
+        let units = coalescing.time.as_nanos().div_ceil(COALESCING_UNIT.as_nanos());
+        let (device, most) = (self.device().name(), COALESCING_UNIT * 0xff);
+        let too_long = || wholebar_core::Error::CoalescingTime { device: device.to_owned(), most };
+        let time = u32::try_from(units).ok().filter(|units| *units <= 0xff).ok_or_else(too_long)?;
+        // The threshold is 0's based.
+        let value = if coalescing.is_off() { 0 } else { time << 8 | (coalescing.events.min(256) - 1) };
+        self.0.with(|c| {
+            let set = command::set_features(feature::INTERRUPT_COALESCING, 0, value, false);
+            c.admin.execute(&self.0.driver().hw, set)?;
+            c.coalescing = Some(value);
+            Ok(())
+        })?;
+        self.coalescing()
     }
 
     /// Returns the receiver of the controller's events. While 256 wait, further ones are dropped.

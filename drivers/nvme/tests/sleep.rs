@@ -4,8 +4,10 @@
 mod common;
 
 use common::*;
+use std::time::{Duration, Instant};
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::block::{BlockQueue, Data, Disk, Op, QueueState, Status};
+use wholebar_core::irq::Coalescing;
 use wholebar_core::reactor::Armed;
 use wholebar_nvme::{ANY_VECTOR, Error, Options, Queue, QueueOptions};
 
@@ -93,4 +95,38 @@ fn queues_have_vectors_of_their_own() {
     assert!(matches!(none, Err(Error::Vector { vector: 17, .. })));
     polled = Disk::queue(&rig.nvme).unwrap();
     assert!(polled.wakeup().is_none() && polled.arm() == Armed::No);
+}
+
+/// Feature 08h: completions are told of after some of them, or after a while, and a reset keeps that.
+#[test]
+fn interrupts_are_coalesced() {
+    let rig = rig_with("sim:nvme", patient());
+    let micros = Duration::from_micros;
+    assert!(rig.nvme.coalescing().unwrap().is_off());
+    // Rounded up to 100 microseconds, and to as many completions as there can be.
+    for (wanted, has) in [
+        (Coalescing::after(micros(101)), Coalescing { events: 256, time: micros(200) }),
+        (Coalescing { events: 3, time: micros(25_500) }, Coalescing { events: 3, time: micros(25_500) }),
+        (Coalescing { events: 0, time: micros(1) }, Coalescing { events: 1, time: micros(0) }),
+    ] {
+        assert_eq!(Disk::set_coalescing(&rig.nvme, wanted).unwrap(), has);
+    }
+    let too_long = Coalescing::after(micros(25_501));
+    assert!(matches!(
+        rig.nvme.set_coalescing(too_long),
+        Err(Error::Core(wholebar_core::Error::CoalescingTime { most, .. })) if most == micros(25_500)
+    ));
+    let mut queue = armed(&rig);
+    let wakeup = queue.wakeup().unwrap();
+    let wanted = Coalescing { events: 2, time: micros(25_500) };
+    rig.nvme.set_coalescing(wanted).unwrap();
+    assert!(queue.arm() != Armed::No);
+    let began = Instant::now();
+    ok(&mut queue, Op::Flush, Data::None);
+    assert!(wakeup.wait(Some(LONG)).unwrap().is_some());
+    assert!(began.elapsed() >= wanted.time, "one of two is told of after the time");
+    queue.disarm();
+    drop(queue);
+    rig.nvme.reset().unwrap();
+    assert_eq!(Disk::coalescing(&rig.nvme), Some(wanted));
 }

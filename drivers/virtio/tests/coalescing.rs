@@ -43,7 +43,7 @@ fn a_queue_wakes_after_packets_or_after_a_while() {
             let (mut rx, mut tx) = (port.rx_queue(0, &pool).unwrap(), port.tx_queue(0).unwrap());
             let wakeup = rx.wakeup().unwrap();
             let hour = Duration::from_secs(3600);
-            port.set_coalescing(None, Coalescing { packets: 4, time: hour }).unwrap();
+            port.set_coalescing(None, Coalescing { events: 4, time: hour }).unwrap();
             rx.arm();
             exchange(tx.as_mut(), rx.as_mut(), &pool, 3);
             // Once the device has done a command, it is past the turn in which it would have interrupted.
@@ -52,7 +52,7 @@ fn a_queue_wakes_after_packets_or_after_a_while() {
             exchange(tx.as_mut(), rx.as_mut(), &pool, 1);
             assert!(wakeup.wait(Some(LONG)).unwrap().is_some(), "{target}");
             // By time, of this queue alone.
-            let soon = Coalescing { packets: u32::MAX, time: Duration::from_millis(1) };
+            let soon = Coalescing { events: u32::MAX, time: Duration::from_millis(1) };
             port.set_coalescing(Some(0), soon).unwrap();
             rx.arm();
             exchange(tx.as_mut(), rx.as_mut(), &pool, 1);

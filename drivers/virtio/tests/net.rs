@@ -647,7 +647,7 @@ fn commands_are_as_the_standard_has_them() {
 fn interrupts_are_coalesced_where_that_is_offered() {
     let (vq, all) = (1 << 52, 1 << 53);
     let config = PortConfig { rx_interrupts: true, ..PortConfig::default() };
-    let set = |packets, micros| Coalescing { packets, time: Duration::from_micros(micros) };
+    let set = |packets, micros| Coalescing { events: packets, time: Duration::from_micros(micros) };
     let bench = bench_with(spec(STATUS | CTRL | vq | all), config.clone());
     let commands = || std::mem::take(&mut bench.rig.state().commands);
     commands();

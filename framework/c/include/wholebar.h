@@ -335,6 +335,11 @@ uint8_t *wb_buf_adj(struct wb_buf *buf, uint16_t bytes);
 // Opens a storage device with the driver that is for it; `config` may be NULL. NULL where that fails: wb_errno is ENOTSUP where no driver is for the device.
 struct wb_disk *wb_disk_open(const struct wb_device *device, const struct wb_disk_config *config);
 
+// Opens a disk by the name of any target: those of wb_device_open, which are opened with the driver that is for them, and `kernel:/dev/nvme0n1` or
+// `kernel:./disk.img`, which are read and written through the kernel (io_uring). `config` may be NULL. NULL where that fails: wb_errno is EINVAL for a name that is
+// wrong, or names no disk.
+struct wb_disk *wb_disk_open_target(const char *target, const struct wb_disk_config *config);
+
 // Closes a disk, once no queue of it is left.
 void wb_disk_free(struct wb_disk *disk);
 
@@ -385,6 +390,11 @@ void wb_queue_free(struct wb_block_queue *queue);
 
 // Opens a network device with the driver that is for it; `config` may be NULL. NULL where that fails: wb_errno is ENOTSUP where no driver is for the device.
 struct wb_port *wb_port_open(const struct wb_device *device, const struct wb_port_config *config);
+
+// Opens a port by the name of any target: those of wb_device_open, which are opened with the driver that is for them, and `kernel:eth0`, an interface that stays the
+// kernel's, by packet sockets, or by AF_XDP (`,mode=xdp`). `config` may be NULL. NULL where that fails: wb_errno is EINVAL for a name that is wrong, or names no
+// port.
+struct wb_port *wb_port_open_target(const char *target, const struct wb_port_config *config);
 
 // Closes a port, once no queue of it is left.
 void wb_port_free(struct wb_port *port);

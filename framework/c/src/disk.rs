@@ -59,12 +59,32 @@ pub unsafe extern "C" fn wb_disk_open(device: *const wb_device, config: *const w
         // SAFETY: rule 1: a handle of this type, not freed.
         let device = &unsafe { handle::get(device) }?.device;
         // SAFETY: rule 3: a structure of integers, or NULL.
-        let wb_disk_config { queues, entries } = unsafe { handle::copy(config) }?.unwrap_or_default();
-        let config = DiskConfig { queues: queues.max(1), entries: (entries > 0).then_some(entries) };
-        let disk = block::open(device.clone(), &config)?;
-        let (name, driver) = (handle::owned(disk.name()), handle::owned(disk.driver()));
-        Ok(handle::give(wb_disk { disk, name, driver }))
+        let config = settings(unsafe { handle::copy(config) }?.unwrap_or_default());
+        Ok(given(block::open(device.clone(), &config)?))
     })
+}
+
+/// Opens a disk by the name of any target: those of wb_device_open, which are opened with the driver that is for them, and `kernel:/dev/nvme0n1` or
+/// `kernel:./disk.img`, which are read and written through the kernel (io_uring). `config` may be NULL. NULL where that fails: wb_errno is EINVAL for a name that is
+/// wrong, or names no disk.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_disk_open_target(target: *const c_char, config: *const wb_disk_config) -> *mut wb_disk {
+    entry(|| {
+        // SAFETY: rule 3: text.
+        let target = unsafe { handle::text(target) }?;
+        // SAFETY: rule 3: a structure of integers, or NULL.
+        let config = settings(unsafe { handle::copy(config) }?.unwrap_or_default());
+        Ok(given(block::open_target(target, &config)?))
+    })
+}
+
+fn settings(wb_disk_config { queues, entries }: wb_disk_config) -> DiskConfig {
+    DiskConfig { queues: queues.max(1), entries: (entries > 0).then_some(entries) }
+}
+
+fn given(disk: Box<dyn Disk>) -> *mut wb_disk {
+    let (name, driver) = (handle::owned(disk.name()), handle::owned(disk.driver()));
+    handle::give(wb_disk { disk, name, driver })
 }
 
 /// Closes a disk, once no queue of it is left.

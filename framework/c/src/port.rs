@@ -61,10 +61,28 @@ pub unsafe extern "C" fn wb_port_open(device: *const wb_device, config: *const w
         // SAFETY: rule 1: a handle of this type, not freed.
         let device = &unsafe { handle::get(device) }?.device;
         // SAFETY: rule 3: a structure of integers, or NULL.
-        let port = net::open(device.clone(), &settings(unsafe { handle::copy(config) }?.unwrap_or_default()))?;
-        let (name, driver) = (handle::owned(port.name()), handle::owned(port.driver()));
-        Ok(handle::give(wb_port { port, name, driver }))
+        let config = settings(unsafe { handle::copy(config) }?.unwrap_or_default());
+        Ok(given(net::open(device.clone(), &config)?))
     })
+}
+
+/// Opens a port by the name of any target: those of wb_device_open, which are opened with the driver that is for them, and `kernel:eth0`, an interface that stays the
+/// kernel's, by packet sockets, or by AF_XDP (`,mode=xdp`). `config` may be NULL. NULL where that fails: wb_errno is EINVAL for a name that is wrong, or names no
+/// port.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wb_port_open_target(target: *const c_char, config: *const wb_port_config) -> *mut wb_port {
+    entry(|| {
+        // SAFETY: rule 3: text.
+        let target = unsafe { handle::text(target) }?;
+        // SAFETY: rule 3: a structure of integers, or NULL.
+        let config = settings(unsafe { handle::copy(config) }?.unwrap_or_default());
+        Ok(given(net::open_target(target, &config)?))
+    })
+}
+
+fn given(port: Box<dyn Port>) -> *mut wb_port {
+    let (name, driver) = (handle::owned(port.name()), handle::owned(port.driver()));
+    handle::give(wb_port { port, name, driver })
 }
 
 fn settings(config: wb_port_config) -> PortConfig {

@@ -97,6 +97,7 @@ fn null_is_an_error_of_every_function() {
         assert!(wb_device_name(null()).is_null() && wb_disk_name(null()).is_null() && wb_port_name(null()).is_null());
         assert!(wb_disk_driver(null()).is_null() && wb_port_driver(null()).is_null());
         assert!(wb_disk_open(null(), null()).is_null() && wb_port_open(null(), null()).is_null());
+        assert!(wb_disk_open_target(null(), null()).is_null() && wb_port_open_target(null(), null()).is_null());
         assert!(wb_disk_queue(null()).is_null() && wb_port_tx_queue(null(), 0).is_null());
         assert!(wb_port_rx_queue(null(), 0, null()).is_null() && wb_pool_new(null(), 1, 1, 1).is_null());
         assert!(wb_buf_get(null(), 1).is_null() && wb_buf_data(null_mut()).is_null());
@@ -225,6 +226,48 @@ fn a_disk_is_read_and_written_and_its_handles_go_in_any_order() {
         wb_arena_free(arena);
         wb_queue_free(queue);
     }
+}
+
+/// Any target has one call, those that are no PCI devices too.
+#[test]
+fn disks_and_ports_are_opened_by_name_alone() {
+    let path = std::env::temp_dir().join(format!("wholebar-c-{}", std::process::id()));
+    std::fs::write(&path, [7; 8192]).unwrap();
+    let name = std::ffi::CString::new(format!("kernel:{},cached", path.display())).unwrap();
+    // SAFETY: handles that were made here and are not used after they are freed.
+    unsafe {
+        let port = wb_port_open_target(c"sim:virtio-net".as_ptr(), null());
+        assert_eq!(CStr::from_ptr(wb_port_driver(port)), c"virtio");
+        wb_port_free(port);
+        assert!(wb_port_open_target(name.as_ptr(), null()).is_null());
+        failed(libc::EINVAL, "is a disk");
+        assert!(wb_disk_open_target(c"kernel:eth0".as_ptr(), null()).is_null());
+        failed(libc::EINVAL, "is a network interface");
+        assert!(wb_device_open(name.as_ptr()).is_null());
+        failed(libc::EINVAL, "no PCI device");
+
+        let disk = wb_disk_open_target(name.as_ptr(), null());
+        if disk.is_null() {
+            // Where this process may have no rings.
+            assert!(error().contains("io_uring cannot be set up"), "{}", error());
+            return;
+        }
+        let (arena, pool) = memory();
+        let queue = wb_disk_queue(disk);
+        let buf = wb_buf_get(pool, 512);
+        assert_eq!(
+            (wb_disk_attach(disk, arena), wb_queue_submit(queue, &read(1, buf)), wb_queue_ring(queue)),
+            (0, 0, 0)
+        );
+        assert_eq!((one(queue).status, wb_buf_len(buf)), (WB_STATUS_OK, 512));
+        assert!(std::slice::from_raw_parts(wb_buf_data(buf), 512).iter().all(|byte| *byte == 7));
+        assert_eq!(wb_buf_free(buf), 0);
+        wb_queue_free(queue);
+        wb_disk_free(disk);
+        wb_pool_free(pool);
+        wb_arena_free(arena);
+    }
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub use crate::reset::QueueState;
 use crate::DriverError;
 use crate::bar::DoorbellCounts;
 use crate::control_plane::DeviceEvent;
-use crate::irq::EventFd;
+use crate::irq::{Coalescing, EventFd};
 use crate::mem::{Arena, Buf};
 use crate::reactor::Armed;
 use std::fmt;
@@ -82,6 +82,21 @@ pub trait Disk: Send + Sync {
     /// As those of [`queue`](Self::queue).
     fn interrupt_queue(&self) -> Result<Box<dyn BlockQueue>, DriverError> {
         self.queue()
+    }
+
+    /// Returns when the queues interrupt; `None` where the device has no coalescing, or does not tell. By default there is none. It takes the control
+    /// plane's lock, and asks the device.
+    fn coalescing(&self) -> Option<Coalescing> {
+        None
+    }
+
+    /// Sets when the queues interrupt, and returns what the device made of it. It lasts through resets. (NVMe: feature 08h.)
+    ///
+    /// # Errors
+    /// The driver's, where the device has no coalescing, or not for so long, or is gone. By default
+    /// [`Error::NoCoalescing`](crate::Error::NoCoalescing).
+    fn set_coalescing(&self, _coalescing: Coalescing) -> Result<Coalescing, DriverError> {
+        Err(crate::Error::NoCoalescing { device: self.name().to_owned() }.into())
     }
 
     /// Takes the oldest event; returns `None` where none waits. While 256 wait, further ones are dropped.

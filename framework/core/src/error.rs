@@ -72,6 +72,20 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// Interrupts cannot be coalesced.
+    #[error("{device}: its interrupts cannot be coalesced: the device, or its driver, has nothing for that")]
+    NoCoalescing {
+        /// The device.
+        device: String,
+    },
+    /// Interrupts cannot be held back for so long.
+    #[error("{device}: its interrupts can be held back for {} us at most", most.as_micros())]
+    CoalescingTime {
+        /// The device.
+        device: String,
+        /// The longest time that it takes.
+        most: Duration,
+    },
     /// The device has no such region.
     #[error("{device} has no region {region}")]
     NoSuchRegion {

@@ -19,6 +19,10 @@
 //! }
 //! ```
 
+mod coalescing;
+
+pub use coalescing::Coalescing;
+
 use crate::pci::{Irq, IrqAction, IrqInfo, PciDevice};
 use crate::{Error, Result};
 use rustix::io::{Errno, ReadWriteFlags};

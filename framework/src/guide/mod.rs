@@ -11,7 +11,8 @@
 //! 9. [Resets and removal](resets): what happens when a device goes.
 //! 10. [Deploying](deploying): rights, containers, hugepages, cores.
 //! 11. [DPDK and SPDK](dpdk_and_spdk), term by term.
-#![cfg_attr(feature = "async", doc = "12. [Futures](asynchronous): tasks that share a queue, under any executor.")]
+//! 12. [Idle cores](idle): what polling and sleeping cost, and interrupts that are held back.
+#![cfg_attr(feature = "async", doc = "13. [Futures](asynchronous): tasks that share a queue, under any executor.")]
 
 #[doc = include_str!("first_program.md")]
 pub mod first_program {}
@@ -35,6 +36,8 @@ pub mod resets {}
 pub mod deploying {}
 #[doc = include_str!("dpdk_and_spdk.md")]
 pub mod dpdk_and_spdk {}
+#[doc = include_str!("idle.md")]
+pub mod idle {}
 #[cfg(feature = "async")]
 #[doc = include_str!("asynchronous.md")]
 pub mod asynchronous {}

@@ -9,6 +9,7 @@
 //!
 //! Models know nothing of drivers: they share the bus and the specification with them, and no types.
 
+mod coalesce;
 pub mod config;
 mod error;
 pub mod faults;

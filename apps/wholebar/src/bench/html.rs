@@ -88,6 +88,7 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
         categories: bursts.iter().map(usize::to_string).collect(),
         y: "million packets/s".to_owned(),
         top: plot::top(&lines),
+        scale: plot::Scale::Linear,
         lines,
         level: None,
     }])?;

@@ -15,6 +15,7 @@ use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
 use crate::output;
 use crate::packets::{self, Size, Way};
+use crate::perf::PerfArgs;
 use crate::report::{self, PacketRun, Packets, Report, Run};
 use crate::rounds::{Load, Plan};
 use crate::signal;
@@ -45,7 +46,8 @@ use wholebar::measure::rounds::{Case, Rounds};
 Examples:
   wholebar bench
   wholebar bench --only packets
-  wholebar bench --only idle
+  wholebar bench --only idle --html idle.html
+  wholebar bench --baseline kernel:/dev/nvme1n1
   wholebar bench --seconds 60 --cores 2,3 --json report.json --html report.html
   wholebar bench compare old.json new.json --fail-above 5
 
@@ -88,6 +90,10 @@ struct Measure {
     /// What the model keeps its blocks in
     #[arg(long, value_enum, default_value = "null")]
     backing: Backing,
+    /// Measure reads alone, at each depth beside those of another disk (kernel:/dev/nvme1n1), in turns, and compare; the JSON is a list of reports as
+    /// `wholebar blk perf --baseline` writes them
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["only", "html"])]
+    baseline: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -145,10 +151,7 @@ fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let cores = reads::cores(args.cores.as_ref())?;
     if args.only == Some(Half::Idle) {
-        if args.html.is_some() {
-            bail!(args::Usage("--only idle has no web page: leave --html out".to_owned()));
-        }
-        return idle::bench(cores, args.seconds, args.json.as_deref());
+        return idle::bench(cores, args.seconds, args.json.as_deref(), args.html.as_deref());
     }
     let name = match args.backing {
         _ if args.only == Some(Half::Packets) => packets::TARGET,
@@ -156,6 +159,10 @@ fn measure(args: Measure) -> Result<()> {
         Backing::Ram => "sim:nvme,size=64M,block=4096,backing=ram",
     };
     let target = target::open(name, &[cores.0], cores.1)?;
+    if let Some(other) = &args.baseline {
+        drop(target);
+        return beside(name, other, cores.0, &args);
+    }
     // As hardware does.
     target.set_spin(true);
     let (shared, device, quiet) =
@@ -227,6 +234,23 @@ fn measure(args: Measure) -> Result<()> {
         0 => Ok(()),
         errors => bail!("{errors} commands failed"),
     }
+}
+
+/// Reads at each depth, of the model and of another disk in turns.
+fn beside(name: &str, other: &str, core: usize, args: &Measure) -> Result<()> {
+    let interrupted = signal::interrupted()?;
+    let (mut reports, mut failed) = (Vec::new(), Ok(()));
+    for depth in DEPTHS {
+        let time = args.seconds / (2 * DEPTHS.len()) as u32;
+        let compared = PerfArgs::beside(name, other, depth as u32, time, core, &interrupted)?;
+        if args.json.as_deref() != Some("-") {
+            output::print(compared.text + "\n")?;
+        }
+        reports.push(compared.report);
+        failed = failed.and(compared.failed);
+    }
+    args.json.as_ref().map_or(Ok(()), |path| output::write_json(path, &reports))?;
+    failed
 }
 
 /// The first half.

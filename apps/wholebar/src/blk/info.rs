@@ -53,7 +53,7 @@ struct Space {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let target = target::open_any(&args.target, &[], None)?;
+    let target = target::open_any(&args.target, &[], None, None)?;
     let disk = AnyDisk::open(&target, &DiskConfig::default(), Mapping::default())?.disk;
     let info = Info {
         schema: "wholebar.blk-info/1",

@@ -84,7 +84,7 @@ pub fn read<S: Storage>(
     if to_stdout && range.json {
         bail!(Usage("--json and --out - would both write to standard output".to_owned()));
     }
-    let disk = open(&target::open_any(target, &[], None)?)?;
+    let disk = open(&target::open_any(target, &[], None, None)?)?;
     let namespace = disk.space(range.nsid)?;
     let (lba, room) = range.place(&namespace)?;
     let bytes = range.length(&namespace)?.unwrap_or(room);
@@ -131,7 +131,7 @@ pub fn write<S: Storage>(
         let has = file.seek(SeekFrom::End(0)).and_then(|end| file.rewind().map(|()| end)).ok();
         (Box::new(file), has)
     };
-    let disk = open(&target::open_any(target, &[], None)?)?;
+    let disk = open(&target::open_any(target, &[], None, None)?)?;
     let namespace = disk.space(range.nsid)?;
     namespace.check_writable(&disk)?;
     let (lba, room) = range.place(&namespace)?;

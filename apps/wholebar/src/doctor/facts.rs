@@ -47,6 +47,8 @@ pub struct Host {
     pub hugepages: Option<Vec<Hugepages>>,
     /// Those of the default size, as `/proc/meminfo` has them: bytes of one, total, free.
     pub default_hugepages: Option<(u64, u64, u64)>,
+    /// The largest number of maps of a container (`dma_entry_limit` of `vfio_iommu_type1`), where that is loaded.
+    pub dma_maps: Option<u64>,
     /// Whether this process may lock memory without limit (CAP_IPC_LOCK).
     pub locks_all: bool,
     /// Bytes that it may lock else: `u64::MAX` for any number.
@@ -189,6 +191,9 @@ impl Host {
             sees_sysfs: sees(sysfs),
             hugepages: hugepages(sysfs),
             default_hugepages: default_hugepages(&sysfs.read("proc/meminfo").unwrap_or_default()),
+            dma_maps: sysfs
+                .read("sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+                .and_then(|limit| limit.trim().parse().ok()),
             locks_all: capabilities.is_some_and(|bits| bits & 1 << 14 != 0),
             memlock: memlock(&sysfs.read("proc/self/limits").unwrap_or_default()),
             isolated: sysfs.read("sys/devices/system/cpu/isolated").unwrap_or_default(),

@@ -73,6 +73,7 @@ pub fn host(host: &Host, route: Route) -> Vec<Finding> {
         iommu_driver(host, route),
         nodes(host, route),
         hugepages(host, bare),
+        Some(pages(host)),
         memlock(host, bare),
         cores(host),
     ];
@@ -350,6 +351,24 @@ fn set_aside(all: &[Hugepages], node: u32) -> Vec<String> {
         ));
     }
     mend
+}
+
+/// What this host's pages mean to a device's memory and BARs. None of it stops anything.
+fn pages(host: &Host) -> Finding {
+    let page = host.page.bytes();
+    let mut what = format!(
+        "of {}: 1 GiB of plain memory is {} of them to pin, and a ring of 2 KiB that has pages of its own pins {}",
+        output::bytes(page),
+        output::count((1 << 30) / page),
+        output::bytes(page.max(2 << 10))
+    );
+    if let Some(maps) = host.dma_maps {
+        what += &format!("; {} maps of memory at most (an arena is one, whatever its pages)", output::count(maps));
+    }
+    if page > 4096 {
+        what += "; registers that share a page with an MSI-X table are reached by system calls, where the BAR is not mapped whole";
+    }
+    Finding::ok("pages", what + ". `wholebar pages` measures what they cost a controller")
 }
 
 fn memlock(host: &Host, bare: bool) -> Option<Finding> {

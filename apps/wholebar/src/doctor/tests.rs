@@ -169,12 +169,30 @@ fn all_is_well() {
         "IOMMU driver",
         "container",
         "hugepages",
+        "pages",
         "memlock",
         "cores",
         "driver",
         "group",
     ];
     assert_eq!(checks, expected);
+}
+
+#[test]
+fn what_pages_mean_here_is_told() {
+    let tree = Tree::healthy().put("sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "65535");
+    let told = |page| {
+        let findings = rules::host(&tree.host(page), Route::Auto);
+        findings.into_iter().find(|finding| finding.check == "pages").unwrap().evidence
+    };
+    let small = told(PageSize::K4);
+    assert!(small.starts_with("of 4 KiB: 1 GiB of plain memory is 262,144 of them"), "{small}");
+    assert!(small.contains("pins 4 KiB; 65,535 maps") && !small.contains("MSI-X"), "{small}");
+    let large = told(PageSize::K64);
+    assert!(
+        large.contains("16,384 of them") && large.contains("pins 64 KiB") && large.contains("MSI-X table"),
+        "{large}"
+    );
 }
 
 #[test]

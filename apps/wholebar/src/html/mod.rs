@@ -156,6 +156,7 @@ pub fn rates_by_depth(title: &str, runs: &[Run], batch: Option<usize>) -> Result
         categories: depths.iter().map(usize::to_string).collect(),
         y: name.to_owned(),
         top: plot::top(&lines),
+        scale: plot::Scale::Linear,
         lines,
         level: None,
     }])

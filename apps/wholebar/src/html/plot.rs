@@ -27,6 +27,16 @@ pub struct Line {
     pub points: Vec<(usize, f64, f64, f64)>,
 }
 
+/// What an axis of values is like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// From 0, in equal steps.
+    #[default]
+    Linear,
+    /// Nanoseconds, in decades: what is below one of them is shown as one. Its numbers have units.
+    Nanos,
+}
+
 /// Lines over categories.
 pub struct Lines {
     /// Above it.
@@ -39,6 +49,8 @@ pub struct Lines {
     pub y: String,
     /// The largest value there is room for.
     pub top: f64,
+    /// The axis of the values.
+    pub scale: Scale,
     /// The lines.
     pub lines: Vec<Line>,
     /// A level to look at.
@@ -158,26 +170,44 @@ impl Lines {
         let names: Vec<_> = self.lines.iter().map(|line| (line.name.as_str(), line.look)).collect();
         let area = headed(area, &self.title, &names)?;
         let count = self.categories.len();
-        let ticks = ticks(most);
-        let top = ticks.last().copied().unwrap_or(1.0).max(most) * 1.04;
+        let place = |y: f64| match self.scale {
+            Scale::Linear => y,
+            Scale::Nanos => y.max(1.0).log10(),
+        };
+        let (range, ticks) = match self.scale {
+            Scale::Linear => {
+                let ticks = ticks(most);
+                (0.0..ticks.last().copied().unwrap_or(1.0).max(most) * 1.04, ticks)
+            }
+            Scale::Nanos => {
+                let values = self.lines.iter().flat_map(|line| &line.points).map(|(_, _, low, _)| place(*low));
+                let (low, high) = (values.fold(place(most), f64::min).floor(), place(most).ceil());
+                let high = high.max(low + 1.0);
+                (low..high, (low as i32..=high as i32).map(f64::from).collect())
+            }
+        };
         let x = Axis { range: -0.5..count as f64 - 0.5, ticks: (0..count).map(|i| i as f64).collect() };
         let mut builder = ChartBuilder::on(&area);
         builder.x_label_area_size(44).y_label_area_size(62).margin_right(10);
-        let mut chart = builder.build_cartesian_2d(x, Axis { range: 0.0..top, ticks }).map_err(failed)?;
+        let mut chart = builder.build_cartesian_2d(x, Axis { range, ticks }).map_err(failed)?;
         let category = |x: &f64| self.categories.get(x.round() as usize).cloned().unwrap_or_default();
-        let number = |y: &f64| format!("{}", (y * 1e6).round() / 1e6);
+        let number = |y: &f64| match self.scale {
+            Scale::Linear => format!("{}", (y * 1e6).round() / 1e6),
+            Scale::Nanos => decade(y.round() as i32),
+        };
         let mut mesh = chart.configure_mesh();
         mesh.disable_x_mesh().x_label_formatter(&category).y_label_formatter(&number);
         style(&mut mesh, self.x, &self.y);
         mesh.draw().map_err(failed)?;
         if let Some(level) = self.level {
-            let line = PathElement::new(vec![(-0.5, level), (count as f64 - 0.5, level)], INK.stroke_width(1));
+            let line =
+                PathElement::new(vec![(-0.5, place(level)), (count as f64 - 0.5, place(level))], INK.stroke_width(1));
             chart.draw_series([line]).map_err(failed)?;
         }
         for (i, line) in self.lines.iter().enumerate() {
             // Side by side: lines that are equal shall both be seen.
             let shift = (i as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * 0.07;
-            let at = |category: usize, y: f64| (category as f64 + shift, y);
+            let at = |category: usize, y: f64| (category as f64 + shift, place(y));
             let style = line.look.color().stroke_width(2);
             let path = line.points.iter().map(|(x, y, ..)| at(*x, *y));
             match line.look.dash() {
@@ -369,6 +399,7 @@ mod tests {
             categories: vec!["1".to_owned(), "8".to_owned()],
             y: "y, s".to_owned(),
             top: 7.0,
+            scale: Scale::Linear,
             lines: (0..5).map(line).collect(),
             level: Some(95.0),
         };

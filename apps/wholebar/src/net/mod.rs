@@ -3,6 +3,7 @@
 //! `around` (what goes around their queues, and who may read what they count).
 
 mod around;
+mod baseline;
 mod capture;
 mod dump;
 mod fwd;

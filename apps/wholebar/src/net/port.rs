@@ -232,7 +232,7 @@ pub fn open(targets: &[String], args: &PortArgs, idle: Idle, cores: &[usize]) ->
     let opened = targets
         .iter()
         .map(|name| {
-            let device = target::open_any(name, cores, None)?;
+            let device = target::open_any(name, cores, None, None)?;
             // What nobody asked for may be missing: promiscuous mode, and interrupts of an idle core that may poll as well.
             let mut modest = Vec::new();
             if args.promiscuous.is_none() {

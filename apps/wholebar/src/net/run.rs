@@ -62,6 +62,11 @@ impl From<Idle> for Policy {
 }
 
 impl RunArgs {
+    /// The same for so long, and nothing shown meanwhile.
+    pub fn quiet_for(&self, time: Duration) -> Self {
+        Self { time: Some(time), stats: Duration::ZERO, ..self.clone() }
+    }
+
     /// The cores, all of which this process may use, for so many lanes.
     ///
     /// # Errors

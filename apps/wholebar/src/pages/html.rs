@@ -210,6 +210,7 @@ fn ratio_plot(report: &Pages, name: Option<&str>) -> Result<String> {
         categories: batches.iter().map(usize::to_string).collect(),
         y: "% of whole's rate".to_owned(),
         top: plot::top(&lines),
+        scale: plot::Scale::Linear,
         lines,
         level: Some((1.0 - MATTERS) * 100.0),
     }])
@@ -248,6 +249,7 @@ fn rate_panel(host: &Named, unit: f64, unit_name: &str) -> Lines {
         categories: depths.iter().map(usize::to_string).collect(),
         y: unit_name.to_owned(),
         top: plot::top(&lines),
+        scale: plot::Scale::Linear,
         lines,
         level: None,
     }

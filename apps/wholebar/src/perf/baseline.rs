@@ -2,17 +2,15 @@
 //!
 //! Both are open all the time, each with memory of its own; each run has new queues. It does *not* know what the disks are.
 
-use super::{Bench, PerfArgs, job_text, report, verdict};
+use super::{Bench, PerfArgs, job_text};
 use crate::host::Host;
 use crate::output;
-use crate::report::{Baseline, RatioReport, Run};
+use crate::report::{self, Baseline, RatioReport, Run};
 use crate::rounds::{self, Load};
-use crate::signal;
 use crate::storage::Storage;
+use crate::verdict::{self, ROUNDS, Side, process_cpu};
 use anyhow::{Context, Result};
-use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -20,25 +18,6 @@ use wholebar::measure::block::{self, CutShort, Job, Outcome};
 use wholebar::measure::ratio::Ratio;
 use wholebar::measure::rounds::Rounds;
 use wholebar::mem::Arena;
-
-/// With as many a ratio's interval holds the true one with 99.8 %.
-const ROUNDS: usize = 10;
-
-/// Which of the two.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    This,
-    Baseline,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::This => "the target",
-            Self::Baseline => "the baseline",
-        })
-    }
-}
 
 /// One of the two disks, while it is measured.
 struct Measuring<'a, S> {
@@ -51,6 +30,13 @@ struct Measuring<'a, S> {
     full: RefCell<bool>,
 }
 
+/// What came of a comparison: the report, the same for people, and the first run that went wrong.
+pub struct Compared {
+    pub report: report::Report,
+    pub text: String,
+    pub failed: Result<()>,
+}
+
 /// Measures both, and says which does more.
 pub(super) fn compare<A: Storage, B: Storage>(
     args: &PerfArgs,
@@ -58,24 +44,24 @@ pub(super) fn compare<A: Storage, B: Storage>(
     mut other: Bench<B>,
     cores: &[usize],
     host: Host,
-) -> Result<()> {
+    interrupted: &AtomicBool,
+) -> Result<Compared> {
     // The same on both: as much of each, and as deep.
     let units = this.job.units.min(other.job.units);
     let depth = this.job.depth.min(other.job.depth);
     for job in [&mut this.job, &mut other.job] {
         (job.units, job.depth, job.batch) = (units, depth, job.batch.min(depth));
     }
-    let interrupted = signal::interrupted()?;
     let (a, b) = (Measuring::new(&this, cores.len(), args.queues)?, Measuring::new(&other, cores.len(), args.queues)?);
     let plan = Rounds {
-        plans: &[Side::This, Side::Baseline],
+        plans: &Side::BOTH,
         loads: &[Load { depth, batch: this.job.batch }],
         rounds: ROUNDS,
         time: args.time * 2,
     };
-    let cases = rounds::measure(&plan, &interrupted, Ok, |side, _, time| match side {
-        Side::This => a.run(cores, args.queues, time, &interrupted),
-        Side::Baseline => b.run(cores, args.queues, time, &interrupted),
+    let cases = rounds::measure(&plan, interrupted, Ok, |side, _, time| match side {
+        Side::This => a.run(cores, args.queues, time, interrupted),
+        Side::Baseline => b.run(cores, args.queues, time, interrupted),
     })?;
     let result = |side| {
         let case = cases.iter().find(|case| case.plan == side).and_then(|case| case.result());
@@ -84,28 +70,20 @@ pub(super) fn compare<A: Storage, B: Storage>(
     let (run, base) = (result(Side::This)?, result(Side::Baseline)?);
     let ratio = Ratio::paired(&run.rates(), &base.rates());
     let cpu = [a.cpu_share(), b.cpu_share()];
-    if !args.json {
-        let mut text = format!("{}{}", this.heading(), other.heading());
-        text += &format!("{}; {} rounds\n\n", job_text(&this.job, args.queues, cores), run.rounds.len());
-        text += &table([("target", &run, cpu[0]), ("baseline", &base, cpu[1])]);
-        output::print(text + "\n" + &conclusion(&this.name, &other.name, ratio, [&run, &base]))?;
-    } else {
-        let baseline = Baseline {
-            target: other.name.clone(),
-            device: other.target.origin(),
-            run: base,
-            process_cpu: cpu,
-            ratio: ratio.map(|ratio| RatioReport {
-                median: ratio.median,
-                low: ratio.low,
-                high: ratio.high,
-                confidence: ratio.confidence,
-                same: ratio.is_same(),
-            }),
-        };
-        output::print_json(&report(&this, host, run, Some(baseline)))?;
-    }
-    a.end().and(b.end())
+    let mut text = format!("{}{}", this.heading(), other.heading());
+    text += &format!("{}; {} rounds\n\n", job_text(&this.job, args.queues, cores), run.rounds.len());
+    text += &table([("target", &run, cpu[0]), ("baseline", &base, cpu[1])]);
+    let undisturbed =
+        [&run, &base].iter().flat_map(|run| &run.rounds).all(|round| !round.counts || round.cpu.undisturbed());
+    text = text + "\n" + &verdict::sentence(&this.name, &other.name, "IOPS", ratio, undisturbed);
+    let baseline = Baseline {
+        target: other.name.clone(),
+        device: other.target.origin(),
+        run: base,
+        process_cpu: cpu,
+        ratio: ratio.map(RatioReport::from),
+    };
+    Ok(Compared { report: super::report(&this, host, run, Some(baseline)), text, failed: a.end().and(b.end()) })
 }
 
 impl<'a, S: Storage> Measuring<'a, S> {
@@ -130,7 +108,7 @@ impl<'a, S: Storage> Measuring<'a, S> {
         let run = Run::of(&job, &outcome, disk.mapped(), cores, queues as usize);
         *self.full.borrow_mut() |= outcome.full;
         if let Some(CutShort::Failed(_)) = &outcome.cut_short {
-            verdict(&outcome, &|status| disk.status_name(status)).with_context(|| self.bench.name.clone())?;
+            super::verdict(&outcome, &|status| disk.status_name(status)).with_context(|| self.bench.name.clone())?;
         }
         if outcome.errors() > 0 {
             self.failed.borrow_mut().push(outcome);
@@ -151,14 +129,8 @@ impl<'a, S: Storage> Measuring<'a, S> {
         }
         let failed = self.failed.borrow();
         let Some(first) = failed.first() else { return Ok(()) };
-        verdict(first, &|status| self.bench.disk.status_name(status)).with_context(|| self.bench.name.clone())
+        super::verdict(first, &|status| self.bench.disk.status_name(status)).with_context(|| self.bench.name.clone())
     }
-}
-
-/// CPU time of this process, with the threads that the kernel has for it.
-fn process_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }
 
 fn table(rows: [(&str, &Run, f64); 2]) -> String {
@@ -176,28 +148,4 @@ fn table(rows: [(&str, &Run, f64); 2]) -> String {
         ]
     };
     output::table(columns, rows.map(row))
-}
-
-/// The verdict, in a sentence or two.
-fn conclusion(this: &str, other: &str, ratio: Option<Ratio>, runs: [&Run; 2]) -> String {
-    let mut text = match ratio {
-        None => "verdict: none: fewer than five rounds count".to_owned(),
-        Some(ratio) => {
-            let Ratio { median, low, high, confidence } = ratio;
-            let sure = confidence * 100.0;
-            let interval = format!("{low:.2} to {high:.2} with {sure:.1} % (sign test)");
-            match ratio.is_same() {
-                true => format!(
-                    "verdict: the same, as far as these rounds tell: {this} does {median:.2} times the IOPS of {other}, {interval}"
-                ),
-                false => format!("verdict: {this} does {median:.2} times the IOPS of {other}: {interval}"),
-            }
-        }
-    };
-    text += ". CPUs: what this process used, and the kernel's threads that work for it; interrupts are not in it. Figures are of the round with the median rate.";
-    let rounds = || runs.iter().flat_map(|run| &run.rounds);
-    if rounds().any(|round| round.counts && !round.cpu.undisturbed()) {
-        text += " The threads did not have their cores to themselves: compare again on quiet cores.";
-    }
-    output::paragraph(&text)
 }

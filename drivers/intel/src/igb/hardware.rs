@@ -113,13 +113,20 @@ fn semaphore(hw: &Hardware) -> Result<()> {
     }
 }
 
+/// The longest interval of EITR: 13 bits of microseconds (8.8.12).
+pub const MAX_THROTTLE: Duration = Duration::from_micros((1 << 13) - 1);
+
+/// Has a vector interrupt no sooner than `interval`, at most [`MAX_THROTTLE`], after it did before.
+pub fn throttle(hw: &Hardware, vector: u32, interval: Duration) -> Result<()> {
+    let micros = interval.min(MAX_THROTTLE).as_micros() as u32;
+    hw.write(regs::eitr(vector), micros << regs::EITR_INTERVAL_SHIFT)
+}
+
 /// Vectors as [`Family::set_up_interrupts`](crate::family::Family::set_up_interrupts) has them (7.3.1.2, 7.3.2.11), for the device's queues from `first` on.
 pub fn set_up_interrupts(hw: &Hardware, rx_vectors: u16, first: u16) -> Result<()> {
     hw.write(regs::GPIE, regs::GPIE_MSIX)?;
     let vectors = 1 + u32::from(rx_vectors);
-    for vector in 0..vectors {
-        hw.write(regs::eitr(vector), 0)?;
-    }
+    hw.write(regs::eitr(0), 0)?;
     for n in 0..8u32 {
         let entry = |queue: u32| match queue.checked_sub(first.into()) {
             Some(index) if index < rx_vectors.into() => regs::IVAR_VALID | (index + 1),

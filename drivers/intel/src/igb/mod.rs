@@ -16,6 +16,7 @@ use crate::family::{Direction, Family, QueueId, Shared, Vector};
 use crate::hardware::Hardware;
 use crate::regs as common;
 use crate::settings::{AROUND, RSS_TABLE, Settings, hash_bits};
+use std::time::Duration;
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Mac, Offloads};
 
@@ -42,6 +43,7 @@ impl Family for I82576 {
     const IDS: &'static [(u16, u16)] = &IDS;
     const REGISTERS: u64 = regs::SIZE;
     const ADDRESSES: usize = regs::ADDRESSES;
+    const MAX_THROTTLE: Duration = hardware::MAX_THROTTLE;
     const LIMITS: Limits = Limits {
         rx_queues: regs::QUEUES,
         tx_queues: regs::QUEUES,
@@ -134,6 +136,10 @@ impl Family for I82576 {
 
     fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()> {
         hardware::set_up_interrupts(hw, rx_vectors, 0)
+    }
+
+    fn throttle(hw: &Hardware, vector: u32, interval: Duration) -> Result<()> {
+        hardware::throttle(hw, vector, interval)
     }
 
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool> {

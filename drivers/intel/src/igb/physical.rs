@@ -11,6 +11,7 @@ use crate::options::Options;
 use crate::regs as common;
 use crate::settings::{Settings, VirtualFunction, address_words};
 use std::sync::Arc;
+use std::time::Duration;
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Link, Mac, Offloads, Port, PortConfig};
 use wholebar_core::pci::config::CapabilityId;
@@ -57,6 +58,7 @@ impl Family for I82576Pf {
     const REGISTERS: u64 = regs::SIZE;
     /// The last ones are those of virtual functions.
     const ADDRESSES: usize = regs::ADDRESSES - FUNCTIONS as usize;
+    const MAX_THROTTLE: Duration = hardware::MAX_THROTTLE;
     const LIMITS: Limits = Limits {
         rx_queues: 1,
         tx_queues: 1,
@@ -181,6 +183,10 @@ impl Family for I82576Pf {
         hardware::set_up_interrupts(hw, rx_vectors, OWN)?;
         hw.write(regs::MBVFIMR, (1 << FUNCTIONS) - 1)?;
         hw.write(common::IMS, regs::CAUSE_MAILBOX)
+    }
+
+    fn throttle(hw: &Hardware, vector: u32, interval: Duration) -> Result<()> {
+        hardware::throttle(hw, vector, interval)
     }
 
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool> {

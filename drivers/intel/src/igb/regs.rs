@@ -36,6 +36,9 @@ pub const IVAR_MISC: u64 = 0x1740;
 /// An entry of IVAR or IVAR_MISC is valid.
 pub const IVAR_VALID: u32 = 0x80;
 
+/// The interval in EITR: microseconds, bits 14:2.
+pub const EITR_INTERVAL_SHIFT: u32 = 2;
+
 /// Interrupt Throttle of a vector (8.8.12).
 pub fn eitr(vector: u32) -> u64 {
     0x1680 + 4 * u64::from(vector)

@@ -17,6 +17,7 @@ use crate::igb::{I82576, hardware as igb, regs as shared};
 use crate::regs as common;
 use crate::settings::{Settings, group_hash};
 use mailbox::Mailbox;
+use std::time::Duration;
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Link, Mac, Offloads};
 
@@ -50,6 +51,7 @@ impl Family for I82576Vf {
     };
     /// Its own, and as many groups as one request has room for.
     const ADDRESSES: usize = 1 + GROUPS;
+    const MAX_THROTTLE: Duration = igb::MAX_THROTTLE;
 
     fn counters() -> (&'static [(u64, &'static str)], &'static [(u64, &'static str)]) {
         // The device's are the physical function's.
@@ -146,15 +148,17 @@ impl Family for I82576Vf {
 
     fn set_up_interrupts(hw: &Hardware, rx_vectors: u16) -> Result<()> {
         let vectors = 1 + u32::from(rx_vectors);
-        for vector in 0..vectors {
-            hw.write(shared::eitr(vector), 0)?;
-        }
+        hw.write(shared::eitr(0), 0)?;
         hw.write(shared::ivar(0), if rx_vectors > 0 { shared::IVAR_VALID | 1 } else { 0 })?;
         hw.write(shared::IVAR_MISC, shared::IVAR_VALID)?;
         let all = (1 << vectors) - 1;
         hw.write(shared::EIAC, all)?;
         hw.write(shared::EIAM, all & !MAILBOX_VECTOR)?;
         hw.write(shared::EIMS, MAILBOX_VECTOR)
+    }
+
+    fn throttle(hw: &Hardware, vector: u32, interval: Duration) -> Result<()> {
+        igb::throttle(hw, vector, interval)
     }
 
     fn link_changed(hw: &Hardware, vectors: bool) -> Result<bool> {

@@ -8,8 +8,11 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fstat, ioctl_blkss
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use wholebar_core::kernel::NvmeNamespace;
 
 /// The least that a block has, in bytes.
 const SECTOR: u32 = 512;
@@ -21,8 +24,17 @@ const MAX_BLOCK: u32 = 1 << 16;
 /// A file that is open, and its rules.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub file: File,
+    pub source: Source,
     pub geometry: Geometry,
+}
+
+/// What requests go to.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// A file, or a block device.
+    File(File),
+    /// An NVMe namespace, and its block device, which nobody else has for writing meanwhile.
+    Nvme(Arc<NvmeNamespace>, #[expect(dead_code, reason = "it is held")] Option<OwnedFd>),
 }
 
 /// The size and the rules of a disk that is reached through the kernel.
@@ -38,6 +50,8 @@ pub struct Geometry {
     pub mode: IoMode,
     /// Why it cannot be written; `None` where it can.
     pub read_only: Option<String>,
+    /// The largest transfer in bytes, where that is less than what the kernel cuts by itself.
+    pub max_transfer: Option<u32>,
 }
 
 /// How data gets to a file.
@@ -47,6 +61,8 @@ pub enum IoMode {
     Direct,
     /// Through the page cache, for this reason.
     Cached(&'static str),
+    /// By NVMe commands, past the block layer.
+    Passthrough,
 }
 
 impl fmt::Display for IoMode {
@@ -54,6 +70,7 @@ impl fmt::Display for IoMode {
         match self {
             Self::Direct => f.write_str("O_DIRECT"),
             Self::Cached(why) => write!(f, "the page cache, since {why}"),
+            Self::Passthrough => f.write_str("NVMe commands"),
         }
     }
 }
@@ -67,6 +84,7 @@ impl Opened {
         let block_device = match FileType::from_raw_mode(status.st_mode) {
             FileType::RegularFile => false,
             FileType::BlockDevice => true,
+            FileType::CharacterDevice if is_namespace(&target.path) => return passthrough(target, cannot),
             other => return Err(Error::Kind { target: target.to_string(), kind: kind(other) }),
         };
         let (fd, read_only) = open_file(target, block_device, cannot)?;
@@ -116,8 +134,65 @@ impl Opened {
                 "kernel:{target}: the last {rest} bytes are no whole block of {block_size}, and out of reach"
             );
         }
-        Ok(Self { file, geometry: Geometry { blocks, block_size, memory_align, mode, read_only } })
+        let geometry = Geometry { blocks, block_size, memory_align, mode, read_only, max_transfer: None };
+        Ok(Self { source: Source::File(file), geometry })
     }
+}
+
+/// Whether a path is that of an NVMe namespace's character device: `/dev/ng0n1`.
+pub(super) fn is_namespace(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(|name| name.strip_prefix("ng")?.split_once('n')).is_some_and(|(controller, namespace)| {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        number(controller) && number(namespace)
+    })
+}
+
+/// Opens an NVMe namespace for commands. Its block device (`/dev/nvme0n1`) is opened too, so that what uses it is found, and nothing else does meanwhile.
+fn passthrough(target: &Target, cannot: impl Fn(Errno) -> Error) -> Result<Opened> {
+    let refused = |why: String| Error::Passthrough { target: target.to_string(), why };
+    if target.cached || target.iopoll {
+        return Err(refused(
+            "it goes past the page cache, and by interrupts: leave ,cached and ,iopoll out".to_owned(),
+        ));
+    }
+    let name = target.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let disk = target.path.with_file_name(name.replacen("ng", "nvme", 1));
+    let (claim, mut read_only) = match rustix::fs::stat(&disk) {
+        // With several paths to a namespace the block device has another name.
+        Err(_) => (
+            None,
+            (!target.force).then(|| {
+                "its block device is not to be found: with ,force behind its name it is written all the same".to_owned()
+            }),
+        ),
+        Ok(_) => {
+            let beside = Target { path: disk, ..target.clone() };
+            let (fd, read_only) = open_file(&beside, true, &cannot)?;
+            (Some(fd), read_only)
+        }
+    };
+    let flags = OFlags::CLOEXEC | OFlags::NOCTTY;
+    let access = if read_only.is_some() { OFlags::RDONLY } else { OFlags::RDWR };
+    let fd = open(&target.path, flags | access, Mode::empty()).map_err(cannot)?;
+    if target.read_only {
+        read_only = Some("that was asked for (,ro)".to_owned());
+    }
+    let namespace = NvmeNamespace::new(fd).map_err(|error| match error.kind() {
+        io::ErrorKind::Unsupported => {
+            refused("its blocks have metadata, or no size from 512 to 65536 bytes".to_owned())
+        }
+        _ => refused(format!("it cannot be identified: {error}")),
+    })?;
+    let geometry = Geometry {
+        blocks: namespace.blocks(),
+        block_size: namespace.block_size(),
+        memory_align: 4,
+        mode: IoMode::Passthrough,
+        read_only,
+        max_transfer: Some(namespace.max_transfer() / namespace.block_size() * namespace.block_size()),
+    };
+    Ok(Opened { source: Source::Nvme(Arc::new(namespace), claim), geometry })
 }
 
 /// Opens it to be written, or else, with the reason, to be read.
@@ -187,7 +262,7 @@ fn kind(kind: FileType) -> &'static str {
     match kind {
         FileType::Directory => "a directory",
         FileType::CharacterDevice => {
-            "a character device (of an NVMe controller's namespace, /dev/nvme0n1 is the block device)"
+            "a character device (an NVMe controller's namespace is /dev/nvme0n1, or for NVMe commands /dev/ng0n1)"
         }
         FileType::Fifo => "a pipe",
         FileType::Socket => "a socket (of a server: vfio-user:PATH or vhost-user:PATH)",

@@ -2,7 +2,8 @@
 //!
 //! Each queue is a ring of its own: [`ring`](wholebar_core::block::BlockQueue::ring) is a system call (`io_uring_enter`), counted as a trapped doorbell, or with
 //! `,sqpoll` a store; [`poll`](wholebar_core::block::BlockQueue::poll) looks at memory, and with `,iopoll` makes a system call. A file is opened with
-//! `O_DIRECT` where it takes that. Arenas are registered with the ring where the limit of locked memory allows it.
+//! `O_DIRECT` where it takes that. Arenas are registered with the ring where the limit of locked memory allows it. Of an NVMe namespace's character device,
+//! `/dev/ng0n1`, reads and writes are NVMe commands (`IORING_OP_URING_CMD`), which go past the block layer.
 //!
 //! ```
 //! use wholebar_core::block::{Disk, DiskConfig};
@@ -29,8 +30,8 @@ pub use queue::Queue;
 pub use target::Target;
 
 use crate::{Error, Result};
+use file::Source;
 use queue::SHORT;
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -38,7 +39,7 @@ use std::time::Duration;
 use wholebar_core::DriverError;
 use wholebar_core::block::{BlockQueue, Disk, DiskConfig, Event, Namespace};
 use wholebar_core::irq::EventFd;
-use wholebar_core::kernel::{Uring, UringOptions};
+use wholebar_core::kernel::{NVME_STATUS, Uring, UringOptions};
 use wholebar_core::mem::Arena;
 
 /// Entries of a queue where nobody says.
@@ -61,7 +62,7 @@ pub fn open(target: &Target, config: &DiskConfig) -> Result<Box<dyn Disk>> {
 /// A block device or a file, opened as a disk.
 pub struct KernelDisk {
     shared: Arc<Shared>,
-    file: File,
+    source: Source,
     options: UringOptions,
     queues: u16,
     told: AtomicBool,
@@ -92,7 +93,7 @@ impl KernelDisk {
     /// [`Error::Open`], [`Error::Kind`], [`Error::Replaced`], [`Error::Geometry`] and [`Error::Short`] for what the path names; [`Error::NoPolling`]; [`Error::Ring`] where the system
     /// has no io_uring for this process, or none with these parameters.
     pub fn open(target: &Target, config: &DiskConfig) -> Result<Self> {
-        let file::Opened { file, geometry } = file::Opened::open(target)?;
+        let file::Opened { source, geometry } = file::Opened::open(target)?;
         let disk = Self {
             shared: Arc::new(Shared {
                 name: format!("kernel:{target}"),
@@ -101,7 +102,7 @@ impl KernelDisk {
                 attached: Mutex::default(),
                 open: Mutex::default(),
             }),
-            file,
+            source,
             options: UringOptions {
                 entries: config.entries.unwrap_or(ENTRIES).max(1).into(),
                 sqpoll: target.sqpoll.then_some(SQPOLL_IDLE),
@@ -127,8 +128,11 @@ impl KernelDisk {
     /// [`Error::NoQueue`] where all are in use; [`Error::Ring`].
     pub fn queue(&self, interrupt: bool) -> Result<Queue> {
         let ring = |iopoll| {
-            let ring =
-                self.file.try_clone().and_then(|file| Uring::new(file.into(), UringOptions { iopoll, ..self.options }));
+            let options = UringOptions { iopoll, ..self.options };
+            let ring = match &self.source {
+                Source::File(file) => file.try_clone().and_then(|file| Uring::new(file.into(), options)),
+                Source::Nvme(namespace, _) => Uring::nvme(namespace.clone(), options),
+            };
             ring.map_err(|cause| Error::ring(&self.shared.name, self.options.sqpoll.is_some(), cause))
         };
         let (mut main, other) = (ring(self.options.iopoll)?, self.options.iopoll.then(|| ring(false)).transpose()?);
@@ -152,6 +156,7 @@ impl Disk for KernelDisk {
         match self.shared.geometry.mode {
             IoMode::Direct => "io_uring",
             IoMode::Cached(_) => "io_uring, cached",
+            IoMode::Passthrough => "io_uring, NVMe commands",
         }
     }
 
@@ -160,16 +165,17 @@ impl Disk for KernelDisk {
     }
 
     fn namespaces(&self) -> Vec<Namespace> {
-        let Geometry { blocks, block_size, ref read_only, .. } = self.shared.geometry;
+        let Geometry { blocks, block_size, ref read_only, max_transfer, ref mode, .. } = self.shared.geometry;
         let read_only = read_only.is_some();
-        let ranges = if read_only { 0 } else { u32::MAX };
+        // Which commands a controller has is not known: those that all have.
+        let ranges = if read_only || *mode == IoMode::Passthrough { 0 } else { u32::MAX };
         vec![Namespace {
             nsid: 1,
             blocks,
             block_size,
             read_only,
-            max_transfer: MAX_TRANSFER as u32,
-            max_command: MAX_COMMAND,
+            max_transfer: max_transfer.unwrap_or(MAX_TRANSFER as u32),
+            max_command: max_transfer.unwrap_or(MAX_COMMAND),
             flush: true,
             compare: false,
             max_write_zeroes: ranges,
@@ -217,6 +223,11 @@ impl Disk for KernelDisk {
     fn status_text(&self, code: u16) -> String {
         if code == SHORT {
             return "the file has ended: it was cut since it was opened".to_owned();
+        }
+        if i32::from(code) > NVME_STATUS {
+            // SCT and SC, as they stand in a completion without the phase (base 3.3.3.2.1).
+            let status = i32::from(code) & !NVME_STATUS;
+            return format!("NVMe status: type {:#x}, code {:#04x}", status >> 8 & 7, status & 0xff);
         }
         let text = io::Error::from_raw_os_error(code.into()).to_string();
         match rustix::io::Errno::from_raw_os_error(code.into()) {

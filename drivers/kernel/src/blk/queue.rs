@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::bar::DoorbellCounts;
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
 use wholebar_core::irq::EventFd;
-use wholebar_core::kernel::{Completed, Full, Operation, Uring};
+use wholebar_core::kernel::{Completed, Full, NVME_STATUS, Operation, Uring};
 use wholebar_core::reactor::Armed;
 
 /// The code of a read that met the end of a file, or a write that wrote nothing: no error number of the kernel's is as large.
@@ -70,6 +70,7 @@ impl Queue {
     /// What the kernel is asked for, and how many bytes are to be transferred.
     fn operation(&mut self, req: &Request) -> Result<(Operation, u64), &'static str> {
         let geometry = &self.seat.shared.geometry;
+        let ranges = geometry.mode != IoMode::Passthrough;
         let block = u64::from(geometry.block_size);
         let writes = matches!(req.op, Op::Write { .. } | Op::WriteZeroes { .. } | Op::Deallocate { .. });
         if req.nsid != 1 {
@@ -90,7 +91,7 @@ impl Queue {
                 if !len.is_multiple_of(block) {
                     return Err("its data are not whole blocks");
                 }
-                if len > super::MAX_TRANSFER {
+                if len > geometry.max_transfer.map_or(super::MAX_TRANSFER, u64::from) {
                     return Err("its data are more than the disk takes at once");
                 }
                 let (offset, len) = range(lba, len / block)?;
@@ -103,6 +104,7 @@ impl Queue {
             }
             _ if !req.data.is_empty() => Err("it takes no data"),
             Op::Flush => Ok((Operation::Fsync, 0)),
+            Op::WriteZeroes { .. } | Op::Deallocate { .. } if !ranges => Err("the disk has no such request"),
             Op::WriteZeroes { lba, blocks } => {
                 range(lba, blocks.into()).map(|(offset, len)| (Operation::ZeroRange { offset, len }, 0))
             }
@@ -174,6 +176,7 @@ impl Queue {
                 }
             }
             (Ok(_), _) => Status::Ok,
+            (Err(status @ NVME_STATUS..), _) => Status::Device(status.try_into().unwrap_or(SHORT)),
             (Err(errno), operation) => match (Errno::from_raw_os_error(errno), operation) {
                 (Errno::CANCELED, _) => Status::Aborted,
                 (Errno::NODEV, _) => Status::Gone,

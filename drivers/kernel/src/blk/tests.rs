@@ -339,3 +339,18 @@ fn a_deadline_that_has_passed_loses_nothing() {
     }
     assert_eq!((queue.in_flight(), pool.available()), (0, 4));
 }
+
+#[test]
+fn a_namespace_s_character_device_is_told_by_its_name() {
+    for (path, is) in [
+        ("/dev/ng0n1", true),
+        ("./ng10n22", true),
+        ("/dev/nvme0n1", false),
+        ("/dev/ng0", false),
+        ("/dev/ngxn1", false),
+        ("/dev/ng0n", false),
+        ("/dev/null", false),
+    ] {
+        assert_eq!(file::is_namespace(Path::new(path)), is, "{path}");
+    }
+}

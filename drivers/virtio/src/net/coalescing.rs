@@ -2,18 +2,7 @@
 
 use super::control::Command;
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-/// When a queue that receives interrupts: once `packets` have come since it last did, or `time` after the first of them, whichever is first.
-///
-/// Where one of the two is 0 it interrupts for each packet, as after opening. It matters to who sleeps until a queue wakes him; a poller is not concerned.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Coalescing {
-    /// `max_packets`.
-    pub packets: u32,
-    /// `max_usecs`, in whole microseconds.
-    pub time: Duration,
-}
+use wholebar_core::irq::Coalescing;
 
 /// What is wanted of a device: of all its queues that receive, then of single ones.
 #[derive(Debug, Default)]
@@ -26,6 +15,11 @@ impl Wanted {
             self.0.clear();
         }
         self.0.insert(queue, coalescing);
+    }
+
+    /// What all queues that receive have, but for those that have something of their own. After a reset a device coalesces nothing (5.1.6.5.9.1).
+    pub fn of_all(&self) -> Coalescing {
+        self.0.get(&None).copied().unwrap_or_default()
     }
 
     /// What the device has to be told again after a reset, in this order.
@@ -42,7 +36,7 @@ pub(super) fn command(queue: Option<u16>, coalescing: Coalescing) -> Option<(Com
         // Its virtqueue, and 16 bits that are reserved.
         Some(queue) => (Command::COALESCE_QUEUE, u32::from(queue.checked_mul(2)?).to_le_bytes().to_vec()),
     };
-    data.extend(coalescing.packets.to_le_bytes());
+    data.extend(coalescing.events.to_le_bytes());
     data.extend(micros.to_le_bytes());
     Some((command, data))
 }

@@ -15,18 +15,19 @@ use crate::hardware::Hardware;
 use crate::life::Life;
 use crate::options::Options;
 use crate::ring::{Packed, Ring, Split};
-pub use coalescing::Coalescing;
 use config::Facts;
 use control::{Command, ControlQueue};
 use rx::{AnyReceiver, Layout, Receiver};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tx::{Allowed, AnySender, Sender};
 use watch::{Reminder, Watch};
 use wholebar_core::DriverError;
 use wholebar_core::bar::{Bar, Doorbell};
 use wholebar_core::channel::Receiver as Channel;
+pub use wholebar_core::irq::Coalescing;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Arena, DmaMapping, Pool};
 use wholebar_core::net::{
@@ -554,6 +555,20 @@ impl Port for Net {
         let tell: Tell<'_> = &|_, shared, control, _| control.execute(shared, command, &vlan.to_le_bytes());
         self.set(bit::CTRL_VLAN, "filter for VLANs that was asked for", set, tell)?;
         Ok(())
+    }
+
+    fn coalescing(&self) -> Option<Coalescing> {
+        let offered = self.0.driver().shared.has(bit::NOTF_COAL);
+        offered.then(|| self.0.peek(|control| control.state.wanted.coalescing.of_all()))
+    }
+
+    fn set_coalescing(&self, coalescing: Coalescing) -> Result<Coalescing, DriverError> {
+        // Whole microseconds, no less than that.
+        let micros = coalescing.time.as_nanos().div_ceil(1000);
+        let time = u64::try_from(micros).map_or(Duration::MAX, Duration::from_micros);
+        let coalescing = Coalescing { time, ..coalescing };
+        Net::set_coalescing(self, None, coalescing)?;
+        Ok(coalescing)
     }
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {

@@ -22,5 +22,5 @@ pub use packet::{
     Destination, Frame, MAX_SLOTS, Malformed, Membership, NetHeader, PacketRing, PacketSocket, PacketStatistics,
     SEND_BURST, SEND_SEGMENTS,
 };
-pub use uring::{Completed, Full, Operation, Uring, UringOptions};
+pub use uring::{Completed, Full, NVME_STATUS, NvmeNamespace, Operation, Uring, UringOptions};
 pub use wakeup::Wakeup;

@@ -1,7 +1,8 @@
 //! io_uring over one file: requests that own their buffers until the kernel has completed them. (Linux: `io_uring(7)`; the rings themselves are the crate
 //! `io-uring`'s.)
 //!
-//! This file does *not* know what a disk is: it reads, writes and syncs bytes of a file, says how many, and repeats nothing.
+//! This file does *not* know what a disk is: it reads, writes and syncs bytes of a file, says how many, and repeats nothing. Where the file is an NVMe namespace's
+//! character device, `nvme.rs` makes commands of the same requests.
 //!
 //! The kernel reads and writes the memory of a request at any time between the system call that submits it (or, with a polling thread of the kernel's, the
 //! store that publishes it) and its completion. So a request's buffers, and the list of their addresses, lie in its slot all that time: nobody else has a
@@ -10,16 +11,21 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod nvme;
+
+pub use nvme::NvmeNamespace;
+
 use crate::bar::DoorbellCounts;
 use crate::block::Data;
 use crate::irq::EventFd;
 use crate::mem::{Arena, Buf};
-use io_uring::squeue::Entry;
+use io_uring::cqueue::Entry32;
+use io_uring::squeue::{Entry, Entry128, EntryMarker};
 use io_uring::types::{CancelBuilder, Fixed, FsyncFlags};
-use io_uring::{IoUring, opcode};
+use io_uring::{IoUring, Parameters, SubmissionQueue, Submitter, opcode};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,7 +82,7 @@ pub enum Operation {
 pub struct Completed<T> {
     /// The payload that was pushed with the request.
     pub payload: T,
-    /// What it returned: bytes, of those that have data; or the error's number (`errno(3)`).
+    /// What it returned: bytes, of those that have data; or the error's number (`errno(3)`), or of an NVMe command [`NVME_STATUS`] and the status.
     pub result: Result<u32, i32>,
     /// Its buffers.
     pub data: Data,
@@ -116,14 +122,20 @@ pub struct Full<T> {
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub struct Uring<T> {
-    ring: IoUring,
+    ring: Ring,
     /// A request's number is its slot's. Emptied by completions and by `drop` alone, which panics of payloads may not change.
     slots: ManuallyDrop<Vec<Option<Slot<T>>>>,
     free: Vec<u32>,
-    /// Requests that the kernel has not been told of, in order.
-    staged: Vec<Entry>,
     registered: Vec<Registered>,
     doorbells: DoorbellCounts,
+}
+
+/// The rings, and the requests that the kernel has not been told of, in order.
+enum Ring {
+    /// Of a file.
+    File(IoUring, Vec<Entry>),
+    /// Of an NVMe namespace, whose commands take entries of twice the size.
+    Nvme(IoUring<Entry128, Entry32>, Vec<Entry128>, Arc<NvmeNamespace>),
 }
 
 /// A request in flight, or staged.
@@ -146,6 +158,8 @@ struct Vectors(Box<[libc::iovec]>);
 // SAFETY: addresses of buffers whose handles are in the same slot, for the kernel alone: nothing here follows them.
 unsafe impl Send for Vectors {}
 
+/// Added to the status of an NVMe command that failed, in [`Completed::result`]: no error's number is as large.
+pub const NVME_STATUS: i32 = 0x8000;
 /// The file's number in the ring, which is made for it alone.
 const FILE: Fixed = Fixed(0);
 /// What the kernel registers at once, at most.
@@ -166,18 +180,25 @@ impl<T> Uring<T> {
     /// `PermissionDenied` where the system does not let this process have io_uring (`kernel.io_uring_disabled`, a filter of system calls); `Unsupported` where the
     /// kernel has none; `InvalidInput` for 0 entries, and too many; what `io_uring_setup(2)` and `io_uring_register(2)` say.
     pub fn new(file: OwnedFd, options: UringOptions) -> io::Result<Self> {
-        let mut builder = IoUring::builder();
-        // What a child process stores there would be taken for this one's.
-        builder.dontfork();
-        if options.iopoll {
-            builder.setup_iopoll();
-        }
-        if let Some(idle) = options.sqpoll {
-            builder.setup_sqpoll(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX));
-        }
-        let ring = builder.build(options.entries)?;
+        let ring = build(IoUring::builder(), options)?;
+        let staged = Vec::with_capacity(ring.params().sq_entries() as usize);
+        Self::over(Ring::File(ring, staged), file.as_fd())
+    }
+
+    /// Makes the rings, over an NVMe namespace (`IORING_OP_URING_CMD`, Linux 5.19).
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new); `InvalidInput` where the kernel has no such rings.
+    pub fn nvme(namespace: Arc<NvmeNamespace>, options: UringOptions) -> io::Result<Self> {
+        let ring = build(IoUring::builder(), options)?;
+        let staged = Vec::with_capacity(ring.params().sq_entries() as usize);
+        let file = namespace.clone();
+        Self::over(Ring::Nvme(ring, staged, namespace), file.file())
+    }
+
+    fn over(ring: Ring, file: BorrowedFd<'_>) -> io::Result<Self> {
         // The ring keeps the file open itself.
-        ring.submitter().register_files(&[file.as_fd().as_raw_fd()])?;
+        ring.submitter().register_files(&[file.as_raw_fd()])?;
         // The completion ring has twice as many entries: whatever is in flight has room there.
         let entries = ring.params().sq_entries();
         let slots = std::iter::repeat_with(|| None).take(entries as usize).collect();
@@ -185,7 +206,6 @@ impl<T> Uring<T> {
             ring,
             slots: ManuallyDrop::new(slots),
             free: (0..entries).rev().collect(),
-            staged: Vec::with_capacity(entries as usize),
             registered: Vec::new(),
             doorbells: DoorbellCounts::default(),
         })
@@ -244,57 +264,26 @@ impl<T> Uring<T> {
     /// [`Full`], with data and payload.
     pub fn push(&mut self, operation: Operation, data: Data, payload: T) -> Result<(), Full<T>> {
         let Some(index) = self.free.pop() else { return Err(Full { data, payload }) };
-        let (entry, vectors) = self.entry(operation, &data);
-        self.staged.push(entry.user_data(index.into()));
+        let piece = self.piece(&data);
+        let vectors = match &mut self.ring {
+            Ring::File(_, staged) => {
+                let (entry, vectors) = entry(operation, &data, piece);
+                staged.push(entry.user_data(index.into()));
+                vectors
+            }
+            Ring::Nvme(_, staged, namespace) => {
+                let (entry, vectors) = namespace.entry(operation, &data, piece);
+                staged.push(entry.user_data(index.into()));
+                vectors
+            }
+        };
         self.slots[index as usize] = Some(Slot { data, vectors, payload, cancelled: false });
         Ok(())
     }
 
-    /// The entry of a request with these data. The addresses in it, and in the vectors, are those of buffers of `data`, inside of them.
-    fn entry(&self, operation: Operation, data: &Data) -> (Entry, Vectors) {
-        let none = || Vectors(Box::new([]));
-        let fallocate =
-            |mode, offset, len| opcode::Fallocate::new(FILE, len).offset(offset).mode(mode | libc::FALLOC_FL_KEEP_SIZE);
-        match operation {
-            Operation::Fsync => (opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(), none()),
-            Operation::PunchHole { offset, len } => {
-                (fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len).build(), none())
-            }
-            Operation::ZeroRange { offset, len } => {
-                (fallocate(libc::FALLOC_FL_ZERO_RANGE, offset, len).build(), none())
-            }
-            Operation::Read { offset, skip } | Operation::Write { offset, skip } => {
-                let reads = matches!(operation, Operation::Read { .. });
-                if let [buf] = data.bufs() {
-                    let libc::iovec { iov_base, iov_len } = rest(buf, skip);
-                    let (at, len) = (iov_base.cast::<u8>(), iov_len as u32);
-                    let entry = match (self.piece(buf), reads) {
-                        (Some(piece), true) => opcode::ReadFixed::new(FILE, at, len, piece).offset(offset).build(),
-                        (Some(piece), false) => opcode::WriteFixed::new(FILE, at, len, piece).offset(offset).build(),
-                        (None, true) => opcode::Read::new(FILE, at, len).offset(offset).build(),
-                        (None, false) => opcode::Write::new(FILE, at, len).offset(offset).build(),
-                    };
-                    return (entry, none());
-                }
-                let mut skip = skip;
-                let vectors = data.bufs().iter().filter_map(|buf| {
-                    let vector = rest(buf, skip);
-                    skip = skip.saturating_sub(buf.len().into());
-                    (vector.iov_len > 0).then_some(vector)
-                });
-                let vectors = Vectors(vectors.take(VECTORS).collect());
-                let (at, len) = (vectors.0.as_ptr(), vectors.0.len() as u32);
-                let entry = match reads {
-                    true => opcode::Readv::new(FILE, at, len).offset(offset).build(),
-                    false => opcode::Writev::new(FILE, at, len).offset(offset).build(),
-                };
-                (entry, vectors)
-            }
-        }
-    }
-
-    /// The number of the registered piece that a buffer lies in.
-    fn piece(&self, buf: &Buf) -> Option<u16> {
+    /// The number of the registered piece that the only buffer of some data lies in.
+    fn piece(&self, data: &Data) -> Option<u16> {
+        let [buf] = data.bufs() else { return None };
         let registered = self.registered.iter().find(|registered| registered.arena.id() == buf.arena_id())?;
         let (first, last) = (buf.arena_offset(), buf.arena_offset().saturating_add(buf.len().into()).saturating_sub(1));
         (first / PIECE == last / PIECE).then(|| registered.first.saturating_add((first / PIECE) as u16))
@@ -307,29 +296,19 @@ impl<T> Uring<T> {
     /// What `io_uring_enter(2)` says. Of `EAGAIN`, `EBUSY` and `EINTR` it is to be called again later; nothing is lost.
     pub fn enter(&mut self) -> io::Result<()> {
         let sqpoll = self.ring.params().is_setup_sqpoll();
-        let mut queue = self.ring.submission();
-        let room = queue.capacity().saturating_sub(queue.len());
-        for entry in self.staged.drain(..self.staged.len().min(room)) {
-            // SAFETY: its addresses are those of buffers in its slot, and of the slot's own list: they are valid until the slot is emptied, when the request has
-            // completed. What was pushed cannot be taken back, and slots are neither emptied before, nor freed: see `drop`.
-            let pushed = unsafe { queue.push(&entry) };
-            debug_assert!(pushed.is_ok(), "there is room for it");
-        }
-        // As far as this side knows: what is published may be taken at once.
-        if queue.is_empty() {
-            return Ok(());
-        }
-        queue.sync();
-        let stored = sqpoll && !queue.need_wakeup();
-        drop(queue);
-        if stored {
+        let published = match &mut self.ring {
+            Ring::File(ring, staged) => publish(ring.submission(), staged),
+            Ring::Nvme(ring, staged, _) => publish(ring.submission(), staged),
+        };
+        let Some(asleep) = published else { return Ok(()) };
+        if sqpoll && !asleep {
             self.doorbells.direct = self.doorbells.direct.saturating_add(1);
             return Ok(());
         }
         self.doorbells.trapped = self.doorbells.trapped.saturating_add(1);
-        while self.ring.submit()? > 0 && !sqpoll {
+        while self.ring.submitter().submit()? > 0 && !sqpoll {
             // The kernel stops at a request that makes no sense, and completes it.
-            if self.ring.submission().is_empty() {
+            if self.ring.is_empty() {
                 break;
             }
         }
@@ -341,18 +320,23 @@ impl<T> Uring<T> {
     /// # Errors
     /// As [`enter`](Self::enter).
     pub fn look(&mut self) -> io::Result<()> {
-        self.ring.submit().map(drop)
+        self.ring.submitter().submit().map(drop)
     }
 
     /// Takes a completed request; `None` where there is none. It makes no system call.
     pub fn take(&mut self) -> Option<Completed<T>> {
         loop {
-            let entry = self.ring.completion().next()?;
-            let index = usize::try_from(entry.user_data()).ok().filter(|_| entry.user_data() != CANCEL);
+            let (number, result) = self.ring.next()?;
+            let index = usize::try_from(number).ok().filter(|_| number != CANCEL);
             // The kernel has completed it, so it uses the slot's memory no more.
             if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)?.take()) {
-                self.free.push(entry.user_data() as u32);
-                let result = u32::try_from(entry.result()).map_err(|_| entry.result().saturating_neg());
+                self.free.push(number as u32);
+                let result = match (&self.ring, result) {
+                    // The status of a command, which transferred all of its data where it is 0.
+                    (Ring::Nvme(..), 0) => Ok(slot.data.len().try_into().unwrap_or(u32::MAX)),
+                    (Ring::Nvme(..), 1..) => Err(NVME_STATUS | result & 0x7fff),
+                    _ => u32::try_from(result).map_err(|_| result.saturating_neg()),
+                };
                 return Some(Completed { payload: slot.payload, result, data: slot.data });
             }
         }
@@ -364,11 +348,11 @@ impl<T> Uring<T> {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(slot) = slot.as_mut().filter(|slot| !slot.cancelled && which(&slot.payload))
                 // Where there is no room for as many, the next call tries again.
-                && self.staged.len() < self.ring.params().sq_entries() as usize
+                && self.ring.staged() < self.ring.params().sq_entries() as usize
             {
                 slot.cancelled = true;
                 let cancel = opcode::AsyncCancel2::new(CancelBuilder::user_data(index as u64)).build();
-                self.staged.push(cancel.user_data(CANCEL));
+                self.ring.stage(cancel.user_data(CANCEL));
             }
         }
     }
@@ -380,12 +364,51 @@ impl<T> Uring<T> {
 
     /// Returns the number of requests, and of attempts to cancel some, that the kernel was not told of.
     pub fn staged(&self) -> usize {
-        self.staged.len()
+        self.ring.staged()
     }
 
     /// Returns how often the kernel was told: by stores, and by system calls.
     pub fn doorbells(&self) -> DoorbellCounts {
         self.doorbells
+    }
+}
+
+/// The entry of a request with these data. The addresses in it, and in the vectors, are those of buffers of `data`, inside of them; `piece` is that of its only buffer.
+fn entry(operation: Operation, data: &Data, piece: Option<u16>) -> (Entry, Vectors) {
+    let none = || Vectors(Box::new([]));
+    let fallocate =
+        |mode, offset, len| opcode::Fallocate::new(FILE, len).offset(offset).mode(mode | libc::FALLOC_FL_KEEP_SIZE);
+    match operation {
+        Operation::Fsync => (opcode::Fsync::new(FILE).flags(FsyncFlags::DATASYNC).build(), none()),
+        Operation::PunchHole { offset, len } => (fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len).build(), none()),
+        Operation::ZeroRange { offset, len } => (fallocate(libc::FALLOC_FL_ZERO_RANGE, offset, len).build(), none()),
+        Operation::Read { offset, skip } | Operation::Write { offset, skip } => {
+            let reads = matches!(operation, Operation::Read { .. });
+            if let [buf] = data.bufs() {
+                let libc::iovec { iov_base, iov_len } = rest(buf, skip);
+                let (at, len) = (iov_base.cast::<u8>(), iov_len as u32);
+                let entry = match (piece, reads) {
+                    (Some(piece), true) => opcode::ReadFixed::new(FILE, at, len, piece).offset(offset).build(),
+                    (Some(piece), false) => opcode::WriteFixed::new(FILE, at, len, piece).offset(offset).build(),
+                    (None, true) => opcode::Read::new(FILE, at, len).offset(offset).build(),
+                    (None, false) => opcode::Write::new(FILE, at, len).offset(offset).build(),
+                };
+                return (entry, none());
+            }
+            let mut skip = skip;
+            let vectors = data.bufs().iter().filter_map(|buf| {
+                let vector = rest(buf, skip);
+                skip = skip.saturating_sub(buf.len().into());
+                (vector.iov_len > 0).then_some(vector)
+            });
+            let vectors = Vectors(vectors.take(VECTORS).collect());
+            let (at, len) = (vectors.0.as_ptr(), vectors.0.len() as u32);
+            let entry = match reads {
+                true => opcode::Readv::new(FILE, at, len).offset(offset).build(),
+                false => opcode::Writev::new(FILE, at, len).offset(offset).build(),
+            };
+            (entry, vectors)
+        }
     }
 }
 
@@ -402,20 +425,107 @@ fn pieces(bytes: u64) -> u16 {
     bytes.div_ceil(PIECE).try_into().unwrap_or(u16::MAX)
 }
 
+impl Ring {
+    fn submitter(&self) -> Submitter<'_> {
+        match self {
+            Self::File(ring, _) => ring.submitter(),
+            Self::Nvme(ring, ..) => ring.submitter(),
+        }
+    }
+
+    fn params(&self) -> &Parameters {
+        match self {
+            Self::File(ring, _) => ring.params(),
+            Self::Nvme(ring, ..) => ring.params(),
+        }
+    }
+
+    /// Whether the kernel has taken every entry.
+    fn is_empty(&mut self) -> bool {
+        match self {
+            Self::File(ring, _) => ring.submission().is_empty(),
+            Self::Nvme(ring, ..) => ring.submission().is_empty(),
+        }
+    }
+
+    /// The number of a request that was completed, and its result.
+    fn next(&mut self) -> Option<(u64, i32)> {
+        match self {
+            Self::File(ring, _) => ring.completion().next().map(|entry| (entry.user_data(), entry.result())),
+            Self::Nvme(ring, ..) => ring.completion().next().map(|entry| (entry.user_data(), entry.result())),
+        }
+    }
+
+    fn staged(&self) -> usize {
+        match self {
+            Self::File(_, staged) => staged.len(),
+            Self::Nvme(_, staged, _) => staged.len(),
+        }
+    }
+
+    fn stage(&mut self, entry: Entry) {
+        match self {
+            Self::File(_, staged) => staged.push(entry),
+            Self::Nvme(_, staged, _) => staged.push(entry.into()),
+        }
+    }
+
+    /// Forgets what was staged, and tells its numbers.
+    fn unstage(&mut self) -> Vec<u64> {
+        match self {
+            Self::File(_, staged) => staged.drain(..).map(|entry| entry.get_user_data()).collect(),
+            Self::Nvme(_, staged, _) => staged.drain(..).map(|entry| entry.get_user_data()).collect(),
+        }
+    }
+}
+
+/// Makes rings with entries of some size.
+fn build<S: EntryMarker, C: io_uring::cqueue::EntryMarker>(
+    mut builder: io_uring::Builder<S, C>,
+    options: UringOptions,
+) -> io::Result<IoUring<S, C>> {
+    // What a child process stores there would be taken for this one's.
+    builder.dontfork();
+    if options.iopoll {
+        builder.setup_iopoll();
+    }
+    if let Some(idle) = options.sqpoll {
+        builder.setup_sqpoll(u32::try_from(idle.as_millis()).unwrap_or(u32::MAX));
+    }
+    builder.build(options.entries)
+}
+
+/// Puts staged requests into the ring, as far as there is room. `None` where it has none then, as far as this side knows: what is published may be taken at once; else
+/// whether the kernel's thread, where it has one, is to be woken.
+fn publish<S: EntryMarker>(mut queue: SubmissionQueue<'_, S>, staged: &mut Vec<S>) -> Option<bool> {
+    let room = queue.capacity().saturating_sub(queue.len());
+    for entry in staged.drain(..staged.len().min(room)) {
+        // SAFETY: its addresses are those of buffers in its slot, and of the slot's own list: they are valid until the slot is emptied, when the request has
+        // completed. What was pushed cannot be taken back, and slots are neither emptied before, nor freed: see `drop`.
+        let pushed = unsafe { queue.push(&entry) };
+        debug_assert!(pushed.is_ok(), "there is room for it");
+    }
+    if queue.is_empty() {
+        return None;
+    }
+    queue.sync();
+    Some(queue.need_wakeup())
+}
+
 impl<T> Drop for Uring<T> {
     /// Waits for what is in flight, five seconds at most; then gives its buffers up.
     fn drop(&mut self) {
         // What the kernel was never told of.
-        for entry in self.staged.drain(..) {
-            let index = usize::try_from(entry.get_user_data()).ok().filter(|_| entry.get_user_data() != CANCEL);
+        for number in self.ring.unstage() {
+            let index = usize::try_from(number).ok().filter(|_| number != CANCEL);
             if index.and_then(|index| self.slots.get_mut(index)?.take()).is_some() {
-                self.free.push(entry.get_user_data() as u32);
+                self.free.push(number as u32);
             }
         }
         let began = Instant::now();
         while self.in_flight() > 0 && began.elapsed() < PATIENCE {
             // An error is no reason to touch what may be in flight.
-            let _ = self.ring.submit();
+            let _ = self.ring.submitter().submit();
             if self.take().is_none() {
                 std::thread::sleep(Duration::from_micros(100));
             }

@@ -3,6 +3,7 @@
 use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
 use crate::DriverError;
 use crate::control_plane::DeviceEvent;
+use crate::irq::Coalescing;
 use crate::mem::{Arena, Pool};
 use crate::pci::PciDevice;
 use crossbeam_channel::Receiver;
@@ -95,6 +96,21 @@ pub trait Port: Send + Sync {
     /// # Errors
     /// The driver's, for a table or key that the device cannot have, or queues that the port has not; where the device has no RSS, or is gone.
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError>;
+
+    /// Returns when the receive queues interrupt; `None` where the device has no coalescing, or no interrupts for them
+    /// ([`PortConfig::rx_interrupts`](super::PortConfig::rx_interrupts)). By default there is none.
+    fn coalescing(&self) -> Option<Coalescing> {
+        None
+    }
+
+    /// Sets when the receive queues interrupt, and returns what the device made of it. It lasts through resets. (Linux: `ethtool -C`.)
+    ///
+    /// # Errors
+    /// The driver's, where the device was opened without interrupts for its queues, has no coalescing, or not for so long, or is gone. By default
+    /// [`Error::NoCoalescing`](crate::Error::NoCoalescing).
+    fn set_coalescing(&self, _coalescing: Coalescing) -> Result<Coalescing, DriverError> {
+        Err(crate::Error::NoCoalescing { device: self.name().to_owned() }.into())
+    }
 
     /// Returns the state of the link, as it was last read: up to a fifth of a second old. It may read a register. (DPDK: `rte_eth_link_get_nowait`.)
     fn link(&self) -> Link;

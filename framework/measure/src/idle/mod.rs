@@ -20,6 +20,7 @@ use crate::net::rate::{Rate, RateLimiter};
 use hdrhistogram::Histogram;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 use wholebar_core::Work;
@@ -256,9 +257,11 @@ impl<T: Trip> Poller for Paced<T> {
         };
         let due = self.limiter.as_ref().filter(|_| self.under_way < self.depth).map(RateLimiter::due);
         let due = due.map_or(self.end, |due| self.end.min(Duration::from_nanos(due)));
+        // Once the time is over nothing begins: it sleeps until all are back, and until it is stopped.
+        let due = (self.began.elapsed() < self.end).then_some(due);
         let lost = (self.under_way > 0).then(|| self.last + LOST);
-        let own = self.began + lost.map_or(due, |lost| lost.min(due.max(self.began.elapsed())));
-        Armed::Until(until.map_or(own, |until| until.min(own)))
+        let own = [due, lost].into_iter().flatten().map(|at| self.began + at);
+        own.chain(until).min().map_or(Armed::Yes, Armed::Until)
     }
 
     fn disarm(&mut self) {
@@ -277,21 +280,21 @@ impl<T: Trip> Drop for Paced<T> {
 }
 
 /// How long a thread on `core` takes to wake by an eventfd, the floor of every wake-up here: from just before another thread signals it to its first
-/// instruction, `times` times, a millisecond apart.
+/// instruction, for `time`, `every` so often or as soon after that as the other thread is awake.
 ///
 /// # Errors
 /// [`Error::Core`](crate::Error::Core) where the core or a descriptor cannot be had; [`Error::Thread`](crate::Error::Thread) without a thread.
-pub fn eventfd_wake_up(core: usize, times: u32) -> Result<Percentiles> {
+pub fn eventfd_wake_up(core: usize, every: Duration, time: Duration) -> Result<Percentiles> {
     let (fd, (awake, woken), (ready, started)) = (Arc::new(EventFd::new()?), channel(), channel());
+    let over = Arc::new(AtomicBool::new(false));
     let waiter = {
-        let fd = fd.clone();
+        let (fd, over) = (fd.clone(), over.clone());
         move || -> wholebar_core::Result<()> {
             let pinned = wholebar_core::cores::pin(core);
             let _ = ready.send(());
             pinned?;
-            for _ in 0..times {
-                // One for each: the other thread waits for it.
-                fd.wait(None)?;
+            // One for each: the other thread waits for it.
+            while fd.wait(None)?.is_some() && !over.load(Ordering::Acquire) {
                 let _ = awake.send(Instant::now());
             }
             Ok(())
@@ -300,15 +303,21 @@ pub fn eventfd_wake_up(core: usize, times: u32) -> Result<Percentiles> {
     let thread = std::thread::Builder::new().name("waiter".to_owned()).spawn(waiter);
     let thread = thread.map_err(|e| crate::Error::Thread { cause: e.to_string() })?;
     let _ = started.recv();
-    let mut all = histogram();
-    for _ in 0..times {
-        std::thread::sleep(Duration::from_millis(1));
+    let (mut all, began) = (histogram(), Instant::now());
+    loop {
+        std::thread::sleep(every);
         let signalled = Instant::now();
         fd.signal();
         // Where the thread has failed, it says so below.
         let Ok(awake) = woken.recv() else { break };
         all.saturating_record(nanos(awake.saturating_duration_since(signalled)));
+        if began.elapsed() >= time {
+            break;
+        }
     }
+    // Pairs with the Acquire load above; the signal that follows is seen after it.
+    over.store(true, Ordering::Release);
+    fd.signal();
     thread.join().map_err(|_| crate::Error::Panicked)??;
     Ok(Percentiles::of(&all))
 }
@@ -388,9 +397,37 @@ mod tests {
         assert!(error.to_string().contains("it has none to give"), "{error}");
     }
 
+    /// An eventfd that nobody signals: nothing wakes it but its own end, and who stops it.
+    struct Silent(Arc<EventFd>);
+
+    impl Trip for Silent {
+        fn send(&mut self, _: u64) -> bool {
+            false
+        }
+        fn ring(&mut self) {}
+        fn poll(&mut self, _: &mut dyn FnMut(Option<u64>)) {}
+        fn wakeup(&self) -> Option<Arc<EventFd>> {
+            Some(self.0.clone())
+        }
+        fn arm(&mut self) -> Armed {
+            Armed::Yes
+        }
+        fn disarm(&mut self) {}
+    }
+
+    /// However late whoever waits for the end looks.
+    #[test]
+    fn where_nothing_happens_it_sleeps_a_few_times() {
+        let (core, silent) = (wholebar_core::cores::allowed()[0], Silent(Arc::new(EventFd::new().unwrap())));
+        let time = Duration::from_millis(20);
+        let (_, outcome) = run(silent, core, Policy::Sleep, Load::Nothing, 4, time).unwrap();
+        assert!((1..=8).contains(&outcome.slept), "{outcome:?}");
+    }
+
     #[test]
     fn an_eventfd_wakes() {
-        let p = eventfd_wake_up(wholebar_core::cores::allowed()[0], 20).unwrap();
+        let time = Duration::from_millis(20);
+        let p = eventfd_wake_up(wholebar_core::cores::allowed()[0], time / 20, time).unwrap();
         assert!(p.max > 0 && p.p50 <= p.p99);
     }
 }

@@ -60,6 +60,14 @@ impl Features {
         }
     }
 
+    /// For how many completions, and microseconds, an interrupt of a vector waits (base 5.27.1.8, 5.27.1.9); `None` where it does not.
+    #[inline]
+    pub(super) fn coalescing(&self, vector: u16) -> Option<(u32, u32)> {
+        let value = self.plain[usize::from(feature::COALESCING)];
+        let (threshold, time) = (value & 0xff, value >> 8 & 0xff);
+        (time > 0 && !self.uncoalesced.contains(&vector)).then_some((threshold + 1, 100 * time))
+    }
+
     /// Whether the host wants to be told of changed namespaces (Asynchronous Event Configuration, bit 8).
     pub(super) fn tells_of_namespaces(&self) -> bool {
         self.plain[usize::from(feature::EVENTS)] & 1 << 8 != 0

@@ -116,6 +116,8 @@ pub struct Nvme {
     faults: Option<Box<Faults>>,
     /// Commands that a fault delays.
     held: Vec<Held>,
+    /// A completion queue may wait before it interrupts.
+    coalesced: bool,
     /// Since when a queue that has work is not there.
     lost: Option<Instant>,
     store: Store,
@@ -229,6 +231,7 @@ impl Nvme {
             deferred: VecDeque::new(),
             faults: params.faults.start(),
             held: Vec::new(),
+            coalesced: false,
             lost: None,
             store: Store {
                 namespaces: namespaces(&params)?,
@@ -558,8 +561,8 @@ impl Model for Nvme {
     }
 
     fn arm(&mut self) -> Armed {
-        // Delayed commands are done in time, and a queue that is not there is waited for.
-        if self.held.is_empty() && self.lost.is_none() { Armed::Yes } else { Armed::No }
+        // Delayed commands and interrupts are done in time, and a queue that is not there is waited for.
+        if self.held.is_empty() && self.lost.is_none() && !self.coalesced { Armed::Yes } else { Armed::No }
     }
 }
 

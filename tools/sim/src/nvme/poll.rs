@@ -58,6 +58,9 @@ impl Nvme {
         if !self.held.is_empty() {
             self.release(host)?;
         }
+        if self.coalesced {
+            self.interrupt_late(host);
+        }
         // Where one queue is lost, the others are not.
         let (admin, io) = (self.poll_admin(host), self.poll_io(host));
         match (admin?, io?) {
@@ -122,7 +125,21 @@ impl Nvme {
 
     #[inline]
     fn poll_io(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
-        let Self { doorbells, queues, store, batch, answers, rules, events, errors, faults, held, features, .. } = self;
+        let Self {
+            doorbells,
+            queues,
+            store,
+            batch,
+            answers,
+            rules,
+            events,
+            errors,
+            faults,
+            held,
+            features,
+            coalesced,
+            ..
+        } = self;
         let Some(doorbells) = Doorbells::new(doorbells, host, self.shadow, rules.page, self.params.dstrd) else {
             return Ok(Work::Idle);
         };
@@ -214,7 +231,13 @@ impl Nvme {
             cq.post(&completions, answers);
             doorbells.looked(sq, cq);
             if let Some(vector) = cq.vector {
-                host.interrupt(vector.into());
+                match features.coalescing(vector) {
+                    None => host.interrupt(vector.into()),
+                    Some(limits) => match cq.interrupt(answers.len(), limits) {
+                        Some(vector) => host.interrupt(vector.into()),
+                        None => *coalesced = true,
+                    },
+                }
             }
             if end.is_some() || store.spent > media::TURN {
                 break;
@@ -255,6 +278,19 @@ impl Nvme {
             }
         }
         Ok(())
+    }
+
+    /// Interrupts of completion queues that have waited long enough.
+    #[cold]
+    fn interrupt_late(&mut self, host: &mut Host<'_>) {
+        self.coalesced = false;
+        for cq in self.queues.cqs.iter_mut().flatten().filter(|cq| cq.coalesce.waits()) {
+            let limits = cq.vector.and_then(|vector| self.features.coalescing(vector)).unwrap_or_default();
+            match cq.interrupt(0, limits) {
+                Some(vector) => host.interrupt(vector.into()),
+                None => self.coalesced |= cq.coalesce.waits(),
+            }
+        }
     }
 
     /// Does one command and answers it, if it is to be answered now.
@@ -298,7 +334,14 @@ impl Nvme {
         self.answers.truncate(cq.room() as usize);
         cq.post(&cq.ring(host)?, &self.answers);
         if let Some(vector) = cq.vector {
-            host.interrupt(vector.into());
+            // Admin completions are never held back (base 5.27.1.8).
+            match self.features.coalescing(vector).filter(|_| sq.id != 0) {
+                None => host.interrupt(vector.into()),
+                Some(limits) => match cq.interrupt(self.answers.len(), limits) {
+                    Some(vector) => host.interrupt(vector.into()),
+                    None => self.coalesced = true,
+                },
+            }
         }
         if sq.id == 0
             && let Some(words) = self.shadow.and_then(|shadow| ShadowWords::new(host, shadow, self.rules.page))

@@ -4,6 +4,7 @@
 //! mapped for the device is an error of the caller's to report. This file does *not* know what commands mean.
 
 use super::command::{Answer, Command, Sqe};
+use crate::coalesce::Coalesce;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use wholebar_core::mem::Iova;
@@ -136,6 +137,8 @@ pub(super) struct Cq {
     phase: bool,
     /// The vector to signal, where interrupts are enabled.
     pub(super) vector: Option<u16>,
+    /// Its wait before it signals that.
+    pub(super) coalesce: Coalesce,
     /// How many submission queues use it.
     pub(super) users: u32,
     refused: Option<u32>,
@@ -143,7 +146,8 @@ pub(super) struct Cq {
 
 impl Cq {
     pub(super) fn new(id: u16, base: u64, entries: u32, vector: Option<u16>) -> Self {
-        Self { id, base, entries, tail: 0, head: 0, phase: true, vector, users: 0, refused: None }
+        let coalesce = Coalesce::default();
+        Self { id, base, entries, tail: 0, head: 0, phase: true, vector, coalesce, users: 0, refused: None }
     }
 
     /// Takes note of the doorbell's value. False, once, for one that is outside of the queue, or ahead of what was posted.
@@ -158,6 +162,14 @@ impl Cq {
             return true;
         }
         self.refused.replace(head) == Some(head)
+    }
+
+    /// Counts answers that were posted; the vector to signal now, or none where that is to wait, by these limits (completions, microseconds).
+    #[inline]
+    pub(super) fn interrupt(&mut self, answers: usize, limits: (u32, u32)) -> Option<u16> {
+        self.coalesce.set(limits);
+        self.coalesce.count(answers as u32, true);
+        self.vector.filter(|_| self.coalesce.is_due())
     }
 
     /// How many entries can be written before the host takes some.

@@ -53,8 +53,11 @@ pub enum Command {
         /// Parts of the names of tests, of their scripts' or binaries' [default: all]
         names: Vec<String>,
     },
-    /// Measures what pages cost (`wholebar pages`) on ppc64le with 4 and with 64 KiB pages, and writes the figure of the README and the table of the guide
+    /// Measures what pages cost (`wholebar pages`) in guests that differ in nothing but their pages
     Pages {
+        /// Their CPU
+        #[arg(long, value_enum, default_value = "powerpc64le")]
+        cpu: pages::Cpu,
         /// Seconds to measure in each guest
         #[arg(long, value_name = "SECONDS", default_value_t = 60)]
         runtime: u64,
@@ -110,7 +113,7 @@ pub fn main(command: Command) -> ExitCode {
             }
             (result, 2)
         }
-        Command::Pages { runtime, out } => (pages::pages(runtime, &build::root().join(out)), NOT_RUN),
+        Command::Pages { cpu, runtime, out } => (pages::pages(cpu, runtime, &build::root().join(out)), NOT_RUN),
         Command::Shell { options } => (options.programs().and_then(|programs| shell(&options, &programs)), NOT_RUN),
     };
     match result {

@@ -10,17 +10,39 @@ use anyhow::{Context, Result, bail};
 use super::build::root;
 use super::guest::Guest;
 
-const GUESTS: [Guest; 2] = [Guest::Ppc64le4k, Guest::Ppc64le64k];
+/// The CPU of guests that are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Cpu {
+    /// 4 and 64 KiB pages; writes the figure of the README and the table of the guide
+    Powerpc64le,
+    /// 4 and 16 KiB pages; shows the comparison
+    Aarch64,
+}
+
+impl Cpu {
+    fn guests(self) -> [Guest; 2] {
+        match self {
+            Self::Powerpc64le => [Guest::Ppc64le4k, Guest::Ppc64le64k],
+            Self::Aarch64 => [Guest::Aarch644k, Guest::Aarch6416k],
+        }
+    }
+}
+
 /// Between these lines the guide has what `wholebar pages compare` says.
 const BEGIN: &str = "<!-- written by `cargo xtask vm pages`: -->\n";
 const END: &str = "<!-- end -->\n";
 const GUIDE: &str = "framework/src/guide/pages.md";
 
-/// Measures for so many seconds in each guest, and writes reports into `directory`, figure and table into the repository.
-pub fn pages(seconds: u64, directory: &Path) -> Result<u8> {
+/// Measures for so many seconds in each guest, and writes reports into `directory`; of powerpc64le, figure and table into the repository.
+pub fn pages(cpu: Cpu, seconds: u64, directory: &Path) -> Result<u8> {
     fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-    let reports = GUESTS.iter().map(|guest| measure(*guest, seconds, directory)).collect::<Result<Vec<_>>>()?;
-    let text = compare(&reports, directory)?;
+    let reports = cpu.guests().iter().map(|guest| measure(*guest, seconds, directory)).collect::<Result<Vec<_>>>()?;
+    if cpu != Cpu::Powerpc64le {
+        print!("{}", compare(&reports, directory, None)?);
+        return Ok(0);
+    }
+    let figure = root().join("tools/vm/pages.svg");
+    let text = compare(&reports, directory, Some(&figure))?;
     let guide = root().join(GUIDE);
     let old = fs::read_to_string(&guide).context("reading the guide")?;
     fs::write(&guide, replaced(&old, &text)?).context("writing the guide")?;
@@ -47,12 +69,15 @@ fn measure(guest: Guest, seconds: u64, directory: &Path) -> Result<PathBuf> {
     Ok(report)
 }
 
-/// Compares the reports; what is said of it.
-fn compare(reports: &[PathBuf], directory: &Path) -> Result<String> {
+/// Compares the reports, and draws a figure; what is said of it.
+fn compare(reports: &[PathBuf], directory: &Path, figure: Option<&Path>) -> Result<String> {
     let mut cargo = Command::new("cargo");
     cargo.args(["run", "--quiet", "--package", "wholebar-cli", "--bin", "wholebar", "--", "pages", "compare"]);
     cargo.args(reports).arg("--json").arg(directory.join("comparison.json"));
-    cargo.arg("--html").arg(directory.join("comparison.html")).arg("--svg").arg(root().join("tools/vm/pages.svg"));
+    cargo.arg("--html").arg(directory.join("comparison.html"));
+    if let Some(figure) = figure {
+        cargo.arg("--svg").arg(figure);
+    }
     let output = cargo.current_dir(root()).output().with_context(|| format!("running {cargo:?}"))?;
     if !output.status.success() {
         bail!("comparing failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr));

@@ -5,6 +5,7 @@ mod lane;
 mod report;
 
 use super::around::AroundArgs;
+use super::baseline::{self, BaselineArgs};
 use super::port::{self, HEADROOM, OpenPort, PortArgs, Totals};
 use super::report::{Port, Ran, show};
 use super::run::{self, RunArgs};
@@ -20,6 +21,7 @@ use lane::{Counts, Forward, Job, Maker};
 use report::{Accounting, Report};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use wholebar::net::{Burst, Mac};
 
 /// Forward packets between ports
@@ -37,7 +39,8 @@ Examples:
   wholebar net fwd sim:virtio-net --mode txonly --time 2 --json
   wholebar net fwd 0000:01:00.0 0000:02:00.0 --stats-socket /run/fwd.sock --capture all.pcapng
   wholebar net fwd sim:virtio-net,wire=tap:t0 sim:virtio-net,wire=tap:t1 --faults drop=0.01,reorder=0.05,seed=7
-  wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --trace --time 5 2>trace.txt")]
+  wholebar net fwd sim:virtio-net,wire=tap:t0 --mode icmpecho --trace --time 5 2>trace.txt
+  wholebar net fwd 0000:01:00.0 --mode txonly --time 10 --baseline kernel:eth1")]
 pub struct Args {
     /// Devices: each a port
     #[arg(required = true, value_name = "TARGET")]
@@ -60,6 +63,8 @@ pub struct Args {
     /// Write JSON at the end; lines for people go to standard error
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    baseline: BaselineArgs,
     #[command(flatten)]
     ports: PortArgs,
     #[command(flatten)]
@@ -92,45 +97,16 @@ impl Mode {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let host = host::Host::now();
     args.check()?;
-    let cores = args.run.cores(args.targets.len() * usize::from(args.ports.queues))?;
-    let ports = port::open(&args.targets, &args.ports, args.run.idle, &cores)?;
-    let mut around = args.around.begin(&ports)?;
-    let (mut lanes, mut counts) = (Vec::new(), Vec::new());
-    for queue in 0..args.ports.queues {
-        for from in &ports {
-            let to = args.other(from, &ports);
-            let (own, job) = (Arc::new(Counts::default()), args.job(queue, to)?);
-            lanes.push(Forward::new(
-                around.rx(from, queue)?,
-                (to.number, around.tx(to, queue)?),
-                job,
-                args.run.burst.into(),
-                own.clone(),
-            ));
-            counts.push(own);
-        }
-    }
-    let lanes = run::deal(&cores, lanes);
-
     let interrupted = signal::interrupted()?;
-    port::wait_for_links(&ports, &interrupted);
-    let show = show(args.json);
-    show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    let enough = |_| {
-        let moved = || {
-            let received: u64 = ports.iter().map(|port| port.totals().rx_packets).sum();
-            received + counts.iter().map(|lane| lane.made.get()).sum::<u64>()
-        };
-        args.packets.is_some_and(|packets| moved() >= packets)
-    };
-    let outcome = run::run(&ports, lanes, &args.run, &interrupted, enough, show)?;
-
-    let around = around.finish();
-    let ran = Ran::new(host, args.run.burst, cores, ports, outcome);
-    let accounting = account(&ran.ports, &counts);
-    let report = Report::new(args.mode, ran, accounting);
+    if !args.baseline.baseline.is_empty() {
+        let Args { targets, baseline, run, json, .. } = &args;
+        return baseline::compare(targets, baseline, run, args.mode.name(), *json, &interrupted, |targets, time| {
+            let (report, _) = args.once(targets, &run.quiet_for(time), &interrupted, |_| Ok(()))?;
+            report.failure().map_or(Ok((report.moved(), None)), |failure| bail!(failure))
+        });
+    }
+    let (report, around) = args.once(&args.targets, &args.run, &interrupted, show(args.json))?;
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -141,9 +117,56 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
+    /// Opens ports, and moves packets between them for as long as `run_args` say.
+    fn once(
+        &self,
+        targets: &[String],
+        run_args: &RunArgs,
+        interrupted: &AtomicBool,
+        show: impl Fn(&str) -> Result<()>,
+    ) -> Result<(Report, Result<()>)> {
+        let host = host::Host::now();
+        port::check_targets(targets)?;
+        let cores = run_args.cores(targets.len() * usize::from(self.ports.queues))?;
+        let ports = port::open(targets, &self.ports, run_args.idle, &cores)?;
+        let mut around = self.around.begin(&ports)?;
+        let (mut lanes, mut counts) = (Vec::new(), Vec::new());
+        for queue in 0..self.ports.queues {
+            for from in &ports {
+                let to = self.other(from, &ports);
+                let (own, job) = (Arc::new(Counts::default()), self.job(queue, to)?);
+                lanes.push(Forward::new(
+                    around.rx(from, queue)?,
+                    (to.number, around.tx(to, queue)?),
+                    job,
+                    run_args.burst.into(),
+                    own.clone(),
+                ));
+                counts.push(own);
+            }
+        }
+        let lanes = run::deal(&cores, lanes);
+
+        port::wait_for_links(&ports, interrupted);
+        show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
+        let enough = |_| {
+            let moved = || {
+                let received: u64 = ports.iter().map(|port| port.totals().rx_packets).sum();
+                received + counts.iter().map(|lane| lane.made.get()).sum::<u64>()
+            };
+            self.packets.is_some_and(|packets| moved() >= packets)
+        };
+        let outcome = run::run(&ports, lanes, run_args, interrupted, enough, show)?;
+
+        let around = around.finish();
+        let ran = Ran::new(host, run_args.burst, cores, ports, outcome);
+        let accounting = account(&ran.ports, &counts);
+        let report = Report::new(self.mode, ran, accounting);
+        Ok((report, around))
+    }
+
     /// Whether what was asked for goes together.
     fn check(&self) -> Result<()> {
-        port::check_targets(&self.targets)?;
         for (given, option, modes) in [
             (!self.peer.is_empty(), "--peer", &[Mode::L2fwd, Mode::Txonly][..]),
             (self.size.is_some(), "--size", &[Mode::Txonly]),

@@ -69,6 +69,11 @@ impl Report {
         format!("\n{mode} for {:.2} s\n\n{table}\n{line}{}{}", ran.seconds, ran.unconfirmed(), ran.caveat())
     }
 
+    /// Packets a second that were received or made.
+    pub fn moved(&self) -> f64 {
+        (self.accounting.received + self.accounting.made) as f64 / self.ran.seconds.max(1e-9)
+    }
+
     /// What went wrong, where something did.
     pub fn failure(&self) -> Option<String> {
         let missing = || (!self.accounting.holds()).then(|| "packets are missing that nobody counted".to_owned());

@@ -4,6 +4,7 @@ mod lane;
 mod report;
 
 use super::around::{Around, AroundArgs};
+use super::baseline::{self, BaselineArgs};
 use super::capture::Capture;
 use super::port::{self, OpenPort, PortArgs, Totals};
 use super::report::{Ran, show};
@@ -21,6 +22,7 @@ use report::{Report, Sent};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use wholebar::Work;
 use wholebar::measure::net::generator::Generator;
 use wholebar::measure::net::mark::{self, Clock};
@@ -47,7 +49,8 @@ Examples:
   wholebar net gen 0000:01:00.0 --dst-mac 52:54:00:12:34:56 --rate 1Gbps --size imix --flows 64
   wholebar net gen sim:virtio-net,wire=tap:t0 --replay mixed.pcapng --speed original --loops 3
   wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --faults drop=0.01,duplicate=0.001,seed=7 --tolerate --time 10
-  wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --rate max --size 64 --queues 2 --cores 0-2 --time 10 --json")]
+  wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --rate max --size 64 --queues 2 --cores 0-2 --time 10 --json
+  wholebar net gen 0000:01:00.0 --to 0000:02:00.0 --rate max --time 10 --baseline kernel:eth1 --baseline kernel:eth2")]
 pub struct Args {
     /// The port that sends
     target: String,
@@ -95,6 +98,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    baseline: BaselineArgs,
+    #[command(flatten)]
     pub(super) around: AroundArgs,
     #[command(flatten)]
     ports: PortArgs,
@@ -133,57 +138,17 @@ enum What {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let host = Host::now();
     let what = args.what()?;
     let targets: Vec<_> = std::iter::once(args.target.clone()).chain(args.to.clone()).collect();
-    port::check_targets(&targets)?;
-    let cores = args.run.cores(usize::from(args.ports.queues) + usize::from(args.to.is_some()))?;
-    let ports = port::open(&targets, &args.ports, args.run.idle, &cores)?;
-    args.check_lengths(&what, &ports)?;
-    let (counter, run) = (quanta::Clock::new(), fastrand::u8(..));
-    let made: Vec<_> = (0..args.ports.queues).map(|_| Arc::new(Made::default())).collect();
-    let seen = Arc::new(Seen::default());
-    let mut around = args.around.begin(&ports)?;
-    let mut lanes = args.senders(&what, &ports, &mut around, &made, &counter, run)?;
-    if let Some(to) = ports.get(1) {
-        let rx = (0..args.ports.queues).map(|queue| around.rx(to, queue)).collect::<Result<_>>()?;
-        let expected = match &what {
-            What::Replay(capture) => Expected::Replay(capture.clone()),
-            What::Flows(_) => Expected::Marks(Some(run)),
-        };
-        let (cache, burst) = (to.pool.cache(CACHE), usize::from(args.run.burst));
-        let receiver = Receiver::new(rx, cache, burst, expected, Clock::new(&counter), seen.clone());
-        let (ours, theirs) = (ports[0].teller(), to.teller());
-        let lost = move || causes(ours(), theirs()).values().sum();
-        let senders = made.clone();
-        let sent = move || {
-            let settled = senders.iter().all(|made| made.is_settled());
-            settled.then(|| senders.iter().map(|made| made.packets.get()).sum())
-        };
-        lanes.push(Either::Receive(Box::new(receiver.after(sent, lost))));
-    }
-    let lanes = run::deal(&cores, lanes);
-
     let interrupted = signal::interrupted()?;
-    port::wait_for_links(&ports, &interrupted);
-    let show = show(args.json);
-    show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
-    // Who named no time would wait for a stuck port for ever.
-    let over = |stuck| (stuck && args.run.time.is_none()) || made.iter().all(|made| made.is_done());
-    let outcome = run::run(&ports, lanes, &args.run, &interrupted, over, show)?;
-
-    let around = around.finish();
-    let sent = Sent::new(&made, outcome.time);
-    let received = match ports.get(1) {
-        None => None,
-        Some(to) => {
-            let found = seen.take().context("the receiving thread left nothing")?;
-            let received = Received::new(&found, Some(sent.packets), Some(causes(ports[0].totals(), to.totals())));
-            Some(Received { wire_reordered: statistic(&ports[0], "wire_reordered"), ..received })
-        }
-    };
-    let ran = Ran::new(host, args.run.burst, cores, ports, outcome);
-    let report = Report::new(args.asked(&what), sent, received, ran);
+    if !args.baseline.baseline.is_empty() {
+        let Args { baseline, run, json, .. } = &args;
+        return baseline::compare(&targets, baseline, run, args.asked(&what), *json, &interrupted, |targets, time| {
+            let (report, _) = args.once(&what, targets, &run.quiet_for(time), &interrupted, |_| Ok(()))?;
+            report.failure_of_round(args.tolerate).map_or(Ok(report.figures()), |failure| bail!(failure))
+        });
+    }
+    let (report, around) = args.once(&what, &targets, &args.run, &interrupted, show(args.json))?;
     if args.json {
         output::print_json(&report)?;
     } else {
@@ -205,6 +170,65 @@ fn statistic(port: &OpenPort, name: &str) -> u64 {
 }
 
 impl Args {
+    /// Opens ports, and sends by the first of them, for as long as `run` says. What is told apart is whether the capture could be written.
+    fn once(
+        &self,
+        what: &What,
+        targets: &[String],
+        run_args: &RunArgs,
+        interrupted: &AtomicBool,
+        show: impl Fn(&str) -> Result<()>,
+    ) -> Result<(Report, Result<()>)> {
+        let host = Host::now();
+        port::check_targets(targets)?;
+        let cores = run_args.cores(usize::from(self.ports.queues) + usize::from(self.to.is_some()))?;
+        let ports = port::open(targets, &self.ports, run_args.idle, &cores)?;
+        self.check_lengths(what, &ports)?;
+        let (counter, run) = (quanta::Clock::new(), fastrand::u8(..));
+        let made: Vec<_> = (0..self.ports.queues).map(|_| Arc::new(Made::default())).collect();
+        let seen = Arc::new(Seen::default());
+        let mut around = self.around.begin(&ports)?;
+        let mut lanes = self.senders(what, &ports, &mut around, &made, &counter, run)?;
+        if let Some(to) = ports.get(1) {
+            let rx = (0..self.ports.queues).map(|queue| around.rx(to, queue)).collect::<Result<_>>()?;
+            let expected = match what {
+                What::Replay(capture) => Expected::Replay(capture.clone()),
+                What::Flows(_) => Expected::Marks(Some(run)),
+            };
+            let (cache, burst) = (to.pool.cache(CACHE), usize::from(run_args.burst));
+            let receiver = Receiver::new(rx, cache, burst, expected, Clock::new(&counter), seen.clone());
+            let (ours, theirs) = (ports[0].teller(), to.teller());
+            let lost = move || causes(ours(), theirs()).values().sum();
+            let senders = made.clone();
+            let sent = move || {
+                let settled = senders.iter().all(|made| made.is_settled());
+                settled.then(|| senders.iter().map(|made| made.packets.get()).sum())
+            };
+            lanes.push(Either::Receive(Box::new(receiver.after(sent, lost))));
+        }
+        let lanes = run::deal(&cores, lanes);
+
+        port::wait_for_links(&ports, interrupted);
+        show(&ports.iter().map(|port| port.line() + "\n").collect::<String>())?;
+        // Who named no time would wait for a stuck port for ever.
+        let over = |stuck| (stuck && run_args.time.is_none()) || made.iter().all(|made| made.is_done());
+        let outcome = run::run(&ports, lanes, run_args, interrupted, over, show)?;
+
+        let around = around.finish();
+        let sent = Sent::new(&made, outcome.time);
+        let received = match ports.get(1) {
+            None => None,
+            Some(to) => {
+                let found = seen.take().context("the receiving thread left nothing")?;
+                let received = Received::new(&found, Some(sent.packets), Some(causes(ports[0].totals(), to.totals())));
+                Some(Received { wire_reordered: statistic(&ports[0], "wire_reordered"), ..received })
+            }
+        };
+        let ran = Ran::new(host, run_args.burst, cores, ports, outcome);
+        let report = Report::new(self.asked(what), sent, received, ran);
+        Ok((report, around))
+    }
+
     /// What is to be sent, as far as that can be known before a port is opened.
     fn what(&self) -> Result<What> {
         if let Some(file) = &self.replay {

@@ -7,6 +7,7 @@ use crate::output;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use wholebar::measure::latency::Percentiles;
 use wholebar::measure::net::rate::GAP;
 use wholebar::measure::net::sizes::FCS;
 
@@ -85,10 +86,22 @@ impl Report {
         format!("{text}\n{}{}{}", ran.table(), ran.unconfirmed(), ran.caveat())
     }
 
+    /// Packets a second that were received, or sent where nobody here receives, and how long they took.
+    pub fn figures(&self) -> (f64, Option<Percentiles>) {
+        let received =
+            |received: &Received| (received.packets as f64 / self.ran.seconds.max(1e-9), received.latency_ns);
+        self.received.as_ref().map_or((self.sent.packets_per_second, None), received)
+    }
+
     /// What went wrong, where something did.
     pub fn failure(&self, tolerate: bool) -> Option<String> {
-        let lost = || self.received.as_ref().filter(|_| !tolerate).and_then(Received::failure);
         let nothing = || (self.sent.packets == 0).then(|| "nothing was sent: is the link up?".to_owned());
-        self.ran.failure().or_else(nothing).or_else(lost)
+        self.failure_of_round(tolerate).or_else(nothing)
+    }
+
+    /// The same of a time so short that nothing may have been sent.
+    pub fn failure_of_round(&self, tolerate: bool) -> Option<String> {
+        let lost = || self.received.as_ref().filter(|_| !tolerate).and_then(Received::failure);
+        self.ran.failure().or_else(lost)
     }
 }

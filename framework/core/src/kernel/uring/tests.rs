@@ -68,7 +68,7 @@ fn what_is_written_is_read_in_one_buffer_and_in_many() {
             let mut ring = Uring::new(file.try_clone().unwrap().into(), UringOptions { sqpoll, ..OPTIONS }).unwrap();
             if registered {
                 ring.register(pool.arena().clone()).unwrap();
-                assert_eq!(ring.piece(&pool.get_len(512).unwrap()), Some(0));
+                assert_eq!(ring.piece(&Data::One(pool.get_len(512).unwrap())), Some(0));
             }
             let text = b"0123456789";
             let done = run(&mut ring, Operation::Write { offset: 3, skip: 0 }, Data::One(buf(&pool, text)));
@@ -132,7 +132,8 @@ fn each_operation_is_its_own_opcode() {
     let pool = pool(2, 512);
     let mut ring = Uring::<u32>::new(tempfile::tempfile().unwrap().into(), OPTIONS).unwrap();
     let one = Data::One(pool.get_len(512).unwrap());
-    let opcode = |ring: &Uring<u32>, operation, data: &Data| ring.entry(operation, data).0.get_opcode() as u8;
+    let opcode =
+        |ring: &Uring<u32>, operation, data: &Data| entry(operation, data, ring.piece(data)).0.get_opcode() as u8;
     let write = Operation::Write { offset: 0, skip: 0 };
     assert_eq!(opcode(&ring, Operation::Fsync, &Data::None), opcode::Fsync::CODE);
     assert_eq!(opcode(&ring, Operation::PunchHole { offset: 0, len: 1 }, &Data::None), opcode::Fallocate::CODE);

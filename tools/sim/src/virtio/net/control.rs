@@ -166,7 +166,7 @@ impl Net {
                 if command == 2 {
                     queue.set((data.u32()?, data.u32()?));
                 } else {
-                    answer.extend([queue.max_packets, queue.max_usecs].into_iter().flat_map(u32::to_le_bytes));
+                    answer.extend([queue.max_events, queue.max_usecs].into_iter().flat_map(u32::to_le_bytes));
                 }
             }
             _ => {

@@ -7,13 +7,11 @@
 //! |---|---|
 //! | `params`, `stats` | what it can be told to be; what it counts |
 //! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
-//! | `coalesce` | when a queue interrupts |
 //! | `receive` | received packets, into the driver's buffers |
 //! | `back_end` | a port at the other end of a front end's rings, in the place of a device |
 //! | `mod` | the device, and packets to send |
 
 pub mod back_end;
-mod coalesce;
 mod control;
 mod filter;
 mod flow;
@@ -29,9 +27,9 @@ use super::layout::Kind;
 use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, look};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
+use crate::coalesce::Coalesce;
 use crate::wire::{Accepts, BURST, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, PairThread};
 use crate::wire::{NEEDS_CSUM, Offload, Port, check};
-use coalesce::Coalesce;
 use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use receive::Merge;

@@ -1,14 +1,14 @@
-//! Coalescing of interrupts (VIRTIO 1.3, 5.1.6.5.9): a queue's wait for more packets, or for a while.
+//! Coalescing of interrupts (VIRTIO 1.3, 5.1.6.5.9; NVMe base 5.27.1.8): a queue's wait for more packets or completions, or for a while.
 
 use std::time::{Duration, Instant};
 
 /// What one queue does.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Coalesce {
-    pub(super) max_packets: u32,
-    pub(super) max_usecs: u32,
-    /// Packets since the last interrupt, and when the first of them was.
-    packets: u32,
+pub(crate) struct Coalesce {
+    pub(crate) max_events: u32,
+    pub(crate) max_usecs: u32,
+    /// Packets or completions since the last interrupt, and when the first of them was.
+    events: u32,
     since: Option<Instant>,
     /// The driver wants one for them.
     wanted: bool,
@@ -16,20 +16,20 @@ pub(super) struct Coalesce {
 
 impl Coalesce {
     /// Takes parameters; what was counted goes on.
-    pub(super) fn set(&mut self, (max_packets, max_usecs): (u32, u32)) {
-        (self.max_packets, self.max_usecs) = (max_packets, max_usecs);
+    pub(crate) fn set(&mut self, (max_events, max_usecs): (u32, u32)) {
+        (self.max_events, self.max_usecs) = (max_events, max_usecs);
     }
 
     /// As it is after a reset, which ends what was counted.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// Packets were used, and the driver wants an interrupt for that or not.
+    /// Some were done, and the driver wants an interrupt for that or not.
     #[inline]
-    pub(super) fn count(&mut self, packets: u32, wanted: bool) {
-        if packets > 0 {
-            self.packets = self.packets.saturating_add(packets);
+    pub(crate) fn count(&mut self, events: u32, wanted: bool) {
+        if events > 0 {
+            self.events = self.events.saturating_add(events);
             self.since.get_or_insert_with(Instant::now);
         }
         self.wanted |= wanted;
@@ -37,25 +37,25 @@ impl Coalesce {
 
     /// Whether it waits.
     #[inline]
-    pub(super) fn waits(&self) -> bool {
+    pub(crate) fn waits(&self) -> bool {
         self.since.is_some() || self.wanted
     }
 
     /// Whether an interrupt is due now. Where either limit is 0 it is, with each packet.
     #[inline]
-    pub(super) fn is_due(&mut self) -> bool {
+    pub(crate) fn is_due(&mut self) -> bool {
         if !self.waits() {
             return false;
         }
         let time = Duration::from_micros(self.max_usecs.into());
-        let met = self.max_packets == 0
+        let met = self.max_events == 0
             || self.max_usecs == 0
-            || self.packets >= self.max_packets
+            || self.events >= self.max_events
             || self.since.is_none_or(|since| since.elapsed() >= time);
         if !met {
             return false;
         }
-        (self.packets, self.since) = (0, None);
+        (self.events, self.since) = (0, None);
         std::mem::take(&mut self.wanted)
     }
 }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interrupt_is_due_after_packets_or_after_a_while() {
+    fn an_interrupt_is_due_after_events_or_after_a_while() {
         let mut queue = Coalesce::default();
         assert!(!queue.is_due());
         queue.count(1, true);
