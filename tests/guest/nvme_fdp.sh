@@ -65,7 +65,9 @@ echo "data was placed by wholebar, and QEMU's statistics agree: $total bytes"
 command -v nvme >/dev/null || { echo "there is no nvme-cli to ask"; exit 0; }
 works wholebar unbind $name
 modprobe nvme
-for try in $(seq 600); do [ -c /dev/nvme0 ] && [ -b /dev/nvme0n2 ] && break; sleep 0.1; done
+# The kernel numbers disks as it finds them.
+disk() { for d in /sys/block/nvme0n*; do [ "$(cat $d/nsid)" = 2 ] && echo /dev/${d##*/}; done; }
+for try in $(seq 600); do [ -b "$(disk 2>/dev/null)" ] && break; sleep 0.1; done
 works nvme id-ctrl /dev/nvme0
 says "QEMU NVMe Ctrl"
 works nvme list-ns /dev/nvme0
@@ -73,6 +75,6 @@ says "0x2"
 works nvme fdp stats /dev/nvme0 --endgrp-id 1
 says "$total"
 works nvme fdp configs /dev/nvme0 --endgrp-id 1
-works nvme fdp status /dev/nvme0n2
+works nvme fdp status $(disk)
 works nvme get-log /dev/nvme0 --log-id 0x22 --lsi 1 --log-len 64
 echo "nvme-cli agrees"
