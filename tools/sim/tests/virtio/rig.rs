@@ -301,7 +301,8 @@ impl Queue {
             let mut len = [0; 4];
             self.desc.read(at + 8, &mut len).unwrap();
             let id = Self::get16(&self.desc, at + 12);
-            self.used = self.forward(self.used, self.entries[usize::from(id)]);
+            // An identifier that was never given is the caller's to judge.
+            self.used = self.forward(self.used, self.entries.get(usize::from(id)).copied().unwrap_or(1));
             return Some((id, u32::from_le_bytes(len)));
         }
         if Self::get16(&self.device, 2) == self.used {
