@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, again, wrong (our driver) and back (our model); without one, all.
-# (QEMU over our back end: qemu.sh.)
+# (QEMU over our back end: qemu.sh, and with a guest vhost_guest.sh.)
 # WHOLEBAR is the program to test, where that is set.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
 #   net    testpmd's vhost: packets from one of our ports to the other, through it
