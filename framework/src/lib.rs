@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
-//! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`) | yes |
+//! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`) and 82574 (`e1000e`) | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |
 //! | `kernel` | `kernel`: disks and ports through the kernel, whose targets begin with `kernel:` | no |

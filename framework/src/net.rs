@@ -51,18 +51,27 @@ pub fn drivers() -> Drivers {
         },
     );
     #[cfg(feature = "intel")]
-    let drivers = drivers.with(Driver {
-        name: "igb",
-        ids: &wholebar_intel::igb::IDS,
-        class: None,
-        open: Box::new(|device, config, Mapping { policy, page }| {
-            let options = wholebar_intel::Options { policy, page, ..Default::default() };
-            Ok(Box::new(wholebar_intel::igb::Igb::open(device, config.clone(), options)?))
-        }),
-    });
+    let drivers = {
+        use wholebar_intel::{e1000e, igb};
+        drivers.with(intel::<igb::I82576>("igb", &igb::IDS)).with(intel::<e1000e::I82574>("e1000e", &e1000e::IDS))
+    };
     #[cfg(feature = "virtio")]
     let drivers = drivers.with(virtio(|options| options));
     drivers
+}
+
+/// The driver of a family of Intel's controllers.
+#[cfg(feature = "intel")]
+fn intel<F: wholebar_intel::Controller>(name: &'static str, ids: &'static [(u16, u16)]) -> Driver {
+    Driver {
+        name,
+        ids,
+        class: None,
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let options = wholebar_intel::Options { policy, page, ..Default::default() };
+            Ok(Box::new(wholebar_intel::Nic::<F>::open(device, config.clone(), options)?))
+        }),
+    }
 }
 
 /// Returns the virtio driver with changed options: `change` is given the options that [`open`] would use.

@@ -15,7 +15,7 @@ use wholebar::vfio::sysfs::Sysfs;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar::virtio::Net;
 use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
-use wholebar_tests::igb::{self, numbered};
+use wholebar_tests::intel::{self, numbered};
 use wholebar_tests::virtio;
 
 const INTEL: u16 = 0x8086;
@@ -34,7 +34,7 @@ impl Node {
         let device = Vfio::open(address, &VfioOptions::default())?;
         let config = PortConfig::default();
         let port: Box<dyn Port> = match vendor {
-            INTEL => Box::new(Igb::open(device, config, igb::patient())?),
+            INTEL => Box::new(Igb::open(device, config, intel::patient())?),
             _ => Box::new(Net::open(device, &config, virtio::patient())?),
         };
         let arena = Arena::new(8 << 20, ArenaOptions::default())?;

@@ -53,14 +53,14 @@ pub(crate) struct Control {
 pub(crate) struct Totals {
     /// As [`regs::COUNTERS`] has them, and then [`regs::COUNTERS_64`].
     pub counters: [u64; regs::COUNTERS.len() + regs::COUNTERS_64.len()],
-    /// Packets dropped for want of descriptors, a receive queue each.
-    pub dropped: Vec<u64>,
+    /// Packets dropped for want of descriptors, a receive queue each; `None` where the device does not count them.
+    pub dropped: Vec<Option<u64>>,
 }
 
 impl Totals {
     /// Nothing yet, for so many receive queues.
     pub fn of(rx_queues: u16) -> Self {
-        Self { counters: [0; _], dropped: vec![0; rx_queues.into()] }
+        Self { counters: [0; _], dropped: vec![None; rx_queues.into()] }
     }
 }
 
@@ -95,7 +95,9 @@ impl Control {
             *total = total.wrapping_add(value?);
         }
         for (n, total) in (0..).zip(&mut self.totals.dropped) {
-            *total = total.wrapping_add(F::dropped(hw, n)?.unwrap_or(0).into());
+            if let Some(dropped) = F::dropped(hw, n)? {
+                *total = Some(total.unwrap_or(0).wrapping_add(dropped.into()));
+            }
         }
         Ok(())
     }

@@ -71,7 +71,8 @@ const X86_64: Cpu = Cpu {
     root_bus: "pcie.0",
     console: "ttyS0",
     // A periodic tick: emulated CPUs lose a timer's interrupt now and then, and one that was armed for that tick alone sleeps for ever.
-    kernel_arguments: "intel_iommu=on nohz=off highres=off",
+    // Nor is the timer tried at the start: on a busy machine it comes too late for that, and the kernel gives up.
+    kernel_arguments: "intel_iommu=on nohz=off highres=off no_timer_check",
     machine: &["-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
     bridge: root_port,
 };
