@@ -30,7 +30,7 @@
 //! |---|---|---|
 //! | `nvme` | `nvme`: a driver for NVMe controllers | yes |
 //! | `virtio` | `virtio`: a driver for virtio network and block devices | yes |
-//! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`) and its virtual functions (`igbvf`) | yes |
+//! | `intel` | `intel`: drivers for Intel's Gigabit Ethernet controllers: the 82576 (`igb`), its virtual functions (`igbvf`), the 82574 (`e1000e`) | yes |
 //! | `vmxnet3` | `vmxnet3`: a driver for VMware's vmxnet3 | yes |
 //! | `vfio-user` | `vfio_user`: devices over Unix sockets, whose targets begin with `vfio-user:` | yes |
 //! | `vhost-user` | `vhost_user`: virtio devices that other processes serve, whose targets begin with `vhost-user:` | yes |

@@ -63,25 +63,23 @@ fn direct(target: &Target, config: &PortConfig) -> Option<Result<Box<dyn Port>, 
 pub fn drivers() -> Drivers {
     let drivers = Drivers::new("network", direct);
     #[cfg(feature = "intel")]
-    let drivers = drivers.with(Driver {
-        name: "igb",
-        ids: &wholebar_intel::igb::IDS,
-        class: None,
-        open: Box::new(|device, config, Mapping { policy, page }| {
-            let options = wholebar_intel::Options { policy, page, ..Default::default() };
-            Ok(wholebar_intel::igb::open(device, config.clone(), options)?)
-        }),
-    });
-    #[cfg(feature = "intel")]
-    let drivers = drivers.with(Driver {
-        name: "igbvf",
-        ids: &wholebar_intel::igbvf::IDS,
-        class: None,
-        open: Box::new(|device, config, Mapping { policy, page }| {
-            let options = wholebar_intel::Options { policy, page, ..Default::default() };
-            Ok(Box::new(wholebar_intel::igbvf::Igbvf::open(device, config.clone(), options)?))
-        }),
-    });
+    let drivers = {
+        use wholebar_intel::{e1000e, igb, igbvf};
+        // What drives an 82576 depends on whether it has virtual functions.
+        let igb = Driver {
+            name: "igb",
+            ids: &igb::IDS,
+            class: None,
+            open: Box::new(|device, config, Mapping { policy, page }| {
+                let options = wholebar_intel::Options { policy, page, ..Default::default() };
+                Ok(igb::open(device, config.clone(), options)?)
+            }),
+        };
+        drivers
+            .with(igb)
+            .with(intel::<igbvf::I82576Vf>("igbvf", &igbvf::IDS))
+            .with(intel::<e1000e::I82574>("e1000e", &e1000e::IDS))
+    };
     #[cfg(feature = "vmxnet3")]
     let drivers = drivers.with(Driver {
         name: "vmxnet3",
@@ -95,6 +93,20 @@ pub fn drivers() -> Drivers {
     #[cfg(feature = "virtio")]
     let drivers = drivers.with(virtio(|options| options));
     drivers
+}
+
+/// The driver of a family of Intel's controllers.
+#[cfg(feature = "intel")]
+fn intel<F: wholebar_intel::Controller>(name: &'static str, ids: &'static [(u16, u16)]) -> Driver {
+    Driver {
+        name,
+        ids,
+        class: None,
+        open: Box::new(|device, config, Mapping { policy, page }| {
+            let options = wholebar_intel::Options { policy, page, ..Default::default() };
+            Ok(Box::new(wholebar_intel::Nic::<F>::open(device, config.clone(), options)?))
+        }),
+    }
 }
 
 /// Returns the virtio driver with changed options: `change` is given the options that [`open`] would use.

@@ -40,8 +40,16 @@ pub fn nics() -> Result<Vec<Address>> {
 /// # Errors
 /// That this is no guest of `cargo xtask vm`.
 pub fn nics_of(vendor: u16) -> Result<Vec<(Address, String)>> {
+    nics_that(|function| function.vendor() == Some(vendor))
+}
+
+/// As [`nics_of`], of those that are so.
+///
+/// # Errors
+/// As [`functions`].
+pub fn nics_that(is: impl Fn(&Function) -> bool) -> Result<Vec<(Address, String)>> {
     let found = nics()?.into_iter().enumerate().filter_map(|(i, address)| Some((i, function(address).ok()?)));
-    let found = found.filter(|(_, function)| function.vendor() == Some(vendor));
+    let found = found.filter(|(_, function)| is(function));
     Ok(found.map(|(i, function)| (function.address(), format!("nic{i}"))).collect())
 }
 

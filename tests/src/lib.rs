@@ -19,7 +19,7 @@ use wholebar::vhost_user::{self, VhostUser, VirtioModel};
 
 pub mod accounting;
 pub mod guest;
-pub mod igb;
+pub mod intel;
 pub mod nvme;
 pub mod nvme_accounting;
 pub mod switch;

@@ -16,7 +16,7 @@ use wholebar::net::{self, Burst, Event, Mac, Offloads, Port, PortConfig, QueueSt
 use wholebar::pci::Address;
 use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar_tests::guest::{SOON, function, nics};
-use wholebar_tests::igb::{number, numbered, patient};
+use wholebar_tests::intel::{number, numbered, patient};
 
 const TOKEN: &str = "2ab74924-c335-45f4-9b16-8569e5b08258";
 

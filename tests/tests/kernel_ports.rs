@@ -16,7 +16,7 @@ use wholebar::vfio::{Vfio, VfioOptions};
 use wholebar::virtio::Net;
 use wholebar::vmxnet3::Vmxnet3;
 use wholebar_tests::guest::{SOON, VIRTIO, nics_of, open_files_and_maps};
-use wholebar_tests::igb::{self, numbered};
+use wholebar_tests::intel::{self, numbered};
 use wholebar_tests::virtio;
 use wholebar_tests::vmxnet3::{self, VMWARE};
 
@@ -36,7 +36,7 @@ impl Node {
         let device = Vfio::open(address, &VfioOptions::default())?;
         let config = PortConfig::default();
         let port: Box<dyn Port> = match vendor {
-            INTEL => Box::new(Igb::open(device, config, igb::patient())?),
+            INTEL => Box::new(Igb::open(device, config, intel::patient())?),
             VMWARE => Box::new(Vmxnet3::open(device, config, vmxnet3::patient())?),
             _ => Box::new(Net::open(device, &config, virtio::patient())?),
         };

@@ -52,15 +52,15 @@ pub(crate) struct Control {
 pub(crate) struct Totals {
     /// As [`Family::counters`] has them, those of 32 bits first.
     pub counters: Vec<u64>,
-    /// Packets dropped for want of descriptors, a receive queue each.
-    pub dropped: Vec<u64>,
+    /// Packets dropped for want of descriptors, a receive queue each; `None` where the device does not count them.
+    pub dropped: Vec<Option<u64>>,
 }
 
 impl Totals {
     /// Nothing yet, for so many receive queues.
     pub fn of<F: Family>(rx_queues: u16) -> Self {
         let (small, large) = F::counters();
-        Self { counters: vec![0; small.len() + large.len()], dropped: vec![0; rx_queues.into()] }
+        Self { counters: vec![0; small.len() + large.len()], dropped: vec![None; rx_queues.into()] }
     }
 }
 
@@ -103,7 +103,9 @@ impl Control {
             *total = total.wrapping_add(value?);
         }
         for (n, total) in (0..).zip(&mut self.totals.dropped) {
-            *total = total.wrapping_add(F::dropped(hw, n)?.unwrap_or(0).into());
+            if let Some(dropped) = F::dropped(hw, n)? {
+                *total = Some(total.unwrap_or(0).wrapping_add(dropped.into()));
+            }
         }
         Ok(())
     }

@@ -85,7 +85,7 @@ impl<F: Family> Inner<F> {
         let headroom = self.config.headroom;
         let size = pool.size();
         let refuse = |why: String| Err(Error::Buffers { device: self.hw.name(), size, headroom, why });
-        let units = (size.saturating_sub(headroom.into()) / 1024).min(16);
+        let units = (size.saturating_sub(headroom.into()) / 1024).min(F::BUFFER_KIB);
         if units == 0 {
             return refuse(format!("they must hold the headroom and 1024 bytes, so {}", u32::from(headroom) + 1024));
         }
@@ -95,6 +95,23 @@ impl<F: Family> Inner<F> {
             return refuse(why);
         }
         Ok(units)
+    }
+
+    /// What of its `units` a queue's buffers can be used for, where the device has one size for all: as those of the queues that there are.
+    fn common_size(&self, control: &Control, pool: &Pool, units: u32) -> Result<u32> {
+        let told = control.queues.values().find_map(|record| match record.direction {
+            Direction::Rx { kib, .. } => Some(kib),
+            Direction::Tx => None,
+        });
+        match told.filter(|_| F::ONE_BUFFER_SIZE) {
+            Some(told) if units < told => {
+                let (size, headroom) = (pool.size(), self.config.headroom);
+                let want = told * 1024 + u32::from(headroom);
+                let why = format!("all of this device's receive queues have buffers of one size, {want} bytes now");
+                Err(Error::Buffers { device: self.hw.name(), size, headroom, why })
+            }
+            told => Ok(told.unwrap_or(units)),
+        }
     }
 
     /// Whether a queue can be had now.
@@ -152,6 +169,7 @@ impl<F: Family> Inner<F> {
     ) -> Result<RxParts> {
         let id = QueueId::rx(index);
         self.vacant(control, id, index, self.config.rx_queues, "receives")?;
+        let units = self.common_size(control, pool, units)?;
         let entries = self.config.rx_descriptors.unwrap_or(RX_DESCRIPTORS);
         let (ring, mapping) = self.ring(control, entries, |arena| RxRing::new(arena, entries.into(), units * 1024))?;
         let bar = &self.hw.bar;

@@ -9,7 +9,7 @@ use crate::regs;
 use crate::settings::{Settings, VirtualFunction};
 use std::time::Duration;
 use wholebar_core::mem::Offload;
-use wholebar_core::net::{Limits, Link, Mac};
+use wholebar_core::net::{Limits, Link, Mac, Offloads, PortConfig};
 
 /// A queue's number: by it the reset protocol knows it. Receive queues are even, transmit queues odd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +85,15 @@ pub trait Family: Sized + Send + Sync + 'static {
     const LIMITS: Limits;
     /// Addresses that are compared exactly.
     const ADDRESSES: usize;
+    /// The most of a buffer that the device can be told to write, in KiB.
+    const BUFFER_KIB: u32;
+    /// Buffers of all receive queues are told to be of one size.
+    const ONE_BUFFER_SIZE: bool;
+
+    /// What is granted of the offloads that are asked for.
+    fn grant(config: &PortConfig) -> Offloads {
+        config.offloads.and(Self::LIMITS.offloads)
+    }
 
     /// The longest time between interrupts of a vector that the device takes.
     const MAX_THROTTLE: Duration;
@@ -175,13 +184,16 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// The registers that arm receive queue `index`.
     fn vector(index: u16) -> Vector;
 
-    /// The second word of a data descriptor of a packet of `total` bytes, less report status; the first is the buffer's address. `work` is
-    /// [`tx_work`](Self::tx_work)'s.
-    fn tx_data(len: u32, total: u32, ends: bool, work: u64) -> u64;
+    /// The second word of a data descriptor, less report status; the first is the buffer's address. The packet has `payload` bytes, those of headers that
+    /// are repeated before segments not counted; `work` is [`tx_work`](Self::tx_work)'s.
+    fn tx_data(len: u32, payload: u32, ends: bool, work: u64) -> u64;
 
     /// What the data descriptors of a packet say of the work that there is.
     fn tx_work(offload: Option<Offload>, vlan: Option<u16>) -> u64;
 
-    /// The descriptor that comes before, where the work wants one: what the device has to know of headers.
-    fn tx_context(offload: Option<Offload>, vlan: Option<u16>) -> Option<[u64; 2]>;
+    /// The descriptor that comes before, where the work wants one: what the device has to know of headers, and of the `payload` bytes behind them.
+    fn tx_context(offload: Option<Offload>, vlan: Option<u16>, payload: u32) -> Option<[u64; 2]>;
+
+    /// Whether descriptors have room for the lengths of these headers.
+    fn can_describe(offload: &Offload) -> bool;
 }

@@ -1,5 +1,5 @@
-//! Drivers for Intel's Gigabit Ethernet controllers, by their datasheets, polled, without unsafe code: the 82576 ([`igb`]) and its virtual
-//! functions ([`igbvf`]).
+//! Drivers for Intel's Gigabit Ethernet controllers, by their datasheets, polled, without unsafe code: the 82576 ([`igb`]), its virtual
+//! functions ([`igbvf`]), and the 82574 ([`e1000e`]).
 //!
 //! [`Nic`] is one port of a device: address, link, filters, counters, resets; it is a [`Port`](wholebar_core::net::Port). [`Rx`] and [`Tx`] are
 //! queues, owned values for one core each. What families do in their own way is in their modules, all else is the same for them. Registers are in BAR0 and
@@ -31,6 +31,7 @@ mod assembly;
 mod control;
 mod descriptor;
 mod device;
+pub mod e1000e;
 mod error;
 mod family;
 mod hardware;
@@ -38,6 +39,7 @@ pub mod igb;
 pub mod igbvf;
 mod member;
 mod nic;
+mod offload;
 mod options;
 mod port;
 mod regs;
@@ -52,3 +54,9 @@ pub use nic::Nic;
 pub use options::{Options, Service};
 pub use rx::Rx;
 pub use tx::Tx;
+
+/// A family of controllers, over which [`Nic`], [`Rx`] and [`Tx`] are generic: [`igb::I82576`] or [`e1000e::I82574`]. What it does is this crate's own, so
+/// that nobody else can implement it.
+pub trait Controller: family::Family {}
+
+impl<F: family::Family> Controller for F {}

@@ -48,7 +48,7 @@ impl<F: Family> Nic<F> {
         // Whoever had it before may have left it running.
         hw.bus_master(false)?;
         F::reset(&hw)?;
-        let granted = config.offloads.and(F::LIMITS.offloads);
+        let granted = F::grant(&config);
         let settings = Settings {
             mac: F::address(&hw)?,
             promiscuous: config.promiscuous,

@@ -129,7 +129,7 @@ impl<F: Family> Port for Nic<F> {
         for (i, counters) in self.0.driver().rx_counters.iter().enumerate() {
             let queue = format!("rx{i}");
             all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
-            all.push(of(&queue, "dropped_no_descriptors", dropped[i]));
+            all.extend(dropped[i].map(|dropped| of(&queue, "dropped_no_descriptors", dropped)));
         }
         for (i, counters) in self.0.driver().tx_counters.iter().enumerate() {
             let queue = format!("tx{i}");

@@ -3,10 +3,10 @@
 //! A packet stays with the queue until the device reported that it was sent. Nothing here locks, allocates or calls the kernel while the queue runs
 //! and packets lie in arenas that it has seen before.
 
-use crate::descriptor::tx_possible;
 use crate::device::{Handle, TxParts, delete_queue};
 use crate::family::{Family, QueueId};
 use crate::member::{Home, Member};
+use crate::offload::{self, MAX_SEGMENTED};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,6 +37,8 @@ pub struct Tx<F: Family> {
 const SHORTEST: u32 = 17;
 /// The most buffers of a packet.
 const SEGMENTS: usize = 32;
+/// The most bytes of a descriptor: less than any device can take (Linux: 32 KiB on the 82576, 24 KiB on the 82574).
+const LONGEST: u32 = 16 << 10;
 /// How long a queue that is dropped waits for its packets to be sent.
 const LAST_PACKETS: Duration = Duration::from_millis(50);
 
@@ -46,6 +48,11 @@ enum Unfit {
     Segments,
     Offload,
     Arena,
+}
+
+/// How many descriptors a packet's data has, of the buffers that a packet may have.
+fn descriptors(packet: &Buf) -> u32 {
+    packet.segments().take(SEGMENTS).map(|part| part.len().div_ceil(LONGEST)).sum()
 }
 
 impl<F: Family> Tx<F> {
@@ -71,9 +78,8 @@ impl<F: Family> Tx<F> {
         }
         let (mut room, mut fit) = (self.ring.free(), 0);
         for packet in packets.iter() {
-            // One more for the context that it may need. What is larger than the ring is dropped for that.
-            let segments = if packet.next().is_none() { 1 } else { packet.segments().count() as u32 };
-            let need = segments.min(SEGMENTS as u32) + u32::from(!packet.is_plain());
+            // What is larger than the ring is dropped for that.
+            let need = if packet.next().is_none() && packet.is_plain() { 1 } else { descriptors(packet) + 1 };
             if need > room && need <= self.ring.capacity() {
                 self.counters.full.add(1);
                 break;
@@ -82,8 +88,8 @@ impl<F: Family> Tx<F> {
             fit += 1;
         }
         let (mut sent, mut bytes) = (0, 0);
-        for packet in packets.take(fit) {
-            match self.post(&packet) {
+        for mut packet in packets.take(fit) {
+            match self.post(&mut packet) {
                 Ok(total) => {
                     self.ring.keep(packet);
                     (sent, bytes) = (sent + 1, bytes + u64::from(total));
@@ -109,7 +115,7 @@ impl<F: Family> Tx<F> {
 
     /// Posts a packet's descriptors, all of them or none; returns its length.
     #[inline(always)]
-    fn post(&mut self, packet: &Buf) -> Result<u32, Unfit> {
+    fn post(&mut self, packet: &mut Buf) -> Result<u32, Unfit> {
         let most = self.inner.driver().max_packet;
         if packet.next().is_none() && packet.is_plain() {
             // What is most frequent.
@@ -124,22 +130,26 @@ impl<F: Family> Tx<F> {
         self.post_any(packet)
     }
 
-    fn post_any(&mut self, packet: &Buf) -> Result<u32, Unfit> {
-        let granted = self.inner.driver().granted;
+    fn post_any(&mut self, packet: &mut Buf) -> Result<u32, Unfit> {
+        let (granted, most) = (self.inner.driver().granted, self.inner.driver().max_packet);
+        let (offload, vlan) = (packet.offload(), packet.vlan());
+        let cut = offload.filter(|offload| offload.segment > 0);
         let total = u32::try_from(packet.packet_len()).unwrap_or(u32::MAX);
-        if !(SHORTEST..=self.inner.driver().max_packet).contains(&total) {
+        if !(SHORTEST..=if cut.is_some() { MAX_SEGMENTED } else { most }).contains(&total) {
             return Err(Unfit::Length);
         }
-        let parts = packet.segments().filter(|part| !part.is_empty()).count();
-        if packet.segments().nth(SEGMENTS).is_some() || (parts > 1 && !granted.gather) {
+        let pieces = packet.segments().filter(|part| !part.is_empty()).count();
+        if packet.segments().nth(SEGMENTS).is_some() || (pieces > 1 && !granted.gather) {
             return Err(Unfit::Segments);
         }
-        let (offload, vlan) = (packet.offload(), packet.vlan());
-        let (work, context) = (F::tx_work(offload, vlan), F::tx_context(offload, vlan));
-        if parts + usize::from(context.is_some()) > self.ring.capacity() as usize {
+        let headers = cut.map_or(0, |cut| cut.l4_start() + u32::from(cut.l4_len));
+        let payload = total.saturating_sub(headers);
+        let (work, context) = (F::tx_work(offload, vlan), F::tx_context(offload, vlan, payload));
+        let mut left = descriptors(packet);
+        if left + u32::from(context.is_some()) > self.ring.capacity() {
             return Err(Unfit::Segments);
         }
-        let possible = tx_possible(packet, total, granted.tx_l3_checksum, granted.tx_l4_checksum);
+        let possible = offload.is_none_or(|asked| offload::possible::<F>(packet, &asked, total, granted, most));
         if !possible || (vlan.is_some() && !granted.vlan_insert) {
             return Err(Unfit::Offload);
         }
@@ -147,17 +157,23 @@ impl<F: Family> Tx<F> {
         for part in packet.segments() {
             self.iova(part)?;
         }
+        if let Some(cut) = &cut {
+            offload::prepare(packet, cut).ok_or(Unfit::Offload)?;
+        }
         if let Some(context) = context
             && self.context != Some(context)
         {
             self.ring.post(context);
             self.context = Some(context);
         }
-        let mut left = parts;
-        for part in packet.segments().filter(|part| !part.is_empty()) {
-            left -= 1;
-            let iova = self.iova(part)?;
-            self.ring.post([iova, F::tx_data(part.len(), total, left == 0, work)]);
+        for part in packet.segments() {
+            let (mut iova, mut rest) = (self.iova(part)?, part.len());
+            while rest > 0 {
+                let len = rest.min(LONGEST);
+                left -= 1;
+                self.ring.post([iova, F::tx_data(len, payload, left == 0, work)]);
+                (iova, rest) = (iova.wrapping_add(len.into()), rest - len);
+            }
         }
         Ok(total)
     }

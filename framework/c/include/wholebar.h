@@ -402,7 +402,7 @@ void wb_port_free(struct wb_port *port);
 // The device's name; NULL for NULL.
 const char *wb_port_name(const struct wb_port *port);
 
-// The driver's name: `virtio`, `igb`, `vmxnet3`; NULL for NULL.
+// The driver's name: `virtio`, `igb`, `igbvf`, `e1000e`, `vmxnet3`; NULL for NULL.
 const char *wb_port_driver(const struct wb_port *port);
 
 // Reads what it is and how it stands. May read a register, for the link. (DPDK: rte_eth_macaddr_get, rte_eth_link_get_nowait.)

@@ -117,7 +117,7 @@ pub unsafe extern "C" fn wb_port_name(port: *const wb_port) -> *const c_char {
     entry(|| Ok(unsafe { handle::get(port) }?.name.as_ptr()))
 }
 
-/// The driver's name: `virtio`, `igb`, `vmxnet3`; NULL for NULL.
+/// The driver's name: `virtio`, `igb`, `igbvf`, `e1000e`, `vmxnet3`; NULL for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wb_port_driver(port: *const wb_port) -> *const c_char {
     // SAFETY: rule 1: a handle of this type, not freed.

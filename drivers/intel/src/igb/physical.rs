@@ -59,10 +59,12 @@ impl Family for I82576Pf {
     /// The last ones are those of virtual functions.
     const ADDRESSES: usize = regs::ADDRESSES - FUNCTIONS as usize;
     const MAX_THROTTLE: Duration = hardware::MAX_THROTTLE;
+    const BUFFER_KIB: u32 = I82576::BUFFER_KIB;
+    const ONE_BUFFER_SIZE: bool = I82576::ONE_BUFFER_SIZE;
     const LIMITS: Limits = Limits {
         rx_queues: 1,
         tx_queues: 1,
-        offloads: Offloads { rss_hash: false, ..I82576::LIMITS.offloads },
+        offloads: Offloads { rss_hash: false, tso: false, ..I82576::LIMITS.offloads },
         ..I82576::LIMITS
     };
 
@@ -233,8 +235,12 @@ impl Family for I82576Pf {
         I82576::tx_work(offload, vlan)
     }
 
-    fn tx_context(offload: Option<Offload>, vlan: Option<u16>) -> Option<[u64; 2]> {
-        I82576::tx_context(offload, vlan)
+    fn can_describe(offload: &Offload) -> bool {
+        I82576::can_describe(offload)
+    }
+
+    fn tx_context(offload: Option<Offload>, vlan: Option<u16>, payload: u32) -> Option<[u64; 2]> {
+        I82576::tx_context(offload, vlan, payload)
     }
 }
 

@@ -46,12 +46,14 @@ impl Family for I82576Vf {
     const LIMITS: Limits = Limits {
         rx_queues: 1,
         tx_queues: 1,
-        offloads: Offloads { rss_hash: false, ..I82576::LIMITS.offloads },
+        offloads: Offloads { rss_hash: false, tso: false, ..I82576::LIMITS.offloads },
         ..I82576::LIMITS
     };
     /// Its own, and as many groups as one request has room for.
     const ADDRESSES: usize = 1 + GROUPS;
     const MAX_THROTTLE: Duration = igb::MAX_THROTTLE;
+    const BUFFER_KIB: u32 = I82576::BUFFER_KIB;
+    const ONE_BUFFER_SIZE: bool = I82576::ONE_BUFFER_SIZE;
 
     fn counters() -> (&'static [(u64, &'static str)], &'static [(u64, &'static str)]) {
         // The device's are the physical function's.
@@ -185,8 +187,12 @@ impl Family for I82576Vf {
         I82576::tx_work(offload, vlan)
     }
 
-    fn tx_context(offload: Option<Offload>, vlan: Option<u16>) -> Option<[u64; 2]> {
-        I82576::tx_context(offload, vlan)
+    fn can_describe(offload: &Offload) -> bool {
+        I82576::can_describe(offload)
+    }
+
+    fn tx_context(offload: Option<Offload>, vlan: Option<u16>, payload: u32) -> Option<[u64; 2]> {
+        I82576::tx_context(offload, vlan, payload)
     }
 }
 

@@ -1,4 +1,5 @@
-//! An 82576 played by hand: registers that remember, and memory that is read and written for the test. It sends nothing and receives nothing.
+//! One of Intel's controllers played by hand: registers that remember, and memory that is read and written for the test. It sends nothing and receives
+//! nothing.
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,8 +9,7 @@ use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
 use wholebar_core::net::PortConfig;
 use wholebar_core::pci::IrqInfo;
 use wholebar_core::{PageSize, Work};
-use wholebar_intel::igb::Igb;
-use wholebar_intel::{Options, Service};
+use wholebar_intel::{Controller, Nic, Options, Service};
 
 pub const CTRL: u64 = 0x0000;
 pub const STATUS: u64 = 0x0008;
@@ -18,11 +18,10 @@ const EERD: u64 = 0x0014;
 pub const CTRL_EXT: u64 = 0x0018;
 const MDIC: u64 = 0x0020;
 pub const ICR: u64 = 0x00c0;
+const EXTCNF_CTRL: u64 = 0x0f00;
 const SWSM: u64 = 0x5b50;
 pub const RAL0: u64 = 0x5400;
 pub const RAH0: u64 = 0x5404;
-pub const RX: u64 = 0xc000;
-pub const TX: u64 = 0xe000;
 /// A queue's registers.
 pub const BASE: u64 = 0x00;
 pub const TAIL: u64 = 0x18;
@@ -32,6 +31,9 @@ pub const QUEUE_CONTROL: u64 = 0x28;
 pub struct Inside {
     pub registers: Vec<u32>,
     pub eeprom: [u16; 64],
+    /// Where the first queues' registers are.
+    pub rx: u64,
+    pub tx: u64,
     pub vendor: [u8; 4],
     /// Nobody is there any more. The ids stay: the kernel's VFIO answers for those itself.
     pub gone: bool,
@@ -65,7 +67,7 @@ impl Inside {
 }
 
 impl FakeNic {
-    pub fn new() -> Self {
+    pub fn new<F: Controller>() -> Self {
         let mut eeprom = [0; 64];
         eeprom[..3].copy_from_slice(&[0x5452, 0x1200, 0x5634]);
         let sum = eeprom.iter().fold(0u16, |sum, word| sum.wrapping_add(*word));
@@ -73,7 +75,9 @@ impl FakeNic {
         let mut inside = Inside {
             registers: vec![0; 0x8000],
             eeprom,
-            vendor: [0x86, 0x80, 0xc9, 0x10],
+            rx: if F::NAME == "igb" { 0xc000 } else { 0x2800 },
+            tx: if F::NAME == "igb" { 0xe000 } else { 0x3800 },
+            vendor: [0x86, 0x80, F::IDS[0].1 as u8, (F::IDS[0].1 >> 8) as u8],
             gone: false,
             stuck_reset: false,
             stuck_queues: false,
@@ -90,6 +94,15 @@ impl FakeNic {
 
     pub fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// The registers of the first queue that receives, and of the first that sends.
+    pub fn rx(&self) -> u64 {
+        self.inside().rx
+    }
+
+    pub fn tx(&self) -> u64 {
+        self.inside().tx
     }
 
     pub fn register(&self, offset: u64) -> u32 {
@@ -139,9 +152,10 @@ impl FakeNic {
 
     /// Receives: writes `bytes` where the descriptor says, and then the descriptor.
     pub fn receive(&self, device: &InProcess, index: u32, bytes: &[u8], status: u64) {
-        let [at, _] = self.words(device, RX, index);
+        let rx = self.rx();
+        let [at, _] = self.words(device, rx, index);
         self.poke(device, Iova(at), bytes);
-        self.write_back(device, RX, index, [0, status | (bytes.len() as u64) << 32]);
+        self.write_back(device, rx, index, [0, status | (bytes.len() as u64) << 32]);
     }
 
     pub fn interrupt(&self, device: &InProcess, vector: u32) {
@@ -207,8 +221,9 @@ impl Model for Card {
             EERD => 2 | u32::from(inside.eeprom[(value >> 2) as usize % 64]) << 16,
             MDIC => value | 1 << 28,
             SWSM if inside.firmware => value & !2,
+            EXTCNF_CTRL if inside.firmware => value & !(1 << 5),
             STATUS => return Ok(()),
-            _ if inside.stuck_queues && offset >= RX && offset & 0x3f == QUEUE_CONTROL => value | 1 << 25,
+            _ if inside.stuck_queues && offset >= inside.rx && offset & 0x3f == QUEUE_CONTROL => value | 1 << 25,
             _ => value,
         };
         inside.registers[offset as usize / 4] = value;
@@ -247,8 +262,8 @@ impl Model for Card {
 }
 
 /// A driver on it, and buffers of 1024 bytes with no headroom.
-pub struct Rig {
-    pub igb: Igb,
+pub struct Rig<F: Controller> {
+    pub port: Nic<F>,
     pub pool: Pool,
     pub nic: FakeNic,
     pub device: Arc<InProcess>,
@@ -265,16 +280,16 @@ pub fn small() -> PortConfig {
     PortConfig { rx_descriptors: Some(16), tx_descriptors: Some(16), headroom: 0, offloads, ..PortConfig::default() }
 }
 
-pub fn rig(config: PortConfig) -> Rig {
+pub fn rig<F: Controller>(config: PortConfig) -> Rig<F> {
     rig_with(config, manual())
 }
 
-pub fn rig_with(config: PortConfig, options: Options) -> Rig {
-    let nic = FakeNic::new();
+pub fn rig_with<F: Controller>(config: PortConfig, options: Options) -> Rig<F> {
+    let nic = FakeNic::new::<F>();
     let device = nic.device();
-    let igb = Igb::open(device.clone(), config, options).unwrap();
+    let port = Nic::open(device.clone(), config, options).unwrap();
     let arena = Arena::new(1 << 18, ArenaOptions::default()).unwrap();
-    igb.attach(arena.clone()).unwrap();
+    port.attach(arena.clone()).unwrap();
     let pool = Pool::new(arena, BUFFERS, 1024, 64).unwrap();
-    Rig { igb, pool, nic, device }
+    Rig { port, pool, nic, device }
 }

@@ -1,43 +1,46 @@
-//! An 82576 by wholebar, and the same by Linux's own driver at the other end of the wire, in a guest. `cargo xtask vm test x86_64 kernel_igb_linux` runs them.
-// guests: x86_64 x86_64-iommufd
-// machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --bind nic --bind blk
+//! One of Intel's devices by wholebar, and another of the family by Linux's own driver at the other end of the wire, in a guest.
 
 use anyhow::{Context, Result, ensure};
 use etherparse::{Icmpv4Type, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use std::process::Command;
 use std::time::Instant;
-use wholebar::intel::igb::{Rx, Tx};
+use wholebar::intel::{Controller, Rx, Tx};
 use wholebar::mem::{Buf, Checked};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig};
-use wholebar_tests::guest::{SOON, function, nics};
-use wholebar_tests::igb::{BUFFERS, Station, patient};
+use wholebar::pci::Address;
+use wholebar_tests::guest::{SOON, function};
+use wholebar_tests::intel::{BUFFERS, Station, family, patient};
 
 const LINUX: [u8; 4] = [10, 77, 0, 1];
 const OURS: [u8; 4] = [10, 77, 0, 2];
 
 /// The second device, which Linux's driver has while this is there.
-struct Interface(String);
+struct Interface {
+    name: String,
+    device: Address,
+}
 
 impl Interface {
-    fn take() -> Result<Self> {
-        let device = function(*nics()?.get(1).context("the guest has too few network devices")?)?;
-        run("modprobe", &["igb"])?;
-        device.bind("igb")?;
+    fn take<F: Controller>() -> Result<Self> {
+        let device = function(family::<F>()?.get(1).context("the guest has too few of these devices")?.0)?;
+        run("modprobe", &[F::NAME])?;
+        device.bind(F::NAME)?;
         let name = device.interfaces().into_iter().next().context("it has no interface")?;
         run("ip", &["link", "set", &name, "mtu", "9000", "up"])?;
         run("ip", &["address", "add", "10.77.0.1/24", "dev", &name])?;
-        Ok(Self(name))
+        Ok(Self { name, device: device.address() })
     }
 
     fn mac(&self) -> Result<Mac> {
-        Ok(std::fs::read_to_string(format!("/sys/class/net/{}/address", self.0))?.trim().parse()?)
+        Ok(std::fs::read_to_string(format!("/sys/class/net/{}/address", self.name))?.trim().parse()?)
     }
 
     /// Waits until it has a carrier.
     fn ready(&self) -> Result<()> {
         let began = Instant::now();
-        while std::fs::read_to_string(format!("/sys/class/net/{}/carrier", self.0)).unwrap_or_default().trim() != "1" {
-            ensure!(began.elapsed() < SOON, "{} has no carrier", self.0);
+        while std::fs::read_to_string(format!("/sys/class/net/{}/carrier", self.name)).unwrap_or_default().trim() != "1"
+        {
+            ensure!(began.elapsed() < SOON, "{} has no carrier", self.name);
             std::thread::yield_now();
         }
         Ok(())
@@ -46,7 +49,7 @@ impl Interface {
 
 impl Drop for Interface {
     fn drop(&mut self) {
-        let back = nics().and_then(|nics| Ok(function(nics[1])?.bind("vfio-pci")?));
+        let back = function(self.device).and_then(|device| Ok(device.bind("vfio-pci")?));
         if let Err(error) = back {
             eprintln!("the device is not VFIO's again: {error:#}");
         }
@@ -88,8 +91,13 @@ fn answer(packet: &mut Buf, mac: Mac) -> bool {
 }
 
 /// Answers until the command has ended.
-fn answer_while(mut command: Command, station: &Station, rx: &mut Rx, tx: &mut Tx) -> Result<bool> {
-    let (mut child, mut burst, mac) = (command.spawn()?, Burst::new(32), station.igb.mac());
+fn answer_while<F: Controller>(
+    mut command: Command,
+    station: &Station<F>,
+    rx: &mut Rx<F>,
+    tx: &mut Tx<F>,
+) -> Result<bool> {
+    let (mut child, mut burst, mac) = (command.spawn()?, Burst::new(32), station.nic.mac());
     loop {
         rx.rx(&mut burst);
         ensure!(burst.iter().all(|packet| packet.checked().0 != Checked::Bad && packet.checked().1 != Checked::Bad));
@@ -108,13 +116,11 @@ fn ping(size: &str) -> Command {
     ping
 }
 
-#[test]
-#[ignore = "wants a guest"]
-fn linux_is_answered_and_answers() -> Result<()> {
-    let interface = Interface::take()?;
+pub fn is_answered_and_answers<F: Controller>() -> Result<()> {
+    let interface = Interface::take::<F>()?;
     let offloads = Offloads { rx_checksum: true, scatter: true, gather: true, ..Offloads::NONE };
     let config = PortConfig { mtu: Some(9000), offloads, ..PortConfig::default() };
-    let station = Station::open(0, config, patient())?;
+    let station = Station::<F>::open(0, config, patient())?;
     station.wait_link(true)?;
     let (mut rx, mut tx) = station.queues()?;
     interface.ready()?;
@@ -122,14 +128,14 @@ fn linux_is_answered_and_answers() -> Result<()> {
         ensure!(answer_while(ping(size), &station, &mut rx, &mut tx)?, "ping of {size} bytes");
     }
     // Down and up again: what Linux does to its end is nothing to ours but silence.
-    run("ip", &["link", "set", &interface.0, "down"])?;
-    run("ip", &["link", "set", &interface.0, "up"])?;
+    run("ip", &["link", "set", &interface.name, "down"])?;
+    run("ip", &["link", "set", &interface.name, "up"])?;
     interface.ready()?;
     ensure!(answer_while(ping("56"), &station, &mut rx, &mut tx)?, "ping after the interface was down");
 
     // The other way round.
     let (payload, mut bytes) = ([0xa5; 1000], Vec::new());
-    let builder = PacketBuilder::ethernet2(station.igb.mac().0, interface.mac()?.0).ipv4(OURS, LINUX, 64);
+    let builder = PacketBuilder::ethernet2(station.nic.mac().0, interface.mac()?.0).ipv4(OURS, LINUX, 64);
     builder.icmpv4_echo_request(7, 9).write(&mut bytes, &payload)?;
     let mut request = station.pool.get().context("a buffer")?;
     request.copy_from(&bytes);
@@ -150,11 +156,11 @@ fn linux_is_answered_and_answers() -> Result<()> {
             }
         }
         // It may ask for our address first.
-        burst.retain(|packet| answer(packet, station.igb.mac()));
+        burst.retain(|packet| answer(packet, station.nic.mac()));
         tx.tx(&mut burst);
         burst.give_back();
     }
     drop((rx, tx));
-    ensure!((station.pool.available(), station.igb.quarantined()) == (BUFFERS, 0), "buffers were lost");
+    ensure!((station.pool.available(), station.nic.quarantined()) == (BUFFERS, 0), "buffers were lost");
     Ok(())
 }

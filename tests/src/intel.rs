@@ -1,13 +1,13 @@
-//! 82576 devices of a guest, by the driver: stations on one wire, and numbered frames between them.
+//! Intel's devices of a guest, by the driver: stations on one wire, and numbered frames between them.
 
-use crate::guest::{SOON, nics};
+use crate::guest::{SOON, nics_that};
 use anyhow::{Context, Result, bail, ensure};
 use std::ops::Range;
 use std::time::{Duration, Instant};
-use wholebar::intel::Options;
-use wholebar::intel::igb::{Igb, Rx, Tx};
+use wholebar::intel::{Controller, Nic, Options, Rx, Tx};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::net::{Burst, Event, Mac, Port, PortConfig};
+use wholebar::pci::Address;
 use wholebar::vfio::{Vfio, VfioOptions};
 
 /// Options of who is in no hurry: nothing is late on a machine that is merely busy.
@@ -24,28 +24,36 @@ const WINDOW: u64 = 128;
 /// Frames from this number on are no part of a stream: what was sent during a reset may come any time later.
 pub const CHAFF: u64 = 1 << 63;
 
+/// The guest's devices of a family, each with QEMU's name of it.
+///
+/// # Errors
+/// That this is no guest of `cargo xtask vm`.
+pub fn family<F: Controller>() -> Result<Vec<(Address, String)>> {
+    nics_that(|found| found.vendor().zip(found.device()).is_some_and(|ids| F::IDS.contains(&ids)))
+}
+
 /// A device, and memory for its packets.
-pub struct Station {
+pub struct Station<F: Controller> {
     /// The device.
-    pub igb: Igb,
+    pub nic: Nic<F>,
     /// Buffers of 2048 bytes and the headroom.
     pub pool: Pool,
 }
 
-impl Station {
-    /// The guest's network device `nth`.
+impl<F: Controller> Station<F> {
+    /// The guest's device `nth` of the family.
     ///
     /// # Errors
     /// What the kernel or the driver says.
     pub fn open(nth: usize, config: PortConfig, options: Options) -> Result<Self> {
-        let address = *nics()?.get(nth).context("the guest has too few network devices")?;
+        let address = family::<F>()?.get(nth).context("the guest has too few of these devices")?.0;
         let headroom = config.headroom;
-        let igb = Igb::open(Vfio::open(address, &VfioOptions::default())?, config, options)?;
+        let nic = Nic::open(Vfio::open(address, &VfioOptions::default())?, config, options)?;
         let arena = Arena::new(16 << 20, ArenaOptions::default())?;
-        igb.attach(arena.clone())?;
-        // None crosses a page: QEMU's device drops, without a word, what it is to send from a buffer that is in two pieces behind the IOMMU.
+        nic.attach(arena.clone())?;
+        // None crosses a page: QEMU's devices drop, without a word, what they are to send from a buffer that is in two pieces behind the IOMMU.
         let pool = Pool::new(arena, BUFFERS, 2048 + u32::from(headroom), 4096)?;
-        Ok(Self { igb, pool })
+        Ok(Self { nic, pool })
     }
 
     /// Waits until an event says that the link is so.
@@ -63,7 +71,7 @@ impl Station {
     pub fn wait_event(&self, what: &str, is: impl Fn(&Event) -> bool) -> Result<Event> {
         let deadline = Instant::now() + SOON;
         loop {
-            let event = self.igb.events().recv_deadline(deadline).with_context(|| format!("waiting for {what}"))?;
+            let event = self.nic.events().recv_deadline(deadline).with_context(|| format!("waiting for {what}"))?;
             if is(&event) {
                 return Ok(event);
             }
@@ -72,7 +80,7 @@ impl Station {
 
     /// A counter, of a queue, or (without a name) of the device.
     pub fn statistic(&self, queue: &str, name: &str) -> u64 {
-        let all = self.igb.statistics();
+        let all = self.nic.statistics();
         all.iter().find(|s| s.queue == queue && s.name == name).map_or(0, |s| s.value)
     }
 
@@ -80,8 +88,8 @@ impl Station {
     ///
     /// # Errors
     /// The driver's own, where the device does not come up or an operation fails.
-    pub fn queues(&self) -> Result<(Rx, Tx)> {
-        Ok((self.igb.rx(0, &self.pool)?, self.igb.tx(0)?))
+    pub fn queues(&self) -> Result<(Rx<F>, Tx<F>)> {
+        Ok((self.nic.rx(0, &self.pool)?, self.nic.tx(0)?))
     }
 }
 
@@ -89,7 +97,7 @@ impl Station {
 ///
 /// # Errors
 /// The driver's own, where the device does not come up or an operation fails.
-pub fn pair(a: PortConfig, b: PortConfig, options: &Options) -> Result<(Station, Station)> {
+pub fn pair<F: Controller>(a: PortConfig, b: PortConfig, options: &Options) -> Result<(Station<F>, Station<F>)> {
     let (a, b) = (Station::open(0, a, options.clone())?, Station::open(1, b, options.clone())?);
     a.wait_link(true)?;
     b.wait_link(true)?;
@@ -131,13 +139,13 @@ fn pattern(number: u64, i: usize) -> u8 {
 ///
 /// # Errors
 /// What did not come, or not as it was.
-pub fn stream(
-    (from, tx): (&Station, &mut Tx),
-    (to, rx): (&Station, &mut Rx),
+pub fn stream<F: Controller>(
+    (from, tx): (&Station<F>, &mut Tx<F>),
+    (to, rx): (&Station<F>, &mut Rx<F>),
     numbers: Range<u64>,
     len: impl Fn(u64) -> usize,
 ) -> Result<()> {
-    let (us, them) = (from.igb.mac(), to.igb.mac());
+    let (us, them) = (from.nic.mac(), to.nic.mac());
     let (mut out, mut came) = (Burst::new(32), Burst::new(32));
     let (mut next, mut expected, began) = (numbers.start, numbers.start, Instant::now());
     while expected < numbers.end {
@@ -171,7 +179,7 @@ pub fn stream(
 ///
 /// # Errors
 /// That there was no room for them.
-pub fn send(tx: &mut Tx, packets: impl IntoIterator<Item = Buf>) -> Result<()> {
+pub fn send<F: Controller>(tx: &mut Tx<F>, packets: impl IntoIterator<Item = Buf>) -> Result<()> {
     let began = Instant::now();
     for packet in packets {
         let mut burst = Burst::new(1);
@@ -187,7 +195,7 @@ pub fn send(tx: &mut Tx, packets: impl IntoIterator<Item = Buf>) -> Result<()> {
 ///
 /// # Errors
 /// That none does.
-pub fn receive(rx: &mut Rx) -> Result<Buf> {
+pub fn receive<F: Controller>(rx: &mut Rx<F>) -> Result<Buf> {
     let (began, mut burst) = (Instant::now(), Burst::new(1));
     while began.elapsed() < SOON {
         rx.rx(&mut burst);
@@ -202,7 +210,7 @@ pub fn receive(rx: &mut Rx) -> Result<Buf> {
 ///
 /// # Errors
 /// What came.
-pub fn silence(rx: &mut Rx) -> Result<()> {
+pub fn silence<F: Controller>(rx: &mut Rx<F>) -> Result<()> {
     let (began, mut burst) = (Instant::now(), Burst::new(1));
     while began.elapsed() < Duration::from_millis(100) {
         rx.rx(&mut burst);
