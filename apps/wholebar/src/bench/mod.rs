@@ -13,7 +13,7 @@ use crate::idle;
 use crate::mapped::Bar;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
-use crate::output;
+use crate::output::{self, Files};
 use crate::packets::{self, Size, Way};
 use crate::report::{self, PacketRun, Packets, Report, Run};
 use crate::rounds::{Load, Plan};
@@ -70,12 +70,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Measure {
-    /// Write the results as JSON to this file; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
-    /// Write the results as a web page to this file, which needs no other
-    #[arg(long, value_name = "FILE")]
-    html: Option<String>,
+    #[command(flatten)]
+    files: Files,
     /// About how long to measure
     #[arg(long, aliases = ["time", "runtime"], value_name = "SECONDS", default_value = "34", value_parser = args::some_seconds)]
     seconds: Duration,
@@ -145,10 +141,10 @@ fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let cores = reads::cores(args.cores.as_ref())?;
     if args.only == Some(Half::Idle) {
-        if args.html.is_some() {
+        if args.files.html.is_some() {
             bail!(args::Usage("--only idle has no web page: leave --html out".to_owned()));
         }
-        return idle::bench(cores, args.seconds, args.json.as_deref());
+        return idle::bench(cores, args.seconds, args.files.json.as_deref());
     }
     let name = match args.backing {
         _ if args.only == Some(Half::Packets) => packets::TARGET,
@@ -159,7 +155,7 @@ fn measure(args: Measure) -> Result<()> {
     // As hardware does.
     target.set_spin(true);
     let (shared, device, quiet) =
-        (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
+        (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.files.takes_stdout());
     let core_shares: Vec<_> =
         [Some(cores.0), cores.1].into_iter().flatten().filter_map(|core| cpu::spin_share(core, SPIN)).collect();
     if !quiet {
@@ -211,12 +207,7 @@ fn measure(args: Measure) -> Result<()> {
         packets,
         baseline: None,
     };
-    if let Some(path) = &args.json {
-        output::write_json(path, &report)?;
-    }
-    if let Some(path) = &args.html {
-        output::write(path, &html::bench(&report, &bars, shared)?)?;
-    }
+    args.files.write(&report, || html::bench(&report, &bars, shared))?;
     match report.runs.iter().map(|run| run.errors).sum() {
         0u64 if trusted_runs == 0 && !trusted.is_empty() => {
             bail!(
@@ -287,14 +278,14 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
             format!("{:.1}", run.commands_a_doorbell()),
         ]
     });
-    let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
+    let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os"];
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
     let mut text = report::warning(runs.iter().map(Run::is_trusted), shared);
     text += &format!("4 KiB random reads, batches of depth/4 (at most 32); medians of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
     text += &output::paragraph(&format!(
-        "ratio: to whole at the same depth, {}direct, trapped: doorbells rung, of submission and completion queue. I/Os each: for each doorbell; a \
+        "ratio: to whole at the same depth, {}direct, trapped: doorbells rung, of submission and completion queue. I/Os: for each doorbell; a \
          read that is alone rings one of both queues, which makes 0.5.",
         report::RATIO_NOTE
     ));
