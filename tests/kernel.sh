@@ -7,18 +7,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
-for tool in ip ss nstat ping nc iperf3 tcpdump curl cmp awk setpriv; do
-  command -v $tool >/dev/null || { echo "$0: needs $tool (Debian: iproute2 iputils-ping netcat-openbsd iperf3 tcpdump curl util-linux)" >&2; exit 2; }
-done
-[ "$(id -u)" = 0 ] || { echo "$0: needs root" >&2; exit 2; }
-wholebar=${1-}
-if [ -z "$wholebar" ]; then
-  cargo build -q --release --bin wholebar
-  wholebar=${CARGO_TARGET_DIR:-target}/release/wholebar
-fi
+. tests/sides
+needs "iproute2 iputils-ping netcat-openbsd iperf3 tcpdump curl util-linux" ip ss nstat ping nc iperf3 tcpdump curl cmp awk setpriv
+release "${1-}"
 
 work=$(mktemp -d)
-declare -A net=([a]=wb-a-$$ [b]=wb-b-$$ [m]=wb-m-$$)
 jobs=()
 forwarder=
 cleanup() {
@@ -34,12 +27,6 @@ fail() {
   cat "$work"/*.out >&2
   exit 1
 }
-wait_for() { # what, command
-  local what=$1; shift
-  for _ in $(seq 600); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.05; done
-  fail "$what did not come"
-}
-on() { local side=$1; shift; ip netns exec "${net[$side]}" "$@"; }
 counter() { on "$1" cat "/sys/class/net/$2/statistics/$3"; } # namespace, interface, which
 
 for side in a b m; do
@@ -104,41 +91,17 @@ agree() { # interface: what the kernel and the forwarder say that came and went 
     [ $(($(counter m "$1" tx_packets) - $(says "$1" tx_packets))) = "${ahead[$1.tx]}" ]
 }
 
-answers() { on "$1" nstat -asz IcmpMsgInType0 Icmp6InEchoReplies | awk '{ n += $2 } END { print n }'; }
-# Fewer at once than the ring has room for, however late the forwarder gets its core.
-pings() { # from, to: without loss
-  local all=$(($(answers "$1") + 100))
-  on "$1" ping -q -c 100 -i 0.002 -W 30 "$2" >"$work/ping.out" || fail "ping from $1 to $2"
-  answered() { [ "$(answers "$1")" -ge $all ]; }
-  wait_for "an answer to each of 100 pings from $1 to $2" answered "$1"
-}
-file() { # from, to, address of that
-  ip netns exec "${net[$2]}" timeout 100 nc -l -N "$3" 7777 >"$work/came" &
-  local receiver=$!
-  wait_for "nc" sh -c "ip netns exec ${net[$2]} ss -ltn | grep -q :7777"
-  on "$1" timeout 100 nc -N "$3" 7777 <"$work/file" || fail "nc from $1 to $2"
-  wait $receiver || fail "nc in $2"
-  cmp "$work/file" "$work/came" || fail "the file from $1 to $2 is not what was sent"
-}
-speed() { # address, what, arguments of iperf3
-  local address=$1 what=$2; shift 2
-  ip netns exec "${net[b]}" timeout 100 iperf3 -s -1 >/dev/null 2>&1 &
-  local server=$!
-  wait_for "iperf3" sh -c "ip netns exec ${net[b]} ss -ltn | grep -q :5201"
-  on a iperf3 -c "$address" -t 1 -f m "$@" >"$work/iperf3.out" 2>&1 || fail "iperf3 $what"
-  wait $server || fail "iperf3 in b"
-  printf '  iperf3 %-12s %s\n' "$what" "$(awk '/receiver/ { print $7, $8 }' "$work/iperf3.out")"
-}
+# Fewer pings at once than the ring has room for, however late the forwarder gets its core.
 head -c $((2 << 20)) /dev/urandom >"$work/file"
 
 echo "=== forwarding, by packet sockets"
 start ""
 note_counters
-pings a 10.80.0.2; pings b fd80::1
-file a b 10.80.0.2; file b a fd80::1
+pings 100 a 10.80.0.2; pings 100 b fd80::1
+file a b 10.80.0.2 "$work/file"; file b a fd80::1 "$work/file"
 echo "  100 pings each over IPv4 and IPv6: none lost; 2 MiB by TCP over each: the same bytes"
 if [ -n "$vlan" ]; then
-  pings a $vlan; file a b $vlan
+  pings 100 a $vlan; file a b $vlan "$work/file"
   echo "  the same over a VLAN"
 fi
 speed 10.80.0.2 "a to b"
@@ -151,7 +114,7 @@ on m ip link set to_b down
 wait_for "an event" grep -q 'port 1: the link is down' "$work/fwd.err.out"
 on m ip link set to_b up
 wait_for "an event" grep -q 'port 1: the link is up' "$work/fwd.err.out"
-pings a 10.80.0.2
+pings 100 a 10.80.0.2
 stop
 grep -q '^received .* = ' "$work/fwd.out" || fail "packets are not accounted for"
 
@@ -164,8 +127,8 @@ fi
 if [ -n "$xdp" ]; then
   echo "=== forwarding, by AF_XDP sockets"
   start $xdp
-  pings a 10.80.0.2; pings b fd80::1
-  file a b 10.80.0.2; file b a fd80::1
+  pings 100 a 10.80.0.2; pings 100 b fd80::1
+  file a b 10.80.0.2 "$work/file"; file b a fd80::1 "$work/file"
   speed 10.80.0.2 "a to b"
   on m ip link show to_a | grep -q xdp || fail "no program is attached"
   kill -9 $forwarder

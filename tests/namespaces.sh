@@ -5,22 +5,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
-for tool in ip ss nstat ping nc iperf3 tcpdump cmp awk; do
-  command -v $tool >/dev/null || { echo "$0: needs $tool (Debian: iproute2 iputils-ping netcat-openbsd iperf3 tcpdump)" >&2; exit 2; }
-done
-[ "$(id -u)" = 0 ] && [ -e /dev/net/tun ] || { echo "$0: needs root, and TAP (modprobe tun)" >&2; exit 2; }
-wholebar=${1-}
-if [ -z "$wholebar" ]; then
-  cargo build -q --release --bin wholebar
-  wholebar=${CARGO_TARGET_DIR:-target}/release/wholebar
-fi
+. tests/sides
+needs "iproute2 iputils-ping netcat-openbsd iperf3 tcpdump" ip ss nstat ping nc iperf3 tcpdump cmp awk
+[ -e /dev/net/tun ] || { echo "$0: needs TAP (modprobe tun)" >&2; exit 2; }
+release "${1-}"
 cargo build -q --example same_packets
 same_packets=${CARGO_TARGET_DIR:-target}/debug/examples/same_packets
 
 work=$(mktemp -d)
 sides="a b"
-declare -A net tap mac
-for side in $sides; do net[$side]=wb-$side-$$; tap[$side]=wb$side$$; mac[$side]=02:00:00:00:00:0$side; done
+declare -A tap mac
+for side in $sides; do tap[$side]=wb$side$$; mac[$side]=02:00:00:00:00:0$side; done
 jobs=()
 forwarder=
 
@@ -36,12 +31,6 @@ fail() { # why; with what the forwarder counted
   if [ -n "$forwarder" ]; then kill -INT $forwarder || true; wait $forwarder || true; forwarder=; cat "$work/fwd" "$work/fwd.err" >&2; fi
   exit 1
 }
-wait_for() { # what, command
-  local what=$1; shift
-  for _ in $(seq 1200); do if "$@" >/dev/null 2>&1; then return; fi; sleep 0.05; done
-  fail "$what did not come"
-}
-on() { local side=$1; shift; ip netns exec "${net[$side]}" "$@"; }
 
 # However late the forwarder gets its core, nothing is to be lost: models wait for buffers, interfaces have long queues, and who asks for an address
 # asks for a minute.
@@ -75,14 +64,6 @@ stop() {
   grep -q '^received .* = ' "$work/fwd" || fail "packets are not accounted for"
 }
 
-answers() { on "$1" nstat -asz IcmpMsgInType0 Icmp6InEchoReplies | awk '{ n += $2 } END { print n }'; }
-pings() { # from, to: without loss
-  local all=$(($(answers "$1") + 200))
-  on "$1" ping -q -c 200 -i 0.002 -W 30 "$2" >"$work/ping" || { cat "$work/ping"; fail "ping from $1 to $2"; }
-  # It waits for the last ones for two round trips only; the namespace counts them whenever they come.
-  answered() { [ "$(answers "$1")" -ge $all ]; }
-  wait_for "an answer to each of 200 pings from $1 to $2" answered "$1"
-}
 # The first and the last packets that are compared.
 mark() { on a ping -q -c 1 -W 30 -p 77686f6c65626172 10.77.0.2 >/dev/null || fail "a marked ping was lost"; }
 
@@ -111,25 +92,6 @@ captured() { # arguments of same_packets
   "$same_packets" "$work/a.pcap" "${mac[a]}" "$work/b.pcap" "${mac[b]}" "$@" || fail "what one side sent is not what the other received"
 }
 
-file() { # from, to, address of that, whole file
-  on "$2" timeout 300 nc -l -N "$3" 7777 >"$work/came" &
-  local receiver=$!
-  wait_for "nc" sh -c "ip netns exec ${net[$2]} ss -ltn | grep -q :7777"
-  on "$1" timeout 300 nc -N "$3" 7777 <"$4" || fail "nc from $1 to $2"
-  wait $receiver || fail "nc in $2"
-  cmp "$4" "$work/came" || fail "the file from $1 to $2 is not what was sent"
-}
-
-speed() { # address, what, arguments of iperf3
-  local address=$1 what=$2; shift 2
-  on b iperf3 -s -1 >/dev/null 2>&1 &
-  local server=$!
-  wait_for "iperf3" sh -c "ip netns exec ${net[b]} ss -ltn | grep -q :5201"
-  on a iperf3 -c "$address" -t 1 -f m "$@" >"$work/iperf3" 2>&1 || { cat "$work/iperf3"; fail "iperf3 $what"; }
-  wait $server || fail "iperf3 in b"
-  printf '  iperf3 %-12s %s\n' "$what" "$(awk '/receiver/ { print $7, $8 }' "$work/iperf3")"
-}
-
 for side in $sides; do ip netns add "${net[$side]}"; done
 head -c $((4 << 20)) /dev/urandom >"$work/file"
 
@@ -137,13 +99,13 @@ run() { # what, how captures are compared, arguments of net fwd
   local what=$1 how=$2; shift 2
   echo "=== $what"
   start "$@"
-  pings a 10.77.0.2; pings b 10.77.0.1; pings a fd77::2
+  pings 200 a 10.77.0.2; pings 200 b 10.77.0.1; pings 200 a fd77::2
   echo "  200 pings each of a, of b, and over IPv6: none lost"
   capture
   mark
   file a b 10.77.0.2 "$work/file"
   file b a fd77::1 "$work/file"
-  pings b fd77::1
+  pings 200 b fd77::1
   mark
   captured $how
   echo "  4 MiB by TCP each way, IPv4 and IPv6: the same bytes"

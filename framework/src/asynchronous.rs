@@ -1,14 +1,12 @@
 //! Futures over a queue of a disk: each completes when its queue is polled. (The module has the feature's name as far as Rust lets it: `async` is a
 //! keyword.)
 //!
-//! This is no executor, and it needs none in particular: it is single-threaded, starts no thread and sleeps nowhere. A [`Queue`] is a
-//! [`BlockQueue`] shared by the tasks of one thread. A task awaits [`Queue::read`]; somebody on the same thread calls [`Queue::poll`] again and
-//! again, between the tasks or in one of them, as [`Queue::run`] does. The queues below know nothing of it: who does not use it does not pay for it.
+//! It needs no executor in particular: it is single-threaded, starts no thread and sleeps nowhere. A [`Queue`] is a
+//! [`BlockQueue`] shared by the tasks of one thread. A task awaits [`Queue::read`]; the same thread calls [`Queue::poll`] again and
+//! again: [`Queue::block_on`] does for one future, [`Queue::run`] does in a task of an executor. The polled queues below pay nothing for it.
 //!
 //! ```
 //! # #[cfg(all(feature = "sim", feature = "nvme"))] {
-//! use std::pin::pin;
-//! use std::task::{Context, Poll, Waker};
 //! use wholebar::asynchronous::{Error, Queue};
 //! use wholebar::block::{self, Data, DiskConfig};
 //! use wholebar::mem::{Arena, ArenaOptions, Pool};
@@ -27,23 +25,15 @@
 //! let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
 //! let queue = Queue::new(disk.queue()?);
 //! let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
-//! // An executor for one task: it runs the task, then the queue, in turns.
-//! let mut task = pin!(round_trip(&queue, ns.nsid, data));
-//! let mut context = Context::from_waker(Waker::noop());
-//! let read = loop {
-//!     if let Poll::Ready(read) = task.as_mut().poll(&mut context) {
-//!         break read?;
-//!     }
-//!     queue.poll(32);
-//! };
+//! let read = queue.block_on(round_trip(&queue, ns.nsid, data))?;
 //! assert_eq!(read.len(), u64::from(ns.block_size));
 //! # Ok(()) }
 //! # main().unwrap();
 //! # }
 //! ```
 //!
-//! With tokio that loop is a task of a `LocalSet`, `spawn_local(async move { queue.run().await })`, and so it is with smol's `LocalExecutor`; the
-//! guide's page on the matter has both, and an executor of several tasks by hand.
+//! With tokio the queue is polled by a task of a `LocalSet`, `spawn_local(async move { queue.run().await })`, and so it is with smol's
+//! `LocalExecutor`; the guide's page on the matter has both, and an executor of several tasks by hand.
 //!
 //! **What is in flight owns its buffers.** A future that is dropped, by a timeout or a `select!`, withdraws its request where that still waits for
 //! room. Where the device knows of it, the command goes on without anybody who waits for it: its buffers stay with it until it ends, and are
@@ -63,7 +53,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use wholebar_core::block::{BlockQueue, Completion, Data, Op, QueueState, Reject, Rejected, Request, Status};
@@ -181,6 +171,27 @@ impl Queue {
             Poll::Pending
         })
         .await
+    }
+
+    /// Runs one future to its end on this thread, polling it and the queue in turns: an executor for a program that has no other. Futures that are joined in
+    /// it share the queue. The thread never sleeps, and gives up its core now and then where nothing completes; so the future may wait for something
+    /// else, too (another thread, a clock), but not for another queue that nobody polls.
+    ///
+    /// # Panics
+    /// Where the future does.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let (mut future, mut context, mut idle) = (pin!(future), Context::from_waker(Waker::noop()), 0u32);
+        loop {
+            // It is polled whether it was woken or not: it is the only one.
+            if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                return output;
+            }
+            idle = if self.poll(usize::MAX) > 0 { 0 } else { idle.wrapping_add(1) };
+            match idle % 64 {
+                63 => std::thread::yield_now(),
+                _ => std::hint::spin_loop(),
+            }
+        }
     }
 
     /// Returns the state of the queue below.

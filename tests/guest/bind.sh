@@ -2,7 +2,7 @@
 # devices on the way.
 # guests: x86_64 ppc64le-4k ppc64le-64k
 # machine: --nvme 64M --nvme 64M --nic igb --nic virtio-net --bind none
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
+. /wholebar/commands
 # A command fails (exit code 1), and says all of these.
 refused() { # words of the command -- texts
 	local command=
@@ -12,7 +12,6 @@ refused() { # words of the command -- texts
 	for text in "$@"; do grep -qF -- "$text" /tmp/out || fail "$command does not say: $text"; done
 	echo "refused as it should be:$command: $(grep -m 1 -F -- "$1" /tmp/out)"
 }
-works() { "$@" >/tmp/out 2>&1 || fail "$* does not work"; cat /tmp/out; }
 driver() { basename "$(readlink /sys/bus/pci/devices/$1/driver)"; }
 has() { [ "$(driver $2)" = $1 ] || fail "$2 is with $(driver $2), not with $1"; }
 # The disk of a controller, which with native multipath is its subsystem's: nvme1n1 for nvme1c0n1.

@@ -1,7 +1,7 @@
 # Two functions in one IOMMU group, the kernel's driver has one of them: the doctor names it, and the command that mends it.
 # guests: x86_64
 # machine: --nvme 64M,multifunction=on --nvme 64M,bus=port1,addr=0.1 --bind 0000:01:00.0
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
+. /wholebar/commands
 one=${WHOLEBAR_NVME%%,*} two=${WHOLEBAR_NVME##*,}
 [ "$(readlink -f /sys/bus/pci/devices/$one/iommu_group)" = "$(readlink -f /sys/bus/pci/devices/$two/iommu_group)" ] || fail "two groups"
 wholebar doctor $one >/tmp/out 2>&1 || fail "a function without a driver is no obstacle"

@@ -1,7 +1,7 @@
 # Interrupts that are not remapped: the doctor says so before the kernel refuses the device, and what it takes to have it even so.
 # guests: x86_64
 # machine: --no-intremap
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
+. /wholebar/commands
 name=${WHOLEBAR_NVME%%,*}
 wholebar doctor $name >/tmp/out 2>&1 && fail "nothing stops it"
 cat /tmp/out

@@ -1,7 +1,7 @@
 # No IOMMU: the doctor says so, bind refuses; and where the kernel offers no-IOMMU, what it takes to use it.
 # guests: x86_64 x86_64-iommufd
 # machine: --no-iommu --bind none
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
+. /wholebar/commands
 name=${WHOLEBAR_NVME%%,*}
 modprobe nvme
 wholebar doctor $name >/tmp/out 2>&1 && fail "nothing stops it"

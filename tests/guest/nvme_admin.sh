@@ -3,15 +3,7 @@
 # guests: x86_64
 # machine: --nvme 64M
 name=${WHOLEBAR_NVME%%,*}
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
-works() { "$@" >/tmp/out 2>&1 || fail "$* does not work"; cat /tmp/out; }
-says() { grep -qF -- "$1" /tmp/out || fail "it does not say: $1"; }
-refused() { # exit code, text, words of the command
-	local code=$1 text=$2; shift 2
-	"$@" >/tmp/out 2>&1 </dev/null; [ $? = $code ] || fail "$* does not end with $code"
-	says "$text"
-}
-same() { cmp $1 $2 || { echo "FAIL: $1 is not $2"; exit 1; }; }
+. /wholebar/commands
 
 # What QEMU says of itself, by three ways.
 works wholebar nvme id-ctrl $name

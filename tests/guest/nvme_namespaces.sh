@@ -3,17 +3,9 @@
 # guests: x86_64
 # machine: --nvme 64M --nvme-ns 64M,ms=8,pi=1 --nvme-ns 64M,ms=8,pi=1,mset=1 --nvme-ns 64M,ms=8,pi=2 --nvme-ns 64M,zoned=on,zoned.zone_size=4M,zoned.max_open=4,zoned.max_active=6
 name=${WHOLEBAR_NVME%%,*}
-fail() { echo "FAIL: $*"; cat /tmp/out; exit 1; }
-works() { "$@" >/tmp/out 2>&1 || fail "$* does not work"; cat /tmp/out; }
-says() { grep -qF -- "$1" /tmp/out || fail "it does not say: $1"; }
-refused() { # exit code, text, words of the command
-	local code=$1 text=$2; shift 2
-	"$@" >/tmp/out 2>&1 </dev/null; [ $? = $code ] || fail "$* does not end with $code"
-	says "$text"
-}
+. /wholebar/commands
 # The kernel numbers disks as it finds them.
 disk() { for d in /sys/block/nvme0n*; do [ "$(cat $d/nsid)" = $1 ] && echo ${d##*/}; done; }
-same() { cmp $1 $2 || { echo "FAIL: $1 is not $2"; exit 1; }; }
 protected="2 3 4" zoned=5
 
 works wholebar nvme identify $name

@@ -34,9 +34,9 @@ const BUFFER: u64 = 0x40000;
 const BUFFER_SIZE: u32 = 4096;
 /// How long the device is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
+const USAGE: &str = "usage: hello-edu ADDRESS [intx] [stay]: of QEMU's -device edu, which vfio-pci has";
 
 struct Edu(Bar);
-
 impl Driver for Edu {
     const NAME: &'static str = "edu";
     type State = ();
@@ -89,11 +89,9 @@ fn transfer(edu: &ControlPlane<Edu>, memory: &DmaMapping, buf: Buf, from_device:
     bar.write(DMA_DESTINATION, destination)?;
     bar.write(DMA_COUNT, u64::from(buf.len()))?;
     bar.write(DMA_COMMAND, DMA_RUN | direction | DMA_INTERRUPT)?;
-    if let Err(error) = wait_for(edu, CAUSE_DMA) {
-        buf.quarantine();
-        return Err(error);
-    }
-    Ok(buf)
+    let Err(error) = wait_for(edu, CAUSE_DMA) else { return Ok(buf) };
+    buf.quarantine();
+    Err(error)
 }
 
 fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool, out: &mut impl Write) -> Result<()> {
@@ -102,13 +100,12 @@ fn show(edu: &ControlPlane<Edu>, memory: &DmaMapping, pool: &Pool, out: &mut imp
     ensure!(bar.read::<u32>(LIVENESS)? == !0x1234_5678, "the device does not answer");
     bar.write(FACTORIAL, 10u32)?;
     wait_for(edu, CAUSE_FACTORIAL)?;
-    let factorial: u32 = bar.read(FACTORIAL)?;
     let mut sent = pool.get_len(BUFFER_SIZE).context("no buffer is left")?;
     sent.bytes_mut().iter_mut().zip(0u32..).for_each(|(byte, i)| *byte = (i * 7 + i / 256) as u8);
     let sent = transfer(edu, memory, sent, false)?;
     let back = transfer(edu, memory, pool.get_len(BUFFER_SIZE).context("no buffer is left")?, true)?;
     ensure!(back.bytes() == sent.bytes(), "what came back is not what was sent");
-    Ok(writeln!(out, "10! is {factorial}; {BUFFER_SIZE} bytes went to the device and came back")?)
+    Ok(writeln!(out, "10! is {}; {BUFFER_SIZE} bytes went there and back", bar.read::<u32>(FACTORIAL)?)?)
 }
 
 fn main() -> Result<()> {
@@ -119,7 +116,10 @@ fn main() -> Result<()> {
 
 fn run(out: &mut impl Write) -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let target = args.first().context("usage: hello-edu ADDRESS [intx] [stay]")?;
+    let target = args.first().context(USAGE)?;
+    if target == "--help" {
+        return Ok(writeln!(out, "{USAGE}")?);
+    }
     let asked = |word: &str| args[1..].iter().any(|arg| arg == word);
     // What it is, before a register of it is touched; and how many bits of an address it has, before it is given memory.
     let device = wholebar::open(target)?;

@@ -15,3 +15,9 @@ fn says_what_is_wrong() {
         assert!(error.contains(says), "{args:?}: {error}");
     }
 }
+
+#[test]
+fn explains_itself() {
+    let output = Command::cargo_bin("hello-edu").unwrap().arg("--help").output().unwrap();
+    assert!(output.status.success() && output.stdout.starts_with(b"usage: hello-edu"), "{output:?}");
+}

@@ -21,6 +21,8 @@ const IRQ_PENDING: u64 = 0x2104;
 const IRQ_CLEAR: u64 = 0x2108;
 const IRQ_TEST: u64 = 0x210c;
 
+const USAGE: &str = "usage: hello-fpga [TARGET]: vfio-user:/run/fpga.sock; without one, a model";
+
 fn run(target: &str, out: &mut impl Write) -> Result<()> {
     let device = wholebar::open(target)?;
     copy_engine::check_ids(device.as_ref())?;
@@ -78,9 +80,13 @@ fn run(target: &str, out: &mut impl Write) -> Result<()> {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let target = match (args.next(), args.next()) {
+        (Some(help), None) if help == "--help" => {
+            let _ = writeln!(io::stdout(), "{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         (target, None) => target.unwrap_or_else(|| "sim:fpga".to_owned()),
         (_, Some(_)) => {
-            let _ = writeln!(io::stderr(), "usage: hello-fpga [TARGET]");
+            let _ = writeln!(io::stderr(), "{USAGE}");
             return ExitCode::from(2);
         }
     };

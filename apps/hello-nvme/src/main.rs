@@ -10,6 +10,8 @@ use wholebar::block::{Data, Disk, Op, Request, Status};
 use wholebar::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar::nvme::{Nvme, Options, Queue, QueueOptions, StatusCode};
 
+const USAGE: &str = "usage: hello-nvme [TARGET]: 0000:01:00.0, vfio-user:/run/nvme.sock; without one, a model";
+
 fn run(target: &str, out: &mut impl Write) -> Result<()> {
     // The controller: mapped, reset, enabled, identified. A thread of its own looks after events, time-outs and resets.
     let nvme = Nvme::open(wholebar::open(target)?, Options::default())?;
@@ -66,8 +68,12 @@ fn main() -> ExitCode {
     let target = match &args[..] {
         [] => "sim:nvme,size=64M",
         [target] if !target.starts_with('-') => target,
+        [help] if help == "--help" => {
+            let _ = writeln!(io::stdout(), "{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            let _ = writeln!(io::stderr(), "usage: hello-nvme [TARGET]");
+            let _ = writeln!(io::stderr(), "{USAGE}");
             return ExitCode::from(2);
         }
     };

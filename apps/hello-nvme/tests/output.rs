@@ -27,3 +27,9 @@ fn nobody_has_to_read_errors() {
     let status = wrong.args(["a", "b", "c"]).stderr(File::create("/dev/full").unwrap()).status().unwrap();
     assert_eq!(status.code(), Some(2));
 }
+
+#[test]
+fn help_is_no_error() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hello-nvme")).arg("--help").output().unwrap();
+    assert!(output.status.success() && output.stdout.starts_with(b"usage: hello-nvme"), "{output:?}");
+}

@@ -32,6 +32,8 @@ const BUFFER: u32 = 2048 + 128;
 /// How long packets go round without ports.
 const DEMONSTRATION: Duration = Duration::from_secs(2);
 
+const USAGE: &str = "usage: l2fwd [PORT PORT]: 0000:01:00.0 0000:02:00.0; without any, two models";
+
 /// A port and its one pair of queues.
 struct End {
     port: Box<dyn Port>,
@@ -86,7 +88,7 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
         }
         turns += 1;
         if turns.is_multiple_of(1024) {
-            look(&ends)?;
+            handle_events(&ends)?;
         }
     }
 
@@ -121,7 +123,7 @@ fn header(number: u8, end: &End) -> [u8; 12] {
 }
 
 /// The slow path: what happened to the ports.
-fn look(ends: &[End]) -> Result<()> {
+fn handle_events(ends: &[End]) -> Result<()> {
     for (number, End { port, .. }) in ends.iter().enumerate() {
         for event in port.events().try_iter() {
             match event {
@@ -139,8 +141,12 @@ fn main() -> ExitCode {
     let (names, time) = match &args[..] {
         [] => (["sim:virtio-net", "sim:virtio-net"], Some(DEMONSTRATION)),
         [one, other] => ([one.as_str(), other.as_str()], None),
+        [help] if help == "--help" => {
+            let _ = writeln!(io::stdout(), "{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            let _ = writeln!(io::stderr(), "usage: l2fwd [PORT PORT]");
+            let _ = writeln!(io::stderr(), "{USAGE}");
             return ExitCode::from(2);
         }
     };

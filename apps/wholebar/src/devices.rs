@@ -114,8 +114,7 @@ pub fn run(args: Args) -> Result<()> {
             ("kernel:eth0", "any network interface, through the kernel (packet sockets)"),
         ];
         let all = models.chain(others.map(|(name, what)| (name.to_owned(), what)));
-        let row = |(name, what): (String, &str)| vec![format!("  {name}"), output::lines(what, 80 - 25).join("\n")];
-        text += &output::table(["", ""], all.map(row));
+        text += &output::pairs(all.map(|(name, what)| (name, what.to_owned())));
     }
     output::print(text)
 }
@@ -186,12 +185,7 @@ fn table(functions: &[Entry], width: Option<usize>) -> String {
     const TITLES: [&str; 6] = ["BDF", "driver", ">group", ">node", "opens", "name (class)"];
     let mut rows: Vec<Vec<String>> = rows.collect();
     if let Some(width) = width {
-        let column = |n: usize| rows.iter().map(|row| row[n].chars().count()).chain([TITLES[n].len()]).max();
-        // Names of two words at least, whatever the others take.
-        let room = width.saturating_sub((0..5).filter_map(column).map(|column| column + 2).sum()).max(24);
-        for row in &mut rows {
-            row[5] = output::lines(&row[5], room).join("\n");
-        }
+        output::wrap_last(&TITLES, &mut rows, width);
     }
     output::table(TITLES, rows)
 }

@@ -4,17 +4,15 @@
 //! It is looked for under the function's place in sysfs, whatever is in between: the disks of a USB stick are its host controller's. What another network
 //! namespace has made of an interface of this one (a macvlan that was moved there) is not to be seen from here.
 
-mod netlink;
-
 use crate::openers::who_has_open;
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nameindex;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::FileTypeExt;
+use wholebar::kernel::net::with_xdp_programs;
 use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 
 /// What the kernel tells of this network namespace by calls, and no file of it.
@@ -35,12 +33,7 @@ impl Network {
             v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
         };
         let addresses = all.filter_map(|i| Some((i.interface_name, ip(i.address.as_ref()?)?))).collect();
-        let mut xdp = Vec::new();
-        if let Ok(interfaces) = if_nameindex() {
-            let has = interfaces.iter().filter(|i| netlink::has_xdp(i.index()) == Ok(true));
-            xdp = has.map(|i| i.name().to_string_lossy().into_owned()).collect();
-        }
-        Self { addresses, xdp }
+        Self { addresses, xdp: with_xdp_programs().unwrap_or_default() }
     }
 }
 

@@ -11,6 +11,7 @@ mod blk;
 mod copy;
 mod devices;
 mod doctor;
+mod help;
 mod host;
 mod html;
 mod idle;
@@ -37,7 +38,7 @@ mod target;
 mod verdict;
 mod vf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
@@ -138,7 +139,8 @@ fn log(level: Level, traced: bool) {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = help::fold_examples(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error),
     };

@@ -47,7 +47,7 @@ impl Bar {
     /// The BARs of a device whose driver names `registers` of BAR0.
     ///
     /// # Errors
-    /// What the backend says, and a configuration space that makes no sense.
+    /// Those of reading the device's configuration space, and of one that makes no sense.
     pub fn all(device: &dyn PciDevice, plans: &[Plan], registers: &[Range<u64>]) -> Result<Vec<Self>> {
         let hot = HotRegisters::of(&Function::of_device(device)?);
         let bar = |layout: wholebar::bar::BarLayout| {

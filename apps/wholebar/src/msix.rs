@@ -181,8 +181,8 @@ pub fn run(args: Args) -> Result<()> {
             refused,
         });
     }
-    let mut text = format!(
-        "{name}: {} MSI-X vectors, {}; table in BAR{} at {:#x}, PBA in BAR{} at {:#x}\n",
+    let what = format!(
+        "{name}: {} MSI-X vectors, {}; table in BAR{} at {:#x}, PBA in BAR{} at {:#x}",
         table.len(),
         if place.enabled { "enabled" } else { "not enabled" },
         place.table_bar,
@@ -190,6 +190,7 @@ pub fn run(args: Args) -> Result<()> {
         place.pba_bar,
         place.pba_offset,
     );
+    let mut text = output::wrapped(&what, 2);
     if let Some(why) = &refused {
         text += &output::paragraph(&format!("What is in the table is not to be had: {why}."));
         return output::print(text);

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use unicode_width::UnicodeWidthStr;
 
 /// Writes a result to standard output. A reader that went away (`| head`) ends the program quietly, as other tools do.
 pub fn print(text: impl AsRef<str>) -> Result<()> {
@@ -59,6 +60,38 @@ pub fn write(path: &str, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {path}"))
 }
 
+/// How wide lines are at most.
+pub const WIDTH: usize = 80;
+
+/// Where a report goes, beside what people read of it.
+#[derive(clap::Args)]
+pub struct Files {
+    /// Write the report as JSON to this file; - is standard output
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<String>,
+    /// Write the report as a web page to this file, which needs no other
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<String>,
+}
+
+impl Files {
+    /// Whether standard output is for the JSON alone.
+    pub fn takes_stdout(&self) -> bool {
+        self.json.as_deref() == Some("-")
+    }
+
+    /// Writes the report, and its page, where they were asked for.
+    pub fn write(&self, report: &impl Serialize, page: impl FnOnce() -> Result<String>) -> Result<()> {
+        if let Some(path) = &self.json {
+            write_json(path, report)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, &page()?)?;
+        }
+        Ok(())
+    }
+}
+
 /// A plain aligned table: columns whose title begins with `>` are numbers, aligned to the right (the `>` isn't shown).
 pub fn table<'a>(columns: impl IntoIterator<Item = &'a str>, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -78,9 +111,22 @@ pub fn table<'a>(columns: impl IntoIterator<Item = &'a str>, rows: impl IntoIter
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// Names and values, one pair a line.
-pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
-    table(["", ""], rows.into_iter().map(|(name, value)| vec![format!("  {name}"), value]))
+/// Wraps the text of a table's last column to what the others leave of a line of `width` columns, but of 24 at least.
+pub fn wrap_last(columns: &[&str], rows: &mut [Vec<String>], width: usize) {
+    let Some(last) = columns.len().checked_sub(1) else { return };
+    let title = |i: usize| columns[i].trim_start_matches('>').width();
+    let widest = |i: usize| rows.iter().map(|row| row[i].width()).max().unwrap_or(0).max(title(i));
+    let room = width.saturating_sub((0..last).map(|i| widest(i) + 2).sum()).max(24);
+    for text in rows.iter_mut().map(|row| &mut row[last]).filter(|text| text.width() > room) {
+        *text = lines(text, room).join("\n");
+    }
+}
+
+/// Names and values, one pair a line; values are wrapped.
+pub fn pairs(rows: impl IntoIterator<Item = (impl AsRef<str>, String)>) -> String {
+    let mut rows: Vec<_> = rows.into_iter().map(|(name, value)| vec![format!("  {}", name.as_ref()), value]).collect();
+    wrap_last(&["", ""], &mut rows, WIDTH);
+    table(["", ""], rows)
 }
 
 /// The columns of the terminal that standard output is; `None` where it is none.
@@ -90,14 +136,44 @@ pub fn terminal_width() -> Option<usize> {
 
 /// A paragraph, in lines of at most 80 columns.
 pub fn paragraph(text: &str) -> String {
-    lines(text, 80).join("\n") + "\n"
+    lines(text, WIDTH).join("\n") + "\n"
+}
+
+/// A line, broken where it is too long, words too; what follows is indented by `by`. What stands at its beginning is kept, spaces and all.
+pub fn wrapped(line: &str, by: usize) -> String {
+    let (mut text, mut width, mut fresh) = (String::new(), 0, true);
+    for part in line.split_inclusive(' ') {
+        let word = part.trim_end_matches(' ');
+        if !fresh && width + word.width() > WIDTH {
+            text.truncate(text.trim_end_matches(' ').len());
+            text += &format!("\n{}", " ".repeat(by));
+            width = by;
+            fresh = true;
+        }
+        for c in part.chars() {
+            let columns = c.encode_utf8(&mut [0; 4]).width();
+            if width + columns > WIDTH && c != ' ' {
+                text += &format!("\n{}", " ".repeat(by));
+                width = by;
+            }
+            // Behind a break, and past the edge, space is not needed.
+            if c == ' ' && (width >= WIDTH || (fresh && width == by && text.contains('\n'))) {
+                continue;
+            }
+            text.push(c);
+            width += columns;
+            fresh &= c == ' ';
+        }
+    }
+    text.truncate(text.trim_end_matches(' ').len());
+    text + "\n"
 }
 
 /// The words of a text, in lines of at most `width` columns.
 pub fn lines(text: &str, width: usize) -> Vec<String> {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_whitespace() {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+        if !line.is_empty() && line.width() + 1 + word.width() > width {
             lines.push(std::mem::take(&mut line));
         }
         if !line.is_empty() {
@@ -289,5 +365,23 @@ mod tests {
     fn a_table_is_aligned() {
         let rows = [vec!["a".to_owned(), "1".to_owned()], vec!["bcd".to_owned(), "1,000".to_owned()]];
         assert_eq!(table(["name", ">n"], rows), "name      n\na         1\nbcd   1,000\n");
+    }
+
+    #[test]
+    fn text_at_the_end_of_a_table_is_wrapped() {
+        let text = pairs([("name", "four ".repeat(20)), ("other", "text".to_owned())]);
+        assert_eq!(text.lines().map(str::len).collect::<Vec<_>>(), [78, 38, 13]);
+        assert!(text.lines().nth(1).unwrap().starts_with("         four"), "{text}");
+    }
+
+    #[test]
+    fn lines_are_broken() {
+        let text = wrapped(&format!("  {} {}  end", "four ".repeat(20).trim_end(), "x".repeat(200)), 4);
+        assert!(text.lines().all(|line| line.width() <= WIDTH && line == line.trim_end()), "{text}");
+        assert!(text.starts_with("  four four") && text.ends_with("  end\n"), "{text}");
+        assert_eq!(text.matches('x').count(), 200);
+        assert_eq!(wrapped("a  b", 2), "a  b\n");
+        // As wide as they are shown.
+        assert!(wrapped(&"漢字 ".repeat(40), 0).lines().all(|line| line.width() <= WIDTH));
     }
 }

@@ -316,9 +316,14 @@ pub fn ratio_text(ratio: Option<Ratio>) -> String {
 /// How a ratio is read.
 pub const RATIO_NOTE: &str = "the median over the rounds, each of which has measured both; same: their 99 % interval (sign test; 94 % of five rounds) holds 1. ";
 
+/// With so many decimals below a thousand; above, as rates are shown.
+fn short(n: f64, decimals: usize) -> String {
+    if n < 999.5 { format!("{n:.decimals$}") } else { output::rate(n) }
+}
+
 /// What a table of packets has.
 pub const PACKET_COLUMNS: [&str; 10] =
-    ["ring", ">burst", "BARs", ">pps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets each"];
+    ["ring", ">burst", "BARs", ">pps", ">ns", ">cycles", ">ratio", ">direct", ">trapped", ">packets"];
 
 /// Its rows.
 pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
@@ -330,8 +335,8 @@ pub fn packet_rows(runs: &[PacketRun]) -> Vec<Vec<String>> {
             run.burst.to_string(),
             run.policy.clone().into_owned(),
             output::rate(run.pps),
-            format!("{:.1}", run.ns_per_packet),
-            run.cycles_per_packet.map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
+            short(run.ns_per_packet, 1),
+            run.cycles_per_packet.map_or("-".to_owned(), |cycles| short(cycles, 0)),
             whole(run).map_or("-".to_owned(), |whole| run.ratio(whole)),
             output::rate(run.doorbells.direct as f64),
             output::rate(run.doorbells.trapped as f64),

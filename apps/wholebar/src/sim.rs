@@ -63,7 +63,7 @@ Examples:
   wholebar sim serve virtio-blk --socket /run/blk.sock file=disk.img queues=4
   wholebar sim serve virtio-net --vhost-user --socket /run/net.sock wire=tap:tap0
   dpdk-testpmd --no-pci --vdev net_virtio_user0,path=/run/net.sock ...
-  qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme.sock\"}}'";
+  qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/x.sock\"}}'";
 
 fn after_help() -> String {
     let mut text = EXAMPLES.to_owned();

@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 use wholebar_core::block::{Data, Disk, Op, Reject, Request, Status};
 use wholebar_core::mem::{Arena, ArenaOptions, Pool};
-use wholebar_nvme::{Error, Nvme, Options, Queue, QueueOptions, StatusCode, ZoneAction, ZoneReport, ZoneState};
+use wholebar_nvme::{
+    BlockRange, Error, Nvme, Options, Queue, QueueOptions, StatusCode, ZoneAction, ZoneReport, ZoneState,
+};
 
 const TARGET: &str = "sim:nvme,size=16M,zoned=1,zone_size=1M,zone_cap=512k,max_open=3,max_active=5";
 /// Blocks of a zone, and how many of them can be written.
@@ -164,6 +166,21 @@ fn zones_that_wear_out_are_refused_by_name() {
         assert_eq!(act(&mut queue, ZoneAction::Offline, Some(ZONE)), Status::Ok);
         assert_eq!(states(&mut queue)[1], ZoneState::Offline);
     }
+}
+
+/// Blocks that were marked can be read once they are appended to: the zone was reset in between.
+#[test]
+fn an_append_mends_uncorrectable_blocks() {
+    let rig = rig(TARGET);
+    let mut queue = rig.queue();
+    queue.submit_write_uncorrectable(9, 1, BlockRange { lba: ZONE, blocks: 8 }, None).unwrap();
+    queue.ring();
+    assert_eq!(wait(&mut queue, 1).pop().unwrap().status, Status::Ok);
+    let status = run(&mut queue, Op::Read { lba: ZONE }, Data::One(rig.buf(4096))).status;
+    assert_eq!(named(status), Some("Unrecovered Read Error"));
+    assert_eq!(act(&mut queue, ZoneAction::Reset, Some(ZONE)), Status::Ok);
+    assert_eq!(append(&mut queue, ZONE, Data::One(rig.pattern(4096, 3))), (Status::Ok, ZONE));
+    assert!(one(ok(&mut queue, Op::Read { lba: ZONE }, Data::One(rig.buf(4096)))).bytes() == pattern(4096, 3));
 }
 
 #[test]

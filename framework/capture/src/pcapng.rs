@@ -39,7 +39,7 @@ impl PcapNg {
     /// Writes to a file, or a pipe, that is open.
     ///
     /// # Errors
-    /// What the system says; so below.
+    /// Those of write(2), for the file's header.
     pub fn to(file: File) -> io::Result<Self> {
         Ok(Self { writer: PcapNgWriter::new(BufWriter::new(file)).map_err(io_error)?, interfaces: 0 })
     }

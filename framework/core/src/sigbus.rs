@@ -75,7 +75,7 @@ impl Guard {
     /// Guards `len` bytes from `base` on: all of one mapping in pages of size `page`; `gone` is raised when one of them is taken away.
     ///
     /// # Errors
-    /// What the system says, and that there are too many.
+    /// Those of sigaction(2); one of kind `Other` where [`RANGES`] mappings are guarded already.
     pub(crate) fn new(
         base: NonNull<u8>,
         len: usize,

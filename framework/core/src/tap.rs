@@ -68,7 +68,7 @@ impl Tap {
     /// Sets whether packets that are read may have incomplete checksums and be TCP segments larger than the MTU. (Linux: `TUNSETOFFLOAD`.)
     ///
     /// # Errors
-    /// The system's.
+    /// `InvalidInput` where the kernel's driver has no such offloads, and the others of ioctl(TUNSETOFFLOAD).
     pub fn offload(&self, on: bool) -> io::Result<()> {
         let all = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
         let flags: c_uint = if on { all } else { 0 };
@@ -87,7 +87,7 @@ impl Tap {
     /// system call.
     ///
     /// # Errors
-    /// The system's: the interface is gone.
+    /// Those of read(2), as where the interface is gone.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::read(&self.fd, buf) {
             Ok(n) => Ok(Some(n)),
@@ -100,7 +100,7 @@ impl Tap {
     /// system call.
     ///
     /// # Errors
-    /// The system's: the header makes no sense, or the interface is gone.
+    /// Those of write(2): `InvalidInput` for a header that makes no sense; and where the interface is gone.
     pub fn write(&self, packet: &[u8]) -> io::Result<bool> {
         use rustix::io::Errno;
         match rustix::io::write(&self.fd, packet) {

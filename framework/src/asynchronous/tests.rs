@@ -460,3 +460,57 @@ fn after_a_panic_in_a_waker_the_others_are_woken() {
         assert_eq!((queue.in_flight(), pool.available(), queue.0.borrow().free.len()), (0, 8, 4));
     }
 }
+
+#[test]
+fn one_future_is_run_to_its_end() {
+    let (device, pool) = (Device::new(2), pool());
+    let queue = device.queue();
+    device.finish(5, Status::Ok);
+    let data = Data::One(pool.get_len(512).unwrap());
+    let (data, others) = queue
+        .block_on(async {
+            let data = queue.write(1, 3, data).await?;
+            // More of them at once than there is room for.
+            let mut futures: Vec<_> = (4..7).map(|lba| queue.submit(read(lba, lba, &pool))).collect();
+            let mut tags = Vec::new();
+            poll_fn(|cx| {
+                futures.retain_mut(|future| match Pin::new(future).poll(cx) {
+                    Poll::Ready(done) => {
+                        tags.push(done.unwrap().tag);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+                if futures.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+            Ok::<_, Error>((queue.read(1, 7, data).await?, tags))
+        })
+        .unwrap();
+    assert_eq!((data.len(), others, device.script().submitted.clone()), (512, vec![4, 5, 6], vec![3, 4, 5, 6, 7]));
+    drop(data);
+    assert_eq!((pool.available(), queue.in_flight(), queue.waiting()), (8, 0, 0));
+}
+
+#[test]
+fn what_ends_a_device_ends_the_future_that_is_run() {
+    let device = Device::new(1);
+    let queue = device.queue();
+    device.script().state = QueueState::Gone;
+    assert_eq!(queue.block_on(queue.flush(1)).unwrap_err().cause, Cause::Gone);
+}
+
+/// The future of a thread that also waits for something else: another thread.
+#[test]
+fn a_future_may_wait_for_what_is_no_queue() {
+    let device = Device::new(1);
+    let (queue, flag) = (device.queue(), Arc::new(AtomicUsize::new(0)));
+    let other = flag.clone();
+    let thread = std::thread::spawn(move || other.store(7, Ordering::Release));
+    let seen = queue.block_on(poll_fn(|_| match flag.load(Ordering::Acquire) {
+        0 => Poll::Pending,
+        seen => Poll::Ready(seen),
+    }));
+    assert_eq!(seen, 7);
+    thread.join().unwrap();
+}

@@ -329,6 +329,7 @@ mod tests {
         // In larger pages the area is not a whole page.
         assert!(said[1].1.starts_with("every access is trapped, doorbells at 0x1000 too"), "{said:?}");
         assert_eq!(said[2].0, crate::VerdictKind::Unmappable);
+        assert!(said[1..].iter().all(|(_, text)| text.contains("no page of that size lies whole")), "{said:?}");
         assert!(map.bars[0].sheets.iter().all(|sheet| sheet.verdict.caution.is_none()));
         let auto = map.bars[0].auto.as_ref().unwrap();
         assert_eq!((auto.access(0), auto.access(0x1000)), (Some(Access::Trapped), Some(Access::Direct)));

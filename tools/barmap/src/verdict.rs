@@ -145,7 +145,14 @@ fn planned(case: &Case<'_>, known: &HotRegisters, hot: &[Hot], whole: &BarPlan, 
     let verdict = |kind, text| Verdict::new(kind, text, caution.clone());
     if whole.spans.iter().all(|span| span.access == Access::Trapped) {
         let trapped = trapped_spans(whole);
-        let text = format!("every access is trapped{}: the backend lets nothing of it be mapped", named(hot, &trapped));
+        let why = match case.bar.region.as_ref().filter(|region| region.mappable).map(|region| region.sparse()) {
+            Some(Some([_, ..])) => "no page of that size lies whole in what the backend lets be mapped",
+            Some(None) => {
+                "each page of that size holds the MSI-X table, and the backend does not say that it can be mapped"
+            }
+            Some(Some([])) | None => "the backend lets nothing of it be mapped",
+        };
+        let text = format!("every access is trapped{}: {why}", named(hot, &trapped));
         return Verdict { hot_out_of_reach: names(hot, &trapped), ..verdict(VerdictKind::Unmappable, text) };
     }
     let (by_whole, by_carved) = (trapped_spans(whole), trapped_spans(carved));

@@ -4,7 +4,7 @@
 
 use super::source::Source;
 use crate::args::policy_name;
-use crate::output;
+use crate::output::{self, WIDTH, wrapped};
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use std::collections::HashMap;
@@ -19,9 +19,6 @@ use wholebar_barmap::{
     BarMap, Function, FunctionMap, HotRegisters, Kind, MsixFact, Sheet, Sriov, Strip, Verdict, VerdictKind,
     trapped_registers,
 };
-
-/// How wide lines are at most.
-const WIDTH: usize = 80;
 
 /// What is shown.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,18 +139,18 @@ fn ending(source: &Source, left: Left, what: What, groups: usize) -> String {
                 .to_owned(),
         };
         text += "\n";
-        text += &paragraph(&format!("Mapped as Linux since 4.16 allows it. {auto}"));
+        text += &wrapped(&format!("Mapped as Linux since 4.16 allows it. {auto}"), 0);
     }
     for note in &source.machine.notes {
-        text += &paragraph(&format!("Note: {note}."));
+        text += &wrapped(&format!("Note: {note}."), 0);
     }
     for (count, which) in [(left.without, "without MSI-X"), (left.untold, "of which the text tells too little")] {
         match count {
             0 => {}
-            1 => text += &paragraph(&format!("One function {which} is left out; --all shows it too.")),
+            1 => text += &wrapped(&format!("One function {which} is left out; --all shows it too."), 0),
             n => {
                 text +=
-                    &paragraph(&format!("{} functions {which} are left out; --all shows them too.", output::count(n)))
+                    &wrapped(&format!("{} functions {which} are left out; --all shows them too.", output::count(n)), 0)
             }
         }
     }
@@ -294,7 +291,7 @@ fn table(groups: &[Group], pages: &[PageSize]) -> String {
     const LOUD: usize = 16;
     let loud: Vec<_> = groups.iter().filter_map(|group| Some((group, group.row.loud.as_ref()?))).collect();
     for (group, what) in loud.iter().take(LOUD) {
-        text += &paragraph(&format!("HOT REGISTERS THAT CANNOT BE MAPPED: {} {what}.", group.names[0]));
+        text += &wrapped(&format!("HOT REGISTERS THAT CANNOT BE MAPPED: {} {what}.", group.names[0]), 0);
     }
     if loud.len() > LOUD {
         text += &format!("HOT REGISTERS THAT CANNOT BE MAPPED: {} more kinds of functions.\n", loud.len() - LOUD);
@@ -555,53 +552,12 @@ fn paint(kind: Kind, columns: usize) -> String {
     format!("{style}{}{style:#}", kind.letter().repeat(columns))
 }
 
-fn paragraph(text: &str) -> String {
-    wrapped(text, 0)
-}
-
-/// A line, broken where it is too long, words too; what follows is indented by `by`. What stands at its beginning is kept, spaces and all.
-fn wrapped(line: &str, by: usize) -> String {
-    let (mut text, mut width, mut fresh) = (String::new(), 0, true);
-    for part in line.split_inclusive(' ') {
-        let word = part.trim_end_matches(' ');
-        if !fresh && width + word.width() > WIDTH {
-            text.truncate(text.trim_end_matches(' ').len());
-            text += &format!("\n{}", " ".repeat(by));
-            width = by;
-            fresh = true;
-        }
-        for c in part.chars() {
-            let columns = c.encode_utf8(&mut [0; 4]).width();
-            if width + columns > WIDTH && c != ' ' {
-                text += &format!("\n{}", " ".repeat(by));
-                width = by;
-            }
-            // Behind a break, and past the edge, space is not needed.
-            if c == ' ' && (width >= WIDTH || (fresh && width == by && text.contains('\n'))) {
-                continue;
-            }
-            text.push(c);
-            width += columns;
-            fresh &= c == ' ';
-        }
-    }
-    text.truncate(text.trim_end_matches(' ').len());
-    text + "\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_broken() {
-        let text = wrapped(&format!("  {} {}  end", "four ".repeat(20).trim_end(), "x".repeat(200)), 4);
-        assert!(text.lines().all(|line| line.width() <= WIDTH && line == line.trim_end()), "{text}");
-        assert!(text.starts_with("  four four") && text.ends_with("  end\n"), "{text}");
-        assert_eq!(text.matches('x').count(), 200);
-        assert_eq!(wrapped("a  b", 2), "a  b\n");
-        // As wide as they are shown.
-        assert!(wrapped(&"漢字 ".repeat(40), 0).lines().all(|line| line.width() <= WIDTH));
+    fn names_are_cut_to_fit() {
         assert_eq!(
             (fitting("abcdef", 6), fitting("abcdefg", 6), fitting("abc", 0)),
             ("abcdef".into(), "abcd…".into(), "".into())

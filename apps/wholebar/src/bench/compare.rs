@@ -62,6 +62,9 @@ struct Comparison {
 #[derive(Serialize)]
 struct Case {
     case: String,
+    /// What the case's name begins with, which others have, too.
+    #[serde(skip)]
+    group: String,
     old: f64,
     new: f64,
     ratio: Option<Interval>,
@@ -148,10 +151,12 @@ fn differences(old: &Report, new: &Report) -> Vec<String> {
 /// What both have, in the order of the first.
 fn cases(old: &Report, new: &Report) -> Vec<Case> {
     let reads = |run: &Run| {
-        format!("{} of {}, depth {}, {}", run.workload, output::bytes(run.block_size), run.queue_depth, run.plan())
+        let group = format!("{} of {}", run.workload, output::bytes(run.block_size));
+        (group, format!("depth {}, {}", run.queue_depth, run.plan()))
     };
-    let packets = |run: &PacketRun| format!("packets, {} rings, bursts of {}, {}", run.ring, run.burst, run.policy);
-    let case = |case, old, new, trusted: bool, rates: [Vec<f64>; 2]| {
+    let packets =
+        |run: &PacketRun| (format!("packets, {} rings", run.ring), format!("bursts of {}, {}", run.burst, run.policy));
+    let case = |(group, name), old, new, trusted: bool, rates: [Vec<f64>; 2]| {
         let found = if trusted { Ratio::unpaired(&rates[1], &rates[0]) } else { None };
         let verdict = match found {
             None => Verdict::Untrusted,
@@ -160,7 +165,7 @@ fn cases(old: &Report, new: &Report) -> Vec<Case> {
             Some(_) => Verdict::Faster,
         };
         let ratio = found.map(|Ratio { median, low, high, confidence }| Interval { median, low, high, confidence });
-        Case { case, old, new, ratio, verdict, found }
+        Case { case: format!("{group}, {name}"), group, old, new, ratio, verdict, found }
     };
     let mut all = Vec::new();
     for before in &old.runs {
@@ -185,24 +190,32 @@ impl Comparison {
     fn text(&self) -> String {
         let mut text = String::new();
         if !self.differences.is_empty() {
-            text += &format!("NOT COMPARABLE, and compared anyway:\n  {}\n\n", self.differences.join("\n  "));
+            text += "NOT COMPARABLE, and compared anyway:\n";
+            text.extend(self.differences.iter().map(|difference| output::wrapped(&format!("  {difference}"), 4)));
+            text.push('\n');
         }
-        let rows = self.cases.iter().map(|case| {
+        let (mut rows, mut group) = (Vec::new(), "");
+        for case in &self.cases {
+            if group != case.group {
+                group = &case.group;
+                rows.push([group].into_iter().chain([""; 5]).map(str::to_owned).collect());
+            }
+            let name = case.case.trim_start_matches(group).trim_start_matches(", ");
             let interval = case.found.map_or("-".to_owned(), |ratio| format!("{:.2} to {:.2}", ratio.low, ratio.high));
             let verdict = match case.verdict {
                 Verdict::Same => "",
                 Verdict::Faster => "faster",
                 Verdict::Slower => "SLOWER",
-                Verdict::Untrusted => "not to be trusted",
+                Verdict::Untrusted => "untrusted",
             };
             let [old, new] = [case.old, case.new].map(output::rate);
-            vec![case.case.clone(), old, new, ratio_text(case.found), interval, verdict.to_owned()]
-        });
+            rows.push(vec![format!("  {name}"), old, new, ratio_text(case.found), interval, verdict.to_owned()]);
+        }
         text += &output::table(["case", ">old", ">new", ">ratio", ">interval", ""], rows);
         text.push('\n');
         let count = |verdict| self.cases.iter().filter(|case| case.verdict == verdict).count();
         text += &output::paragraph(&format!(
-            "{} cases: {} faster, {} slower, {} the same within the noise of both runs, {} not to be trusted. old, new: a second. ratio: new to old.",
+            "{} cases: {} faster, {} slower, {} the same within the noise of both runs, {} untrusted. old, new: a second. ratio: new to old.",
             self.cases.len(),
             count(Verdict::Faster),
             count(Verdict::Slower),

@@ -13,7 +13,7 @@ use crate::idle;
 use crate::mapped::Bar;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::Origin;
-use crate::output;
+use crate::output::{self, Files};
 use crate::packets::{self, Size, Way};
 use crate::perf::PerfArgs;
 use crate::report::{self, PacketRun, Packets, Report, Run};
@@ -72,12 +72,8 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Measure {
-    /// Write the results as JSON to this file; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
-    /// Write the results as a web page to this file, which needs no other
-    #[arg(long, value_name = "FILE")]
-    html: Option<String>,
+    #[command(flatten)]
+    files: Files,
     /// About how long to measure
     #[arg(long, aliases = ["time", "runtime"], value_name = "SECONDS", default_value = "34", value_parser = args::some_seconds)]
     seconds: Duration,
@@ -151,7 +147,7 @@ fn measure(args: Measure) -> Result<()> {
     let host = Host::now();
     let cores = reads::cores(args.cores.as_ref())?;
     if args.only == Some(Half::Idle) {
-        return idle::bench(cores, args.seconds, args.json.as_deref(), args.html.as_deref());
+        return idle::bench(cores, args.seconds, args.files.json.as_deref(), args.files.html.as_deref());
     }
     let name = match args.backing {
         _ if args.only == Some(Half::Packets) => packets::TARGET,
@@ -166,7 +162,7 @@ fn measure(args: Measure) -> Result<()> {
     // As hardware does.
     target.set_spin(true);
     let (shared, device, quiet) =
-        (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.json.as_deref() == Some("-"));
+        (target.shares_cores(), Origin::of(target.device.as_ref()).0, args.files.takes_stdout());
     let core_shares: Vec<_> =
         [Some(cores.0), cores.1].into_iter().flatten().filter_map(|core| cpu::spin_share(core, SPIN)).collect();
     if !quiet {
@@ -218,12 +214,7 @@ fn measure(args: Measure) -> Result<()> {
         packets,
         baseline: None,
     };
-    if let Some(path) = &args.json {
-        output::write_json(path, &report)?;
-    }
-    if let Some(path) = &args.html {
-        output::write(path, &html::bench(&report, &bars, shared)?)?;
-    }
+    args.files.write(&report, || html::bench(&report, &bars, shared))?;
     match report.runs.iter().map(|run| run.errors).sum() {
         0u64 if trusted_runs == 0 && !trusted.is_empty() => {
             bail!(
@@ -243,13 +234,13 @@ fn beside(name: &str, other: &str, core: usize, args: &Measure) -> Result<()> {
     for depth in DEPTHS {
         let time = args.seconds / (2 * DEPTHS.len()) as u32;
         let compared = PerfArgs::beside(name, other, depth as u32, time, core, &interrupted)?;
-        if args.json.as_deref() != Some("-") {
+        if args.files.json.as_deref() != Some("-") {
             output::print(compared.text + "\n")?;
         }
         reports.push(compared.report);
         failed = failed.and(compared.failed);
     }
-    args.json.as_ref().map_or(Ok(()), |path| output::write_json(path, &reports))?;
+    args.files.json.as_ref().map_or(Ok(()), |path| output::write_json(path, &reports))?;
     failed
 }
 
@@ -311,14 +302,14 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
             format!("{:.1}", run.commands_a_doorbell()),
         ]
     });
-    let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os each"];
+    let columns = [">depth", "BARs", ">IOPS", ">p50", ">p99", ">ratio", ">direct", ">trapped", ">I/Os"];
     let rounds = runs.iter().map(|run| run.rounds.len()).max().unwrap_or(0);
     let mut text = report::warning(runs.iter().map(Run::is_trusted), shared);
     text += &format!("4 KiB random reads, batches of depth/4 (at most 32); medians of {rounds} rounds\n\n");
     text += &output::table(columns, rows);
     text.push('\n');
     text += &output::paragraph(&format!(
-        "ratio: to whole at the same depth, {}direct, trapped: doorbells rung, of submission and completion queue. I/Os each: for each doorbell; a \
+        "ratio: to whole at the same depth, {}direct, trapped: doorbells rung, of submission and completion queue. I/Os: for each doorbell; a \
          read that is alone rings one of both queues, which makes 0.5.",
         report::RATIO_NOTE
     ));

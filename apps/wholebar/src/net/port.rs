@@ -329,16 +329,9 @@ impl OpenPort {
     /// The same for people, in two lines.
     pub fn line(&self) -> String {
         let (port, queues) = (&self.port, self.port.queues().0);
-        format!(
-            "port {}: {} ({})\n  {}, MTU {}, {queues} queue{} each way, link {}",
-            self.number,
-            self.target,
-            port.driver(),
-            port.mac(),
-            port.mtu(),
-            if queues == 1 { "" } else { "s" },
-            port.link()
-        )
+        let pairs = if queues == 1 { "pair" } else { "pairs" };
+        let what = format!("  {}, MTU {}, {queues} {pairs} of queues, link {}", port.mac(), port.mtu(), port.link());
+        format!("port {}: {} ({})\n{}", self.number, self.target, port.driver(), output::wrapped(&what, 4).trim_end())
     }
 }
 

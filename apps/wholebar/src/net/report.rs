@@ -73,10 +73,10 @@ impl Ran {
         }
     }
 
-    /// Its ports, a line each.
+    /// Its ports, a line each; what they dropped, by cause; and whether their buffers are home.
     pub fn table(&self) -> String {
         let seconds = self.seconds.max(1e-9);
-        let rows = self.ports.iter().map(|Port { facts, totals, buffers, .. }| {
+        let rows = self.ports.iter().map(|Port { facts, totals, .. }| {
             let rate = |packets: u64| output::rate(packets as f64 / seconds);
             let gigabits = |bytes: u64| format!("{:.3}", bytes as f64 * 8e-9 / seconds);
             vec![
@@ -88,23 +88,15 @@ impl Ran {
                 rate(totals.tx_packets),
                 gigabits(totals.tx_bytes),
                 output::count(totals.dropped()),
-                format!("{} of {}", buffers.home, buffers.made),
-                totals.causes(),
             ]
         });
-        let columns = [
-            ">port",
-            ">received",
-            ">pps",
-            ">Gb/s",
-            ">sent",
-            ">pps",
-            ">Gb/s",
-            ">dropped",
-            ">buffers home",
-            "dropped by cause",
-        ];
-        output::table(columns, rows)
+        let columns = [">port", ">received", ">pps", ">Gb/s", ">sent", ">pps", ">Gb/s", ">dropped"];
+        let mut text = output::table(columns, rows);
+        for Port { facts, totals, .. } in self.ports.iter().filter(|port| port.totals.dropped() > 0) {
+            text += &output::wrapped(&format!("port {} dropped: {}", facts.port, totals.causes()), 2);
+        }
+        let buffers = self.ports.iter().map(|Port { buffers, .. }| format!("{} of {}", buffers.home, buffers.made));
+        text + &output::wrapped(&format!("buffers home: {}", buffers.collect::<Vec<_>>().join(", ")), 2)
     }
 
     /// What has to be said beside the figures of software; nothing where it is hardware.

@@ -183,7 +183,7 @@ pub fn run<L: Lane + 'static>(
     let mut meter = Meter::new(ports);
     let mut next = began + args.stats;
     let ended = loop {
-        let ended = events.look(ports);
+        let ended = events.tell(ports);
         let running = reactors.iter().all(|reactor| reactor.is_running());
         let left = args.time.map_or(LOOK, |time| time.saturating_sub(began.elapsed()));
         if ended.is_some()
@@ -229,7 +229,7 @@ pub fn run<L: Lane + 'static>(
     for reactor in reactors {
         slept += reactor.join()?.slept;
     }
-    let ended = ended.or(events.look(ports));
+    let ended = ended.or(events.tell(ports));
     let unconfirmed = ending.unconfirmed.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     Ok(Outcome { time, events: events.all, ended, settled, unconfirmed, slept })
 }
@@ -251,7 +251,7 @@ impl Events {
     }
 
     /// Takes what happened to ports and tells it; returns which ended, where one did.
-    fn look(&mut self, ports: &[OpenPort]) -> Option<String> {
+    fn tell(&mut self, ports: &[OpenPort]) -> Option<String> {
         let mut ended = None;
         for (port, told) in ports.iter().zip(&mut self.links) {
             for event in port.port.events().try_iter() {

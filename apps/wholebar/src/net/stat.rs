@@ -88,48 +88,33 @@ fn text(now: &Snapshot, before: Option<&Snapshot>) -> String {
     // Another process that took the name over has counted from 0.
     let before = before.filter(|b| b.process == now.process && b.nanoseconds < now.nanoseconds);
     let seconds = before.map_or(1.0, |b| (now.nanoseconds - b.nanoseconds) as f64 / 1e9);
-    let mut rows = Vec::new();
+    let uptime = now.nanoseconds as f64 / 1e9;
+    let mut text = format!("{}, process {}, counting for {uptime:.1} s\n", now.program, now.process);
     for port in &now.ports {
-        for (i, queue) in port.queues.iter().enumerate() {
-            let count = |name: &str| queue.counters.get(name).copied();
-            let old = before.and_then(|b| b.ports.iter().find(|p| p.name == port.name));
+        let link = if port.link_up { "up" } else { "down" };
+        let speed = port.link_mbps.map_or_else(String::new, |speed| format!(", {speed} Mb/s"));
+        text += "\n";
+        text += &output::wrapped(&format!("{}: link {link}{speed}, {}, MTU {}", port.name, port.mac, port.mtu), 2);
+        let old = before.and_then(|b| b.ports.iter().find(|p| p.name == port.name));
+        // Queues have packets; the port itself and a model have other counts.
+        let (queues, rest): (Vec<_>, Vec<_>) = port.queues.iter().partition(|q| q.counters.contains_key("packets"));
+        let rows = queues.iter().map(|queue| {
             let old = old.and_then(|p| p.queues.iter().find(|q| q.queue == queue.queue)).map(|q| &q.counters);
-            let rate = |of: &dyn Fn(&Counters) -> Option<u64>| {
-                let (now, old) = (of(&queue.counters)?, of(old?)?);
-                Some(now.saturating_sub(old) as f64 / seconds)
-            };
-            let shown = |rate: Option<f64>| rate.map_or_else(String::new, output::rate);
-            let of = |name: &'static str| move |counters: &Counters| counters.get(name).copied();
-            let mut row = vec![
-                if i == 0 { port.name.clone() } else { String::new() },
-                queue.queue.clone(),
-                count("packets").map_or_else(String::new, output::count),
-                count("bytes").map_or_else(String::new, output::count),
-                dropped(&queue.counters).map_or_else(String::new, output::count),
-            ];
-            if before.is_some() {
-                let gigabits = rate(&of("bytes")).map_or_else(String::new, |bytes| format!("{:.3}", bytes * 8e-9));
-                row.extend([shown(rate(&of("packets"))), gigabits, shown(rate(&dropped))]);
+            row(&queue.queue, &queue.counters, before.map(|_| (old, seconds)))
+        });
+        let mut columns = vec!["  queue", ">packets", ">bytes", ">dropped"];
+        if before.is_some() {
+            columns.extend([">pps", ">Gb/s", ">drops/s"]);
+        }
+        text += &output::table(columns, rows);
+        for queue in queues.into_iter().chain(rest) {
+            let (name, others) = (&queue.queue, others(&queue.counters));
+            let name = if name.is_empty() { String::new() } else { format!("{name}: ") };
+            if !others.is_empty() {
+                text += &output::wrapped(&format!("  {name}{others}"), 4);
             }
-            row.push(others(&queue.counters));
-            rows.push(row);
         }
     }
-    let mut columns = vec!["port", "queue", ">packets", ">bytes", ">dropped"];
-    if before.is_some() {
-        columns.extend([">pps", ">Gb/s", ">drops/s"]);
-    }
-    columns.push("other counts, and drops by cause");
-    let uptime = now.nanoseconds as f64 / 1e9;
-    let mut text = format!("{}, process {}, counting for {uptime:.1} s\n\n", now.program, now.process);
-    text += &output::table(columns, rows);
-    let links = now.ports.iter().map(|port| {
-        let speed = port.link_mbps.map_or_else(String::new, |speed| format!("{speed} Mb/s"));
-        let link = if port.link_up { "up" } else { "down" };
-        vec![port.name.clone(), link.to_owned(), speed, port.mac.clone(), port.mtu.to_string()]
-    });
-    text += "\n";
-    text += &output::table(["port", "link", ">speed", "address", ">MTU"], links);
     let pools = now.pools.iter().map(|pool| {
         let out = pool.capacity.saturating_sub(pool.available);
         vec![pool.name.clone(), pool.capacity.to_string(), pool.available.to_string(), out.to_string()]
@@ -137,6 +122,21 @@ fn text(now: &Snapshot, before: Option<&Snapshot>) -> String {
     text += "\n";
     text += &output::table(["pool", ">buffers", ">home", ">out"], pools);
     text
+}
+
+/// A queue's line; `before`: with rates, by what it had counted so many seconds ago, where it was there.
+fn row(name: &str, now: &Counters, before: Option<(Option<&Counters>, f64)>) -> Vec<String> {
+    let count = |of: Option<u64>| of.map_or_else(String::new, output::count);
+    let (packets, bytes) =
+        (|counters: &Counters| counters.get("packets").copied(), |counters: &Counters| counters.get("bytes").copied());
+    let mut row = vec![format!("  {name}"), count(packets(now)), count(bytes(now)), count(dropped(now))];
+    if let Some((old, seconds)) = before {
+        let rate = |of: &dyn Fn(&Counters) -> Option<u64>| Some(of(now)?.saturating_sub(of(old?)?) as f64 / seconds);
+        let shown = |rate: Option<f64>| rate.map_or_else(String::new, output::rate);
+        let gigabits = rate(&bytes).map_or_else(String::new, |bytes| format!("{:.3}", bytes * 8e-9));
+        row.extend([shown(rate(&packets)), gigabits, shown(rate(&dropped))]);
+    }
+    row
 }
 
 type Counters = BTreeMap<String, u64>;
@@ -178,11 +178,11 @@ mod tests {
         assert_eq!(
             text,
             "fwd, process 7, counting for 2.5 s\n\n\
-             port  queue  packets    bytes  dropped  other counts, and drops by cause\n\
-             a     rx0      1,000  125,000    1,000  armed 5, dropped x 1,000\n\
-             \x20                                       resets 1\n\n\
-             port  link      speed  address             MTU\n\
-             a     up    1000 Mb/s  02:00:00:00:00:01  1500\n\n\
+             a: link up, 1000 Mb/s, 02:00:00:00:00:01, MTU 1500\n\
+             \x20 queue  packets    bytes  dropped\n\
+             \x20 rx0      1,000  125,000    1,000\n\
+             \x20 rx0: armed 5, dropped x 1,000\n\
+             \x20 resets 1\n\n\
              pool  buffers  home  out\n\
              a           8     5    3\n"
         );
@@ -195,7 +195,7 @@ mod tests {
         let line = later.lines().find(|line| line.contains("rx0")).unwrap();
         // 4,999,000 packets of 125 bytes in 2 s.
         assert_eq!(
-            line.split_whitespace().collect::<Vec<_>>()[2..10],
+            line.split_whitespace().collect::<Vec<_>>()[1..],
             ["5,000,000", "625,000,000", "5,000,000", "2.50", "M", "2.500", "2.50", "M"]
         );
         // Another process under the same name.

@@ -3,7 +3,7 @@
 use super::comparison::{Comparison, Named};
 use super::html;
 use super::report::{Pages, SCHEMA};
-use crate::output;
+use crate::output::{self, Files};
 use crate::stored;
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -22,12 +22,8 @@ pub struct Args {
     /// The reports
     #[arg(required = true, num_args = 2.., value_name = "REPORT.json")]
     reports: Vec<String>,
-    /// Write the comparison as a web page to this file, which needs no other
-    #[arg(long, value_name = "FILE")]
-    html: Option<String>,
-    /// Write the comparison as JSON to this file; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
+    #[command(flatten)]
+    files: Files,
     /// Write the figure of all hosts as SVG to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<String>,
@@ -43,15 +39,10 @@ pub fn run(args: Args) -> Result<()> {
         let differences = comparison.differences.join("\n  ");
         bail!("these are not to be compared (--anyway does it all the same):\n  {differences}");
     }
-    if args.json.as_deref() != Some("-") {
+    if !args.files.takes_stdout() {
         output::print(comparison.text())?;
     }
-    if let Some(path) = &args.json {
-        output::write_json(path, &comparison)?;
-    }
-    if let Some(path) = &args.html {
-        output::write(path, &html::comparison(&comparison)?)?;
-    }
+    args.files.write(&comparison, || html::comparison(&comparison))?;
     if let Some(path) = &args.svg {
         output::write(path, &html::comparison_figure(&comparison)?)?;
     }

@@ -28,9 +28,6 @@ pub struct Named {
     pub report: Pages,
 }
 
-/// What something is called, and what it is in a report.
-type Fact = (&'static str, fn(&Pages) -> String);
-
 /// What is shown of each host.
 pub const POLICIES: [&str; 3] = ["whole", "carved", "trapped"];
 
@@ -121,13 +118,17 @@ impl Comparison {
     pub fn text(&self) -> String {
         let mut text = String::new();
         if !self.differences.is_empty() {
-            text += &format!("NOT COMPARABLE, and compared anyway:\n  {}\n\n", self.differences.join("\n  "));
+            text += "NOT COMPARABLE, and compared anyway:\n";
+            text.extend(self.differences.iter().map(|difference| output::wrapped(&format!("  {difference}"), 4)));
+            text.push('\n');
         }
-        text += &table(&self.fact_columns(), self.fact_rows());
+        for host in &self.hosts {
+            text += &format!("{}\n{}", host.name, output::pairs(facts(&host.report)));
+        }
         text += "\nOne access of a register, medians\n\n";
-        text += &table(&self.register_columns(), self.register_rows());
+        text += &output::table(Self::REGISTERS, self.register_rows());
         text += "\nRandom reads a second, and their ratio to whole\n\n";
-        text += &table(&self.rate_columns(), self.rate_rows());
+        text += &output::table(Self::RATES, self.rate_rows());
         text += "\n";
         text += &output::paragraph(&self.summary);
         for (origin, why) in self.origins() {
@@ -151,49 +152,21 @@ impl Comparison {
         all
     }
 
-    /// Titles of what [`fact_rows`](Self::fact_rows) gives.
-    fn fact_columns(&self) -> Vec<String> {
-        std::iter::once("host".to_owned()).chain(self.hosts.iter().map(|host| host.name.clone())).collect()
-    }
+    /// Titles of [`register_rows`](Self::register_rows).
+    pub const REGISTERS: [&'static str; 5] = ["host", ">write", ">trapped", ">read", ">trapped"];
 
-    /// What the hosts and their devices are.
-    fn fact_rows(&self) -> Vec<Vec<String>> {
-        let facts: [Fact; 5] = [
-            ("pages", |report| output::bytes(report.host_pages())),
-            ("kernel", |report| report.host.kernel.clone()),
-            ("CPU", |report| format!("{}, {}", report.host.arch, report.host.cpu)),
-            ("device", |report| format!("{} ({})", report.device.model, report.device.origin.name())),
-            ("BAR0 by default", |report| report.device.auto.clone()),
-        ];
-        let row = |(what, of): &Fact| {
-            std::iter::once((*what).to_owned()).chain(self.hosts.iter().map(|host| of(&host.report))).collect()
-        };
-        facts.iter().map(row).collect()
-    }
-
-    /// Titles of what [`register_rows`](Self::register_rows) gives; `>` is before those of numbers.
-    pub fn register_columns(&self) -> Vec<String> {
-        let names = self.hosts.iter().map(|host| format!(">{}", host.name));
-        ["access".to_owned(), "how".to_owned()].into_iter().chain(names).collect()
-    }
-
-    /// What an access costs on each host.
+    /// What an access costs on each host: by a store or a load, and trapped.
     pub fn register_rows(&self) -> Vec<Vec<String>> {
         let kinds = [("write", "direct"), ("write", "trapped"), ("read", "direct"), ("read", "trapped")];
-        let cell = |host: &Named, what, how| host.report.access(what, how).map_or("-".to_owned(), |a| time(a.ns.p50));
-        kinds
-            .map(|(what, how)| {
-                let cells = self.hosts.iter().map(|host| cell(host, what, how));
-                [what.to_owned(), how.to_owned()].into_iter().chain(cells).collect()
-            })
-            .to_vec()
+        let row = |Named { name, report }: &Named| {
+            let cell = |(what, how)| report.access(what, how).map_or("-".to_owned(), |access| time(access.ns.p50));
+            [name.clone()].into_iter().chain(kinds.map(cell)).collect()
+        };
+        self.hosts.iter().map(row).collect()
     }
 
-    /// Titles of what [`rate_rows`](Self::rate_rows) gives.
-    pub fn rate_columns(&self) -> Vec<String> {
-        let of = |host: &Named| [format!(">{}: whole", host.name), ">carved".to_owned(), ">trapped".to_owned()];
-        [">depth".to_owned(), ">batch".to_owned()].into_iter().chain(self.hosts.iter().flat_map(of)).collect()
-    }
+    /// Titles of [`rate_rows`](Self::rate_rows).
+    pub const RATES: [&'static str; 6] = [">depth", ">batch", "host", ">whole", ">carved", ">trapped"];
 
     /// Rates of each load on each host.
     pub fn rate_rows(&self) -> Vec<Vec<String>> {
@@ -206,17 +179,23 @@ impl Comparison {
             (Some(run), _) => output::rate(run.iops),
             (None, _) => "-".to_owned(),
         };
-        let row = |&(depth, batch): &(usize, usize)| {
-            let cells = self.hosts.iter().flat_map(|host| {
-                let whole = host.report.run("whole", depth, batch);
-                POLICIES.map(|policy| cell(host.report.run(policy, depth, batch), whole, policy != "whole"))
-            });
-            [depth.to_string(), batch.to_string()].into_iter().chain(cells).collect()
+        let row = |(depth, batch), Named { name, report }: &Named| {
+            let whole = report.run("whole", depth, batch);
+            let cells = POLICIES.map(|policy| cell(report.run(policy, depth, batch), whole, policy != "whole"));
+            [depth.to_string(), batch.to_string(), name.clone()].into_iter().chain(cells).collect()
         };
-        loads.iter().map(row).collect()
+        loads.iter().flat_map(|load| self.hosts.iter().map(|host| row(*load, host))).collect()
     }
 }
 
-fn table(columns: &[String], rows: Vec<Vec<String>>) -> String {
-    output::table(columns.iter().map(String::as_str), rows)
+/// What a host and its device are.
+fn facts(report: &Pages) -> [(&'static str, String); 5] {
+    let Pages { host, device, .. } = report;
+    [
+        ("pages", output::bytes(report.host_pages())),
+        ("kernel", host.kernel.clone()),
+        ("CPU", format!("{}, {}", host.arch, host.cpu)),
+        ("device", format!("{} ({})", device.model, device.origin.name())),
+        ("BAR0", format!("{} by default", device.auto)),
+    ]
 }

@@ -74,7 +74,6 @@ pub fn comparison(comparison: &Comparison) -> Result<String> {
     let names: Vec<_> = comparison.hosts.iter().map(|host| host.name.as_str()).collect();
     let title = format!("What pages cost: {}", names.join(" against "));
     let rates = rate_panels(comparison);
-    let (registers, loads) = (comparison.register_columns(), comparison.rate_columns());
     let body = html! {
         h1 { (title) }
         @for (name, why) in comparison.origins() { p class="origin software" { strong { (name) } ": " (why) } }
@@ -101,9 +100,9 @@ pub fn comparison(comparison: &Comparison) -> Result<String> {
         }
         p { (crossover_note()) }
         @for Named { name, report } in &comparison.hosts { h3 { (name) } (crossover_table(report)) }
-        (table("Random reads a second, and their ratio to whole at the same depth and batch", &loads, &comparison.rate_rows()))
+        (table("Random reads a second, and their ratio to whole at the same depth and batch", &Comparison::RATES, &comparison.rate_rows()))
         h2 { "One access of a register" }
-        (table("medians", &registers, &comparison.register_rows()))
+        (table("medians", &Comparison::REGISTERS, &comparison.register_rows()))
         h2 { "How it was measured" }
         @for Named { name, report } in &comparison.hosts { h3 { (name) } (method(report)) }
         footer { "wholebar " (env!("CARGO_PKG_VERSION")) }

@@ -16,7 +16,7 @@ use crate::mapped::Bar;
 use crate::nvme::Controller;
 use crate::nvme::reads::{self, Reads};
 use crate::origin::{self, Origin};
-use crate::output;
+use crate::output::{self, Files};
 use crate::report::{RATIO_NOTE, Run};
 use crate::rounds::{Load, Plan};
 use crate::signal;
@@ -78,12 +78,8 @@ struct Measure {
     /// Five rounds instead of twelve, in 10 seconds
     #[arg(long)]
     quick: bool,
-    /// Write the report as JSON to this file; - is standard output
-    #[arg(long, value_name = "FILE")]
-    json: Option<String>,
-    /// Write the report as a web page to this file, which needs no other
-    #[arg(long, value_name = "FILE")]
-    html: Option<String>,
+    #[command(flatten)]
+    files: Files,
     /// The core of the driver's thread, and that of a model's [default: the first two]
     #[arg(long, value_name = "A,B")]
     cores: Option<Cores>,
@@ -140,7 +136,7 @@ fn measure(args: Measure) -> Result<()> {
     let began = Instant::now();
     let plans = plans(target.device.page_size());
     let (device, memory, nsid) = facts(&target, &plans, args.nsid)?;
-    let quiet = args.json.as_deref() == Some("-");
+    let quiet = args.files.takes_stdout();
     if !quiet {
         output::print(intro(&host, &args.target, &device, core, &target))?;
     }
@@ -172,12 +168,7 @@ fn measure(args: Measure) -> Result<()> {
     if !quiet {
         output::print(results(&report))?;
     }
-    if let Some(path) = &args.json {
-        output::write_json(path, &report)?;
-    }
-    if let Some(path) = &args.html {
-        output::write(path, &html::pages(&report)?)?;
-    }
+    args.files.write(&report, || html::pages(&report))?;
     match report.runs.iter().map(|run| run.errors).sum() {
         0u64 => Ok(()),
         errors => bail!("{errors} commands failed"),
@@ -240,21 +231,19 @@ fn results(report: &Pages) -> String {
     let rows = report.registers.accesses.iter().map(|access| {
         let ns = &access.ns;
         let mut row = vec![format!("{} {}", access.what, access.register), access.how.clone()];
-        row.extend([ns.p10, ns.p50, ns.p90, ns.p99, ns.p99_9, ns.max].map(time));
+        row.extend([ns.p50, ns.p90, ns.p99, ns.p99_9, ns.max].map(time));
         row.extend([output::count(access.samples), access.per_sample.to_string()]);
         row
     });
-    let columns = ["access", "how", ">p10", ">p50", ">p90", ">p99", ">p99.9", ">max", ">samples", ">of"];
+    let columns = ["access", "how", ">p50", ">p90", ">p99", ">p99.9", ">max", ">samples", ">of"];
     text += &output::table(columns, rows);
     text += "\n";
     text += &output::paragraph(&registers_note(report));
-    text += &format!(
-        "\n{}, one queue: reads a second, their ratio to whole, half the spread of the rounds\n\n",
-        workload(report)
-    );
+    text += &format!("\n{}, one queue: reads a second, and their ratio to whole\n\n", workload(report));
     text += &rates(report);
     text += "\n";
-    text += &output::paragraph(&format!("ratio: {}{}", RATIO_NOTE, report.controls().unwrap_or_default()));
+    let spread = "spread: half of what the rounds differ by, of the plan where that is most. ";
+    text += &output::paragraph(&format!("ratio: {RATIO_NOTE}{spread}{}", report.controls().unwrap_or_default()));
     text += "\n";
     if let Some(memory) = &report.memory {
         text += &memory.text(&report.host);
@@ -301,26 +290,23 @@ fn rates(report: &Pages) -> String {
         let mut row = vec![load.depth.to_string(), load.batch.to_string()];
         for plan in &plans {
             let run = runs.iter().find(|run| run.plan() == *plan);
-            row.push(run.map_or("-".to_owned(), |run| {
-                let (low, high) = run.spread();
-                let spread = (high - low) / 2.0 / run.iops * 100.0;
-                let spread = if spread < 1000.0 { format!("±{spread:.0}%") } else { "wild".to_owned() };
-                match whole.filter(|_| run.policy != "whole") {
-                    Some(whole) => {
-                        let control = run.against(whole).filter(|_| run.is_control_of(whole));
-                        let ratio =
-                            control.map_or_else(|| run.ratio(whole), |ratio| format!("{:.2} A/A", ratio.median));
-                        format!("{}  {ratio:>4} {spread:>5}", output::rate(run.iops))
-                    }
-                    None => format!("{} {spread:>5}", output::rate(run.iops)),
+            row.push(run.map_or("-".to_owned(), |run| match whole.filter(|_| run.policy != "whole") {
+                Some(whole) if run.against(whole).is_some() && run.is_control_of(whole) => {
+                    format!("{}  A/A", output::rate(run.iops))
                 }
+                Some(whole) => format!("{} {:>4}", output::rate(run.iops), run.ratio(whole)),
+                None => output::rate(run.iops),
             }));
         }
+        let spread = |run: &&Run| (run.spread().1 - run.spread().0) / 2.0 / run.iops * 100.0;
+        let spread = runs.iter().map(spread).fold(0.0, f64::max);
+        row.push(if spread < 1000.0 { format!("±{spread:.0}%") } else { "wild".to_owned() });
         (!runs.is_empty()).then_some(row)
     });
-    let titles: Vec<String> = plans.iter().map(|plan| format!(">{plan}")).collect();
-    let columns = [">depth", ">batch"].into_iter().chain(titles.iter().map(String::as_str));
-    output::table(columns, rows)
+    // Titles as narrow as what stands below: `carved 64k`.
+    let titles = plans.iter().map(|plan| format!(">{}", plan.replace(", ", " ").replace(" KiB", "k")));
+    let titles: Vec<String> = titles.chain([">spread".to_owned()]).collect();
+    output::table([">depth", ">batch"].into_iter().chain(titles.iter().map(String::as_str)), rows)
 }
 
 #[cfg(test)]

@@ -281,7 +281,7 @@ impl BlockQueue for Queue {
                 None if look => {
                     look = false;
                     // What it returns is told by the next `enter`, if it lasts.
-                    let _ = self.ring.look();
+                    let _ = self.ring.poll_device();
                 }
                 None => break,
             }

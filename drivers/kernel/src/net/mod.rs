@@ -35,6 +35,7 @@ mod watch;
 mod xdp;
 
 pub use error::Error;
+pub use netlink::with_xdp_programs;
 pub use target::{Mode, Target};
 
 use crate::Result;

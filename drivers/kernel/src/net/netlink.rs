@@ -46,6 +46,8 @@ pub(super) struct Interface {
     pub master: Option<u32>,
     /// It is one of a pair of virtual Ethernet interfaces.
     pub veth: bool,
+    /// An XDP program has its packets, before Linux or instead of it.
+    pub xdp: bool,
 }
 
 /// What is said of an interface as it happens.
@@ -60,6 +62,14 @@ pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
     let mut all = Vec::new();
     dump(RTM_GETLINK, 16, |kind, body| all.extend((kind == RTM_NEWLINK).then(|| interface(body)).flatten()))?;
     Ok(all)
+}
+
+/// Returns the names of this network namespace's interfaces whose packets an XDP program has, before Linux or instead of it: what rtnetlink says and no file does.
+///
+/// # Errors
+/// Those of socket(2), send(2) and recv(2), and the kernel's own answer to a question that it refuses.
+pub fn with_xdp_programs() -> io::Result<Vec<String>> {
+    Ok(interfaces()?.into_iter().filter(|interface| interface.xdp).map(|interface| interface.name).collect())
 }
 
 /// The addresses of an interface, but those that it gives itself.
@@ -191,7 +201,7 @@ fn interface(body: &[u8]) -> Option<Interface> {
     let (kind, index, flags) = (half(body, 2)?, word(body, 4)?, word(body, 8)?);
     let (up, carrier) = (flags & IFF_UP != 0, flags & IFF_LOWER_UP != 0);
     let (mac, name) = (Mac::default(), String::new());
-    let mut found = Interface { index, name, kind, up, carrier, mac, mtu: 0, master: None, veth: false };
+    let mut found = Interface { index, name, kind, up, carrier, mac, mtu: 0, master: None, veth: false, xdp: false };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
             // IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER.
@@ -201,6 +211,11 @@ fn interface(body: &[u8]) -> Option<Interface> {
             10 => found.master = word(value, 0),
             // IFLA_LINKINFO, and in it IFLA_INFO_KIND.
             18 => found.veth = attributes(value).any(|(kind, value)| kind == 1 && value.starts_with(b"veth\0")),
+            // IFLA_XDP, and in it IFLA_XDP_ATTACHED, of which XDP_ATTACHED_NONE is 0; the others say how.
+            43 => {
+                found.xdp =
+                    attributes(value).any(|(kind, value)| kind == 2 && value.first().is_some_and(|how| *how != 0))
+            }
             _ => {}
         }
     }
@@ -244,6 +259,15 @@ mod tests {
             body.extend(attribute(kind, value));
         }
         body.extend(attribute(18, &attribute(1, b"veth\0")));
+        let without = body.clone();
+        let xdp = |how: u8| {
+            let nested = [attribute(2, &[how]), attribute(4, &97u32.to_ne_bytes())].concat();
+            [&without[..], &attribute(43 | 0x8000, &nested)].concat()
+        };
+        for how in 0..=4 {
+            assert_eq!(interface(&xdp(how)).map(|found| found.xdp), Some(how != 0));
+        }
+        body = xdp(1);
         let expected = Interface {
             index: 7,
             name: "veth0".to_owned(),
@@ -254,6 +278,7 @@ mod tests {
             mtu: 9000,
             master: Some(3),
             veth: true,
+            xdp: true,
         };
         assert_eq!(interface(&body), Some(expected));
         for len in 0..body.len() {
@@ -271,6 +296,7 @@ mod tests {
         let all = interfaces().unwrap();
         let lo = all.iter().find(|i| i.name == "lo").expect("every namespace has a loopback interface");
         assert_eq!((lo.index, lo.kind, lo.mac), (1, 772, Mac::default()));
+        assert!(with_xdp_programs().is_ok());
         assert!(addresses(0x7fff_fff0).unwrap().is_empty() && !has_default_route(0x7fff_fff0).unwrap());
         assert!(Changes::new().unwrap().take(&mut |change| panic!("{change:?}")).unwrap());
     }

@@ -61,7 +61,7 @@ impl State {
     }
 
     /// As it is now: some of what happened was lost.
-    fn look(&self) -> io::Result<()> {
+    fn refresh(&self) -> io::Result<()> {
         let all = netlink::interfaces()?;
         match all.into_iter().find(|interface| interface.index == self.index) {
             Some(now) => self.change(Change::Now(now)),
@@ -86,7 +86,7 @@ impl Watch {
             move |cause| wholebar_core::Error::Io { what, cause }
         };
         let changes = Changes::new().map_err(failed("listening to what happens to interfaces"))?;
-        state.look().map_err(failed("asking the kernel for its interfaces"))?;
+        state.refresh().map_err(failed("asking the kernel for its interfaces"))?;
         let end = Arc::new(EventFd::new()?);
         let ending = end.clone();
         let run = move || {
@@ -110,7 +110,7 @@ fn run(state: &State, changes: &Changes, end: &EventFd) -> io::Result<()> {
             return Ok(());
         }
         if !changes.take(&mut |change| state.change(change))? {
-            state.look()?;
+            state.refresh()?;
         }
     }
 }

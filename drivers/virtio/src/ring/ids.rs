@@ -146,6 +146,11 @@ impl Ids {
         let used = Used { id: id as u16, len };
         Ok(match &mut self.order {
             None => self.lift(used),
+            // It named the oldest, as it most often does: no batch.
+            Some(order) if *self.launched.at(order.first) == used.id => {
+                order.first = order.first.wrapping_add(1);
+                self.lift(used)
+            }
             Some(order) => {
                 order.batch = Some(used);
                 self.lift_oldest(used)

@@ -62,9 +62,9 @@ impl Split {
         self.posted = self.posted.wrapping_add(1);
     }
 
-    /// Looks at the used index; whether there is something to take.
+    /// Reads the used index; whether there is something to take.
     #[inline(always)]
-    fn check_timeouts(&mut self) -> Result<bool, Fault> {
+    fn poll_used(&mut self) -> Result<bool, Fault> {
         // Acquire pairs with the Release by which the device (or its model) sets the index after it wrote the entries and the buffers' data:
         // without it, both could be older than the index.
         self.used = u16::from_le(self.used_head.at(1).load(Ordering::Acquire));
@@ -224,7 +224,7 @@ impl Ring for Split {
 
     #[inline(always)]
     fn take(&mut self) -> Result<Option<Used>, Fault> {
-        if self.taken == self.used && !self.check_timeouts()? {
+        if self.taken == self.used && !self.poll_used()? {
             // A batch is as many entries as its buffers, and the index says so (2.7.9).
             return if self.ids.in_batch() { Err(Fault::Batch) } else { Ok(None) };
         }

@@ -166,7 +166,7 @@ fn one_that_is_gone_ends_once() {
 }
 
 #[test]
-fn dropped_it_is_put_away_and_releases_its_memory() {
+fn dropped_it_shuts_down_and_releases_its_memory() {
     let (_, mut control_plane) = control_plane(Duration::ZERO);
     control_plane.spawn().unwrap();
     let control = control_plane.control.clone();

@@ -315,11 +315,11 @@ impl<T> Uring<T> {
         Ok(())
     }
 
-    /// Has the kernel look for completions at the device: for rings with [`UringOptions::iopoll`], where nobody else does. A system call.
+    /// Has the kernel poll the device for completions: for rings with [`UringOptions::iopoll`], where nobody else does. A system call.
     ///
     /// # Errors
     /// As [`enter`](Self::enter).
-    pub fn look(&mut self) -> io::Result<()> {
+    pub fn poll_device(&mut self) -> io::Result<()> {
         self.ring.submitter().submit().map(drop)
     }
 

@@ -263,7 +263,8 @@ impl Function {
     /// Binds the function to `driver`, and unbinds it from another one first.
     ///
     /// # Errors
-    /// The system's; an error that names the driver where the function is bound to another one, or to none, afterwards.
+    /// Those of writing to files of /sys: `PermissionDenied` without root, `NotFound` where the function is gone. An error of kind `Other`, which names the
+    /// driver, where the function is bound to another one, or to none, afterwards.
     pub fn bind(&self, driver: &str) -> io::Result<()> {
         self.set_driver_override(Some(driver))?;
         self.unbind()?;
@@ -277,7 +278,7 @@ impl Function {
     /// Sets the one driver that may be bound to the function; `None` for any. It has no effect before the next [`probe`](Self::probe).
     ///
     /// # Errors
-    /// The system's.
+    /// Those of writing to its `driver_override`: `PermissionDenied` without root, `NotFound` where the function is gone.
     pub fn set_driver_override(&self, driver: Option<&str>) -> io::Result<()> {
         // An empty line takes the override away.
         self.write("driver_override", driver.unwrap_or("\n"))
@@ -286,7 +287,7 @@ impl Function {
     /// Unbinds the function from its driver, if it has one. VFIO waits until every process has closed the device.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of writing to its driver's `unbind`: `PermissionDenied` without root.
     pub fn unbind(&self) -> io::Result<()> {
         match self.driver() {
             Some(_) => self.write("driver/unbind", &self.address.to_string()),
@@ -297,7 +298,7 @@ impl Function {
     /// Lets the kernel choose a driver for a function that has none, and returns the driver that it has then.
     ///
     /// # Errors
-    /// The system's.
+    /// Those of writing to `drivers_probe`: `PermissionDenied` without root, `InvalidInput` where a driver refuses the function.
     pub fn probe(&self) -> io::Result<Option<String>> {
         fs::write(self.sysfs.path("sys/bus/pci/drivers_probe"), self.address.to_string())?;
         Ok(self.driver())

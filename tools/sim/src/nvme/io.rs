@@ -187,16 +187,17 @@ impl Store {
     #[inline]
     fn write(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         self.may_place(cmd)?;
-        let (ns, mut at, len) = self.transfer(cmd)?;
+        let (ns, at, len) = self.transfer(cmd)?;
         ns.may_write()?;
         ns.zone_write(at >> ns.shift, len >> ns.shift)?;
-        ns.written(at, len);
-        data::walk(host, cmd, len, rules, |dma| {
-            ns.media.write(at, &dma)?;
-            at += dma.len();
-            Ok(())
-        })?;
+        ns.store(host, cmd, at, len, rules)?;
         self.place(cmd, len);
+        self.count_write(cmd, len)
+    }
+
+    /// A command wrote so many bytes.
+    #[inline]
+    pub(super) fn count_write(&mut self, cmd: &Command, len: u64) -> Result<(), Status> {
         self.counters.writes += 1;
         self.counters.units_written += len >> 9;
         self.settle(cmd)
@@ -382,6 +383,24 @@ impl Namespace {
     #[inline]
     pub(super) fn written(&mut self, at: u64, len: u64) {
         self.uncorrectable.written(at >> self.shift..(at + len) >> self.shift);
+    }
+
+    /// Bytes of a command's memory are written there.
+    #[inline]
+    pub(super) fn store(
+        &mut self,
+        host: &Host<'_>,
+        cmd: &Command,
+        mut at: u64,
+        len: u64,
+        rules: Rules,
+    ) -> Result<(), Status> {
+        self.written(at, len);
+        data::walk(host, cmd, len, rules, |dma| {
+            self.media.write(at, &dma)?;
+            at += dma.len();
+            Ok(())
+        })
     }
 
     #[inline]

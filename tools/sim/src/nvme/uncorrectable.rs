@@ -14,11 +14,11 @@ impl Uncorrectable {
     /// Whether blocks can be read, as far as this goes.
     #[inline]
     pub(super) fn check(&self, blocks: Range<u64>) -> Result<(), Status> {
-        if self.0.is_empty() { Ok(()) } else { self.look(blocks) }
+        if self.0.is_empty() { Ok(()) } else { self.find(blocks) }
     }
 
     #[cold]
-    fn look(&self, blocks: Range<u64>) -> Result<(), Status> {
+    fn find(&self, blocks: Range<u64>) -> Result<(), Status> {
         match self.0.iter().any(|r| r.start < blocks.end && blocks.start < r.end) {
             true => Err(Status::UNRECOVERED_READ),
             false => Ok(()),

@@ -228,16 +228,9 @@ impl Store {
         let to = zones.zones[index].pointer;
         zones.write(if zones.zones[index].state == State::Full { lba } else { to }, len >> shift)?;
         self.spent += len;
-        let mut at = to << shift;
-        data::walk(host, cmd, len, rules, |dma| {
-            ns.media.write(at, &dma)?;
-            at += dma.len();
-            Ok(())
-        })?;
-        self.counters.writes += 1;
-        self.counters.units_written += len >> 9;
+        ns.store(host, cmd, to << shift, len, rules)?;
         self.result = to;
-        self.settle(cmd)
+        self.count_write(cmd, len)
     }
 
     /// Zone Management Send (zns 3.4.3): an action in bits 7:0 of dword 13, on all zones with bit 8.

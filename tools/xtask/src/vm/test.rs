@@ -134,7 +134,9 @@ pub fn test(options: &Options, names: &[String], core: bool, limits: &Limits) ->
                 Err(error) => return Err(error),
             }
         }
-        let payload = [&programs[..], &suite.files].concat();
+        // What scripts source.
+        let commands = ("wholebar/commands".to_owned(), root().join("tests/guest/commands"));
+        let payload = [&programs[..], &suite.files, &[commands]].concat();
         let code = run(&options, &payload, &["sh".into(), "-c".into(), RUNNER.into()], limits)?;
         worst = worst.max(if matches!(code, TIME_IS_UP | NOT_RUN) { 2 } else { code });
     }

@@ -43,8 +43,8 @@ impl Accounting {
     fn line(&self) -> String {
         let n = output::count;
         let more = |what, count| if count > 0 { format!(" + {what} {}", n(count)) } else { String::new() };
-        format!(
-            "received {}{}{} {} sent {} + kept {} + refused {} + left over {}\n",
+        let line = format!(
+            "received {}{}{} {} sent {} + kept {} + refused {} + left over {}",
             n(self.received),
             more("made", self.made),
             more("duplicated", self.duplicated),
@@ -53,7 +53,8 @@ impl Accounting {
             n(self.kept),
             n(self.refused),
             n(self.left)
-        )
+        );
+        output::wrapped(&line, 2)
     }
 }
 

@@ -79,9 +79,9 @@ impl Report {
         // More than the jitter of a start.
         if sent.behind_seconds > 0.01 * ran.seconds {
             let behind = sent.behind_seconds;
-            text += &format!(
-                "\n  The rate was not reached: in the end, packets were {behind:.2} s later than they should have been.\n"
-            );
+            let line =
+                format!("The rate was not reached: in the end, packets were {behind:.2} s later than they should be.");
+            text += &(String::from("\n") + &output::wrapped(&line, 0));
         }
         format!("{text}\n{}{}{}", ran.table(), ran.unconfirmed(), ran.caveat())
     }

@@ -108,13 +108,14 @@ impl Received {
     /// Latencies for people; nothing where there are none.
     pub fn latencies(&self) -> String {
         if self.from_the_future > 0 {
-            return "\n  No latencies: packets came before they were sent, so sender and receiver have different clocks.\n"
-                .to_owned();
+            let line =
+                "No latencies: packets came before they were sent, so sender and receiver have different clocks.";
+            return String::from("\n") + &output::wrapped(line, 0);
         }
         let Some(p) = &self.latency_ns else { return String::new() };
         let times = [p.mean, p.min, p.p50, p.p90, p.p99, p.p99_9, p.p99_99, p.max];
         let row = std::iter::once(String::new()).chain(times.into_iter().map(output::nanos)).collect();
-        let columns = ["  latency", ">mean", ">min", ">p50", ">p90", ">p99", ">p99.9", ">p99.99", ">max"];
+        let columns = ["latency", ">mean", ">min", ">p50", ">p90", ">p99", ">p99.9", ">p99.99", ">max"];
         String::from("\n") + &output::table(columns, [row])
     }
 

@@ -1,47 +1,10 @@
 //! `wholebar blk` on disks of both drivers: on models in its own process and served by another one; and what a person can get wrong.
 
-use assert_cmd::Command;
+use crate::common::{
+    Running, WORK_FAILED, WRONG_USAGE, assert_fits, content, fails, json, patient, perf, run, stdout, wholebar,
+};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
-/// How long anything is waited for: only to end what would never end.
-const PATIENCE: Duration = Duration::from_secs(120);
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-
-fn wholebar(line: &str) -> Command {
-    let mut command = Command::new(WHOLEBAR);
-    command.args(line.split_whitespace()).timeout(PATIENCE);
-    command
-}
-
-/// What a command says that is expected to work: on standard output, and on standard error.
-fn said(line: &str) -> (String, String) {
-    let output = wholebar(line).output().unwrap();
-    let error = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{line}\n{error}");
-    (String::from_utf8(output.stdout).unwrap(), error)
-}
-
-fn json(line: &str) -> Value {
-    serde_json::from_str(&said(line).0).unwrap()
-}
-
-fn content(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
-}
-
-/// A process that is ended when this is dropped.
-struct Served(Child);
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn what_a_disk_is() {
@@ -56,16 +19,16 @@ fn what_a_disk_is() {
     assert_eq!((&info["driver"], info["namespaces"].as_array().unwrap().len()), (&"nvme".into(), 2));
     assert_eq!(info["namespaces"][1]["block_size"], 4096);
     for target in ["sim:virtio-blk,size=1M", "sim:nvme,ns=2"] {
-        let text = said(&format!("blk info {target}")).0;
+        let text = stdout(&format!("blk info {target}"));
         assert!(
             text.contains("Namespace 1") && text.contains("of 512 bytes") && text.contains("write, flush"),
             "{text}"
         );
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_fits(&text);
     }
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("disk"), [0; 4096]).unwrap();
-    let text = said(&format!("blk info sim:virtio-blk,ro=1,file={}", dir.path().join("disk").display())).0;
+    let text = stdout(&format!("blk info sim:virtio-blk,ro=1,file={}", dir.path().join("disk").display()));
     assert!(!text.contains("write,"), "{text}");
 }
 
@@ -78,14 +41,14 @@ fn a_file_comes_back_as_it_was() {
     for model in ["virtio-blk", "nvme"] {
         fs::write(path("disk"), vec![0xff; 4 << 20]).unwrap();
         let target = format!("sim:{model},file={}", path("disk"));
-        said(&format!("blk write {target} --in {} --offset 1M", path("in")));
+        stdout(&format!("blk write {target} --in {} --offset 1M", path("in")));
         let disk = fs::read(path("disk")).unwrap();
         assert!(disk[1 << 20..][..image.len()] == image, "{model}");
         assert!(disk[..1 << 20].iter().chain(&disk[(3 << 20) + 512..]).all(|b| *b == 0xff), "{model}");
         let done = json(&format!("blk read {target} --lba 2048 --bytes {} --json --out {}", image.len(), path("out")));
         assert_eq!((&done["bytes"], &done["lba"]), (&image.len().into(), &2048.into()));
         assert!(fs::read(path("out")).unwrap() == image, "{model}");
-        said(&format!("blk read {target} --out {} --qd 1", path("all")));
+        stdout(&format!("blk read {target} --out {} --qd 1", path("all")));
         assert!(fs::read(path("all")).unwrap() == disk, "{model}");
         wholebar(&format!("blk write {target} --in - --pad --lba 3")).write_stdin([7; 100]).assert().success();
         let disk = fs::read(path("disk")).unwrap();
@@ -99,34 +62,13 @@ fn a_disk_of_another_process() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let image = content(1 << 20);
     fs::write(path("disk"), &image).unwrap();
-    let mut child = std::process::Command::new(WHOLEBAR)
-        .args(["sim", "serve", "virtio-blk", "--socket", &path("socket"), &format!("file={}", path("disk"))])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let _served = Served(child);
-    assert!(line.contains("listens on"), "{line}");
-    let target = format!("vfio-user:{},timeout={}", path("socket"), PATIENCE.as_secs());
-    said(&format!("blk read {target} --out {}", path("out")));
+    let socket = dir.path().join("socket");
+    let _served = Running::serve("virtio-blk", &socket, &format!("file={}", path("disk")));
+    let target = patient(&socket);
+    stdout(&format!("blk read {target} --out {}", path("out")));
     assert!(fs::read(path("out")).unwrap() == image);
     let report = json(&format!("blk perf {target} --qd 4 --time 0.1 --warmup 0 --json"));
     assert_eq!((&report["device"], &report["runs"][0]["errors"]), (&"emulated".into(), &0.into()));
-}
-
-/// `blk perf`, for as long as there are some commands to judge by: where the machine has other work to do, a short time may hold next to none.
-fn perf(what: &str) -> (String, Value) {
-    let mut seconds = 0.1;
-    loop {
-        let line = format!("blk perf {what} --time {seconds}");
-        let report = json(&format!("{line} --json"));
-        let commands = |kind: &str| report["runs"][0][kind].as_u64().unwrap();
-        if commands("reads") + commands("writes") > 100 || seconds > 60.0 {
-            return (line, report);
-        }
-        seconds *= 4.0;
-    }
 }
 
 #[test]
@@ -138,7 +80,8 @@ fn perf_measures_disks_of_any_driver() {
         ("sim:nvme,size=16M", "--policy trapped --rw randwrite --verify --bs 8k", true),
         ("sim:nvme,size=16M,ns=2", "--nsid 2 --rw write --entries 64", false),
     ] {
-        let (line, report) = perf(&format!("{target} --qd 8 --warmup 0.02 {more}"));
+        let line = format!("blk perf {target} --qd 8 --warmup 0.02 {more}");
+        let report = perf(&line);
         assert_eq!((&report["schema"], &report["device"]), (&"wholebar.perf/1".into(), &"model".into()));
         let run = &report["runs"][0];
         assert!(run["iops"].as_f64().unwrap() > 0.0 && run["errors"] == 0, "{line}\n{run}");
@@ -147,26 +90,24 @@ fn perf_measures_disks_of_any_driver() {
         assert_eq!(run["read_back"].as_u64().unwrap_or(0) > 0, more.contains("--verify"), "{line}\n{run}");
         assert!(run["latency_ns"]["p50"].as_u64() <= run["latency_ns"]["p99.9"].as_u64());
     }
-    let text = said("blk perf sim:virtio-blk --time 0.1 --warmup 0 --histogram").0;
+    let text = stdout("blk perf sim:virtio-blk --time 0.1 --warmup 0 --histogram");
     assert!(text.contains("IOPS") && text.contains("doorbells") && text.contains("p99.9"), "{text}");
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert_fits(&text);
 }
 
 /// Queues that hold less than is asked for are said so of, and lose nothing.
 #[test]
 fn small_queues_are_told_of() {
-    let (text, error) = said("blk perf sim:virtio-blk,size=16M --entries 4 --qd 32 --time 0.1 --warmup 0 --json");
+    let (_, text, error) = run("blk perf sim:virtio-blk,size=16M --entries 4 --qd 32 --time 0.1 --warmup 0 --json");
     assert!(error.contains("queues hold fewer than 32 commands of this size"), "{error}");
     let report: Value = serde_json::from_str(&text).unwrap();
-    assert!(report["runs"][0]["errors"] == 0 && report["runs"][0]["reads"].as_u64() > Some(0), "{report}");
-    let (_, error) = said("blk perf sim:virtio-blk,size=16M --qd 4 --time 0.1 --warmup 0 --json");
+    assert_eq!(report["runs"][0]["errors"], 0, "{report}");
+    let (_, _, error) = run("blk perf sim:virtio-blk,size=16M --qd 4 --time 0.1 --warmup 0 --json");
     assert!(!error.contains("queues hold"), "{error}");
 }
 
 #[test]
 fn what_a_person_can_get_wrong() {
-    const WORK_FAILED: i32 = 1;
-    const WRONG_USAGE: i32 = 2;
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("short"), [7; 1000]).unwrap();
     fs::write(dir.path().join("disk"), vec![0; 1 << 20]).unwrap();
@@ -204,18 +145,14 @@ fn what_a_person_can_get_wrong() {
         ("blk perf sim:virtio-blk --cores 99", WORK_FAILED, &["core 99"]),
         ("blk perf sim:virtio-blk --rwmixread 50", WRONG_USAGE, &["--rw mixed"]),
     ] {
-        let output = wholebar(&line.replace("DIR", dir.path().to_str().unwrap())).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{line}\n{error}");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{line}");
-        says.iter().for_each(|text| assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}"));
+        fails(&line.replace("DIR", dir.path().to_str().unwrap()), code, says);
     }
 }
 
 #[test]
 fn help_has_examples() {
     for command in ["info", "read", "write", "perf"] {
-        let text = said(&format!("blk {command} --help")).0;
+        let text = stdout(&format!("blk {command} --help"));
         assert!(text.contains(&format!("Examples:\n  wholebar blk {command} ")), "{text}");
     }
 }

@@ -1,19 +1,13 @@
 //! `wholebar barmap` on text and on a system's `/sys`, and `wholebar msix`, as people use them and as they get them wrong.
 
+use crate::common::{assert_fits, wholebar};
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::time::Duration;
 
 const DUMP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tools/barmap/tests/dumps/talos2.txt");
-
-fn wholebar(line: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wholebar"));
-    command.args(line.split_whitespace()).timeout(Duration::from_secs(60));
-    command
-}
 
 fn stdout(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -199,7 +193,7 @@ fn lines_of_80_columns() {
     let text = format!("{text}\n{}", text.replace("01:00.0", &path));
     for options in ["", "--details"] {
         let text = stdout(wholebar(&format!("barmap {options} --lspci -")).write_stdin(text.clone()));
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_fits(&text);
         assert!(text.contains("HOT") || text.contains("some"), "{text}");
     }
 }

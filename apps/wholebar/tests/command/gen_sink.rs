@@ -1,7 +1,7 @@
 //! `net gen`, `net sink` and `net dump` as people use them: on pairs of models in their own process, and served by another one. What they
 //! find is compared with what the models' wires counted, and what they send with what was in the capture, byte for byte.
 
-use assert_cmd::Command;
+use crate::common::{PATIENCE, Running, run, wholebar};
 use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacket, EtherType, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder,
     TcpOptionElement, VlanId,
@@ -12,68 +12,21 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn wholebar(line: &str) -> Command {
-    let mut command = Command::new(WHOLEBAR);
-    command.args(line.split_whitespace()).timeout(PATIENCE);
-    command
-}
 
 /// What a command says as JSON, and its exit code.
 fn json(line: &str) -> (Value, Option<i32>) {
-    let output = wholebar(line).output().unwrap();
-    let value = serde_json::from_slice(&output.stdout);
-    (value.unwrap_or_else(|e| panic!("{line}: {e}\n{}", String::from_utf8_lossy(&output.stderr))), output.status.code())
+    let (code, out, error) = run(line);
+    (serde_json::from_str(&out).unwrap_or_else(|e| panic!("{line}: {e}\n{error}")), code)
 }
 
-/// A command that is killed when this is dropped.
-struct Background(Child);
-
-impl Background {
-    fn start(line: &str) -> Self {
-        let mut command = std::process::Command::new(WHOLEBAR);
-        command.args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self(command.spawn().unwrap())
-    }
-
-    /// The two ends of a pair, each at a socket.
-    fn pair(sockets: [&Path; 2], params: &str) -> Self {
-        let [a, b] = sockets.map(Path::display);
-        let mut this = Self::start(&format!("sim serve virtio-net --socket {a} --socket {b} wire=pair:x {params}"));
-        let lines = BufReader::new(this.0.stderr.take().unwrap()).lines();
-        assert_eq!(lines.map_while(Result::ok).filter(|line| line.contains("listens on")).take(2).count(), 2);
-        this
-    }
-
-    /// Asks it to end.
-    fn interrupt(self) -> Self {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-        self
-    }
-
-    /// Its exit code and standard output, once it ended.
-    fn finish(mut self) -> (Option<i32>, String) {
-        let began = Instant::now();
-        while self.0.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let text = std::io::read_to_string(self.0.stdout.take().unwrap()).unwrap();
-        (self.0.wait().unwrap().code(), text)
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// The two ends of a pair, each at a socket.
+fn serve_pair(sockets: [&Path; 2], params: &str) -> Running {
+    let [a, b] = sockets.map(Path::display);
+    let mut pair = Running::start(&format!("sim serve virtio-net --socket {a} --socket {b} wire=pair:x {params}"));
+    let lines = BufReader::new(pair.0.stderr.take().unwrap()).lines();
+    assert_eq!(lines.map_while(Result::ok).filter(|line| line.contains("listens on")).take(2).count(), 2);
+    pair
 }
 
 /// Two ends of a pair that loses nothing for want of buffers.
@@ -181,11 +134,11 @@ fn what_faults_did_is_what_the_sink_says() {
 fn a_sink_elsewhere_finds_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b, file) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("out.pcapng"));
-    let _pair = Background::pair([&a, &b], "full=wait loss=1/10 seed=6");
+    let _pair = serve_pair([&a, &b], "full=wait loss=1/10 seed=6");
     let sink = |more: &str| {
         let line = format!("net sink vfio-user:{} --json --write {} {more}", b.display(), file.display());
         let _ = fs::remove_file(&file);
-        let sink = Background::start(&line);
+        let sink = Running::start(&line);
         wait_for(&file);
         sink
     };
@@ -223,7 +176,8 @@ fn a_sink_elsewhere_finds_the_same() {
         assert!(began.elapsed() < PATIENCE, "{} packets came", arrived(&stats));
         std::thread::sleep(Duration::from_millis(50));
     }
-    let (code, text) = waiting.interrupt().finish();
+    waiting.interrupt();
+    let (code, text) = waiting.finish();
     let report: Value = serde_json::from_str(&text).unwrap();
     let received = &report["received"];
     let n = |name: &str| received[name].as_u64().unwrap();
@@ -425,11 +379,11 @@ fn mixed_traffic_passes_over_vfio_user() {
     let dir = tempfile::tempdir().unwrap();
     let (packets, file) = mixed(dir.path());
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let _pair = Background::pair([&a, &b], "full=wait mtu=9000");
+    let _pair = serve_pair([&a, &b], "full=wait mtu=9000");
     for rings in ["", "--split"] {
         let out = dir.path().join(format!("out{rings}.pcapng"));
         let count = packets.len();
-        let dump = Background::start(&format!(
+        let dump = Running::start(&format!(
             "net dump vfio-user:{} {} --mtu 9000 --count {count} --time 100 {rings}",
             b.display(),
             out.display()
@@ -495,7 +449,7 @@ fn dumps_go_to_pipes_and_keep_what_they_are_told_to() {
     assert_eq!(came, expected);
     assert!(String::from_utf8_lossy(&output.stderr).contains("10 packets in -"));
     // A reader that goes away ends it quietly.
-    let mut child = Background::start(&format!("{line} --time 600"));
+    let mut child = Running::start(&format!("{line} --time 600"));
     drop(child.0.stdout.take());
     let began = Instant::now();
     while child.0.try_wait().unwrap().is_none() {
@@ -599,7 +553,7 @@ fn front_ends_are_switched() {
         let [a, b] = ["a", "b"].map(|name| dir.path().join(format!("{name}{i}.sock")));
         let queues = if i == 1 { "--queues 2" } else { "" };
         let far = |path: &Path| format!("vhost-user:{},back-end,server", path.display());
-        let switch = Background::start(&format!("net fwd {} {} {queues} --stats 0 --json", far(&a), far(&b)));
+        let switch = Running::start(&format!("net fwd {} {} {queues} --stats 0 --json", far(&a), far(&b)));
         let began = Instant::now();
         while !a.exists() || !b.exists() {
             assert!(began.elapsed() < PATIENCE, "it does not listen");
@@ -613,7 +567,8 @@ fn front_ends_are_switched() {
         for none in ["lost", "duplicate", "corrupt", "foreign", "uncounted"] {
             assert_eq!(report["received"][none], 0, "{line}: {none}");
         }
-        let (code, out) = switch.interrupt().finish();
+        switch.interrupt();
+        let (code, out) = switch.finish();
         let report: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(code, Some(0), "{report:#}");
         assert_eq!((&report["accounting"]["received"], &report["accounting"]["sent"]), (&3000.into(), &3000.into()));

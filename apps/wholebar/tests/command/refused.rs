@@ -1,12 +1,12 @@
 //! Servers that refuse what they are asked, as libvfio-user's do: with an error reply that has a payload.
 
-#[path = "../../../framework/core/tests/vfio_user/raw.rs"]
+#[path = "../../../../framework/core/tests/vfio_user/raw.rs"]
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 
+use crate::common::{json, stdout};
 use raw::{ERROR, Message, REPLY, longs, word, words};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command;
 
 const CONFIG: u32 = 7;
 /// Where the MSI-X table is, which nobody may read.
@@ -66,17 +66,13 @@ fn a_table_that_may_not_be_read_is_no_reason_to_say_nothing() {
     let socket = dir.path().join("s");
     let listener = UnixListener::bind(&socket).unwrap();
     std::thread::spawn(move || listener.incoming().for_each(|stream| serve(stream.unwrap())));
-    let msix = |more: &[&str]| {
-        let target = format!("vfio-user:{}", socket.display());
-        let output = Command::new(env!("CARGO_BIN_EXE_wholebar")).args(["msix", &target]).args(more).output().unwrap();
-        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let text = msix(&[]);
-    assert!(text.contains("8 MSI-X vectors, not enabled; table in BAR4 at 0x0, PBA in BAR5"), "{text}");
+    let target = format!("vfio-user:{}", socket.display());
+    let text = stdout(&format!("msix {target}"));
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("8 MSI-X vectors, not enabled; table in BAR4 at 0x0, PBA in BAR5"), "{text}");
     assert!(text.contains("Invalid argument"), "{text}");
     assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
-    let json: serde_json::Value = serde_json::from_str(&msix(&["--json"])).unwrap();
+    let json = json(&format!("msix {target} --json"));
     assert_eq!((json["table_bar"].as_u64(), json["vectors"].as_array().map(Vec::len)), (Some(4), Some(0)));
     assert!(json["refused"].as_str().unwrap().contains("Invalid argument"), "{json}");
 }

@@ -1,24 +1,7 @@
 //! `--baseline` of commands that move packets, and of `bench`: one verdict, over ten rounds of both. Nothing is said of which is faster.
 
-use assert_cmd::Command;
+use crate::common::{run, stdout};
 use serde_json::Value;
-use std::time::Duration;
-
-/// How long anything is waited for: only to end what would never end.
-const PATIENCE: Duration = Duration::from_secs(300);
-
-fn wholebar(line: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wholebar"));
-    let output = command.args(line.split_whitespace()).timeout(PATIENCE).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-fn said(line: &str) -> String {
-    let (code, out, error) = wholebar(line);
-    assert_eq!(code, Some(0), "{line}\n{error}");
-    out
-}
 
 /// Both have ten rounds, and where five of them moved something, the ratio lies in its interval.
 fn check(report: &Value) {
@@ -40,25 +23,25 @@ fn packets_of_two_pairs_of_ports_are_compared() {
     let (this, other) = ("sim:virtio-net,wire=pair:a", "sim:virtio-net,wire=pair:b");
     let line =
         format!("net gen {this} --to {this} --rate 10k --time 0.5 --tolerate --baseline {other} --baseline {other}");
-    let report: Value = serde_json::from_str(&said(&format!("{line} --json"))).unwrap();
+    let report: Value = serde_json::from_str(&stdout(&format!("{line} --json"))).unwrap();
     check(&report);
-    let text = said(&line);
+    let text = stdout(&line);
     assert!(text.contains("verdict: ") && text.contains("10 rounds"), "{text}");
     let line = "net fwd sim:virtio-net --mode txonly --time 0.5 --baseline sim:virtio-net --json";
-    check(&serde_json::from_str(&said(line)).unwrap());
+    check(&serde_json::from_str(&stdout(line)).unwrap());
 }
 
 #[test]
 fn reads_of_the_model_are_compared_at_each_depth() {
     let reports: Value =
-        serde_json::from_str(&said("bench --seconds 1 --baseline sim:virtio-blk,size=16M --json -")).unwrap();
+        serde_json::from_str(&stdout("bench --seconds 1 --baseline sim:virtio-blk,size=16M --json -")).unwrap();
     let depths: Vec<_> = reports.as_array().unwrap().iter().map(|report| &report["runs"][0]["queue_depth"]).collect();
     assert_eq!(depths, [1, 32, 128]);
     assert!(reports.as_array().unwrap().iter().all(|report| report["baseline"]["target"] == "sim:virtio-blk,size=16M"));
 }
 
 #[test]
-fn what_cannot_be_compared_is_said() {
+fn what_cannot_be_compared_is_stdout() {
     for (line, code, says) in [
         ("net fwd sim:virtio-net --mode rxonly --baseline sim:virtio-net", 2, "--time"),
         ("net fwd sim:virtio-net sim:virtio-net --time 1 --baseline sim:virtio-net", 2, "once for each port"),
@@ -66,7 +49,7 @@ fn what_cannot_be_compared_is_said() {
         ("bench --only packets --baseline sim:virtio-blk", 2, "--only"),
         ("bench --seconds 0.3 --baseline kernel:./none", 1, "No such file"),
     ] {
-        let (was, out, error) = wholebar(line);
+        let (was, out, error) = run(line);
         assert_eq!((was, out.as_str()), (Some(code), ""), "{line}\n{error}");
         assert!(error.contains(says), "{line}\n{error}");
     }

@@ -1,21 +1,7 @@
 //! `wholebar idle`, on models, as people use it. Nothing is said of how long anything takes.
 
-use assert_cmd::Command;
+use crate::common::{assert_fits, fails, json, stdout};
 use serde_json::Value;
-use std::time::Duration;
-
-fn wholebar(line: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wholebar"));
-    let output = command.args(line.split_whitespace()).timeout(Duration::from_secs(300)).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
-fn report(line: &str) -> Value {
-    let (code, out, error) = wholebar(line);
-    assert_eq!(code, Some(0), "{line}\n{error}");
-    serde_json::from_str(&out).unwrap()
-}
 
 /// Each row accounts for what it began, where nothing is offered nothing is begun, and only those that may sleep do.
 fn check(report: &Value) {
@@ -35,28 +21,27 @@ fn check(report: &Value) {
 #[test]
 fn a_disk_s_rows_are_complete() {
     for target in ["sim:nvme,backing=null", "sim:virtio-blk,size=16M", "sim:nvme,backing=null,page=64k --model-rests"] {
-        check(&report(&format!("idle {target} --quick --json -")));
+        check(&json(&format!("idle {target} --quick --json -")));
     }
 }
 
 #[test]
 fn a_port_s_rows_are_complete() {
-    check(&report("idle sim:virtio-net --quick --json -"));
+    check(&json("idle sim:virtio-net --quick --json -"));
 }
 
 #[test]
 fn people_get_a_table() {
-    let (code, out, error) = wholebar("idle sim:virtio-net --seconds 0.05 --model-rests");
-    assert_eq!(code, Some(0), "{error}");
+    let out = stdout("idle sim:virtio-net --seconds 0.05 --model-rests");
     for says in ["hybrid", "sleeps", "how long one alone takes", "may wait for a sixteenth"] {
         assert!(out.split_whitespace().collect::<Vec<_>>().join(" ").contains(says), "{out}");
     }
-    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    assert_fits(&out);
 }
 
 #[test]
 fn coalescing_is_set_and_reported() {
-    let held = |line: &str| report(&format!("idle {line} --seconds 0.01 --json -"))["coalescing"].clone();
+    let held = |line: &str| json(&format!("idle {line} --seconds 0.01 --json -"))["coalescing"].clone();
     assert_eq!(held("sim:nvme"), serde_json::json!({ "microseconds": 0, "events": 1 }));
     assert_eq!(held("sim:nvme --coalesce-usecs 150"), serde_json::json!({ "microseconds": 200, "events": 256 }));
     let some = "--coalesce-usecs 50 --coalesce-events 8";
@@ -73,27 +58,21 @@ fn a_file_is_read_through_the_kernel_and_a_page_is_written() {
     // Where io_uring may be had.
     let allowed = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
     if allowed.is_ok_and(|text| text.trim() == "0") {
-        let report = report(&line);
+        let report = json(&line);
         check(&report);
         assert_eq!(report["device"], "kernel");
         assert_eq!(std::fs::read_to_string(&page).unwrap().matches("<svg").count(), 2);
     }
-    let (code, _, error) = wholebar(&format!("bench --only idle --seconds 0.5 --html {}", page.display()));
-    assert_eq!(code, Some(0), "{error}");
+    stdout(&format!("bench --only idle --seconds 0.5 --html {}", page.display()));
     assert_eq!(std::fs::read_to_string(&page).unwrap().matches("<svg").count(), 4);
 }
 
 #[test]
 fn what_cannot_be_measured_is_said() {
-    let fails = |line: &str, code, says: &str| {
-        let (was, out, error) = wholebar(line);
-        assert_eq!((was, out.as_str()), (Some(code), ""), "{line}\n{error}");
-        assert!(error.contains(says), "{line}\n{error}");
-    };
-    fails("idle sim:nvme --depth 0", 2, "--depth");
-    fails("idle sim:toaster", 2, "toaster");
-    fails("idle sim:fpga --quick", 1, "storage");
-    fails("idle sim:nvme --coalesce-usecs 1000000 --quick", 1, "25500 us at most");
-    fails("idle sim:virtio-blk --coalesce-usecs 50 --quick", 1, "cannot be coalesced");
-    fails("idle sim:nvme --coalesce-events 5", 2, "--coalesce-usecs");
+    fails("idle sim:nvme --depth 0", 2, &["--depth"]);
+    fails("idle sim:toaster", 2, &["toaster"]);
+    fails("idle sim:fpga --quick", 1, &["storage"]);
+    fails("idle sim:nvme --coalesce-usecs 1000000 --quick", 1, &["25500 us at most"]);
+    fails("idle sim:virtio-blk --coalesce-usecs 50 --quick", 1, &["cannot be coalesced"]);
+    fails("idle sim:nvme --coalesce-events 5", 2, &["--coalesce-usecs"]);
 }

@@ -1,28 +1,13 @@
 //! `wholebar blk` through the kernel, on files: what it is, copies, figures, comparisons; and what a person can get wrong.
 
-use assert_cmd::Command;
+use crate::common::{WORK_FAILED, WRONG_USAGE, assert_fits, content, run_in};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
-
-/// How long anything is waited for: only to end what would never end.
-const PATIENCE: Duration = Duration::from_secs(120);
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-const WORK_FAILED: i32 = 1;
-const WRONG_USAGE: i32 = 2;
-
-/// What a command that is run in a directory returns and says, on standard output and on standard error.
-fn run(dir: &Path, line: &str) -> (i32, String, String) {
-    let mut command = Command::new(WHOLEBAR);
-    let output = command.current_dir(dir).args(line.split_whitespace()).timeout(PATIENCE).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-}
 
 fn said(dir: &Path, line: &str) -> String {
-    let (code, text, error) = run(dir, line);
-    assert_eq!(code, 0, "{line}\n{error}");
+    let (code, text, error) = run_in(dir, line);
+    assert_eq!(code, Some(0), "{line}\n{error}");
     text
 }
 
@@ -31,8 +16,8 @@ fn disk() -> Option<tempfile::TempDir> {
     // Its file system is likely to have O_DIRECT.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     File::create(dir.path().join("disk")).unwrap().set_len(8 << 20).unwrap();
-    let (code, _, error) = run(dir.path(), "blk info kernel:./disk");
-    if code != 0 && error.contains("cannot be set up") {
+    let (code, _, error) = run_in(dir.path(), "blk info kernel:./disk");
+    if code != Some(0) && error.contains("cannot be set up") {
         eprintln!("skipped: {error}");
         return None;
     }
@@ -45,7 +30,7 @@ fn a_file_is_a_disk() {
     let dir = dir.path();
     let info: Value = serde_json::from_str(&said(dir, "blk info kernel:./disk,cached --json")).unwrap();
     assert_eq!((&info["driver"], &info["namespaces"][0]["bytes"]), (&"io_uring, cached".into(), &(8 << 20).into()));
-    let content: Vec<u8> = (0..1_000_000).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect();
+    let content = content(1_000_000);
     fs::write(dir.join("in"), &content).unwrap();
     said(dir, "blk write kernel:./disk --in ./in --pad --lba 8");
     let block = |disk: &Value| disk["namespaces"][0]["block_size"].as_u64().unwrap();
@@ -76,7 +61,7 @@ fn two_disks_are_compared() {
             text.contains("verdict: ") && text.contains("baseline") && text.contains("a model"),
             "{driver}\n{text}"
         );
-        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_fits(&text);
         let report: Value = serde_json::from_str(&said(dir, &(line + " --json"))).unwrap();
         let other = &report["baseline"];
         assert_eq!((&report["device"], &other["device"]), (&"model".into(), &"kernel".into()));
@@ -114,8 +99,8 @@ fn what_is_wrong_is_told() {
         ("blk perf sim:nvme --baseline kernel:eth0 --time 0.1", WRONG_USAGE, &["network interface"]),
         ("blk perf sim:nvme --baseline sim:nvme --verify", WRONG_USAGE, &["--baseline", "--verify"]),
     ] {
-        let (returned, text, error) = run(dir, line);
-        assert_eq!((returned, text.as_str()), (code, ""), "{line}\n{error}");
+        let (returned, text, error) = run_in(dir, line);
+        assert_eq!((returned, text.as_str()), (Some(code), ""), "{line}\n{error}");
         for text in texts {
             assert!(error.contains(text), "{line}: {text:?} is missing\n{error}");
         }

@@ -1,71 +1,15 @@
 //! The commands as people use them, on models in their own process and served by another one.
 
-mod common;
-
-use assert_cmd::Command;
-use common::{PATIENCE, catches_interrupts, interrupt, signal, wait_until};
+use crate::common::{
+    PATIENCE, Running, assert_fits, catches_interrupts, command, content, interrupt, json, patient, perf, run, run_in,
+    signal, stdout, wait_until, wholebar,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-
-fn wholebar(line: &str) -> Command {
-    let mut command = Command::new(WHOLEBAR);
-    command.args(line.split_whitespace()).timeout(Duration::from_secs(120));
-    command
-}
-
-/// What a command says that is expected to work.
-fn stdout(line: &str) -> String {
-    let output = wholebar(line).output().unwrap();
-    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(line: &str) -> Value {
-    serde_json::from_str(&stdout(line)).unwrap()
-}
-
-/// A model that is served until this is dropped.
-struct Served(Child);
-
-impl Served {
-    fn nvme(socket: &Path, more: &str) -> Self {
-        Self::model("nvme", socket, more)
-    }
-
-    fn model(model: &str, socket: &Path, more: &str) -> Self {
-        let mut child = std::process::Command::new(WHOLEBAR)
-            .args(["sim", "serve", model, "--socket"])
-            .arg(socket)
-            .args(more.split_whitespace())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("listens on"), "{line}");
-        Self(child)
-    }
-
-    /// Asks it to end, and waits until it has.
-    fn stop(mut self) -> Option<i32> {
-        interrupt(&self.0);
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED).
 fn connections(socket: &Path) -> usize {
@@ -75,15 +19,6 @@ fn connections(socket: &Path) -> usize {
         words.get(5) == Some(&"03") && words.get(7) == socket.to_str().as_ref()
     };
     all.lines().filter(is).count()
-}
-
-/// A server that may be slow: it is not the only one that wants the cores.
-fn patient(socket: &Path) -> String {
-    format!("vfio-user:{},timeout={}", socket.display(), PATIENCE.as_secs())
-}
-
-fn content(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|i| (i ^ i >> 8 ^ i >> 16) as u8).collect()
 }
 
 #[test]
@@ -193,7 +128,7 @@ fn bar_maps() {
     let text = stdout("barmap sim:nvme");
     assert!(!text.contains('\x1b'), "no colours into a pipe");
     assert!(text.contains("64 KiB  whole    |BBB") && text.contains("8 KiB trapped"), "{text}");
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert_fits(&text);
     let maps = json("barmap sim:nvme --json");
     let pages = maps["functions"][0]["bars"][0]["pages"].as_array().unwrap();
     assert_eq!(pages.len(), 3);
@@ -261,10 +196,7 @@ fn perf_measures_under_every_policy() {
         ("--policy carved --page 64k", false, true),
         ("--policy whole --page 64k", true, false),
     ] {
-        // For as long as there are some commands to judge by: where the machine has other work to do, a short time may hold next to none.
-        let run = |time| json(&format!("nvme perf sim:nvme,size=16M --qd 8 --time {time} --warmup 0.02 --json {more}"));
-        let mut reports = ["0.1", "2", "10", "60"].into_iter().map(run);
-        let report = reports.find(|report| report["runs"][0]["reads"].as_u64() > Some(100)).unwrap();
+        let report = perf(&format!("nvme perf sim:nvme,size=16M --qd 8 --warmup 0.02 {more}"));
         assert_eq!((&report["schema"], &report["device"]), (&"wholebar.perf/1".into(), &"model".into()));
         let run = &report["runs"][0];
         assert!(run["iops"].as_f64().unwrap() > 0.0 && run["errors"] == 0, "{more}\n{run}");
@@ -281,8 +213,7 @@ fn a_model_that_is_measured_does_not_rest() {
         return eprintln!("on one core, model and driver take turns: not tested");
     }
     // A command in flight, which the model answers 20 ms later: it has nothing to do for almost all of the time.
-    let mut perf = std::process::Command::new(WHOLEBAR)
-        .args("nvme perf sim:nvme,size=1M,faults=delay:1/1 --qd 1 --warmup 0 --time 3600".split_whitespace())
+    let mut perf = command("nvme perf sim:nvme,size=1M,faults=delay:1/1 --qd 1 --warmup 0 --time 3600")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
@@ -329,9 +260,8 @@ fn perf_verifies_all_workloads() {
         ("mixed", 512, "--bs 512 --qd 16 --rwmixread 70"),
         ("mixed", 4096, "--bs 1M --qd 2 --span 8M"),
     ] {
-        let line =
-            format!("nvme perf sim:nvme,size=16M,block={block} --rw {rw} --verify --time 0.2 --warmup 0 --json {more}");
-        let run = &json(&line)["runs"][0];
+        let line = format!("nvme perf sim:nvme,size=16M,block={block} --rw {rw} --verify --warmup 0 {more}");
+        let run = &perf(&line)["runs"][0];
         assert_eq!(run["errors"], 0, "{line}\n{run}");
         assert!(run["read_back"].as_u64().unwrap() > 0, "{line}\n{run}");
     }
@@ -433,26 +363,26 @@ fn what_ends_a_run_is_named() {
 
 #[test]
 fn perf_tells_it_in_80_columns() {
-    let text = stdout("nvme perf sim:nvme,size=16M --qd 4 --time 0.1 --warmup 0 --rw mixed --histogram");
-    for part in ["IOPS", "p99.99", "doorbells", "driver", "model", "read", "write", "share"] {
-        assert!(text.contains(part), "{part}\n{text}");
+    let mut text = String::new();
+    let parts = ["IOPS", "p99.99", "doorbells", "driver", "model", "read", "write", "share"];
+    // On a machine that gives it no core there may be no write among its commands: it gets more time.
+    for time in ["0.1", "1", "10", "60"] {
+        text = stdout(&format!("nvme perf sim:nvme,size=16M --qd 4 --time {time} --warmup 0 --rw mixed --histogram"));
+        assert_fits(&text);
+        if parts.iter().all(|part| text.contains(part)) {
+            return;
+        }
     }
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    panic!("one of {parts:?} is missing\n{text}");
 }
 
 #[test]
 fn bench_reports_every_case_and_stays_small() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("report.json");
-    let mut child = std::process::Command::new(WHOLEBAR)
-        .args(["bench", "--seconds", "3", "--backing", "ram", "--json"])
-        .arg(&path)
-        .arg("--html")
-        .arg(dir.path().join("report.html"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let html = dir.path().join("report.html");
+    let line = format!("bench --seconds 3 --backing ram --json {} --html {}", path.display(), html.display());
+    let mut child = command(&line).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut peak = 0;
     let began = Instant::now();
     let code = loop {
@@ -542,10 +472,7 @@ fn compares_stored_runs(dir: &Path, report: &Value) {
     write("another", 1.0, &|report| report["host"]["cpu"] = "another".into());
     write("broken", 1.0, &|report| report["runs"][0]["iops"] = (-1.0).into());
     write("empty", 1.0, &|report| (report["runs"], report["packets"]) = (Value::Array(Vec::new()), Value::Null));
-    let run = |line: &str| {
-        let output = Command::new(WHOLEBAR).current_dir(dir).args(line.split_whitespace()).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
-    };
+    let run = |line: &str| run_in(dir, line);
     let (code, out, _) = run("bench compare old old --fail-above 5 --json same.json");
     assert!(code == Some(0) && out.contains("21 cases: 0 faster, 0 slower, 21 the same"), "{out}");
     let same: Value = serde_json::from_slice(&fs::read(dir.join("same.json")).unwrap()).unwrap();
@@ -553,7 +480,7 @@ fn compares_stored_runs(dir: &Path, report: &Value) {
     let (code, out, error) = run("bench compare old new --fail-above 5");
     assert!(code == Some(1) && out.contains("SLOWER") && out.contains("1 slower, 20 the same"), "{out}");
     assert!(error.contains("slower by more than 5 %: packets, "), "{error}");
-    assert!(out.lines().all(|line| line.chars().count() <= 110), "{out}");
+    assert_fits(&out);
     assert_eq!(run("bench compare old new --fail-above 15").0, Some(0));
     assert!(run("bench compare new old").1.contains("1 faster"));
     for (line, exit, says) in [
@@ -572,9 +499,7 @@ fn compares_stored_runs(dir: &Path, report: &Value) {
 #[test]
 fn bench_measures_one_half_alone() {
     let of = |half: &str| -> Value {
-        let args = ["bench", "--seconds", "1", "--only", half, "--json", "-"];
-        let output = Command::new(WHOLEBAR).args(args).output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap()
+        serde_json::from_str(&run(&format!("bench --seconds 1 --only {half} --json -")).1).unwrap()
     };
     let (storage, packets) = (of("storage"), of("packets"));
     assert_eq!((storage["runs"].as_array().map(Vec::len), storage.get("packets")), (Some(9), None));
@@ -588,12 +513,8 @@ fn bench_measures_one_half_alone() {
 fn an_interrupt_ends_a_run_with_what_was_measured() {
     // On a busy machine nothing may have been measured until then: it gets more time.
     for seconds in [0, 1, 4, 16, 60] {
-        let mut child = std::process::Command::new(WHOLEBAR)
-            .args("nvme perf sim:nvme,size=16M --time 600 --warmup 0 --json".split_whitespace())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut perf = command("nvme perf sim:nvme,size=16M --time 600 --warmup 0 --json");
+        let mut child = perf.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         wait_until(&mut child, "it can be interrupted", catches_interrupts);
         std::thread::sleep(Duration::from_secs(seconds));
         interrupt(&child);
@@ -614,7 +535,7 @@ fn a_served_model_is_read_and_written_by_others() {
     let image = content(2 << 20);
     fs::write(path("in"), &image).unwrap();
     fs::write(path("disk"), vec![0; 4 << 20]).unwrap();
-    let server = Served::nvme(&dir.path().join("s"), &format!("--backing {} block=4096", path("disk")));
+    let server = Running::serve("nvme", &dir.path().join("s"), &format!("--backing {} block=4096", path("disk")));
     let target = patient(&dir.path().join("s"));
     stdout(&format!("nvme write {target} --in {}", path("in")));
     stdout(&format!("nvme read {target} --bytes 2M --out {}", path("out")));
@@ -625,18 +546,14 @@ fn a_served_model_is_read_and_written_by_others() {
     let report = json(&line);
     assert_eq!((&report["device"], &report["runs"][0]["errors"]), (&"emulated".into(), &0.into()));
     // A client that dies takes nothing with it.
-    let mut client = std::process::Command::new(WHOLEBAR)
-        .args(["nvme", "perf", &target, "--time", "600"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut client = command(&format!("nvme perf {target} --time 600"));
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let socket = dir.path().join("s");
     wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
     client.kill().unwrap();
     client.wait().unwrap();
     assert_eq!(json(&format!("nvme identify {target} --json"))["namespaces"][0]["blocks"], 1024);
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.end(), Some(0));
     assert!(!dir.path().join("s").exists(), "the socket is removed");
     assert!(fs::read(path("disk")).unwrap().len() == 4 << 20);
 }
@@ -645,7 +562,7 @@ fn a_served_model_is_read_and_written_by_others() {
 fn both_ends_of_a_pair_are_served_by_one_command() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    let server = Served::model("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
+    let server = Running::serve("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
     for socket in [&a, &b] {
         let start = std::time::Instant::now();
         while !socket.exists() {
@@ -655,7 +572,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
         let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.end(), Some(0));
     assert!(!a.exists() && !b.exists());
 }
 
@@ -663,16 +580,9 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
 fn a_server_that_is_killed_ends_its_clients_soon() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    let server = Served::nvme(&socket, "backing=null");
-    let spawn = |more: &str| {
-        std::process::Command::new(WHOLEBAR)
-            .args(format!("nvme {more} {}", patient(&socket)).split_whitespace())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let mut client = spawn("perf --time 600 --qd 8");
+    let server = Running::serve("nvme", &socket, "backing=null");
+    let mut client = command(&format!("nvme perf --time 600 --qd 8 {}", patient(&socket)));
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
     drop(server);
     let killed = Instant::now();
@@ -681,7 +591,7 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("error: ") && error.contains("closed"), "{error}");
     assert!(killed.elapsed() < PATIENCE, "{:?}", killed.elapsed());
-    let _server = Served::nvme(&socket, "");
+    let _server = Running::serve("nvme", &socket, "");
     stdout(&format!("nvme identify {}", patient(&socket)));
 }
 
@@ -690,14 +600,9 @@ fn a_server_that_is_killed_ends_its_clients_soon() {
 fn a_server_that_is_stopped_for_a_while_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    let server = Served::nvme(&socket, "backing=null");
-    let mut client = std::process::Command::new(WHOLEBAR)
-        .args(["nvme", "perf", "--time", "600", "--timeout", "600"])
-        .arg(format!("vfio-user:{}", socket.display()))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let server = Running::serve("nvme", &socket, "backing=null");
+    let mut client = command(&format!("nvme perf --time 600 --timeout 600 vfio-user:{}", socket.display()));
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until(&mut client, "connected and at work", |process| catches_interrupts(process) && connections(&socket) > 0);
     signal(&server.0, Signal::STOP);
     // A message has 5 seconds where nobody says otherwise.
@@ -713,9 +618,9 @@ fn a_server_that_is_stopped_for_a_while_is_waited_for() {
 fn a_socket_that_a_dead_server_left_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    drop(Served::nvme(&socket, ""));
+    drop(Running::serve("nvme", &socket, ""));
     assert!(socket.exists(), "killed, so it could not remove it");
-    let server = Served::nvme(&socket, "");
+    let server = Running::serve("nvme", &socket, "");
     stdout(&format!("nvme identify {}", patient(&socket)));
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.end(), Some(0));
 }

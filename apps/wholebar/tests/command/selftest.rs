@@ -1,28 +1,18 @@
 //! `wholebar selftest`, on models, as people use it.
 
-use assert_cmd::Command;
+use crate::common::{assert_fits, fails, run, stdout};
 use serde_json::Value;
-use std::time::Duration;
-
-fn wholebar(line: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wholebar"));
-    let output = command.args(line.split_whitespace()).timeout(Duration::from_secs(600)).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
 
 #[test]
 fn people_get_a_list_and_programs_json() {
-    let (code, out, error) = wholebar("selftest sim:nvme,size=16M --scratch 100..5000 --removal");
-    assert_eq!(code, Some(0), "{out}{error}");
-    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    let out = stdout("selftest sim:nvme,size=16M --scratch 100..5000 --removal");
+    assert_fits(&out);
     for says in
         ["passed    scratch: every other command", "left out  function: MSI\n", " passed, 0 failed, ", "of emulation"]
     {
         assert!(out.contains(says), "{says}: {out}");
     }
-    let (code, out, error) = wholebar("selftest sim:fpga --json -");
-    assert_eq!(code, Some(0), "{error}");
+    let out = stdout("selftest sim:fpga --json -");
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((report["schema"].as_str(), report["verdict"].as_str()), (Some("wholebar.selftest/1"), Some("passed")));
     assert!(report["checks"].as_array().unwrap().iter().all(|check| check["verdict"] != "failed"), "{out}");
@@ -30,7 +20,7 @@ fn people_get_a_list_and_programs_json() {
 
 #[test]
 fn what_fails_is_told_and_ends_with_1() {
-    let (code, out, error) = wholebar("selftest sim:nvme,size=16M,faults=id:1/50");
+    let (code, out, error) = run("selftest sim:nvme,size=16M,faults=id:1/50");
     assert_eq!(code, Some(1), "{out}{error}");
     assert!(out.contains("FAILED    disk: opens, and reads block by block"), "{out}");
     assert!(error.contains("1 check failed"), "{error}");
@@ -46,8 +36,6 @@ fn wrong_usage_is_said() {
         ("selftest kernel:/dev/null", "kernel:/dev/null"),
         ("selftest nothing", "nothing"),
     ] {
-        let (code, out, error) = wholebar(line);
-        assert_eq!((code, out.as_str()), (Some(2), ""), "{line}: {error}");
-        assert!(error.contains(says), "{line}: {error}");
+        fails(line, 2, &[says]);
     }
 }

@@ -1,32 +1,13 @@
 //! What a person can get wrong: each ends with a clear error on standard error, nothing on standard output, and exit code 1 or 2.
 
-use assert_cmd::Command;
+use crate::common::{self, WORK_FAILED, WRONG_USAGE, wholebar};
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Duration;
-
-const WORK_FAILED: i32 = 1;
-const WRONG_USAGE: i32 = 2;
-
-fn wholebar(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wholebar"));
-    command.args(args).timeout(Duration::from_secs(60));
-    command
-}
 
 /// Runs `line`, with `DIR` in it replaced, and checks exit code and error text.
 fn fails(dir: &Path, line: &str, code: i32, says: &[&str]) {
-    let line = line.replace("DIR", dir.to_str().unwrap());
-    let args: Vec<_> = line.split_whitespace().collect();
-    let output = wholebar(&args).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{line}\n{error}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{line}");
-    assert!(error.starts_with("error: "), "{line}\n{error}");
-    for text in says {
-        assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}");
-    }
+    common::fails(&line.replace("DIR", dir.to_str().unwrap()), code, &[&["error: "], says].concat());
 }
 
 fn all(cases: &[(&str, i32, &[&str])]) {
@@ -165,7 +146,7 @@ fn servers() {
     ] {
         if line == "sim" {
             // No command at all: the help, on standard error.
-            wholebar(&["sim"]).assert().code(code);
+            wholebar("sim").assert().code(code);
             continue;
         }
         fails(dir.path(), line, code, says);

@@ -1,7 +1,7 @@
 //! `wholebar net fwd` on models: what becomes of packets in each mode, what is told of them, what happens when a port does not stay, and what
 //! a person can get wrong.
 
-use assert_cmd::Command;
+use crate::common::{Running, WHOLEBAR, WORK_FAILED, WRONG_USAGE, run};
 use etherparse::{ArpEthIpv4Packet, ArpOperation, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -10,14 +10,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
 use std::time::Duration;
-
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-const WORK_FAILED: i32 = 1;
-const WRONG_USAGE: i32 = 2;
-/// A run that does not end by itself would end by this, and fail the test.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 type Packet = Vec<u8>;
 
@@ -26,34 +19,12 @@ const OWN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x11];
 
 /// `net fwd`: its exit code, what it wrote, what it said.
 fn fwd(line: &str) -> (Option<i32>, String, String) {
-    let output = Command::new(WHOLEBAR).args(["net", "fwd"]).args(line.split_whitespace()).timeout(PATIENCE).output();
-    let output = output.unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    run(&format!("net fwd {line}"))
 }
 
 /// One that runs until it is asked to end.
-struct Running(Child);
-
-impl Running {
-    fn start(line: &str) -> Self {
-        let mut command = std::process::Command::new(WHOLEBAR);
-        command.args(["net", "fwd"]).args(line.split_whitespace()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Self(command.spawn().unwrap())
-    }
-
-    /// Asks it to; its exit code.
-    fn end(mut self) -> Option<i32> {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), rustix::process::Signal::INT).unwrap();
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn start(line: &str) -> Running {
+    Running::start(&format!("net fwd {line}"))
 }
 
 /// The report of a run that works.
@@ -314,7 +285,7 @@ fn idle_cores_sleep() {
 #[test]
 fn people_see_a_line_a_second_and_what_it_came_to() {
     let wired = "sim:virtio-net,wire=pair:lines";
-    let mut run = Running::start(&format!("{wired} {wired} --mode txonly --stats 0.2"));
+    let mut run = start(&format!("{wired} {wired} --mode txonly --stats 0.2"));
     let mut lines = BufReader::new(run.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut seen: Vec<String> = Vec::new();
     // Two looks at each port, however late they are.
@@ -347,7 +318,7 @@ fn is_look(line: &str) -> bool {
 fn what_happens_to_a_port_is_told() {
     // A reset: the queue goes on. It is told as it happens, and in the end.
     let line = "sim:virtio-net,faults=id:@300 --mode txonly --stats 0 --json";
-    let mut run = Running::start(line);
+    let mut run = start(line);
     let (mut out, error) = (run.0.stdout.take().unwrap(), BufReader::new(run.0.stderr.take().unwrap()));
     let mut error = error.lines().map(Result::unwrap);
     assert!(error.any(|line| line.contains("port 0: it was reset: ")), "it ended");
@@ -382,7 +353,7 @@ fn packets_that_a_device_keeps_are_told() {
         assert!(error.contains("waiting for "), "{error}");
     }
     // Asked to end once more, it waits no longer; so it does where it was asked for the first time when it had begun to wait.
-    let mut run = Running::start("sim:virtio-net,inorder=0,faults=drop:1/1 --mode txonly --packets 20 --stats 0");
+    let mut run = start("sim:virtio-net,inorder=0,faults=drop:1/1 --mode txonly --packets 20 --stats 0");
     let mut error = BufReader::new(run.0.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(error.any(|line| line.contains("waiting for ")), "it ended");
     assert_eq!(run.end(), Some(WORK_FAILED));
@@ -408,30 +379,15 @@ fn small_mtus_and_small_queues_work() {
 fn a_server_that_dies_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
-    let mut server = std::process::Command::new(WHOLEBAR)
-        .args(["sim", "serve", "virtio-net", "--socket"])
-        .arg(&socket)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("listens on"), "{line}");
-    let mut forwarder = std::process::Command::new(WHOLEBAR)
-        .args(["net", "fwd", &format!("vfio-user:{}", socket.display()), "--mode", "txonly", "--stats", "0.1"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let server = Running::serve("virtio-net", &socket, "");
+    let mut forwarder = start(&format!("vfio-user:{} --mode txonly --stats 0.1", socket.display()));
     // The line of the port, the columns' names, the first look.
-    let mut out = BufReader::new(forwarder.stdout.take().unwrap()).lines();
+    let mut out = BufReader::new(forwarder.0.stdout.take().unwrap()).lines();
     assert!(out.by_ref().take(3).all(|line| line.is_ok()));
-    server.kill().unwrap();
-    server.wait().unwrap();
+    drop(server);
     let rest: Vec<_> = out.map(Result::unwrap).collect();
-    let ended = forwarder.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(WORK_FAILED), "{error}");
+    let error = std::io::read_to_string(forwarder.0.stderr.take().unwrap()).unwrap();
+    assert_eq!(forwarder.0.wait().unwrap().code(), Some(WORK_FAILED), "{error}");
     assert!(
         error.contains("it ended early: port 0") && rest.iter().any(|line| line.contains(" = sent")),
         "{error}\n{rest:?}"
@@ -509,16 +465,11 @@ fn taps_of_others_are_refused() {
     assert_eq!(nobody.status.code(), Some(WORK_FAILED), "{error}");
     assert!(error.contains(&name) && error.contains("CAP_NET_ADMIN"), "{error}");
 
-    let mut first = std::process::Command::new(WHOLEBAR)
-        .args(["net", "fwd", &target, "--stats", "0"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut first = start(&format!("{target} --stats 0"));
     let mut line = String::new();
-    BufReader::new(first.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(first.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
     let (code, _, error) = fwd(&target);
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&first), rustix::process::Signal::INT);
-    assert_eq!(first.wait().unwrap().code(), Some(0));
+    assert_eq!(first.end(), Some(0));
     assert_eq!(code, Some(WORK_FAILED), "{error}");
     assert!(error.contains(&name) && error.contains("another process has it"), "{error}");
 }

@@ -1,29 +1,10 @@
 //! `wholebar nvme`, the admin side: what is asked of a controller and done to it, on models in the command's own process and on one that is served and
 //! keeps what was done.
 
-use assert_cmd::Command;
+use crate::common::{Running, fails, json, patient, stdout, wholebar};
 use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
-/// How long anything is waited for: only to end what would never end.
-const PATIENCE: Duration = Duration::from_secs(120);
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
-
-fn wholebar(line: &str) -> Command {
-    let mut command = Command::new(WHOLEBAR);
-    command.args(line.split_whitespace()).timeout(PATIENCE);
-    command
-}
-
-fn stdout(line: &str) -> String {
-    let output = wholebar(line).output().unwrap();
-    assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// What a command reports for people, which fits a terminal.
 fn table(line: &str) -> String {
@@ -34,43 +15,10 @@ fn table(line: &str) -> String {
     text
 }
 
-fn json(line: &str) -> Value {
-    serde_json::from_str(&stdout(line)).unwrap()
-}
-
-/// Exit code and error of a command that fails, and reports nothing.
-fn fails(line: &str, code: i32, says: &[&str]) {
-    let output = wholebar(line).output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), &output.stdout[..]), (Some(code), &b""[..]), "{line}\n{error}");
-    says.iter().for_each(|text| assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}"));
-}
-
-/// A model that is served until this is dropped.
-struct Served(Child, String);
-
-impl Served {
-    fn new(dir: &Path, params: &str) -> Self {
-        let socket = dir.join("nvme");
-        let mut child = std::process::Command::new(WHOLEBAR)
-            .args(["sim", "serve", "nvme", "--socket"])
-            .arg(&socket)
-            .args(params.split_whitespace())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("listens on"), "{line}");
-        Self(child, format!("vfio-user:{},timeout={}", socket.display(), PATIENCE.as_secs()))
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A model that is served, and its target.
+fn serve(dir: &Path, params: &str) -> (Running, String) {
+    let socket = dir.join("nvme");
+    (Running::serve("nvme", &socket, params), patient(&socket))
 }
 
 #[test]
@@ -146,11 +94,11 @@ fn lists_and_logs_and_features() {
 
     // An error, and the log of it: of one life of the controller.
     let dir = tempfile::tempdir().unwrap();
-    let served = Served::new(dir.path(), "size=1M");
-    fails(&format!("nvme get-log {} --log-id 0xd0", served.1), 1, &["Invalid Log Page"]);
-    let log = json(&format!("nvme error-log {} --json", served.1));
+    let (_served, target) = serve(dir.path(), "size=1M");
+    fails(&format!("nvme get-log {} --log-id 0xd0", target), 1, &["Invalid Log Page"]);
+    let log = json(&format!("nvme error-log {} --json", target));
     assert!(log["log"].as_array().unwrap().iter().any(|e| e["status"].as_str().unwrap().contains("Invalid Log Page")));
-    assert!(table(&format!("nvme error-log {}", served.1)).contains("Invalid Log Page"));
+    assert!(table(&format!("nvme error-log {}", target)).contains("Invalid Log Page"));
 }
 
 #[test]
@@ -193,8 +141,7 @@ fn what_destroys_asks_first() {
 fn a_disk_is_formatted_sanitized_and_tested() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let served = Served::new(dir.path(), "size=1M ns=2");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=1M ns=2");
     fs::write(path("data"), [9; 4096]).unwrap();
     for nsid in [1, 2] {
         stdout(&format!("nvme write {target} --nsid {nsid} --in {}", path("data")));
@@ -228,8 +175,7 @@ fn a_disk_is_formatted_sanitized_and_tested() {
 fn firmware_is_replaced_and_protocols_are_spoken() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let served = Served::new(dir.path(), "size=1M");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=1M");
     fs::write(path("image"), [b"FW-9.9  ".as_slice(), &[1; 200_000]].concat()).unwrap();
     fails(&format!("nvme fw-download {target} --fw {} --xfer 1000 --force", path("image")), 2, &["multiples of 4096"]);
     fails(&format!("nvme fw-download {target} --fw {} --slot 1 --force", path("image")), 1, &["Invalid Firmware Slot"]);
@@ -253,8 +199,7 @@ fn firmware_is_replaced_and_protocols_are_spoken() {
 #[test]
 fn namespaces_are_created_and_deleted() {
     let dir = tempfile::tempdir().unwrap();
-    let served = Served::new(dir.path(), "size=1M spare=8M");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=1M spare=8M");
     let created = json(&format!("nvme create-ns {target} --nsze 1024 --block-size 4096 --json"));
     assert_eq!(created["nsid"], 2);
     assert!(table(&format!("nvme list-ns {target} --all")).contains("not attached to this controller"));
@@ -272,8 +217,7 @@ fn namespaces_are_created_and_deleted() {
 fn zones() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let served = Served::new(dir.path(), "size=16M zoned=1 zone_size=1M zone_cap=512k max_open=2 zasl=2");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=16M zoned=1 zone_size=1M zone_cap=512k max_open=2 zasl=2");
     let identity = json(&format!("nvme identify {target} --json"));
     assert_eq!(identity["namespaces"][0]["zones"]["size"], 2048);
     assert!(stdout(&format!("nvme identify {target}")).contains("zones of 2,048 blocks; 2 can be open"));
@@ -329,8 +273,7 @@ fn zones() {
 fn protection_information() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let served = Served::new(dir.path(), "size=1M ms=8");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=1M ms=8");
     fs::write(path("data"), [9; 4096]).unwrap();
     fails("nvme read sim:nvme,ms=8 --blocks 1 --out -", 1, &["8 bytes of metadata"]);
     for (pi, ms) in [(1, 0), (2, 1), (3, 0)] {
@@ -349,8 +292,7 @@ fn protection_information() {
 #[test]
 fn data_placement() {
     let dir = tempfile::tempdir().unwrap();
-    let served = Served::new(dir.path(), "size=16M fdp=1 fdp_nruh=4 fdp_runs=1M streams=8");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=16M fdp=1 fdp_nruh=4 fdp_runs=1M streams=8");
     let data = dir.path().join("data");
     fs::write(&data, vec![5; 65536]).unwrap();
     assert!(table(&format!("nvme fdp configs {target}")).contains("4 initially, 0 always"));
@@ -387,8 +329,7 @@ fn data_placement() {
 #[test]
 fn reservations() {
     let dir = tempfile::tempdir().unwrap();
-    let served = Served::new(dir.path(), "size=16M subsys=a");
-    let target = &served.1;
+    let (_served, target) = serve(dir.path(), "size=16M subsys=a");
     let host = "--hostid 5a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697";
     let data = dir.path().join("data");
     fs::write(&data, vec![5; 512]).unwrap();

@@ -1,35 +1,22 @@
 //! `wholebar pages` and its reports, as people use them, on models.
 
-mod common;
-
-use assert_cmd::Command;
-use common::{catches_interrupts, interrupt, wait_until};
+use crate::common::{assert_fits, catches_interrupts, command, interrupt, run_in, wait_until};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-const WHOLEBAR: &str = env!("CARGO_BIN_EXE_wholebar");
 const MODEL: &str = "sim:nvme,size=16M,block=4096,backing=null";
 
-/// Runs `line` in `dir` and returns its exit code and what it says.
-fn run(dir: &Path, line: &str) -> (Option<i32>, String, String) {
-    let mut command = Command::new(WHOLEBAR);
-    let output =
-        command.current_dir(dir).args(line.split_whitespace()).timeout(Duration::from_secs(300)).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
-
 fn works(dir: &Path, line: &str) -> String {
-    let (code, out, error) = run(dir, line);
+    let (code, out, error) = run_in(dir, line);
     assert_eq!(code, Some(0), "{line}\n{error}");
     out
 }
 
 fn fails(dir: &Path, line: &str, says: &[&str]) {
-    let (code, out, error) = run(dir, line);
+    let (code, out, error) = run_in(dir, line);
     assert_eq!((code, out.as_str()), (Some(1), ""), "{line}\n{error}");
     for text in says {
         assert!(error.contains(text), "{line}\n{error}\ndoes not say {text:?}");
@@ -55,6 +42,7 @@ fn reports_of_4_and_64_kib_pages_and_their_comparison() {
     let dir = dir.path();
     let text = works(dir, &format!("pages {MODEL} --quick --runtime 1 --json small.json --html small.html"));
     assert!(text.contains("One access of a register") && text.contains("a model in this process"), "{text}");
+    assert_fits(&text);
     works(dir, &format!("pages {MODEL},page=64k --quick --runtime 1 --json large.json"));
     let (small, large) = (read(&dir.join("small.json")), read(&dir.join("large.json")));
 
@@ -93,6 +81,7 @@ fn reports_of_4_and_64_kib_pages_and_their_comparison() {
 
     let text = works(dir, "pages compare small.json large.json --json both.json --html both.html --svg both.svg");
     assert!(text.contains("small (4 KiB pages)") && text.contains("large (64 KiB pages)"), "{text}");
+    assert_fits(&text);
     let both = read(&dir.join("both.json"));
     assert_eq!(both["schema"], "wholebar.pages-comparison/1");
     // What was read is what was written.
@@ -152,12 +141,8 @@ fn refusals(dir: &Path, report: &Value) {
 fn an_interruption_gives_back_what_was_measured() {
     // Register accesses take the first 40 seconds, and each kind of them two at a time. A busy machine may let this test see nothing of that, or all.
     for seconds in [3, 10, 20, 30] {
-        let mut child = std::process::Command::new(WHOLEBAR)
-            .args(["pages", MODEL, "--runtime", "400", "--json", "-"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut pages = command(&format!("pages {MODEL} --runtime 400 --json -"));
+        let mut child = pages.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         wait_until(&mut child, "it can be interrupted", catches_interrupts);
         std::thread::sleep(Duration::from_secs(seconds));
         interrupt(&child);
