@@ -208,6 +208,7 @@ mod tests {
             vlans: [0; 128],
             rss: None,
             mtu: 1500,
+            throttle: Duration::ZERO,
             granted: Offloads::NONE,
         }
     }
