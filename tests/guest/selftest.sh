@@ -1,6 +1,7 @@
-# Every device of the guest by `wholebar selftest`: disks with blocks to write to; all of them asked back by the kernel in the end.
+# Every device of the guest by `wholebar selftest`: disks with blocks to write to, a network card of each driver; all of them asked back by the kernel.
 # guests: x86_64 ppc64le-64k
-# machine: --nvme 64M --blk 64M --nic igb --nic virtio-net,hub=1 --bind all
+# machine: --nvme 64M --blk 64M --nic igb --nic e1000e --nic vmxnet3 --nic virtio-net --bind all
+# core: x86_64
 for name in $(echo "$WHOLEBAR_NVME,$WHOLEBAR_BLK" | tr , ' '); do
 	wholebar selftest $name --scratch 1000..20000 --removal || exit 1
 done

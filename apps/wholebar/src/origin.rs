@@ -57,6 +57,8 @@ impl Origin {
 const EMULATORS: [(u16, &str); 4] = [(0x1b36, "QEMU"), (0x1234, "QEMU"), (0x15ad, "VMware"), (0x80ee, "VirtualBox")];
 /// The subsystem of what QEMU emulates under others' ids.
 const QEMU_SUBSYSTEM: Ids = (0x1af4, 0x1100);
+/// QEMU's e1000e, whose subsystem is Intel's number 0: no card has that.
+const QEMU_82574: (Ids, Option<Ids>) = ((0x8086, 0x10d3), Some((0x8086, 0x0000)));
 
 /// A vendor's number, and its number for the device.
 type Ids = (u16, u16);
@@ -70,6 +72,9 @@ fn of_ids(ids: Option<(Ids, Option<Ids>)>, machine: Option<&str>) -> (Origin, St
     }
     if subsystem == Some(QEMU_SUBSYSTEM) {
         return (Origin::Emulated, "its subsystem, 1af4:1100, is QEMU's".to_owned());
+    }
+    if ((vendor, device), subsystem) == QEMU_82574 {
+        return (Origin::Emulated, "its ids, 8086:10d3 of subsystem 8086:0000, are QEMU's".to_owned());
     }
     let ids = format!("its ids, {vendor:04x}:{device:04x}, are no emulator's");
     match machine {
@@ -113,6 +118,9 @@ mod tests {
             // QEMU's nvme with use-intel-id=on.
             (Some(((0x8086, 0x5845), Some((0x1af4, 0x1100)))), None, Origin::Emulated, "1af4:1100"),
             (Some(((0x15ad, 0x07f0), None)), None, Origin::Emulated, "VMware"),
+            // QEMU's e1000e, and a card.
+            (Some(((0x8086, 0x10d3), Some((0x8086, 0)))), None, Origin::Emulated, "8086:0000"),
+            (Some(((0x8086, 0x10d3), Some((0x8086, 0xa01f)))), None, Origin::Hardware, "no emulator's"),
             (Some(((0x144d, 0xa808), Some((0x144d, 0xa801)))), None, Origin::Hardware, "no emulator's"),
             (Some(((0x144d, 0xa808), None)), Some("DMI: QEMU"), Origin::Hardware, "passed through"),
             (None, None, Origin::Hardware, "cannot be read"),
