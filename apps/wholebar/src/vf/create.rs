@@ -145,7 +145,7 @@ pub(super) fn make(
             functions.len()
         );
     }
-    say(format!("{address}: {count} virtual functions (wholebar vf destroy {address} takes them away)"));
+    say(format!("{address}: virtual functions made: {count} (wholebar vf destroy {address} takes them away)"));
     if drivers == Drivers::Vfio || drivers == Drivers::Any && has_vfio(function) {
         let failed = |f: &Function| Some(format!("{}: {:#}", f.address(), bind::give(sysfs, f, say).err()?));
         let failed: Vec<String> = functions.iter().filter(|f| !has_vfio(f)).filter_map(failed).collect();

@@ -175,7 +175,7 @@ fn refused() -> Entry128 {
 fn entry(number: Opcode, command: Passthru, piece: Option<u16>) -> Entry128 {
     let mut bytes = [0; 80];
     bytes[..size_of::<Passthru>()].copy_from_slice(command.as_bytes());
-    UringCmd80::new(FILE, number).cmd(bytes).buf_index(piece).build()
+    UringCmd80::new(FILE, number as _).cmd(bytes).buf_index(piece).build()
 }
 
 /// Identify data: of a namespace, `cns` 0, or the controller, 1.
