@@ -2,9 +2,9 @@
 //! received from, a card that is played by hand, in bursts of 32, and their buffers come home.
 //!
 //! ```sh
-//! cargo build --release -p wholebar-vmxnet3 --example packet_instructions
+//! cargo build --release -p wholebar-vmxnet3 --example vmxnet3_instructions
 //! valgrind --tool=callgrind --callgrind-out-file=/dev/null --collect-atstart=no --toggle-collect='*driver_side*' \
-//!     target/release/examples/packet_instructions
+//!     target/release/examples/vmxnet3_instructions
 //! ```
 //!
 //! Divide what callgrind "Collected" by the packets that the program prints: sending is `*driver_side_tx*`, receiving `*driver_side_rx*`.
