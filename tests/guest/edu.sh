@@ -11,7 +11,7 @@ soon() { # a command that is to work within 100 s
 	while [ $(date +%s) -lt $end ]; do "$@" && return; sleep 0.1; done
 	fail "in 100 s this did not work: $*"
 }
-shown_twice() { [ "$(grep -c 'went to the device and came back' /tmp/edu)" = 2 ] || ! kill -0 $driver 2>/dev/null; }
+shown_twice() { [ "$(grep -c 'went there and back' /tmp/edu)" = 2 ] || ! kill -0 $driver 2>/dev/null; }
 try() { # kind of interrupt, its name in /proc/interrupts, argument
 	hello-edu $name $3 stay >/tmp/edu 2>&1 & driver=$!
 	soon shown_twice
