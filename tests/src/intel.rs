@@ -40,7 +40,7 @@ impl<F: Controller> Station<F> {
     /// The guest's device `nth` of the family.
     ///
     /// # Errors
-    /// What the kernel or the driver says.
+    /// That the guest has no such device; that VFIO, the driver or memory refuses it.
     pub fn open(nth: usize, config: PortConfig, options: Options) -> Result<Self> {
         let address = family::<F>()?.get(nth).context("the guest has too few of these devices")?.0;
         let headroom = config.headroom;

@@ -25,7 +25,7 @@ impl Switch {
     /// Starts one whose ports have so many queues each way: what comes by a queue leaves by the queue of the same number.
     ///
     /// # Errors
-    /// What the system says.
+    /// That a socket cannot be listened on, or a thread or a front end cannot be had.
     pub fn start(queues: u16) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let config = PortConfig { rx_queues: queues, tx_queues: queues, mtu: Some(9000), ..PortConfig::default() };

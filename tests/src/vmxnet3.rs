@@ -32,7 +32,7 @@ impl Station {
     /// The guest's device `nth`.
     ///
     /// # Errors
-    /// What the kernel or the driver says.
+    /// That the guest has no such device; that VFIO, the driver or memory refuses it.
     pub fn open(nth: usize, config: PortConfig, options: Options) -> Result<Self> {
         let (address, name) = nics_of(VMWARE)?.into_iter().nth(nth).context("the guest has too few vmxnet3")?;
         let headroom = config.headroom;
@@ -67,7 +67,7 @@ impl Station {
     /// Its first queues.
     ///
     /// # Errors
-    /// The driver's own.
+    /// That the port has no such queue, or it is in use.
     pub fn queues(&self) -> Result<(Rx, Tx)> {
         Ok((self.port.rx(0, &self.pool)?, self.port.tx(0)?))
     }

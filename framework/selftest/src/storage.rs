@@ -89,7 +89,7 @@ pub fn wait_while(mut waits: impl FnMut() -> bool) -> Result<()> {
 /// take. `place` is the namespace, and its block size; of its blocks it uses those in `lbas`. Returns the number of sizes.
 ///
 /// # Errors
-/// What went wrong.
+/// A request that was refused, did not complete or failed, with its status; a size that came back changed; that no size fits `lbas`.
 pub fn round_trips(queue: &mut dyn BlockQueue, pool: &Pool, place: (u32, u32), lbas: Range<u64>) -> Result<usize> {
     let (nsid, block) = place;
     let mut sizes = vec![block, 2 * block, 4096, 8192, 12 << 10, 64 << 10, 128 << 10, (128 << 10) + 4096, 1 << 20];
@@ -119,7 +119,7 @@ pub fn round_trips(queue: &mut dyn BlockQueue, pool: &Pool, place: (u32, u32), l
 /// A command that was aborted is done again: its write may have happened or not, but nothing else may have.
 ///
 /// # Errors
-/// What went wrong.
+/// A reset that failed, with its number; a command that failed or did not end; a block that does not hold what was written; a buffer that is missing.
 pub fn data_survives_resets(disk: &dyn Disk, ns: &Namespace, pool: &Pool, first: u64, resets: u32) -> Result<()> {
     let stop = AtomicBool::new(false);
     let rounds: [AtomicU64; THREADS as usize] = Default::default();
