@@ -1,6 +1,6 @@
 //! `--baseline` of commands that move packets, and of `bench`: one verdict, over ten rounds of both. Nothing is said of which is faster.
 
-use crate::common::{run, stdout};
+use crate::common::{on_one_line, run, stdout};
 use serde_json::Value;
 
 /// Both have ten rounds, and where five of them moved something, the ratio lies in its interval.
@@ -25,7 +25,7 @@ fn packets_of_two_pairs_of_ports_are_compared() {
         format!("net gen {this} --to {this} --rate 10k --time 0.5 --tolerate --baseline {other} --baseline {other}");
     let report: Value = serde_json::from_str(&stdout(&format!("{line} --json"))).unwrap();
     check(&report);
-    let text = stdout(&line);
+    let text = on_one_line(&stdout(&line));
     assert!(text.contains("verdict: ") && text.contains("10 rounds"), "{text}");
     let line = "net fwd sim:virtio-net --mode txonly --time 0.5 --baseline sim:virtio-net --json";
     check(&serde_json::from_str(&stdout(line)).unwrap());

@@ -74,6 +74,11 @@ pub fn fails(line: &str, code: i32, says: &[&str]) {
     }
 }
 
+/// A report as it would be on one line: where it is broken depends on how wide its numbers are.
+pub fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// That a report fits a terminal of 80 columns.
 pub fn assert_fits(text: &str) {
     let wide: Vec<_> = text.lines().filter(|line| line.chars().count() > 80).collect();

@@ -1,6 +1,6 @@
 //! `wholebar idle`, on models, as people use it. Nothing is said of how long anything takes.
 
-use crate::common::{assert_fits, fails, json, stdout};
+use crate::common::{assert_fits, fails, json, on_one_line, stdout};
 use serde_json::Value;
 
 /// Each row accounts for what it began, where nothing is offered nothing is begun, and only those that may sleep do.
@@ -34,7 +34,7 @@ fn a_port_s_rows_are_complete() {
 fn people_get_a_table() {
     let out = stdout("idle sim:virtio-net --seconds 0.05 --model-rests");
     for says in ["hybrid", "sleeps", "how long one alone takes", "may wait for a sixteenth"] {
-        assert!(out.split_whitespace().collect::<Vec<_>>().join(" ").contains(says), "{out}");
+        assert!(on_one_line(&out).contains(says), "{out}");
     }
     assert_fits(&out);
 }

@@ -1,7 +1,7 @@
 //! `wholebar net fwd` on models: what becomes of packets in each mode, what is told of them, what happens when a port does not stay, and what
 //! a person can get wrong.
 
-use crate::common::{Running, WHOLEBAR, WORK_FAILED, WRONG_USAGE, run};
+use crate::common::{Running, WHOLEBAR, WORK_FAILED, WRONG_USAGE, on_one_line, run};
 use etherparse::{ArpEthIpv4Packet, ArpOperation, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use pcap_file::pcap::{PcapPacket, PcapWriter};
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -294,11 +294,11 @@ fn people_see_a_line_a_second_and_what_it_came_to() {
     }
     assert_eq!(run.end(), Some(0));
     seen.extend(lines);
-    let out = seen.join("\n");
+    let out = on_one_line(&seen.join("\n"));
     for says in [
         "port 1: sim:virtio-net,wire=pair:lines (virtio)",
         "rx pps",
-        "txonly for ",
+        "txonly for",
         "buffers home",
         "made",
         " = sent",
@@ -389,7 +389,7 @@ fn a_server_that_dies_ends_it() {
     let error = std::io::read_to_string(forwarder.0.stderr.take().unwrap()).unwrap();
     assert_eq!(forwarder.0.wait().unwrap().code(), Some(WORK_FAILED), "{error}");
     assert!(
-        error.contains("it ended early: port 0") && rest.iter().any(|line| line.contains(" = sent")),
+        error.contains("it ended early: port 0") && on_one_line(&rest.join(" ")).contains(" = sent"),
         "{error}\n{rest:?}"
     );
 }

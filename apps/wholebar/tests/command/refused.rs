@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 
-use crate::common::{json, stdout};
+use crate::common::{json, on_one_line, stdout};
 use raw::{ERROR, Message, REPLY, longs, word, words};
 use std::os::unix::net::{UnixListener, UnixStream};
 
@@ -68,7 +68,7 @@ fn a_table_that_may_not_be_read_is_no_reason_to_say_nothing() {
     std::thread::spawn(move || listener.incoming().for_each(|stream| serve(stream.unwrap())));
     let target = format!("vfio-user:{}", socket.display());
     let text = stdout(&format!("msix {target}"));
-    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = on_one_line(&text);
     assert!(words.contains("8 MSI-X vectors, not enabled; table in BAR4 at 0x0, PBA in BAR5"), "{text}");
     assert!(text.contains("Invalid argument"), "{text}");
     assert!(text.lines().skip(1).all(|line| line.chars().count() <= 80), "{text}");
