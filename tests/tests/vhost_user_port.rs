@@ -129,7 +129,13 @@ fn who_sleeps_is_woken() -> Result<()> {
         let mut end = End::open(&rig, &PortConfig::default(), Options { packed, ..patient() }, 768)?;
         let mut burst = Burst::new(32);
         for number in 0..50 {
-            ensure!(rx.arm() == Armed::Yes && rx.rx(&mut burst) == 0, "armed, and nothing is there");
+            // Not while the port's own thread hears the front end.
+            let began = Instant::now();
+            while rx.arm() != Armed::Yes {
+                ensure!(began.elapsed() < PATIENCE, "it may never sleep");
+                ensure!(rx.rx(&mut burst) == 0, "nothing was sent");
+            }
+            ensure!(rx.rx(&mut burst) == 0, "nothing was sent");
             wakeup.take();
             let wire = frame(end.port.mac(), 60, number);
             end.send(0, end.packet(&wire)?)?;
@@ -143,6 +149,14 @@ fn who_sleeps_is_woken() -> Result<()> {
             ensure!(bytes(&packet) == wire && burst.is_empty(), "packet {number}");
             // Without being asked to, nobody kicks: the queue is looked at once more.
             ensure!(rx.rx(&mut burst) == 0);
+            // What comes then, without a kick, is seen by who is about to sleep, whoever has the port when it is polled next.
+            end.send(0, end.packet(&wire)?)?;
+            ensure!(rx.arm() == Armed::No, "packet {number} is there, and it may sleep, packed {packed}");
+            let began = Instant::now();
+            while rx.rx(&mut burst) == 0 {
+                ensure!(began.elapsed() < PATIENCE, "packet {number} does not come");
+            }
+            burst.pop().context("a packet")?;
         }
         end.close()?;
     }

@@ -206,23 +206,27 @@ impl RxQueue for Rx {
         self.slot.wakeup.clone()
     }
 
-    /// Asks the front end to kick. Who comes later finds the queue polled, or told so.
+    /// Asks the front end to kick, and looks once more while the server is this queue's: a poll that follows may find that somebody else has it, and
+    /// would take no packet for none.
     fn arm(&mut self) -> Armed {
         let (Some(_), Some(mut server)) = (&self.slot.wakeup, self.port.try_server()) else { return Armed::No };
         if !server.is_kicked() {
             return Armed::No;
         }
-        server.function().with(|virtio, host| {
+        let there = server.function().with(|virtio, host| {
             virtio.at_queue(2 * usize::from(self.index) + 1, |queue, fault_state| {
                 queue.set_notify(true);
-                let told = look!(queue, host, fault_state, |turn, _ahead| _ = &mut turn);
-                Ok(told.map(|_| ()))
+                look!(queue, host, fault_state, |turn, _ahead| _ = &mut turn);
+                // Pairs with the driver's fence between its index and whether to kick: it kicks, or what it sent is seen here.
+                barrier::store_then_load();
+                Ok(Some(!queue.is_empty(host)))
             })
         });
         self.port.give_up(server);
-        // Pairs with the driver's fence between its index and whether to kick: it kicks, or what it sent is seen by the call that follows.
-        barrier::store_then_load();
-        self.disarmed = false;
+        self.disarmed = there == Some(true);
+        if self.disarmed {
+            return Armed::No;
+        }
         self.slot.counters.armed.add(1);
         Armed::Yes
     }
