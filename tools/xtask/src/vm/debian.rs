@@ -296,6 +296,8 @@ pub fn provide(needs: &[(&str, &str)]) -> Result<()> {
             .args(arguments))
     };
     let release: &[&str] = if backports { &["-t", "bookworm-backports"] } else { &[] };
+    // What an earlier installation left half done, whose process was ended: apt refuses to go on before. Where another one runs, apt waits for it.
+    let _ = run(Command::new("dpkg").args(["--configure", "-a"]));
     patiently(|| {
         apt(&["update"])?;
         apt(&[&["install", "--no-install-recommends"], release, &packages].concat())
