@@ -323,7 +323,7 @@ impl Disk {
                 wait = Wait::new(self.timeout);
                 continue;
             }
-            wait.turn(ended == 0);
+            wait.polled(ended == 0);
             if wait.is_over(2) {
                 return self.outcome(call, &wait, &io);
             }
@@ -532,23 +532,23 @@ struct Wait {
     since: Instant,
     waited: Duration,
     timeout: Duration,
-    turns: u32,
+    polls: u32,
 }
 
 impl Wait {
-    /// The thread gives its core to others once in so many turns, and looks at the clock.
-    const TURNS: u32 = 64;
+    /// The thread gives its core to others once in so many polls, and looks at the clock.
+    const POLLS: u32 = 64;
 
     fn new(timeout: Duration) -> Self {
-        Self { since: Instant::now(), waited: Duration::ZERO, timeout, turns: 0 }
+        Self { since: Instant::now(), waited: Duration::ZERO, timeout, polls: 0 }
     }
 
-    /// A turn in which nothing ended well; `idle` if nothing ended.
-    fn turn(&mut self, idle: bool) {
-        self.turns = self.turns.wrapping_add(1);
+    /// A poll in which nothing ended well; `idle` if nothing ended.
+    fn polled(&mut self, idle: bool) {
+        self.polls = self.polls.wrapping_add(1);
         if !idle {
             self.waited = self.since.elapsed();
-        } else if self.turns.is_multiple_of(Self::TURNS) {
+        } else if self.polls.is_multiple_of(Self::POLLS) {
             // The device may be a thread that wants this core.
             std::thread::yield_now();
             self.waited = self.since.elapsed();

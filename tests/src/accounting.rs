@@ -78,12 +78,12 @@ pub fn account(rigs: &[Rig; 2], options: &Options, faults: Option<Faults>, count
         tx,
         rx,
     };
-    let mut looked = 0;
+    let mut sent_then = 0;
     while run.account.sent < count {
         let before = (run.account.sent, run.account.received);
         run.send(count);
-        if run.account.sent - looked >= pause {
-            looked = run.account.sent;
+        if run.account.sent - sent_then >= pause {
+            sent_then = run.account.sent;
             run.receive()?;
         }
         if before == (run.account.sent, run.account.received) {

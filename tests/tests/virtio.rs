@@ -134,7 +134,7 @@ fn what_a_model_filtered_is_told() -> Result<()> {
     let mut rx = port.rx_queue(0, &Pool::new(arena, 256, 2048, 64)?)?;
     let (mut burst, began) = (Burst::new(4), Instant::now());
     let told = || port.statistics().iter().find(|s| s.queue == "model" && s.name == "rx_filtered").map(|s| s.value);
-    // The model counts at the end of a turn: the packet may come before.
+    // The model counts at the end of a poll: the packet may come before.
     while burst.is_empty() || told() == Some(0) {
         rx.rx(&mut burst);
         ensure!(began.elapsed() < Duration::from_secs(60), "{} packets came, {:?} were filtered", burst.len(), told());

@@ -96,10 +96,10 @@ fn serve(port: &dyn Port, address: IpCidr, content: &Content, stop: &AtomicBool)
     }
 
     // The loop: packets both ways, then what sockets are to do with them.
-    for turn in 0u64.. {
+    for iteration in 0u64.. {
         let now = Instant::now();
         let idle = interface.poll(now, &mut device, &mut sockets) == PollResult::None;
-        let at_times = turn.is_multiple_of(1024);
+        let at_times = iteration.is_multiple_of(1024);
         if !idle || at_times {
             for (socket, connection) in &mut connections {
                 connection.serve(sockets.get_mut(*socket), content, now)?;

@@ -69,8 +69,8 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
     }
 
     // The loop: nothing in it locks, allocates or calls the kernel, but for a look at clock and events now and then.
-    let (began, mut turns) = (Instant::now(), 0u64);
-    while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| turns % 1024 > 0 || began.elapsed() < time) {
+    let (began, mut iterations) = (Instant::now(), 0u64);
+    while !stop.load(Ordering::Relaxed) && time.is_none_or(|time| iterations % 1024 > 0 || began.elapsed() < time) {
         for (from, to) in [(0, 1), (1, 0)] {
             let burst = &mut bursts[from];
             let held = burst.len();
@@ -86,8 +86,8 @@ fn run(names: [&str; 2], time: Option<Duration>, out: &mut impl Write) -> Result
                 false => _ = ends[to].tx.tx(burst),
             }
         }
-        turns += 1;
-        if turns.is_multiple_of(1024) {
+        iterations += 1;
+        if iterations.is_multiple_of(1024) {
             handle_events(&ends)?;
         }
     }

@@ -30,8 +30,8 @@ const BUFFERS: u32 = 1024;
 const BUFFER: u32 = 2048 + HEADROOM as u32;
 /// In front of a packet, for the device's header.
 const HEADROOM: u16 = 64;
-/// Bursts between two looks at the clock.
-const TURNS: usize = 64;
+/// Bursts between two reads of the clock.
+const BURSTS: usize = 64;
 /// How long a link may take to come up, and packets to arrive: much longer than a machine that is busy with others makes them wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -184,8 +184,8 @@ impl Session {
         let (mut out, mut got) = (Burst::new(burst), Burst::new(burst));
         // Where models have no core of their own, they get this one now and then.
         let shared = self.targets.iter().any(Target::shares_cores);
-        let mut turns = |packets: &mut u64| {
-            for _ in 0..TURNS {
+        let mut pass_bursts = |packets: &mut u64| {
+            for _ in 0..BURSTS {
                 if out.is_empty() && out.fill(cache, burst) {
                     for packet in out.iter_mut() {
                         packet.reserve(HEADROOM);
@@ -203,14 +203,14 @@ impl Session {
         };
         let warm_up = Instant::now();
         while warm_up.elapsed() < time / 6 && !interrupted.load(Ordering::Relaxed) {
-            turns(&mut 0);
+            pass_bursts(&mut 0);
         }
         let (clock, before) = (Clock::new(), self.doorbells());
         let (driver, model) = (CpuShare::current(), self.targets[0].model_cpu());
         let (began, mut packets, first) = (Instant::now(), 0, clock.raw());
         // Where models got no CPU all that time, nothing was measured: it goes on until something came.
         while (began.elapsed() < time - time / 6 || packets == 0) && !interrupted.load(Ordering::Relaxed) {
-            turns(&mut packets);
+            pass_bursts(&mut packets);
             if began.elapsed() > time + PATIENCE {
                 bail!("no packets arrived within {PATIENCE:?}");
             }

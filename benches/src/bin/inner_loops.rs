@@ -124,7 +124,7 @@ fn cpu_time(thread: u32) -> Duration {
     ClockId::from_raw((!(thread as i32) << 3) | 6).now().map_or(Duration::ZERO, Duration::from)
 }
 
-/// Whether the other thread shall end; alone in its cache line, as it is read in every turn.
+/// Whether the other thread shall end; alone in its cache line, as it is read in every poll.
 #[derive(Default)]
 #[repr(align(128))]
 struct Stop(AtomicBool);
@@ -263,7 +263,7 @@ fn shared_ring_across_threads(bench: &Bench, burst: usize) -> wholebar::Result<(
 
 fn contended_ring(bench: &Bench, burst: usize) -> wholebar::Result<()> {
     let ring = &Ring::<usize>::new(RING)?;
-    let turn = move |items: &mut Vec<usize>| {
+    let iteration = move |items: &mut Vec<usize>| {
         if ring.push_burst(items) > 0 {
             ring.pop_burst(items, burst);
         }
@@ -272,13 +272,13 @@ fn contended_ring(bench: &Bench, burst: usize) -> wholebar::Result<()> {
         move |stop| {
             let mut items = vec![0; burst];
             while !stop.asked() {
-                turn(&mut items);
+                iteration(&mut items);
             }
         },
         |helper| {
             let mut items = vec![0; burst];
             bench.row(&format!("ring 2T MP/MC contended, per thread, burst {burst}"), Some(helper), &mut || {
-                (0..1000).for_each(|_| turn(&mut items));
+                (0..1000).for_each(|_| iteration(&mut items));
                 1000 * burst as u64
             });
         },
@@ -448,14 +448,14 @@ fn forwarding(bench: &Bench) -> wholebar::Result<()> {
     ];
     for (name, most, rewrite) in rewrites {
         let mut burst = Burst::new(most);
-        let mut turn = |rx: &mut dyn RxQueue, tx: &mut dyn TxQueue| {
+        let mut iteration = |rx: &mut dyn RxQueue, tx: &mut dyn TxQueue| {
             let n = rx.rx(&mut burst);
             rewrite(&mut burst, own, next_hop);
             tx.tx(&mut burst);
             n as u64
         };
         bench.row(&format!("fwd net_null {name} burst {most}"), None, &mut || {
-            (0..200).map(|_| turn(&mut *first.0, &mut *second.1) + turn(&mut *second.0, &mut *first.1)).sum()
+            (0..200).map(|_| iteration(&mut *first.0, &mut *second.1) + iteration(&mut *second.0, &mut *first.1)).sum()
         });
     }
     Ok(())

@@ -48,7 +48,7 @@ impl WriteBack {
 
     /// What was found out about checksums: of IPv4's header (IPCS, IPE), of TCP or UDP (L4CS or UDPCS, L4E).
     pub fn checked(self) -> (Checked, Checked) {
-        let of = |looked: bool, wrong: bool| match (looked, wrong) {
+        let of = |checked: bool, wrong: bool| match (checked, wrong) {
             (false, _) => Checked::Unknown,
             (true, false) => Checked::Good,
             (true, true) => Checked::Bad,

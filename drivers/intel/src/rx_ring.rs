@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_device_does_not_have_is_not_looked_at() {
+    fn what_the_device_does_not_have_is_not_read() {
         let (mut ring, pool) = rig(8, 8);
         (0..8).for_each(|i| done(&ring, i, 0, 2 | 60 << 32));
         assert!(ring.take().is_none(), "it ran ahead");

@@ -217,7 +217,7 @@ impl<F: Family> Tx<F> {
         give_back(&mut self.done);
     }
 
-    /// A turn of a queue that does not run.
+    /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
         match self.member.step(self.ring.has_completed()) {

@@ -133,12 +133,12 @@ fn a_ring_that_holds_nonsense_ends_in_a_reset<F: Controller>() {
     assert_eq!((tx.tx(&mut out), tx.in_flight()), (1, 1));
     rig.nic.write_back(&rig.device, rig.nic.rx(), 0, [0, 3 | 1025 << 32]);
     assert_eq!((rx.rx(&mut out), rx.state()), (0, QueueState::Resetting));
-    let mut turns = 0;
+    let mut polls = 0;
     while rig.port.service().unwrap() || tx.state() != QueueState::Running || rx.state() != QueueState::Running {
         rx.rx(&mut out);
         tx.reclaim();
-        turns += 1;
-        assert!(turns < 100);
+        polls += 1;
+        assert!(polls < 100);
     }
     let events: Vec<_> = rig.port.events().try_iter().collect();
     let why = format!(

@@ -20,7 +20,7 @@ const MAX_EVENTS: u16 = 4;
 const FIRST: u16 = 0x100;
 const LAST: u16 = 0xffe;
 /// How often the status register is looked at while a command is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(50);
 
 pub(crate) struct AdminQueue {
     pair: QueuePair,
@@ -131,7 +131,7 @@ impl AdminQueue {
         self.pair.post_entry(entry);
         self.pair.ring();
         let start = Instant::now();
-        let mut look = start + LOOK;
+        let mut next_check = start + HEALTH_INTERVAL;
         loop {
             // The clock first: an answer that is there once the time is over is one.
             let now = Instant::now();
@@ -139,10 +139,10 @@ impl AdminQueue {
                 self.waiting = None;
                 return Ok(done);
             }
-            if now >= look {
+            if now >= next_check {
                 // One that is gone or has failed will not answer.
                 hw.healthy("while an admin command was waited for")?;
-                look = now + LOOK;
+                next_check = now + HEALTH_INTERVAL;
             }
             if now - start >= timeout {
                 self.waiting = None;

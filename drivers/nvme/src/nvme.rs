@@ -99,7 +99,7 @@ impl Nvme {
     /// Returns the active namespaces in the order of their identifiers, those that this driver cannot use included.
     ///
     /// The slow path reads them again when the controller reports that they changed, before it passes that event on
-    /// ([`AsyncEvent`](crate::AsyncEvent)), and after a reset. Queues use the new list from their next turn on. It takes a lock, and sends no
+    /// ([`AsyncEvent`](crate::AsyncEvent)), and after a reset. Queues use the new list from their next poll on. It takes a lock, and sends no
     /// command.
     ///
     /// While a namespace is being formatted with another block size, the caller must not use it: requests that were submitted before the controller

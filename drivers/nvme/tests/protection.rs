@@ -443,7 +443,7 @@ fn a_reset_ends_checked_reads() {
     }
     rig.nvme.request_reset();
     assert_eq!(wait(&mut queue, 1)[0].status, Status::Aborted);
-    // It goes on at its next turn.
+    // It goes on at its next poll.
     let start = std::time::Instant::now();
     while queue.state() != QueueState::Running {
         queue.poll_each(1, |_| unreachable!("nothing is in flight"));

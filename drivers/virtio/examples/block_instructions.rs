@@ -1,5 +1,5 @@
 //! How many instructions a request of a block device costs, counted: nothing is timed, so it says the same on a busy machine. Reads of 4 KiB
-//! go to a virtio-blk model without a medium, 16 a turn, and come back.
+//! go to a virtio-blk model without a medium, 16 a poll, and come back.
 //!
 //! ```sh
 //! cargo build --release -p wholebar-virtio --example block_instructions

@@ -46,7 +46,7 @@ fn a_queue_wakes_after_packets_or_after_a_while() {
             port.set_coalescing(None, Coalescing { events: 4, time: hour }).unwrap();
             rx.arm();
             exchange(tx.as_mut(), rx.as_mut(), &pool, 3);
-            // Once the device has done a command, it is past the turn in which it would have interrupted.
+            // Once the device has done a command, it is past the poll in which it would have interrupted.
             port.set_promiscuous(true).unwrap();
             assert_eq!(wakeup.take(), 0, "{target}: three packets of four");
             exchange(tx.as_mut(), rx.as_mut(), &pool, 1);

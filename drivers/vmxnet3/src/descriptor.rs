@@ -82,14 +82,14 @@ impl RxDone {
 
     /// What was found out about checksums (`cnc`, `ipc`, `tuc`): of IPv4's header, of TCP or UDP.
     pub fn checked(self) -> (Checked, Checked) {
-        let of = |looked: bool, right: bool| match (looked, right) {
+        let of = |checked: bool, right: bool| match (checked, right) {
             (false, _) => Checked::Unknown,
             (true, true) => Checked::Good,
             (true, false) => Checked::Bad,
         };
-        let (looked, fragment) = (self.low >> 30 & 1 == 0, self.bit(54));
+        let (checked, fragment) = (self.low >> 30 & 1 == 0, self.bit(54));
         let (l3, l4) = (self.bit(53), (self.bit(49) || self.bit(50)) && !fragment);
-        (of(looked && l3, self.bit(51)), of(looked && l4, self.bit(48)))
+        (of(checked && l3, self.bit(51)), of(checked && l4, self.bit(48)))
     }
 
     /// `v6`: it is IPv6.

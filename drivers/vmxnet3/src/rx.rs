@@ -174,7 +174,7 @@ impl Receiver {
         }
     }
 
-    /// A turn of a queue that does not run.
+    /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
         match self.member.step(self.ring.has_completed()) {

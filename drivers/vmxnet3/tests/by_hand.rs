@@ -173,12 +173,12 @@ fn merged_packets_say_of_what() {
 
 /// Services the device and polls its queues until all of them run again, and returns why it was reset.
 fn recover(rig: &Rig, rx: &mut dyn RxQueue, tx: &mut dyn TxQueue) -> String {
-    let (mut turns, mut out) = (0, Burst::new(8));
+    let (mut polls, mut out) = (0, Burst::new(8));
     while rig.vmxnet3.service().unwrap() || tx.state() != QueueState::Running || rx.state() != QueueState::Running {
         rx.rx(&mut out);
         tx.reclaim();
-        turns += 1;
-        assert!(turns < 100);
+        polls += 1;
+        assert!(polls < 100);
     }
     let events = rig.vmxnet3.events().try_iter();
     let resets: Vec<_> = events

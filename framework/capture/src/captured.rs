@@ -235,7 +235,7 @@ impl<Q> Captured<Q> {
     }
 
     /// Hands over the first copies, of packets that `count` went of.
-    fn hand_over(&mut self, count: usize) {
+    fn enqueue(&mut self, count: usize) {
         self.made.truncate(count);
         let captured = self.out.push_burst(&mut self.made);
         self.copies.put_bulk(&mut self.made);
@@ -251,7 +251,7 @@ impl<Q: RxQueue> RxQueue for Captured<Q> {
         let came = self.inner.rx(out);
         if came > 0 {
             self.copy(out[had..].iter());
-            self.hand_over(came);
+            self.enqueue(came);
         }
         came
     }
@@ -283,7 +283,7 @@ impl<Q: TxQueue> TxQueue for Captured<Q> {
         // Afterwards they are the device's.
         self.copy(packets.iter());
         let taken = self.inner.tx(packets);
-        self.hand_over(taken);
+        self.enqueue(taken);
         taken
     }
 

@@ -435,10 +435,10 @@ impl<D: Driver> DeviceControl<D> {
         if control.stopping.is_none() {
             let Control { state, events, .. } = &mut *control;
             // The oldest stay where nobody takes them.
-            let attended = self.driver.poll_events(state, &mut |event| drop(events.try_send(event)));
+            let polled = self.driver.poll_events(state, &mut |event| drop(events.try_send(event)));
             // What raised an interrupt was served above.
             let rearmed = self.queue_context.interrupts().map_or(Ok(()), Interrupts::rearm);
-            if let Err(error) = attended.and(rearmed.map_err(D::Error::from)) {
+            if let Err(error) = polled.and(rearmed.map_err(D::Error::from)) {
                 self.settle(&mut control, &error);
             }
         }
@@ -682,8 +682,8 @@ impl<D: Driver> Control<D> {
     }
 
     /// Passes an event on; the oldest stay where nobody takes them.
-    fn tell(&self, happened: DeviceEvent) {
-        let _ = self.events.try_send(happened.into());
+    fn tell(&self, event: DeviceEvent) {
+        let _ = self.events.try_send(event.into());
     }
 }
 

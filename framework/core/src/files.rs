@@ -131,7 +131,7 @@ mod tests {
 
     const SIZE: u64 = 1 << 20;
 
-    /// Its memory is taken away in the middle of a turn. What copies of 64 bytes said before that and after it.
+    /// Its memory is taken away in the middle of a poll. What copies of 64 bytes said before that and after it.
     struct Robbed {
         file: OwnedFd,
         said: Vec<[bool; 3]>,
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_fail_from_where_memory_was_taken_away_in_the_middle_of_a_turn() {
+    fn copies_fail_from_where_memory_was_taken_away_in_the_middle_of_a_poll() {
         let file = || {
             let file = memfd_create("robbed", MemfdFlags::CLOEXEC).unwrap();
             ftruncate(&file, SIZE).unwrap();

@@ -80,7 +80,7 @@ pub use error::{Error, Result};
 pub use page::PageSize;
 pub use table::Table;
 
-/// The result of one turn of a poll loop.
+/// The result of one poll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// There was nothing to do.

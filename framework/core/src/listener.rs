@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_there_after_the_look_is_put_back() {
+    fn what_came_there_after_the_check_is_put_back() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         drop(UnixListener::bind(&path).unwrap());

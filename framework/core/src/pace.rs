@@ -1,32 +1,32 @@
-//! How often servers of models look at their sockets: a turn of a model costs tens of nanoseconds, a look a system call.
+//! How often servers of models poll their sockets: a poll of a model costs tens of nanoseconds, a read of a socket a system call.
 
 use crate::Work;
 use std::time::{Duration, Instant};
 
-/// How often it looks whether it shall stop, while there is no client.
+/// How often it checks whether it shall stop, while there is no client.
 pub const STOP_LATENCY: Duration = Duration::from_millis(50);
-/// Idle turns after which others get the core, if they want it.
+/// Idle polls after which others get the core, if they want it.
 pub const POLITE: u32 = 4096;
 
-/// When to look at the socket: every turn while messages come, then ever less often, up to [`Pace::LONGEST`] apart.
+/// When to poll the socket: every poll while messages come, then ever less often, up to [`Pace::LONGEST`] apart.
 ///
-/// It counts turns, since the time costs as much as one; and learns what a turn costs from the time between two looks.
+/// It counts polls, since the time costs as much as one; and learns what a poll costs from the time between two polls of the socket.
 pub struct Pace {
-    /// Until the next look; a busy turn is worth [`Pace::BUSY`] idle ones.
+    /// Until the next poll of the socket; a busy poll is worth [`Pace::BUSY`] idle ones.
     left: u32,
     gap: u32,
-    /// How far apart looks shall be.
+    /// How far apart polls of the socket shall be.
     target: Duration,
-    looked: Instant,
+    polled: Instant,
 }
 
 impl Pace {
-    /// The longest a message waits while the model is busy polling, about: a look each 50 us is below 1 % of a core.
+    /// The longest a message waits while the model is busy polling, about: one each 50 us is below 1 % of a core.
     const LONGEST: Duration = Duration::from_micros(50);
     const BUSY: u32 = 64;
 
     pub fn new() -> Self {
-        Self { left: 0, gap: 0, target: Duration::ZERO, looked: Instant::now() }
+        Self { left: 0, gap: 0, target: Duration::ZERO, polled: Instant::now() }
     }
 
     #[inline]
@@ -44,10 +44,10 @@ impl Pace {
         }
     }
 
-    pub fn looked(&mut self, came: bool) {
+    pub fn polled(&mut self, came: bool) {
         let now = Instant::now();
-        let took = now.duration_since(self.looked);
-        self.looked = now;
+        let took = now.duration_since(self.polled);
+        self.polled = now;
         if came {
             (self.target, self.gap) = (Duration::ZERO, 0);
         } else {
@@ -57,7 +57,7 @@ impl Pace {
         self.left = self.gap;
     }
 
-    /// Look at the next turn.
+    /// Poll the socket after the next poll of the model.
     pub fn hurry(&mut self) {
         self.left = 0;
     }

@@ -92,7 +92,7 @@ pub enum Policy {
     /// measured. A pause up to eight times the CPU time of a sleep (some 40 to 100 microseconds) is spun through where pauses have been that short.
     #[default]
     Hybrid,
-    /// Sleeps as soon as a turn finds nothing.
+    /// Sleeps as soon as a poll finds nothing.
     Sleep,
 }
 
@@ -125,7 +125,7 @@ impl Reactor {
         self
     }
 
-    /// Adds a poller. Each turn of the reactor polls all of them, in the order in which they were added.
+    /// Adds a poller. Each round of the reactor polls all of them, in the order in which they were added.
     #[must_use]
     pub fn with(mut self, poller: impl Poller + 'static) -> Self {
         self.pollers.push(Box::new(poller));
@@ -151,7 +151,7 @@ impl Reactor {
                 let pinned = self.core.map_or(Ok(()), cores::pin);
                 let failed = pinned.is_err();
                 let _ = ready.send(pinned);
-                if failed { Ok(Turns::default()) } else { self.run(&seen) }
+                if failed { Ok(Stats::default()) } else { self.run(&seen) }
             })
             .map_err(|cause| Error::Io { what: format!("starting the {name}"), cause })?;
         let running = Running { name, stop, thread: Some(thread) };
@@ -166,11 +166,11 @@ impl Reactor {
     ///
     /// # Errors
     /// [`Error::Io`] where the system has no descriptor left, or cannot wait.
-    pub fn run(mut self, stop: &Stop) -> Result<Turns> {
-        let bed = Bed::new(&self.pollers, stop)?;
-        let (mut turns, mut hybrid) = (Turns::default(), Hybrid::new());
+    pub fn run(mut self, stop: &Stop) -> Result<Stats> {
+        let wait_set = WaitSet::new(&self.pollers, stop)?;
+        let (mut stats, mut hybrid) = (Stats::default(), Hybrid::new());
         while !stop.is_asked() {
-            if turns.count(self.turn()) == Work::Busy {
+            if stats.count(self.poll_all()) == Work::Busy {
                 hybrid.busy();
                 continue;
             }
@@ -180,21 +180,21 @@ impl Reactor {
                 Policy::Sleep => true,
             };
             if sleep {
-                self.sleep(&bed, &mut turns, &mut hybrid)?;
+                self.sleep(&wait_set, &mut stats, &mut hybrid)?;
             }
         }
-        Ok(turns)
+        Ok(stats)
     }
 
     #[inline]
-    fn turn(&mut self) -> Work {
+    fn poll_all(&mut self) -> Work {
         self.pollers.iter_mut().fold(Work::Idle, |all, poller| match poller.poll() {
             Work::Busy => Work::Busy,
             Work::Idle => all,
         })
     }
 
-    fn sleep(&mut self, bed: &Bed, turns: &mut Turns, hybrid: &mut Hybrid) -> Result<()> {
+    fn sleep(&mut self, wait_set: &WaitSet, stats: &mut Stats, hybrid: &mut Hybrid) -> Result<()> {
         let before = cpu_time();
         hybrid.arms(Instant::now());
         let mut until: Option<Instant> = None;
@@ -208,13 +208,13 @@ impl Reactor {
         });
         let mut slept = false;
         if all_armed {
-            // What was armed is seen by whoever brings work, or their work is seen by the look that follows.
+            // What was armed is seen by whoever brings work, or their work is seen by the poll that follows.
             barrier::store_then_load();
-            match turns.count(self.turn()) {
+            match stats.count(self.poll_all()) {
                 Work::Busy => hybrid.busy(),
                 Work::Idle => {
-                    turns.slept += 1;
-                    bed.lie(until)?;
+                    stats.slept += 1;
+                    wait_set.wait(until)?;
                     slept = true;
                 }
             }
@@ -247,16 +247,16 @@ impl fmt::Debug for Reactor {
 
 /// How often a reactor was busy, idle and asleep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Turns {
-    /// Turns that found work.
+pub struct Stats {
+    /// Polls that found work.
     pub busy: u64,
-    /// Turns that found none.
+    /// Polls that found none.
     pub idle: u64,
     /// How often the reactor slept.
     pub slept: u64,
 }
 
-impl Turns {
+impl Stats {
     #[inline]
     fn count(&mut self, work: Work) -> Work {
         match work {
@@ -274,7 +274,7 @@ impl Turns {
 pub struct Running {
     name: String,
     stop: Stop,
-    thread: Option<JoinHandle<Result<Turns>>>,
+    thread: Option<JoinHandle<Result<Stats>>>,
 }
 
 impl Running {
@@ -288,13 +288,13 @@ impl Running {
         self.thread.as_ref().is_some_and(|t| !t.is_finished())
     }
 
-    /// Stops the thread, waits for its end, and returns how it spent its turns. The pollers are dropped on that thread.
+    /// Stops the thread, waits for its end, and returns how often it was busy, idle and asleep. The pollers are dropped on that thread.
     ///
     /// # Errors
     /// [`Error::Panicked`] where a poller panicked; else those of [`Reactor::run`].
-    pub fn join(mut self) -> Result<Turns> {
+    pub fn join(mut self) -> Result<Stats> {
         self.stop.ask();
-        let Some(thread) = self.thread.take() else { return Ok(Turns::default()) };
+        let Some(thread) = self.thread.take() else { return Ok(Stats::default()) };
         thread.join().map_err(|payload| {
             let said = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
             Error::Panicked { what: self.name.clone(), said: said.unwrap_or("nothing that can be shown").to_owned() }
@@ -349,7 +349,7 @@ impl Stop {
 
 /// Wakes a poller for which another thread has work: an eventfd that is signalled only while the poller is armed.
 ///
-/// The poller arms the bell, then looks for work. The other thread puts work where the poller looks, then rings. A full barrier on each side makes
+/// The poller arms the bell, then polls for work. The other thread puts work where the poller finds it, then rings. A full barrier on each side makes
 /// sure that one of them sees the other.
 #[derive(Debug)]
 pub struct Bell {
@@ -371,12 +371,12 @@ impl Bell {
         self.fd.clone()
     }
 
-    /// Arms the bell: the next [`ring`](Self::ring) signals. The poller looks for work once more after this.
+    /// Arms the bell: the next [`ring`](Self::ring) signals. The poller polls once more after this.
     #[inline]
     pub fn arm(&self) {
         self.armed.store(true, Ordering::Relaxed);
-        // Orders the store above before the caller's look for work. Pairs with the barrier in `ring`, between the work and the load:
-        // at least one of the two looks sees what the other side did.
+        // Orders the store above before the caller's poll for work. Pairs with the barrier in `ring`, between the work and the load:
+        // at least one of the two loads sees what the other side did.
         barrier::store_then_load();
     }
 
@@ -395,7 +395,7 @@ impl Bell {
         &self.fd
     }
 
-    /// Tells the poller of work that was put where it looks: a full barrier and a load; a system call where the bell is armed.
+    /// Tells the poller of work that was put where it polls: a full barrier and a load; a system call where the bell is armed.
     #[inline]
     pub fn ring(&self) {
         // Pairs with the barrier in `arm`.
@@ -409,12 +409,12 @@ impl Bell {
 }
 
 /// Where a reactor sleeps: everything that can wake it.
-struct Bed {
+struct WaitSet {
     epoll: Epoll,
     wakeups: Vec<Arc<EventFd>>,
 }
 
-impl Bed {
+impl WaitSet {
     fn new(pollers: &[Box<dyn Poller>], stop: &Stop) -> Result<Self> {
         let epoll = Epoll::new()?;
         let wakeups: Vec<_> = pollers.iter().flat_map(|p| p.wakeups()).collect();
@@ -425,7 +425,7 @@ impl Bed {
         Ok(Self { epoll, wakeups })
     }
 
-    fn lie(&self, until: Option<Instant>) -> Result<()> {
+    fn wait(&self, until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
         for number in self.epoll.wait(timeout)? {
             // Taken, so that the next signal finds it empty; that of `Stop` stays.

@@ -1,8 +1,8 @@
-//! A model served to one peer after another over a Unix socket: when the model has its turns, when the socket is looked at, and what becomes of both when
+//! A model served to one peer after another over a Unix socket: when the model is polled, when the socket is polled, and what becomes of both when
 //! a peer goes. It does *not* know what is said: that is a [`Session`]'s, of vfio-user or of vhost-user.
 //!
-//! Polled or blocking, as its owner likes. A turn of the model costs tens of nanoseconds, a look at the socket a system call: so there are
-//! fewer and fewer looks while nothing comes.
+//! Polled or blocking, as its owner likes. A poll of the model costs tens of nanoseconds, a poll of the socket a system call: so there are
+//! fewer and fewer of those while nothing comes.
 
 use crate::barrier;
 use crate::listener::{self, Listener};
@@ -101,19 +101,19 @@ impl<M: Model, S: Session<M>> Server<M, S> {
     }
 
     /// Returns whether the peer took memory away that it had shared, and that was touched. Then nothing of it is to be believed, until
-    /// the next look at the socket has sent it away.
+    /// the next poll of the socket has sent it away.
     #[inline]
     pub fn is_robbed(&self) -> bool {
         self.session.as_ref().is_some_and(S::is_robbed)
     }
 
-    /// Runs one turn of the model, and at times reads the socket. It never waits.
+    /// Polls the model once, and at times reads the socket. It never waits.
     #[inline]
     pub fn poll(&mut self) -> Work {
         let work = match &self.session {
             Some(session) => {
                 let work = self.function.poll();
-                // Before the next turn: what is not there any more is not worked with.
+                // Before the next poll: what is not there any more is not worked with.
                 if session.is_robbed() {
                     self.lose(ROBBED);
                     return Work::Busy;
@@ -131,7 +131,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         }
     }
 
-    /// A look at the socket: whether anything came.
+    /// Polls the socket: whether anything came.
     #[cold]
     pub(crate) fn poll_socket(&mut self) -> bool {
         let came = match &mut self.session {
@@ -143,7 +143,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
             self.lose(&why);
             true
         });
-        self.pace.looked(came);
+        self.pace.polled(came);
         came
     }
 
@@ -163,14 +163,14 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         Ok(())
     }
 
-    /// A turn found nothing: for how long to rest, and whether the model takes what comes by its wires; `None` where it is not time for that, or something
+    /// A poll found nothing: for how long to rest, and whether the model takes what comes by its wires; `None` where it is not time for that, or something
     /// is found once more.
     fn rests(&mut self) -> Option<(Duration, bool)> {
         let quiet = self.rest.idle()?;
         let (wakes, due) = Wakes::of(self.function.arm());
         let told = self.session.as_ref().is_some_and(S::tells_all);
         let time = if told { wakes } else { Wakes::Some }.rest(quiet, due)?;
-        // What the model told its driver, of when to ring, is seen by who rings, or their work is seen by the look that follows.
+        // What the model told its driver, of when to ring, is seen by who rings, or their work is seen by the poll that follows.
         barrier::store_then_load();
         self.pace.hurry();
         (self.poll() == Work::Idle).then_some((time, wakes == Wakes::All))
@@ -184,7 +184,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
         self.function.release();
     }
 
-    /// Runs turns until `stop` is set; or, for a server made from a stream, until the peer has disconnected.
+    /// Polls it until `stop` is set; or, for a server made from a stream, until the peer has disconnected.
     ///
     /// # Errors
     /// [`Error::Io`] where the system cannot wait.
@@ -226,7 +226,7 @@ impl<M: Model, S: Session<M>> Server<M, S> {
                     std::hint::spin_loop();
                     if idle > POLITE {
                         std::thread::yield_now();
-                        // On a busy machine that took as long as thousands of turns: the peer is not to wait for as many of them.
+                        // On a busy machine that took as long as thousands of polls: the peer is not to wait for as many of them.
                         self.pace.hurry();
                     }
                 }

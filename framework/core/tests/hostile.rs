@@ -31,18 +31,18 @@ use wholebar_core::{Error, PageSize, Result, Table, Work};
 
 const SIZE: u64 = 0x10000;
 
-/// What a device does in a turn.
-type Turn = Box<dyn FnMut(&mut Host<'_>) + Send>;
+/// What a device does in a poll.
+type OnPoll = Box<dyn FnMut(&mut Host<'_>) + Send>;
 
-/// A device of one BAR that is all memory, and does in each turn what a test says.
+/// A device of one BAR that is all memory, and does in each poll what a test says.
 struct Anything {
     shape: Shape,
     config: [u8; 64],
-    turn: Turn,
+    on_poll: OnPoll,
 }
 
 impl Anything {
-    fn new(pages: Arc<Pages>, turn: Turn) -> Self {
+    fn new(pages: Arc<Pages>, on_poll: OnPoll) -> Self {
         let bar = ModelRegion { size: SIZE, pages: Some(pages.clone()), direct: vec![0..SIZE] };
         let mut regions = vec![ModelRegion::default(); 8];
         (regions[0], regions[7].size) = (bar, 64);
@@ -50,7 +50,7 @@ impl Anything {
         config[..4].copy_from_slice(&[0x34, 0x12, 0x78, 0x56]);
         let shape =
             Shape { name: "anything".to_owned(), page: PageSize::host(), regions, irqs: Vec::new(), msix: None };
-        Self { shape, config, turn }
+        Self { shape, config, on_poll }
     }
 
     fn start(self) -> Arc<InProcess> {
@@ -76,7 +76,7 @@ impl Model for Anything {
     }
     fn reset(&mut self) {}
     fn poll(&mut self, host: &mut Host<'_>) -> Work {
-        (self.turn)(host);
+        (self.on_poll)(host);
         Work::Busy
     }
 }
@@ -286,7 +286,7 @@ fn items_are_dropped_once_whatever_panics() {
 fn a_copy_is_sound_whatever_a_device_writes() {
     let (arena, stop) = (arena(), Arc::new(AtomicBool::new(false)));
     let at = Arc::new(AtomicU64::new(0));
-    let turn = {
+    let on_poll = {
         let (at, mut n) = (at.clone(), 0u8);
         move |host: &mut Host<'_>| {
             n = n.wrapping_add(1);
@@ -295,7 +295,7 @@ fn a_copy_is_sound_whatever_a_device_writes() {
             }
         }
     };
-    let model = Anything::new(Pages::new(SIZE).unwrap(), Box::new(turn)).start();
+    let model = Anything::new(Pages::new(SIZE).unwrap(), Box::new(on_poll)).start();
     let mapping = model.dma().attach(arena.clone()).unwrap();
     let pool = Pool::new(arena, 1, 100, 64).unwrap();
     let buf = pool.get_len(100).unwrap();

@@ -10,7 +10,7 @@ mod net;
 mod rig;
 
 use libfuzzer_sys::fuzz_target;
-use net::{Card, bytes};
+use net::{Nic, bytes};
 use rig::*;
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -30,29 +30,29 @@ fuzz_target!(|input: &[u8]| {
     let Some((first, rest)) = input.split_first() else { return };
     match first & 7 {
         0 => captured(rest),
-        1 => TAKES.with_borrow_mut(|(card, buffers)| sent(rest, card, buffers)),
-        _ => TAKES_NOTHING.with_borrow_mut(|(card, buffers)| sent(rest, card, buffers)),
+        1 => TAKES.with_borrow_mut(|(nic, buffers)| sent(rest, nic, buffers)),
+        _ => TAKES_NOTHING.with_borrow_mut(|(nic, buffers)| sent(rest, nic, buffers)),
     }
 });
 
 // Made once: that takes longer than a packet.
 thread_local! {
-    static TAKES: RefCell<(Card, Vec<Chunk>)> = RefCell::new(card("mtu=9000", OFFLOADS | TAKEN).unwrap());
-    static TAKES_NOTHING: RefCell<(Card, Vec<Chunk>)> = RefCell::new(card("mtu=9000", OFFLOADS).unwrap());
+    static TAKES: RefCell<(Nic, Vec<Chunk>)> = RefCell::new(nic("mtu=9000", OFFLOADS | TAKEN).unwrap());
+    static TAKES_NOTHING: RefCell<(Nic, Vec<Chunk>)> = RefCell::new(nic("mtu=9000", OFFLOADS).unwrap());
 }
 
 /// A header and a packet, sent round a loop.
-fn sent(input: &[u8], card: &mut Card, buffers: &[Chunk]) {
+fn sent(input: &[u8], nic: &mut Nic, buffers: &[Chunk]) {
     let Some((header, packet)) = input.split_at_checked(HEADER) else { return };
     let packet = &packet[..packet.len().min(1500)];
-    let sent = card.send(header, packet);
-    card.rig.settle();
+    let sent = nic.send(header, packet);
+    nic.rig.settle();
     let (gso, size) = (header[1], u16::from_le_bytes([header[4], header[5]]));
-    for (id, len) in card.rx.take_all() {
+    for (id, len) in nic.rx.take_all() {
         let buffer = &buffers[usize::from(id)];
         let got = bytes(buffer, len as usize);
         // Identifiers come round in the buffers' order.
-        assert_eq!(card.rx.add(&[(card.rig.at(buffer), ROOM as u32, true)]), id);
+        assert_eq!(nic.rx.add(&[(nic.rig.at(buffer), ROOM as u32, true)]), id);
         assert!(got.len() >= HEADER && got.len() <= HEADER + packet.len(), "{} bytes of {}", got.len(), packet.len());
         // Addresses and type are nobody's business, unless the sender wants its checksum there.
         let half = |at: usize| usize::from(u16::from_le_bytes([header[at], header[at + 1]]));
@@ -63,8 +63,8 @@ fn sent(input: &[u8], card: &mut Card, buffers: &[Chunk]) {
         }
         assert!(gso & 0x7f == 0 || size > 0, "what cannot be cut was cut");
     }
-    assert!(!card.rig.needs_reset());
-    assert_eq!(card.tx.take_all().len(), 1);
+    assert!(!nic.rig.needs_reset());
+    assert_eq!(nic.tx.take_all().len(), 1);
     drop(sent);
 }
 
@@ -72,9 +72,9 @@ fn sent(input: &[u8], card: &mut Card, buffers: &[Chunk]) {
 fn captured(file: &[u8]) {
     let path = PathBuf::from(format!("/dev/shm/wholebar-fuzz-{}", std::process::id()));
     std::fs::write(&path, file).unwrap();
-    if let Some((mut card, buffers)) = card(&format!("wire=pcap,replay={}", path.display()), 0) {
-        card.rig.settle();
-        for (id, len) in card.rx.take_all() {
+    if let Some((mut nic, buffers)) = nic(&format!("wire=pcap,replay={}", path.display()), 0) {
+        nic.rig.settle();
+        for (id, len) in nic.rx.take_all() {
             assert!(u64::from(len) <= buffers[usize::from(id)].len());
         }
     }
@@ -82,13 +82,13 @@ fn captured(file: &[u8]) {
 }
 
 /// A card, and buffers for what it receives; `None` where it cannot be made.
-fn card(params: &str, features: u64) -> Option<(Card, Vec<Chunk>)> {
+fn nic(params: &str, features: u64) -> Option<(Nic, Vec<Chunk>)> {
     let (model, port) = model(NetParams::parse(params).ok()?).ok()?;
     let mut rig = Rig::with_memory(InProcess::new(model).ok()?, Some(port.handle), 1 << 19);
     assert_eq!(rig.agree(VERSION_1 | features), 11);
     let (rx, tx) = (rig.queue(0, ENTRIES), rig.queue(1, ENTRIES));
     rig.ok();
-    let mut card = Card { rig, rx, tx };
-    let buffers = (0..ENTRIES).map(|_| card.buffer(ROOM)).collect();
-    Some((card, buffers))
+    let mut nic = Nic { rig, rx, tx };
+    let buffers = (0..ENTRIES).map(|_| nic.buffer(ROOM)).collect();
+    Some((nic, buffers))
 }

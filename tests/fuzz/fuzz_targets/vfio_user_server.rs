@@ -22,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let mut server = Server::from_stream(theirs, Adder::new().0);
-    let mut turns = |n: usize| {
+    let mut polls = |n: usize| {
         (0..n).all(|_| {
             let _ = server.poll();
             server.is_connected()
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
     let (&honest, mut rest) = data.split_first().unwrap_or((&0, &[]));
     if honest & 1 == 0 {
         raw::send(&ours, &Message::command(raw::VERSION, vec![0; 4]).bytes(), &[]);
-        turns(4);
+        polls(4);
     }
     while let [control, len, more @ ..] = rest {
         let (payload, more) = more.split_at(more.len().min(*len as usize));
@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
                 _ => eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
             })
             .collect();
-        if bytes.is_empty() || !raw::send(&ours, &bytes, &fds) || !turns(8) {
+        if bytes.is_empty() || !raw::send(&ours, &bytes, &fds) || !polls(8) {
             break;
         }
         // Now and then the client reads its replies.
@@ -61,5 +61,5 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     drop(ours);
-    while turns(1) {}
+    while polls(1) {}
 });

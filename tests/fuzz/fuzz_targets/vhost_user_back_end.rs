@@ -27,15 +27,15 @@ fn slice<'a>(rest: &mut &'a [u8], len: u8) -> &'a [u8] {
     bytes
 }
 
-/// Says something, and reads what is answered after some turns.
+/// Says something, and reads what is answered after some polls.
 fn say(front: &mut Front, request: u32, flags: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) {
     if front.server.is_connected() {
         send(&front.stream, &message(request, flags, payload), fds);
     }
-    turns(front, 4);
+    polls(front, 4);
 }
 
-fn turns(front: &mut Front, n: usize) {
+fn polls(front: &mut Front, n: usize) {
     for _ in 0..n {
         let _ = front.server.poll();
     }
@@ -45,7 +45,8 @@ fn turns(front: &mut Front, n: usize) {
 fuzz_target!(|data: &[u8]| {
     let mut rest = data;
     let [start] = take(&mut rest);
-    let mut front = if start & 1 == 0 { Front::net("queues=2,entries=16") } else { Front::blk("size=64K,queues=4,entries=16") };
+    let mut front =
+        if start & 1 == 0 { Front::net("queues=2,entries=16") } else { Front::blk("size=64K,queues=4,entries=16") };
     front.features = VERSION_1 | PROTOCOL_FEATURES | if start & 2 != 0 { PACKED } else { 0 };
     if start & 4 == 0 {
         let (features, memory) = (front.features, front.memory.try_clone().unwrap());
@@ -117,6 +118,6 @@ fuzz_target!(|data: &[u8]| {
                 say(&mut front, SET_FEATURES, flags, &features.to_ne_bytes(), &[]);
             }
         }
-        turns(&mut front, 16);
+        polls(&mut front, 16);
     }
 });

@@ -49,7 +49,8 @@ fn serve(stream: UnixStream, features: u8, mut rest: &[u8]) {
         let (payload, more) = more.split_at(more.len().min(*len as usize * 4));
         rest = more;
         let payload = if control & 0x80 == 0 { honest } else { payload.to_vec() };
-        let fds = (0..control >> 2 & 3).map(|_| EventFd::new().unwrap().as_fd().try_clone_to_owned().unwrap()).collect();
+        let fds =
+            (0..control >> 2 & 3).map(|_| EventFd::new().unwrap().as_fd().try_clone_to_owned().unwrap()).collect();
         let flags = if control & 0x40 == 0 { raw::REPLY } else { u32::from(*len) };
         let request = if control & 0x20 == 0 { ask.request } else { u32::from(*len) };
         let size = (control & 0x10 != 0).then_some(u32::from(*len) << (control & 3) * 8);

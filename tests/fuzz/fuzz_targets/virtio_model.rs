@@ -1,4 +1,4 @@
-//! What a driver writes into a virtio network model's rings and registers, as bytes: no panic, no turn that does not end, and a reset mends it.
+//! What a driver writes into a virtio network model's rings and registers, as bytes: no panic, no poll that does not end, and a reset mends it.
 #![no_main]
 
 #[path = "../../../tools/sim/tests/virtio/net.rs"]
@@ -9,7 +9,7 @@ mod net;
 mod rig;
 
 use libfuzzer_sys::fuzz_target;
-use net::{Card, packet};
+use net::{Nic, packet};
 use rig::*;
 use wholebar::mem::Chunk;
 use wholebar::model::InProcess;
@@ -37,13 +37,13 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(rig.agree(features | VERSION_1), 11);
     let (rx, tx) = (rig.queue(0, ENTRIES), rig.queue(1, ENTRIES));
     rig.ok();
-    let mut card = Card { rig, rx, tx };
-    let data = card.rig.memory(4096);
-    let at = card.rig.at(&data);
+    let mut nic = Nic { rig, rx, tx };
+    let data = nic.rig.memory(4096);
+    let at = nic.rig.at(&data);
     let mut kept: Vec<Chunk> = Vec::new();
     for _ in 0..60 {
         let step = take(1);
-        let q = if step & 8 != 0 { &mut card.rx } else { &mut card.tx };
+        let q = if step & 8 != 0 { &mut nic.rx } else { &mut nic.tx };
         match step & 7 {
             0 => {
                 let area = [&q.desc, &q.driver, &q.device][(step >> 4) as usize % 3];
@@ -61,7 +61,7 @@ fuzz_target!(|bytes: &[u8]| {
                     0 => {
                         q.add(&buffers);
                     }
-                    _ => kept.push(q.add_indirect(&card.rig, &buffers).1),
+                    _ => kept.push(q.add_indirect(&nic.rig, &buffers).1),
                 }
             }
             3 => {
@@ -78,27 +78,27 @@ fuzz_target!(|bytes: &[u8]| {
             // Registers of the common configuration, but for those that end it all.
             4 => {
                 let value = (take(4) as u32).to_le_bytes();
-                let _ = card.rig.device.write(0, take(1) & 0x3f, &value[..1 << (step >> 4 & 3).min(2)]);
+                let _ = nic.rig.device.write(0, take(1) & 0x3f, &value[..1 << (step >> 4 & 3).min(2)]);
             }
             // What the buffers hold: the header, or the packet behind it.
             5 => data.write(take(1), &take(8).to_le_bytes()).unwrap(),
             6 => q.take().map(drop).unwrap_or_default(),
             _ => {
-                card.rig.step();
+                nic.rig.step();
             }
         }
     }
     for _ in 0..8 {
-        card.rig.step();
+        nic.rig.step();
     }
     // Whatever it was, a reset mends it.
-    card.rig.device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
-    assert_eq!(card.rig.agree(VERSION_1 | layout), 11);
-    (card.rx, card.tx) = (card.rig.queue(0, ENTRIES), card.rig.queue(1, ENTRIES));
-    card.rig.ok();
-    let buffer = card.buffer(128);
-    let sent = card.send(&[0; 12], &packet(60, 1));
-    card.rig.settle();
-    assert_eq!(card.rx.take().map(|taken| taken.1), Some(72));
+    nic.rig.device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
+    assert_eq!(nic.rig.agree(VERSION_1 | layout), 11);
+    (nic.rx, nic.tx) = (nic.rig.queue(0, ENTRIES), nic.rig.queue(1, ENTRIES));
+    nic.rig.ok();
+    let buffer = nic.buffer(128);
+    let sent = nic.send(&[0; 12], &packet(60, 1));
+    nic.rig.settle();
+    assert_eq!(nic.rx.take().map(|taken| taken.1), Some(72));
     drop((buffer, sent, kept));
 });

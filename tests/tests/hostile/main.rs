@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A few run with every `cargo test`; the variables ask for as many of each kind, and for others; the name of a test is a kind. What is asserted is
-//! counted: that the server lives and serves the next client, that nobody panics, that descriptors and mappings come back, and that no turn of a
-//! server takes [`LONGEST_TURN`] of its thread's CPU time, which is the same on a machine with other work to do. Wall time is printed, beside the
+//! counted: that the server lives and serves the next client, that nobody panics, that descriptors and mappings come back, and that no poll of a
+//! server takes [`LONGEST_POLL`] of its thread's CPU time, which is the same on a machine with other work to do. Wall time is printed, beside the
 //! deadline that was asked for, and only a limit that nothing but a hang exceeds is one.
 #![cfg(not(miri))]
 
@@ -72,9 +72,9 @@ struct Protocol {
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// CPU time of one turn of a server: the model's, or one message.
-const LONGEST_TURN: Duration = Duration::from_millis(50);
-/// How often a session is repeated whose turn took longer. A host that takes the core away from a guest is seen in the guest's CPU time, too: that does
+/// CPU time of one poll of a server: the model's, or one message.
+const LONGEST_POLL: Duration = Duration::from_millis(50);
+/// How often a session is repeated with a poll that took longer. A host that takes the core away from a guest is seen in the guest's CPU time, too: that does
 /// not happen again in the same session, what the session does does.
 const TRIES: usize = 3;
 /// Nothing but a hang takes as long.
@@ -96,7 +96,7 @@ fn seed() -> u64 {
 
 const SERVE: &str = "WHOLEBAR_HOSTILE_SERVE";
 
-/// Serves until standard input ends. When a client goes it says how long the longest turn was since the one before.
+/// Serves until standard input ends. When a client goes it says how long the longest poll was since the one before.
 fn serve<S>(server: &mut S, poll: impl Fn(&mut S) -> Work, is_connected: impl Fn(&S) -> bool) {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
@@ -115,7 +115,7 @@ fn serve<S>(server: &mut S, poll: impl Fn(&mut S) -> Work, is_connected: impl Fn
             Work::Idle => idle = idle.saturating_add(1),
         }
         if was_connected && !is_connected(server) {
-            println!("{TURN}{}", std::mem::take(&mut longest).as_micros());
+            println!("{POLL}{}", std::mem::take(&mut longest).as_micros());
         }
         if idle > 1000 {
             std::thread::sleep(Duration::from_micros(100));
@@ -123,8 +123,8 @@ fn serve<S>(server: &mut S, poll: impl Fn(&mut S) -> Work, is_connected: impl Fn
     }
 }
 
-/// What a server says of the turns it took for a client: microseconds follow.
-const TURN: &str = "longest turn: ";
+/// What a server says of its polls for a client: microseconds follow.
+const POLL: &str = "longest poll: ";
 
 /// Of this thread.
 fn cpu_time() -> Duration {
@@ -176,10 +176,10 @@ impl Process {
         }
     }
 
-    /// The longest turn it took for the client that is gone: waits for that.
-    fn turn(&mut self) -> Duration {
-        let line = self.line(TURN);
-        let (_, micros) = line.split_once(TURN).unwrap();
+    /// The longest poll it took for the client that is gone: waits for that.
+    fn poll(&mut self) -> Duration {
+        let line = self.line(POLL);
+        let (_, micros) = line.split_once(POLL).unwrap();
         Duration::from_micros(micros.parse().unwrap())
     }
 
@@ -228,17 +228,17 @@ fn clients_that_lie_take_nothing_with_them(protocol: &Protocol, kind: &str) {
             assert_eq!(holds[0], first[0], "{kind}, seed {seed}: descriptors");
             assert!(holds[1] <= first[1] + 24, "{kind}, seed {seed}: {} mappings, {} at first", holds[1], first[1]);
             // The liar's, and that of who came then.
-            server.turn().max(server.turn())
+            server.poll().max(server.poll())
         };
-        let mut turn = session();
+        let mut poll = session();
         for _ in 1..TRIES {
-            if turn >= LONGEST_TURN {
-                eprintln!("{kind}, seed {seed}: a turn of {turn:?}, once more");
-                turn = turn.min(session());
+            if poll >= LONGEST_POLL {
+                eprintln!("{kind}, seed {seed}: a poll of {poll:?}, once more");
+                poll = poll.min(session());
             }
         }
-        assert!(turn < LONGEST_TURN, "{kind}, seed {seed}: a turn of {turn:?}, each of {TRIES} times");
-        longest = longest.max((turn, seed));
+        assert!(poll < LONGEST_POLL, "{kind}, seed {seed}: a poll of {poll:?}, each of {TRIES} times");
+        longest = longest.max((poll, seed));
     }
     drop(server.stdin.take());
     assert!(server.child.wait().unwrap().success());
@@ -249,7 +249,7 @@ fn clients_that_lie_take_nothing_with_them(protocol: &Protocol, kind: &str) {
             ("descriptors", fds.to_string(), "the most".to_owned()),
             ("mappings", maps.to_string(), "the most".to_owned()),
             ("memory", format!("{} MiB", rss >> 10), "the most".to_owned()),
-            ("longest turn", millis(longest.0), format!("seed {}, of {} asked for", longest.1, millis(LONGEST_TURN))),
+            ("longest poll", millis(longest.0), format!("seed {}, of {} asked for", longest.1, millis(LONGEST_POLL))),
             ("next served", millis(slowest.0), format!("the longest, seed {}", slowest.1)),
         ],
     );

@@ -94,7 +94,7 @@ const VECTORS: u32 = 8;
 const TRAPPED: std::ops::Range<u64> = 0x2000..0x3000;
 const MSIX: MsixPlace = MsixPlace { table_bar: 0, table_offset: 0, pba_bar: 0, pba_offset: 0x2000, vectors: VECTORS };
 const MAX_COPY: u64 = 1 << 20;
-/// How many descriptors are done in one turn.
+/// How many descriptors are done in one poll.
 const BURST: u32 = 8;
 
 /// The model.
@@ -104,7 +104,7 @@ pub struct Fpga {
     config: Config,
     enable: u32,
     pending: u32,
-    /// Vectors to signal at the next turn.
+    /// Vectors to signal at the next poll.
     signal: u32,
     engine: Engine,
     bounce: Box<[u8]>,

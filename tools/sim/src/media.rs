@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use wholebar_core::model::Dma;
 
-/// After how many bytes a disk's turn ends, with the request that it is at: others are waiting.
-pub(crate) const TURN: u64 = 1 << 20;
+/// After how many bytes a poll of a disk ends, with the request that it is at: others are waiting.
+pub(crate) const BUDGET: u64 = 1 << 20;
 /// What a chunk of sparse memory holds, in bytes.
 const CHUNK: usize = 64 << 10;
 /// Chunks that one directory of them covers.
@@ -282,7 +282,7 @@ impl Media {
 
     /// What it costs to make something durable, or to deallocate it, as if it were so many bytes: a file's system has work to do.
     pub(crate) fn cost(&self) -> u64 {
-        if matches!(self, Self::File(_)) { TURN } else { 0 }
+        if matches!(self, Self::File(_)) { BUDGET } else { 0 }
     }
 
     /// Makes what was written durable.

@@ -28,7 +28,7 @@ use Lies::{Flat, Scattered};
 /// A model and its host's memory.
 struct Guest<M: Model> {
     lies: Lies,
-    card: ModelFunction<M>,
+    nic: ModelFunction<M>,
     arena: Arc<Arena>,
     memory: Chunk,
 }
@@ -38,9 +38,9 @@ impl<M: Model> Guest<M> {
         let arena = Arena::new(PAGES * PAGE, ArenaOptions::default()).unwrap();
         let memory = arena.alloc(PAGES * PAGE, PAGE).unwrap();
         memory.zero();
-        let mut guest = Self { lies, card: ModelFunction::new(model), arena, memory };
+        let mut guest = Self { lies, nic: ModelFunction::new(model), arena, memory };
         guest.map_all();
-        guest.card.write(7, 4, &6u16.to_le_bytes()).unwrap();
+        guest.nic.write(7, 4, &6u16.to_le_bytes()).unwrap();
         guest
     }
 
@@ -55,13 +55,13 @@ impl<M: Model> Guest<M> {
         let (step, len) = if self.lies == Flat { (count, count * PAGE) } else { (1, PAGE) };
         for page in pages.step_by(step as usize) {
             let at = self.memory.offset() + self.place(page * PAGE);
-            self.card.dma_map_arena(Iova(BASE + page * PAGE), self.arena.clone(), at, len, writable).unwrap();
+            self.nic.dma_map_arena(Iova(BASE + page * PAGE), self.arena.clone(), at, len, writable).unwrap();
         }
     }
 
     fn unmap(&mut self, pages: std::ops::Range<u64>) {
         let (start, count) = (pages.start, pages.end - pages.start);
-        assert_ne!(self.card.dma_unmap_all_in(Iova(BASE + start * PAGE), count * PAGE), Ok(0));
+        assert_ne!(self.nic.dma_unmap_all_in(Iova(BASE + start * PAGE), count * PAGE), Ok(0));
     }
 
     /// Maps pages for reading only.
@@ -105,29 +105,29 @@ impl<M: Model> Guest<M> {
 
     fn register<const N: usize>(&mut self, at: u64) -> [u8; N] {
         let mut bytes = [0; N];
-        self.card.read(0, at, &mut bytes).unwrap();
+        self.nic.read(0, at, &mut bytes).unwrap();
         bytes
     }
 
     fn set(&mut self, at: u64, bytes: &[u8]) {
-        self.card.write(0, at, bytes).unwrap();
+        self.nic.write(0, at, bytes).unwrap();
     }
 
     fn settle(&mut self) {
         for _ in 0..100_000 {
-            if self.card.poll() == Work::Idle {
+            if self.nic.poll() == Work::Idle {
                 return;
             }
         }
         panic!("the model is never idle");
     }
 
-    /// Turns until something is so.
+    /// Polls until something is so.
     fn until(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
         let start = std::time::Instant::now();
         while !so(self) {
             assert!(start.elapsed().as_secs() < 600, "never: {what}");
-            self.card.poll();
+            self.nic.poll();
         }
     }
 }
@@ -207,7 +207,7 @@ impl Disk {
 
     /// Rings for a queue.
     fn notify(&mut self, queue: u16) {
-        self.guest.card.write(2, 4 * u64::from(queue), &queue.to_le_bytes()).unwrap();
+        self.guest.nic.write(2, 4 * u64::from(queue), &queue.to_le_bytes()).unwrap();
     }
 
     fn desc(&self, at: u64, (address, len, write): Buffer, flags: u16, last: u16) {
@@ -337,7 +337,7 @@ fn an_idle_queue_may_be_remapped() {
         for _ in 0..3 {
             disk.guest.unmap(0..PAGES);
             for _ in 0..100 {
-                disk.guest.card.poll();
+                disk.guest.nic.poll();
             }
             assert_eq!(disk.status(), 15, "it is idle");
             disk.guest.map(0..48, true);
@@ -354,7 +354,7 @@ fn an_idle_queue_may_be_remapped() {
         // What is notified of a queue that is not there is served when it is.
         disk.add(1, &[(HEADER, 16, false), (STATUS, 1, true)], false);
         disk.notify(1);
-        disk.guest.card.poll();
+        disk.guest.nic.poll();
         disk.guest.map(16..32, true);
         disk.guest.settle();
         assert!(disk.take(1, 2));
@@ -368,7 +368,7 @@ fn a_queue_that_was_notified_and_is_not_there_is_broken() {
         let mut disk = Disk::new(Flat, "size=1M,queues=2", features | MQ);
         disk.write_and_read(1, false);
         disk.guest.unmap(0..16);
-        disk.guest.card.poll();
+        disk.guest.nic.poll();
         // Another queue's notification is not this one's.
         disk.notify(1);
         disk.guest.settle();
@@ -462,12 +462,12 @@ fn queues_lists_and_data_of_a_controller_cross_maps() {
         // More than once around the ring.
         for i in 0..520u64 {
             let blocks = 4 * page / PAGE;
-            let looked_at = i.is_multiple_of(16);
+            let is_polled = i.is_multiple_of(16);
             let list: Vec<_> = (1..4).flat_map(|i| (BASE + data + i * page).to_le_bytes()).collect();
             // Where it crosses, if anywhere.
             let at = LIST + page - 24 * 4 - if mps > 0 { 3 * PAGE } else { 0 };
             c.guest.put(at, &list);
-            if looked_at {
+            if is_polled {
                 bytes.rotate_left(1);
                 c.guest.put(data, &bytes);
             }
@@ -476,11 +476,11 @@ fn queues_lists_and_data_of_a_controller_cross_maps() {
                 c.ring();
                 c.guest.settle();
                 assert_eq!(c.take(&mut lap), 1, "{mps} {i}");
-                if opcode == 1 && looked_at {
+                if opcode == 1 && is_polled {
                     c.guest.put(data, &vec![0; bytes.len()]);
                 }
             }
-            assert!(!looked_at || c.guest.get(data, bytes.len()) == bytes, "what was written is read");
+            assert!(!is_polled || c.guest.get(data, bytes.len()) == bytes, "what was written is read");
         }
     }
 }
@@ -521,7 +521,7 @@ fn an_idle_controller_may_be_remapped() {
             c.guest.put(SHADOW + 12, &c.head.to_le_bytes());
             c.guest.unmap(0..PAGES);
             for _ in 0..100 {
-                c.guest.card.poll();
+                c.guest.nic.poll();
             }
             assert_eq!(c.csts(), 1, "it is idle");
             c.guest.map(0..48, true);
@@ -539,7 +539,7 @@ fn a_controller_whose_queue_is_not_there_waits_and_then_is_broken() {
         c.post(2, 0, 1, [64 * PAGE, 0]);
         c.guest.unmap(pages.clone());
         c.ring();
-        c.guest.card.poll();
+        c.guest.nic.poll();
         c.guest.map(pages.clone(), true);
         c.guest.settle();
         assert_eq!((c.csts(), c.take(&mut lap)), (1, 1), "it is served when it is there");
@@ -554,11 +554,11 @@ fn a_controller_whose_queue_is_not_there_waits_and_then_is_broken() {
     }
 }
 
-/// What one turn may move before it ends, with the request that it is at.
-const TURN: u64 = 1 << 20;
+/// What one poll may move before it ends, with the request that it is at.
+const BUDGET: u64 = 1 << 20;
 
 #[test]
-fn a_turn_of_a_disk_ends_after_so_many_bytes() {
+fn a_poll_of_a_disk_ends_after_so_many_bytes() {
     const QUEUES: usize = 4;
     for features in [0, PACKED] {
         let mut disk = Disk::new(Flat, &format!("size=1G,queues={QUEUES}"), features | MQ | INDIRECT);
@@ -571,28 +571,28 @@ fn a_turn_of_a_disk_ends_after_so_many_bytes() {
             }
         }
         let mut done = [0; QUEUES];
-        for turn in 0.. {
+        for round in 0.. {
             let before: u64 = done.iter().sum();
-            assert_eq!(disk.guest.card.poll(), Work::Busy);
+            assert_eq!(disk.guest.nic.poll(), Work::Busy);
             for (queue, done) in (0..).zip(&mut done) {
                 while disk.take(queue, 3) {
                     *done += 1;
                 }
             }
             let now: u64 = done.iter().sum();
-            assert!((now - before - 1) * u64::from(data.1) <= TURN, "{} in a turn", now - before);
+            assert!((now - before - 1) * u64::from(data.1) <= BUDGET, "{} in a poll", now - before);
             if now == 20 * QUEUES as u64 {
                 break;
             }
             // Each queue has its turn.
             let (least, most) = (done.iter().min(), done.iter().max());
-            assert!(turn < 3 || most.unwrap() - least.unwrap() <= 8, "{done:?}");
+            assert!(round < 3 || most.unwrap() - least.unwrap() <= 8, "{done:?}");
         }
     }
 }
 
 #[test]
-fn a_turn_of_a_controller_ends_after_so_many_bytes() {
+fn a_poll_of_a_controller_ends_after_so_many_bytes() {
     let mut c = Controller::new(Flat, "size=1G,block=4096,mdts=0", 0);
     // A list that goes on with itself: 511 times a page, and the list again.
     let mut list = [(BASE + 64 * PAGE).to_le_bytes(); 512];
@@ -604,9 +604,9 @@ fn a_turn_of_a_controller_ends_after_so_many_bytes() {
     c.ring();
     let (mut lap, mut done) = (0, 0);
     while done < 40 {
-        assert_eq!(c.guest.card.poll(), Work::Busy);
+        assert_eq!(c.guest.nic.poll(), Work::Busy);
         let n = c.take(&mut lap);
-        assert_eq!(n, 1, "8 MiB are more than a turn's");
+        assert_eq!(n, 1, "8 MiB are more than a poll's");
         done += n;
     }
 }

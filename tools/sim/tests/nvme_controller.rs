@@ -216,7 +216,7 @@ fn every_stride_and_every_queue_has_its_doorbell() {
 }
 
 #[test]
-fn a_turn_is_bounded_and_queues_take_turns() {
+fn a_poll_is_bounded_and_queues_take_turns() {
     let mut rig = Rig::new("size=1M,entries=256");
     let mut queues = [rig.pair(1, 256), rig.pair(2, 256)];
     let at = {
@@ -340,7 +340,7 @@ fn completions_signal_the_vector_of_their_queue() {
         }
         rig.ring_pair(&q);
         rig.settle();
-        // One signal a turn and queue, however many completions.
+        // One signal a poll and queue, however many completions.
         assert_eq!(counts(), [0, 0, 0, u64::from(id == 1)]);
     }
     assert_eq!(rig.admin(Cmd::new(5).dw10(7 << 16 | 3).dw11(4 << 16 | 3)).code(), 0x108, "there is no vector 4");

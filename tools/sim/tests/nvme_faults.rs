@@ -108,7 +108,7 @@ fn wild_dma_is_a_data_transfer_error() {
 #[test]
 fn a_delayed_command_comes_later_and_can_be_aborted() {
     let (rig, mut q) = with("delay:@1");
-    // Its time has come at the next turn.
+    // Its time has come at the next poll.
     assert_eq!(cids(&reads(&rig, &mut q, 2)), [1, 2]);
 
     let mut rig = Rig::new("size=1M,faults=delay:@1,delay=60000");

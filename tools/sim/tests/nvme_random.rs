@@ -1,4 +1,4 @@
-//! Whatever a host does, the models neither panic nor hang: random entries, doorbells, registers, accesses and faults, a bounded number of turns each.
+//! Whatever a host does, the models neither panic nor hang: random entries, doorbells, registers, accesses and faults, a bounded number of polls each.
 #![cfg(not(miri))]
 
 mod common;

@@ -1,6 +1,6 @@
 //! The page of `wholebar bench`.
 
-use crate::html::plot::{self, Line, Lines, Look};
+use crate::html::plot::{self, Line, LineStyle, Lines};
 use crate::html::{distinct, facts, figure, host_facts, origin, page, rates_by_depth, runs_table, strips, table};
 use crate::mapped::Bar;
 use crate::output;
@@ -69,17 +69,17 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
     for run in &packets.runs {
         let Some(at) = bursts.iter().position(|burst| *burst == run.burst) else { continue };
         let name = format!("{}, {}", run.ring, run.policy);
-        let look = match (&*run.ring, &*run.policy) {
-            ("split", "whole") => Look(0),
-            ("split", _) => Look(4),
-            (_, "whole") => Look(1),
-            _ => Look(3),
+        let line_style = match (&*run.ring, &*run.policy) {
+            ("split", "whole") => LineStyle(0),
+            ("split", _) => LineStyle(4),
+            (_, "whole") => LineStyle(1),
+            _ => LineStyle(3),
         };
         let (low, high) = run.spread();
         let point = (at, run.pps / 1e6, low / 1e6, high / 1e6);
         match lines.iter_mut().find(|line| line.name == name) {
             Some(line) => line.points.push(point),
-            None => lines.push(Line { name, look, points: vec![point] }),
+            None => lines.push(Line { name, line_style, points: vec![point] }),
         }
     }
     let plot = plot::lines(&[Lines {

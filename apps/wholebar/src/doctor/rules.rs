@@ -163,25 +163,25 @@ fn interrupts(host: &Host, bare: bool) -> Option<Finding> {
     }
     let remapped = host.chips.iter().find(|chip| chip.starts_with("IR-") || chip.starts_with("ITS-"));
     let plain = host.chips.iter().find(|chip| chip.starts_with("PCI-MSI"));
-    let unlooked = host.unsafe_interrupts.iter().filter(|(_, flag)| *flag == Some(true));
-    let unlooked: Vec<&str> = unlooked.map(|(module, _)| *module).collect();
-    let looks = match host.unsafe_interrupts.iter().any(|(_, flag)| flag.is_some()) {
-        _ if !unlooked.is_empty() => format!("{}.allow_unsafe_interrupts=Y", unlooked.join(" and ")),
+    let ignoring = host.unsafe_interrupts.iter().filter(|(_, flag)| *flag == Some(true));
+    let ignoring: Vec<&str> = ignoring.map(|(module, _)| *module).collect();
+    let setting = match host.unsafe_interrupts.iter().any(|(_, flag)| flag.is_some()) {
+        _ if !ignoring.is_empty() => format!("{}.allow_unsafe_interrupts=Y", ignoring.join(" and ")),
         true => "allow_unsafe_interrupts=N".to_owned(),
         false => "allow_unsafe_interrupts cannot be read before its module is loaded".to_owned(),
     };
-    let look = |module: &&str| format!("echo N > /sys/module/{module}/parameters/allow_unsafe_interrupts");
-    let look: Vec<String> = unlooked.iter().map(look).collect();
+    let unset = |module: &&str| format!("echo N > /sys/module/{module}/parameters/allow_unsafe_interrupts");
+    let unset: Vec<String> = ignoring.iter().map(unset).collect();
     let remap = "switch interrupt remapping on: in the firmware's setup (VT-d or AMD-Vi with interrupt remapping), and without \
                  intremap=off and nointremap on the kernel's command line";
     Some(match (remapped, plain) {
-        (Some(chip), _) if unlooked.is_empty() => Finding::ok(CHECK, format!("remapped ({chip}), {looks}")),
+        (Some(chip), _) if ignoring.is_empty() => Finding::ok(CHECK, format!("remapped ({chip}), {setting}")),
         (Some(chip), _) => {
             let what =
-                format!("remapped ({chip}), but {looks}: VFIO takes devices whose interrupts are not isolated too");
-            Finding::warn(CHECK, what, look)
+                format!("remapped ({chip}), but {setting}: VFIO takes devices whose interrupts are not isolated too");
+            Finding::warn(CHECK, what, unset)
         }
-        (None, Some(chip)) if unlooked.is_empty() => {
+        (None, Some(chip)) if ignoring.is_empty() => {
             let module = if host.has_own_nodes() { "iommufd" } else { "vfio_iommu_type1" };
             let mend = [
                 remap.to_owned(),
@@ -189,16 +189,16 @@ fn interrupts(host: &Host, bare: bool) -> Option<Finding> {
                     "where you trust the device: modprobe {module}; echo Y > /sys/module/{module}/parameters/allow_unsafe_interrupts"
                 ),
             ];
-            Finding::stop(CHECK, format!("not remapped ({chip}), {looks}: VFIO refuses every device"), mend)
+            Finding::stop(CHECK, format!("not remapped ({chip}), {setting}: VFIO refuses every device"), mend)
         }
         (None, Some(chip)) => {
             let what = format!(
-                "not remapped ({chip}), {looks}: a device can raise any interrupt of the machine, so the MSI-X table is left out of mappings"
+                "not remapped ({chip}), {setting}: a device can raise any interrupt of the machine, so the MSI-X table is left out of mappings"
             );
-            Finding::warn(CHECK, what, [&[remap.to_owned()], &look[..]].concat())
+            Finding::warn(CHECK, what, [&[remap.to_owned()], &unset[..]].concat())
         }
-        (None, None) if !unlooked.is_empty() => {
-            Finding::warn(CHECK, format!("{looks}: VFIO takes devices whose interrupts are not isolated too"), look)
+        (None, None) if !ignoring.is_empty() => {
+            Finding::warn(CHECK, format!("{setting}: VFIO takes devices whose interrupts are not isolated too"), unset)
         }
         // No chip of a message interrupt says what it does, and nothing is out of the ordinary.
         (None, None) => return None,

@@ -11,7 +11,7 @@ use crate::output;
 use crate::report::Run;
 use anyhow::Result;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use plot::{Line, Lines, Look};
+use plot::{Line, LineStyle, Lines};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -90,13 +90,13 @@ pub fn figure(svg: &str, caption: &str) -> Markup {
 }
 
 /// The look of a plan's lines: the same in all plots.
-pub fn look(run: &Run) -> Look {
+pub fn line_style(run: &Run) -> LineStyle {
     match (run.policy.as_ref(), run.page_size) {
-        ("whole", _) => Look(0),
-        ("trapped", _) => Look(4),
-        (_, 4096) => Look(1),
-        (_, 16384) => Look(2),
-        _ => Look(3),
+        ("whole", _) => LineStyle(0),
+        ("trapped", _) => LineStyle(4),
+        (_, 4096) => LineStyle(1),
+        (_, 16384) => LineStyle(2),
+        _ => LineStyle(3),
     }
 }
 
@@ -119,7 +119,7 @@ pub fn lines<'r, K: PartialEq>(
         let line = match lines.iter_mut().find(|line| line.name == name) {
             Some(line) => line,
             None => {
-                lines.push(Line { name, look: look(run), points: Vec::new() });
+                lines.push(Line { name, line_style: line_style(run), points: Vec::new() });
                 let last = lines.len() - 1;
                 &mut lines[last]
             }

@@ -15,14 +15,14 @@ use std::ops::Range;
 
 /// Which look a line has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look(pub usize);
+pub struct LineStyle(pub usize);
 
 /// A line.
 pub struct Line {
     /// Its name in the legend.
     pub name: String,
     /// How it looks.
-    pub look: Look,
+    pub line_style: LineStyle,
     /// For each category that it has: which, the value, and its lowest and highest.
     pub points: Vec<(usize, f64, f64, f64)>,
 }
@@ -64,7 +64,7 @@ pub struct Times<'a> {
     /// What the times are of; the axis is logarithmic, and its numbers have units.
     pub x: &'a str,
     /// Name, look and nanoseconds of each.
-    pub rows: Vec<(String, Look, Quantiles)>,
+    pub rows: Vec<(String, LineStyle, Quantiles)>,
 }
 
 const SIZE: (u32, u32) = (440, 320);
@@ -74,7 +74,7 @@ const TEXT_SIZE: i32 = 15;
 const LETTER: i32 = 7;
 
 /// Colours by what they are for: the one that is drawn with, its property, and the property's values on light and dark paper. The last five, by
-/// [`Look`], are Okabe and Ito's, which all eyes tell apart.
+/// [`LineStyle`], are Okabe and Ito's, which all eyes tell apart.
 pub const PALETTE: [(RGBColor, &str, &str, &str); 8] = [
     (RGBColor(1, 2, 3), "--paper", "#ffffff", "#16181d"),
     (RGBColor(4, 5, 6), "--ink", "#1d2127", "#e4e7eb"),
@@ -89,7 +89,7 @@ const PAPER: RGBColor = PALETTE[0].0;
 const INK: RGBColor = PALETTE[1].0;
 const RULE: RGBColor = PALETTE[2].0;
 
-impl Look {
+impl LineStyle {
     const COUNT: usize = 5;
 
     fn color(self) -> RGBColor {
@@ -167,7 +167,7 @@ pub fn lines(panels: &[Lines]) -> Result<String> {
 impl Lines {
     fn draw(&self, area: &Area) -> Result<()> {
         let most = self.level.map_or(self.top, |level| level.max(self.top));
-        let names: Vec<_> = self.lines.iter().map(|line| (line.name.as_str(), line.look)).collect();
+        let names: Vec<_> = self.lines.iter().map(|line| (line.name.as_str(), line.line_style)).collect();
         let area = headed(area, &self.title, &names)?;
         let count = self.categories.len();
         let place = |y: f64| match self.scale {
@@ -208,9 +208,9 @@ impl Lines {
             // Side by side: lines that are equal shall both be seen.
             let shift = (i as f64 - (self.lines.len() as f64 - 1.0) / 2.0) * 0.07;
             let at = |category: usize, y: f64| (category as f64 + shift, place(y));
-            let style = line.look.color().stroke_width(2);
+            let style = line.line_style.color().stroke_width(2);
             let path = line.points.iter().map(|(x, y, ..)| at(*x, *y));
-            match line.look.dash() {
+            match line.line_style.dash() {
                 Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(path, dash, gap, style)),
                 None => chart.draw_series(LineSeries::new(path, style)),
             }
@@ -221,11 +221,11 @@ impl Lines {
                     let cap = EmptyElement::at(at(x, end)) + PathElement::new(vec![(-3, 0), (3, 0)], style);
                     chart.draw_series([cap]).map_err(failed)?;
                 }
-                let (shape, filled) = line.look.shape();
-                let fill = if filled { line.look.color() } else { PAPER };
+                let (shape, filled) = line.line_style.shape();
+                let fill = if filled { line.line_style.color() } else { PAPER };
                 let marker = EmptyElement::at(at(x, y))
                     + Polygon::new(shape.clone(), fill.filled())
-                    + PathElement::new(shape, line.look.color().stroke_width(2));
+                    + PathElement::new(shape, line.line_style.color().stroke_width(2));
                 chart.draw_series([marker]).map_err(failed)?;
             }
         }
@@ -257,9 +257,9 @@ pub fn times(plot: &Times) -> Result<String> {
         mesh.disable_y_mesh().x_label_formatter(&decade).y_label_formatter(&name);
         style(&mut mesh, plot.x, "");
         mesh.draw().map_err(failed)?;
-        for (i, (_, look, ns)) in plot.rows.iter().enumerate() {
+        for (i, (_, line_style, ns)) in plot.rows.iter().enumerate() {
             let y = (count - 1 - i) as f64;
-            let color = look.color();
+            let color = line_style.color();
             let whisker = PathElement::new(vec![(log(ns.min), y), (log(ns.p99), y)], color.stroke_width(2));
             chart.draw_series([whisker]).map_err(failed)?;
             let bar = Rectangle::new([(log(ns.p10), y - 0.22), (log(ns.p90), y + 0.22)], color.filled());
@@ -272,7 +272,7 @@ pub fn times(plot: &Times) -> Result<String> {
 }
 
 /// A title and a legend; what is left below them.
-fn headed<'a>(area: &Area<'a>, title: &str, names: &[(&str, Look)]) -> Result<Area<'a>> {
+fn headed<'a>(area: &Area<'a>, title: &str, names: &[(&str, LineStyle)]) -> Result<Area<'a>> {
     let font = (FONT, TEXT_SIZE).into_font().color(&INK);
     let left = font.pos(Pos::new(HPos::Left, VPos::Center));
     area.draw(&Text::new(
@@ -283,22 +283,22 @@ fn headed<'a>(area: &Area<'a>, title: &str, names: &[(&str, Look)]) -> Result<Ar
     .map_err(failed)?;
     let width = area.dim_in_pixel().0 as i32;
     let (mut x, mut y) = (12, 36);
-    for (name, look) in names {
+    for (name, line_style) in names {
         let wide = 34 + name.chars().count() as i32 * LETTER + 12;
         if x > 12 && x + wide > width {
             (x, y) = (12, y + 19);
         }
-        let style = look.color().stroke_width(2);
-        let (dash, gap) = look.dash().map_or((26, 0), |(dash, gap)| (dash as i32, gap as i32));
+        let style = line_style.color().stroke_width(2);
+        let (dash, gap) = line_style.dash().map_or((26, 0), |(dash, gap)| (dash as i32, gap as i32));
         let mut at = 0;
         while at < 26 {
             let piece = vec![(x + at, y), (x + (at + dash).min(26), y)];
             area.draw(&PathElement::new(piece, style)).map_err(failed)?;
             at += dash + gap;
         }
-        let (shape, filled) = look.shape();
+        let (shape, filled) = line_style.shape();
         let shape: Vec<_> = shape.into_iter().map(|(dx, dy)| (x + 13 + dx, y + dy)).collect();
-        let fill = if filled { look.color() } else { PAPER };
+        let fill = if filled { line_style.color() } else { PAPER };
         area.draw(&Polygon::new(shape.clone(), fill.filled())).map_err(failed)?;
         area.draw(&PathElement::new(shape, style)).map_err(failed)?;
         area.draw(&Text::new((*name).to_owned(), (x + 32, y), left.clone())).map_err(failed)?;
@@ -387,10 +387,10 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_properties_and_each_line_has_its_own_look() {
+    fn colours_are_properties_and_each_line_has_its_own_style() {
         let line = |i: usize| Line {
             name: format!("line {i}"),
-            look: Look(i),
+            line_style: LineStyle(i),
             points: vec![(0, 1.0 + i as f64, 0.5, 7.0), (1, f64::NAN, 0.0, f64::INFINITY)],
         };
         let panel = Lines {
@@ -408,8 +408,11 @@ mod tests {
         for part in ["x, m", "y, s", "var(--look0)", "var(--look4)", "var(--ink)"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
-        let looks: Vec<_> = (0..5).map(|i| (Look(i).dash(), Look(i).shape())).collect();
-        assert!((0..5).all(|i| (0..i).all(|j| looks[i].0 != looks[j].0 && looks[i].1 != looks[j].1)));
+        let line_styles: Vec<_> = (0..5).map(|i| (LineStyle(i).dash(), LineStyle(i).shape())).collect();
+        assert!(
+            (0..5)
+                .all(|i| (0..i).all(|j| line_styles[i].0 != line_styles[j].0 && line_styles[i].1 != line_styles[j].1))
+        );
         assert!(standalone(&svg).contains("prefers-color-scheme"));
         assert!(times(&Times { title: "none", x: "time", rows: Vec::new() }).is_ok());
     }

@@ -1,14 +1,14 @@
 //! The page of `wholebar idle`.
 
 use super::report::{Report, Run, categories, offered};
-use crate::html::plot::{self, Line, Lines, Look, Scale};
+use crate::html::plot::{self, Line, LineStyle, Lines, Scale};
 use crate::html::{facts, figure, host_facts, origin, page, table};
 use anyhow::Result;
 use maud::{Markup, html};
 
 /// The policies' looks, and that of an eventfd.
-const LOOKS: [(&str, Look); 3] = [("poll", Look(0)), ("hybrid", Look(3)), ("sleep", Look(1))];
-const EVENTFD: Look = Look(4);
+const LINE_STYLES: [(&str, LineStyle); 3] = [("poll", LineStyle(0)), ("hybrid", LineStyle(3)), ("sleep", LineStyle(1))];
+const EVENTFD: LineStyle = LineStyle(4);
 
 /// Reports of devices, on one machine, as a page.
 ///
@@ -42,7 +42,7 @@ fn device(report: &Report, named: bool) -> Result<Markup> {
         let (p50, p99) = (eventfd.latency_ns.p50 as f64, eventfd.latency_ns.p99 as f64);
         Some((at, p50, p50, p99))
     });
-    latency.push(Line { name: "eventfd".to_owned(), look: EVENTFD, points: eventfds.collect() });
+    latency.push(Line { name: "eventfd".to_owned(), line_style: EVENTFD, points: eventfds.collect() });
     let plot = |title: &str, y: &str, top, scale, lines| {
         plot::lines(&[Lines {
             title: title.to_owned(),
@@ -80,7 +80,7 @@ fn lines(report: &Report, value: impl Fn(&Run) -> Option<(f64, f64)>) -> Vec<Lin
         });
         points.collect()
     };
-    LOOKS.map(|(policy, look)| Line { name: policy.to_owned(), look, points: of(policy) }).into()
+    LINE_STYLES.map(|(policy, line_style)| Line { name: policy.to_owned(), line_style, points: of(policy) }).into()
 }
 
 #[cfg(test)]

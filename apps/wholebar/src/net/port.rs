@@ -438,17 +438,17 @@ impl Totals {
 }
 
 /// How often it is looked whether links have come up, and the time in between: five seconds, not counting any in which this process stands still.
-const LOOKS: u32 = 2500;
-const LOOK: Duration = Duration::from_millis(2);
+const LINK_POLLS: u32 = 2500;
+const LINK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Waits until all links are up, for a while. Those that are not then are told, and waited for no longer.
 pub fn wait_for_links(ports: &[OpenPort], interrupted: &AtomicBool) {
     let down = || ports.iter().filter(|port| !port.port.link().up);
-    for _ in 0..LOOKS {
+    for _ in 0..LINK_POLLS {
         if down().next().is_none() || interrupted.load(Ordering::Relaxed) {
             break;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(LINK_INTERVAL);
     }
     for port in down() {
         output::note(format!("port {}: the link is down", port.number));

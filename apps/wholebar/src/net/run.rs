@@ -89,10 +89,10 @@ impl RunArgs {
 
 /// A thread's work on a queue, or on some.
 pub trait Lane: Send {
-    /// One turn: a burst.
+    /// One poll: a burst.
     fn poll(&mut self) -> Work;
 
-    /// A turn once it is over: no new packets, but those in hand are sent and those under way waited for. Says whether there are none.
+    /// A poll once it is over: no new packets, but those in hand are sent and those under way waited for. Says whether there are none.
     fn settle(&mut self) -> bool;
 
     /// The port that it sends by, and how many packets that was given which are not known to be sent.
@@ -145,7 +145,7 @@ pub fn deal<L>(cores: &[usize], lanes: Vec<L>) -> Vec<(usize, Vec<L>)> {
 }
 
 /// How often the ports' events and the time are looked at, at most.
-pub const LOOK: Duration = Duration::from_millis(10);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// For how long, in the end, packets that were taken are waited for while none of them is known to be sent; and the same where a port has ended: what it has
 /// of them comes back no more.
 const SETTLING: Duration = Duration::from_secs(10);
@@ -185,7 +185,7 @@ pub fn run<L: Lane + 'static>(
     let ended = loop {
         let ended = events.tell(ports);
         let running = reactors.iter().all(|reactor| reactor.is_running());
-        let left = args.time.map_or(LOOK, |time| time.saturating_sub(began.elapsed()));
+        let left = args.time.map_or(POLL_INTERVAL, |time| time.saturating_sub(began.elapsed()));
         if ended.is_some()
             || !running
             || left.is_zero()
@@ -198,11 +198,11 @@ pub fn run<L: Lane + 'static>(
             show(&meter.lines(ports, began.elapsed()))?;
             next += args.stats;
         }
-        std::thread::sleep(left.min(LOOK));
+        std::thread::sleep(left.min(POLL_INTERVAL));
     };
     let time = began.elapsed();
 
-    // Relaxed: it orders nothing, and is seen within a turn.
+    // Relaxed: it orders nothing, and is seen within a poll.
     ending.asked.store(true, Ordering::Relaxed);
     let settled = || ending.settled.load(Ordering::Relaxed) == stations;
     let patience = if ended.is_some() { ENDED } else { SETTLING };
@@ -224,7 +224,7 @@ pub fn run<L: Lane + 'static>(
     }
     let settled = settled();
     // What was sent last comes to who reads to the end.
-    std::thread::sleep(LOOK);
+    std::thread::sleep(POLL_INTERVAL);
     let mut slept = 0;
     for reactor in reactors {
         slept += reactor.join()?.slept;
@@ -323,7 +323,7 @@ struct Station<L: Lane> {
     wakeups: Vec<Arc<EventFd>>,
     /// Each lane can be woken.
     sleeps: bool,
-    /// Others need this core too: idle turns let them have it.
+    /// Others need this core too: idle polls let them have it.
     polite: bool,
     idle: u32,
     ending: Arc<Ending>,
@@ -334,7 +334,7 @@ struct Station<L: Lane> {
 
 /// A sleeping core looks after its queues as often: resets wait for that, and so do buffers that were sent.
 const NAP: Duration = Duration::from_millis(100);
-/// Idle turns before others get the core.
+/// Idle polls before others get the core.
 const PATIENCE: u32 = 64;
 
 impl<L: Lane> Station<L> {
@@ -348,7 +348,7 @@ impl<L: Lane> Station<L> {
         Self { lanes, wakeups, sleeps, polite, idle: 0, ending, settled: false, left: 0 }
     }
 
-    /// Turns of a run that is over.
+    /// Polls of a run that is over.
     #[cold]
     fn settle(&mut self) -> Work {
         let mut quiet = true;
@@ -485,16 +485,16 @@ mod tests {
         assert_eq!(args(vec![first]).cores(1).unwrap(), [first]);
     }
 
-    /// A lane that works for so many turns, and needs some more to settle.
+    /// A lane that works for so many polls, and needs some more to settle.
     struct Counts {
-        turns: u32,
+        polls: u32,
         settles: u32,
     }
 
     impl Lane for Counts {
         fn poll(&mut self) -> Work {
-            self.turns += 1;
-            if self.turns.is_multiple_of(2) { Work::Idle } else { Work::Busy }
+            self.polls += 1;
+            if self.polls.is_multiple_of(2) { Work::Idle } else { Work::Busy }
         }
 
         fn settle(&mut self) -> bool {
@@ -517,11 +517,11 @@ mod tests {
             burst: 1,
         };
         let lanes =
-            deal(&cores::allowed()[..1], vec![Counts { turns: 0, settles: 3 }, Counts { turns: 0, settles: 1 }]);
-        let mut looks = 0;
+            deal(&cores::allowed()[..1], vec![Counts { polls: 0, settles: 3 }, Counts { polls: 0, settles: 1 }]);
+        let mut polls = 0;
         let over = |_| {
-            looks += 1;
-            looks == 3
+            polls += 1;
+            polls == 3
         };
         let outcome = run(&[], lanes, &args, &AtomicBool::new(false), over, |_| Ok(())).unwrap();
         assert!(outcome.settled && outcome.ended.is_none() && outcome.events.is_empty(), "{outcome:?}");

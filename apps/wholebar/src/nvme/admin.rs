@@ -199,13 +199,13 @@ impl Controller {
     }
 }
 
-/// Looks at something every now and then, until it is done, or somebody presses Ctrl-C: `look` returns how far it is, in percent, while it is not.
-pub fn wait<T>(what: &str, mut look: impl FnMut() -> Result<Result<T, u8>>) -> Result<T> {
+/// Looks at something every now and then, until it is done, or somebody presses Ctrl-C: `check` returns how far it is, in percent, while it is not.
+pub fn wait<T>(what: &str, mut check: impl FnMut() -> Result<Result<T, u8>>) -> Result<T> {
     let interrupted = crate::signal::interrupted()?;
     let mut progress = output::Progress::time(what, Duration::from_millis(100));
     let mut pause = Duration::from_millis(50);
     loop {
-        match look()? {
+        match check()? {
             Ok(done) => {
                 progress.finish();
                 return Ok(done);

@@ -3,9 +3,9 @@
 use super::comparison::{Comparison, Named, POLICIES};
 use super::memory::Memory;
 use super::report::{MATTERS, Pages, crossover_note, time, workload};
-use crate::html::plot::{self, Lines, Look, Times};
+use crate::html::plot::{self, LineStyle, Lines, Times};
 use crate::html::{
-    distinct, facts, figure, host_facts, lines, look, origin, page, rate, rate_unit, rates_by_depth, runs_table,
+    distinct, facts, figure, host_facts, line_style, lines, origin, page, rate, rate_unit, rates_by_depth, runs_table,
     strips, table,
 };
 use crate::output;
@@ -145,8 +145,8 @@ fn device_facts(report: &Pages) -> Vec<(&'static str, String)> {
 }
 
 fn access_plot(report: &Pages) -> Result<String> {
-    let look = |how: &str| if how == "direct" { Look(0) } else { Look(4) };
-    let rows = report.registers.accesses.iter().map(|a| (format!("{} {}", a.what, a.how), look(&a.how), a.ns));
+    let line_style = |how: &str| if how == "direct" { LineStyle(0) } else { LineStyle(4) };
+    let rows = report.registers.accesses.iter().map(|a| (format!("{} {}", a.what, a.how), line_style(&a.how), a.ns));
     plot::times(&Times { title: "Time of one access", x: "time (logarithmic)", rows: rows.collect() })
 }
 
@@ -184,7 +184,11 @@ fn latency_plot(report: &Pages) -> Result<String> {
     let rows = shallow.map(|run| {
         let p = run.latency_ns;
         let [min, p50, p90, p99, max, mean] = [p.min, p.p50, p.p90, p.p99, p.max, p.mean].map(|ns| ns as f64);
-        (run.plan(), look(run), report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max })
+        (
+            run.plan(),
+            line_style(run),
+            report::Quantiles { mean, min, p10: p50, p50, p90, p99, p99_9: p.p99_9 as f64, max },
+        )
     });
     plot::times(&Times { title: "Latency of a read at queue depth 1", x: "time (logarithmic)", rows: rows.collect() })
 }

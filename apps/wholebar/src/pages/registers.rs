@@ -107,7 +107,7 @@ pub fn measure(
     }
     let before: u32 = trapped.read(AQA)?;
     let clock = Clock::new();
-    let clock_ns = look(&clock);
+    let clock_ns = clock_cost(&clock);
     let slice = time / (rounds * kinds.len()).max(1) as u32;
     let stopped = || interrupted.load(Ordering::Relaxed);
     let done = std::thread::scope(|scope| {
@@ -140,20 +140,20 @@ pub fn measure(
     Ok(Registers { clock_ns, no_direct, accesses: kinds.iter().filter_map(Kind::result).collect() })
 }
 
-/// What a look at the clock takes, in nanoseconds: the median, of batches of looks.
-fn look(clock: &Clock) -> f64 {
-    const LOOKS: u32 = 100;
+/// What a read of the clock takes, in nanoseconds: the median, of batches of reads.
+fn clock_cost(clock: &Clock) -> f64 {
+    const READS: u32 = 100;
     let mut times: Vec<_> = (0..101)
         .map(|_| {
             let began = clock.raw();
-            for _ in 1..LOOKS {
+            for _ in 1..READS {
                 std::hint::black_box(clock.raw());
             }
             clock.delta_as_nanos(began, clock.raw())
         })
         .collect();
     times.sort_unstable();
-    times[times.len() / 2] as f64 / f64::from(LOOKS)
+    times[times.len() / 2] as f64 / f64::from(READS)
 }
 
 impl Kind {

@@ -289,7 +289,7 @@ fn people_see_a_line_a_second_and_what_it_came_to() {
     let mut lines = BufReader::new(run.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let mut seen: Vec<String> = Vec::new();
     // Two looks at each port, however late they are.
-    while seen.iter().filter(|line| is_look(line)).count() < 4 {
+    while seen.iter().filter(|line| is_status(line)).count() < 4 {
         seen.push(lines.next().expect("it ended"));
     }
     assert_eq!(run.end(), Some(0));
@@ -309,7 +309,7 @@ fn people_see_a_line_a_second_and_what_it_came_to() {
 }
 
 /// Whether a line is a look at a port: it begins with the time, in seconds, and the port's number.
-fn is_look(line: &str) -> bool {
+fn is_status(line: &str) -> bool {
     let words: Vec<_> = line.split_whitespace().take(3).collect();
     matches!(words[..], [time, "s", "0" | "1"] if time.parse::<f64>().is_ok())
 }

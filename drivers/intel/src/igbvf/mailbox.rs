@@ -27,7 +27,7 @@ impl<'a> Mailbox<'a> {
     }
 
     /// What it says, and has said since the last exchange began.
-    fn look(&mut self) -> Result<u32> {
+    fn status(&mut self) -> Result<u32> {
         let now = self.hw.read(regs::MAILBOX)?;
         if now == crate::regs::GONE {
             return Err(self.hw.gone("its mailbox reads as all ones"));
@@ -41,7 +41,7 @@ impl<'a> Mailbox<'a> {
         let began = Instant::now();
         loop {
             let over = began.elapsed() >= PATIENCE;
-            let says = self.look()?;
+            let says = self.status()?;
             if is(says) {
                 return Ok(says);
             }
@@ -116,7 +116,7 @@ impl<'a> Mailbox<'a> {
         let began = Instant::now();
         loop {
             self.hw.write(regs::MAILBOX, regs::TAKEN)?;
-            if self.look()? & regs::TAKEN != 0 {
+            if self.status()? & regs::TAKEN != 0 {
                 return Ok(());
             }
             if began.elapsed() >= PATIENCE {
@@ -142,8 +142,8 @@ impl<'a> Mailbox<'a> {
     ///
     /// # Errors
     /// [`Error::PhysicalReset`] where it was reset, or does not know this function any more: it has to begin anew.
-    pub fn attend(&mut self) -> Result<()> {
-        let says = self.look()?;
+    pub fn check_for_reset(&mut self) -> Result<()> {
+        let says = self.status()?;
         let anew = says & (regs::RESETTING | regs::RESET_DONE) != 0
             || says & regs::OTHER_WRITTEN != 0 && self.read()?[0] & message::CLEAR_TO_SEND == 0;
         if anew { Err(Error::PhysicalReset { device: self.hw.name() }) } else { Ok(()) }

@@ -171,7 +171,7 @@ impl Family for I82576Vf {
     }
 
     fn serve(hw: &Hardware, _: &mut Settings, _: Option<Link>) -> Result<()> {
-        Mailbox::of(hw).attend()
+        Mailbox::of(hw).check_for_reset()
     }
 
     fn vector(index: u16) -> Vector {

@@ -54,7 +54,7 @@ pub struct Inside {
 #[derive(Clone)]
 pub struct FakeNic(Arc<Mutex<Inside>>);
 
-struct Card(FakeNic);
+struct NicModel(FakeNic);
 
 impl Inside {
     fn reset(&mut self) {
@@ -114,7 +114,7 @@ impl FakeNic {
     }
 
     pub fn device(&self) -> Arc<InProcess> {
-        InProcess::new(Card(self.clone())).unwrap()
+        InProcess::new(NicModel(self.clone())).unwrap()
     }
 
     /// Where a queue's descriptor is.
@@ -164,7 +164,7 @@ impl FakeNic {
     }
 }
 
-impl Model for Card {
+impl Model for NicModel {
     fn shape(&self) -> Shape {
         let region = |size| ModelRegion { size, ..ModelRegion::default() };
         let mut regions = vec![ModelRegion::default(); 9];

@@ -73,7 +73,7 @@ struct Shared {
     name: String,
     geometry: Geometry,
     /// Queues look for completions at the device themselves.
-    looks: bool,
+    polls_device: bool,
     attached: Mutex<Vec<Attached>>,
     /// Queues that there are.
     open: Mutex<u16>,
@@ -98,7 +98,7 @@ impl KernelDisk {
             shared: Arc::new(Shared {
                 name: format!("kernel:{target}"),
                 geometry,
-                looks: target.iopoll && !target.sqpoll,
+                polls_device: target.iopoll && !target.sqpoll,
                 attached: Mutex::default(),
                 open: Mutex::default(),
             }),

@@ -269,7 +269,7 @@ impl BlockQueue for Queue {
         }
         let mut count = 0;
         // Once, where the kernel looks at the device only if it is told to.
-        let mut look = self.seat.shared.looks && self.ring.in_flight() > 0;
+        let mut poll_device_once = self.seat.shared.polls_device && self.ring.in_flight() > 0;
         while count < max {
             match self.take() {
                 Some(completed) => {
@@ -278,8 +278,8 @@ impl BlockQueue for Queue {
                         done(completion);
                     }
                 }
-                None if look => {
-                    look = false;
+                None if poll_device_once => {
+                    poll_device_once = false;
                     // What it returns is told by the next `enter`, if it lasts.
                     let _ = self.ring.poll_device();
                 }

@@ -302,7 +302,7 @@ fn what_cannot_be_polled_for_goes_another_way() {
         return;
     }
     disk.options.iopoll = true;
-    Arc::get_mut(&mut disk.shared).unwrap().looks = true;
+    Arc::get_mut(&mut disk.shared).unwrap().polls_device = true;
     let pool = pool(&disk, 2, disk.geometry().block_size);
     let mut queue = disk.queue(false).unwrap();
     for op in [Op::Flush, Op::WriteZeroes { lba: 0, blocks: 1 }, Op::Flush] {

@@ -36,7 +36,7 @@ struct Work {
 }
 
 /// What became of the packet at the front of the ring.
-enum Turn {
+enum FrameState {
     /// The slot is free.
     Done,
     /// There is more of it: later.
@@ -52,7 +52,7 @@ impl Rx {
         Self { gate, index, ring: Some(ring), wakeup, work }
     }
 
-    /// A turn of a queue that does not run: nothing of the kernel's is reset, and what is in the ring stays.
+    /// A poll of a queue that does not run: nothing of the kernel's is reset, and what is in the ring stays.
     #[cold]
     fn closed(&mut self) {
         if self.gate.step(false) == Step::Restart {
@@ -64,7 +64,7 @@ impl Rx {
 impl Work {
     /// Deals with the packet at the front of the ring; adds the bytes of what is handed out.
     #[inline]
-    fn frame(&mut self, ring: &PacketRing, frame: &Frame, out: &mut Burst, bytes: &mut u64) -> Turn {
+    fn frame(&mut self, ring: &PacketRing, frame: &Frame, out: &mut Burst, bytes: &mut u64) -> FrameState {
         let packet = Packet::of(ring, frame);
         if self.cut.is_none() {
             let address = || {
@@ -74,12 +74,12 @@ impl Work {
             };
             if !self.shared.filter.takes(frame.destination, address) {
                 self.shared.filtered.fetch_add(1, Ordering::Relaxed);
-                return Turn::Done;
+                return FrameState::Done;
             }
             let most = self.shared.max_packet;
             if frame.captured < frame.len {
                 self.counters.dropped_too_long.add(1);
-                return Turn::Done;
+                return FrameState::Done;
             }
             if packet.is_large() {
                 match Cut::of(&packet) {
@@ -90,9 +90,9 @@ impl Work {
             } else if packet.len() > most {
                 self.counters.dropped_too_long.add(1);
             } else {
-                let Some(mut buf) = self.buffer(packet.len(), frame, &packet) else { return Turn::More };
+                let Some(mut buf) = self.buffer(packet.len(), frame, &packet) else { return FrameState::More };
                 match packet.whole(buf.bytes_mut()) {
-                    Some(()) => hand_out(buf, out, bytes),
+                    Some(()) => deliver(buf, out, bytes),
                     None => self.counters.dropped_malformed.add(1),
                 }
             }
@@ -101,13 +101,13 @@ impl Work {
             let buf = (out.room() > 0).then(|| self.buffer(cut.len() as u32, frame, &packet)).flatten();
             let Some(mut buf) = buf else {
                 self.cut = Some(cut);
-                return Turn::More;
+                return FrameState::More;
             };
             let last = cut.segment(&packet, buf.bytes_mut());
-            hand_out(buf, out, bytes);
+            deliver(buf, out, bytes);
             self.cut = (!last).then_some(cut);
         }
-        Turn::Done
+        FrameState::Done
     }
 
     /// A buffer for a packet of this length, and what is known of that; `None` where there is none, which is counted.
@@ -131,7 +131,7 @@ impl Work {
 }
 
 #[inline]
-fn hand_out(buf: Buf, out: &mut Burst, bytes: &mut u64) {
+fn deliver(buf: Buf, out: &mut Burst, bytes: &mut u64) {
     *bytes += u64::from(buf.len());
     // There is room.
     let _ = out.push(buf);
@@ -154,7 +154,7 @@ impl RxQueue for Rx {
                 None => break,
                 Some(Err(Malformed)) => self.work.counters.dropped_malformed.add(1),
                 Some(Ok(frame)) => {
-                    if let Turn::More = self.work.frame(ring, &frame, out, &mut bytes) {
+                    if let FrameState::More = self.work.frame(ring, &frame, out, &mut bytes) {
                         break;
                     }
                 }

@@ -155,7 +155,7 @@ impl XdpSender {
     }
 
     /// Has the kernel go on with what it has, and takes back what was sent.
-    fn turn(&mut self) {
+    fn poll_ring(&mut self) {
         let Some(ring) = &mut self.ring else { return };
         if ring.in_flight() > 0 {
             self.counters.doorbells.add(1);
@@ -202,13 +202,13 @@ impl TxQueue for XdpSender {
             self.counters.bytes.add(bytes);
             self.counters.bursts.add(1);
         }
-        self.turn();
+        self.poll_ring();
         taken
     }
 
     fn reclaim(&mut self) {
         if self.gate.open() {
-            self.turn();
+            self.poll_ring();
         } else if self.gate.step(false) == Step::Restart {
             self.gate.enter();
         }

@@ -321,7 +321,7 @@ impl Queue {
                 slot.left += 1;
             }
             // They are announced at the end of this poll.
-            (self.announce, self.until_look) = (true, 1);
+            (self.announce, self.polls_to_check) = (true, 1);
         }
     }
 

@@ -58,7 +58,7 @@ pub struct Queue {
     /// The controller's page size less one, in bytes.
     page_mask: u64,
     /// How many polls until it is looked after.
-    until_look: u32,
+    polls_to_check: u32,
 
     qid: u16,
     pub(crate) inner: Arc<Handle>,
@@ -97,7 +97,7 @@ pub struct Queue {
     aborts_asked: u64,
     aborts_done: Arc<AtomicU64>,
     started: Instant,
-    next_look: Instant,
+    next_check: Instant,
     fault: Option<Fault>,
 }
 
@@ -169,7 +169,7 @@ impl Queue {
             arena: u32::MAX,
             base: 0,
             page_mask: inner.driver().hw.page - 1,
-            until_look: POLLS,
+            polls_to_check: POLLS,
             qid,
             inner,
             namespaces,
@@ -193,7 +193,7 @@ impl Queue {
             aborts_asked: 0,
             aborts_done: aborts,
             started: now,
-            next_look: now,
+            next_check: now,
             fault: None,
         }
     }
@@ -281,8 +281,8 @@ impl Queue {
             }
         }
         self.pair.acknowledge();
-        self.until_look -= 1;
-        if self.until_look == 0 {
+        self.polls_to_check -= 1;
+        if self.polls_to_check == 0 {
             self.check_timeouts_now_and_then();
         }
         count
@@ -299,7 +299,7 @@ impl Queue {
     /// What is not done in every poll.
     #[cold]
     fn check_timeouts_now_and_then(&mut self) {
-        self.until_look = POLLS;
+        self.polls_to_check = POLLS;
         self.refresh_namespaces();
         if std::mem::take(&mut self.announce) {
             self.ring();

@@ -11,7 +11,7 @@ use wholebar_core::block::{Completion, Data, QueueState, Status};
 use wholebar_core::reset::Step;
 
 /// How often commands in flight are looked at for their age.
-const LOOK: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long an abort may take at most to have its effect.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -67,10 +67,10 @@ impl Queue {
     /// Looks for commands that took too long.
     #[cold]
     pub(super) fn check_timeouts_at(&mut self, now: Instant) {
-        if now < self.next_look || self.slots.in_use() == 0 {
+        if now < self.next_check || self.slots.in_use() == 0 {
             return;
         }
-        self.next_look = now + LOOK;
+        self.next_check = now + CHECK_INTERVAL;
         let Some(epoch) = self.gate.epoch().filter(|_| self.gate.open()) else { return };
         // Acquire pairs with the Release of the control plane: the aborts lie before the identifiers' next use.
         let aborted = self.aborts_done.load(Ordering::Acquire) == self.aborts_asked;
@@ -111,7 +111,7 @@ impl Queue {
         }
     }
 
-    /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
+    /// A poll of a queue that does not run: what is in flight is given back once the device cannot write it any more.
     #[cold]
     pub(super) fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
         match self.step() {

@@ -118,7 +118,7 @@ pub(crate) struct Channel<R> {
     /// It was, and has completed nothing since unless its ring says so.
     in_vain: bool,
     polls: u32,
-    next_look: Instant,
+    next_check: Instant,
     bell: Doorbell<u16>,
     vector: Option<Arc<EventFd>>,
 }
@@ -164,7 +164,7 @@ impl<R: Ring> Channel<R> {
             reset_alone: false,
             in_vain: false,
             polls: 0,
-            next_look: Instant::now(),
+            next_check: Instant::now(),
             bell,
             vector,
             ring,

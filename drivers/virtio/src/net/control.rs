@@ -33,7 +33,7 @@ impl Command {
 }
 
 /// How often, while an answer is waited for, it is looked whether the device still runs.
-const LOOK: Duration = Duration::from_millis(20);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(20);
 /// VIRTIO_NET_OK.
 const OK: u8 = 0;
 /// What the answer is before there is one.
@@ -101,7 +101,7 @@ impl ControlQueue {
             self.bell.ring(self.index);
         }
         let (device, began, waited) = (shared.hw.name(), Instant::now(), shared.options.admin_timeout);
-        let mut look = LOOK;
+        let mut next_check = HEALTH_INTERVAL;
         loop {
             // The clock first: an answer that is there once the time is over is one.
             let over = began.elapsed() >= waited;
@@ -109,9 +109,9 @@ impl ControlQueue {
                 Ok(Some(_)) => break,
                 Ok(None) if over => return Err(Error::Unanswered { device, what, waited }),
                 // One that gave up (DEVICE_NEEDS_RESET) answers no more.
-                Ok(None) if began.elapsed() >= look => {
+                Ok(None) if began.elapsed() >= next_check => {
                     shared.hw.healthy()?;
-                    look = began.elapsed() + LOOK;
+                    next_check = began.elapsed() + HEALTH_INTERVAL;
                 }
                 Ok(None) => std::thread::yield_now(),
                 Err(fault) => return Err(Error::Broken { device, queue: self.index, fault }),

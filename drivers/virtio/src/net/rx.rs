@@ -133,7 +133,7 @@ impl<R: Ring> Receiver<R> {
         }
     }
 
-    /// A turn of a queue that does not run: its buffers go home once the device cannot write them any more.
+    /// A poll of a queue that does not run: its buffers go home once the device cannot write them any more.
     #[cold]
     fn closed(&mut self) {
         match self.life.step(self.ring.has_taken()) {

@@ -184,7 +184,7 @@ impl<R: Ring> Sender<R> {
         }
     }
 
-    /// A turn of a queue that does not run: its packets go home once the device does not read them any more.
+    /// A poll of a queue that does not run: its packets go home once the device does not read them any more.
     #[cold]
     fn closed(&mut self) {
         match self.life.step(self.ring.has_taken()) {

@@ -59,7 +59,7 @@ pub struct Inside {
 #[derive(Clone)]
 pub struct FakeNic(Arc<Mutex<Inside>>);
 
-struct Card(FakeNic);
+struct NicModel(FakeNic);
 
 impl FakeNic {
     pub fn new() -> Self {
@@ -95,7 +95,7 @@ impl FakeNic {
     }
 
     pub fn device(&self) -> Arc<InProcess> {
-        InProcess::new(Card(self.clone())).unwrap()
+        InProcess::new(NicModel(self.clone())).unwrap()
     }
 
     /// The device's write to memory.
@@ -136,7 +136,7 @@ impl FakeNic {
     }
 }
 
-impl Model for Card {
+impl Model for NicModel {
     fn shape(&self) -> Shape {
         let region = |size| ModelRegion { size, ..ModelRegion::default() };
         let mut regions = vec![ModelRegion::default(); 9];

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_entered_can_be_struck() {
+    fn only_what_was_entered_can_be_removed() {
         let mut ledger = Ledger::new(vec![window(0..=0xff_ffff, PageSize::K4)]).unwrap();
         ledger.place(Iova(0x4000), 0x2000, 'a').unwrap();
         for (iova, len) in

@@ -4,7 +4,7 @@
 //! and buffers cross maps. A span in one map is found by two comparisons; one that crosses maps is looked up piece by piece, each time. A device
 //! needs write access only to what it writes: what it only reads may be in memory that is mapped for reading.
 //!
-//! A client can take memory away that it shared. A copy that meets the place, and every copy after it, fails; words read zero until the turn
+//! A client can take memory away that it shared. A copy that meets the place, and every copy after it, fails; words read zero until the poll
 //! ends, and with it the connection.
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
@@ -96,7 +96,7 @@ impl<'a> Dma<'a> {
         memory.slice(at, count)
     }
 
-    /// Returns `count` entries at `offset`, a queue or a list, looked up once a turn; `None` outside, unaligned, where an entry crosses from one map
+    /// Returns `count` entries at `offset`, a queue or a list, looked up once a poll; `None` outside, unaligned, where an entry crosses from one map
     /// into another, or where entries of this type are written and the memory is mapped read-only.
     #[inline]
     pub fn entries<T: Entry>(&self, offset: u64, count: usize) -> Option<Entries<'a, T>> {

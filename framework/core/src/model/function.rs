@@ -311,7 +311,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         self.reset();
     }
 
-    /// Runs one turn of the model.
+    /// Polls the model once.
     #[inline]
     pub fn poll(&mut self) -> Work {
         let mut host = Host::new(&self.dma, &self.irqs);
@@ -341,7 +341,7 @@ impl<M: Model + ?Sized> ModelFunction<M> {
         }
     }
 
-    /// Does something with the model beside its turns: by its own ways, and with what it can reach.
+    /// Does something with the model between polls: by its own ways, and with what it can reach.
     #[inline]
     pub fn with<T>(&mut self, act: impl FnOnce(&mut M, &mut Host<'_>) -> T) -> T {
         act(&mut self.model, &mut Host::new(&self.dma, &self.irqs))

@@ -42,14 +42,14 @@ impl<'a> Host<'a> {
         self.dma.prefetch(iova, len, write);
     }
 
-    /// Has pages of the model's own be at an address for its accesses, from the next turn on, in the place of those that it placed before; or be nowhere. For
+    /// Has pages of the model's own be at an address for its accesses, from the next poll on, in the place of those that it placed before; or be nowhere. For
     /// memory of a device that its driver gives an address: a controller memory buffer. Where something else is mapped there, they are nowhere. Memory that
     /// is unmapped takes these along where all is: a device places them when it is enabled.
     pub fn place_own_memory(&mut self, memory: Option<(Iova, Arc<Pages>)>) {
         self.placed = Some(memory);
     }
 
-    /// What was placed in this turn.
+    /// What was placed in this poll.
     pub(super) fn placed(&mut self) -> Option<OwnMemory> {
         self.placed.take()
     }

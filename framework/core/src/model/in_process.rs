@@ -47,7 +47,7 @@ impl InProcess {
         Ok(Arc::new(Self { shape, function, dma, thread: Mutex::new(None), counters: OnceLock::new() }))
     }
 
-    /// Runs one turn of the model on the calling thread. It takes the model's lock.
+    /// Polls the model once on the calling thread. It takes the model's lock.
     pub fn step(&self) -> Work {
         self.function.lock().poll()
     }

@@ -105,7 +105,7 @@ pub trait Model: Send {
     /// something to do.
     fn poll(&mut self, host: &mut Host<'_>) -> Work;
 
-    /// Prepares for a rest of its thread, after a turn that found nothing; another [`poll`](Self::poll) follows before that.
+    /// Prepares for a rest of its thread, after a poll that found nothing; another [`poll`](Self::poll) follows before that.
     ///
     /// Returns [`Armed::Yes`] where nothing but these brings work: calls of [`read`](Self::read), [`write`](Self::write) and [`reset`](Self::reset), stores to
     /// direct ranges, changes of its memory, and [`wakeups`](Self::wakeups); [`Armed::Until`] where something is due by itself, too. Its thread sleeps then

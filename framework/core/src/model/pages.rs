@@ -112,7 +112,7 @@ impl Pages {
         u64, AtomicU64
     );
 
-    /// Returns `count` registers of one kind at `offset`, to be held: those that a model reads in each of its turns. `None` outside, unaligned, or where
+    /// Returns `count` registers of one kind at `offset`, to be held: those that a model reads in each poll. `None` outside, unaligned, or where
     /// some of their words have other widths.
     pub fn registers<T: Shared>(self: &Arc<Self>, offset: u64, count: usize) -> Option<Registers<T>> {
         let words = NonNull::from(self.mapping.slice(offset, count)?);

@@ -1,9 +1,9 @@
-//! How a model that nothing happens to comes to rest: when its thread stops looking, and for how long.
+//! How a model that nothing happens to comes to rest: when its thread stops polling, and for how long.
 //!
 //! What reaches a model by a call or a descriptor wakes it: an access that is trapped, a message, a kick, a wire. A store to a page that a driver has mapped
-//! is seen by nobody who does not look. So there are two ways to rest, and [`Rest`] says which is due:
+//! is seen by nobody who does not poll. So there are two ways to rest, and [`Rest`] says which is due:
 //!
-//! - Where everything that the model waits for wakes it, its thread looks on for [`SPIN`] after the last work, then sleeps. It is awake as soon as the kernel
+//! - Where everything that the model waits for wakes it, its thread polls on for [`SPIN`] after the last work, then sleeps. It is awake as soon as the kernel
 //!   wakes threads.
 //! - Where some of it does not, the thread naps ever longer: for a sixteenth of the time that nothing has happened, [`SHORTEST`] to [`LONGEST`]. So a
 //!   doorbell that comes after a pause is seen late by a sixteenth of the pause, or by a millisecond where that is less; and one that comes
@@ -23,17 +23,18 @@ const SHARE: u32 = 16;
 const SHORTEST: Duration = Duration::from_micros(50);
 /// The longest nap: what the first doorbell after a pause may wait.
 pub(crate) const LONGEST: Duration = Duration::from_millis(1);
-/// How often a thread that sleeps looks round all the same, for what nobody tells: whether it shall stop, whether a link was set.
+/// How often a thread that sleeps checks all the same, for what nobody tells: whether it shall stop, whether a link was set.
 ///
 /// Not in tests: what is not woken there stays asleep, and is found out.
-pub(crate) const LOOK_ROUND: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(50) };
-/// Idle turns between two looks at the clock.
-const TURNS: u32 = 64;
+pub(crate) const CHECK_INTERVAL: Duration =
+    if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(50) };
+/// Idle polls between two reads of the clock.
+const POLLS: u32 = 64;
 
 /// For how long nothing has happened to a model.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
-    turns: u32,
+    polls: u32,
     since: Option<Instant>,
 }
 
@@ -42,7 +43,7 @@ pub(crate) struct Rest {
 pub(crate) enum Wakes {
     /// Everything wakes it.
     All,
-    /// Its driver may store to pages that it has mapped, or it has to look for something else.
+    /// Its driver may store to pages that it has mapped, or it has to poll for something else.
     Some,
 }
 
@@ -50,19 +51,19 @@ impl Rest {
     /// Something was done.
     #[inline]
     pub(crate) fn busy(&mut self) {
-        (self.turns, self.since) = (0, None);
+        (self.polls, self.since) = (0, None);
     }
 
-    /// A turn found nothing. Returns for how long nothing has happened, where that is worth a thought.
+    /// A poll found nothing. Returns for how long nothing has happened, where that is worth a thought.
     #[inline]
     pub(crate) fn idle(&mut self) -> Option<Duration> {
-        self.turns = self.turns.wrapping_add(1);
-        if !self.turns.is_multiple_of(TURNS) { None } else { self.look(Instant::now()) }
+        self.polls = self.polls.wrapping_add(1);
+        if !self.polls.is_multiple_of(POLLS) { None } else { self.quiet_for(Instant::now()) }
     }
 
-    /// It is `now`, and turns before this found nothing.
+    /// It is `now`, and polls before this found nothing.
     #[cold]
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn quiet_for(&mut self, now: Instant) -> Option<Duration> {
         let quiet = now.saturating_duration_since(*self.since.get_or_insert(now));
         (quiet >= SPIN).then_some(quiet)
     }
@@ -81,7 +82,7 @@ impl Wakes {
     /// How long to rest now, where nothing has happened for so long, and something is due at a time; `None`: not yet.
     pub(crate) fn rest(self, quiet: Duration, due: Option<Instant>) -> Option<Duration> {
         let most = match self {
-            Self::All => LOOK_ROUND,
+            Self::All => CHECK_INTERVAL,
             Self::Some => (quiet / SHARE).min(LONGEST),
         };
         let left = due.map_or(most, |due| most.min(due.saturating_duration_since(Instant::now())));
@@ -118,7 +119,7 @@ mod tests {
         let nap = |micros| Wakes::Some.rest(Duration::from_micros(micros), None).map(|nap| nap.as_micros());
         assert_eq!([100, 799, 800, 8000].map(nap), [None, None, Some(50), Some(500)]);
         assert_eq!(nap(1_000_000), Some(1000));
-        assert_eq!(Wakes::All.rest(SPIN, None), Some(LOOK_ROUND));
+        assert_eq!(Wakes::All.rest(SPIN, None), Some(CHECK_INTERVAL));
         // What is due is not slept over.
         let soon = Wakes::All.rest(SPIN, Some(Instant::now() + Duration::from_millis(10)));
         assert!(soon.is_none_or(|rest| rest <= Duration::from_millis(10)));
@@ -128,10 +129,10 @@ mod tests {
     #[test]
     fn work_ends_the_rest() {
         let mut rest = Rest::default();
-        assert!((0..TURNS).all(|_| rest.idle().is_none()), "it begins at the first look");
+        assert!((0..POLLS).all(|_| rest.idle().is_none()), "it begins at the first read of the clock");
         let now = Instant::now();
-        assert!(rest.look(now + 2 * SPIN).is_some());
+        assert!(rest.quiet_for(now + 2 * SPIN).is_some());
         rest.busy();
-        assert!((0..TURNS).all(|_| rest.idle().is_none()));
+        assert!((0..POLLS).all(|_| rest.idle().is_none()));
     }
 }

@@ -1,12 +1,12 @@
 //! Threads that run models: one model each, or several that take turns on one core.
 //!
-//! A thread holds its models' locks for a while, since a lock costs more than an idle look, and steps aside for whoever wants to talk to one. Where nothing
-//! happens to any of them it rests, as `rest.rs` says: it arms its bells and its models, looks once more, and waits for what would wake it.
+//! A thread holds its models' locks for a while, since a lock costs more than an idle poll, and steps aside for whoever wants to talk to one. Where nothing
+//! happens to any of them it rests, as `rest.rs` says: it arms its bells and its models, polls once more, and waits for what would wake it.
 //!
-//! **No call is slept over.** Who calls a model counts himself as waiting, rings the model's bell, and takes the lock. The thread arms the bell, then looks whether
-//! anybody waits, then runs a turn under each lock, and sleeps only where it found neither. There is a full barrier on both sides between the two steps
+//! **No call is slept over.** Who calls a model counts himself as waiting, rings the model's bell, and takes the lock. The thread arms the bell, then checks whether
+//! anybody waits, then polls under each lock, and sleeps only where it found neither. There is a full barrier on both sides between the two steps
 //! ([`Bell`]): so either the caller sees the bell armed, and signals; or the thread sees him wait, and stays awake; or he has the lock
-//! already, and the thread's turn comes after him and sees what he did.
+//! already, and the thread polls after him and sees what he did.
 
 use super::rest::{Rest, Wakes};
 use super::{Model, ModelFunction};
@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use crate::{Error, Result, Work};
 
-/// How many turns a thread takes before it looks whether it is still wanted, and what time it is.
-const TURNS: u32 = 64;
+/// How many polls a thread makes before it checks whether it is still wanted, and what time it is.
+const POLLS: u32 = 64;
 /// How many models are locked together: the ports of a pair belong together, and more than a few don't fit one core.
 const TOGETHER: usize = 4;
-/// Idle turns after which whoever is waited for gets to run, where there are fewer cores than threads.
+/// Idle polls after which whoever is waited for gets to run, where there are fewer cores than threads.
 const PATIENCE: u32 = 4096;
 
 /// The function, and who wants to talk to it: its thread steps aside for them.
@@ -66,7 +66,7 @@ impl Slot {
         function
     }
 
-    /// Wakes its thread: something was stored where the model looks.
+    /// Wakes its thread: something was stored where the model polls.
     pub(super) fn wake(&self) {
         self.bell.ring();
     }
@@ -77,7 +77,7 @@ impl Slot {
         self.bell.ring();
     }
 
-    /// Its thread looks all the time, or not.
+    /// Its thread polls all the time, or not.
     pub(super) fn set_spin(&self, spin: bool) {
         self.spin.store(spin, Ordering::Relaxed);
         self.bell.ring();
@@ -212,7 +212,7 @@ impl Runner {
                 }
                 let mut functions = [const { None }; TOGETHER];
                 functions.iter_mut().zip(group).for_each(|(function, slot)| *function = Some(slot.own()));
-                for _ in 0..TURNS {
+                for _ in 0..POLLS {
                     for function in functions.iter_mut().flatten() {
                         match function.poll() {
                             Work::Busy => (idle, work) = (0, Work::Busy),
@@ -229,7 +229,7 @@ impl Runner {
             match work {
                 Work::Busy => rest.busy(),
                 Work::Idle => {
-                    if let Some(quiet) = rest.look(Instant::now()) {
+                    if let Some(quiet) = rest.quiet_for(Instant::now()) {
                         self.rest(quiet);
                     }
                 }
@@ -273,7 +273,7 @@ impl Runner {
         bells().for_each(Bell::disarm);
     }
 
-    /// Arms the models and looks once more; `None` where somebody wants one, or there is work.
+    /// Arms the models and polls once more; `None` where somebody wants one, or there is work.
     fn arm<'m>(&self, models: &'m [Arc<Slot>]) -> Option<Armed<'m>> {
         let (mut wakes, mut due, mut wires) = (Wakes::All, None::<Instant>, Vec::new());
         for slot in models {
@@ -287,7 +287,7 @@ impl Runner {
             }
             due = due.into_iter().chain(at).min();
         }
-        // What was armed, bells and models, is seen by whoever brings work, or their work is seen by the look that follows.
+        // What was armed, bells and models, is seen by whoever brings work, or their work is seen by the poll that follows.
         barrier::store_then_load();
         let idle = !self.wanted(models) && models.iter().all(|slot| slot.own().poll() == Work::Idle);
         idle.then_some((wakes, due, wires))

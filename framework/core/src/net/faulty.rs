@@ -130,8 +130,8 @@ super::counters::counters! {
 
 /// Packets that are late, at most.
 const LATE: usize = 64;
-/// Packets that are worked on at once.
-const TURN: usize = 32;
+/// Packets that are worked on at once, at most.
+const BURST: usize = 32;
 /// A late packet goes on after so many calls that brought no other.
 const PATIENCE: u32 = 256;
 
@@ -178,12 +178,12 @@ impl<Q> Faulty<Q> {
             chance: Rng::with_seed(faults.seed),
             copies,
             late: Vec::with_capacity(LATE),
-            // All of a turn, each with a copy, and all that was late.
-            ready: Burst::new(2 * TURN + LATE),
+            // All of a burst, each with a copy, and all that was late.
+            ready: Burst::new(2 * BURST + LATE),
             waited: 0,
             counters: Arc::default(),
         };
-        Self { inner: queue, work, arriving: Burst::new(TURN) }
+        Self { inner: queue, work, arriving: Burst::new(BURST) }
     }
 
     /// Returns the counters. Clone the `Arc` to read them from another thread.
@@ -202,7 +202,7 @@ impl Work {
         self.late.len() + self.ready.len()
     }
 
-    /// Takes packets, a turn of them at most, while none are ready.
+    /// Takes packets, a burst of them at most, while none are ready.
     fn pass(&mut self, packets: impl Iterator<Item = Buf>) {
         self.waited = 0;
         for packet in packets {
@@ -309,7 +309,7 @@ impl<Q: RxQueue> RxQueue for Faulty<Q> {
             if work.ready.is_empty() {
                 match inner.rx(arriving) {
                     0 => work.wait(),
-                    _ => work.pass(arriving.take(TURN)),
+                    _ => work.pass(arriving.take(BURST)),
                 }
             }
             if work.ready.is_empty() {
@@ -355,7 +355,7 @@ impl<Q: TxQueue> TxQueue for Faulty<Q> {
             if !work.ready.is_empty() || packets.is_empty() {
                 return had - packets.len();
             }
-            work.pass(packets.take(TURN));
+            work.pass(packets.take(BURST));
         }
     }
 

@@ -1,19 +1,19 @@
-//! When a reactor that finds nothing to do sleeps: the decision alone, in turns and nanoseconds. It does *not* arm, sleep or know of pollers.
+//! When a reactor that finds nothing to do sleeps: the decision alone, in polls and nanoseconds. It does *not* arm, sleep or know of pollers.
 //!
-//! A pause is the time from one turn that found work to the next. Spinning through a pause costs all of it; sleeping costs a fixed amount of CPU time, that of
+//! A pause is the time from one poll that found work to the next. Spinning through a pause costs all of it; sleeping costs a fixed amount of CPU time, that of
 //! arming, two system calls and a switch of threads, and that much latency. So spinning is worth it while pauses are short against a sleep, and the
 //! past says what is to be expected: the average of the last pauses, weighted exponentially (an eighth for the newest), against [`WORTH`] times the CPU time that
 //! sleeps took, measured at each. Where pauses have been longer than that, the reactor sleeps at once; where they have been shorter, it spins for
 //! that long and sleeps then. So nothing that comes faster than the limit ever waits for a wake-up, and what comes slower costs one sleep.
 //!
-//! A reactor that works without a pause does not look at the clock: up to [`LOOK`] idle turns in a row are counted, and cost what was learnt of others.
+//! A reactor that works without a pause does not look at the clock: up to [`CLOCK_EVERY`] idle polls in a row are counted, and cost what was learnt of others.
 
 use std::time::{Duration, Instant};
 
 /// How many times the CPU time of a sleep is spent on spinning: what a wake-up's latency is worth.
 const WORTH: u64 = 8;
-/// Idle turns between two looks at the clock.
-const LOOK: u32 = 64;
+/// Idle polls between two reads of the clock.
+const CLOCK_EVERY: u32 = 64;
 /// What a sleep is taken to cost before one was measured, and the limits of what is believed, in nanoseconds.
 const FIRST_COST: u64 = 5_000;
 const LEAST_COST: u64 = 1_000;
@@ -24,12 +24,12 @@ const LONGEST: u64 = 4;
 /// What a reactor has learnt of its pauses.
 #[derive(Debug)]
 pub(crate) struct Hybrid {
-    /// Idle turns since there was work, or since the last sleep was refused.
-    turns: u32,
+    /// Idle polls since there was work, or since the last sleep was refused.
+    polls: u32,
     /// When the pause began, as far as the clock was looked at.
     since: Option<Instant>,
-    /// What an idle turn takes, in nanoseconds.
-    turn: u64,
+    /// What an idle poll takes, in nanoseconds.
+    poll_ns: u64,
     /// The average pause, in nanoseconds.
     pause: u64,
     /// The average CPU time of a sleep, in nanoseconds.
@@ -40,7 +40,7 @@ pub(crate) struct Hybrid {
 
 impl Hybrid {
     pub(crate) fn new() -> Self {
-        Self { turns: 0, since: None, turn: 20, pause: 0, cost: FIRST_COST, long: false }
+        Self { polls: 0, since: None, poll_ns: 20, pause: 0, cost: FIRST_COST, long: false }
     }
 
     /// Longer pauses are not spun through, in nanoseconds.
@@ -48,19 +48,19 @@ impl Hybrid {
         WORTH * self.cost
     }
 
-    /// A turn found work.
+    /// A poll found work.
     #[inline]
     pub(crate) fn busy(&mut self) {
-        if self.turns > 0 {
+        if self.polls > 0 {
             self.pause_ended();
         }
     }
 
     #[inline]
     fn pause_ended(&mut self) {
-        let turns = std::mem::take(&mut self.turns);
+        let polls = std::mem::take(&mut self.polls);
         let pause = match self.since.take() {
-            None => u64::from(turns) * self.turn,
+            None => u64::from(polls) * self.poll_ns,
             Some(since) => nanos(since.elapsed()),
         };
         self.learn(pause);
@@ -72,22 +72,22 @@ impl Hybrid {
         self.long = self.pause > limit;
     }
 
-    /// A turn found nothing: whether to sleep now.
+    /// A poll found nothing: whether to sleep now.
     #[inline]
     pub(crate) fn idle(&mut self) -> bool {
-        self.turns = self.turns.saturating_add(1);
-        self.long || (self.turns.is_multiple_of(LOOK) && self.look(Instant::now()))
+        self.polls = self.polls.saturating_add(1);
+        self.long || (self.polls.is_multiple_of(CLOCK_EVERY) && self.check_clock(Instant::now()))
     }
 
     /// Whether the pause has lasted as long as spinning is worth it.
     #[cold]
-    fn look(&mut self, now: Instant) -> bool {
+    fn check_clock(&mut self, now: Instant) -> bool {
         let Some(since) = self.since else {
-            self.since = now.checked_sub(Duration::from_nanos(u64::from(LOOK) * self.turn)).or(Some(now));
+            self.since = now.checked_sub(Duration::from_nanos(u64::from(CLOCK_EVERY) * self.poll_ns)).or(Some(now));
             return false;
         };
         let pause = nanos(now.saturating_duration_since(since));
-        self.turn = (pause / u64::from(self.turns)).max(1);
+        self.poll_ns = (pause / u64::from(self.polls)).max(1);
         pause >= self.limit()
     }
 
@@ -105,7 +105,7 @@ impl Hybrid {
 
     /// It could not sleep, since something cannot be armed: it is tried again once the limit is over.
     pub(crate) fn refused(&mut self) {
-        *self = Self { turn: self.turn, cost: self.cost, ..Self::new() };
+        *self = Self { poll_ns: self.poll_ns, cost: self.cost, ..Self::new() };
     }
 }
 
@@ -145,14 +145,14 @@ mod tests {
     fn a_pause_is_spun_through_up_to_the_limit() {
         let mut hybrid = Hybrid::new();
         let began = Instant::now() + Duration::from_secs(1);
-        hybrid.turns = LOOK;
-        assert!(!hybrid.look(began), "the clock is looked at for the first time");
-        hybrid.turns = 2 * LOOK;
-        assert!(!hybrid.look(began + Duration::from_nanos(hybrid.limit() / 2)));
-        let turn = hybrid.turn;
-        hybrid.turns = 4 * LOOK;
-        assert!(hybrid.look(began + Duration::from_nanos(hybrid.limit())));
-        assert!(turn > 1 && hybrid.turn > 1, "what a turn takes is learnt");
+        hybrid.polls = CLOCK_EVERY;
+        assert!(!hybrid.check_clock(began), "the clock is looked at for the first time");
+        hybrid.polls = 2 * CLOCK_EVERY;
+        assert!(!hybrid.check_clock(began + Duration::from_nanos(hybrid.limit() / 2)));
+        let poll_ns = hybrid.poll_ns;
+        hybrid.polls = 4 * CLOCK_EVERY;
+        assert!(hybrid.check_clock(began + Duration::from_nanos(hybrid.limit())));
+        assert!(poll_ns > 1 && hybrid.poll_ns > 1, "what a poll takes is learnt");
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(hybrid.cost, LEAST_COST);
     }
 
-    /// Where nothing can be armed, it is not tried each turn.
+    /// Where nothing can be armed, it is not tried each poll.
     #[test]
     fn a_refusal_is_not_repeated_at_once() {
         let mut hybrid = Hybrid::new();

@@ -68,9 +68,9 @@ fn echoes(arms: u64, policy: Policy) {
         assert_eq!(replies.recv_timeout(SOON), Ok(sent), "the wake-up for {sent} was lost");
         sent += 1;
     }
-    let turns = running.join().unwrap();
-    assert_eq!((turns.busy, turns.slept), (sent, counts.sleeps.load(Ordering::Relaxed)));
-    assert!(turns.slept > 0, "it never slept: {turns:?}");
+    let stats = running.join().unwrap();
+    assert_eq!((stats.busy, stats.slept), (sent, counts.sleeps.load(Ordering::Relaxed)));
+    assert!(stats.slept > 0, "it never slept: {stats:?}");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn no_wake_up_of_ten_million_is_lost() {
     echoes(10_000_000, Policy::Sleep);
 }
 
-/// Work that comes when a turn has found nothing, and before the bell is armed, is rung for by nobody: the last poll finds it.
+/// Work that comes when a poll has found nothing, and before the bell is armed, is rung for by nobody: the last poll finds it.
 #[test]
 fn work_that_comes_before_arming_is_found() {
     struct Late {
@@ -133,21 +133,21 @@ fn the_hybrid_policy_sleeps_when_nothing_comes() {
     echoes(if cfg!(miri) { 10 } else { 1000 }, Policy::Hybrid);
 }
 
-/// Work that comes every few turns is never slept for.
+/// Work that comes every few polls is never slept for.
 #[test]
 fn the_hybrid_policy_polls_at_saturation() {
     struct Steady {
-        turns: u64,
+        polls: u64,
         arms: u64,
         done: Sender<u64>,
     }
     impl Poller for Steady {
         fn poll(&mut self) -> Work {
-            self.turns += 1;
-            if self.turns == if cfg!(miri) { 1000 } else { 1_000_000 } {
+            self.polls += 1;
+            if self.polls == if cfg!(miri) { 1000 } else { 1_000_000 } {
                 let _ = self.done.send(self.arms);
             }
-            if self.turns.is_multiple_of(10) { Work::Busy } else { Work::Idle }
+            if self.polls.is_multiple_of(10) { Work::Busy } else { Work::Idle }
         }
         fn arm(&mut self) -> Armed {
             self.arms += 1;
@@ -155,7 +155,7 @@ fn the_hybrid_policy_polls_at_saturation() {
         }
     }
     let (done, over) = unbounded();
-    let running = Reactor::anywhere().with(Steady { turns: 0, arms: 0, done }).spawn().unwrap();
+    let running = Reactor::anywhere().with(Steady { polls: 0, arms: 0, done }).spawn().unwrap();
     assert_eq!(over.recv_timeout(SOON), Ok(0));
     assert_eq!(running.join().unwrap().slept, 0);
 }
@@ -268,18 +268,18 @@ fn one_poller_that_cannot_be_woken_keeps_all_awake() {
         counter.fetch_add(1, Ordering::Relaxed);
         Work::Idle
     };
-    let look = move || {
+    let poll_work = move || {
         looker.fetch_add(1, Ordering::Relaxed);
         Work::Idle
     };
-    let running = Reactor::anywhere().policy(Policy::Sleep).with(tick).with(look).spawn().unwrap();
+    let running = Reactor::anywhere().policy(Policy::Sleep).with(tick).with(poll_work).spawn().unwrap();
     while seen.load(Ordering::Relaxed) < 50 {
         std::thread::yield_now();
     }
     assert!(running.is_running());
-    let turns = running.join().unwrap();
-    assert_eq!((turns.slept, turns.busy), (0, 0));
-    assert_eq!(count.load(Ordering::Relaxed), turns.idle);
+    let stats = running.join().unwrap();
+    assert_eq!((stats.slept, stats.busy), (0, 0));
+    assert_eq!(count.load(Ordering::Relaxed), stats.idle);
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_panic_is_told_at_the_join() {
     let running = Reactor::anywhere().with(poller).spawn().unwrap();
     match running.join() {
         // Whether it got that far before it was stopped is the scheduler's affair.
-        Ok(turns) => assert!(turns.busy < 3),
+        Ok(stats) => assert!(stats.busy < 3),
         Err(error) => assert_eq!(error.to_string(), "the reactor panicked: out of luck"),
     }
     let running = Reactor::anywhere().with(|| panic!("at once")).spawn().unwrap();

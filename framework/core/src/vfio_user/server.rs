@@ -1,6 +1,6 @@
 //! The server: a model on a Unix socket, for one client after another.
 //!
-//! What a client says is handled in `session.rs`; when the model has its turns, in `crate::server`.
+//! What a client says is handled in `session.rs`; when the model is polled, in `crate::server`.
 
 use super::session::Session;
 use crate::Result;

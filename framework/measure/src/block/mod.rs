@@ -399,7 +399,7 @@ fn conduct(
     tick: &mut impl FnMut(Tick),
     all_ended: impl Fn() -> bool,
 ) -> Option<f64> {
-    const LOOK: Duration = Duration::from_millis(100);
+    const CHECK_INTERVAL: Duration = Duration::from_millis(100);
     const SOON: Duration = Duration::from_millis(1);
     const TICK: Duration = Duration::from_secs(1);
     shared.barrier.wait();
@@ -418,7 +418,7 @@ fn conduct(
         let left = match phase {
             Phase::Warmup => job.warmup.saturating_sub(began.elapsed()),
             Phase::Measure => job.time.saturating_sub(began.elapsed()),
-            Phase::Verify | Phase::Stop => LOOK,
+            Phase::Verify | Phase::Stop => CHECK_INTERVAL,
         };
         if phase == Phase::Measure && (left.is_zero() || interrupted.load(Ordering::Relaxed)) {
             device_cpu = device.share();
@@ -430,8 +430,8 @@ fn conduct(
             began = Instant::now();
             continue;
         }
-        let look = if phase == Phase::Measure && !opened { SOON } else { LOOK };
-        std::thread::sleep(look.min(left));
+        let interval = if phase == Phase::Measure && !opened { SOON } else { CHECK_INTERVAL };
+        std::thread::sleep(interval.min(left));
         if last.elapsed() >= TICK {
             let ended = shared.ended.iter().map(|n| n.load(Ordering::Relaxed)).sum::<u64>();
             let iops = (ended - last_ended) as f64 / last.elapsed().as_secs_f64();

@@ -56,14 +56,14 @@ impl<Q: QueuePair> Worker<'_, Q> {
         let pinned = cores::pin(self.core);
         self.shared.barrier.wait();
         if let Err(e) = pinned {
-            self.turn_to(Phase::Stop);
+            self.enter(Phase::Stop);
             return Err(e.into());
         }
         let mut window = Window { start: self.clock.raw(), ..Window::default() };
         if let Err(why) = self.measure(&mut window) {
             self.close(&mut window);
             window.failed = Some(why);
-            self.turn_to(Phase::Stop);
+            self.enter(Phase::Stop);
         } else if let Err(why) = self.wind_up(&mut window) {
             window.failed = Some(why);
         }
@@ -74,11 +74,11 @@ impl<Q: QueuePair> Worker<'_, Q> {
     /// Warm-up and measurement.
     fn measure(&mut self, window: &mut Window) -> Result<(), String> {
         self.lanes.iter_mut().try_for_each(Lane::start)?;
-        self.turns(|worker| worker.phase() > Phase::Warmup)?;
+        self.poll_until(|worker| worker.phase() > Phase::Warmup)?;
         self.open(window);
         let before = self.ended();
         // A thread that got no CPU all that time has measured nothing: its window is open until something ended in it, or the run is stopped.
-        self.turns(|worker| match worker.phase() {
+        self.poll_until(|worker| match worker.phase() {
             Phase::Warmup | Phase::Measure => false,
             Phase::Verify => worker.ended() > before,
             Phase::Stop => true,
@@ -120,7 +120,7 @@ impl<Q: QueuePair> Worker<'_, Q> {
     /// Polls until nothing is in flight.
     fn settle(&mut self) -> Result<(), String> {
         let mut stopped = false;
-        self.turns(|worker| {
+        self.poll_until(|worker| {
             if worker.phase() == Phase::Stop && !std::mem::replace(&mut stopped, true) {
                 worker.lanes.iter_mut().for_each(Lane::stop);
             }
@@ -129,10 +129,10 @@ impl<Q: QueuePair> Worker<'_, Q> {
     }
 
     /// Polls until it is over.
-    fn turns(&mut self, mut over: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
+    fn poll_until(&mut self, mut over: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
         let (mut ended, mut idle) = (self.ended(), 0);
         while !over(self) {
-            let n = self.turns_once(&mut idle)?;
+            let n = self.poll_lanes(&mut idle)?;
             if n > 0 {
                 ended += n as u64;
                 self.shared.ended[self.index].store(ended, Ordering::Relaxed);
@@ -142,7 +142,7 @@ impl<Q: QueuePair> Worker<'_, Q> {
     }
 
     #[inline]
-    fn turns_once(&mut self, idle: &mut u32) -> Result<usize, String> {
+    fn poll_lanes(&mut self, idle: &mut u32) -> Result<usize, String> {
         let mut n = 0;
         for lane in &mut self.lanes {
             n += lane.poll()?;
@@ -174,7 +174,7 @@ impl<Q: QueuePair> Worker<'_, Q> {
         Phase::of(self.shared.phase.load(Ordering::Relaxed))
     }
 
-    fn turn_to(&self, phase: Phase) {
+    fn enter(&self, phase: Phase) {
         self.shared.phase.fetch_max(phase as u8, Ordering::Relaxed);
     }
 

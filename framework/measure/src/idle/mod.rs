@@ -391,7 +391,7 @@ mod tests {
 
     /// It would be waited for without end.
     #[test]
-    fn a_thread_that_ends_before_its_first_turn_is_an_error() {
+    fn a_thread_that_ends_before_its_first_poll_is_an_error() {
         let core = wholebar_core::cores::allowed()[0];
         let error = run(Broken, core, Policy::Sleep, Load::Nothing, 1, Duration::from_secs(3600)).err().unwrap();
         assert!(error.to_string().contains("it has none to give"), "{error}");

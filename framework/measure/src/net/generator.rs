@@ -45,7 +45,7 @@ pub struct Generator {
     /// Its flows, each with its next number.
     flows: Vec<(u16, u64)>,
     /// The flow whose turn it is.
-    turn: usize,
+    next_flow: usize,
     /// Room for a packet that no buffer holds.
     scratch: Vec<u8>,
 }
@@ -71,7 +71,7 @@ impl Generator {
         if let Some((flow, _)) = flows.iter().find(|(flow, _)| usize::from(*flow) >= template.flows()) {
             return Err(Error::NoSuchFlow { flow: *flow, flows: template.flows() });
         }
-        Ok(Self { template, sizes, limiter, run, flows, turn: 0, scratch: vec![0; most] })
+        Ok(Self { template, sizes, limiter, run, flows, next_flow: 0, scratch: vec![0; most] })
     }
 
     /// The first packet is due now. Times are in nanoseconds.
@@ -95,7 +95,7 @@ impl Generator {
     /// does not fit into one buffer is in several.
     #[inline]
     pub fn make(&mut self, cache: &mut PoolCache, headroom: u16, now: u64) -> Option<Buf> {
-        let (flow, number) = *self.flows.get(self.turn)?;
+        let (flow, number) = *self.flows.get(self.next_flow)?;
         let mut buf = cache.get()?;
         let size = self.sizes.next_size();
         let len = size - FCS;
@@ -111,8 +111,8 @@ impl Generator {
         };
         buf.set_offload(self.template.offload());
         self.limiter.sent(size);
-        self.flows[self.turn].1 += 1;
-        self.turn = if self.turn + 1 < self.flows.len() { self.turn + 1 } else { 0 };
+        self.flows[self.next_flow].1 += 1;
+        self.next_flow = if self.next_flow + 1 < self.flows.len() { self.next_flow + 1 } else { 0 };
         Some(buf)
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct Store {
     pub(super) counters: Counters,
     /// A sanitize operation runs: nothing else is done.
     pub(super) sanitizing: bool,
-    /// What the commands of this turn cost so far, in bytes.
+    /// What the commands of this poll cost so far, in bytes.
     pub(super) spent: u64,
     /// The block at which the last command failed, where that is known.
     pub(super) failed: Option<u64>,

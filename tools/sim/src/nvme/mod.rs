@@ -22,7 +22,7 @@
 //! | `mod` | the controller: registers and state |
 //!
 //! **Memory semantics**: all of BAR0 can be mapped, so the model cannot see an access, only values. It looks at CC and at the
-//! doorbells of queues that exist, each turn. What follows: registers that act when they are *written* are missing (INTMS, NSSR); a
+//! doorbells of queues that exist, each poll. What follows: registers that act when they are *written* are missing (INTMS, NSSR); a
 //! doorbell of a queue that isn't there is not noticed; doorbells are cleared when the controller is reset and when a queue is made.
 //!
 //! **Order**: a doorbell's or CC's Acquire load pairs with the driver's Release store of it; CSTS and a completion's last word are stored with Release,
@@ -121,7 +121,7 @@ pub struct Nvme {
     /// Since when a queue that has work is not there.
     lost: Option<Instant>,
     store: Store,
-    /// Scratch: the commands of one turn of a queue, and their answers.
+    /// Scratch: the commands of one poll of a queue, and their answers.
     batch: Vec<Command>,
     answers: Vec<Answer>,
 }

@@ -1,4 +1,4 @@
-//! One turn of the controller: it looks at doorbells, fetches commands, has them done, posts their completions. Bounded: so many
+//! One poll of the controller: it looks at doorbells, fetches commands, has them done, posts their completions. Bounded: so many
 //! commands of each queue, queue by queue, and so many bytes in all.
 //!
 //! Queues are touched only where there is something to fetch or to post. A queue that has work, and whose memory is not there, waits for a
@@ -20,9 +20,9 @@ use wholebar_core::Work;
 use wholebar_core::mem::Iova;
 use wholebar_core::model::{Entries, Host};
 
-/// How many commands of a queue are done in one turn: enough to hide the way their cache lines have to travel.
+/// How many commands of a queue are done in one poll: enough to hide the way their cache lines have to travel.
 pub(super) const BURST: u32 = 32;
-/// How many admin commands are done in one turn.
+/// How many admin commands are done in one poll.
 const ADMIN_BURST: u32 = 8;
 /// An address that nothing is ever mapped at: the last 4 KiB there are.
 const WILD: u64 = 0xffff_ffff_ffff_f000;
@@ -51,7 +51,7 @@ impl Held {
 }
 
 impl Nvme {
-    /// One turn: some admin commands, then some of each I/O queue.
+    /// One poll: some admin commands, then some of each I/O queue.
     #[inline]
     pub(super) fn poll_queues(&mut self, host: &mut Host<'_>) -> Result<Work, Box<QueueLost>> {
         self.store.spent = 0;
@@ -146,9 +146,9 @@ impl Nvme {
         let mut work = Work::Idle;
         let (mut end, mut lost) = (None, None);
         let Queues { sqs, cqs, active } = queues;
-        let mut turns = 0;
+        let mut served = 0;
         for id in active.iter().copied() {
-            turns += 1;
+            served += 1;
             let Some(Some(sq)) = sqs.get_mut(usize::from(id)) else { continue };
             if !sq.rung(doorbells.tail(id)) {
                 events.raise(Event::InvalidDoorbellValue);
@@ -191,7 +191,7 @@ impl Nvme {
                 Answer { result, sq_head: sq.head(), sq_id: id, cid: cmd.cid(), status, stale: false }
             };
             for cmd in batch.iter() {
-                if store.spent > media::TURN {
+                if store.spent > media::BUDGET {
                     break;
                 }
                 sq.take();
@@ -229,7 +229,7 @@ impl Nvme {
             }
             answers.truncate(cq.room() as usize);
             cq.post(&completions, answers);
-            doorbells.looked(sq, cq);
+            doorbells.set_event_indexes(sq, cq);
             if let Some(vector) = cq.vector {
                 match features.coalescing(vector) {
                     None => host.interrupt(vector.into()),
@@ -239,13 +239,13 @@ impl Nvme {
                     },
                 }
             }
-            if end.is_some() || store.spent > media::TURN {
+            if end.is_some() || store.spent > media::BUDGET {
                 break;
             }
         }
-        if store.spent > media::TURN {
-            // The next turn begins with the next queue.
-            active.rotate_left(turns);
+        if store.spent > media::BUDGET {
+            // The next poll begins with the next queue.
+            active.rotate_left(served);
         }
         if let Some(fault) = end {
             self.end(fault);
@@ -261,7 +261,7 @@ impl Nvme {
         while let Some(held) = self.held.get(i) {
             let id = held.sq;
             let doorbells = Doorbells::new(&self.doorbells, host, self.shadow, self.rules.page, self.params.dstrd);
-            let Some(doorbells) = doorbells.filter(|_| self.store.spent <= media::TURN) else { break };
+            let Some(doorbells) = doorbells.filter(|_| self.store.spent <= media::BUDGET) else { break };
             let room = self.queues.pair(id).is_some_and(|(_, cq)| {
                 cq.rung(doorbells.head(cq.id));
                 cq.room() > 0 && cq.ring(host).is_ok()
@@ -346,7 +346,7 @@ impl Nvme {
         if sq.id == 0
             && let Some(words) = self.shadow.and_then(|shadow| ShadowWords::new(host, shadow, self.rules.page))
         {
-            words.looked([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
+            words.set_event_indexes([(0, sq.seen()), (1, cq.seen())], self.params.dstrd);
         }
         Ok(())
     }
@@ -401,7 +401,7 @@ impl<'h> ShadowWords<'h> {
     }
 
     /// Stores event indexes.
-    fn looked(&self, indexes: [(usize, u32); 2], dstrd: u8) {
+    fn set_event_indexes(&self, indexes: [(usize, u32); 2], dstrd: u8) {
         for (index, seen) in indexes {
             if let Some(word) = self.seen.at(index << dstrd) {
                 word.store(seen.to_le(), Ordering::Release);
@@ -451,10 +451,10 @@ impl<'a, 'h> Doorbells<'a, 'h> {
     /// Tells the host how far the shadows were looked at. A controller that always looks never wants to be rung: it says so by an
     /// index just behind what it saw, which the host's next update does not pass.
     #[inline]
-    fn looked(&self, sq: &Sq, cq: &Cq) {
+    fn set_event_indexes(&self, sq: &Sq, cq: &Cq) {
         if let Some(shadow) = &self.shadow {
             let (sq_index, cq_index) = (2 * usize::from(sq.id), 2 * usize::from(cq.id) + 1);
-            shadow.looked([(sq_index, sq.behind()), (cq_index, cq.behind())], self.dstrd);
+            shadow.set_event_indexes([(sq_index, sq.behind()), (cq_index, cq.behind())], self.dstrd);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::bits::{BLK, blk};
 use super::layout::{self, Kind, Transport};
-use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, lengths, scatter, turn};
+use super::queue::{Broken, FaultState, Part, Pass, Queue, gather, lengths, poll_and_signal, scatter};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::media::{self, Backing, BackingParams, Failed, Media};
 use crate::params::{self, Parameter};
@@ -16,7 +16,7 @@ use wholebar_core::reactor::Armed;
 
 /// The unit of addresses and lengths (5.2.6), in bytes.
 const SECTOR: u64 = 512;
-/// How many requests of a queue are done in one turn.
+/// How many requests of a queue are done in one poll.
 const BURST: usize = 32;
 /// How many ranges a discard or write-zeroes request can name.
 const RANGES: usize = 64;
@@ -178,9 +178,9 @@ struct Blk {
     features: u64,
     /// The cache as it is now.
     write_back: bool,
-    /// The queue that the next turn begins with.
+    /// The queue that the next poll begins with.
     first: usize,
-    /// What the requests of this turn cost so far, in bytes.
+    /// What the requests of this poll cost so far, in bytes.
     spent: u64,
 }
 
@@ -433,18 +433,18 @@ impl Device for Blk {
         let (before, from) = queues[..used].split_at_mut(first.min(used));
         for (index, queue) in (first..).zip(from).chain((0..).zip(before)) {
             let Some(queue) = queue else { continue };
-            turn!(queue, host, fault_state, |turn, ahead| {
+            poll_and_signal!(queue, host, fault_state, |pass, ahead| {
                 for _ in 0..BURST {
-                    if self.spent > media::TURN {
+                    if self.spent > media::BUDGET {
                         break;
                     }
-                    let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
+                    let Some((chain, parts)) = ahead.next(&mut pass, host)? else { break };
                     work = Work::Busy;
                     let len = self.request(host, parts)?;
-                    turn.used(chain, len);
+                    pass.used(chain, len);
                 }
             });
-            if self.spent > media::TURN {
+            if self.spent > media::BUDGET {
                 self.first = index + 1;
                 break;
             }

@@ -14,7 +14,7 @@
 //! | `vhost` | what a vhost-user back end asks beside registers |
 //!
 //! **Memory semantics**: the notification addresses can be mapped, so the model cannot see that they are written. It looks at the available
-//! rings of all queues, each turn: where a driver notifies counts only while a ring is not there to be looked at. Everything else acts when it is
+//! rings of all queues, each poll: where a driver notifies counts only while a ring is not there to be looked at. Everything else acts when it is
 //! accessed, so it is trapped.
 //!
 //! **Strictness**: fields have the widths and alignments that 4.1.3.1 demands, and refuse others with `EINVAL`. What a driver breaks in a queue or in
@@ -70,7 +70,7 @@ trait Device: Send {
     /// Back to how it was.
     fn reset(&mut self);
 
-    /// A turn with a driver.
+    /// A poll with a driver.
     fn poll_queues(
         &mut self,
         host: &mut Host<'_>,
@@ -78,10 +78,10 @@ trait Device: Send {
         fault_state: &mut FaultState,
     ) -> Result<Work, Broken>;
 
-    /// A turn without one.
+    /// A poll without one.
     fn rest(&mut self) -> Work;
 
-    /// What it waits for, beside its driver's notifications, after a turn that found nothing: as [`Model::arm`] says it.
+    /// What it waits for, beside its driver's notifications, after a poll that found nothing: as [`Model::arm`] says it.
     fn arm(&mut self) -> Armed;
 
     /// As [`Model::wakeups`].

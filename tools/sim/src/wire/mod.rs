@@ -237,7 +237,7 @@ impl Port {
         mac_of(name, self.side() + 1)
     }
 
-    /// What it waits for, after a turn that found nothing: as [`Model::arm`](wholebar_core::model::Model::arm) says it.
+    /// What it waits for, after a poll that found nothing: as [`Model::arm`](wholebar_core::model::Model::arm) says it.
     pub(crate) fn arm(&self) -> Armed {
         let yes = match &self.medium {
             Medium::Loop(queue) => queue.is_empty(),

@@ -123,7 +123,7 @@ impl End {
         self.shared.running[usize::from(1 - self.side)].load(Ordering::Relaxed)
     }
 
-    /// Whether both ends run on one thread: what one does, the other sees in its next turn.
+    /// Whether both ends run on one thread: what one does, the other sees in its next poll.
     pub(super) fn runs_beside(&self) -> bool {
         self.shared.pair_thread.0.1.load(Ordering::Relaxed)
     }

@@ -163,7 +163,7 @@ impl Front {
         Self { stream, server: None, memory: file(MEMORY), features: 0, handle: None }
     }
 
-    /// A turn of the back end.
+    /// A poll of the back end.
     pub fn step(&mut self) {
         match &mut self.server {
             Some(server) => _ = server.poll(),
@@ -180,7 +180,7 @@ impl Front {
         }
     }
 
-    /// Turns of the back end until `done`; whether that came about before the connection ended.
+    /// Polls of the back end until `done`; whether that came about before the connection ended.
     pub fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool) -> bool {
         let start = Instant::now();
         loop {

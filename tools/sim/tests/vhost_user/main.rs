@@ -275,10 +275,10 @@ fn one_front_end_comes_after_another_whatever_the_last_did() {
         front.stream = UnixStream::connect(&path).unwrap();
         front.memory = file(MEMORY);
         front.step();
-        let mut turns = 0;
+        let mut polls = 0;
         while !front.is_connected() {
-            turns += 1;
-            assert!(turns < 10_000_000);
+            polls += 1;
+            assert!(polls < 10_000_000);
             front.step();
         }
         front.begin(0, P_MQ);

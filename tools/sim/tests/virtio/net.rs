@@ -8,13 +8,13 @@ const MRG: u64 = 1 << 15;
 const HEADER: usize = 12;
 
 /// A network card with one pair of queues.
-pub struct Card {
+pub struct Nic {
     pub rig: Rig,
     pub rx: Queue,
     pub tx: Queue,
 }
 
-impl Card {
+impl Nic {
     pub fn new(params: &str, features: u64, size: u16) -> Self {
         let rig = Rig::net(params, features | VERSION_1);
         let (rx, tx) = (rig.queue(0, size), rig.queue(1, size));
@@ -58,13 +58,13 @@ fn layouts() -> [u64; 4] {
 #[test]
 fn packets_come_back_from_a_loop() {
     for layout in layouts() {
-        let mut card = Card::new("", layout, 8);
-        let buffers: Vec<_> = (0..3).map(|_| card.buffer(2048)).collect();
+        let mut nic = Nic::new("", layout, 8);
+        let buffers: Vec<_> = (0..3).map(|_| nic.buffer(2048)).collect();
         let sent: Vec<_> = (0..3u8).map(|i| packet(60 + usize::from(i), i)).collect();
-        let kept: Vec<_> = sent.iter().map(|p| card.send(&[0; HEADER], p)).collect();
-        card.rig.settle();
+        let kept: Vec<_> = sent.iter().map(|p| nic.send(&[0; HEADER], p)).collect();
+        nic.rig.settle();
         // In order, one entry stands for all three.
-        let used = card.tx.take_all();
+        let used = nic.tx.take_all();
         match layout {
             IN_ORDER => assert_eq!(used[0], (2, 0)),
             _ if layout & IN_ORDER != 0 => assert_eq!(used, [(2, 0)]),
@@ -72,24 +72,24 @@ fn packets_come_back_from_a_loop() {
         }
         for (i, (buffer, packet)) in buffers.iter().zip(&sent).enumerate() {
             let len = (HEADER + packet.len()) as u32;
-            assert_eq!(card.rx.take(), Some((i as u16, len)));
+            assert_eq!(nic.rx.take(), Some((i as u16, len)));
             let bytes = bytes(buffer, len as usize);
             assert_eq!(bytes[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
             assert_eq!(&bytes[HEADER..], packet);
         }
-        assert_eq!((card.rx.take(), card.rig.step(), card.rig.needs_reset()), (None, Work::Idle, false));
+        assert_eq!((nic.rx.take(), nic.rig.step(), nic.rig.needs_reset()), (None, Work::Idle, false));
         drop(kept);
     }
 }
 
 #[test]
 fn split_in_order_writes_one_entry_and_skips_the_rest() {
-    let mut card = Card::new("", IN_ORDER, 8);
-    let kept: Vec<_> = (0..3).map(|i| card.send(&[0; HEADER], &packet(60, i))).collect();
-    card.rig.settle();
+    let mut nic = Nic::new("", IN_ORDER, 8);
+    let kept: Vec<_> = (0..3).map(|i| nic.send(&[0; HEADER], &packet(60, i))).collect();
+    nic.rig.settle();
     // 2.7.9: the entry of the batch is where its first would be; the index moves by all of them.
-    assert_eq!(Queue::get16(&card.tx.device, 2), 3);
-    assert_eq!(card.tx.take(), Some((2, 0)));
+    assert_eq!(Queue::get16(&nic.tx.device, 2), 3);
+    assert_eq!(nic.tx.take(), Some((2, 0)));
     drop(kept);
 }
 
@@ -97,7 +97,7 @@ fn split_in_order_writes_one_entry_and_skips_the_rest() {
 fn a_pair_carries_packets_both_ways_for_many_laps() {
     for layout in layouts() {
         let name = format!("wire=pair:laps{layout:x}");
-        let (mut a, mut b) = (Card::new(&name, layout, 4), Card::new(&name, layout, 4));
+        let (mut a, mut b) = (Nic::new(&name, layout, 4), Nic::new(&name, layout, 4));
         assert_ne!(bytes_of_mac(&a.rig), bytes_of_mac(&b.rig));
         a.rig.step();
         let (at_a, at_b) = (a.rig.memory(256), b.rig.memory(256));
@@ -135,93 +135,93 @@ fn bytes_of_mac(rig: &Rig) -> Vec<u8> {
 #[test]
 fn chains_and_tables_are_gathered_and_scattered() {
     for layout in [0, PACKED] {
-        let mut card = Card::new("", layout | INDIRECT, 16);
+        let mut nic = Nic::new("", layout | INDIRECT, 16);
         let p = packet(300, 3);
         let whole = [vec![0; HEADER], p.clone()].concat();
         for indirect in [false, true] {
             // The header in two parts, an empty part, the packet in two.
-            let (data, at) = card.rig.holding(&whole);
+            let (data, at) = nic.rig.holding(&whole);
             let parts =
                 [(at, 5, false), (at + 5, 7, false), (at, 0, false), (at + 12, 100, false), (at + 112, 200, false)];
-            let room = card.rig.memory(512);
-            let there = card.rig.at(&room);
+            let room = nic.rig.memory(512);
+            let there = nic.rig.at(&room);
             let into = [(there, 3, true), (there + 3, 60, true), (there + 63, 449, true)];
             let tables = if indirect {
-                Some((card.tx.add_indirect(&card.rig, &parts), card.rx.add_indirect(&card.rig, &into)))
+                Some((nic.tx.add_indirect(&nic.rig, &parts), nic.rx.add_indirect(&nic.rig, &into)))
             } else {
-                card.tx.add(&parts);
-                card.rx.add(&into);
+                nic.tx.add(&parts);
+                nic.rx.add(&into);
                 None
             };
-            card.rig.settle();
-            assert_eq!(card.rx.take().map(|t| t.1), Some(312));
-            assert_eq!(card.tx.take().map(|t| t.1), Some(0));
+            nic.rig.settle();
+            assert_eq!(nic.rx.take().map(|t| t.1), Some(312));
+            assert_eq!(nic.tx.take().map(|t| t.1), Some(0));
             assert_eq!(bytes(&room, 312)[HEADER..], p);
             drop((data, tables));
         }
-        assert!(!card.rig.needs_reset());
+        assert!(!nic.rig.needs_reset());
     }
 }
 
 #[test]
 fn one_packet_is_spread_over_mergeable_buffers() {
     for layout in [0, PACKED] {
-        let mut card = Card::new("mtu=9000", layout | MRG, 8);
-        let buffers: Vec<_> = (0..4).map(|_| card.buffer(100)).collect();
+        let mut nic = Nic::new("mtu=9000", layout | MRG, 8);
+        let buffers: Vec<_> = (0..4).map(|_| nic.buffer(100)).collect();
         let p = packet(250, 9);
-        let sent = card.send(&[0; HEADER], &p);
-        card.rig.settle();
-        assert_eq!(card.rx.take_all(), [(0, 100), (1, 100), (2, 62)]);
+        let sent = nic.send(&[0; HEADER], &p);
+        nic.rig.settle();
+        assert_eq!(nic.rx.take_all(), [(0, 100), (1, 100), (2, 62)]);
         let all: Vec<u8> = buffers.iter().take(3).flat_map(|b| bytes(b, 100)).collect();
         assert_eq!(all[10..12], [3, 0]);
         assert_eq!(all[HEADER..262], p);
         // What does not fit into the buffers that are left takes none of them.
-        let second = card.send(&[0; HEADER], &p);
-        card.rig.settle();
-        assert_eq!(card.rx.take(), None);
-        assert_eq!(card.rig.handle.as_ref().unwrap().stats().rx_no_buffer, 1);
-        let third = card.send(&[0; HEADER], &packet(60, 1));
-        card.rig.settle();
-        assert_eq!(card.rx.take_all(), [(3, 72)]);
+        let second = nic.send(&[0; HEADER], &p);
+        nic.rig.settle();
+        assert_eq!(nic.rx.take(), None);
+        assert_eq!(nic.rig.handle.as_ref().unwrap().stats().rx_no_buffer, 1);
+        let third = nic.send(&[0; HEADER], &packet(60, 1));
+        nic.rig.settle();
+        assert_eq!(nic.rx.take_all(), [(3, 72)]);
         drop((sent, second, third));
     }
 }
 
 #[test]
 fn what_is_not_received_is_counted() {
-    let mut card = Card::new("", 0, 8);
-    let stats = |card: &Card| card.rig.handle.as_ref().unwrap().stats();
+    let mut nic = Nic::new("", 0, 8);
+    let stats = |nic: &Nic| nic.rig.handle.as_ref().unwrap().stats();
     // No buffer; then one that is too short, and stays.
-    let mut kept = vec![card.send(&[0; HEADER], &packet(60, 1))];
-    card.rig.settle();
-    assert_eq!(stats(&card).rx_no_buffer, 1);
-    let short = card.buffer(64);
-    kept.push(card.send(&[0; HEADER], &packet(60, 1)));
-    card.rig.settle();
-    assert_eq!((stats(&card).rx_too_long, card.rx.take()), (1, None));
-    kept.push(card.send(&[0; HEADER], &packet(52, 1)));
-    card.rig.settle();
-    assert_eq!(card.rx.take(), Some((0, 64)));
+    let mut kept = vec![nic.send(&[0; HEADER], &packet(60, 1))];
+    nic.rig.settle();
+    assert_eq!(stats(&nic).rx_no_buffer, 1);
+    let short = nic.buffer(64);
+    kept.push(nic.send(&[0; HEADER], &packet(60, 1)));
+    nic.rig.settle();
+    assert_eq!((stats(&nic).rx_too_long, nic.rx.take()), (1, None));
+    kept.push(nic.send(&[0; HEADER], &packet(52, 1)));
+    nic.rig.settle();
+    assert_eq!(nic.rx.take(), Some((0, 64)));
     // Too short, and longer than the MTU allows.
-    kept.push(card.send(&[0; HEADER], &packet(60, 1)[..13]));
-    kept.push(card.send(&[0; HEADER], &packet(1523, 1)));
-    card.rig.settle();
-    assert_eq!(stats(&card).tx_malformed, 2);
-    assert_eq!(card.tx.take_all().len(), 5);
-    let all = stats(&card);
+    kept.push(nic.send(&[0; HEADER], &packet(60, 1)[..13]));
+    kept.push(nic.send(&[0; HEADER], &packet(1523, 1)));
+    nic.rig.settle();
+    assert_eq!(stats(&nic).tx_malformed, 2);
+    assert_eq!(nic.tx.take_all().len(), 5);
+    let all = stats(&nic);
     assert_eq!((all.tx_packets, all.rx_packets), (3, 1));
     drop((kept, short));
 }
 
 #[test]
 fn packets_wait_for_buffers_where_that_is_asked_for() {
-    let mut card = Card::new("full=wait", 0, 16);
-    let kept: Vec<_> = (0..5).map(|i| card.send(&[0; HEADER], &packet(60, i))).collect();
-    card.rig.settle();
-    assert_eq!(card.rx.take(), None);
-    let buffers: Vec<_> = (0..5).map(|_| card.buffer(128)).collect();
-    card.rig.settle();
-    assert_eq!(card.rx.take_all().len(), 5);
+    let mut nic = Nic::new("full=wait", 0, 16);
+    let kept: Vec<_> = (0..5).map(|i| nic.send(&[0; HEADER], &packet(60, i))).collect();
+    nic.rig.settle();
+    assert_eq!(nic.rx.take(), None);
+    let buffers: Vec<_> = (0..5).map(|_| nic.buffer(128)).collect();
+    nic.rig.settle();
+    assert_eq!(nic.rx.take_all().len(), 5);
     for (i, buffer) in buffers.iter().enumerate() {
         assert_eq!(bytes(buffer, 72)[HEADER..], packet(60, i as u8));
     }
@@ -234,13 +234,13 @@ fn the_link_is_up_while_a_driver_is_at_the_other_end() {
         rig.step();
         rig.get16(0x2006)
     };
-    let mut a = Card::new("wire=pair:link", 1 << 16, 8);
+    let mut a = Nic::new("wire=pair:link", 1 << 16, 8);
     assert_eq!(link(&a.rig), 0);
     let kept = a.send(&[0; HEADER], &packet(60, 0));
     a.rig.settle();
     assert_eq!(a.rig.handle.as_ref().unwrap().stats().tx_no_carrier, 1);
     let before = a.rig.get8(0x15);
-    let mut b = Card::new("wire=pair:link", 1 << 16, 8);
+    let mut b = Nic::new("wire=pair:link", 1 << 16, 8);
     assert_eq!((link(&a.rig), link(&b.rig)), (1, 1));
     assert_ne!(a.rig.get8(0x15), before, "the generation moves on");
     // A cable pulled at one end, and put back.

@@ -1,6 +1,6 @@
 //! Checksums and segments: passed on where the receiver can take them, done for it where it can't. Looked at by a library that knows nothing of this.
 
-use crate::net::{Card, bytes};
+use crate::net::{Nic, bytes};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpSlice, TransportSlice};
 
 const CSUM: u64 = 1;
@@ -11,9 +11,9 @@ const HOST_TSO6: u64 = 1 << 12;
 const MRG: u64 = 1 << 15;
 
 /// Two cards, and what each agreed to.
-fn pair(name: &str, a: u64, b: u64) -> (Card, Card) {
+fn pair(name: &str, a: u64, b: u64) -> (Nic, Nic) {
     let params = format!("wire=pair:{name}");
-    let pair = (Card::new(&params, a, 64), Card::new(&params, b, 64));
+    let pair = (Nic::new(&params, a, 64), Nic::new(&params, b, 64));
     pair.0.rig.step();
     pair
 }

@@ -1,6 +1,6 @@
 //! The function: capabilities, common configuration, status, features, interrupts, and drivers that break rules.
 
-use crate::net::{Card, packet};
+use crate::net::{Nic, packet};
 use crate::rig::*;
 use std::os::fd::AsFd;
 use wholebar_core::PageSize;
@@ -155,40 +155,40 @@ fn features_are_taken_together_or_refused() {
 
 #[test]
 fn reset_forgets_queues_and_features() {
-    let mut card = Card::new("", IN_ORDER, 8);
-    card.rig.set8(STATUS, 0);
-    assert_eq!(card.rig.get8(STATUS), 0);
-    card.rig.set16(0x16, 1);
-    assert_eq!((card.rig.get16(0x18), card.rig.get16(0x1c), card.rig.get32(0x20)), (256, 0, 0));
-    let kept = card.send(&[0; 12], &packet(60, 0));
-    card.rig.settle();
-    assert_eq!(card.tx.take(), None);
+    let mut nic = Nic::new("", IN_ORDER, 8);
+    nic.rig.set8(STATUS, 0);
+    assert_eq!(nic.rig.get8(STATUS), 0);
+    nic.rig.set16(0x16, 1);
+    assert_eq!((nic.rig.get16(0x18), nic.rig.get16(0x1c), nic.rig.get32(0x20)), (256, 0, 0));
+    let kept = nic.send(&[0; 12], &packet(60, 0));
+    nic.rig.settle();
+    assert_eq!(nic.tx.take(), None);
     // A queue that isn't there has size 0.
-    card.rig.set16(0x16, 3);
-    assert_eq!(card.rig.get16(0x18), 0);
+    nic.rig.set16(0x16, 3);
+    assert_eq!(nic.rig.get16(0x18), 0);
     // By PCI Express: initiate function-level reset.
-    let pcie = (0..64).map(|n| 0x40 + 4 * n).find(|at| config(&card.rig, *at) == 0x10).unwrap();
-    card.rig.set8(STATUS, 1);
-    card.rig.device.write(CONFIG, pcie + 8, &0x8000u16.to_le_bytes()).unwrap();
-    assert_eq!(card.rig.get8(STATUS), 0);
+    let pcie = (0..64).map(|n| 0x40 + 4 * n).find(|at| config(&nic.rig, *at) == 0x10).unwrap();
+    nic.rig.set8(STATUS, 1);
+    nic.rig.device.write(CONFIG, pcie + 8, &0x8000u16.to_le_bytes()).unwrap();
+    assert_eq!(nic.rig.get8(STATUS), 0);
     drop(kept);
 }
 
 #[test]
 fn one_queue_is_reset_alone() {
     for layout in [0, PACKED] {
-        let mut card = Card::new("", layout | RING_RESET, 8);
-        let buffer = card.buffer(128);
-        card.rig.set16(0x16, 1);
-        card.rig.set16(0x3a, 1);
-        assert_eq!((card.rig.get16(0x3a), card.rig.get16(0x1c), card.rig.get16(0x18)), (0, 0, 256));
-        let lost = card.send(&[0; 12], &packet(60, 0));
-        card.rig.settle();
-        assert_eq!((card.tx.take(), card.rx.take()), (None, None));
-        card.tx = card.rig.queue(1, 4);
-        let kept = card.send(&[0; 12], &packet(60, 0));
-        card.rig.settle();
-        assert_eq!((card.tx.take(), card.rx.take()), (Some((0, 0)), Some((0, 72))));
+        let mut nic = Nic::new("", layout | RING_RESET, 8);
+        let buffer = nic.buffer(128);
+        nic.rig.set16(0x16, 1);
+        nic.rig.set16(0x3a, 1);
+        assert_eq!((nic.rig.get16(0x3a), nic.rig.get16(0x1c), nic.rig.get16(0x18)), (0, 0, 256));
+        let lost = nic.send(&[0; 12], &packet(60, 0));
+        nic.rig.settle();
+        assert_eq!((nic.tx.take(), nic.rx.take()), (None, None));
+        nic.tx = nic.rig.queue(1, 4);
+        let kept = nic.send(&[0; 12], &packet(60, 0));
+        nic.rig.settle();
+        assert_eq!((nic.tx.take(), nic.rx.take()), (Some((0, 0)), Some((0, 72))));
         drop((buffer, lost, kept));
     }
 }
@@ -198,17 +198,17 @@ fn nothing_is_done_without_bus_mastering_or_before_driver_ok() {
     let mut rig = Rig::off("");
     rig.agree(VERSION_1);
     let (rx, tx) = (rig.queue(0, 8), rig.queue(1, 8));
-    let mut card = Card { rig, rx, tx };
-    let kept = card.send(&[0; 12], &packet(60, 0));
-    card.rig.settle();
-    assert_eq!(card.tx.take(), None);
-    card.rig.device.write(CONFIG, 4, &2u16.to_le_bytes()).unwrap();
-    card.rig.ok();
-    card.rig.settle();
-    assert_eq!(card.tx.take(), None);
-    card.rig.device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
-    card.rig.settle();
-    assert_eq!(card.tx.take(), Some((0, 0)));
+    let mut nic = Nic { rig, rx, tx };
+    let kept = nic.send(&[0; 12], &packet(60, 0));
+    nic.rig.settle();
+    assert_eq!(nic.tx.take(), None);
+    nic.rig.device.write(CONFIG, 4, &2u16.to_le_bytes()).unwrap();
+    nic.rig.ok();
+    nic.rig.settle();
+    assert_eq!(nic.tx.take(), None);
+    nic.rig.device.write(CONFIG, 4, &6u16.to_le_bytes()).unwrap();
+    nic.rig.settle();
+    assert_eq!(nic.tx.take(), Some((0, 0)));
     drop(kept);
 }
 
@@ -244,41 +244,41 @@ fn interrupts_come_where_they_are_asked_for() {
         assert_eq!(rig.get16(0x1a), 2);
         let tx = rig.queue(1, 8);
         rig.ok();
-        let mut card = Card { rig, rx, tx };
-        let send = |card: &mut Card| {
-            let kept = card.send(&[0; 12], &packet(60, 0));
-            card.rig.settle();
-            assert!(card.tx.take().is_some());
+        let mut nic = Nic { rig, rx, tx };
+        let send = |nic: &mut Nic| {
+            let kept = nic.send(&[0; 12], &packet(60, 0));
+            nic.rig.settle();
+            assert!(nic.tx.take().is_some());
             drop(kept);
             events[2].count()
         };
         if layout & EVENT_IDX == 0 {
-            card.tx.interrupt_flags(0);
-            assert_eq!((send(&mut card), send(&mut card)), (1, 1));
-            card.tx.interrupt_flags(1);
-            assert_eq!((send(&mut card), send(&mut card)), (0, 0));
-            card.tx.interrupt_flags(0);
-            assert_eq!(send(&mut card), 1);
+            nic.tx.interrupt_flags(0);
+            assert_eq!((send(&mut nic), send(&mut nic)), (1, 1));
+            nic.tx.interrupt_flags(1);
+            assert_eq!((send(&mut nic), send(&mut nic)), (0, 0));
+            nic.tx.interrupt_flags(0);
+            assert_eq!(send(&mut nic), 1);
         } else {
             // As the third is used, and not before; then after a lap.
-            card.tx.interrupt_flags(2);
-            let at = |card: &Card, ahead: u16| match card.tx.packed {
-                true => card.tx.forward(card.tx.used, ahead),
-                false => card.tx.used.wrapping_add(ahead),
+            nic.tx.interrupt_flags(2);
+            let at = |nic: &Nic, ahead: u16| match nic.tx.packed {
+                true => nic.tx.forward(nic.tx.used, ahead),
+                false => nic.tx.used.wrapping_add(ahead),
             };
             for _ in 0..20 {
-                card.tx.interrupt_at(at(&card, 2));
-                assert_eq!([send(&mut card), send(&mut card), send(&mut card), send(&mut card)], [0, 0, 1, 0]);
+                nic.tx.interrupt_at(at(&nic, 2));
+                assert_eq!([send(&mut nic), send(&mut nic), send(&mut nic), send(&mut nic)], [0, 0, 1, 0]);
             }
         }
         assert_eq!((events[0].count(), events[1].count()), (0, 0));
         // A rule broken is told by the vector for changes.
-        card.rig.set16(0x10, 1);
-        card.tx.add(&[(0, 100, true)]);
-        card.rig.settle();
-        assert!(card.rig.needs_reset());
+        nic.rig.set16(0x10, 1);
+        nic.tx.add(&[(0, 100, true)]);
+        nic.rig.settle();
+        assert!(nic.rig.needs_reset());
         assert_eq!((events[1].count(), events[2].count()), (1, 0));
-        rig = card.rig;
+        rig = nic.rig;
         assert_eq!(rig.get8(0x1000), 2);
         assert_eq!(rig.get8(0x1000), 0, "reading clears it");
     }
@@ -297,17 +297,17 @@ fn the_device_says_whether_it_wants_to_be_notified() {
         ("notify=0", EVENT_IDX, 4 + 8 * 8, 2),
         ("", PACKED | EVENT_IDX, 0, 3 | 1 << 15),
     ] {
-        let mut card = Card::new(params, layout, 8);
-        let kept: Vec<_> = (0..3).map(|i| card.send(&[0; 12], &packet(60, i))).collect();
-        card.rig.settle();
-        assert_eq!(Queue::get16(&card.tx.device, at), value, "{params} {layout:x}");
+        let mut nic = Nic::new(params, layout, 8);
+        let kept: Vec<_> = (0..3).map(|i| nic.send(&[0; 12], &packet(60, i))).collect();
+        nic.rig.settle();
+        assert_eq!(Queue::get16(&nic.tx.device, at), value, "{params} {layout:x}");
         drop(kept);
     }
 }
 
 #[test]
 fn who_breaks_a_rule_needs_a_reset() {
-    type Break = fn(&mut Card);
+    type Break = fn(&mut Nic);
     let both: &[(&str, Break)] = &[
         ("memory that is not there", |c| {
             c.tx.add(&[(1 << 50, 100, false)]);
@@ -394,18 +394,18 @@ fn who_breaks_a_rule_needs_a_reset() {
         let tables = indirect.iter().map(|c| (INDIRECT, c));
         let nested = more.iter().map(|c| (if c.0.contains("indirect") { INDIRECT } else { 0 }, c));
         for (features, (what, breaks)) in both.iter().map(|c| (0, c)).chain(tables).chain(nested) {
-            let mut card = Card::new("", layout | features, 8);
-            breaks(&mut card);
-            card.rig.settle();
-            assert!(card.rig.needs_reset(), "{what}, {layout:x}");
-            assert_eq!(card.tx.take(), None, "{what}");
+            let mut nic = Nic::new("", layout | features, 8);
+            breaks(&mut nic);
+            nic.rig.settle();
+            assert!(nic.rig.needs_reset(), "{what}, {layout:x}");
+            assert_eq!(nic.tx.take(), None, "{what}");
             // Which helps.
-            card.rig.agree(VERSION_1 | layout);
-            card.tx = card.rig.queue(1, 8);
-            card.rig.ok();
-            let kept = card.send(&[0; 12], &packet(60, 0));
-            card.rig.settle();
-            assert!(card.tx.take().is_some(), "{what}");
+            nic.rig.agree(VERSION_1 | layout);
+            nic.tx = nic.rig.queue(1, 8);
+            nic.rig.ok();
+            let kept = nic.send(&[0; 12], &packet(60, 0));
+            nic.rig.settle();
+            assert!(nic.tx.take().is_some(), "{what}");
             drop(kept);
         }
     }

@@ -1,4 +1,4 @@
-//! A driver by hand: raw queues in an arena, registers by the seam, the model stepped turn by turn.
+//! A driver by hand: raw queues in an arena, registers by the seam, the model stepped poll by poll.
 //!
 //! It is *not* a driver: it checks nothing, waits for nothing, and lets a test write what it likes.
 
@@ -111,7 +111,7 @@ impl Rig {
         self.device.step()
     }
 
-    /// Turns until nothing is left to do.
+    /// Polls until nothing is left to do.
     pub fn settle(&self) {
         for _ in 0..10_000 {
             if self.step() == Work::Idle {

@@ -1,6 +1,6 @@
 //! Wires: what they lose, delay and reorder; capture files; the kernel at the other end of a TAP interface.
 
-use crate::net::{Card, bytes, packet};
+use crate::net::{Nic, bytes, packet};
 use pcap_file::DataLink;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -10,36 +10,36 @@ use wholebar_sim::virtio::net::{NetParams, model};
 
 /// Sends packets 0 to `count` one by one through a loop; returns the numbers of those that came back.
 fn through(params: &str, count: u16) -> Vec<u16> {
-    let mut card = Card::new(params, 0, 256);
+    let mut nic = Nic::new(params, 0, 256);
     let mut came = Vec::new();
-    let (room, sent) = (card.rig.memory(256 * 128), card.rig.memory(128));
-    let (there, at) = (card.rig.at(&room), card.rig.at(&sent));
+    let (room, sent) = (nic.rig.memory(256 * 128), nic.rig.memory(128));
+    let (there, at) = (nic.rig.at(&room), nic.rig.at(&sent));
     for slot in 0..256 {
-        card.rx.add(&[(there + slot * 128, 128, true)]);
+        nic.rx.add(&[(there + slot * 128, 128, true)]);
     }
-    let take = |card: &mut Card, came: &mut Vec<u16>| {
-        while let Some((id, len)) = card.rx.take() {
+    let take = |nic: &mut Nic, came: &mut Vec<u16>| {
+        while let Some((id, len)) = nic.rx.take() {
             assert_eq!(len, 76);
             let mut number = [0; 2];
             room.read(u64::from(id) * 128 + 12 + 62, &mut number).unwrap();
             came.push(u16::from_le_bytes(number));
-            card.rx.add(&[(there + u64::from(id) * 128, 128, true)]);
+            nic.rx.add(&[(there + u64::from(id) * 128, 128, true)]);
         }
     };
     for number in 0..count {
         let mut p = packet(64, 0);
         p[62..].copy_from_slice(&number.to_le_bytes());
         sent.write(12, &p).unwrap();
-        card.tx.add(&[(at, 76, false)]);
-        card.rig.step();
-        card.tx.take().expect("it was sent");
-        take(&mut card, &mut came);
+        nic.tx.add(&[(at, 76, false)]);
+        nic.rig.step();
+        nic.tx.take().expect("it was sent");
+        take(&mut nic, &mut came);
     }
     // What is late arrives in a while, and whatever is still on its way has been for longer than it may then.
     std::thread::sleep(Duration::from_millis(50));
-    card.rig.settle();
-    take(&mut card, &mut came);
-    let stats = card.rig.handle.as_ref().unwrap().stats();
+    nic.rig.settle();
+    take(&mut nic, &mut came);
+    let stats = nic.rig.handle.as_ref().unwrap().stats();
     assert_eq!(stats.tx_packets, u64::from(count));
     assert_eq!(stats.rx_packets + stats.wire_lost, u64::from(count));
     let late = (1..came.len()).filter(|i| came[..*i].iter().any(|before| *before > came[*i]));
@@ -73,11 +73,11 @@ fn a_wire_reorders_and_loses_nothing_by_it() {
 #[test]
 #[cfg_attr(miri, ignore = "time")]
 fn a_wire_takes_its_time() {
-    let mut card = Card::new("delay=20000", 0, 8);
-    let (buffer, start) = (card.buffer(128), Instant::now());
-    let kept = card.send(&[0; 12], &packet(60, 1));
-    while card.rx.take().is_none() {
-        card.rig.step();
+    let mut nic = Nic::new("delay=20000", 0, 8);
+    let (buffer, start) = (nic.buffer(128), Instant::now());
+    let kept = nic.send(&[0; 12], &packet(60, 1));
+    while nic.rx.take().is_none() {
+        nic.rig.step();
         assert!(start.elapsed() < Duration::from_secs(600));
     }
     assert!(start.elapsed() >= Duration::from_millis(20));
@@ -114,22 +114,22 @@ fn what_is_sent_is_captured_and_what_was_captured_is_received() {
     let file = folder.path().join("sent.pcapng");
     let params = format!("wire=pcap:{},mtu=9000", file.display());
     let sent: Vec<_> = [60, 61, 1514, 9014, 14].iter().map(|n| packet(*n, *n as u8)).collect();
-    let mut card = Card::new(&params, 0, 16);
-    let kept: Vec<_> = sent.iter().map(|p| card.send(&[0; 12], p)).collect();
-    card.rig.settle();
+    let mut nic = Nic::new(&params, 0, 16);
+    let kept: Vec<_> = sent.iter().map(|p| nic.send(&[0; 12], p)).collect();
+    nic.rig.settle();
     assert_eq!(packets(&file), sent, "all are in the file while the model still runs");
-    drop((card, kept));
+    drop((nic, kept));
     // Received from there, in full, though there are fewer buffers than packets at first.
-    let mut card = Card::new(&format!("wire=pcap,replay={},mtu=9000,full=wait", file.display()), 0, 8);
+    let mut nic = Nic::new(&format!("wire=pcap,replay={},mtu=9000,full=wait", file.display()), 0, 8);
     for p in &sent {
-        let buffer = card.buffer(12_000);
-        card.rig.settle();
-        assert_eq!(card.rx.take().map(|t| t.1), Some(12 + p.len() as u32));
+        let buffer = nic.buffer(12_000);
+        nic.rig.settle();
+        assert_eq!(nic.rx.take().map(|t| t.1), Some(12 + p.len() as u32));
         assert_eq!(bytes(&buffer, 12 + p.len())[12..], *p);
     }
-    card.buffer(100);
-    card.rig.settle();
-    assert_eq!(card.rx.take(), None, "the file has an end");
+    nic.buffer(100);
+    nic.rig.settle();
+    assert_eq!(nic.rx.take(), None, "the file has an end");
 }
 
 #[test]
@@ -140,10 +140,10 @@ fn captures_that_make_no_sense_are_refused() {
     let refuse = |params: String| model(NetParams::parse(&params).unwrap()).err().unwrap().to_string();
     let replay = |file: &Path| refuse(format!("wire=pcap,replay={}", file.display()));
     let whole = path("whole");
-    let mut card = Card::new(&format!("wire=pcap:{}", whole.display()), 0, 8);
-    let kept = card.send(&[0; 12], &packet(60, 1));
-    card.rig.settle();
-    drop((card, kept));
+    let mut nic = Nic::new(&format!("wire=pcap:{}", whole.display()), 0, 8);
+    let kept = nic.send(&[0; 12], &packet(60, 1));
+    nic.rig.settle();
+    drop((nic, kept));
     let whole = std::fs::read(whole).unwrap();
     for (name, content, why) in [
         ("cut", &whole[..whole.len() - 10], "behind its packet 0: it is cut off"),
@@ -206,20 +206,20 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
         return;
     }
     use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
-    let mut card = Card::new("wire=tap:wb0,full=wait", 1, 64);
+    let mut nic = Nic::new("wire=tap:wb0,full=wait", 1, 64);
     ip("link set wb0 address 02:00:00:00:00:01 up");
     ip("addr add 10.9.0.1/24 dev wb0");
     ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev wb0");
     let (us, them) = (([2, 0, 0, 0, 0, 2], [10, 9, 0, 2]), ([2, 0, 0, 0, 0, 1], [10, 9, 0, 1]));
     // What comes, until it is what is waited for.
-    let wait = |card: &mut Card, what: &str, is: &dyn Fn(&SlicedPacket<'_>) -> bool| -> Vec<u8> {
+    let wait = |nic: &mut Nic, what: &str, is: &dyn Fn(&SlicedPacket<'_>) -> bool| -> Vec<u8> {
         let start = Instant::now();
         loop {
             assert!(start.elapsed() < Duration::from_secs(600), "no {what}");
-            let buffer = card.buffer(2048);
+            let buffer = nic.buffer(2048);
             let (_, len) = loop {
-                card.rig.step();
-                if let Some(used) = card.rx.take() {
+                nic.rig.step();
+                if let Some(used) = nic.rx.take() {
                     break used;
                 }
                 assert!(start.elapsed() < Duration::from_secs(600), "no {what}");
@@ -236,8 +236,8 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     let mut ping = Vec::new();
     let start = || PacketBuilder::ethernet2(us.0, them.0).ipv4(us.1, them.1, 64);
     start().icmpv4_echo_request(7, 9).write(&mut ping, b"is anybody there?").unwrap();
-    let kept = card.send(&[0; 12], &ping);
-    let answer = wait(&mut card, "echo", &|p| matches!(p.transport, Some(TransportSlice::Icmpv4(_))));
+    let kept = nic.send(&[0; 12], &ping);
+    let answer = wait(&mut nic, "echo", &|p| matches!(p.transport, Some(TransportSlice::Icmpv4(_))));
     assert_eq!(answer[answer.len() - 17..], *b"is anybody there?");
     // A datagram whose checksum is left to the kernel, to a port where nobody is: it is looked at, and refused with a copy.
     let mut datagram = Vec::new();
@@ -246,8 +246,8 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     sum = (sum & 0xffff) + (sum >> 16);
     datagram[40..42].copy_from_slice(&(sum as u16).to_be_bytes());
     let header = [1, 0, 42, 0, 0, 0, 34, 0, 6, 0, 0, 0];
-    let also = card.send(&header, &datagram);
-    wait(&mut card, "refusal", &|p| match (&p.net, &p.transport) {
+    let also = nic.send(&header, &datagram);
+    wait(&mut nic, "refusal", &|p| match (&p.net, &p.transport) {
         (Some(NetSlice::Ipv4(_)), Some(TransportSlice::Icmpv4(icmp))) => icmp.type_u8() == 3 && icmp.code_u8() == 3,
         _ => false,
     });
@@ -255,7 +255,7 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     let connect = std::thread::spawn(|| {
         let _ = std::net::TcpStream::connect_timeout(&([10, 9, 0, 2], 80).into(), Duration::from_secs(1));
     });
-    let syn = wait(&mut card, "SYN", &|p| matches!(&p.transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn()));
+    let syn = wait(&mut nic, "SYN", &|p| matches!(&p.transport, Some(TransportSlice::Tcp(tcp)) if tcp.syn()));
     let sliced = SlicedPacket::from_ethernet(&syn).unwrap();
     let (Some(NetSlice::Ipv4(net)), Some(TransportSlice::Tcp(tcp))) = (sliced.net, sliced.transport) else {
         panic!("not TCP")
@@ -271,9 +271,9 @@ fn the_kernel_answers_at_the_other_end_of_a_tap() {
     assert!(second.ends_with("(another process has it)"), "{second}");
     // Down, it takes nothing; that is counted.
     ip("link set wb0 down");
-    let lost = card.send(&[0; 12], &ping);
-    card.rig.step();
-    assert_eq!(card.rig.handle.as_ref().unwrap().stats().wire_lost, 1);
+    let lost = nic.send(&[0; 12], &ping);
+    nic.rig.step();
+    assert_eq!(nic.rig.handle.as_ref().unwrap().stats().wire_lost, 1);
     connect.join().unwrap();
     drop((kept, also, lost));
 }

@@ -118,25 +118,25 @@ impl Report {
     }
 }
 
-/// Whether nothing came for so long: told in looks, so that a time in which this process stands still is none in which nothing came.
+/// Whether nothing came for so long: counted in polls, so that a time in which this process stands still is none in which nothing came.
 struct Quiet {
     patience: Option<Duration>,
     packets: u64,
-    looks: u32,
+    polls: u32,
 }
 
 impl Quiet {
     fn new(patience: Option<Duration>) -> Self {
-        Self { patience, packets: 0, looks: 0 }
+        Self { patience, packets: 0, polls: 0 }
     }
 
-    /// To be called once a look.
+    /// To be called once a poll.
     fn is_over(&mut self, packets: u64) -> bool {
-        self.looks += 1;
+        self.polls += 1;
         if packets != self.packets {
-            (self.packets, self.looks) = (packets, 0);
+            (self.packets, self.polls) = (packets, 0);
         }
-        packets > 0 && self.patience.is_some_and(|patience| run::LOOK.saturating_mul(self.looks) >= patience)
+        packets > 0 && self.patience.is_some_and(|patience| run::POLL_INTERVAL.saturating_mul(self.polls) >= patience)
     }
 }
 
@@ -145,8 +145,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_quiet_after_so_many_looks_once_something_came() {
-        let mut quiet = Quiet::new(Some(run::LOOK * 3));
+    fn it_is_quiet_after_so_many_polls_once_something_came() {
+        let mut quiet = Quiet::new(Some(run::POLL_INTERVAL * 3));
         assert!((0..10).all(|_| !quiet.is_over(0)), "nothing has come yet");
         let over: Vec<_> = [1, 1, 1, 2, 2, 2, 2].into_iter().map(|packets| quiet.is_over(packets)).collect();
         assert_eq!(over, [false, false, false, false, false, false, true]);

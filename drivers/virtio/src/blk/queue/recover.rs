@@ -8,7 +8,7 @@ use wholebar_core::block::{Completion, QueueState, Reject, Status};
 use wholebar_core::reset::Step;
 
 /// How often requests in flight are looked at for their age.
-const LOOK: Duration = Duration::from_millis(5);
+const CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 impl<R: Ring> Channel<R> {
     /// Looks for requests that took too long. There is no abort in virtio: the queue is reset, where the device can do that (VIRTIO_F_RING_RESET), or the
@@ -16,10 +16,10 @@ impl<R: Ring> Channel<R> {
     #[cold]
     pub fn check_timeouts_at(&mut self, now: Instant) {
         // While a reset is under way it ends them: it is not asked for once more.
-        if now < self.next_look || self.in_flight() == 0 || !self.life.is_open() {
+        if now < self.next_check || self.in_flight() == 0 || !self.life.is_open() {
             return;
         }
-        self.next_look = now + LOOK;
+        self.next_check = now + CHECK_INTERVAL;
         let timeout = self.life.timeout();
         let in_flight = |slot: &&mut super::Slot| matches!(slot.state, State::Whole | State::Part);
         let late = self.slots.iter_mut().filter(in_flight).any(|slot| {
@@ -85,7 +85,7 @@ impl<R: Ring> Channel<R> {
         self.life.reopen();
     }
 
-    /// A turn of a queue that does not run: what is in flight is given back once the device cannot write it any more.
+    /// A poll of a queue that does not run: what is in flight is given back once the device cannot write it any more.
     #[cold]
     pub(super) fn poll_closed(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize {
         match self.life.step(self.ring.has_taken()) {

@@ -156,7 +156,7 @@ fn a_model_that_is_mapped_naps() {
     assert!(LONGEST < SOON);
 }
 
-/// A model that joins a sleeping thread has its turns, and a thread ends with its last model though it sleeps.
+/// A model that joins a sleeping thread is polled, and a thread ends with its last model though it sleeps.
 #[test]
 fn a_sleeping_thread_sees_models_come_and_go() {
     let ((first, ..), (second, seen, _wire)) = (device(), device());

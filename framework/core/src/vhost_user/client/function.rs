@@ -125,7 +125,7 @@ impl FrontEnd {
     pub fn read_common(&mut self, offset: u64, buf: &mut [u8]) -> Option<()> {
         // Whoever asks how the device is learns what has happened to it.
         if offset == 0x14 {
-            self.look();
+            self.poll();
         }
         self.registers.read(offset, buf)
     }
@@ -298,9 +298,9 @@ impl FrontEnd {
     }
 
     /// Takes a configuration change, a failed queue or the end of the connection, without waiting.
-    pub fn look(&mut self) {
+    pub fn poll(&mut self) {
         let Some(peer) = &mut self.peer else { return self.resume() };
-        match peer.look() {
+        match peer.poll() {
             Ok(None) => {}
             Ok(Some(notice)) => {
                 if notice == Notice::ConfigChange {
@@ -315,7 +315,7 @@ impl FrontEnd {
         }
     }
 
-    /// Has the driver interrupted when there is something to [`look`](Self::look) at: it reads device status then. Where that can't be had, it finds out when
+    /// Has the driver interrupted when there is something for [`poll`](Self::poll): it reads device status then. Where that can't be had, it finds out when
     /// it reads it next.
     pub(super) fn watch(&mut self) {
         self.watch = None;

@@ -174,9 +174,9 @@ pub fn meet(stream: UnixStream, patience: &Arc<Patience>, options: &Options) -> 
 }
 
 fn device_type(peer: &Peer, said: &Said, options: &Options) -> Result<DeviceType, Lost> {
-    let looks = DeviceType::of(said.features, said.protocol);
+    let guessed = DeviceType::of(said.features, said.protocol);
     let (wrong, features) = (|what: String| peer.broke(Some(Request::GET_FEATURES), what), said.features);
-    match (options.device_type, looks) {
+    match (options.device_type, guessed) {
         (Some(DeviceType::Net), Some(DeviceType::Blk)) => {
             Err(wrong(format!("it offers {features:#x}: that is a disk, and a network device is wanted")))
         }
@@ -184,7 +184,7 @@ fn device_type(peer: &Peer, said: &Said, options: &Options) -> Result<DeviceType
             Err(wrong(format!("it offers {features:#x}: that is a network device, and a disk is wanted")))
         }
         (Some(wanted), _) => Ok(wanted),
-        (None, Some(looks)) => Ok(looks),
+        (None, Some(guessed)) => Ok(guessed),
         (None, None) => {
             let what = format!(
                 "it offers {features:#x}, which does not tell what it is: say it by `,net` or `,blk` behind the socket's path"

@@ -117,7 +117,7 @@ impl Peer {
         self.backend = Some(Socket::new(stream));
     }
 
-    /// Has `watch` signal `eventfd` once when there is something for [`look`](Self::look) to find.
+    /// Has `watch` signal `eventfd` once when there is something for [`poll`](Self::poll) to find.
     pub fn watch(&self, watch: &Signaller, eventfd: BorrowedFd<'_>) {
         watch.watch(self.socket.as_fd(), PollFlags::RDHUP, eventfd);
         if let Some(backend) = &self.backend {
@@ -127,7 +127,7 @@ impl Peer {
 
     /// Takes the back end's own messages without waiting: `ConfigChange` if one came, else `Unknown` if any did; an error where the connection ended or broke
     /// the protocol.
-    pub fn look(&mut self) -> Result<Option<Notice>, Lost> {
+    pub fn poll(&mut self) -> Result<Option<Notice>, Lost> {
         // A message that nobody asked for, or the end.
         match self.socket.receive() {
             Ok(None) => {}

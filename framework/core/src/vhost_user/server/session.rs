@@ -71,7 +71,7 @@ impl<M: VirtioModel + 'static> server::Session<M> for Session {
 
     /// A message, and what happened at the rings.
     fn poll(&mut self, function: &mut ModelFunction<M>) -> Result<bool, String> {
-        let kicked = self.attend(function)?;
+        let kicked = self.service(function)?;
         if !self.socket.flush().map_err(|e| e.to_string())? {
             return Ok(kicked);
         }
@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// Passes kicks to the model, and configuration changes and failed queues to the front end. Returns whether anything was kicked.
-    fn attend(&mut self, function: &mut Function) -> Result<bool, String> {
+    fn service(&mut self, function: &mut Function) -> Result<bool, String> {
         let kicked = self.device.take_kicks(function)?;
         self.untold |= self.device.changed(function)?;
         if self.untold {

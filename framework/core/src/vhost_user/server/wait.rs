@@ -41,9 +41,9 @@ impl Wait {
 }
 
 impl<M: VirtioModel + 'static> Server<M> {
-    /// Handles what has come from the front end, or takes the next front end, and gives the model its turns. It never waits. Returns whether
+    /// Handles what has come from the front end, or takes the next front end, and polls the model. It never waits. Returns whether
     /// anything came: then there may be more.
-    pub fn attend(&mut self) -> bool {
+    pub fn service(&mut self) -> bool {
         let mut came = false;
         for _ in 0..MESSAGES {
             self.function().poll();
@@ -60,7 +60,7 @@ impl<M: VirtioModel + 'static> Server<M> {
         self.session.as_ref().is_none_or(Session::<M>::tells_all)
     }
 
-    /// Returns what to wait for until the server is to [attend](Self::attend) again: descriptors of its own, which stay open whatever becomes of the
+    /// Returns what to wait for until the server is to [service](Self::service) again: descriptors of its own, which stay open whatever becomes of the
     /// front end.
     pub fn waits_for(&self) -> Wait {
         let (fds, again) = match (&self.session, &self.peers) {

@@ -4,7 +4,7 @@ use super::filter::Filter;
 use super::flow::{Hash, KEY, KNOWN, Steering, TABLE};
 use super::{Net, accepts};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Broken, FaultState, Queue, Turn, gather, lengths, scatter, turn};
+use crate::virtio::queue::{Broken, FaultState, Pass, Queue, gather, lengths, poll_and_signal, scatter};
 use wholebar_core::Work;
 use wholebar_core::model::Host;
 
@@ -12,7 +12,7 @@ const OK: u8 = 0;
 const ERR: u8 = 1;
 /// The longest command: two tables of addresses.
 const LONGEST: u64 = 64 << 10;
-/// How many commands are done in one turn.
+/// How many commands are done in one poll.
 const COMMANDS: usize = 8;
 
 /// A command's data, taken from its front.
@@ -66,7 +66,7 @@ impl<'a> Data<'a> {
 }
 
 impl Net {
-    /// A turn of the control queue.
+    /// A poll of the control queue.
     #[inline]
     pub(super) fn control(
         &mut self,
@@ -74,10 +74,10 @@ impl Net {
         queue: &mut Queue,
         fault_state: &mut FaultState,
     ) -> Result<Work, Broken> {
-        let work = turn!(queue, host, fault_state, |turn, ahead| {
+        let work = poll_and_signal!(queue, host, fault_state, |pass, ahead| {
             let mut work = Work::Idle;
             for _ in 0..COMMANDS {
-                let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
+                let Some((chain, parts)) = ahead.next(&mut pass, host)? else { break };
                 work = Work::Busy;
                 let (readable, writable) = lengths(parts);
                 if !(2..=LONGEST).contains(&readable) || writable < 1 {
@@ -98,7 +98,7 @@ impl Net {
                     return Err("a control command without room for its answer".into());
                 }
                 scatter(host, parts, 0, &answer)?;
-                turn.used(chain, answer.len() as u32);
+                pass.used(chain, answer.len() as u32);
             }
             work
         });

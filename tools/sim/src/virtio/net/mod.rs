@@ -24,7 +24,7 @@ pub use stats::{NetHandle, NetStats};
 
 use super::bits::{NET, net};
 use super::layout::Kind;
-use super::queue::{Broken, FaultState, Part, Queue, Turn, gather, look};
+use super::queue::{Broken, FaultState, Part, Pass, Queue, gather, poll};
 use super::{CONFIG_MAX, Device, Virtio};
 use crate::Result;
 use crate::coalesce::Coalesce;
@@ -42,7 +42,7 @@ use wholebar_core::reactor::Armed;
 
 /// An Ethernet header.
 const ETHERNET: usize = 14;
-/// While there are packets to pass on, every how many turns commands are looked for.
+/// While there are packets to pass on, every how many polls commands are looked for.
 const COMMANDS_EVERY: u8 = 8;
 /// What tags may add to a packet beside the MTU.
 const TAGS: usize = 8;
@@ -66,7 +66,7 @@ struct Net {
     pairs: u16,
     link: bool,
     changed: bool,
-    turns: u8,
+    polls: u8,
     /// By virtqueue.
     coalesce: Vec<Coalesce>,
     /// Frames off the wire; those that go to the driver; those that are done with.
@@ -131,7 +131,7 @@ impl Net {
             pairs: 1,
             link: false,
             changed: false,
-            turns: 0,
+            polls: 0,
             coalesce: vec![Coalesce::default(); 2 * usize::from(params.pairs)],
             arrived: frames(),
             ready: frames(),
@@ -174,13 +174,13 @@ impl Net {
             return Ok(0);
         }
         let flow_of = (!self.steering.single()).then_some(index);
-        let sent = look!(queue, host, fault_state, |turn, ahead| {
-            ahead.look(&mut turn, host, budget);
+        let sent = poll!(queue, host, fault_state, |pass, ahead| {
+            ahead.prefetch(&mut pass, host, budget);
             let mut n = 0;
             while n < budget {
-                let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
+                let Some((chain, parts)) = ahead.next(&mut pass, host)? else { break };
                 self.pick_up(host, parts, flow_of)?;
-                turn.used_unwritten(chain);
+                pass.used_unwritten(chain);
                 n += 1;
             }
             n
@@ -295,7 +295,7 @@ impl Net {
         self.counts.wire_reordered += counts.reordered;
     }
 
-    /// What was counted this turn, for all to see.
+    /// What was counted this poll, for all to see.
     #[inline]
     fn publish(&mut self) {
         self.handle.add(&std::mem::take(&mut self.counts));
@@ -445,8 +445,8 @@ impl Device for Net {
             work = Work::Busy;
         }
         self.port.give_back(&mut self.done);
-        self.turns = self.turns.wrapping_add(1);
-        if self.has(net::CTRL_VQ) && (work == Work::Idle || self.turns.is_multiple_of(COMMANDS_EVERY)) {
+        self.polls = self.polls.wrapping_add(1);
+        if self.has(net::CTRL_VQ) && (work == Work::Idle || self.polls.is_multiple_of(COMMANDS_EVERY)) {
             // 5.1.2: it is the last of those there are; without multiqueue there is one pair.
             let pairs = if self.has(net::MQ | net::RSS) { self.params.pairs } else { 1 };
             if let Some(Some(queue)) = queues.get_mut(2 * usize::from(pairs))

@@ -3,7 +3,7 @@
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Queue, Turn, look, scatter};
+use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Pass, Queue, poll, scatter};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
 use wholebar_core::Work;
 use wholebar_core::model::Host;
@@ -29,7 +29,7 @@ enum Put {
 }
 
 impl Net {
-    /// A turn of the receive queues.
+    /// A poll of the receive queues.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -171,9 +171,9 @@ impl Net {
         };
         let (report, mergeable) = (self.has(net::HASH_REPORT), self.has(net::MRG_RXBUF));
         let Self { ready, merge, header, counts, params, .. } = self;
-        let looked = look!(queue, host, fault_state, |turn, ahead| {
+        let polled = poll!(queue, host, fault_state, |pass, ahead| {
             let before = counts.rx_packets;
-            ahead.look(&mut turn, host, ready.len());
+            ahead.prefetch(&mut pass, host, ready.len());
             for frame in ready.iter_mut().filter(|f| f.queue == pair) {
                 // How many buffers: one, until it is known better (5.1.6.3.2).
                 frame.header()[10..12].copy_from_slice(&1u16.to_le_bytes());
@@ -182,7 +182,7 @@ impl Net {
                 }
                 let bytes = frame.with_header(*header);
                 let len = bytes.len() - *header;
-                match put(&mut turn, host, ahead, merge, bytes, *header, mergeable)? {
+                match put(&mut pass, host, ahead, merge, bytes, *header, mergeable)? {
                     Put::Done => {
                         counts.rx_packets += 1;
                         counts.rx_bytes += len as u64;
@@ -198,11 +198,11 @@ impl Net {
                 }
                 frame.queue = DONE;
             }
-            ahead.put_back(&mut turn);
+            ahead.put_back(&mut pass);
             (counts.rx_packets - before) as usize
         });
         let vector = queue.vector;
-        match looked {
+        match polled {
             Some((packets, wanted)) => self.interrupt(host, vector, 2 * usize::from(pair), packets, wanted),
             None if !self.params.wait => self.no_queue(pair),
             None => {}
@@ -220,8 +220,8 @@ impl Net {
 
 /// Puts one packet with its header into the next buffer, or into as many as it takes.
 #[inline(always)]
-fn put<T: Turn>(
-    turn: &mut T,
+fn put<T: Pass>(
+    pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
     merge: &mut Merge,
@@ -230,7 +230,7 @@ fn put<T: Turn>(
     mergeable: bool,
 ) -> Result<Put, Broken> {
     let place = ahead.place();
-    let Some((chain, parts)) = ahead.next(turn, host)? else { return Ok(Put::NoBuffer) };
+    let Some((chain, parts)) = ahead.next(pass, host)? else { return Ok(Put::NoBuffer) };
     if let [part] = parts
         && part.writable
         && part.len as usize >= bytes.len()
@@ -238,17 +238,17 @@ fn put<T: Turn>(
         if !part.memory(host)?.write(0, bytes) {
             return Err("a receive buffer can't be written".into());
         }
-        turn.used(chain, bytes.len() as u32);
+        pass.used(chain, bytes.len() as u32);
         return Ok(Put::Done);
     }
     merge.start(chain, parts, header)?;
-    put_merged(turn, host, ahead, place, merge, bytes, mergeable)
+    put_merged(pass, host, ahead, place, merge, bytes, mergeable)
 }
 
 /// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
 #[inline(never)]
-fn put_merged<T: Turn>(
-    turn: &mut T,
+fn put_merged<T: Pass>(
+    pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
     place: usize,
@@ -256,12 +256,12 @@ fn put_merged<T: Turn>(
     bytes: &mut [u8],
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    if !merge.fill(turn, host, ahead, place, bytes.len(), mergeable)? {
+    if !merge.fill(pass, host, ahead, place, bytes.len(), mergeable)? {
         return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
     }
     bytes[10..12].copy_from_slice(&merge.buffers().to_le_bytes());
     scatter(host, &merge.parts, 0, bytes)?;
-    merge.use_up(turn, bytes.len());
+    merge.use_up(pass, bytes.len());
     Ok(Put::Done)
 }
 
@@ -285,9 +285,9 @@ impl Merge {
     }
 
     /// Takes further chains until there is room for `len` bytes; whether there is. Else all are given back, the first of which was at `place`.
-    pub(super) fn fill<T: Turn>(
+    pub(super) fn fill<T: Pass>(
         &mut self,
-        turn: &mut T,
+        pass: &mut T,
         host: &Host<'_>,
         ahead: &mut Ahead,
         place: usize,
@@ -295,9 +295,9 @@ impl Merge {
         mergeable: bool,
     ) -> Result<bool, Broken> {
         while self.sizes.iter().sum::<usize>() < len {
-            let next = if mergeable { ahead.next(turn, host)? } else { None };
+            let next = if mergeable { ahead.next(pass, host)? } else { None };
             let Some((chain, parts)) = next else {
-                ahead.back(turn, place, &self.chains);
+                ahead.back(pass, place, &self.chains);
                 return Ok(false);
             };
             self.add(chain, parts)?;
@@ -316,12 +316,12 @@ impl Merge {
     }
 
     /// Marks the chains as used, with `len` bytes in all of them.
-    pub(super) fn use_up<T: Turn>(&self, turn: &mut T, len: usize) {
+    pub(super) fn use_up<T: Pass>(&self, pass: &mut T, len: usize) {
         let mut left = len;
         for (chain, size) in self.chains.iter().zip(&self.sizes) {
             // All but the last are filled (5.1.6.4.1).
             let len = left.min(*size);
-            turn.used(*chain, len as u32);
+            pass.used(*chain, len as u32);
             left -= len;
         }
     }

@@ -17,7 +17,7 @@ macro_rules! counters {
             }
         }
 
-        /// What happened in a turn.
+        /// What happened in a poll.
         pub(super) type Counts = NetStats;
 
         #[derive(Debug, Default)]

@@ -1,6 +1,6 @@
-//! A turn of a queue in which what was used goes wrong, as a seeded plan says: see [`faults`](crate::faults).
+//! A pass over a queue in which what was used goes wrong, as a seeded plan says: see [`faults`](crate::faults).
 
-use super::{Broken, Chain, Part, Turn};
+use super::{Broken, Chain, Part, Pass};
 use crate::faults::{Fault, Faults};
 use wholebar_core::model::Host;
 
@@ -8,33 +8,33 @@ use wholebar_core::model::Host;
 pub(in super::super) const KINDS: [Fault; 7] =
     [Fault::Drop, Fault::Duplicate, Fault::WrongId, Fault::Corrupt, Fault::Fatal, Fault::Hang, Fault::Vanish];
 
-/// A turn, and what goes wrong with it.
+/// A pass, and what goes wrong with it.
 pub(in super::super) struct Faulty<'f, T> {
-    turn: T,
+    pass: T,
     faults: &'f mut Faults,
     end: &'f mut Option<Fault>,
 }
 
-impl<'f, T: Turn> Faulty<'f, T> {
+impl<'f, T: Pass> Faulty<'f, T> {
     /// `end` becomes what ends the device, if something does.
-    pub(in super::super) fn new(turn: T, faults: &'f mut Faults, end: &'f mut Option<Fault>) -> Self {
-        Self { turn, faults, end }
+    pub(in super::super) fn new(pass: T, faults: &'f mut Faults, end: &'f mut Option<Fault>) -> Self {
+        Self { pass, faults, end }
     }
 }
 
-impl<T: Turn> Turn for Faulty<'_, T> {
+impl<T: Pass> Pass for Faulty<'_, T> {
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
-        if self.end.is_some() { Ok(None) } else { self.turn.next(host, parts) }
+        if self.end.is_some() { Ok(None) } else { self.pass.next(host, parts) }
     }
 
     fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
         if self.end.is_none() {
-            self.turn.singles(most, out);
+            self.pass.singles(most, out);
         }
     }
 
     fn put_back(&mut self, chains: impl DoubleEndedIterator<Item = Chain>) {
-        self.turn.put_back(chains);
+        self.pass.put_back(chains);
     }
 
     fn used(&mut self, chain: Chain, len: u32) {
@@ -47,15 +47,15 @@ impl<T: Turn> Turn for Faulty<'_, T> {
         match fault {
             Some(Fault::Drop) => {}
             Some(Fault::Duplicate) => {
-                self.turn.used(chain, len);
-                self.turn.used(chain, len);
+                self.pass.used(chain, len);
+                self.pass.used(chain, len);
             }
             Some(Fault::WrongId) => {
-                self.turn.used(Chain { id: chain.id ^ ((chance % 0xffff) as u16 + 1), ..chain }, len)
+                self.pass.used(Chain { id: chain.id ^ ((chance % 0xffff) as u16 + 1), ..chain }, len)
             }
-            Some(Fault::Corrupt) => self.turn.used(chain, chance as u32),
+            Some(Fault::Corrupt) => self.pass.used(chain, chance as u32),
             Some(fault @ (Fault::Fatal | Fault::Vanish)) => *self.end = Some(fault),
-            _ => self.turn.used(chain, len),
+            _ => self.pass.used(chain, len),
         }
     }
 
@@ -65,6 +65,6 @@ impl<T: Turn> Turn for Faulty<'_, T> {
     }
 
     fn finish(self, asked: bool) -> bool {
-        self.turn.finish(asked)
+        self.pass.finish(asked)
     }
 }

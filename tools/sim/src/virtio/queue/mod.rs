@@ -1,6 +1,6 @@
 //! Virtqueues as a device sees them: what the driver made available, taken chain by chain, and given back as used.
 //!
-//! Both layouts, split (2.7) and packed (2.8), stand behind [`Turn`]: one look at a queue, in which its memory is looked up once. What the driver
+//! Both layouts, split (2.7) and packed (2.8), stand behind [`Pass`]: one pass over a queue, in which its memory is looked up once. What the driver
 //! wrote is input: what breaks the specification is [`Broken`], after which a device needs a reset. This file does *not* know what buffers mean.
 //!
 //! **Order**: the Acquire load of the available index (split) or of a descriptor's flags (packed) pairs with the driver's Release store of it: what it
@@ -167,7 +167,7 @@ impl Queue {
         }
     }
 
-    /// Says whether to be notified, from here on; the next turn tells the driver.
+    /// Says whether to be notified, from here on; the next pass tells the driver.
     pub(super) fn set_notify(&mut self, notify: bool) {
         match &mut self.ring {
             Ring::Split(ring) => ring.set_notify(notify),
@@ -175,7 +175,7 @@ impl Queue {
         }
     }
 
-    /// Whether nothing is available. Where that can't be seen, a turn will tell why.
+    /// Whether nothing is available. Where that can't be seen, a pass will tell why.
     #[inline]
     pub(super) fn is_idle(&self, host: &Host<'_>) -> bool {
         match &self.ring {
@@ -231,11 +231,11 @@ impl Bell {
 
     /// What came of a look at the queue: `None` where it is not there, and may be so.
     #[inline(always)]
-    pub(super) fn there<T>(&mut self, looked: Result<T, Broken>) -> Result<Option<T>, Broken> {
-        match looked {
-            Ok(turn) => {
+    pub(super) fn there<T>(&mut self, polled: Result<T, Broken>) -> Result<Option<T>, Broken> {
+        match polled {
+            Ok(pass) => {
                 self.away = Away::No;
-                Ok(Some(turn))
+                Ok(Some(pass))
             }
             Err(why) => self.not_there(why).map(|()| None),
         }
@@ -268,19 +268,19 @@ pub(super) struct FaultState {
     pub(super) end: Option<Fault>,
 }
 
-/// Does something with a turn of a queue, whichever its layout: what that returns, and whether the driver wants an interrupt. `None` where the
+/// Does something with a pass over a queue, whichever its layout: what that returns, and whether the driver wants an interrupt. `None` where the
 /// queue's memory is not there now.
-macro_rules! look {
-    ($queue:expr, $host:expr, $fault_state:expr, |$turn:ident, $ahead:ident| $body:expr) => {{
+macro_rules! poll {
+    ($queue:expr, $host:expr, $fault_state:expr, |$pass:ident, $ahead:ident| $body:expr) => {{
         let $crate::virtio::queue::Queue { vector, ring, ahead: $ahead, bell } = &mut *$queue;
         $ahead.clear();
         macro_rules! with {
-            ($ring:ident, $look:ident => $made:expr) => {
-                match bell.there($ring.turn($host))? {
-                    Some($look) => {
-                        let mut $turn = $made;
+            ($ring:ident, $ring_pass:ident => $made:expr) => {
+                match bell.there($ring.pass($host))? {
+                    Some($ring_pass) => {
+                        let mut $pass = $made;
                         let done = $body;
-                        Some((done, $crate::virtio::queue::Turn::finish($turn, vector.is_some())))
+                        Some((done, $crate::virtio::queue::Pass::finish($pass, vector.is_some())))
                     }
                     None => None,
                 }
@@ -288,23 +288,23 @@ macro_rules! look {
         }
         use $crate::virtio::queue::{Faulty, Ring, FaultState};
         match (ring, &mut *$fault_state) {
-            (Ring::Split(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
-            (Ring::Packed(ring), FaultState { faults: None, .. }) => with!(ring, look => look),
+            (Ring::Split(ring), FaultState { faults: None, .. }) => with!(ring, ring_pass => ring_pass),
+            (Ring::Packed(ring), FaultState { faults: None, .. }) => with!(ring, ring_pass => ring_pass),
             (Ring::Split(ring), FaultState { faults: Some(faults), end }) => {
-                with!(ring, look => Faulty::new(look, faults, end))
+                with!(ring, ring_pass => Faulty::new(ring_pass, faults, end))
             }
             (Ring::Packed(ring), FaultState { faults: Some(faults), end }) => {
-                with!(ring, look => Faulty::new(look, faults, end))
+                with!(ring, ring_pass => Faulty::new(ring_pass, faults, end))
             }
         }
     }};
 }
-pub(super) use look;
+pub(super) use poll;
 
 /// The same, with the interrupt signalled at once if the driver wants it.
-macro_rules! turn {
-    ($queue:expr, $host:expr, $fault_state:expr, |$turn:ident, $ahead:ident| $body:expr) => {
-        $crate::virtio::queue::look!($queue, $host, $fault_state, |$turn, $ahead| $body).map(|(done, signal)| {
+macro_rules! poll_and_signal {
+    ($queue:expr, $host:expr, $fault_state:expr, |$pass:ident, $ahead:ident| $body:expr) => {
+        $crate::virtio::queue::poll!($queue, $host, $fault_state, |$pass, $ahead| $body).map(|(done, signal)| {
             if signal && let Some(vector) = $queue.vector {
                 $host.interrupt(vector.into());
             }
@@ -312,10 +312,10 @@ macro_rules! turn {
         })
     };
 }
-pub(super) use turn;
+pub(super) use poll_and_signal;
 
-/// One look at a queue.
-pub(super) trait Turn {
+/// One pass over a queue: what the driver made available is taken, and given back as used.
+pub(super) trait Pass {
     /// Takes the next available chain, whose descriptors replace `parts`.
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken>;
 

@@ -1,6 +1,6 @@
 //! Packed virtqueues (2.8): one ring of descriptors, which the driver makes available and the device overwrites as used.
 
-use super::{Broken, Chain, Part, Rules, Setup, Table, Turn, add, wanted, words};
+use super::{Broken, Chain, Part, Pass, Rules, Setup, Table, add, wanted, words};
 use crate::virtio::bits::{desc, event};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering, fence};
 use wholebar_core::mem::Iova;
@@ -62,7 +62,7 @@ pub(in super::super) struct Packed {
     record: Option<QueueRecord>,
 }
 
-/// One look at it.
+/// One pass over it.
 pub(in super::super) struct PackedPass<'q, 'h> {
     queue: &'q mut Packed,
     ring: Entries<'h, Desc>,
@@ -109,14 +109,14 @@ impl Packed {
     pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
         let flags =
             host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u16(2 * FLAGS as u64));
-        // Relaxed: a turn looks again.
+        // Relaxed: a pass looks again.
         let free = |flags: &AtomicU16| !PackedPass::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
         flags.is_some_and(free)
     }
 
     /// Looks at what is available.
     #[inline]
-    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<PackedPass<'_, 'h>, Broken> {
+    pub(in super::super) fn pass<'h>(&mut self, host: &Host<'h>) -> Result<PackedPass<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
         let ring = host.dma(Iova(desc), 16 * n as u64);
@@ -234,7 +234,7 @@ impl PackedPass<'_, '_> {
     }
 }
 
-impl Turn for PackedPass<'_, '_> {
+impl Pass for PackedPass<'_, '_> {
     #[inline]
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
         let place = self.queue.next;

@@ -1,6 +1,6 @@
 //! Split virtqueues (2.7): a descriptor table, a ring of what is available, a ring of what was used.
 
-use super::{Broken, Chain, Desc, Part, Rules, Setup, Table, Turn, add, wanted, words};
+use super::{Broken, Chain, Desc, Part, Pass, Rules, Setup, Table, add, wanted, words};
 use crate::virtio::bits::desc;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 use wholebar_core::mem::Iova;
@@ -31,13 +31,13 @@ pub(in super::super) struct Split {
     told: Option<u16>,
 }
 
-/// One look at it.
+/// One pass over it.
 pub(in super::super) struct SplitPass<'q, 'h> {
     queue: &'q mut Split,
     table: Entries<'h, Desc>,
     avail: Entries<'h, ReadOnly<AtomicU16>>,
     used: UsedRing<'h>,
-    /// How far the driver was when this turn began.
+    /// How far the driver was when this pass began.
     end: u16,
     /// Where `queue.used` was then.
     start: u16,
@@ -101,13 +101,13 @@ impl Split {
     pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
         let avail = host.dma(Iova(self.setup.driver), 4).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 2));
         let index = avail.as_ref().and_then(|a| a.at(AVAIL_IDX));
-        // Relaxed: a turn looks again.
+        // Relaxed: a pass looks again.
         index.is_some_and(|index| u16::from_le(index.load()) == self.next)
     }
 
     /// Looks at what is available.
     #[inline]
-    pub(in super::super) fn turn<'h>(&mut self, host: &Host<'h>) -> Result<SplitPass<'_, 'h>, Broken> {
+    pub(in super::super) fn pass<'h>(&mut self, host: &Host<'h>) -> Result<SplitPass<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
         let (avail_len, used_len, table_len) = (6 + 2 * n as u64, 6 + 8 * n as u64, 16 * n as u64);
@@ -178,7 +178,7 @@ impl SplitPass<'_, '_> {
     }
 }
 
-impl Turn for SplitPass<'_, '_> {
+impl Pass for SplitPass<'_, '_> {
     #[inline]
     fn next(&mut self, host: &Host<'_>, parts: &mut Vec<Part>) -> Result<Option<Chain>, Broken> {
         if self.queue.next == self.end {

@@ -60,7 +60,7 @@ impl State {
 }
 
 /// The device.
-struct Card {
+struct Nic {
     mac: [u8; 6],
     mtu: u16,
     /// Queue pairs that there are.
@@ -72,16 +72,16 @@ struct Card {
 ///
 /// # Errors
 /// Those of the transport: none here.
-pub(super) fn card(name: &str, mac: [u8; 6], mtu: u16, pairs: u16, state: Arc<State>) -> Result<Virtio> {
+pub(super) fn nic(name: &str, mac: [u8; 6], mtu: u16, pairs: u16, state: Arc<State>) -> Result<Virtio> {
     // By its control queue, which the front end serves itself, a driver asks for more than one pair.
     let kind = Kind { device: NET, class: 0x02_00_00, queues: 2 * pairs + u16::from(pairs > 1), config: 24 };
     // Who polls asks for no notifications: a queue does that is about to sleep.
     let transport = Transport { entries: ENTRIES, notify: false, ..Transport::default() };
-    let card = Card { mac, mtu, pairs, state };
-    Ok(Virtio::new("vhost-user", &kind, transport, Box::new(card))?.named(name))
+    let nic = Nic { mac, mtu, pairs, state };
+    Ok(Virtio::new("vhost-user", &kind, transport, Box::new(nic))?.named(name))
 }
 
-impl Device for Card {
+impl Device for Nic {
     fn features(&self) -> u64 {
         let pairs = if self.pairs > 1 { net::MQ | net::CTRL_VQ } else { 0 };
         net::MAC | net::MTU | net::STATUS | net::MRG_RXBUF | pairs

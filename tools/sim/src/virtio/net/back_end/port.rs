@@ -1,7 +1,7 @@
 //! The port: a server for one front end after another, the thread that hears them, and queues that are in use or not.
 
 use super::BackEnd;
-use super::device::{ENTRIES, State, card};
+use super::device::{ENTRIES, State, nic};
 use super::queues::{Rx, Tx};
 use crate::virtio::Virtio;
 use crate::virtio::net::HEADER;
@@ -149,7 +149,7 @@ impl Shared {
         loop {
             let (came, wait) = {
                 let mut server = self.server.lock().unwrap_or_else(|e| e.into_inner());
-                (server.attend(), server.waits_for())
+                (server.service(), server.waits_for())
             };
             if came {
                 // Kicked or told: there may be packets.
@@ -202,10 +202,10 @@ impl BackEndPort {
         let mtu = config.mtu.unwrap_or(MTU);
         let path = target.path.to_string_lossy();
         let mac = target.mac.unwrap_or_else(|| mac_of(&path, 1));
-        let card = card(&name, mac, mtu, config.rx_queues, state.clone())?;
+        let nic = nic(&name, mac, mtu, config.rx_queues, state.clone())?;
         let server = match target.server {
-            true => Server::bind(&target.path, card)?,
-            false => Server::connect(&target.path, card)?,
+            true => Server::bind(&target.path, nic)?,
+            false => Server::connect(&target.path, nic)?,
         };
         let wakeup = || config.rx_interrupts.then(|| EventFd::new().map(Arc::new)).transpose();
         let rx = (0..config.rx_queues).map(|_| {

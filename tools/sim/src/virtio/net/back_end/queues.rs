@@ -8,7 +8,7 @@ use crate::virtio::Virtio;
 use crate::virtio::bits::net;
 use crate::virtio::net::receive::Merge;
 use crate::virtio::net::{ETHERNET, GSO_NONE, HEADER, NEEDS_CSUM};
-use crate::virtio::queue::{Ahead, Broken, FaultState, Part, Queue, Turn, gather, look, scatter};
+use crate::virtio::queue::{Ahead, Broken, FaultState, Part, Pass, Queue, gather, poll, scatter};
 use std::fmt;
 use std::sync::Arc;
 use wholebar_core::barrier;
@@ -106,15 +106,15 @@ impl Landing<'_> {
         if queue.is_idle(host) {
             return Ok(None);
         }
-        let looked = look!(queue, host, fault_state, |turn, ahead| {
+        let polled = poll!(queue, host, fault_state, |pass, ahead| {
             // What is not handed out counts, too: whatever a driver sends, this ends.
             let most = out.room();
-            ahead.look(&mut turn, host, most);
+            ahead.prefetch(&mut pass, host, most);
             for _ in 0..most {
                 let place = ahead.place();
-                let Some((chain, parts)) = ahead.next(&mut turn, host)? else { break };
+                let Some((chain, parts)) = ahead.next(&mut pass, host)? else { break };
                 let Some(mut buf) = self.cache.get() else {
-                    ahead.back(&mut turn, place, &[chain]);
+                    ahead.back(&mut pass, place, &[chain]);
                     self.counters.no_buffers.add(1);
                     break;
                 };
@@ -128,11 +128,11 @@ impl Landing<'_> {
                         self.cache.put(buf);
                     }
                 }
-                turn.used_unwritten(chain);
+                pass.used_unwritten(chain);
             }
-            ahead.put_back(&mut turn);
+            ahead.put_back(&mut pass);
         });
-        let Some(((), wanted)) = looked else { return Ok(None) };
+        let Some(((), wanted)) = polled else { return Ok(None) };
         interrupt(host, queue, wanted);
         Ok(Some(()))
     }
@@ -216,7 +216,7 @@ impl RxQueue for Rx {
         let there = server.function().with(|virtio, host| {
             virtio.at_queue(2 * usize::from(self.index) + 1, |queue, fault_state| {
                 queue.set_notify(true);
-                look!(queue, host, fault_state, |turn, _ahead| _ = &mut turn);
+                poll!(queue, host, fault_state, |pass, _ahead| _ = &mut pass);
                 // Pairs with the driver's fence between its index and whether to kick: it kicks, or what it sent is seen here.
                 barrier::store_then_load();
                 Ok(Some(!queue.is_empty(host)))
@@ -275,12 +275,12 @@ impl Filling {
         packets: &[Buf],
         mergeable: bool,
     ) -> Result<Option<Sent>, Broken> {
-        let looked = look!(queue, host, fault_state, |turn, ahead| {
+        let polled = poll!(queue, host, fault_state, |pass, ahead| {
             let mut sent = Sent::default();
-            ahead.look(&mut turn, host, packets.len());
+            ahead.prefetch(&mut pass, host, packets.len());
             for packet in packets {
                 match self.fits(packet) {
-                    Ok(len) => match put(&mut turn, host, ahead, &mut self.merge, packet, len, mergeable)? {
+                    Ok(len) => match put(&mut pass, host, ahead, &mut self.merge, packet, len, mergeable)? {
                         Put::Done => {
                             sent.packets += 1;
                             sent.bytes += len as u64;
@@ -295,10 +295,10 @@ impl Filling {
                 }
                 sent.taken += 1;
             }
-            ahead.put_back(&mut turn);
+            ahead.put_back(&mut pass);
             sent
         });
-        let Some((sent, wanted)) = looked else { return Ok(None) };
+        let Some((sent, wanted)) = polled else { return Ok(None) };
         interrupt(host, queue, wanted);
         Ok(Some(sent))
     }
@@ -313,8 +313,8 @@ enum Put {
 
 /// Puts one packet of `len` bytes with its header into the next buffer, or into as many as it takes.
 #[inline(always)]
-fn put<T: Turn>(
-    turn: &mut T,
+fn put<T: Pass>(
+    pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
     merge: &mut Merge,
@@ -323,7 +323,7 @@ fn put<T: Turn>(
     mergeable: bool,
 ) -> Result<Put, Broken> {
     let place = ahead.place();
-    let Some((chain, parts)) = ahead.next(turn, host)? else { return Ok(Put::NoBuffer) };
+    let Some((chain, parts)) = ahead.next(pass, host)? else { return Ok(Put::NoBuffer) };
     if let [part] = parts
         && part.writable
         && part.len as usize >= HEADER + len
@@ -337,18 +337,18 @@ fn put<T: Turn>(
         if !written {
             return Err("a receive buffer can't be written".into());
         }
-        turn.used(chain, (HEADER + len) as u32);
+        pass.used(chain, (HEADER + len) as u32);
         return Ok(Put::Done);
     }
     merge.start(chain, parts, HEADER)?;
-    put_merged(turn, host, ahead, place, merge, packet, len, mergeable)
+    put_merged(pass, host, ahead, place, merge, packet, len, mergeable)
 }
 
 /// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
 #[inline(never)]
 #[allow(clippy::too_many_arguments, reason = "those of `put`, and where it began")]
-fn put_merged<T: Turn>(
-    turn: &mut T,
+fn put_merged<T: Pass>(
+    pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
     place: usize,
@@ -357,7 +357,7 @@ fn put_merged<T: Turn>(
     len: usize,
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    if !merge.fill(turn, host, ahead, place, HEADER + len, mergeable)? {
+    if !merge.fill(pass, host, ahead, place, HEADER + len, mergeable)? {
         return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
     }
     let mut header = PLAIN;
@@ -368,7 +368,7 @@ fn put_merged<T: Turn>(
         scatter(host, merge.parts(), at, segment.bytes())?;
         at += u64::from(segment.len());
     }
-    merge.use_up(turn, HEADER + len);
+    merge.use_up(pass, HEADER + len);
     Ok(Put::Done)
 }
 
