@@ -83,11 +83,15 @@ impl AdminQueue {
 
     /// Executes a command and waits for it: its result (dword 0).
     pub fn execute(&mut self, hw: &Hardware, command: Command) -> Result<u32> {
-        let name = admin_name(command.opcode());
-        let (result, status) = self.exchange(hw, command.entry(0), self.timeout)?;
-        match status.is_success() {
-            true => Ok(result),
-            false => Err(Error::Refused { device: hw.name(), command: name, status }),
+        self.execute_entry(hw, command.entry(0))
+    }
+
+    /// The same of a command with more words than a [`Command`] has; what its data pointer says is the caller's.
+    pub fn execute_entry(&mut self, hw: &Hardware, entry: [u64; 8]) -> Result<u32> {
+        let command = admin_name(entry[0] as u8);
+        match self.exchange(hw, entry, self.timeout)? {
+            (result, status) if status.is_success() => Ok(result),
+            (_, status) => Err(Error::Refused { device: hw.name(), command, status }),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::doorbell::Shadows;
 use crate::error::{Error, Fault, Result};
 use crate::event::{AsyncEvent, Event};
 use crate::hardware::Hardware;
+use crate::host_memory::HostMemory;
 use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
@@ -65,6 +66,8 @@ pub(crate) struct Control {
     pub shadows: Option<(Arc<Shadows>, (u64, u64))>,
     /// Feature 08h as it was set, which no reset keeps.
     pub coalescing: Option<u32>,
+    /// What the controller was given of the host's memory, or had before a reset.
+    pub host_memory: Option<HostMemory>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
 }
@@ -102,6 +105,7 @@ impl Control {
         if controller.has_extended_formats() {
             self.enable_extended_formats(hw)?;
         }
+        self.give_host_memory(hw, controller, options)?;
         if let Some(id) = &options.host_id {
             self.set_host_id(hw, controller, id)?;
         }
@@ -120,6 +124,27 @@ impl Control {
         }
         self.admin.listen(controller.event_limit);
         Ok(())
+    }
+
+    /// Gives the controller memory of the host's, where it prefers some and may have it; after a reset the same as before, which nobody has touched.
+    fn give_host_memory(&mut self, hw: &Hardware, controller: &Controller, options: &Options) -> Result<()> {
+        if self.host_memory.is_none() {
+            self.host_memory = HostMemory::find(hw, controller, options.host_memory_buffer)?;
+        }
+        let Some(memory) = &mut self.host_memory else { return Ok(()) };
+        match memory.give(hw, &mut self.admin) {
+            Err(Error::Refused { status, .. }) => {
+                tracing::warn!(device = hw.name(), %status, "it does not take a host memory buffer");
+                self.host_memory = None;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Takes back what the controller was given of the host's memory.
+    pub fn take_host_memory(&mut self, hw: &Hardware) -> Result<()> {
+        self.host_memory.as_mut().map_or(Ok(()), |memory| memory.take_back(hw, &mut self.admin))
     }
 
     /// Has the controller use LBA formats that say more of themselves (Host Behavior Support, 5.27.1.18: LBAFEE in byte 2).
@@ -236,6 +261,9 @@ impl Control {
     /// The controller is disabled: its memory may be given back.
     pub fn release(&self) {
         self.admin.release();
+        if let Some(memory) = &self.host_memory {
+            memory.set_quarantine(false);
+        }
         if let Some((shadows, _)) = &self.shadows {
             shadows.set_quarantine(false);
         }

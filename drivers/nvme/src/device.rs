@@ -203,8 +203,10 @@ impl Driver for Inner {
         control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
     }
 
-    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
-        self.hw.shut_down(self.options.admin_timeout)
+    fn prepare_shutdown(&self, control: &mut Control) -> Result<()> {
+        // A controller that does not give it back is shut down all the same.
+        let taken = control.take_host_memory(&self.hw);
+        self.hw.shut_down(self.options.admin_timeout).and(taken)
     }
 
     fn release(&self, control: &mut Control) {

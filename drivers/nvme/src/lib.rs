@@ -38,6 +38,7 @@ mod event;
 mod fdp;
 pub mod feature;
 mod hardware;
+mod host_memory;
 mod identify;
 mod log;
 mod manage;

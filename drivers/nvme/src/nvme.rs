@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::feature;
 use crate::hardware::Hardware;
+use crate::host_memory::HostMemory;
 use crate::identify::{self, CommandLimits, Controller, Namespace, cns, csi};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
@@ -65,6 +66,7 @@ impl Nvme {
             granted: 0,
             shadows: None,
             coalescing: None,
+            host_memory: None,
             memory: vec![memory],
         };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
@@ -144,6 +146,11 @@ impl Nvme {
     /// given an address.
     pub fn memory_buffer(&self) -> Option<MemoryBuffer> {
         self.0.driver().hw.memory
+    }
+
+    /// Returns how much of the host's memory the controller was [given](Options::host_memory_buffer), in bytes; 0 for none.
+    pub fn host_memory_buffer(&self) -> u64 {
+        self.0.peek(|control| control.host_memory.as_ref().map_or(0, HostMemory::given))
     }
 
     /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).

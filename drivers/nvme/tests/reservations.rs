@@ -134,17 +134,7 @@ fn a_host_is_known_after_a_reset() {
     let (mut first, mut second) = (a.queue(), b.queue());
     register(&mut first, KEYS[0]);
     first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, ReservationType::ExclusiveAccess).unwrap();
-    std::thread::scope(|scope| {
-        let reset = scope.spawn(|| a.nvme.reset());
-        while !reset.is_finished() {
-            first.poll_each(1, |_| {});
-            std::thread::yield_now();
-        }
-        reset.join().unwrap().unwrap();
-    });
-    while first.state() != wholebar_core::block::QueueState::Running {
-        first.poll_each(1, |_| {});
-    }
+    reset_polling(&a.nvme, &mut first);
     assert_eq!(allowed(&a, &mut first), (true, true));
     assert_eq!(allowed(&b, &mut second), (false, false));
 }

@@ -358,6 +358,17 @@ fn a_controller_says_what_is_known_of_its_kind() {
     assert!(text.contains("1 MiB in BAR2: submission queues, completion queues, lists"), "{text}");
     let report = json("nvme identify sim:nvme,size=16M,cmb=1M --json");
     assert_eq!((&report["quirks"], &report["memory_buffer"]["size"]), (&Value::Array(Vec::new()), &(1 << 20).into()));
+    let text = table("nvme identify sim:nvme,size=16M,hmb=64M,hmb_min=1M --host-memory-buffer 16M");
+    assert!(text.contains("64 MiB preferred, 1 MiB at least; it has 16 MiB"), "{text}");
+    let text = table("nvme identify sim:nvme,size=16M,hmb=64M");
+    assert!(text.contains("64 MiB preferred, 4 KiB at least; it has none"), "{text}");
+    let report = json("nvme identify sim:nvme,hmb=1M,hmb_min=512k --host-memory-buffer 1M --json");
+    let members = ["preferred", "minimum", "given"].map(|member| report["host_memory_buffer"][member].as_u64());
+    assert_eq!(members, [Some(1 << 20), Some(512 << 10), Some(1 << 20)]);
+    assert!(json("nvme identify sim:nvme --json")["host_memory_buffer"].is_null());
+    fails("nvme identify sim:nvme,hmb=4097", 2, &["multiples of 4096"]);
+    fails("nvme identify sim:nvme,hmb=1M,hmb_min=2M", 2, &["above hmb="]);
+    stdout("nvme perf sim:nvme,size=16M,hmb=1M --host-memory-buffer 1M --rw mixed --verify --qd 4 --time 0.1 --json");
     fails("nvme identify sim:nvme,quirk=entries128", 1, &["128 bytes"]);
     fails("nvme identify sim:nvme,quirk=x", 2, &["quirk"]);
     stdout("nvme perf sim:nvme,size=16M,cmb=1M --cmb --bs 16k --qd 4 --time 0.1 --json");

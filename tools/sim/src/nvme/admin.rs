@@ -23,6 +23,7 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+    pub(super) const HOST_MEMORY: u8 = 0x0d;
     pub(super) const HOST_BEHAVIOR: u8 = 0x16;
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
@@ -86,6 +87,11 @@ impl Nvme {
         // No fused commands; PRPs only (base 4.1.2: SGLs are not for admin commands over PCIe).
         if cmd.fuse() != 0 || cmd.psdt() != 0 {
             return Err(Status::INVALID_FIELD);
+        }
+        if let (admin::FORMAT | admin::SANITIZE | admin::NAMESPACE_MANAGEMENT, Some(memory)) =
+            (cmd.opcode(), &mut self.store.host_memory)
+        {
+            memory.forget();
         }
         match cmd.opcode() {
             admin::IDENTIFY if self.params.quirk == Some(Quirk::Descriptors) && cmd.cdw10() & 0xff == 3 => Ok(None),
@@ -242,6 +248,10 @@ impl Nvme {
                     self.features.uncoalesced.push(vector);
                 }
             }
+            feature::HOST_MEMORY => {
+                let memory = self.store.host_memory.as_mut().ok_or(Status::INVALID_FIELD)?;
+                memory.set(host, cmd, self.rules)?;
+            }
             // LBAFEE, in byte 2: this controller's formats are the same without.
             feature::HOST_BEHAVIOR if self.params.metadata.wide => {
                 let mut behavior = [0; 512];
@@ -302,6 +312,12 @@ impl Nvme {
                 let len = if value & 1 != 0 { 16 } else { 8 };
                 data::copy_out(host, cmd, &member.host[..len], self.rules)?;
                 0
+            }
+            feature::HOST_MEMORY => {
+                let memory = self.store.host_memory.as_ref().ok_or(Status::INVALID_FIELD)?;
+                let (bytes, enabled) = memory.get();
+                data::copy_out(host, cmd, &bytes, self.rules)?;
+                enabled
             }
             feature::FDP => self.store.fdp()?.mode(value)?,
             feature::FDP_EVENTS => {
@@ -368,12 +384,16 @@ impl Nvme {
             log::page::SELF_TEST => self.manage.self_test_log(),
             log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
-            log::page::SUPPORTED => log::supported(self.params.fdp),
+            log::page::HOST_MEMORY if self.params.hmb > 0 => {
+                self.store.host_memory.as_ref().map(|memory| memory.log()).unwrap_or_default()
+            }
+            log::page::SUPPORTED => log::supported(&self.params),
             log::page::COMMANDS => log::commands(&self.params),
             log::page::FEATURES => {
                 let placed = feature::PLACED.into_iter().filter(|_| self.params.fdp);
                 let shared = self.store.member.as_ref().map(|_| feature::HOST_IDENTIFIER);
-                log::features(feature::ALL.into_iter().chain(placed).chain(shared))
+                let memory = self.store.host_memory.as_ref().map(|_| feature::HOST_MEMORY);
+                log::features(feature::ALL.into_iter().chain(placed).chain(shared).chain(memory))
             }
             log::page::FDP_CONFIGS..=log::page::FDP_EVENTS if self.params.fdp => {
                 self.store.fdp()?.log(id, (cmd.cdw11() >> 16) as u16, cmd.cdw10() & 1 << 8 != 0)?

@@ -131,6 +131,9 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
         put(280, &(used + u128::from(manage.unallocated)).to_le_bytes());
         put(296, &u128::from(manage.unallocated).to_le_bytes());
     }
+    // HMPRE and HMMIN, in units of 4 KiB.
+    put(272, &((params.hmb >> 12) as u32).to_le_bytes());
+    put(276, &(if params.hmb > 0 { params.hmb_min >> 12 } else { 0 } as u32).to_le_bytes());
     // EDSTT: an extended self-test takes a minute at most. DSTO: one at a time. FWUG: 4 KiB.
     put(316, &[1, 0, 1, 1]);
     // SANICAP: crypto erase, block erase, overwrite.

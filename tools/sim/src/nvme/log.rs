@@ -23,6 +23,9 @@ pub(super) mod page {
     pub(crate) const FDP_EVENTS: u8 = 0x23;
     pub(crate) const SANITIZE: u8 = 0x81;
 
+    /// The vendor's own: what became of a host memory buffer.
+    pub(crate) const HOST_MEMORY: u8 = 0xc0;
+
     /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5), but for those of self-tests and of sanitizing, which go with these.
     pub(crate) const ALL: [u8; 10] =
         [SUPPORTED, ERROR, SMART, FIRMWARE, CHANGED_NAMESPACES, COMMANDS, SELF_TEST, FEATURES, MANAGEMENT, SANITIZE];
@@ -256,8 +259,9 @@ fn table(entries: usize, set: impl IntoIterator<Item = (usize, u32)>) -> Vec<u8>
 }
 
 /// The Supported Log Pages log (base 5.16.1.1).
-pub(super) fn supported(fdp: bool) -> Vec<u8> {
-    let ids = page::ALL.into_iter().chain(page::FDP.into_iter().filter(|_| fdp));
+pub(super) fn supported(params: &NvmeParams) -> Vec<u8> {
+    let ids = page::ALL.into_iter().chain(page::FDP.into_iter().filter(|_| params.fdp));
+    let ids = ids.chain((params.hmb > 0).then_some(page::HOST_MEMORY));
     table(256, ids.map(|id| (id.into(), THERE)))
 }
 

@@ -3,7 +3,7 @@
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
 //! namespaces that come and go; metadata and protection information with guards of 16 or 64 bits; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
-//! (Base 2.1) and streams; reservations; a controller memory buffer. It has *not*: fused commands, arbitration other than round robin.
+//! (Base 2.1) and streams; reservations; a controller memory buffer, a host memory buffer. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | `zones` | zoned namespaces |
 //! | `placement` | flexible data placement, streams |
 //! | `reservation` | hosts that share namespaces |
+//! | `host_memory` | copies of blocks in memory of the host's |
 //! | `quirk` | controllers that break rules |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
@@ -32,6 +33,7 @@ mod admin;
 mod bits;
 mod command;
 mod data;
+mod host_memory;
 mod identify;
 mod io;
 mod log;
@@ -59,6 +61,7 @@ use admin::Features;
 use bits::{Cc, cap, csts, reg};
 use command::{Answer, Command};
 use data::Rules;
+use host_memory::HostMemory;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
 use manage::{Manage, SPARE_NAMESPACES};
@@ -252,6 +255,7 @@ impl Nvme {
                 fdp: params.fdp.then(|| Box::new(Fdp::new(params.fdp_groups, params.fdp_handles, params.fdp_unit))),
                 no_write_zeroes: params.quirk == Some(Quirk::WriteZeroes),
                 member: params.subsystem.as_deref().map(|name| Box::new(Member::join(name))),
+                host_memory: (params.hmb > 0).then(|| Box::new(HostMemory::new(params.hmb_min))),
                 streams: (params.streams > 0).then(|| Box::new(Streams::new(params.streams))),
             },
             batch: Vec::with_capacity(poll::BURST as usize),
@@ -314,6 +318,9 @@ impl Nvme {
             _ => {}
         }
         if shuts_down {
+            if let Some(memory) = &mut self.store.host_memory {
+                memory.shut_down();
+            }
             let _ = self.store.namespaces.iter_mut().try_for_each(|ns| ns.media.flush());
             if self.state == State::Running {
                 self.state = State::Down;
@@ -389,6 +396,9 @@ impl Nvme {
         self.store.write_cache = true;
         if let Some(streams) = &mut self.store.streams {
             streams.reset();
+        }
+        if let Some(memory) = &mut self.store.host_memory {
+            memory.reset();
         }
         if let Some(member) = &mut self.store.member {
             member.reset();
@@ -553,6 +563,9 @@ impl Model for Nvme {
         }
         match self.poll_queues(host) {
             Ok(work) => {
+                if self.store.host_memory.as_ref().is_some_and(|memory| memory.lost) {
+                    self.fatal("the host memory buffer is not there");
+                }
                 self.lost = None;
                 work
             }

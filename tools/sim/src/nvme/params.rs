@@ -28,6 +28,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "ready cns descriptors zeroes stripe dma48 entries identifiers entries128: a drive that breaks this rule, with its ids (none)",
     ),
     ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
+    ("hmb", "BYTES of the host's memory that it prefers to have, a multiple of 4k up to 1G; 0: none (0)"),
+    ("hmb_min", "BYTES of the host's memory that it needs at least (4k with hmb=)"),
     ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
     ("fdp", "0 or 1: flexible data placement (0)"),
     ("fdp_nrg", "1 to 64: its reclaim groups (1)"),
@@ -95,6 +97,10 @@ pub struct NvmeParams {
     pub quirk: Option<Quirk>,
     /// Bytes of its controller memory buffer; 0 for none.
     pub cmb: u64,
+    /// Bytes of the host's memory that it prefers to have; 0 for none.
+    pub hmb: u64,
+    /// Bytes of it that it needs at least.
+    pub hmb_min: u64,
     /// The subsystem that it is a controller of, by a name; `None` for one of its own, without reservations.
     pub subsystem: Option<String>,
     /// Whether there is flexible data placement.
@@ -172,6 +178,8 @@ impl Default for NvmeParams {
             zasl: 0,
             quirk: None,
             cmb: 0,
+            hmb: 0,
+            hmb_min: 4096,
             subsystem: None,
             fdp: false,
             fdp_groups: 1,
@@ -233,6 +241,8 @@ impl NvmeParams {
                 "zasl" => p.zasl = given.number(0..=16)?,
                 "quirk" => p.quirk = Some(Quirk::of(given.value).ok_or_else(|| given.bad())?),
                 "cmb" => p.cmb = given.bytes()?,
+                "hmb" => p.hmb = given.bytes()?,
+                "hmb_min" => p.hmb_min = given.bytes()?,
                 "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
                 "fdp" => p.fdp = given.flag()?,
                 "fdp_nrg" => p.fdp_groups = given.number(1..=64)?,
@@ -308,6 +318,10 @@ impl NvmeParams {
             format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
         } else if self.cmb > 0 && !(self.cmb.is_power_of_two() && (4096..=1 << 30).contains(&self.cmb)) {
             format!("cmb={} is no power of two from 4 KiB to 1 GiB", self.cmb)
+        } else if self.hmb > 1 << 30 || [self.hmb, self.hmb_min].iter().any(|bytes| !bytes.is_multiple_of(4096)) {
+            "hmb= and hmb_min= are multiples of 4096, up to 1G".to_owned()
+        } else if self.hmb > 0 && self.hmb_min > self.hmb {
+            format!("hmb_min={} is above hmb={}", self.hmb_min, self.hmb)
         } else if self.subsystem.is_some() && self.spare > 0 {
             "subsys= does not go with spare=: its controllers would have to share namespaces".to_owned()
         } else if self.fdp && self.zoned {

@@ -358,6 +358,9 @@ impl Store {
     /// A fault: one bit of the first of a command's blocks flips, where it is kept.
     pub(super) fn flip(&mut self, cmd: &Command, fault: Fault, chance: u64) {
         let lba = cmd.cdw10_11();
+        if let Some(memory) = &mut self.host_memory {
+            memory.forget();
+        }
         let Ok(ns) = active(&mut self.namespaces, cmd.nsid()) else { return };
         if lba >= ns.blocks {
             return;
