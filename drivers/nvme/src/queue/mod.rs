@@ -141,6 +141,8 @@ const NO_NAMESPACE: Limits = Limits {
         extended: false,
         protection: None,
         guards: GuardFormat::Bits16,
+        storage_tag: 0,
+        storage_tag_mask: 0,
         first: false,
     },
     zone_size: 0,

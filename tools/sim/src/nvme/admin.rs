@@ -253,7 +253,7 @@ impl Nvme {
                 memory.set(host, cmd, self.rules)?;
             }
             // LBAFEE, in byte 2: this controller's formats are the same without.
-            feature::HOST_BEHAVIOR if self.params.metadata.wide => {
+            feature::HOST_BEHAVIOR if self.params.metadata.is_extended() => {
                 let mut behavior = [0; 512];
                 data::copy_in(host, cmd, &mut behavior, self.rules)?;
                 if behavior[2] > 1 {

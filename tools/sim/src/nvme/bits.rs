@@ -284,6 +284,7 @@ impl Status {
     pub(super) const GUARD_CHECK: Self = Self::media(0x82);
     pub(super) const APPLICATION_TAG_CHECK: Self = Self::media(0x83);
     pub(super) const REFERENCE_TAG_CHECK: Self = Self::media(0x84);
+    pub(super) const STORAGE_TAG_CHECK: Self = Self::media(0x88);
     pub(super) const COMPARE_FAILURE: Self = Self(Self::media(0x85).0 | Self::DNR);
 
     pub(super) fn is_error(self) -> bool {

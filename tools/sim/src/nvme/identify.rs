@@ -43,12 +43,16 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
-        // Of the NVM command set: extended LBA formats, where the protected ones have 64-bit guards (nvm 4.1.5.3: PIF in bits 8:7).
-        0x05 if params.metadata.wide && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
+        // Of the NVM command set: LBSTM, PIC, and extended LBA formats (nvm 4.1.5.3: STS in bits 6:0, PIF in bits 8:7).
+        0x05 if params.metadata.is_extended() && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
             let mut page = blank();
+            // All bits of a storage tag are compared; those of 16-bit guards may have one.
+            page[..8].copy_from_slice(&((1u128 << params.metadata.storage) as u64).wrapping_sub(1).to_le_bytes());
+            page[8] = 1;
             let formats = lba_formats(params.metadata.size);
             for (i, _) in formats.iter().enumerate().filter(|(_, (_, metadata))| *metadata > 0) {
-                page[12 + 4 * i..][..4].copy_from_slice(&(2u32 << 7).to_le_bytes());
+                let format = u32::from(params.metadata.format) << 7 | u32::from(params.metadata.storage);
+                page[12 + 4 * i..][..4].copy_from_slice(&format.to_le_bytes());
             }
             page
         }),
@@ -106,7 +110,7 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(92, &(1u32 << 8).to_le_bytes());
     // CTRATT: host identifiers of 128 bits, endurance groups, extended LBA formats, flexible data placement. ENDGIDMAX.
     let groups = if params.fdp { 1 << 4 | 1 << 19 } else { 0 };
-    let formats = u32::from(params.metadata.wide) << 15;
+    let formats = u32::from(params.metadata.is_extended()) << 15;
     put(96, &(u32::from(params.subsystem.is_some()) | groups | formats).to_le_bytes());
     if params.fdp {
         put(340, &placement::GROUP.to_le_bytes());

@@ -15,7 +15,8 @@ pub const PARAMETERS: &[Parameter] = &[
     ("ms", "0, 8, 16 or 64: bytes of metadata a block (0)"),
     ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
     ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
-    ("pif", "0 or 2: the format of protection information, with guards of 16 or of 64 bits (0)"),
+    ("pif", "0, 1 or 2: the format of protection information, with guards of 16, 32 or 64 bits (0)"),
+    ("sts", "0 to 64: bits of the storage tag, of 32 with pif=0, 16 to 64 with pif=1, of 48 with pif=2 (0; 16 with pif=1)"),
     ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
     ("zoned", "0 or 1: zoned namespaces (0)"),
     ("zone_size", "BYTES of a zone (64M)"),
@@ -218,7 +219,7 @@ impl NvmeParams {
     /// that don't go together.
     pub fn parse(text: &str) -> Result<Self> {
         let mut p = Self::default();
-        let mut backing = BackingParams::default();
+        let (mut backing, mut storage) = (BackingParams::default(), None);
         for given in params::split("sim:nvme", text, PARAMETERS)? {
             match given.key {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
@@ -226,12 +227,8 @@ impl NvmeParams {
                 "ms" => p.metadata.size = given.number(0..=64)?,
                 "mset" => p.metadata.extended = given.flag()?,
                 "pi" => p.metadata.protection = given.number(0..=3)?,
-                "pif" => {
-                    p.metadata.wide = match given.number(0..=2)? {
-                        1 => return Err(given.bad()),
-                        format => format == 2u8,
-                    }
-                }
+                "pif" => p.metadata.format = given.number(0..=2)?,
+                "sts" => storage = Some(given.number(0..=64)?),
                 "pil" => p.metadata.first = given.flag()?,
                 "zoned" => p.zoned = given.flag()?,
                 "zone_size" => p.zone_size = given.bytes()?,
@@ -281,6 +278,7 @@ impl NvmeParams {
             }
         }
         p.backing = backing.backing()?;
+        p.metadata.storage = storage.unwrap_or(if p.metadata.format == 1 { 16 } else { 0 });
         p.check()?;
         Ok(p)
     }
@@ -337,15 +335,21 @@ impl NvmeParams {
     }
 
     fn metadata_conflict(&self) -> Option<String> {
-        let Metadata { size, extended, protection, first, wide } = self.metadata;
+        let Metadata { size, extended, protection, first, format, storage } = self.metadata;
         let what = if ![0, 8, 16, 64].contains(&size) {
             format!("ms={size}: 0, 8, 16 and 64 bytes are known")
         } else if size == 0 && (protection > 0 || extended) {
             "pi= and mset= go with ms=".to_owned()
-        } else if (first || wide) && protection == 0 {
-            "pil= and pif= go with pi=".to_owned()
-        } else if wide && size < 16 {
-            "pif=2 wants ms=16 or ms=64".to_owned()
+        } else if (first || format > 0 || storage > 0) && protection == 0 {
+            "pil=, pif= and sts= go with pi=".to_owned()
+        } else if format > 0 && size < 16 {
+            format!("pif={format} wants ms=16 or ms=64")
+        } else if !match format {
+            0 => storage <= 32,
+            1 => storage >= 16,
+            _ => storage <= 48,
+        } {
+            format!("pif={format} has no storage tags of sts={storage} bits")
         } else if size > 0 && self.backing != Backing::Ram {
             "metadata is kept in memory: ms= does not go with file= and backing=null".to_owned()
         } else {
@@ -412,7 +416,12 @@ mod tests {
             ("mset=1", "go with ms="),
             ("ms=8,pil=1", "go with pi="),
             ("ms=8,pif=2,pi=1", "wants ms=16"),
-            ("ms=16,pif=1,pi=1", "pif"),
+            ("ms=8,pif=1,pi=1", "wants ms=16"),
+            ("ms=16,pif=1,pi=1,sts=15", "sts=15"),
+            ("ms=16,pif=2,pi=1,sts=49", "sts=49"),
+            ("ms=8,pi=1,sts=33", "sts=33"),
+            ("ms=8,sts=8", "go with pi="),
+            ("ms=16,pif=3,pi=1", "pif"),
             ("ms=8,backing=null", "kept in memory"),
             ("ms=8,file=x", "kept in memory"),
             ("ms=8,pi=4", "pi"),
