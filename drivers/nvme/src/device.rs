@@ -184,6 +184,7 @@ impl Driver for Inner {
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
         self.hw.bus_master(true)?;
+        self.hw.restore_persistent_memory()?;
         control.admin.start(&self.hw)?;
         control.set_up(&self.hw, &self.controller, &self.options)?;
         // What it would have told meanwhile is lost.

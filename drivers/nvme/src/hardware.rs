@@ -3,9 +3,11 @@
 use crate::cmb::{self, ControllerMemory, MemoryBuffer};
 use crate::error::{Error, Result};
 use crate::options::Options;
+use crate::pmr::PersistentMemoryRegion;
 use crate::quirks::{Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
@@ -27,6 +29,9 @@ pub(crate) struct Hardware {
     pub memory: Option<MemoryBuffer>,
     /// It, where it is used.
     pub controller_memory: Option<Arc<ControllerMemory>>,
+    /// The persistent memory region, where it has one; and whether somebody has it open.
+    pub persistent: Option<PersistentMemoryRegion>,
+    pub persistent_open: AtomicBool,
 }
 
 impl Hardware {
@@ -72,6 +77,8 @@ impl Hardware {
             quirks,
             memory: None,
             controller_memory: None,
+            persistent: None,
+            persistent_open: AtomicBool::new(false),
         };
         let cap = u64::from(hw.read(regs::CAP)?) | u64::from(hw.read(regs::CAP + 4)?) << 32;
         if cap as u32 == regs::GONE {
@@ -94,6 +101,7 @@ impl Hardware {
             let why = format!("it has no I/O command set (CAP.CSS is {:#x})", hw.cap.command_sets());
             return Err(Error::Unfit { device: hw.name(), why });
         }
+        hw.persistent = PersistentMemoryRegion::find(&hw)?;
         Ok(hw)
     }
 
@@ -109,6 +117,14 @@ impl Hardware {
             memory.used = true;
         }
         Ok(())
+    }
+
+    /// Enables the persistent memory region again, after a reset of the function, where somebody has it open.
+    pub fn restore_persistent_memory(&self) -> Result<()> {
+        match self.persistent.filter(|_| self.persistent_open.load(Ordering::Relaxed)) {
+            Some(region) => region.enable(self),
+            None => Ok(()),
+        }
     }
 
     /// Entries that an I/O queue can have.

@@ -45,6 +45,7 @@ mod manage;
 mod namespaces;
 mod nvme;
 mod options;
+mod pmr;
 mod protection;
 mod prp;
 mod queue;
@@ -70,6 +71,7 @@ pub use log::{
 pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
+pub use pmr::{PersistentMemory, PersistentMemoryHealth, PersistentMemoryRegion};
 pub use protection::{Checks, GuardFormat, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use quirks::Quirk;

@@ -44,6 +44,8 @@ struct Identity<'a> {
     queue_entries: u32,
     /// Absent where it has none that could be used.
     memory_buffer: Option<Memory>,
+    /// Absent where it has none that could be used.
+    persistent_memory: Option<Persistent>,
     /// Absent where it prefers to have none of the host's memory.
     host_memory_buffer: Option<HostMemory>,
     /// What it is known to do otherwise than the standard says.
@@ -100,6 +102,10 @@ pub fn run(args: Args) -> Result<()> {
         sgls: found.sgl_alignment().is_some(),
         queue_entries: controller.max_entries(),
         memory_buffer: controller.nvme.memory_buffer().map(Memory::of),
+        persistent_memory: controller
+            .nvme
+            .persistent_memory_region()
+            .map(|region| Persistent { bar: region.bar, size: region.size }),
         host_memory_buffer: (found.host_memory_preferred > 0).then(|| HostMemory {
             preferred: found.host_memory_preferred,
             minimum: found.host_memory_minimum,
@@ -132,6 +138,14 @@ struct Memory {
     size: u64,
     /// What can lie in it.
     holds: Vec<&'static str>,
+}
+
+/// Its persistent memory region (PMR).
+#[derive(Serialize)]
+struct Persistent {
+    bar: u8,
+    /// Bytes.
+    size: u64,
 }
 
 /// Memory of the host's (HMB), in bytes.
@@ -201,6 +215,9 @@ impl Identity<'_> {
         rows.extend(self.memory_buffer.as_ref().map(|memory| {
             let Memory { bar, size, holds, .. } = memory;
             ("memory buffer", format!("{} in BAR{bar}: {}", output::bytes(*size), holds.join(", ")))
+        }));
+        rows.extend(self.persistent_memory.as_ref().map(|memory| {
+            ("persistent memory", format!("{} in BAR{}", output::bytes(memory.size), memory.bar))
         }));
         rows.extend(self.host_memory_buffer.as_ref().map(|memory| {
             let [preferred, minimum, given] =

@@ -1,7 +1,7 @@
 //! `wholebar nvme`, the admin side: what is asked of a controller and done to it, on models in the command's own process and on one that is served and
 //! keeps what was done.
 
-use crate::common::{Running, fails, json, patient, stdout, wholebar};
+use crate::common::{Running, fails, json, on_one_line, patient, stdout, wholebar};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -372,4 +372,36 @@ fn a_controller_says_what_is_known_of_its_kind() {
     fails("nvme identify sim:nvme,quirk=entries128", 1, &["128 bytes"]);
     fails("nvme identify sim:nvme,quirk=x", 2, &["quirk"]);
     stdout("nvme perf sim:nvme,size=16M,cmb=1M --cmb --bs 16k --qd 4 --time 0.1 --json");
+}
+
+#[test]
+fn persistent_memory_is_read_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_served, target) = serve(dir.path(), "size=16M pmr=64k");
+    assert!(table(&format!("nvme identify {target}")).contains("64 KiB in BAR4"));
+    let [data, back] = ["data", "back"].map(|name| dir.path().join(name));
+    fs::write(&data, b"what lasts").unwrap();
+    let (data, back) = (data.display(), back.display());
+    fails(&format!("nvme pmr write {target} --in {data} --offset 4k"), 2, &["--force"]);
+    let done = stdout(&format!("nvme pmr write {target} --in {data} --offset 4k --force"));
+    assert!(on_one_line(&done).contains("10 B stored from byte 4096 on"), "{done}");
+    // Another program finds it, after this one has closed the controller.
+    let text = stdout(&format!("nvme pmr read {target} --offset 4k --len 10 --hex"));
+    assert!(text.contains("what lasts"), "{text}");
+    stdout(&format!("nvme pmr read {target} --out {back}"));
+    let all = fs::read(dir.path().join("back")).unwrap();
+    assert_eq!((all.len(), &all[4096..4106]), (64 << 10, &b"what lasts"[..]));
+    let report = json(&format!("nvme pmr status {target} --json"));
+    assert_eq!((&report["size"], &report["health"]), (&(64 << 10).into(), &"normal".into()));
+    assert!(table(&format!("nvme pmr status {target}")).contains("BAR4"));
+    fails(&format!("nvme pmr read {target} --offset 64k --len 1"), 1, &["persistent memory region"]);
+    fails(&format!("nvme pmr read {target} --len 1T"), 1, &["more than its"]);
+    fails(&format!("nvme pmr write {target} --in {data} --offset 65530 --force"), 1, &["persistent memory region"]);
+    fails("nvme pmr status sim:nvme", 1, &["no persistent memory region"]);
+    fails("nvme pmr status sim:nvme,pmr=4k,pmr_state=failed", 1, &["error 01h"]);
+    fails("nvme pmr read sim:nvme,pmr=4k,pmr_state=restore", 1, &["lost", "--force"]);
+    stdout("nvme pmr read sim:nvme,pmr=4k,pmr_state=restore --force --len 8");
+    fails(&format!("nvme pmr write sim:nvme,pmr=4k,pmr_state=readonly --in {data} --force"), 1, &["only be read"]);
+    fails("nvme pmr status sim:nvme,pmr=5000", 2, &["power of two"]);
+    fails("nvme pmr status sim:nvme,pmr=4k,msix=own", 2, &["BAR4"]);
 }

@@ -3,7 +3,8 @@
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
 //! namespaces that come and go; metadata and protection information with guards of 16 or 64 bits; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
-//! (Base 2.1) and streams; reservations; a controller memory buffer, a host memory buffer. It has *not*: fused commands, arbitration other than round robin.
+//! (Base 2.1) and streams; reservations; a controller memory buffer, a host memory buffer, a persistent
+//! memory region. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -16,6 +17,7 @@
 //! | `placement` | flexible data placement, streams |
 //! | `reservation` | hosts that share namespaces |
 //! | `host_memory` | copies of blocks in memory of the host's |
+//! | `pmr` | the persistent memory region |
 //! | `quirk` | controllers that break rules |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
@@ -40,6 +42,7 @@ mod log;
 mod manage;
 mod params;
 mod placement;
+mod pmr;
 mod poll;
 mod protection;
 mod queue;
@@ -50,6 +53,7 @@ mod zones;
 
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
+pub use pmr::PmrState;
 pub use protection::Metadata;
 pub use quirk::Quirk;
 
@@ -66,6 +70,7 @@ use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
 use manage::{Manage, SPARE_NAMESPACES};
 use placement::{Fdp, Streams};
+use pmr::Pmr;
 use poll::Held;
 use queue::{Cq, QueueLost, Sq};
 use reservation::Member;
@@ -100,6 +105,8 @@ pub struct Nvme {
     table: Option<(Arc<Pages>, u64)>,
     /// BAR2, the controller memory buffer, where there is one; and CMBMSC as it was last seen.
     cmb: Option<(Arc<Pages>, u64)>,
+    /// BAR4, the persistent memory region, where there is one.
+    pmr: Option<Pmr>,
     msix: MsixPlace,
     config: Config,
     state: State,
@@ -209,6 +216,8 @@ impl Nvme {
         bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
         let cmb = if params.cmb > 0 { Some((Pages::new(params.cmb)?, 0)) } else { None };
         bars.extend(cmb.as_ref().map(|_| (2, params.cmb)));
+        let pmr = if params.pmr > 0 { Some(Pmr::new(params.pmr, params.pmr_state)?) } else { None };
+        bars.extend(pmr.as_ref().map(|_| (pmr::BAR as u8, params.pmr)));
         let bar = Pages::new(BAR0_SIZE)?;
         let (vendor, device) = params.quirk.map_or((config::VENDOR, DEVICE), Quirk::ids);
         let (offset, len) = (reg::DOORBELLS, 4096);
@@ -219,6 +228,7 @@ impl Nvme {
             bar,
             table,
             cmb,
+            pmr,
             msix,
             config: Config::new(&Identity { vendor, device, class: 0x01_08_02, bars, msix }),
             state: State::Off,
@@ -291,12 +301,14 @@ impl Nvme {
             | cap::CSS_NVM
             | if p.zoned { cap::CSS_ALL } else { 0 }
             | if p.cmb > 0 { cap::CMBS } else { 0 }
+            | self.pmr_capability()
             | mps(p.mps_min) << cap::MPSMIN_SHIFT
             | mps(p.mps_max) << cap::MPSMAX_SHIFT
             | cap::CRWMS;
         self.put64(reg::CAP, cap);
         self.put32(reg::VS, VERSION);
         self.put32(reg::CRTO, p.timeout.into());
+        self.publish_pmr();
     }
 
     /// CC changed.
@@ -506,6 +518,9 @@ impl Model for Nvme {
         if let Some((pages, _)) = &self.cmb {
             regions[2] = direct(pages.len(), pages);
         }
+        if let Some(pmr) = &self.pmr {
+            regions[pmr::BAR as usize] = direct(pmr.pages.len(), &pmr.pages);
+        }
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
         irqs[2] = IrqInfo { count: self.msix.vectors, eventfd: true, maskable: false, resizable: true };
@@ -543,6 +558,7 @@ impl Model for Nvme {
         self.disable();
         self.cc = Cc(0);
         self.config.reset();
+        self.switch_pmr(false);
         self.set_registers(0);
         self.publish();
     }
@@ -552,6 +568,9 @@ impl Model for Nvme {
         let cc = Cc(self.get32(reg::CC));
         if self.cmb.is_some() {
             self.configure_memory(host, cc != self.cc);
+        }
+        if self.pmr.is_some() && !matches!(self.state, State::Gone | State::Hung) {
+            self.configure_pmr();
         }
         if cc != self.cc {
             self.configure(cc);

@@ -1,5 +1,6 @@
 //! What the NVMe model can be told to be.
 
+use super::pmr::PmrState;
 use super::protection::Metadata;
 use super::quirk::Quirk;
 use crate::faults::FaultPlan;
@@ -29,6 +30,8 @@ pub const PARAMETERS: &[Parameter] = &[
         "ready cns descriptors zeroes stripe dma48 entries identifiers entries128: a drive that breaks this rule, with its ids (none)",
     ),
     ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
+    ("pmr", "BYTES of a persistent memory region: a power of two from 4k to 1G; 0: none (0)"),
+    ("pmr_state", "normal, restore, readonly, unreliable or failed: how that fares (normal)"),
     ("hmb", "BYTES of the host's memory that it prefers to have, a multiple of 4k up to 1G; 0: none (0)"),
     ("hmb_min", "BYTES of the host's memory that it needs at least (4k with hmb=)"),
     ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
@@ -98,6 +101,10 @@ pub struct NvmeParams {
     pub quirk: Option<Quirk>,
     /// Bytes of its controller memory buffer; 0 for none.
     pub cmb: u64,
+    /// Bytes of its persistent memory region; 0 for none.
+    pub pmr: u64,
+    /// How that fares.
+    pub pmr_state: PmrState,
     /// Bytes of the host's memory that it prefers to have; 0 for none.
     pub hmb: u64,
     /// Bytes of it that it needs at least.
@@ -179,6 +186,8 @@ impl Default for NvmeParams {
             zasl: 0,
             quirk: None,
             cmb: 0,
+            pmr: 0,
+            pmr_state: PmrState::Normal,
             hmb: 0,
             hmb_min: 4096,
             subsystem: None,
@@ -238,6 +247,8 @@ impl NvmeParams {
                 "zasl" => p.zasl = given.number(0..=16)?,
                 "quirk" => p.quirk = Some(Quirk::of(given.value).ok_or_else(|| given.bad())?),
                 "cmb" => p.cmb = given.bytes()?,
+                "pmr" => p.pmr = given.bytes()?,
+                "pmr_state" => p.pmr_state = PmrState::of(given.value).ok_or_else(|| given.bad())?,
                 "hmb" => p.hmb = given.bytes()?,
                 "hmb_min" => p.hmb_min = given.bytes()?,
                 "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
@@ -314,8 +325,13 @@ impl NvmeParams {
             "a file backs one namespace: spare= does not go with it".to_owned()
         } else if self.fdp_unit == 0 || !self.fdp_unit.is_multiple_of(4096) {
             format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
-        } else if self.cmb > 0 && !(self.cmb.is_power_of_two() && (4096..=1 << 30).contains(&self.cmb)) {
-            format!("cmb={} is no power of two from 4 KiB to 1 GiB", self.cmb)
+        } else if let Some((name, bytes)) = [("cmb", self.cmb), ("pmr", self.pmr)]
+            .into_iter()
+            .find(|(_, bytes)| *bytes > 0 && !(bytes.is_power_of_two() && (4096..=1 << 30).contains(bytes)))
+        {
+            format!("{name}={bytes} is no power of two from 4 KiB to 1 GiB")
+        } else if self.pmr > 0 && self.msix == Msix::Own {
+            "pmr= does not go with msix=own: both are BAR4".to_owned()
         } else if self.hmb > 1 << 30 || [self.hmb, self.hmb_min].iter().any(|bytes| !bytes.is_multiple_of(4096)) {
             "hmb= and hmb_min= are multiples of 4096, up to 1G".to_owned()
         } else if self.hmb > 0 && self.hmb_min > self.hmb {
