@@ -11,8 +11,9 @@ use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
 use crate::raw::Transfer;
+use crate::reservation::ReservationNotification;
 use crate::ring::Rings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +69,8 @@ pub(crate) struct Control {
     pub coalescing: Option<u32>,
     /// What the controller was given of the host's memory, or had before a reset.
     pub host_memory: Option<HostMemory>,
+    /// What was told of reservations, and nobody has asked for yet.
+    pub notifications: VecDeque<ReservationNotification>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
 }
@@ -222,7 +225,12 @@ impl Control {
     ) -> Result<()> {
         for event in self.admin.events(hw)?.into_iter().map(AsyncEvent) {
             let mut log = None;
-            if event.log_page() != 0 {
+            if event.is_reservation() {
+                match self.read_notifications(hw) {
+                    Err(Error::Refused { status, .. }) => tracing::warn!(%event, %status, "its log page cannot be read"),
+                    done => done?,
+                }
+            } else if event.log_page() != 0 {
                 let bytes = event.log_bytes().min(hw.page as u32);
                 let read = command::get_log_page(event.log_page(), bytes, self.admin.data_iova());
                 match self.admin.fetch(hw, read, bytes as usize) {

@@ -77,7 +77,8 @@ pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use quirks::Quirk;
 pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use reservation::{
-    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,
+    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationChange, ReservationMask,
+    ReservationNotification, ReservationType, Reservations,
 };
 pub use status::StatusCode;
 pub use virtualization::{FlexibleResource, PrimaryCapabilities, ResourceCapabilities, SecondaryController};

@@ -18,7 +18,7 @@ use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::Queue;
 use crate::quirks::Quirk;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::bar::Bar;
@@ -67,6 +67,7 @@ impl Nvme {
             shadows: None,
             coalescing: None,
             host_memory: None,
+            notifications: VecDeque::new(),
             memory: vec![memory],
         };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {

@@ -4,6 +4,7 @@
 use crate::common::{Running, fails, json, on_one_line, patient, stdout, wholebar};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// What a command reports for people, which fits a terminal.
@@ -349,6 +350,35 @@ fn reservations() {
     fails(&format!("nvme resv register {target} {host}"), 2, &["--nrkey"]);
     fails(&format!("nvme resv report {target} --hostid 12"), 2, &["no UUID"]);
     fails("nvme resv report sim:nvme", 1, &["no reservations"]);
+}
+
+/// Two controllers of one subsystem, a host on each: one sees what the other does.
+#[test]
+fn a_host_is_told_what_another_does_to_its_reservation() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = ["a", "b"].map(|name| dir.path().join(name));
+    let other = format!("--socket {} size=16M subsys=told", sockets[1].display());
+    let _served = Running::serve("nvme", &sockets[0], &other);
+    let [a, b] = sockets.each_ref().map(|socket| patient(socket));
+    while !sockets[1].exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let hosts = ["1", "2"].map(|digit| format!("--hostid {digit}a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697"));
+    stdout(&format!("nvme resv register {a} --nrkey 1 {}", hosts[0]));
+    stdout(&format!("nvme resv register {b} --nrkey 2 {}", hosts[1]));
+    stdout(&format!("nvme resv acquire {a} --crkey 1 --rtype 2 {}", hosts[0]));
+    let mut watching = Running::start(&format!("nvme resv notifications {a} --count 1 --json {}", hosts[0]));
+    let mut line = String::new();
+    BufReader::new(watching.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("tells what happens"), "{line}");
+    stdout(&format!("nvme resv acquire {b} --crkey 2 --prkey 1 --racqa 1 --rtype 2 {}", hosts[1]));
+    let (code, text) = watching.finish();
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let members = (&told["change"], &told["nsid"]);
+    assert_eq!((code, members), (Some(0), (&"Registration Preempted".into(), &1.into())));
+    let none = stdout(&format!("nvme resv notifications {a} --time 0 {}", hosts[0]));
+    assert_eq!(none, "");
+    fails("nvme resv notifications sim:nvme --time 0", 1, &["no reservations"]);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod feature {
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
     pub(super) const HOST_IDENTIFIER: u8 = 0x81;
+    pub(super) const RESERVATION_MASK: u8 = 0x82;
 
     /// Those that are there always, and those of flexible data placement.
     pub(super) const ALL: [u8; 10] =
@@ -268,6 +269,11 @@ impl Nvme {
                 member.extended = value & 1 != 0;
                 let len = if member.extended { 16 } else { 8 };
                 data::copy_in(host, cmd, &mut member.host[..len], self.rules)?;
+                member.identified();
+            }
+            feature::RESERVATION_MASK => {
+                self.store.allocated(cmd.nsid())?;
+                self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?.inbox.set_mask(cmd.nsid(), value);
             }
             feature::FDP => {
                 let namespaces = self.store.namespaces.iter().any(|ns| ns.allocated);
@@ -312,6 +318,9 @@ impl Nvme {
                 let len = if value & 1 != 0 { 16 } else { 8 };
                 data::copy_out(host, cmd, &member.host[..len], self.rules)?;
                 0
+            }
+            feature::RESERVATION_MASK => {
+                self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?.inbox.mask(cmd.nsid())
             }
             feature::HOST_MEMORY => {
                 let memory = self.store.host_memory.as_ref().ok_or(Status::INVALID_FIELD)?;
@@ -384,6 +393,9 @@ impl Nvme {
             log::page::SELF_TEST => self.manage.self_test_log(),
             log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
+            log::page::RESERVATION if self.store.member.is_some() => {
+                self.store.member.as_ref().map(|member| member.inbox.page(retain)).unwrap_or_default()
+            }
             log::page::HOST_MEMORY if self.params.hmb > 0 => {
                 self.store.host_memory.as_ref().map(|memory| memory.log()).unwrap_or_default()
             }
@@ -391,7 +403,8 @@ impl Nvme {
             log::page::COMMANDS => log::commands(&self.params),
             log::page::FEATURES => {
                 let placed = feature::PLACED.into_iter().filter(|_| self.params.fdp);
-                let shared = self.store.member.as_ref().map(|_| feature::HOST_IDENTIFIER);
+                let shared = [feature::HOST_IDENTIFIER, feature::RESERVATION_MASK];
+                let shared = shared.into_iter().filter(|_| self.store.member.is_some());
                 let memory = self.store.host_memory.as_ref().map(|_| feature::HOST_MEMORY);
                 log::features(feature::ALL.into_iter().chain(placed).chain(shared).chain(memory))
             }

@@ -15,7 +15,7 @@
 //! | `protection` | metadata and protection information |
 //! | `zones` | zoned namespaces |
 //! | `placement` | flexible data placement, streams |
-//! | `reservation` | hosts that share namespaces |
+//! | `reservation`, `notices` | hosts that share namespaces, and what they are told of each other |
 //! | `host_memory` | copies of blocks in memory of the host's |
 //! | `pmr` | the persistent memory region |
 //! | `quirk` | controllers that break rules |
@@ -40,6 +40,7 @@ mod identify;
 mod io;
 mod log;
 mod manage;
+mod notices;
 mod params;
 mod placement;
 mod pmr;

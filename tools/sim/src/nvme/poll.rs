@@ -61,6 +61,9 @@ impl Nvme {
         if self.coalesced {
             self.interrupt_late(host);
         }
+        if self.store.member.as_ref().is_some_and(|member| member.inbox.came()) {
+            self.events.raise(Event::ReservationLog);
+        }
         // Where one queue is lost, the others are not.
         let (admin, io) = (self.poll_admin(host), self.poll_io(host));
         match (admin?, io?) {
