@@ -5,6 +5,7 @@ use crate::command::{self, Command, DataPointer, admin_name};
 use crate::doorbell::Bell;
 use crate::error::{Error, Fault, Result};
 use crate::hardware::Hardware;
+use crate::quirks::{ADMIN_TAGS, Quirk};
 use crate::raw::Transfer;
 use crate::ring::QueuePair;
 use crate::status::StatusCode;
@@ -31,6 +32,8 @@ pub(crate) struct AdminQueue {
     bounce: Option<Bounce>,
     iova: (u64, u64),
     timeout: Duration,
+    /// The identifiers of waited-for commands: the first, and the last.
+    identifiers: (u16, u16),
     next: u16,
     /// The one that is waited for.
     waiting: Option<u16>,
@@ -54,8 +57,22 @@ impl AdminQueue {
         let (sq, cq) = pair.rings().offsets();
         let iova = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
         let data_iova = hw.aligned(base.offset(data.offset()).0)?;
-        let (waiting, out, events) = (None, 0, Vec::new());
-        Ok(Self { pair, data, data_iova, bounce: None, iova, timeout, next: FIRST, waiting, out, wanted: 0, events })
+        // Where they are shared with an I/O queue, these are the first.
+        let identifiers = if hw.has(Quirk::SharedTags) { (MAX_EVENTS, ADMIN_TAGS - 1) } else { (FIRST, LAST) };
+        Ok(Self {
+            pair,
+            data,
+            data_iova,
+            bounce: None,
+            iova,
+            timeout,
+            identifiers,
+            next: identifiers.0,
+            waiting: None,
+            out: 0,
+            wanted: 0,
+            events: Vec::new(),
+        })
     }
 
     /// Enables the controller with this queue, both as new. It was disabled before.
@@ -128,7 +145,7 @@ impl AdminQueue {
     /// Executes a command: result and status.
     fn exchange(&mut self, hw: &Hardware, mut entry: [u64; 8], timeout: Duration) -> Result<(u32, StatusCode)> {
         let cid = self.next;
-        self.next = if cid == LAST { FIRST } else { cid + 1 };
+        self.next = if cid == self.identifiers.1 { self.identifiers.0 } else { cid + 1 };
         self.waiting = Some(cid);
         let opcode = entry[0] as u8;
         entry[0] |= u64::from(cid) << 16;

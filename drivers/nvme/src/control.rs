@@ -10,6 +10,7 @@ use crate::host_memory::HostMemory;
 use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
+use crate::quirks::Quirk;
 use crate::raw::Transfer;
 use crate::reservation::ReservationNotification;
 use crate::ring::Rings;
@@ -49,8 +50,8 @@ pub(crate) struct Record {
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
     pub rings: Rings,
-    /// Where the submission queue is, if it lies in the controller's memory.
-    pub in_controller: Option<u64>,
+    /// Where the controller has the submission queue, if that is not where the driver writes it.
+    pub elsewhere: Option<u64>,
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -87,7 +88,8 @@ pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
 impl Control {
     /// Everything that has to be done after CC.EN, but for identifying: first and after each reset.
     pub fn set_up(&mut self, hw: &Hardware, controller: &Controller, options: &Options) -> Result<()> {
-        let want = u32::from(options.io_queues.max(1)) - 1;
+        let want = if hw.has(Quirk::SharedTags) { 1 } else { options.io_queues.max(1) };
+        let want = u32::from(want) - 1;
         let number = command::set_features(crate::feature::NUMBER_OF_QUEUES, 0, want | want << 16, false);
         let granted = self.admin.execute(hw, number)?;
         // 0's based, submission and completion; it may grant more than was asked for.
@@ -179,7 +181,7 @@ impl Control {
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
         let (sq, cq) = record.rings.offsets();
-        let sq = record.in_controller.unwrap_or(base.offset(sq).0);
+        let sq = record.elsewhere.unwrap_or(base.offset(sq).0);
         let (sq, cq) = (hw.aligned(sq)?, hw.aligned(base.offset(cq).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {

@@ -4,7 +4,7 @@ use crate::cmb::{self, ControllerMemory, MemoryBuffer};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::pmr::PersistentMemoryRegion;
-use crate::quirks::{Quirk, READY_DELAY};
+use crate::quirks::{ADMIN_TAGS, MIN_SHARED_ENTRIES, Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,9 +57,6 @@ impl Hardware {
                 Quirk::of(ids.0, ids.1).map(|(quirk, _)| quirk).collect()
             }
         };
-        if quirks.contains(&Quirk::LongEntries) {
-            return Err(Error::Unfit { device: device.name().to_owned(), why: Quirk::LongEntries.to_string() });
-        }
         if quirks.contains(&Quirk::Dma48) {
             device.dma().set_dma_mask(device.dma().dma_mask().min(48));
         }
@@ -96,6 +93,13 @@ impl Hardware {
             let what = "its queues have one entry (CAP.MQES is 0, and has to be 1 at least)".to_owned();
             return Err(Error::Nonsense { device: hw.name(), what });
         }
+        if hw.has(Quirk::SharedTags) && hw.max_entries() < MIN_SHARED_ENTRIES {
+            let why = format!(
+                "its queues have {} entries at most, and command identifiers are shared with {ADMIN_TAGS} of the admin queue's",
+                hw.max_entries()
+            );
+            return Err(Error::Unfit { device: hw.name(), why });
+        }
         hw.page = hw.page.clamp(hw.cap.min_page(), hw.cap.max_page());
         if hw.cap.command_sets() & 0b100_0001 == 0 {
             let why = format!("it has no I/O command set (CAP.CSS is {:#x})", hw.cap.command_sets());
@@ -108,7 +112,8 @@ impl Hardware {
     /// Asks for the controller memory buffer, and uses it where that is wanted and submission queues can lie in it. The controller is disabled, and DMA memory
     /// not attached yet.
     pub fn find_memory_buffer(&mut self, options: &Options) -> Result<()> {
-        let Options { policy, page, admin_timeout, controller_memory: used, .. } = *options;
+        let Options { policy, page, admin_timeout, .. } = *options;
+        let used = options.controller_memory && !self.has(Quirk::LongEntries);
         if self.cap.has_memory_buffer() {
             self.memory = MemoryBuffer::find(&self.bar, admin_timeout)?;
         }
@@ -239,7 +244,7 @@ impl Hardware {
                 return Err(Error::Nonsense { device: self.name(), what });
             }
         }
-        self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets()))?;
+        self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets(), self.has(Quirk::LongEntries)))?;
         self.wait("become ready", self.ready, |csts| csts.ready() || csts.fatal())?;
         self.healthy("while it was enabled")
     }

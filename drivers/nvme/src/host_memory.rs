@@ -98,8 +98,9 @@ impl HostMemory {
         let mut entry = set_features(HOST_MEMORY_BUFFER, 0, how, false).entry(0);
         let list = self.iova + self.bytes;
         if how & ENABLE != 0 {
-            entry[6] = self.bytes / self.page | list << 32;
-            entry[7] = list >> 32 | 1 << 32;
+            let pages = self.bytes / self.page;
+            entry[6] = pages | (list << 32);
+            entry[7] = (list >> 32) | (1 << 32);
         }
         entry
     }

@@ -17,7 +17,7 @@ use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::Queue;
-use crate::quirks::Quirk;
+use crate::quirks::{MIN_SHARED_ENTRIES, Quirk};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,6 +212,8 @@ impl Nvme {
     pub fn queue(&self, options: QueueOptions) -> Result<Queue> {
         let driver = self.0.driver();
         let entries = options.entries.unwrap_or(driver.options.entries.min(driver.max_entries()));
+        // Some identifiers are the admin queue's.
+        let entries = if driver.hw.has(Quirk::SharedTags) { entries.max(MIN_SHARED_ENTRIES) } else { entries };
         if !entries.is_power_of_two() || !(2..=driver.max_entries()).contains(&entries) {
             return Err(Error::Entries { device: driver.hw.name(), asked: entries, max: driver.max_entries() });
         }
@@ -379,7 +381,7 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
         ShadowDoorbells::Always => true,
         ShadowDoorbells::Auto => !hw.direct_doorbells()?,
     };
-    if shadows && hw.controller_memory.is_none() && controller.has_shadow_doorbells() {
+    if shadows && hw.controller_memory.is_none() && !hw.has(Quirk::LongEntries) && controller.has_shadow_doorbells() {
         let mapping = memory(hw, 4 * hw.page)?;
         let shadows = Shadows::new(mapping.arena().clone(), hw.page, hw.cap.doorbell_stride())?;
         let (doorbells, events) = shadows.offsets();

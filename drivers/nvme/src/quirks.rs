@@ -27,12 +27,19 @@ pub enum Quirk {
     QueueEntries(u32),
     /// Identifiers of namespaces (EUI64, NGUID, UUID) are those of other drives, too: they are left out.
     SameIdentifiers,
-    /// Submission entries have 128 bytes, and command identifiers are shared with the admin queue: this driver cannot drive it.
+    /// Entries of I/O submission queues have 128 bytes (CC.IOSQES 7).
     LongEntries,
+    /// Commands of the admin queue and of the one I/O queue that there is must not have the same identifier, which are small numbers.
+    SharedTags,
 }
 
 /// How long a controller with [`Quirk::DelayBeforeReady`] is left alone.
 pub(crate) const READY_DELAY: std::time::Duration = std::time::Duration::from_millis(2300);
+
+/// How many identifiers, from 0 on, are the admin queue's with [`Quirk::SharedTags`].
+pub(crate) const ADMIN_TAGS: u16 = 32;
+/// The entries that an I/O queue has at least then: a power of two, some of which it can use.
+pub(crate) const MIN_SHARED_ENTRIES: u32 = 64;
 
 /// A row: vendor and device, what they do, and who says so.
 type Row = (u16, u16, &'static [Quirk], &'static str);
@@ -84,7 +91,12 @@ const IDS: &[Row] = &[
     (0x1d0f, 0xcd02, &[Quirk::Dma48], LINUX),
     // Apple: MacBook8,1; those behind the T2.
     (0x106b, 0x2001, &[Quirk::OneVector, Quirk::QueueEntries(2)], LINUX_DEPTH),
-    (0x106b, 0x2005, &[Quirk::OneVector, Quirk::LongEntries], LINUX),
+    (
+        0x106b,
+        0x2005,
+        &[Quirk::OneVector, Quirk::LongEntries, Quirk::SharedTags, Quirk::IdentifyOldOnly],
+        "Linux, drivers/nvme/host/pci.c: nvme_id_table, nvme_setup_io_queues",
+    ),
 ];
 
 /// By vendor and the beginning of the model's name, where other models have the same ids.
@@ -117,7 +129,8 @@ impl fmt::Display for Quirk {
             Self::OneVector => "it has one interrupt vector",
             Self::QueueEntries(entries) => return write!(f, "queues have {entries} entries at most"),
             Self::SameIdentifiers => "identifiers of namespaces are not unique",
-            Self::LongEntries => "submission entries have 128 bytes: it cannot be driven",
+            Self::LongEntries => "submission entries have 128 bytes",
+            Self::SharedTags => "one I/O queue, sharing identifiers with the admin queue",
         })
     }
 }

@@ -229,12 +229,12 @@ pub const CC_SHUTDOWN: u32 = 1 << 14;
 /// CC.SHN's bits.
 pub const CC_SHUTDOWN_MASK: u32 = 3 << 14;
 
-/// CC's value to enable with: pages of `page` bytes, round robin, entries of 64 (2^6) and 16 (2^4) bytes; all supported
+/// CC's value to enable with: pages of `page` bytes, round robin, entries of 64 (2^6) and 16 (2^4) bytes, or of 128 (2^7) in I/O submission queues; all supported
 /// command sets (CSS 110b) or the NVM command set alone (000b).
-pub fn cc_enable(page: u64, all_command_sets: bool) -> u32 {
+pub fn cc_enable(page: u64, all_command_sets: bool, long_entries: bool) -> u32 {
     let css = if all_command_sets { 0b110 } else { 0 };
     let mps = page.trailing_zeros().saturating_sub(12);
-    CC_ENABLE | css << 4 | mps << 7 | 6 << 16 | 4 << 20
+    CC_ENABLE | css << 4 | mps << 7 | (6 + u32::from(long_entries)) << 16 | 4 << 20
 }
 
 /// Submission queue `qid`'s tail doorbell (PCIe Transport 1.0, 3.1.2.1).
@@ -288,7 +288,8 @@ mod tests {
 
     #[test]
     fn configuration_carries_the_page_size() {
-        assert_eq!(cc_enable(4096, false), 0x0046_0001);
-        assert_eq!(cc_enable(65536, true), 0x0046_0001 | 4 << 7 | 6 << 4);
+        assert_eq!(cc_enable(4096, false, false), 0x0046_0001);
+        assert_eq!(cc_enable(65536, true, false), 0x0046_0001 | 4 << 7 | 6 << 4);
+        assert_eq!(cc_enable(4096, false, true), 0x0047_0001);
     }
 }

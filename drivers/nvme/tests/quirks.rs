@@ -112,10 +112,56 @@ fn identifiers_that_are_not_unique_are_left_out() {
     assert!(all[0].uuid.is_some() && all[0].uuid == all[1].uuid);
 }
 
+/// Entries of 128 bytes, in a queue that shares its identifiers with the admin queue.
 #[test]
-fn what_cannot_be_driven_says_so() {
-    let refused = opened("sim:nvme,size=16M,quirk=entries128", patient()).err().unwrap();
-    assert!(matches!(&refused, Error::Unfit { why, .. } if why.contains("128 bytes")), "{refused}");
-    let rig = rig("sim:nvme,size=16M");
-    assert_eq!(rig.nvme.quirks(), []);
+fn entries_are_long_and_identifiers_shared() {
+    let rig1 = rig("sim:nvme,size=16M,ns=2,quirk=entries128");
+    let [single, long, shared, old] =
+        [Quirk::OneVector, Quirk::LongEntries, Quirk::SharedTags, Quirk::IdentifyOldOnly];
+    assert_eq!(rig1.nvme.quirks(), [single, long, shared, old]);
+    assert_eq!((rig1.nvme.io_queues(), rig1.nvme.namespaces().len()), (1, 2));
+    for entries in [2, 64, 128] {
+        let mut queue = rig1.nvme.queue(QueueOptions { entries: Some(entries), ..QueueOptions::default() }).unwrap();
+        // All but the admin queue's, and the entry that is always empty.
+        assert_eq!((queue.capacity(), queue.in_flight()), (entries.max(64) as usize - 33, 0));
+        // Several times around the queue, in batches, and through a reset.
+        for round in 0..3u64 {
+            for first in (0..120).step_by(30) {
+                for tag in first..first + 30 {
+                    let data = Data::One(rig1.pattern(512, round << 32 | tag));
+                    queue.submit(request(tag, Op::Write { lba: tag }, data)).unwrap();
+                }
+                queue.ring();
+                assert!(wait(&mut queue, 30).iter().all(|done| done.status == Status::Ok));
+            }
+            reset_polling(&rig1.nvme, &mut queue);
+            for lba in 0..120 {
+                let back = one(ok(&mut queue, Op::Read { lba }, Data::One(rig1.buf(512))));
+                assert!(back.bytes() == pattern(512, round << 32 | lba), "{lba}");
+            }
+        }
+        // More than there are identifiers: the rest is refused, and comes back.
+        let capacity = queue.capacity() as u64;
+        let sent = (0..=capacity)
+            .take_while(|tag| queue.submit(request(*tag, Op::Flush, Data::None)).is_ok())
+            .count();
+        queue.ring();
+        assert_eq!((sent as u64, wait(&mut queue, sent).len()), (capacity, sent));
+        // Admin commands go around their identifiers meanwhile.
+        assert!((0..100).all(|_| rig1.nvme.smart().is_ok()));
+    }
+    works(&rig1);
+    // Each of the two makes the difference.
+    let without = |quirks: &[Quirk]| {
+        opened("sim:nvme,size=16M,quirk=entries128", Options { quirks: Some(quirks.into()), ..patient() })
+    };
+    let short = without(&[single, shared, old]).unwrap().queue(QueueOptions::default()).err();
+    assert!(matches!(short, Some(Error::Refused { command: "Create I/O Submission Queue", .. })), "{short:?}");
+    let alone = without(&[single, long, old]).err();
+    assert!(matches!(alone, Some(Error::Fatal { .. })), "{alone:?}");
+}
+
+#[test]
+fn who_breaks_no_rule_has_no_quirks() {
+    assert_eq!(rig("sim:nvme,size=16M").nvme.quirks(), []);
 }

@@ -162,7 +162,7 @@ impl Nvme {
             return Err(Status::INVALID_VECTOR);
         }
         let vector = (cmd.cdw11() & 2 != 0).then_some(vector);
-        let vector = if self.params.quirk == Some(Quirk::Entries) { vector.map(|_| 0) } else { vector };
+        let vector = if self.params.quirk.is_some_and(Quirk::has_one_vector) { vector.map(|_| 0) } else { vector };
         self.clear_doorbell(host, 2 * u64::from(id) + 1);
         self.queues.cqs[usize::from(id)] = Some(Cq::new(id, cmd.prp1(), entries, vector));
         DONE
@@ -171,14 +171,15 @@ impl Nvme {
     /// Create I/O Submission Queue (base 5.5).
     fn create_sq(&mut self, host: &Host<'_>, cmd: &Command) -> Outcome {
         let taken = self.queues.sq(cmd.cdw10() as u16).is_some();
-        let (id, entries) = self.new_queue(cmd, self.cc.iosqes(), 6, taken)?;
+        let long = self.params.quirk == Some(Quirk::LongEntries);
+        let (id, entries) = self.new_queue(cmd, self.cc.iosqes(), 6 + u32::from(long), taken)?;
         let cq = (cmd.cdw11() >> 16) as u16;
         if cq == 0 || cq > self.features.queues {
             return Err(Status::INVALID_QUEUE_ID);
         }
         self.queues.cq(cq).ok_or(Status::CQ_INVALID)?.users += 1;
         self.clear_doorbell(host, 2 * u64::from(id));
-        self.queues.sqs[usize::from(id)] = Some(Sq::new(id, cq, cmd.prp1(), entries));
+        self.queues.sqs[usize::from(id)] = Some(Sq::new(id, cq, cmd.prp1(), entries, long));
         self.queues.active.push(id);
         DONE
     }
@@ -348,7 +349,8 @@ impl Nvme {
             return Err(Status::COMMAND_SEQUENCE);
         }
         // The two are not counted apart here: what the host asks most for decides.
-        self.features.queues = (submission.max(completion) + 1).min(self.params.queues);
+        let most = if self.params.quirk == Some(Quirk::LongEntries) { 1 } else { self.params.queues };
+        self.features.queues = (submission.max(completion) + 1).min(most);
         Ok(self.granted_queues())
     }
 

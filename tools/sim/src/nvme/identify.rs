@@ -34,7 +34,7 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
     let managed = params.spare > 0;
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
     let cns = cmd.cdw10() & 0xff;
-    match if params.quirk == Some(Quirk::Cns) { cns.min(1) } else { cns } {
+    match if params.quirk.is_some_and(Quirk::has_old_identify) { cns.min(1) } else { cns } {
         // Of one that is not active: zeros (base 5.17.2.1).
         0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
         0x01 => Ok(controller(params, manage, namespaces, id)),
@@ -142,8 +142,8 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(316, &[1, 0, 1, 1]);
     // SANICAP: crypto erase, block erase, overwrite.
     put(328, &0b111u32.to_le_bytes());
-    // Queue entries of 64 and 16 bytes, no others.
-    put(512, &[0x66, 0x44]);
+    // Queue entries of 64 and 16 bytes, no others; or of 128.
+    put(512, &[if params.quirk == Some(Quirk::LongEntries) { 0x76 } else { 0x66 }, 0x44]);
     put(516, &(namespaces.len() as u32).to_le_bytes());
     // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, reservations, Verify, Copy.
     put(520, &(0b1_1000_1111 | u16::from(params.subsystem.is_some()) << 5).to_le_bytes());

@@ -385,7 +385,7 @@ impl Nvme {
         } else {
             self.rules.page = page;
             self.clear_doorbells();
-            self.queues.sqs[0] = Some(Sq::new(0, 0, asq, asqs));
+            self.queues.sqs[0] = Some(Sq::new(0, 0, asq, asqs, false));
             self.queues.cqs[0] = Some(Cq::new(0, acq, acqs, Some(0)));
             self.state = State::Running;
             self.put32(reg::CSTS, csts::RDY);

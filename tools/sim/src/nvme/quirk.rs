@@ -21,7 +21,8 @@ pub enum Quirk {
     Entries,
     /// All namespaces have the same identifier. (MAXIO.)
     Identifiers,
-    /// Submission entries have 128 bytes. (Apple, behind a T2.) The model only has its ids.
+    /// Entries of I/O submission queues have 128 bytes, and there is one such queue, none of whose commands may have an identifier below 32, nor one of the admin queue's
+    /// one from there on; one interrupt vector; Identify as with `Cns`. (Apple, behind a T2.)
     LongEntries,
 }
 
@@ -38,10 +39,23 @@ pub(super) const NAMES: [(&str, Quirk, (u16, u16)); 9] = [
     ("entries128", Quirk::LongEntries, (0x106b, 0x2005)),
 ];
 
+/// The identifiers of the admin queue's commands with `LongEntries` are below this.
+pub(super) const ADMIN_TAGS: u16 = 32;
+
 /// How long a controller that was disabled must be left alone.
 pub(super) const READY: Duration = Duration::from_secs(1);
 
 impl Quirk {
+    /// Whether there is one interrupt vector.
+    pub(super) fn has_one_vector(self) -> bool {
+        matches!(self, Self::Entries | Self::LongEntries)
+    }
+
+    /// Whether Identify knows CNS 0 and 1 alone.
+    pub(super) fn has_old_identify(self) -> bool {
+        matches!(self, Self::Cns | Self::LongEntries)
+    }
+
     pub(super) fn of(name: &str) -> Option<Self> {
         NAMES.iter().find(|(known, ..)| *known == name).map(|(_, quirk, _)| *quirk)
     }
