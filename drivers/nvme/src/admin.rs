@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar_core::mem::{Arena, Chunk, DmaMapping};
 
-/// Entries of the admin queues.
+/// Entries of the admin queues; and where they have to be whole pages of 4 KiB.
 const ENTRIES: u32 = 32;
+const WHOLE_PAGE: u32 = 64;
 /// Asynchronous event requests that are kept out at most, each with an identifier of its own, from 0 on.
 const MAX_EVENTS: u16 = 4;
 /// The identifiers of waited-for commands, in turn: a late answer to one that was given up is told from the next one's.
@@ -49,7 +50,8 @@ impl AdminQueue {
     pub fn new(hw: &Hardware, mapping: &DmaMapping, timeout: Duration) -> Result<Self> {
         let arena: &Arc<Arena> = mapping.arena();
         let bells = Bell::pair(&hw.bar, 0, hw.cap.doorbell_stride(), None)?;
-        let pair = QueuePair::new(0, arena.clone(), ENTRIES, hw.page, bells)?;
+        let entries = if hw.has(Quirk::WholeAdminPages) { WHOLE_PAGE } else { ENTRIES };
+        let pair = QueuePair::new(0, arena.clone(), entries, hw.page, bells)?;
         pair.set_quarantine(true);
         let data = arena.alloc(hw.page, hw.page)?;
         data.set_quarantine(true);
@@ -81,7 +83,7 @@ impl AdminQueue {
         self.pair.restart();
         (self.waiting, self.out) = (None, 0);
         self.events.clear();
-        hw.enable(self.iova.0, self.iova.1, ENTRIES)
+        hw.enable(self.iova.0, self.iova.1, self.pair.entries())
     }
 
     /// The controller was disabled and cannot reach memory: this queue's may be given back.

@@ -229,7 +229,9 @@ impl Control {
             let mut log = None;
             if event.is_reservation() {
                 match self.read_notifications(hw) {
-                    Err(Error::Refused { status, .. }) => tracing::warn!(%event, %status, "its log page cannot be read"),
+                    Err(Error::Refused { status, .. }) => {
+                        tracing::warn!(%event, %status, "its log page cannot be read")
+                    }
                     done => done?,
                 }
             } else if event.log_page() != 0 {

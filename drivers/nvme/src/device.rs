@@ -11,7 +11,7 @@ use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::{ANY_VECTOR, Options};
 use crate::prp::list_words;
-use crate::quirks::Quirk;
+use crate::quirks::{LIST_ALIGN, Quirk};
 use crate::ring::QueuePair;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -75,6 +75,20 @@ impl Inner {
         limit.min(1 << 30) as u32
     }
 
+    /// Bytes of one command at most, metadata between blocks among them, where there is some.
+    pub fn max_interleaved(&self) -> u32 {
+        let data = self.max_transfer();
+        // A list has one page. Metadata is never more than its block.
+        let list = (self.hw.page / 8 * self.hw.page).min(1 << 30) as u32;
+        if self.hw.has(Quirk::DataOnlyLimit) { data.saturating_mul(2).min(list) } else { data }
+    }
+
+    /// Words of a slot's list: a power of two.
+    fn list_words(&self) -> u32 {
+        let words = list_words(self.max_interleaved(), self.hw.page);
+        if self.hw.has(Quirk::AlignedLists) { words.max(LIST_ALIGN / 8) } else { words }
+    }
+
     /// Everything a queue needs; the controller knows of it then.
     pub fn make_queue(&self, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
         let granted = control.granted;
@@ -93,7 +107,7 @@ impl Inner {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
         let page = self.hw.page;
-        let list_words = list_words(self.max_transfer(), page);
+        let list_words = self.list_words();
         let long = if self.hw.has(Quirk::LongEntries) { 128 } else { 0 };
         let bytes = u64::from(entries) * (64 + long + 16 + 8 * u64::from(list_words)) + 5 * page;
         let mut made = None;

@@ -256,7 +256,17 @@ impl Hardware {
             return Ok(());
         }
         self.write(regs::CC, cc & !regs::CC_SHUTDOWN_MASK | regs::CC_SHUTDOWN)?;
-        self.wait("shut down", timeout, |csts| csts.shut_down() || csts.fatal())
+        match self.wait("shut down", timeout, |csts| csts.shut_down() || csts.fatal()) {
+            Err(Error::Core(Core::NotReady { .. })) if self.has(Quirk::ShutdownNotTold) => {
+                tracing::warn!(
+                    device = self.name(),
+                    ?timeout,
+                    "the end of its shutdown was not told: it is taken for shut down"
+                );
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Lets the function do DMA, or not.

@@ -406,6 +406,15 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
     if !hw.has(Quirk::Stripe) {
         controller.stripe = None;
     }
+    if hw.has(Quirk::NoSgls) {
+        controller.sgls = 0;
+    }
+    if hw.has(Quirk::NoSecurity) {
+        controller.admin_commands &= !1;
+    }
+    if hw.has(Quirk::NoSubsystemName) {
+        controller.subsystem.clear();
+    }
     if hw.has(Quirk::IdentifyOldOnly) {
         return Ok(controller);
     }

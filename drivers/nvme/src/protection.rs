@@ -420,7 +420,8 @@ mod tests {
     #[test]
     fn storage_tags_leave_the_rest_to_reference_tags() {
         use GuardFormat::{Bits16, Bits32, Bits64};
-        let tags = [(Bits16, 0, 32), (Bits16, 32, 0), (Bits32, 16, 64), (Bits32, 64, 16), (Bits64, 0, 48), (Bits64, 48, 0)];
+        let tags =
+            [(Bits16, 0, 32), (Bits16, 32, 0), (Bits32, 16, 64), (Bits32, 64, 16), (Bits64, 0, 48), (Bits64, 48, 0)];
         for (guards, storage_tag, reference) in tags {
             let layout = Layout {
                 block: 512,

@@ -261,7 +261,8 @@ fn guards_have_32_bits() {
             let tagged = |tag| Protection { reference_tag: Some(tag), ..Protection::controller() };
             let write = with(&mut queue, Op::Write { lba: 9 }, Data::One(rig.pattern(512, 1)), tagged(5 << 61 | 7));
             assert_eq!(write.status, Status::Ok);
-            let mut read = |tag| named(with(&mut queue, Op::Read { lba: 9 }, Data::One(rig.buf(512)), tagged(tag)).status);
+            let mut read =
+                |tag| named(with(&mut queue, Op::Read { lba: 9 }, Data::One(rig.buf(512)), tagged(tag)).status);
             assert_eq!(read(5 << 61 | 7), None);
             assert_eq!(read(4 << 61 | 7), Some("End-to-end Reference Tag Check Error"));
         }

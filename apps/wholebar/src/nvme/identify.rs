@@ -216,12 +216,14 @@ impl Identity<'_> {
             let Memory { bar, size, holds, .. } = memory;
             ("memory buffer", format!("{} in BAR{bar}: {}", output::bytes(*size), holds.join(", ")))
         }));
-        rows.extend(self.persistent_memory.as_ref().map(|memory| {
-            ("persistent memory", format!("{} in BAR{}", output::bytes(memory.size), memory.bar))
-        }));
+        rows.extend(
+            self.persistent_memory
+                .as_ref()
+                .map(|memory| ("persistent memory", format!("{} in BAR{}", output::bytes(memory.size), memory.bar))),
+        );
         rows.extend(self.host_memory_buffer.as_ref().map(|memory| {
-            let [preferred, minimum, given] =
-                [memory.preferred, memory.minimum, memory.given].map(|n| if n > 0 { output::bytes(n) } else { "none".to_owned() });
+            let [preferred, minimum, given] = [memory.preferred, memory.minimum, memory.given]
+                .map(|n| if n > 0 { output::bytes(n) } else { "none".to_owned() });
             ("host memory", format!("{preferred} preferred, {minimum} at least; it has {given}"))
         }));
         rows.extend(self.quirks.iter().map(|quirk| ("quirk", quirk.clone())));

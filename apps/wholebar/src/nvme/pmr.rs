@@ -91,8 +91,9 @@ fn status(args: &StatusArgs) -> Result<()> {
     let region = controller.nvme.persistent_memory_region().context("it has none")?;
     let PersistentMemoryRegion { bar, size, read_data, write_data, .. } = region;
     if args.json {
-        return output::print_json(&json!({"schema": "wholebar.pmr/1", "target": args.target, "bar": bar, "size": size,
-            "health": name(health), "rds": read_data, "wds": write_data}));
+        let report = json!({"schema": "wholebar.pmr/1", "target": args.target, "bar": bar, "size": size,
+            "health": name(health), "rds": read_data, "wds": write_data});
+        return output::print_json(&report);
     }
     let rows = vec![
         ("size", output::bytes(size)),
@@ -118,7 +119,10 @@ fn read(args: &ReadArgs) -> Result<()> {
     let controller = admin::open(&args.target)?;
     let memory = controller.nvme.persistent_memory()?;
     if memory.health()? == PersistentMemoryHealth::RestoreError && !args.force {
-        bail!("{}: what was stored is lost, at least in parts (restore error): --force reads what is there", args.target);
+        bail!(
+            "{}: what was stored is lost, at least in parts (restore error): --force reads what is there",
+            args.target
+        );
     }
     let bytes = fetch(&memory, args.offset.0, args.len.as_ref().map(|len| len.0))?;
     let offset = args.offset.0;

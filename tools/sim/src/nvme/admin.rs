@@ -116,6 +116,9 @@ impl Nvme {
             admin::SELF_TEST => self.self_test(cmd),
             admin::FIRMWARE_DOWNLOAD => self.firmware_download(host, cmd),
             admin::FIRMWARE_COMMIT => self.firmware_commit(cmd),
+            admin::SECURITY_SEND | admin::SECURITY_RECEIVE if self.params.quirk == Some(Quirk::Security) => {
+                Err(Status::INVALID_OPCODE)
+            }
             admin::SECURITY_SEND => self.security_send(host, cmd),
             admin::SECURITY_RECEIVE => self.security_receive(host, cmd),
             admin::DIRECTIVE_RECEIVE if self.params.has_directives() => self.directive_receive(host, cmd),

@@ -163,7 +163,13 @@ impl HostMemory {
     }
 
     /// A line of a namespace, from the buffer where it is there; else from the media, and put there.
-    fn line(&mut self, host: &Host<'_>, nsid: u32, ns: &mut Namespace, line: u64) -> Result<[u8; LINE as usize], Status> {
+    fn line(
+        &mut self,
+        host: &Host<'_>,
+        nsid: u32,
+        ns: &mut Namespace,
+        line: u64,
+    ) -> Result<[u8; LINE as usize], Status> {
         let mut bytes = [0; LINE as usize];
         let whole = (line + 1) * LINE <= ns.bytes;
         let place = self.place(nsid, line);
@@ -193,12 +199,7 @@ impl HostMemory {
 
 impl Store {
     /// A read, with the host's memory for what was read before.
-    pub(super) fn read_with_host_memory(
-        &mut self,
-        host: &Host<'_>,
-        cmd: &Command,
-        rules: Rules,
-    ) -> Result<(), Status> {
+    pub(super) fn read_with_host_memory(&mut self, host: &Host<'_>, cmd: &Command, rules: Rules) -> Result<(), Status> {
         let (ns, mut at, len) = self.transfer(cmd)?;
         ns.readable(at, len)?;
         let nsid = cmd.nsid();

@@ -153,7 +153,11 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(534, &[1]);
     // SGLS: any length and alignment.
     put(536, &u32::from(params.sgl).to_le_bytes());
-    put(768, format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))).as_bytes());
+    let name = match params.quirk {
+        Some(Quirk::SubsystemName) => "nqn.2017-12.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555".to_owned(),
+        _ => format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))),
+    };
+    put(768, name.as_bytes());
     // Power state 0: 0.01 W units; what a model takes is not known, and 0 says so.
     page
 }

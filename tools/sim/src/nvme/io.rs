@@ -59,6 +59,8 @@ pub(super) struct Store {
     pub(super) host_memory: Option<Box<HostMemory>>,
     /// Its place in a subsystem, where it has one.
     pub(super) member: Option<Box<Member>>,
+    /// What one command may transfer is so much data, and metadata beside it.
+    pub(super) data_limit: bool,
     /// It has no Write Zeroes, though it says so.
     pub(super) no_write_zeroes: bool,
 }

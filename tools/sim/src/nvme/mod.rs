@@ -18,6 +18,7 @@
 //! | `reservation`, `notices` | hosts that share namespaces, and what they are told of each other |
 //! | `host_memory` | copies of blocks in memory of the host's |
 //! | `pmr` | the persistent memory region |
+//! | `registers` | BAR0's words |
 //! | `quirk` | controllers that break rules |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
@@ -48,6 +49,7 @@ mod poll;
 mod protection;
 mod queue;
 mod quirk;
+mod registers;
 mod reservation;
 mod uncorrectable;
 mod zones;
@@ -235,7 +237,11 @@ impl Nvme {
             state: State::Off,
             cc: Cc(0),
             disabled: None,
-            rules: Rules { page: params.mps_min.bytes(), sgl: params.sgl },
+            rules: Rules {
+                page: params.mps_min.bytes(),
+                sgl: params.sgl && params.quirk != Some(Quirk::Sgls),
+                list_align: if params.quirk == Some(Quirk::Lists) { 512 } else { 8 },
+            },
             queues: Queues::none(params.queues),
             shadow: None,
             features: Features::new(params.queues),
@@ -264,6 +270,7 @@ impl Nvme {
                 failed: None,
                 result: 0,
                 fdp: params.fdp.then(|| Box::new(Fdp::new(params.fdp_groups, params.fdp_handles, params.fdp_unit))),
+                data_limit: params.quirk == Some(Quirk::DataLimit),
                 no_write_zeroes: params.quirk == Some(Quirk::WriteZeroes),
                 member: params.subsystem.as_deref().map(|name| Box::new(Member::join(name))),
                 host_memory: (params.hmb > 0).then(|| Box::new(HostMemory::new(params.hmb_min))),
@@ -338,7 +345,9 @@ impl Nvme {
             if self.state == State::Running {
                 self.state = State::Down;
             }
-            self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::SHST_COMPLETE);
+            if self.params.quirk != Some(Quirk::Shutdown) {
+                self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::SHST_COMPLETE);
+            }
         }
     }
 
@@ -372,6 +381,8 @@ impl Nvme {
         let too_early = |since: Instant| since.elapsed() < quirk::READY;
         let why = if self.params.quirk == Some(Quirk::Ready) && self.disabled.is_some_and(too_early) {
             "it was enabled too early"
+        } else if self.params.quirk == Some(Quirk::AdminPages) && !asqs.is_multiple_of(64) {
+            "the admin submission queue is no whole pages"
         } else if self.params.quirk == Some(Quirk::Dma48) && (asq | acq) >> 48 != 0 {
             "an admin queue is beyond 48 bits"
         } else if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
@@ -455,55 +466,6 @@ impl Nvme {
         let table = self.table.as_ref().map_or(0x2000..BAR0_SIZE, |(_, size)| 0..*size);
         let pages = self.table.as_ref().map_or(&self.bar, |(pages, _)| pages);
         table.step_by(4).filter_map(|at| pages.u32(at)).for_each(|w| w.store(u32::MAX, Ordering::Release));
-    }
-
-    /// Sets all registers below the doorbells, each in its own width: two accesses of one place have one width, or none is atomic.
-    fn set_registers(&self, value: u32) {
-        for at in (0..reg::DOORBELLS).step_by(4) {
-            match at {
-                reg::CAP | reg::ASQ | reg::ACQ | reg::CMBMSC => {
-                    self.put64(at, u64::from(value) << 32 | u64::from(value))
-                }
-                _ if [reg::CAP, reg::ASQ, reg::ACQ, reg::CMBMSC].contains(&(at - at % 8)) => {}
-                _ => self.put32(at, value),
-            }
-        }
-    }
-
-    fn clear_doorbells(&self) {
-        // In words of their own width, as the other side writes them.
-        (0..4096).step_by(4).for_each(|offset| self.put32(reg::DOORBELLS + offset, 0));
-    }
-
-    /// Clears a new queue's doorbell, and its shadow: what they held was another queue's.
-    fn clear_doorbell(&self, host: &Host<'_>, index: u64) {
-        let offset = index << (2 + self.params.dstrd);
-        self.put32(reg::DOORBELLS + offset, 0);
-        let shadow = self.shadow.and_then(|s| host.dma(Iova(s.values).offset(offset), 4)).filter(|m| m.writable());
-        if let Some(word) = shadow.and_then(|m| m.u32(0)) {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn get32(&self, register: u64) -> u32 {
-        self.bar.u32(register).map_or(0, |r| u32::from_le(r.load(Ordering::Acquire)))
-    }
-
-    fn get64(&self, register: u64) -> u64 {
-        self.bar.u64(register).map_or(0, |r| u64::from_le(r.load(Ordering::Acquire)))
-    }
-
-    fn put32(&self, register: u64, value: u32) {
-        if let Some(r) = self.bar.u32(register) {
-            r.store(value.to_le(), Ordering::Release);
-        }
-    }
-
-    fn put64(&self, register: u64, value: u64) {
-        if let Some(r) = self.bar.u64(register) {
-            r.store(value.to_le(), Ordering::Release);
-        }
     }
 }
 

@@ -17,7 +17,10 @@ pub const PARAMETERS: &[Parameter] = &[
     ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
     ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
     ("pif", "0, 1 or 2: the format of protection information, with guards of 16, 32 or 64 bits (0)"),
-    ("sts", "0 to 64: bits of the storage tag, of 32 with pif=0, 16 to 64 with pif=1, of 48 with pif=2 (0; 16 with pif=1)"),
+    (
+        "sts",
+        "0 to 64: bits of the storage tag, of 32 with pif=0, 16 to 64 with pif=1, of 48 with pif=2 (0; 16 with pif=1)",
+    ),
     ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
     ("zoned", "0 or 1: zoned namespaces (0)"),
     ("zone_size", "BYTES of a zone (64M)"),
@@ -27,7 +30,7 @@ pub const PARAMETERS: &[Parameter] = &[
     ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
     (
         "quirk",
-        "ready cns descriptors zeroes stripe dma48 entries identifiers entries128: a drive that breaks this rule, with its ids (none)",
+        "ready cns descriptors zeroes stripe dma48 entries identifiers entries128 sgls limit admin64 shutdown security subnqn lists: a drive that breaks this rule, with its ids (none)",
     ),
     ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
     ("pmr", "BYTES of a persistent memory region: a power of two from 4k to 1G; 0: none (0)"),

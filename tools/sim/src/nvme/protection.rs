@@ -289,7 +289,8 @@ impl Store {
         let size = if moves { format.bytes() } else { 0 };
         let unit = block + if format.extended { size } else { 0 };
         let bytes = blocks * unit as u64;
-        if bytes > self.max_transfer.min(LONGEST) {
+        let limited = if self.data_limit { len } else { bytes };
+        if limited > self.max_transfer || bytes > LONGEST {
             return Err(Status::INVALID_FIELD);
         }
         self.spent += bytes;

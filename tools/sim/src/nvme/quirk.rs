@@ -24,10 +24,24 @@ pub enum Quirk {
     /// Entries of I/O submission queues have 128 bytes, and there is one such queue, none of whose commands may have an identifier below 32, nor one of the admin queue's
     /// one from there on; one interrupt vector; Identify as with `Cns`. (Apple, behind a T2.)
     LongEntries,
+    /// SGLs are offered, and are refused. (Huawei.)
+    Sgls,
+    /// MDTS is a limit of data alone, and not of the metadata between blocks. (Intel.)
+    DataLimit,
+    /// An admin submission queue of no whole pages has it fail. (Microsoft.)
+    AdminPages,
+    /// The end of a shutdown is never told. (VMware.)
+    Shutdown,
+    /// Security protocols are offered, and refused. (Intel Optane.)
+    Security,
+    /// The subsystem's name is that of all of them. (Intel 760p.)
+    SubsystemName,
+    /// PRP lists that do not begin at a multiple of 512 bytes are refused. (O2 Micro.)
+    Lists,
 }
 
 /// Names as parameters have them, and the ids.
-pub(super) const NAMES: [(&str, Quirk, (u16, u16)); 9] = [
+pub(super) const NAMES: [(&str, Quirk, (u16, u16)); 16] = [
     ("ready", Quirk::Ready, (0x1c5f, 0x0540)),
     ("cns", Quirk::Cns, (0x8086, 0x5845)),
     ("descriptors", Quirk::Descriptors, (0x126f, 0x2263)),
@@ -37,6 +51,13 @@ pub(super) const NAMES: [(&str, Quirk, (u16, u16)); 9] = [
     ("entries", Quirk::Entries, (0x106b, 0x2001)),
     ("identifiers", Quirk::Identifiers, (0x1e4b, 0x1202)),
     ("entries128", Quirk::LongEntries, (0x106b, 0x2005)),
+    ("sgls", Quirk::Sgls, (0x19e5, 0x3714)),
+    ("limit", Quirk::DataLimit, (0x8086, 0x4140)),
+    ("admin64", Quirk::AdminPages, (0x1414, 0xb111)),
+    ("shutdown", Quirk::Shutdown, (0x15ad, 0x07f0)),
+    ("security", Quirk::Security, (0x8086, 0x2700)),
+    ("subnqn", Quirk::SubsystemName, (0x8086, 0xf1a6)),
+    ("lists", Quirk::Lists, (0x1217, 0x8760)),
 ];
 
 /// The identifiers of the admin queue's commands with `LongEntries` are below this.

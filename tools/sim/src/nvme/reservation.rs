@@ -64,13 +64,10 @@ impl Member {
     pub(super) fn join(name: &str) -> Self {
         let mut all = SUBSYSTEMS.lock().unwrap_or_else(|e| e.into_inner());
         all.retain(|_, subsystem| subsystem.strong_count() > 0);
-        let subsystem = all
-            .get(name)
-            .and_then(Weak::upgrade)
-            .unwrap_or_else(|| {
-                let (namespaces, inboxes) = (Mutex::default(), Mutex::default());
-                Arc::new(Subsystem { namespaces, controllers: AtomicU16::new(0), inboxes })
-            });
+        let subsystem = all.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let (namespaces, inboxes) = (Mutex::default(), Mutex::default());
+            Arc::new(Subsystem { namespaces, controllers: AtomicU16::new(0), inboxes })
+        });
         all.insert(name.to_owned(), Arc::downgrade(&subsystem));
         let controller = subsystem.controllers.fetch_add(1, Ordering::Relaxed);
         let inbox = Arc::new(Inbox::new(([0; 16], Some(controller))));

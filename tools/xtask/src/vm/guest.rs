@@ -464,7 +464,10 @@ mod tests {
         }
         let line = arguments("vm x86_64 --nvme 64M,pmr=64K,mdts=5");
         let object = "memory-backend-file,id=pmr0,share=on,mem-path=";
-        assert!(line.contains(object) && line.contains(",size=65536") && line.contains(",mdts=5,pmrdev=pmr0"), "{line}");
+        assert!(
+            line.contains(object) && line.contains(",size=65536") && line.contains(",mdts=5,pmrdev=pmr0"),
+            "{line}"
+        );
         let line = arguments("vm x86_64 --nvme 64M --blk 1M --nvme-ns 64M,ms=8,pi=1");
         assert!(line.contains("-device nvme-ns,bus=nvme0,drive=disk2,ms=8,pi=1"), "{line}");
         let line = arguments("vm x86_64 --nvme 64M --nvme-subsys fdp=on,fdp.nruh=4");
