@@ -5,6 +5,7 @@ use crate::command::{self, Command, DataPointer, admin_name};
 use crate::doorbell::Bell;
 use crate::error::{Error, Fault, Result};
 use crate::hardware::Hardware;
+use crate::quirks::{ADMIN_TAGS, Quirk};
 use crate::raw::Transfer;
 use crate::ring::QueuePair;
 use crate::status::StatusCode;
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar_core::mem::{Arena, Chunk, DmaMapping};
 
-/// Entries of the admin queues.
+/// Entries of the admin queues; and where they have to be whole pages of 4 KiB.
 const ENTRIES: u32 = 32;
+const WHOLE_PAGE: u32 = 64;
 /// Asynchronous event requests that are kept out at most, each with an identifier of its own, from 0 on.
 const MAX_EVENTS: u16 = 4;
 /// The identifiers of waited-for commands, in turn: a late answer to one that was given up is told from the next one's.
@@ -31,6 +33,8 @@ pub(crate) struct AdminQueue {
     bounce: Option<Bounce>,
     iova: (u64, u64),
     timeout: Duration,
+    /// The identifiers of waited-for commands: the first, and the last.
+    identifiers: (u16, u16),
     next: u16,
     /// The one that is waited for.
     waiting: Option<u16>,
@@ -46,7 +50,8 @@ impl AdminQueue {
     pub fn new(hw: &Hardware, mapping: &DmaMapping, timeout: Duration) -> Result<Self> {
         let arena: &Arc<Arena> = mapping.arena();
         let bells = Bell::pair(&hw.bar, 0, hw.cap.doorbell_stride(), None)?;
-        let pair = QueuePair::new(0, arena.clone(), ENTRIES, hw.page, bells)?;
+        let entries = if hw.has(Quirk::WholeAdminPages) { WHOLE_PAGE } else { ENTRIES };
+        let pair = QueuePair::new(0, arena.clone(), entries, hw.page, bells)?;
         pair.set_quarantine(true);
         let data = arena.alloc(hw.page, hw.page)?;
         data.set_quarantine(true);
@@ -54,8 +59,22 @@ impl AdminQueue {
         let (sq, cq) = pair.rings().offsets();
         let iova = (hw.aligned(base.offset(sq).0)?, hw.aligned(base.offset(cq).0)?);
         let data_iova = hw.aligned(base.offset(data.offset()).0)?;
-        let (waiting, out, events) = (None, 0, Vec::new());
-        Ok(Self { pair, data, data_iova, bounce: None, iova, timeout, next: FIRST, waiting, out, wanted: 0, events })
+        // Where they are shared with an I/O queue, these are the first.
+        let identifiers = if hw.has(Quirk::SharedTags) { (MAX_EVENTS, ADMIN_TAGS - 1) } else { (FIRST, LAST) };
+        Ok(Self {
+            pair,
+            data,
+            data_iova,
+            bounce: None,
+            iova,
+            timeout,
+            identifiers,
+            next: identifiers.0,
+            waiting: None,
+            out: 0,
+            wanted: 0,
+            events: Vec::new(),
+        })
     }
 
     /// Enables the controller with this queue, both as new. It was disabled before.
@@ -64,7 +83,7 @@ impl AdminQueue {
         self.pair.restart();
         (self.waiting, self.out) = (None, 0);
         self.events.clear();
-        hw.enable(self.iova.0, self.iova.1, ENTRIES)
+        hw.enable(self.iova.0, self.iova.1, self.pair.entries())
     }
 
     /// The controller was disabled and cannot reach memory: this queue's may be given back.
@@ -83,11 +102,15 @@ impl AdminQueue {
 
     /// Executes a command and waits for it: its result (dword 0).
     pub fn execute(&mut self, hw: &Hardware, command: Command) -> Result<u32> {
-        let name = admin_name(command.opcode());
-        let (result, status) = self.exchange(hw, command.entry(0), self.timeout)?;
-        match status.is_success() {
-            true => Ok(result),
-            false => Err(Error::Refused { device: hw.name(), command: name, status }),
+        self.execute_entry(hw, command.entry(0))
+    }
+
+    /// The same of a command with more words than a [`Command`] has; what its data pointer says is the caller's.
+    pub fn execute_entry(&mut self, hw: &Hardware, entry: [u64; 8]) -> Result<u32> {
+        let command = admin_name(entry[0] as u8);
+        match self.exchange(hw, entry, self.timeout)? {
+            (result, status) if status.is_success() => Ok(result),
+            (_, status) => Err(Error::Refused { device: hw.name(), command, status }),
         }
     }
 
@@ -124,7 +147,7 @@ impl AdminQueue {
     /// Executes a command: result and status.
     fn exchange(&mut self, hw: &Hardware, mut entry: [u64; 8], timeout: Duration) -> Result<(u32, StatusCode)> {
         let cid = self.next;
-        self.next = if cid == LAST { FIRST } else { cid + 1 };
+        self.next = if cid == self.identifiers.1 { self.identifiers.0 } else { cid + 1 };
         self.waiting = Some(cid);
         let opcode = entry[0] as u8;
         entry[0] |= u64::from(cid) << 16;

@@ -6,12 +6,15 @@ use crate::doorbell::Shadows;
 use crate::error::{Error, Fault, Result};
 use crate::event::{AsyncEvent, Event};
 use crate::hardware::Hardware;
+use crate::host_memory::HostMemory;
 use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::Options;
+use crate::quirks::Quirk;
 use crate::raw::Transfer;
+use crate::reservation::ReservationNotification;
 use crate::ring::Rings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,8 +50,8 @@ pub(crate) struct Record {
     pub vector: Option<u16>,
     pub mapping: Arc<DmaMapping>,
     pub rings: Rings,
-    /// Where the submission queue is, if it lies in the controller's memory.
-    pub in_controller: Option<u64>,
+    /// Where the controller has the submission queue, if that is not where the driver writes it.
+    pub elsewhere: Option<u64>,
     /// The epoch in which it was made, or made again.
     pub epoch: u64,
     /// How many aborts of its commands are done with.
@@ -65,6 +68,10 @@ pub(crate) struct Control {
     pub shadows: Option<(Arc<Shadows>, (u64, u64))>,
     /// Feature 08h as it was set, which no reset keeps.
     pub coalescing: Option<u32>,
+    /// What the controller was given of the host's memory, or had before a reset.
+    pub host_memory: Option<HostMemory>,
+    /// What was told of reservations, and nobody has asked for yet.
+    pub notifications: VecDeque<ReservationNotification>,
     /// Memory for rings, newest last.
     pub memory: Vec<Arc<DmaMapping>>,
 }
@@ -81,7 +88,8 @@ pub(crate) fn memory(hw: &Hardware, bytes: u64) -> Result<Arc<DmaMapping>> {
 impl Control {
     /// Everything that has to be done after CC.EN, but for identifying: first and after each reset.
     pub fn set_up(&mut self, hw: &Hardware, controller: &Controller, options: &Options) -> Result<()> {
-        let want = u32::from(options.io_queues.max(1)) - 1;
+        let want = if hw.has(Quirk::SharedTags) { 1 } else { options.io_queues.max(1) };
+        let want = u32::from(want) - 1;
         let number = command::set_features(crate::feature::NUMBER_OF_QUEUES, 0, want | want << 16, false);
         let granted = self.admin.execute(hw, number)?;
         // 0's based, submission and completion; it may grant more than was asked for.
@@ -102,6 +110,7 @@ impl Control {
         if controller.has_extended_formats() {
             self.enable_extended_formats(hw)?;
         }
+        self.give_host_memory(hw, controller, options)?;
         if let Some(id) = &options.host_id {
             self.set_host_id(hw, controller, id)?;
         }
@@ -120,6 +129,27 @@ impl Control {
         }
         self.admin.listen(controller.event_limit);
         Ok(())
+    }
+
+    /// Gives the controller memory of the host's, where it prefers some and may have it; after a reset the same as before, which nobody has touched.
+    fn give_host_memory(&mut self, hw: &Hardware, controller: &Controller, options: &Options) -> Result<()> {
+        if self.host_memory.is_none() {
+            self.host_memory = HostMemory::find(hw, controller, options.host_memory_buffer)?;
+        }
+        let Some(memory) = &mut self.host_memory else { return Ok(()) };
+        match memory.give(hw, &mut self.admin) {
+            Err(Error::Refused { status, .. }) => {
+                tracing::warn!(device = hw.name(), %status, "it does not take a host memory buffer");
+                self.host_memory = None;
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Takes back what the controller was given of the host's memory.
+    pub fn take_host_memory(&mut self, hw: &Hardware) -> Result<()> {
+        self.host_memory.as_mut().map_or(Ok(()), |memory| memory.take_back(hw, &mut self.admin))
     }
 
     /// Has the controller use LBA formats that say more of themselves (Host Behavior Support, 5.27.1.18: LBAFEE in byte 2).
@@ -151,7 +181,7 @@ impl Control {
     pub fn create(&mut self, hw: &Hardware, qid: u16, record: &Record) -> Result<()> {
         let base = record.mapping.iova();
         let (sq, cq) = record.rings.offsets();
-        let sq = record.in_controller.unwrap_or(base.offset(sq).0);
+        let sq = record.elsewhere.unwrap_or(base.offset(sq).0);
         let (sq, cq) = (hw.aligned(sq)?, hw.aligned(base.offset(cq).0)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
@@ -197,7 +227,14 @@ impl Control {
     ) -> Result<()> {
         for event in self.admin.events(hw)?.into_iter().map(AsyncEvent) {
             let mut log = None;
-            if event.log_page() != 0 {
+            if event.is_reservation() {
+                match self.read_notifications(hw) {
+                    Err(Error::Refused { status, .. }) => {
+                        tracing::warn!(%event, %status, "its log page cannot be read")
+                    }
+                    done => done?,
+                }
+            } else if event.log_page() != 0 {
                 let bytes = event.log_bytes().min(hw.page as u32);
                 let read = command::get_log_page(event.log_page(), bytes, self.admin.data_iova());
                 match self.admin.fetch(hw, read, bytes as usize) {
@@ -236,6 +273,9 @@ impl Control {
     /// The controller is disabled: its memory may be given back.
     pub fn release(&self) {
         self.admin.release();
+        if let Some(memory) = &self.host_memory {
+            memory.set_quarantine(false);
+        }
         if let Some((shadows, _)) = &self.shadows {
             shadows.set_quarantine(false);
         }

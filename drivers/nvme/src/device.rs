@@ -3,7 +3,7 @@
 
 use crate::cmb::Part;
 use crate::control::{Control, QueueFault, Record, memory};
-use crate::doorbell::Bell;
+use crate::doorbell::{Bell, Elsewhere};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::hardware::Hardware;
@@ -11,12 +11,13 @@ use crate::identify::Controller;
 use crate::namespaces::{Changed, Namespaces};
 use crate::options::{ANY_VECTOR, Options};
 use crate::prp::list_words;
+use crate::quirks::{LIST_ALIGN, Quirk};
 use crate::ring::QueuePair;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::Interrupts;
-use wholebar_core::mem::DmaRing;
+use wholebar_core::mem::{DmaMapping, DmaRing};
 use wholebar_core::pci::PciDevice;
 use wholebar_core::reset::{Domain, Gate};
 
@@ -40,8 +41,9 @@ pub(crate) struct Parts {
     pub lists: DmaRing<AtomicU64>,
     pub lists_iova: u64,
     pub list_words: u32,
-    /// Where the submission queue is, and where lists of PRPs are, if they are in the controller's memory.
-    pub in_controller: Option<u64>,
+    /// Where the controller has the submission queue, if that is not where the driver writes it.
+    pub elsewhere: Option<u64>,
+    /// Where lists of PRPs are, if they are in the controller's memory.
     pub controller_lists: Option<Part>,
     /// One that was dealt, for the queue to arm.
     pub vector: Option<u16>,
@@ -73,6 +75,20 @@ impl Inner {
         limit.min(1 << 30) as u32
     }
 
+    /// Bytes of one command at most, metadata between blocks among them, where there is some.
+    pub fn max_interleaved(&self) -> u32 {
+        let data = self.max_transfer();
+        // A list has one page. Metadata is never more than its block.
+        let list = (self.hw.page / 8 * self.hw.page).min(1 << 30) as u32;
+        if self.hw.has(Quirk::DataOnlyLimit) { data.saturating_mul(2).min(list) } else { data }
+    }
+
+    /// Words of a slot's list: a power of two.
+    fn list_words(&self) -> u32 {
+        let words = list_words(self.max_interleaved(), self.hw.page);
+        if self.hw.has(Quirk::AlignedLists) { words.max(LIST_ALIGN / 8) } else { words }
+    }
+
     /// Everything a queue needs; the controller knows of it then.
     pub fn make_queue(&self, control: &mut Control, entries: u32, vector: Option<u16>) -> Result<Parts> {
         let granted = control.granted;
@@ -91,8 +107,9 @@ impl Inner {
             return Err(Error::Vector { device: self.hw.name(), vector, count });
         }
         let page = self.hw.page;
-        let list_words = list_words(self.max_transfer(), page);
-        let bytes = u64::from(entries) * (64 + 16 + 8 * u64::from(list_words)) + 4 * page;
+        let list_words = self.list_words();
+        let long = if self.hw.has(Quirk::LongEntries) { 128 } else { 0 };
+        let bytes = u64::from(entries) * (64 + long + 16 + 8 * u64::from(list_words)) + 5 * page;
         let mut made = None;
         let before = control.memory.last().map_or(0, |m| m.arena().len());
         // After a reset it may grant fewer than there were.
@@ -119,14 +136,14 @@ impl Inner {
         let Some((mut pair, lists, mapping)) = made else {
             return Err(Error::NoQueueLeft { device: self.hw.name(), granted });
         };
-        let (in_controller, controller_lists) = self.in_controller(&mut pair, entries, list_words);
+        let (elsewhere, controller_lists) = self.elsewhere(&mut pair, &mapping, entries, list_words)?;
         let aborts = Arc::new(AtomicU64::new(0));
         let record = Record {
             entries,
             vector,
             mapping: mapping.clone(),
             rings: pair.rings(),
-            in_controller,
+            elsewhere,
             epoch: self.domain.epoch(),
             aborts: aborts.clone(),
             orphan: false,
@@ -146,20 +163,33 @@ impl Inner {
         let gate = self.domain.join(qid.into());
         let lists_iova = mapping.iova().offset(lists.chunk().offset()).0;
         let vector = vector.filter(|_| dealt);
-        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, in_controller, controller_lists, vector, aborts })
+        Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, elsewhere, controller_lists, vector, aborts })
     }
 
-    /// Has a queue's entries, and its lists of PRPs, lie in the controller's memory, as far as that is used and has room: where the entries are, and the lists.
-    fn in_controller(&self, pair: &mut QueuePair, entries: u32, list_words: u32) -> (Option<u64>, Option<Part>) {
-        let Some(memory) = &self.hw.controller_memory else { return (None, None) };
-        let Some(part) = memory.take(u64::from(entries) * 64, self.hw.page) else { return (None, None) };
+    /// Has a queue's entries, and its lists of PRPs, lie in the controller's memory, as far as that is used and has room; or the entries where there is room for
+    /// long ones: where the entries are, and the lists.
+    fn elsewhere(
+        &self,
+        pair: &mut QueuePair,
+        mapping: &DmaMapping,
+        entries: u32,
+        list_words: u32,
+    ) -> Result<(Option<u64>, Option<Part>)> {
+        if self.hw.has(Quirk::LongEntries) {
+            let ring = DmaRing::new(mapping.arena().clone(), entries, self.hw.page)?;
+            let at = mapping.iova().offset(ring.chunk().offset()).0;
+            pair.copy_entries(Elsewhere::Long(ring));
+            return Ok((Some(at), None));
+        }
+        let Some(memory) = &self.hw.controller_memory else { return Ok((None, None)) };
+        let Some(part) = memory.take(u64::from(entries) * 64, self.hw.page) else { return Ok((None, None)) };
         let at = part.iova();
-        pair.copy_entries(part);
+        pair.copy_entries(Elsewhere::Controller(part));
         let lists = self.hw.memory.is_some_and(|memory| memory.lists);
         // Each list lies in a page.
         let list_bytes = u64::from(list_words) * 8;
         let lists = lists.then(|| memory.take(u64::from(entries) * list_bytes, self.hw.page)).flatten();
-        (Some(at), lists)
+        Ok((Some(at), lists))
     }
 }
 
@@ -184,6 +214,7 @@ impl Driver for Inner {
 
     fn restart(&self, control: &mut Control, _: &[u32]) -> Result<()> {
         self.hw.bus_master(true)?;
+        self.hw.restore_persistent_memory()?;
         control.admin.start(&self.hw)?;
         control.set_up(&self.hw, &self.controller, &self.options)?;
         // What it would have told meanwhile is lost.
@@ -203,8 +234,10 @@ impl Driver for Inner {
         control.take_events(&self.hw, &self.controller, &self.namespaces, tell)
     }
 
-    fn prepare_shutdown(&self, _: &mut Control) -> Result<()> {
-        self.hw.shut_down(self.options.admin_timeout)
+    fn prepare_shutdown(&self, control: &mut Control) -> Result<()> {
+        // A controller that does not give it back is shut down all the same.
+        let taken = control.take_host_memory(&self.hw);
+        self.hw.shut_down(self.options.admin_timeout).and(taken)
     }
 
     fn release(&self, control: &mut Control) {

@@ -1,6 +1,6 @@
 //! Doorbells, and their shadows (NVM Express Base 2.0, 5.8 and annex B.5).
 //!
-//! A submission queue in the controller's memory is written in the host's, and copied there before its doorbell is rung.
+//! A submission queue in the controller's memory, or one whose entries are longer than 64 bytes, is written elsewhere, and copied there before its doorbell is rung.
 //!
 //! With shadows, the host writes an index to memory, and to the register only where the controller asked for that by an event index.
 
@@ -24,12 +24,38 @@ enum Beside {
     Entries(Entries),
 }
 
-/// A submission queue that lies in the controller's memory, too: what is announced is copied there.
+/// A submission queue that the controller has elsewhere: what is announced is copied there.
 struct Entries {
     ring: DmaRing<[AtomicU64; 8]>,
-    part: Part,
+    to: Elsewhere,
     /// The entry up to which it was.
     told: u32,
+}
+
+/// Where a controller has its submission queue, if it is not where entries are written.
+pub(crate) enum Elsewhere {
+    /// In its own memory.
+    Controller(Part),
+    /// In entries of 128 bytes, of which the second half is zeros.
+    Long(DmaRing<[AtomicU64; 16]>),
+}
+
+impl Elsewhere {
+    /// Stores word `word` of an entry.
+    fn store(&self, entry: u32, word: usize, value: u64) {
+        match self {
+            Self::Controller(part) => part.write(u64::from(entry) * 64 + 8 * word as u64, value),
+            // Relaxed: the doorbell publishes it.
+            Self::Long(ring) => ring.at(entry)[word].store(value.to_le(), Ordering::Relaxed),
+        }
+    }
+
+    fn set_quarantine(&self, on: bool) {
+        match self {
+            Self::Controller(part) => part.set_quarantine(on),
+            Self::Long(ring) => ring.set_quarantine(on),
+        }
+    }
 }
 
 /// A doorbell's place in the two pages.
@@ -110,15 +136,15 @@ impl Bell {
         }
     }
 
-    /// Has the entries of `ring` be copied to `part`, as they are announced.
-    pub fn copy_entries(&mut self, ring: DmaRing<[AtomicU64; 8]>, part: Part) {
-        self.beside = Some(Beside::Entries(Entries { ring, part, told: 0 }));
+    /// Has the entries of `ring` be copied elsewhere, as they are announced.
+    pub fn copy_entries(&mut self, ring: DmaRing<[AtomicU64; 8]>, to: Elsewhere) {
+        self.beside = Some(Beside::Entries(Entries { ring, to, told: 0 }));
     }
 
     /// Whether what entries were copied to is nobody else's when this is dropped.
     pub fn set_quarantine(&self, on: bool) {
         if let Some(Beside::Entries(entries)) = &self.beside {
-            entries.part.set_quarantine(on);
+            entries.to.set_quarantine(on);
         }
     }
 
@@ -162,10 +188,9 @@ impl Entries {
     /// Copies what was posted since, up to entry `tail`.
     fn copy(&mut self, tail: u32) {
         while self.told != tail {
-            let at = u64::from(self.told) * 64;
-            for (i, word) in (0..).zip(self.ring.at(self.told)) {
+            for (i, word) in self.ring.at(self.told).iter().enumerate() {
                 // Relaxed: this thread stored it.
-                self.part.write(at + 8 * i, u64::from_le(word.load(Ordering::Relaxed)));
+                self.to.store(self.told, i, u64::from_le(word.load(Ordering::Relaxed)));
             }
             self.told = self.ring.slot(self.told.wrapping_add(1));
         }

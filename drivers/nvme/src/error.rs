@@ -98,6 +98,14 @@ pub enum Error {
         /// What it lacks, or which value is out of its range.
         why: String,
     },
+    /// The persistent memory region cannot be used as was asked.
+    #[error("{device}: its persistent memory: {why}")]
+    PersistentMemory {
+        /// The device.
+        device: String,
+        /// What is the matter.
+        why: String,
+    },
     /// The controller did not complete an admin command in time.
     #[error("{device} did not complete {command} within {waited:?}: it will be reset")]
     Unanswered {

@@ -53,6 +53,11 @@ impl AsyncEvent {
         })
     }
 
+    /// Whether it says that something happened to reservations: [`Nvme::reservation_notifications`](crate::Nvme::reservation_notifications) has what.
+    pub fn is_reservation(self) -> bool {
+        (self.kind(), self.info()) == (6, 0)
+    }
+
     /// Whether it says that namespaces changed.
     pub(crate) fn namespaces_changed(self) -> bool {
         (self.kind(), self.info()) == (2, 0)
@@ -64,6 +69,8 @@ impl AsyncEvent {
             lid::ERROR => 64,
             // Changed Namespace List (5.16.1.5): all of it, or it isn't cleared.
             lid::CHANGED_NAMESPACES => 4096,
+            // Reservation Notification (5.16.1.23).
+            lid::RESERVATION => 64,
             _ => 512,
         }
     }

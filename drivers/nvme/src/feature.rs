@@ -44,6 +44,10 @@ pub const FDP_EVENTS: u8 = 0x1e;
 pub const SOFTWARE_PROGRESS: u8 = 0x80;
 /// Host Identifier: 8 or 16 bytes of data.
 pub const HOST_IDENTIFIER: u8 = 0x81;
+/// Reservation Notification Mask: of a namespace.
+pub const RESERVATION_MASK: u8 = 0x82;
+/// Reservation Persistence: of a namespace.
+pub const RESERVATION_PERSISTENCE: u8 = 0x83;
 /// Namespace Write Protection Config.
 pub const WRITE_PROTECTION: u8 = 0x84;
 
@@ -71,6 +75,8 @@ pub const NAMES: &[(u8, &str, u32)] = &[
     (FDP_EVENTS, "fdp-events", 510),
     (SOFTWARE_PROGRESS, "sw-progress", 0),
     (HOST_IDENTIFIER, "host-id", 8),
+    (RESERVATION_MASK, "resv-mask", 0),
+    (RESERVATION_PERSISTENCE, "resv-persist", 0),
     (WRITE_PROTECTION, "write-protect", 0),
 ];
 

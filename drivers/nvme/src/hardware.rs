@@ -3,9 +3,11 @@
 use crate::cmb::{self, ControllerMemory, MemoryBuffer};
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::quirks::{Quirk, READY_DELAY};
+use crate::pmr::PersistentMemoryRegion;
+use crate::quirks::{ADMIN_TAGS, MIN_SHARED_ENTRIES, Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
@@ -27,6 +29,9 @@ pub(crate) struct Hardware {
     pub memory: Option<MemoryBuffer>,
     /// It, where it is used.
     pub controller_memory: Option<Arc<ControllerMemory>>,
+    /// The persistent memory region, where it has one; and whether somebody has it open.
+    pub persistent: Option<PersistentMemoryRegion>,
+    pub persistent_open: AtomicBool,
 }
 
 impl Hardware {
@@ -52,9 +57,6 @@ impl Hardware {
                 Quirk::of(ids.0, ids.1).map(|(quirk, _)| quirk).collect()
             }
         };
-        if quirks.contains(&Quirk::LongEntries) {
-            return Err(Error::Unfit { device: device.name().to_owned(), why: Quirk::LongEntries.to_string() });
-        }
         if quirks.contains(&Quirk::Dma48) {
             device.dma().set_dma_mask(device.dma().dma_mask().min(48));
         }
@@ -72,6 +74,8 @@ impl Hardware {
             quirks,
             memory: None,
             controller_memory: None,
+            persistent: None,
+            persistent_open: AtomicBool::new(false),
         };
         let cap = u64::from(hw.read(regs::CAP)?) | u64::from(hw.read(regs::CAP + 4)?) << 32;
         if cap as u32 == regs::GONE {
@@ -89,18 +93,27 @@ impl Hardware {
             let what = "its queues have one entry (CAP.MQES is 0, and has to be 1 at least)".to_owned();
             return Err(Error::Nonsense { device: hw.name(), what });
         }
+        if hw.has(Quirk::SharedTags) && hw.max_entries() < MIN_SHARED_ENTRIES {
+            let why = format!(
+                "its queues have {} entries at most, and command identifiers are shared with {ADMIN_TAGS} of the admin queue's",
+                hw.max_entries()
+            );
+            return Err(Error::Unfit { device: hw.name(), why });
+        }
         hw.page = hw.page.clamp(hw.cap.min_page(), hw.cap.max_page());
         if hw.cap.command_sets() & 0b100_0001 == 0 {
             let why = format!("it has no I/O command set (CAP.CSS is {:#x})", hw.cap.command_sets());
             return Err(Error::Unfit { device: hw.name(), why });
         }
+        hw.persistent = PersistentMemoryRegion::find(&hw)?;
         Ok(hw)
     }
 
     /// Asks for the controller memory buffer, and uses it where that is wanted and submission queues can lie in it. The controller is disabled, and DMA memory
     /// not attached yet.
     pub fn find_memory_buffer(&mut self, options: &Options) -> Result<()> {
-        let Options { policy, page, admin_timeout, controller_memory: used, .. } = *options;
+        let Options { policy, page, admin_timeout, .. } = *options;
+        let used = options.controller_memory && !self.has(Quirk::LongEntries);
         if self.cap.has_memory_buffer() {
             self.memory = MemoryBuffer::find(&self.bar, admin_timeout)?;
         }
@@ -109,6 +122,14 @@ impl Hardware {
             memory.used = true;
         }
         Ok(())
+    }
+
+    /// Enables the persistent memory region again, after a reset of the function, where somebody has it open.
+    pub fn restore_persistent_memory(&self) -> Result<()> {
+        match self.persistent.filter(|_| self.persistent_open.load(Ordering::Relaxed)) {
+            Some(region) => region.enable(self),
+            None => Ok(()),
+        }
     }
 
     /// Entries that an I/O queue can have.
@@ -223,7 +244,7 @@ impl Hardware {
                 return Err(Error::Nonsense { device: self.name(), what });
             }
         }
-        self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets()))?;
+        self.write(regs::CC, regs::cc_enable(self.page, self.all_command_sets(), self.has(Quirk::LongEntries)))?;
         self.wait("become ready", self.ready, |csts| csts.ready() || csts.fatal())?;
         self.healthy("while it was enabled")
     }
@@ -235,7 +256,17 @@ impl Hardware {
             return Ok(());
         }
         self.write(regs::CC, cc & !regs::CC_SHUTDOWN_MASK | regs::CC_SHUTDOWN)?;
-        self.wait("shut down", timeout, |csts| csts.shut_down() || csts.fatal())
+        match self.wait("shut down", timeout, |csts| csts.shut_down() || csts.fatal()) {
+            Err(Error::Core(Core::NotReady { .. })) if self.has(Quirk::ShutdownNotTold) => {
+                tracing::warn!(
+                    device = self.name(),
+                    ?timeout,
+                    "the end of its shutdown was not told: it is taken for shut down"
+                );
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Lets the function do DMA, or not.

@@ -38,12 +38,14 @@ mod event;
 mod fdp;
 pub mod feature;
 mod hardware;
+mod host_memory;
 mod identify;
 mod log;
 mod manage;
 mod namespaces;
 mod nvme;
 mod options;
+mod pmr;
 mod protection;
 mod prp;
 mod queue;
@@ -69,12 +71,14 @@ pub use log::{
 pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
 pub use nvme::Nvme;
 pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
+pub use pmr::{PersistentMemory, PersistentMemoryHealth, PersistentMemoryRegion};
 pub use protection::{Checks, GuardFormat, Protection, ProtectionError, ProtectionType};
 pub use queue::{BlockRange, DatasetAttributes, Queue};
 pub use quirks::Quirk;
 pub use raw::{RawCommand, RawCompletion, Transfer};
 pub use reservation::{
-    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationType, Reservations,
+    AcquireAction, Register, RegisterAction, Registrant, ReleaseAction, ReservationChange, ReservationMask,
+    ReservationNotification, ReservationType, Reservations,
 };
 pub use status::StatusCode;
 pub use virtualization::{FlexibleResource, PrimaryCapabilities, ResourceCapabilities, SecondaryController};

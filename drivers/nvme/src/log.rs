@@ -16,6 +16,7 @@ pub(crate) mod lid {
     pub const FDP_USAGE: u8 = 0x21;
     pub const FDP_STATISTICS: u8 = 0x22;
     pub const FDP_EVENTS: u8 = 0x23;
+    pub const RESERVATION: u8 = 0x80;
     pub const SANITIZE: u8 = 0x81;
 }
 

@@ -11,13 +11,14 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::feature;
 use crate::hardware::Hardware;
+use crate::host_memory::HostMemory;
 use crate::identify::{self, CommandLimits, Controller, Namespace, cns, csi};
 use crate::log::{self, ErrorEntry, FirmwareSlots, Smart, lid};
 use crate::namespaces::{self, Changed, Namespaces};
 use crate::options::{Options, QueueOptions, Service, ShadowDoorbells};
 use crate::queue::Queue;
-use crate::quirks::Quirk;
-use std::collections::BTreeMap;
+use crate::quirks::{MIN_SHARED_ENTRIES, Quirk};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::bar::Bar;
@@ -65,6 +66,8 @@ impl Nvme {
             granted: 0,
             shadows: None,
             coalescing: None,
+            host_memory: None,
+            notifications: VecDeque::new(),
             memory: vec![memory],
         };
         let (controller, namespaces) = match bring_up(&hw, &options, &mut control) {
@@ -146,6 +149,11 @@ impl Nvme {
         self.0.driver().hw.memory
     }
 
+    /// Returns how much of the host's memory the controller was [given](Options::host_memory_buffer), in bytes; 0 for none.
+    pub fn host_memory_buffer(&self) -> u64 {
+        self.0.peek(|control| control.host_memory.as_ref().map_or(0, HostMemory::given))
+    }
+
     /// Returns the largest number of entries that a queue can have: a power of two (CAP.MQES).
     pub fn max_entries(&self) -> u32 {
         self.0.driver().max_entries()
@@ -204,6 +212,8 @@ impl Nvme {
     pub fn queue(&self, options: QueueOptions) -> Result<Queue> {
         let driver = self.0.driver();
         let entries = options.entries.unwrap_or(driver.options.entries.min(driver.max_entries()));
+        // Some identifiers are the admin queue's.
+        let entries = if driver.hw.has(Quirk::SharedTags) { entries.max(MIN_SHARED_ENTRIES) } else { entries };
         if !entries.is_power_of_two() || !(2..=driver.max_entries()).contains(&entries) {
             return Err(Error::Entries { device: driver.hw.name(), asked: entries, max: driver.max_entries() });
         }
@@ -371,7 +381,7 @@ fn bring_up(hw: &Hardware, options: &Options, control: &mut Control) -> Result<(
         ShadowDoorbells::Always => true,
         ShadowDoorbells::Auto => !hw.direct_doorbells()?,
     };
-    if shadows && hw.controller_memory.is_none() && controller.has_shadow_doorbells() {
+    if shadows && hw.controller_memory.is_none() && !hw.has(Quirk::LongEntries) && controller.has_shadow_doorbells() {
         let mapping = memory(hw, 4 * hw.page)?;
         let shadows = Shadows::new(mapping.arena().clone(), hw.page, hw.cap.doorbell_stride())?;
         let (doorbells, events) = shadows.offsets();
@@ -395,6 +405,15 @@ fn identify_controller(hw: &Hardware, control: &mut Control) -> Result<Controlle
     }
     if !hw.has(Quirk::Stripe) {
         controller.stripe = None;
+    }
+    if hw.has(Quirk::NoSgls) {
+        controller.sgls = 0;
+    }
+    if hw.has(Quirk::NoSecurity) {
+        controller.admin_commands &= !1;
+    }
+    if hw.has(Quirk::NoSubsystemName) {
+        controller.subsystem.clear();
     }
     if hw.has(Quirk::IdentifyOldOnly) {
         return Ok(controller);

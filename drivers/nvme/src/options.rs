@@ -28,6 +28,10 @@ pub struct Options {
     /// Whether submission queues and PRP lists lie in the controller's memory buffer (CMB), where it has one: see [`Nvme::memory_buffer`](crate::Nvme::memory_buffer).
     /// It has no use for shadow doorbells then. (SPDK: `use_cmb_sqs` of `spdk_nvme_ctrlr_opts`.)
     pub controller_memory: bool,
+    /// How many bytes of the host's memory a controller can have at most that prefers to have some (Host Memory Buffer): drives without memory of their own are
+    /// slow without. `None` gives it none. See [`Nvme::host_memory_buffer`](crate::Nvme::host_memory_buffer). (Linux: `max_host_mem_size_mb` of the module
+    /// nvme.)
+    pub host_memory_buffer: Option<u64>,
     /// This host's identifier, by which controllers know who reserves namespaces: a UUID's bytes. Of controllers that know identifiers of 64 bits alone, its
     /// first eight. `None` for a host that shares nothing with others. (SPDK: `hostid` of `spdk_nvme_ctrlr_opts`.)
     pub host_id: Option<[u8; 16]>,
@@ -57,6 +61,7 @@ impl Default for Options {
             sgls: true,
             quirks: None,
             controller_memory: false,
+            host_memory_buffer: None,
             host_id: None,
             max_transfer: 1 << 20,
             interrupts: None,

@@ -1,14 +1,15 @@
 //! Metadata of blocks, and the protection information in it (NVM Command Set 1.0, 5.2 and 5.3; T10 DIF): how blocks lie in buffers, what a command says of
-//! them, and what the host makes and checks itself. Guards have 16 bits or 64 (5.2.1.1, 5.2.1.4). Pure: bytes in, bytes out; it knows no queue.
+//! them, and what the host makes and checks itself. Guards have 16, 32 or 64 bits (5.2.1.1, 5.2.1.2, 5.2.1.3); behind the application tag come a storage tag, where the namespace has
+//! one, and the reference tag. Pure: bytes in, bytes out; it knows no queue.
 
 use crate::status::StatusCode;
-use crc::{CRC_16_T10_DIF, CRC_64_NVME, Crc, Table};
+use crc::{CRC_16_T10_DIF, CRC_32_ISCSI, CRC_64_NVME, Crc, Table};
 use std::fmt;
 
 /// The type of a namespace's protection information: what its reference tags are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProtectionType {
-    /// The low 32 bits of a block's number, or 48 bits of it with 64-bit guards.
+    /// As many of the low bits of a block's number as they have.
     Type1,
     /// A number of the program's for the first block of a command, and 1 more for each further one.
     Type2,
@@ -19,10 +20,12 @@ pub enum ProtectionType {
 /// The format of a namespace's protection information (NVM Command Set 1.0, 5.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GuardFormat {
-    /// 8 bytes: a guard of 16 bits (T10 DIF), a reference tag of 32.
+    /// 8 bytes: a guard of 16 bits (T10 DIF); storage and reference tag have 32 together.
     #[default]
     Bits16,
-    /// 16 bytes: a guard of 64 bits (CRC-64/NVME), a reference tag of 48.
+    /// 16 bytes: a guard of 32 bits (CRC-32C); storage and reference tag have 80 together, of which the storage tag has 16 at least.
+    Bits32,
+    /// 16 bytes: a guard of 64 bits (CRC-64/NVME); storage and reference tag have 48 together.
     Bits64,
 }
 
@@ -31,15 +34,30 @@ impl GuardFormat {
     pub fn bytes(self) -> usize {
         match self {
             Self::Bits16 => 8,
-            Self::Bits64 => 16,
+            Self::Bits32 | Self::Bits64 => 16,
         }
     }
 
-    /// The bits of a number that a reference tag has.
-    pub(crate) fn tag(self, number: u64) -> u64 {
+    /// Bytes of the guard.
+    fn guard_bytes(self) -> usize {
         match self {
-            Self::Bits16 => number & 0xffff_ffff,
-            Self::Bits64 => number & 0xffff_ffff_ffff,
+            Self::Bits16 => 2,
+            Self::Bits32 => 4,
+            Self::Bits64 => 8,
+        }
+    }
+
+    /// Bytes of storage and reference tag.
+    fn space_bytes(self) -> usize {
+        self.bytes() - self.guard_bytes() - 2
+    }
+
+    /// Whether storage tags can have so many bits (STS, 5.2.1.4): what they leave to the reference tag is 64 bits at most.
+    pub(crate) fn can_have(self, storage_tag: u8) -> bool {
+        match self {
+            Self::Bits16 => storage_tag <= 32,
+            Self::Bits32 => (16..=64).contains(&storage_tag),
+            Self::Bits64 => storage_tag <= 48,
         }
     }
 }
@@ -53,6 +71,8 @@ pub struct Checks {
     pub application_tag: bool,
     /// The reference tag, which those of type 3 do not have checked. (SPDK: `SPDK_NVME_IO_FLAGS_PRCHK_REFTAG`.)
     pub reference_tag: bool,
+    /// The storage tag (STC), where the namespace has one.
+    pub storage_tag: bool,
 }
 
 /// What a command does with the metadata of its blocks (NVM Command Set 1.0, 3.2: PRINFO, LBAT, LBATM, ILBRT).
@@ -73,17 +93,19 @@ pub struct Protection {
     pub application_tag: u16,
     /// Which bits of it are compared.
     pub application_tag_mask: u16,
-    /// The reference tag of the command's first block, of 32 bits, or 48 with 64-bit guards; `None` for so many low bits of its number, which type 1 demands.
+    /// The reference tag of the command's first block, of as many bits as the namespace's have; `None` for so many low bits of its number, which type 1 demands.
     pub reference_tag: Option<u64>,
+    /// The storage tag that is written, or expected, where the namespace has one.
+    pub storage_tag: u64,
 }
 
 impl Checks {
     /// None.
-    pub const NONE: Self = Self { guard: false, application_tag: false, reference_tag: false };
+    pub const NONE: Self = Self { guard: false, application_tag: false, reference_tag: false, storage_tag: false };
     /// Guard and reference tag: what says that a block is whole, and at its place.
-    pub const PLACE: Self = Self { guard: true, application_tag: false, reference_tag: true };
+    pub const PLACE: Self = Self { guard: true, application_tag: false, reference_tag: true, storage_tag: false };
     /// All of them.
-    pub const ALL: Self = Self { guard: true, application_tag: true, reference_tag: true };
+    pub const ALL: Self = Self { guard: true, application_tag: true, reference_tag: true, storage_tag: true };
 }
 
 impl Default for Protection {
@@ -104,6 +126,7 @@ impl Protection {
             application_tag: 0,
             application_tag_mask: 0xffff,
             reference_tag: None,
+            storage_tag: 0,
         }
     }
 
@@ -149,11 +172,16 @@ pub(crate) struct Layout {
     pub extended: bool,
     pub protection: Option<ProtectionType>,
     pub guards: GuardFormat,
+    /// STS: bits of the storage tag.
+    pub storage_tag: u8,
+    /// LBSTM: which of them are compared.
+    pub storage_tag_mask: u64,
     /// Protection information is first in the metadata, not last.
     pub first: bool,
 }
 
 const CRC: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_T10_DIF);
+const CRC32: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 const CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&CRC_64_NVME);
 
 impl Layout {
@@ -178,28 +206,47 @@ impl Layout {
 
     /// CRC of a block's data, and of the metadata before the protection information (5.2.2).
     fn guard(&self, data: &[u8], metadata: &[u8]) -> u64 {
-        let before = metadata.get(..self.tuple()).unwrap_or(&[]);
+        let parts = [data, metadata.get(..self.tuple()).unwrap_or(&[])];
         match self.guards {
             GuardFormat::Bits16 => {
                 let mut digest = CRC.digest();
-                digest.update(data);
-                digest.update(before);
+                parts.iter().for_each(|part| digest.update(part));
+                digest.finalize().into()
+            }
+            GuardFormat::Bits32 => {
+                let mut digest = CRC32.digest();
+                parts.iter().for_each(|part| digest.update(part));
                 digest.finalize().into()
             }
             GuardFormat::Bits64 => {
                 let mut digest = CRC64.digest();
-                digest.update(data);
-                digest.update(before);
+                parts.iter().for_each(|part| digest.update(part));
                 digest.finalize()
             }
         }
+    }
+
+    /// Bits of the reference tag: what the storage tag leaves it.
+    fn reference_bits(&self) -> u32 {
+        (8 * self.guards.space_bytes() as u32).saturating_sub(self.storage_tag.into())
+    }
+
+    /// The bits of a number that a reference tag has.
+    fn tag(&self, number: u64) -> u64 {
+        number & low_bits(self.reference_bits())
+    }
+
+    /// Storage and reference tag of block `index` of a command that begins at `lba`: the storage tag is above.
+    pub fn space(&self, protection: &Protection, lba: u64, index: u64) -> u128 {
+        let storage = protection.storage_tag & low_bits(self.storage_tag.into());
+        u128::from(storage) << self.reference_bits() | u128::from(self.reference(protection, lba, index))
     }
 
     /// The reference tag of block `index` of a command that begins at `lba`.
     pub fn reference(&self, protection: &Protection, lba: u64, index: u64) -> u64 {
         let first = protection.reference_tag.unwrap_or(lba);
         let index = if self.protection == Some(ProtectionType::Type3) { 0 } else { index };
-        self.guards.tag(first.wrapping_add(index))
+        self.tag(first.wrapping_add(index))
     }
 
     /// Puts the protection information into the metadata of blocks from `lba` on.
@@ -207,21 +254,18 @@ impl Layout {
         let at = self.tuple();
         for (index, (data, metadata)) in (0..).zip(self.blocks(data, metadata)) {
             let guard = self.guard(data, metadata);
-            let tag = self.reference(protection, lba, index);
+            let space = self.space(protection, lba, index);
             if let Some(to) = metadata.get_mut(at..at + self.guards.bytes()) {
-                to.copy_from_slice(&self.tuple_bytes(guard, protection.application_tag, tag));
+                to.copy_from_slice(&self.tuple_bytes(guard, protection.application_tag, space));
             }
         }
     }
 
-    /// Guard, application tag and reference tag as they lie in metadata: big-endian.
-    fn tuple_bytes(&self, guard: u64, application: u16, tag: u64) -> Vec<u8> {
-        let (guard, tag) = (guard.to_be_bytes(), tag.to_be_bytes());
-        let (guard, tag) = match self.guards {
-            GuardFormat::Bits16 => (&guard[6..], &tag[4..]),
-            GuardFormat::Bits64 => (&guard[..], &tag[2..]),
-        };
-        [guard, &application.to_be_bytes(), tag].concat()
+    /// Guard, application tag, and storage and reference tag as they lie in metadata: big-endian.
+    fn tuple_bytes(&self, guard: u64, application: u16, space: u128) -> Vec<u8> {
+        let (guard, space) = (guard.to_be_bytes(), space.to_be_bytes());
+        let (guard, space) = (&guard[8 - self.guards.guard_bytes()..], &space[16 - self.guards.space_bytes()..]);
+        [guard, &application.to_be_bytes(), space].concat()
     }
 
     /// Checks what the protection says of blocks from `lba` on. Blocks whose tags are all ones are not checked: nobody has written them, or wants that
@@ -238,18 +282,21 @@ impl Layout {
             let Some(tuple) = metadata.get(self.tuple()..).and_then(|m| m.get(..self.guards.bytes())) else {
                 continue;
             };
-            let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-            let (guard, tags) = tuple.split_at(if self.guards == GuardFormat::Bits64 { 8 } else { 2 });
-            let (guard, application, reference) = (number(guard), number(&tags[..2]), number(&tags[2..]));
+            let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u128::from(*byte));
+            let (guard, tags) = tuple.split_at(self.guards.guard_bytes());
+            let (guard, application, space) = (number(guard) as u64, number(&tags[..2]) as u64, number(&tags[2..]));
+            let (storage, reference) = ((space >> self.reference_bits()) as u64, self.tag(space as u64));
             let type3 = self.protection == Some(ProtectionType::Type3);
-            if application == 0xffff && (!type3 || reference == self.guards.tag(u64::MAX)) {
+            if application == 0xffff && (!type3 || reference == self.tag(u64::MAX)) {
                 continue;
             }
             let mask = u64::from(protection.application_tag_mask);
+            let storage_mask = self.storage_tag_mask & low_bits(self.storage_tag.into());
             let all = [
                 (checks.guard, 0x82, self.guard(data, metadata), guard),
                 (checks.application_tag, 0x83, u64::from(protection.application_tag) & mask, application & mask),
                 (checks.reference_tag && !type3, 0x84, self.reference(protection, lba, index), reference),
+                (checks.storage_tag, 0x88, protection.storage_tag & storage_mask, storage & storage_mask),
             ];
             if let Some((_, code, expected, found)) = all.into_iter().find(|(on, _, want, is)| *on && want != is) {
                 // Media and Data Integrity Errors have type 2; the same read may fail again.
@@ -258,6 +305,11 @@ impl Layout {
         }
         Ok(())
     }
+}
+
+/// So many low bits, 64 at most.
+fn low_bits(count: u32) -> u64 {
+    1u64.checked_shl(count).unwrap_or(0).wrapping_sub(1)
 }
 
 #[cfg(test)]
@@ -273,6 +325,8 @@ mod tests {
             extended: false,
             protection: None,
             guards: GuardFormat::Bits16,
+            storage_tag: 0,
+            storage_tag_mask: 0,
             first: false,
         };
         assert_eq!(layout.guard(b"123456789", &[0; 8]), 0xd0db);
@@ -282,6 +336,11 @@ mod tests {
         assert_eq!(wide.guard(b"123456789", &[0; 16]), 0xae8b_1486_0a79_9888);
         assert_eq!(wide.guard(&[0; 4096], &[0; 16]), 0x6482_d367_eb22_b64e);
         assert_eq!(wide.guard(&[0xff; 4096], &[0; 16]), 0xc0dd_ba73_02ec_a3ac);
+        // CRC-32C: the check value of the catalogue, and those of iSCSI for 32 bytes (RFC 3720, B.4).
+        let middle = Layout { guards: GuardFormat::Bits32, storage_tag: 16, metadata: 16, ..layout };
+        assert_eq!(middle.guard(b"123456789", &[0; 16]), 0xe306_9283);
+        assert_eq!(middle.guard(&[0; 32], &[0; 16]), 0x8a91_36aa);
+        assert_eq!(middle.guard(&[0xff; 32], &[0; 16]), 0x62a8_ab43);
         // Metadata before the protection information is protected, too.
         let long = Layout { metadata: 16, ..layout };
         assert_eq!(long.guard(b"1", b"23456789........"), 0xd0db);
@@ -291,23 +350,37 @@ mod tests {
     #[test]
     fn any_bit_that_flips_is_found_by_its_name() {
         let types = [ProtectionType::Type1, ProtectionType::Type2, ProtectionType::Type3];
-        use GuardFormat::{Bits16, Bits64};
-        for (kind, metadata, extended, first, guards) in types.into_iter().flat_map(|kind| {
+        use GuardFormat::{Bits16, Bits32, Bits64};
+        for (kind, metadata, extended, first, guards, storage_tag) in types.into_iter().flat_map(|kind| {
             let shapes = [
-                (8, true, false, Bits16),
-                (8, false, true, Bits16),
-                (16, true, true, Bits16),
-                (64, false, false, Bits16),
+                (8, true, false, Bits16, 0),
+                (8, false, true, Bits16, 0),
+                (16, true, true, Bits16, 0),
+                (64, false, false, Bits16, 24),
+                (16, true, false, Bits32, 16),
+                (16, false, false, Bits32, 17),
+                (64, false, true, Bits32, 64),
+                (16, true, false, Bits64, 0),
+                (16, false, false, Bits64, 0),
+                (64, false, true, Bits64, 40),
             ];
-            let wide = [(16, true, false, Bits64), (16, false, false, Bits64), (64, false, true, Bits64)];
-            let all = shapes.into_iter().chain(wide);
-            all.map(move |(metadata, extended, first, guards)| (kind, metadata, extended, first, guards))
+            shapes.map(move |(metadata, extended, first, guards, sts)| (kind, metadata, extended, first, guards, sts))
         }) {
-            let layout = Layout { block: 512, metadata, extended, protection: Some(kind), guards, first };
+            let layout = Layout {
+                block: 512,
+                metadata,
+                extended,
+                protection: Some(kind),
+                guards,
+                storage_tag,
+                storage_tag_mask: u64::MAX,
+                first,
+            };
             let protection = Protection {
                 host_check: Checks::ALL,
                 application_tag: 0x1234,
                 reference_tag: (kind != ProtectionType::Type1).then_some(0xffff_fffe),
+                storage_tag: 0x5678_9abc_def0_1234,
                 ..Protection::host()
             };
             let size = usize::from(metadata);
@@ -320,9 +393,11 @@ mod tests {
             let tuple = layout.tuple();
             // In the second block: data, guard, application tag, reference tag.
             let last = guards.bytes() - 1;
-            let tag = if guards == Bits64 { 9 } else { 3 };
-            for (at, code) in [(None, 0x82), (Some(tuple), 0x82), (Some(tuple + tag), 0x83), (Some(tuple + last), 0x84)]
-            {
+            let tag = guards.guard_bytes() + 1;
+            let all = [(None, 0x82), (Some(tuple), 0x82), (Some(tuple + tag), 0x83), (Some(tuple + last), 0x84)];
+            // The first byte behind the application tag is the storage tag's.
+            let storage = (storage_tag > 0).then_some((Some(tuple + tag + 1), 0x88));
+            for (at, code) in all.into_iter().chain(storage) {
                 let flip = |data: &mut [u8], apart: &mut [u8]| match (at, extended) {
                     (None, true) => data[512 + size + 100] ^= 1,
                     (None, false) => data[512 + 100] ^= 1,
@@ -340,6 +415,31 @@ mod tests {
             apart.fill(0xff);
             assert_eq!(layout.verify(&mut data, &mut apart, 5, &protection), Ok(()));
         }
+    }
+
+    #[test]
+    fn storage_tags_leave_the_rest_to_reference_tags() {
+        use GuardFormat::{Bits16, Bits32, Bits64};
+        let tags =
+            [(Bits16, 0, 32), (Bits16, 32, 0), (Bits32, 16, 64), (Bits32, 64, 16), (Bits64, 0, 48), (Bits64, 48, 0)];
+        for (guards, storage_tag, reference) in tags {
+            let layout = Layout {
+                block: 512,
+                metadata: 16,
+                extended: false,
+                protection: Some(ProtectionType::Type1),
+                guards,
+                storage_tag,
+                storage_tag_mask: u64::MAX,
+                first: false,
+            };
+            assert!(guards.can_have(storage_tag) && layout.reference_bits() == reference, "{guards:?} {storage_tag}");
+            let protection = Protection { storage_tag: u64::MAX, ..Protection::host() };
+            let space = layout.space(&protection, 0, 0);
+            assert_eq!((space.count_ones(), space.trailing_zeros().min(reference)), (storage_tag.into(), reference));
+            assert_eq!(layout.space(&Protection::host(), u64::MAX, 0).count_ones(), reference);
+        }
+        assert!(!Bits16.can_have(33) && !Bits32.can_have(15) && !Bits32.can_have(65) && !Bits64.can_have(49));
     }
 
     #[test]

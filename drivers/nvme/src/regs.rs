@@ -1,6 +1,8 @@
 //! The controller's registers ("properties"): offsets and bits, as NVM Express Base 2.0 section 3.1.3 has them, and the
 //! doorbells, as the PCIe Transport 1.0 section 3.1.2 has them. Only those that the driver uses. No access happens here.
 
+use std::time::Duration;
+
 /// Controller Capabilities, 64 bits, read-only (3.1.3.1).
 pub const CAP: u64 = 0x00;
 /// Version, 32 bits, read-only (3.1.3.2).
@@ -29,6 +31,14 @@ pub const CMBMSC_ENABLE: u64 = 1 << 1;
 pub const CMBSTS: u64 = 0x58;
 /// Controller Ready Timeouts, 32 bits, read-only; there where CAP.CRMS says so.
 pub const CRTO: u64 = 0x68;
+/// Persistent Memory Region Capabilities, 32 bits, read-only (3.1.3.20); there where CAP.PMRS says so, as the next ones.
+pub const PMRCAP: u64 = 0xe00;
+/// Persistent Memory Region Control, 32 bits (3.1.3.21).
+pub const PMRCTL: u64 = 0xe04;
+/// PMRCTL.EN.
+pub const PMRCTL_ENABLE: u32 = 1;
+/// Persistent Memory Region Status, 32 bits, read-only (3.1.3.22).
+pub const PMRSTS: u64 = 0xe08;
 /// The first doorbell.
 pub const DOORBELLS: u64 = 0x1000;
 
@@ -68,6 +78,11 @@ impl Cap {
     /// MPSMAX, bits 55:52, in bytes.
     pub fn max_page(self) -> u64 {
         1 << (12 + (self.0 >> 52 & 0xf))
+    }
+
+    /// PMRS, bit 56: there is a persistent memory region.
+    pub fn has_persistent_memory(self) -> bool {
+        self.0 >> 56 & 1 != 0
     }
 
     /// CMBS, bit 57: there may be a controller memory buffer, which can be given an address.
@@ -128,6 +143,59 @@ impl Cmbsz {
     }
 }
 
+/// PMRCAP's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pmrcap(pub u32);
+
+impl Pmrcap {
+    /// RDS, bit 3.
+    pub fn read_data(self) -> bool {
+        self.0 >> 3 & 1 != 0
+    }
+
+    /// WDS, bit 4.
+    pub fn write_data(self) -> bool {
+        self.0 >> 4 & 1 != 0
+    }
+
+    /// BIR, bits 7:5: the BAR.
+    pub fn bar(self) -> u8 {
+        (self.0 >> 5 & 7) as u8
+    }
+
+    /// PMRWBM, bits 13:10, of which bit 10: what was written lasts once a read of the memory is complete. (Bit 11 says the same of a read of PMRSTS.)
+    pub fn flushed_by_reading_memory(self) -> bool {
+        self.0 >> 10 & 1 != 0
+    }
+
+    /// PMRTO, bits 23:16, in units of PMRTU, bits 9:8 (0: 500 ms, 1: minutes): how long PMRSTS.NRDY may take to follow PMRCTL.EN; half a second at least.
+    pub fn timeout(self) -> Duration {
+        let unit = if self.0 >> 8 & 3 == 1 { Duration::from_secs(60) } else { Duration::from_millis(500) };
+        unit * (self.0 >> 16 & 0xff).max(1)
+    }
+}
+
+/// PMRSTS's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pmrsts(pub u32);
+
+impl Pmrsts {
+    /// ERR, bits 7:0: 0, or an error.
+    pub fn error(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// NRDY, bit 8, is 0: it can be read and written.
+    pub fn is_ready(self) -> bool {
+        self.0 >> 8 & 1 == 0
+    }
+
+    /// HSTS, bits 11:9.
+    pub fn health(self) -> u8 {
+        (self.0 >> 9 & 7) as u8
+    }
+}
+
 /// CSTS's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Csts(pub u32);
@@ -161,12 +229,12 @@ pub const CC_SHUTDOWN: u32 = 1 << 14;
 /// CC.SHN's bits.
 pub const CC_SHUTDOWN_MASK: u32 = 3 << 14;
 
-/// CC's value to enable with: pages of `page` bytes, round robin, entries of 64 (2^6) and 16 (2^4) bytes; all supported
+/// CC's value to enable with: pages of `page` bytes, round robin, entries of 64 (2^6) and 16 (2^4) bytes, or of 128 (2^7) in I/O submission queues; all supported
 /// command sets (CSS 110b) or the NVM command set alone (000b).
-pub fn cc_enable(page: u64, all_command_sets: bool) -> u32 {
+pub fn cc_enable(page: u64, all_command_sets: bool, long_entries: bool) -> u32 {
     let css = if all_command_sets { 0b110 } else { 0 };
     let mps = page.trailing_zeros().saturating_sub(12);
-    CC_ENABLE | css << 4 | mps << 7 | 6 << 16 | 4 << 20
+    CC_ENABLE | css << 4 | mps << 7 | (6 + u32::from(long_entries)) << 16 | 4 << 20
 }
 
 /// Submission queue `qid`'s tail doorbell (PCIe Transport 1.0, 3.1.2.1).
@@ -203,6 +271,16 @@ mod tests {
     }
 
     #[test]
+    fn persistent_memory_has_units_of_time() {
+        let capabilities = Pmrcap(2 << 16 | 0b1011 << 10 | 1 << 8 | 4 << 5 | 0b11 << 3);
+        assert_eq!((capabilities.bar(), capabilities.timeout()), (4, Duration::from_secs(120)));
+        assert!(capabilities.read_data() && capabilities.write_data() && capabilities.flushed_by_reading_memory());
+        assert_eq!(Pmrcap(0).timeout(), Duration::from_millis(500));
+        let status = Pmrsts(2 << 9 | 1 << 8 | 7);
+        assert_eq!((status.error(), status.is_ready(), status.health()), (7, false, 2));
+    }
+
+    #[test]
     fn doorbells_follow_the_stride() {
         assert_eq!([sq_doorbell(0, 4), cq_doorbell(0, 4), sq_doorbell(3, 4)], [0x1000, 0x1004, 0x1018]);
         assert_eq!(cq_doorbell(1, 4 << 2), 0x1030);
@@ -210,7 +288,8 @@ mod tests {
 
     #[test]
     fn configuration_carries_the_page_size() {
-        assert_eq!(cc_enable(4096, false), 0x0046_0001);
-        assert_eq!(cc_enable(65536, true), 0x0046_0001 | 4 << 7 | 6 << 4);
+        assert_eq!(cc_enable(4096, false, false), 0x0046_0001);
+        assert_eq!(cc_enable(65536, true, false), 0x0046_0001 | 4 << 7 | 6 << 4);
+        assert_eq!(cc_enable(4096, false, true), 0x0047_0001);
     }
 }

@@ -3,6 +3,14 @@
 //! A host is known by its identifier ([`Options::host_id`](crate::Options::host_id)); it registers with a key, and then reserves.
 
 use crate::bytes::{array, u8_at, u16_at, u32_at, u64_at};
+use crate::command::get_log_page;
+use crate::control::Control;
+use crate::error::{Error, Result};
+use crate::feature;
+use crate::hardware::Hardware;
+use crate::log::lid;
+use crate::nvme::Nvme;
+use std::fmt;
 
 /// What a reservation keeps others from (8.19, RTYPE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +143,130 @@ pub struct Registrant {
     pub key: u64,
 }
 
+/// What a host is told that another has done to a reservation (5.16.1.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReservationChange {
+    /// This host is not registered any more: another took that away.
+    RegistrationPreempted,
+    /// The reservation has ended, and this host is still registered.
+    ReservationReleased,
+    /// The reservation and all registrations were cleared.
+    ReservationPreempted,
+    /// A type that the standard does not name.
+    Unknown(u8),
+}
+
+impl ReservationChange {
+    /// What the standard calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RegistrationPreempted => "Registration Preempted",
+            Self::ReservationReleased => "Reservation Released",
+            Self::ReservationPreempted => "Reservation Preempted",
+            Self::Unknown(_) => "a type without a name",
+        }
+    }
+}
+
+impl fmt::Display for ReservationChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(number) => write!(f, "type {number:02x}h, which has no name"),
+            known => f.write_str(known.name()),
+        }
+    }
+}
+
+/// A page of the Reservation Notification log (5.16.1.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReservationNotification {
+    /// LPC: the number of the page. Numbers that are missing are pages that the controller had no room for.
+    pub number: u64,
+    /// What happened.
+    pub change: ReservationChange,
+    /// The namespace.
+    pub nsid: u32,
+}
+
+/// What of it a host is not told (Reservation Notification Mask, 5.27.1.26).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReservationMask {
+    /// Registration Preempted.
+    pub registration_preempted: bool,
+    /// Reservation Released.
+    pub reservation_released: bool,
+    /// Reservation Preempted.
+    pub reservation_preempted: bool,
+}
+
+/// Bytes of a page of the log.
+const NOTIFICATION: u32 = 64;
+/// How many pages a controller has at most: it says by 8 bits how many there are beside one.
+const PAGES: usize = 256;
+
+impl ReservationNotification {
+    /// Reads a page; `None` for an empty one.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let change = match u8_at(bytes, 8) {
+            0 => return None,
+            1 => ReservationChange::RegistrationPreempted,
+            2 => ReservationChange::ReservationReleased,
+            3 => ReservationChange::ReservationPreempted,
+            other => ReservationChange::Unknown(other),
+        };
+        Some(Self { number: u64_at(bytes, 0), change, nsid: u32_at(bytes, 12) })
+    }
+}
+
+impl Control {
+    /// Reads the pages of the Reservation Notification log, of which each is there until it is read, and keeps them for who asks: the newest, if those are many.
+    pub fn read_notifications(&mut self, hw: &Hardware) -> Result<()> {
+        for _ in 0..PAGES {
+            let read = get_log_page(lid::RESERVATION, NOTIFICATION, self.admin.data_iova());
+            let bytes = self.admin.fetch(hw, read, NOTIFICATION as usize)?;
+            let Some(page) = ReservationNotification::parse(&bytes) else { return Ok(()) };
+            if self.notifications.len() == PAGES {
+                self.notifications.pop_front();
+            }
+            self.notifications.push_back(page);
+        }
+        Ok(())
+    }
+}
+
+impl Nvme {
+    /// Takes what the controller has told of reservations since this was called last, oldest first: 256 at most. It is told only of namespaces for which this host
+    /// is, or was, registered, and an [event](crate::AsyncEvent::is_reservation) says that there is something. (nvme-cli: `resv-notif-log`.)
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`] where the controller has no reservations; [`Error::Refused`] with the controller's status, [`Error::Unanswered`] where it does
+    /// not answer in time, [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where it can't be used.
+    pub fn reservation_notifications(&self) -> Result<Vec<ReservationNotification>> {
+        let hw = &self.0.driver().hw;
+        if !self.identify().has_reservations() {
+            let why = "it has no reservations (ONCS bit 5)".to_owned();
+            return Err(Error::NotOffered { device: hw.name(), why });
+        }
+        self.0.with(|control| {
+            control.read_notifications(hw)?;
+            Ok(control.notifications.drain(..).collect())
+        })
+    }
+
+    /// Sets what of a namespace's reservations this host is not told, until the next reset.
+    ///
+    /// # Errors
+    /// Those of [`get_feature`](Self::get_feature).
+    pub fn mask_reservation_notifications(&self, nsid: u32, mask: ReservationMask) -> Result<()> {
+        let ReservationMask { registration_preempted, reservation_released, reservation_preempted } = mask;
+        // REGPRE, RESREL and RESPRE: bits 1 to 3.
+        let bits = [registration_preempted, reservation_released, reservation_preempted];
+        let value = (1..).zip(bits).map(|(bit, on)| u32::from(on) << bit).sum();
+        self.set_feature_with(feature::RESERVATION_MASK, nsid, value, false, &[]).map(drop)
+    }
+}
+
 /// Bytes before the registrants of a report, and of a registrant: with 64-bit host identifiers, and with 128-bit ones.
 const SHORT: usize = 24;
 const EXTENDED: usize = 64;
@@ -192,6 +324,20 @@ mod tests {
                 assert!(Reservations::parse(&bytes[..cut], extended).1.registrants.len() < 2);
             }
         }
+    }
+
+    #[test]
+    fn notifications_are_read() {
+        let mut bytes = [0; 64];
+        assert_eq!(ReservationNotification::parse(&bytes), None);
+        (bytes[0], bytes[8], bytes[9], bytes[12], bytes[13]) = (7, 2, 3, 5, 1);
+        let change = ReservationChange::ReservationReleased;
+        let want = ReservationNotification { number: 7, change, nsid: 0x105 };
+        assert_eq!(ReservationNotification::parse(&bytes), Some(want));
+        bytes[8] = 9;
+        let unknown = ReservationNotification::parse(&bytes).map(|page| page.change.to_string());
+        assert_eq!(unknown.as_deref(), Some("type 09h, which has no name"));
+        assert_eq!(ReservationNotification::parse(&[]), None);
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! What is here: post an entry, ring once a batch, take what completed, and check of it what needs no knowledge of commands. It does
 //! *not* know what is in flight. Words are atomics: this is safe code, with the device, or a thread that models it, on the other side.
 
-use crate::cmb::Part;
 use crate::command::WORDS;
-use crate::doorbell::Bell;
+use crate::doorbell::{Bell, Elsewhere};
 use crate::error::Fault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -225,9 +224,9 @@ impl QueuePair {
         self.cq_bell.restart();
     }
 
-    /// Has the submission queue lie in `part` of the controller's memory.
-    pub fn copy_entries(&mut self, part: Part) {
-        self.sq_bell.copy_entries(self.sq.clone(), part);
+    /// Has the controller find the submission queue elsewhere.
+    pub fn copy_entries(&mut self, to: Elsewhere) {
+        self.sq_bell.copy_entries(self.sq.clone(), to);
     }
 
     /// The rings' memory.

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use wholebar_core::bar::MapPolicy;
-use wholebar_core::block::{Data, Op, QueueState, Status};
+use wholebar_core::block::{Data, Op, Status};
 use wholebar_nvme::{Options, Queue, QueueOptions};
 
 /// Above every address of DMA memory.
@@ -72,17 +72,7 @@ fn a_queue_is_there_again_after_a_reset() {
     let mut queue = rig.queue();
     for _ in 0..3 {
         work(&rig, &mut queue);
-        std::thread::scope(|scope| {
-            let reset = scope.spawn(|| rig.nvme.reset());
-            while !reset.is_finished() {
-                queue.poll_each(1, |_| {});
-                std::thread::yield_now();
-            }
-            reset.join().unwrap().unwrap();
-        });
-        while queue.state() != QueueState::Running {
-            queue.poll_each(1, |_| {});
-        }
+        reset_polling(&rig.nvme, &mut queue);
         assert!(in_controller(&queue));
     }
     work(&rig, &mut queue);

@@ -21,16 +21,16 @@ struct Shape {
     pi: u8,
     first: bool,
     block: usize,
-    /// Guards of 64 bits.
-    wide: bool,
+    /// Of protection information, as the model takes it.
+    format: &'static str,
 }
 
 impl Shape {
     fn target(&self, more: &str) -> String {
-        let Self { ms, extended, pi, first, block, wide } = self;
+        let Self { ms, extended, pi, first, block, format } = self;
         let bit = |on: &bool| u8::from(*on);
-        let pif = if *wide { ",pif=2" } else { "" };
-        format!("sim:nvme,size=64M,block={block},ms={ms},mset={},pi={pi},pil={}{pif}{more}", bit(extended), bit(first))
+        let (mset, pil) = (bit(extended), bit(first));
+        format!("sim:nvme,size=64M,block={block},ms={ms},mset={mset},pi={pi},pil={pil}{format}{more}")
     }
 
     /// Buffers for blocks with their metadata, and the data in it in a pattern, the metadata too.
@@ -71,10 +71,10 @@ fn shapes() -> Vec<Shape> {
         for (ms, extended, first, block) in
             [(8, true, false, 512), (8, false, false, 4096), (16, true, true, 512), (64, false, false, 512)]
         {
-            all.push(Shape { ms, extended, pi, first: first && pi > 0, block, wide: false });
-            if pi > 0 && ms >= 16 {
-                all.push(Shape { ms, extended, pi, first, block, wide: true });
-            }
+            all.push(Shape { ms, extended, pi, first: first && pi > 0, block, format: "" });
+            let wide = [",pif=1", ",pif=1,sts=37", ",pif=2", ",pif=2,sts=9", ",sts=16"];
+            let wide = wide.into_iter().filter(|_| pi > 0 && ms >= 16);
+            all.extend(wide.map(|format| Shape { ms, extended, pi, first, block, format }));
         }
     }
     all
@@ -177,6 +177,8 @@ fn the_driver_makes_and_checks_protection_information() {
                 host_check: Checks::ALL,
                 application_tag: 0x5a17,
                 reference_tag,
+                // As many of these bits as there are.
+                storage_tag: 0x1234_5678_9abc_def0,
                 ..Protection::host()
             };
             let sent = with(&mut queue, Op::Write { lba: LBA }, shape.data(&rig, Some(3)), tagged);
@@ -239,6 +241,68 @@ fn guards_have_64_bits() {
     }
 }
 
+/// Guards of 32 bits, whose reference tags have 64 bits beside a storage tag of 16: whole block numbers.
+#[test]
+fn guards_have_32_bits() {
+    for (pi, mset) in KINDS.into_iter().flat_map(|pi| [(pi, 0), (pi, 1)]) {
+        let rig = rig(&format!("sim:nvme,size=16T,ms=16,mset={mset},pi={pi},pif=1"));
+        let ns = rig.nvme.namespaces()[0].clone();
+        assert_eq!((ns.guards, ns.storage_tag_size, ns.is_plain()), (GuardFormat::Bits32, 16, true));
+        assert_eq!((ns.storage_tag_mask, &ns.unsupported), (0xffff, &None));
+        let mut queue = rig.queue();
+        let lba = 1 << 34 | 5;
+        ok(&mut queue, Op::Write { lba }, Data::One(rig.pattern(8192, lba)));
+        let read = one(ok(&mut queue, Op::Read { lba: lba + 1 }, Data::One(rig.buf(4096))));
+        assert!(read.bytes() == &pattern(8192, lba)[512..512 + 4096], "type {pi}");
+        ok(&mut queue, Op::Verify { lba, blocks: 16 }, Data::None);
+        ok(&mut queue, Op::Compare { lba }, Data::One(rig.pattern(8192, lba)));
+        if pi == 2 {
+            // A tag that differs in its uppermost bits alone, which are in dword 3.
+            let tagged = |tag| Protection { reference_tag: Some(tag), ..Protection::controller() };
+            let write = with(&mut queue, Op::Write { lba: 9 }, Data::One(rig.pattern(512, 1)), tagged(5 << 61 | 7));
+            assert_eq!(write.status, Status::Ok);
+            let mut read =
+                |tag| named(with(&mut queue, Op::Read { lba: 9 }, Data::One(rig.buf(512)), tagged(tag)).status);
+            assert_eq!(read(5 << 61 | 7), None);
+            assert_eq!(read(4 << 61 | 7), Some("End-to-end Reference Tag Check Error"));
+        }
+        let copy = queue.submit_copy(5, 1, 2000, &[BlockRange { lba: 8, blocks: 1 }], None);
+        assert!(matches!(copy, Err(Reject::Invalid(_))));
+    }
+}
+
+/// Storage tags of all sizes, which the controller and the driver compare where they are asked to.
+#[test]
+fn storage_tags_are_compared() {
+    let formats = ["ms=8,sts=1", "ms=8,sts=32", "ms=16,pif=1,sts=16", "ms=16,pif=1,sts=33", "ms=16,pif=1,sts=64"];
+    for format in formats.into_iter().chain(["ms=16,pif=2,sts=16", "ms=16,pif=2,sts=48"]) {
+        let rig = rig(&format!("sim:nvme,size=1M,mset=1,pi=2,{format}"));
+        let size = rig.nvme.namespaces()[0].storage_tag_size;
+        let mut queue = rig.queue();
+        let tag = 0xdead_beef_5a5a_a5a5_u64;
+        // Bits that no storage tag of this size has are not looked at.
+        let top = 1u64 << (size - 1);
+        let len = 512 + rig.nvme.namespaces()[0].metadata_size as usize;
+        let fresh = || Data::One(rig.buf(8 * len as u32));
+        let controller = Checks { storage_tag: true, ..Checks::PLACE };
+        let whole = Protection { check: controller, storage_tag: tag, ..Protection::host() };
+        let write = with(&mut queue, Op::Write { lba: 3 }, fresh(), whole);
+        assert_eq!(write.status, Status::Ok, "{format}");
+        for (storage_tag, want) in [(tag, None), (tag ^ top, Some("End-to-End Storage Tag Check Error"))] {
+            let by_controller = Protection { host_check: Checks::NONE, storage_tag, ..whole };
+            let read = with(&mut queue, Op::Read { lba: 3 }, fresh(), by_controller);
+            assert_eq!(named(read.status), want, "{format}: the controller");
+            let host_check = controller;
+            let by_driver = Protection { check: Checks::NONE, host_check, storage_tag, ..whole };
+            let read = with(&mut queue, Op::Read { lba: 3 }, fresh(), by_driver);
+            assert_eq!(named(read.status), want, "{format}: the driver");
+            // Who does not ask is not told.
+            let neither = Protection { check: Checks::PLACE, host_check: Checks::PLACE, storage_tag, ..whole };
+            assert_eq!(with(&mut queue, Op::Read { lba: 3 }, fresh(), neither).status, Status::Ok, "{format}");
+        }
+    }
+}
+
 /// What flips, and what that is called.
 const FLIPS: [(&str, &str); 4] = [
     ("data", "End-to-end Guard Check Error"),
@@ -249,7 +313,8 @@ const FLIPS: [(&str, &str); 4] = [
 
 #[test]
 fn one_flipped_bit_is_caught_by_name_by_the_controller() {
-    for (pi, guards) in KINDS.into_iter().flat_map(|pi| [(pi, "ms=8"), (pi, "ms=16,pif=2")]) {
+    let formats = ["ms=8", "ms=16,pif=1", "ms=16,pif=2"];
+    for (pi, guards) in KINDS.into_iter().flat_map(|pi| formats.map(|format| (pi, format))) {
         for (fault, name) in FLIPS {
             // The third I/O command is a read of the third block and its followers.
             let rig = rig(&format!("sim:nvme,size=1M,{guards},pi={pi},faults={fault}:@3"));
@@ -394,7 +459,7 @@ fn a_million_blocks_of_each_type() {
     const COUNT: u64 = 1_000_000;
     for pi in KINDS {
         let rig = rig(&format!("sim:nvme,size=1G,ms=8,pi={pi},mset={}", pi % 2));
-        let shape = Shape { ms: 8, extended: pi % 2 == 1, pi, first: false, block: 512, wide: false };
+        let shape = Shape { ms: 8, extended: pi % 2 == 1, pi, first: false, block: 512, format: "" };
         let mut queue = rig.queue();
         for (round, protection) in [Protection::controller(), Protection::host()].into_iter().enumerate() {
             // Commands of 120 blocks, and a last one of 40: half of all by each.

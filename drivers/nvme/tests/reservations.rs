@@ -6,7 +6,8 @@ mod common;
 use common::*;
 use wholebar_core::block::{Data, Op, Status};
 use wholebar_nvme::{
-    AcquireAction, Error, Options, Queue, Register, RegisterAction, ReleaseAction, ReservationType, StatusCode,
+    AcquireAction, Error, Event, Options, Queue, Register, RegisterAction, ReleaseAction, ReservationChange,
+    ReservationMask, ReservationType, StatusCode,
 };
 
 const KEYS: [u64; 2] = [0x1111, 0x2222];
@@ -134,17 +135,7 @@ fn a_host_is_known_after_a_reset() {
     let (mut first, mut second) = (a.queue(), b.queue());
     register(&mut first, KEYS[0]);
     first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, ReservationType::ExclusiveAccess).unwrap();
-    std::thread::scope(|scope| {
-        let reset = scope.spawn(|| a.nvme.reset());
-        while !reset.is_finished() {
-            first.poll_each(1, |_| {});
-            std::thread::yield_now();
-        }
-        reset.join().unwrap().unwrap();
-    });
-    while first.state() != wholebar_core::block::QueueState::Running {
-        first.poll_each(1, |_| {});
-    }
+    reset_polling(&a.nvme, &mut first);
     assert_eq!(allowed(&a, &mut first), (true, true));
     assert_eq!(allowed(&b, &mut second), (false, false));
 }
@@ -162,6 +153,64 @@ fn hosts_without_an_identifier_are_strangers() {
     a.nvme.reset().unwrap();
     assert_eq!(allowed(&b, &mut second), (true, true), "a reset has it forgotten");
     assert_eq!(second.reservations(1).unwrap().registrants, []);
+}
+
+/// What a host was told since it was asked last, once it has an event: changes, of namespace 1.
+fn told(rig: &Rig) -> Vec<ReservationChange> {
+    loop {
+        match rig.nvme.events().recv_timeout(LONG).unwrap() {
+            Event::Driver(event) if event.is_reservation() => break,
+            _ => {}
+        }
+    }
+    let pages = rig.nvme.reservation_notifications().unwrap();
+    assert!(pages.windows(2).all(|two| two[1].number == two[0].number + 1) && pages.iter().all(|page| page.nsid == 1));
+    pages.into_iter().map(|page| page.change).collect()
+}
+
+/// Hosts are told what others did, each by an event and a page of the log, and never what they did themselves.
+#[test]
+fn hosts_are_told_what_others_do() {
+    use ReservationChange::{RegistrationPreempted, ReservationPreempted, ReservationReleased};
+    let [a, b] = hosts("told");
+    let (mut first, mut second) = (a.queue(), b.queue());
+    for kind in [ReservationType::WriteExclusiveRegistrantsOnly, ReservationType::ExclusiveAccessRegistrantsOnly] {
+        register(&mut first, KEYS[0]);
+        register(&mut second, KEYS[1]);
+        first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, kind).unwrap();
+        first.reservation_release(1, KEYS[0], ReleaseAction::Release(kind)).unwrap();
+        assert_eq!(told(&b), [ReservationReleased], "{kind:?}");
+        first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, kind).unwrap();
+        let leave = Register { action: RegisterAction::Unregister { key: KEYS[0] }, ignore_key: false, persist: None };
+        first.reservation_register(1, leave).unwrap();
+        assert_eq!(told(&b), [ReservationReleased], "the holder left");
+        register(&mut first, KEYS[0]);
+        first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, kind).unwrap();
+        second.reservation_acquire(1, KEYS[1], AcquireAction::Preempt { key: KEYS[0] }, kind).unwrap();
+        assert_eq!(told(&a), [RegistrationPreempted], "{kind:?}");
+        register(&mut first, KEYS[0]);
+        second.reservation_release(1, KEYS[1], ReleaseAction::Clear).unwrap();
+        assert_eq!(told(&a), [ReservationPreempted], "{kind:?}");
+        // What each did itself.
+        assert_eq!([&a, &b].map(|rig| rig.nvme.reservation_notifications().unwrap().len()), [0, 0]);
+    }
+    // Of types that registrants have no part in, a release is no news for them.
+    register(&mut first, KEYS[0]);
+    register(&mut second, KEYS[1]);
+    let kind = ReservationType::WriteExclusive;
+    first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, kind).unwrap();
+    first.reservation_release(1, KEYS[0], ReleaseAction::Release(kind)).unwrap();
+    assert_eq!(b.nvme.reservation_notifications().unwrap(), []);
+    // Several before anybody asks; what is masked is not among them.
+    let mask = ReservationMask { reservation_released: true, ..ReservationMask::default() };
+    b.nvme.mask_reservation_notifications(1, mask).unwrap();
+    let kind = ReservationType::ExclusiveAccessRegistrantsOnly;
+    first.reservation_acquire(1, KEYS[0], AcquireAction::Acquire, kind).unwrap();
+    first.reservation_release(1, KEYS[0], ReleaseAction::Release(kind)).unwrap();
+    first.reservation_release(1, KEYS[0], ReleaseAction::Clear).unwrap();
+    assert_eq!(told(&b), [ReservationPreempted]);
+    let none = rig("sim:nvme,size=16M").nvme.reservation_notifications();
+    assert!(matches!(none, Err(Error::NotOffered { .. })));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `wholebar nvme identify`: what a controller says of itself.
 
 use super::Controller;
+use crate::args::Size;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;
@@ -11,10 +12,14 @@ use wholebar::nvme::{MemoryBuffer, Namespace, Options, ProtectionType};
 #[command(after_help = "\
 Examples:
   wholebar nvme identify sim:nvme,ns=2,block=512+4096
+  wholebar nvme identify sim:nvme,hmb=64M --host-memory-buffer 16M
   wholebar nvme identify vfio-user:/run/nvme.sock --json")]
 pub struct Args {
     /// The NVMe controller
     target: String,
+    /// Give the controller up to so much of this host's memory, where it prefers to have some, and show how much it took
+    #[arg(long, value_name = "SIZE")]
+    host_memory_buffer: Option<Size>,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -39,6 +44,10 @@ struct Identity<'a> {
     queue_entries: u32,
     /// Absent where it has none that could be used.
     memory_buffer: Option<Memory>,
+    /// Absent where it has none that could be used.
+    persistent_memory: Option<Persistent>,
+    /// Absent where it prefers to have none of the host's memory.
+    host_memory_buffer: Option<HostMemory>,
     /// What it is known to do otherwise than the standard says.
     quirks: Vec<String>,
     namespaces: Vec<Space>,
@@ -73,7 +82,8 @@ struct Zones {
 
 pub fn run(args: Args) -> Result<()> {
     let target = target::open(&args.target, &[], None)?;
-    let controller = Controller::open(&target, Options { io_queues: 1, ..Options::default() })?;
+    let host_memory_buffer = args.host_memory_buffer.map(|size| size.0);
+    let controller = Controller::open(&target, Options { io_queues: 1, host_memory_buffer, ..Options::default() })?;
     let found = controller.nvme.identify();
     let namespaces = controller.namespaces().iter().map(Space::of).collect();
     let (major, minor, tertiary) = found.version;
@@ -92,6 +102,15 @@ pub fn run(args: Args) -> Result<()> {
         sgls: found.sgl_alignment().is_some(),
         queue_entries: controller.max_entries(),
         memory_buffer: controller.nvme.memory_buffer().map(Memory::of),
+        persistent_memory: controller
+            .nvme
+            .persistent_memory_region()
+            .map(|region| Persistent { bar: region.bar, size: region.size }),
+        host_memory_buffer: (found.host_memory_preferred > 0).then(|| HostMemory {
+            preferred: found.host_memory_preferred,
+            minimum: found.host_memory_minimum,
+            given: controller.nvme.host_memory_buffer(),
+        }),
         quirks: controller.nvme.quirks().iter().map(ToString::to_string).collect(),
         namespaces,
     };
@@ -119,6 +138,22 @@ struct Memory {
     size: u64,
     /// What can lie in it.
     holds: Vec<&'static str>,
+}
+
+/// Its persistent memory region (PMR).
+#[derive(Serialize)]
+struct Persistent {
+    bar: u8,
+    /// Bytes.
+    size: u64,
+}
+
+/// Memory of the host's (HMB), in bytes.
+#[derive(Serialize)]
+struct HostMemory {
+    preferred: u64,
+    minimum: u64,
+    given: u64,
 }
 
 impl Memory {
@@ -180,6 +215,16 @@ impl Identity<'_> {
         rows.extend(self.memory_buffer.as_ref().map(|memory| {
             let Memory { bar, size, holds, .. } = memory;
             ("memory buffer", format!("{} in BAR{bar}: {}", output::bytes(*size), holds.join(", ")))
+        }));
+        rows.extend(
+            self.persistent_memory
+                .as_ref()
+                .map(|memory| ("persistent memory", format!("{} in BAR{}", output::bytes(memory.size), memory.bar))),
+        );
+        rows.extend(self.host_memory_buffer.as_ref().map(|memory| {
+            let [preferred, minimum, given] = [memory.preferred, memory.minimum, memory.given]
+                .map(|n| if n > 0 { output::bytes(n) } else { "none".to_owned() });
+            ("host memory", format!("{preferred} preferred, {minimum} at least; it has {given}"))
         }));
         rows.extend(self.quirks.iter().map(|quirk| ("quirk", quirk.clone())));
         text += &output::pairs(rows);

@@ -13,6 +13,7 @@ mod logs;
 mod namespaces;
 mod passthru;
 mod perf;
+mod pmr;
 pub mod reads;
 mod resv;
 mod smart;
@@ -94,6 +95,8 @@ pub enum Command {
     #[command(subcommand)]
     Fdp(fdp::Command),
     #[command(subcommand)]
+    Pmr(pmr::Command),
+    #[command(subcommand)]
     Resv(resv::Command),
     #[command(name = "primary-ctrl-caps")]
     PrimaryCapabilities(virtualization::CapabilitiesArgs),
@@ -139,6 +142,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::DirectiveReceive(args) => directives::receive(args),
         Command::DirectiveSend(args) => directives::send(args),
         Command::Fdp(command) => fdp::run(command),
+        Command::Pmr(command) => pmr::run(command),
         Command::Resv(command) => resv::run(command),
         Command::PrimaryCapabilities(args) => virtualization::capabilities(args),
         Command::ListSecondary(args) => virtualization::list(args),

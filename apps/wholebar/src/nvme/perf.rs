@@ -1,7 +1,7 @@
 //! `wholebar nvme perf`: what a namespace of a controller delivers, measured.
 
 use super::Controller;
-use crate::args;
+use crate::args::{self, Size};
 use crate::perf::PerfArgs;
 use anyhow::Result;
 use clap::ValueEnum;
@@ -22,6 +22,7 @@ Examples:
   wholebar nvme perf vfio-user:/run/nvme.sock --qd 1 --policy trapped
   wholebar nvme perf sim:nvme --rw write --bs 128k --time 5 --json >report.json
   wholebar nvme perf sim:nvme,cmb=4M --cmb --bs 16k --qd 16
+  wholebar nvme perf sim:nvme,hmb=64M --host-memory-buffer 64M --rw randread
   wholebar nvme perf 0000:01:00.0 --baseline kernel:/dev/nvme1n1   # two drives of a kind")]
 pub struct Args {
     /// The NVMe controller
@@ -34,6 +35,9 @@ pub struct Args {
     /// Have submission queues and lists lie in the controller's memory buffer, where it has one
     #[arg(long)]
     cmb: bool,
+    /// Give the controller up to so much of this host's memory, where it prefers to have some (Host Memory Buffer)
+    #[arg(long, value_name = "SIZE")]
+    host_memory_buffer: Option<Size>,
     /// Give a command up after so long; what doesn't come back then costs the controller a reset. A vfio-user server may take as long to
     /// answer a message
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = args::seconds)]
@@ -70,6 +74,7 @@ pub fn run(args: Args) -> Result<()> {
             admin_timeout: defaults.admin_timeout.max(args.timeout),
             shadow_doorbells: args.shadow_doorbells.into(),
             controller_memory: args.cmb,
+            host_memory_buffer: args.host_memory_buffer.map(|size| size.0),
             ..defaults
         };
         Controller::open(target.pci()?, options)

@@ -2,12 +2,14 @@
 
 use super::admin::{self, dword, number};
 use super::{Controller, admin::hex};
-use crate::args::Usage;
-use crate::output;
+use crate::args::{self, Usage};
+use crate::{output, signal};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use wholebar::nvme::{
-    AcquireAction, Options, Queue, QueueOptions, Register, RegisterAction, ReleaseAction, ReservationType,
+    AcquireAction, Event, Options, Queue, QueueOptions, Register, RegisterAction, ReleaseAction, ReservationType,
 };
 
 /// Register for a namespace, reserve it, release it, and show who has it
@@ -22,6 +24,7 @@ Examples:
   wholebar nvme resv report 0000:01:00.0 --namespace-id 1
   wholebar nvme resv report sim:nvme,subsys=a --json")]
     Report(Of),
+    Notifications(NotificationArgs),
 }
 
 #[derive(clap::Args)]
@@ -112,6 +115,25 @@ pub struct ReleaseArgs {
     rtype: u8,
 }
 
+/// Show what other hosts do to the reservation of a namespace, as the controller tells it
+///
+/// A host is told only while it, or whoever has its identifier, is registered.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  wholebar nvme resv notifications 0000:01:00.0             until Ctrl-C
+  wholebar nvme resv notifications 0000:01:00.0 --count 1 --time 60 --json")]
+pub struct NotificationArgs {
+    #[command(flatten)]
+    of: Of,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// End after so long
+    #[arg(long, value_name = "SECONDS", value_parser = args::seconds)]
+    time: Option<Duration>,
+}
+
 /// Where nvme-cli and Linux have a host's identifier.
 const HOST_ID: &str = "/etc/nvme/hostid";
 
@@ -128,6 +150,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Acquire(args) => acquire(&args),
         Command::Release(args) => release(&args),
         Command::Report(args) => report(&args),
+        Command::Notifications(args) => notifications(&args),
     }
 }
 
@@ -230,6 +253,43 @@ fn report(args: &Of) -> Result<()> {
     );
     output::print(format!("{title}\n{table}"))
 }
+
+fn notifications(args: &NotificationArgs) -> Result<()> {
+    let NotificationArgs { of, count, time } = args;
+    let interrupted = signal::interrupted()?;
+    let (controller, _queue) = of.open()?;
+    let nvme = &controller.nvme;
+    // Of one without reservations, this is an error.
+    let mut waiting = nvme.reservation_notifications()?;
+    output::note(format!("{} tells what happens: Ctrl-C ends this", of.target));
+    let (began, mut seen) = (Instant::now(), 0);
+    loop {
+        for page in waiting.drain(..).filter(|page| page.nsid == of.namespace_id) {
+            let (number, change) = (page.number, page.change);
+            match of.json {
+                true => output::print_json(&json!({"schema": "wholebar.resv-notification/1", "target": of.target,
+                    "nsid": page.nsid, "lpc": number, "change": change.name()}))?,
+                false => output::print(format!("namespace {}: {change} (number {number})\n", page.nsid))?,
+            }
+            seen += 1;
+            if count.is_some_and(|count| seen >= count) {
+                return Ok(());
+            }
+        }
+        if interrupted.load(Ordering::Relaxed) || time.is_some_and(|time| began.elapsed() >= time) {
+            return Ok(());
+        }
+        nvme.check()?;
+        // An event says that there is something; the rest of the time it sleeps, and looks whether it is to end.
+        match nvme.events().recv_timeout(LOOK) {
+            Ok(Event::Driver(event)) if event.is_reservation() => waiting = nvme.reservation_notifications()?,
+            _ => {}
+        }
+    }
+}
+
+/// How often it is looked whether a wait is to end.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,10 @@
 //! `wholebar nvme`, the admin side: what is asked of a controller and done to it, on models in the command's own process and on one that is served and
 //! keeps what was done.
 
-use crate::common::{Running, fails, json, patient, stdout, wholebar};
+use crate::common::{Running, fails, json, on_one_line, patient, stdout, wholebar};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// What a command reports for people, which fits a terminal.
@@ -351,6 +352,35 @@ fn reservations() {
     fails("nvme resv report sim:nvme", 1, &["no reservations"]);
 }
 
+/// Two controllers of one subsystem, a host on each: one sees what the other does.
+#[test]
+fn a_host_is_told_what_another_does_to_its_reservation() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = ["a", "b"].map(|name| dir.path().join(name));
+    let other = format!("--socket {} size=16M subsys=told", sockets[1].display());
+    let _served = Running::serve("nvme", &sockets[0], &other);
+    let [a, b] = sockets.each_ref().map(|socket| patient(socket));
+    while !sockets[1].exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let hosts = ["1", "2"].map(|digit| format!("--hostid {digit}a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697"));
+    stdout(&format!("nvme resv register {a} --nrkey 1 {}", hosts[0]));
+    stdout(&format!("nvme resv register {b} --nrkey 2 {}", hosts[1]));
+    stdout(&format!("nvme resv acquire {a} --crkey 1 --rtype 2 {}", hosts[0]));
+    let mut watching = Running::start(&format!("nvme resv notifications {a} --count 1 --json {}", hosts[0]));
+    let mut line = String::new();
+    BufReader::new(watching.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("tells what happens"), "{line}");
+    stdout(&format!("nvme resv acquire {b} --crkey 2 --prkey 1 --racqa 1 --rtype 2 {}", hosts[1]));
+    let (code, text) = watching.finish();
+    let told: Value = serde_json::from_str(&text).unwrap();
+    let members = (&told["change"], &told["nsid"]);
+    assert_eq!((code, members), (Some(0), (&"Registration Preempted".into(), &1.into())));
+    let none = stdout(&format!("nvme resv notifications {a} --time 0 {}", hosts[0]));
+    assert_eq!(none, "");
+    fails("nvme resv notifications sim:nvme --time 0", 1, &["no reservations"]);
+}
+
 #[test]
 fn a_controller_says_what_is_known_of_its_kind() {
     let text = table("nvme identify sim:nvme,size=16M,quirk=descriptors,cmb=1M");
@@ -358,7 +388,52 @@ fn a_controller_says_what_is_known_of_its_kind() {
     assert!(text.contains("1 MiB in BAR2: submission queues, completion queues, lists"), "{text}");
     let report = json("nvme identify sim:nvme,size=16M,cmb=1M --json");
     assert_eq!((&report["quirks"], &report["memory_buffer"]["size"]), (&Value::Array(Vec::new()), &(1 << 20).into()));
-    fails("nvme identify sim:nvme,quirk=entries128", 1, &["128 bytes"]);
+    let text = table("nvme identify sim:nvme,size=16M,hmb=64M,hmb_min=1M --host-memory-buffer 16M");
+    assert!(text.contains("64 MiB preferred, 1 MiB at least; it has 16 MiB"), "{text}");
+    let text = table("nvme identify sim:nvme,size=16M,hmb=64M");
+    assert!(text.contains("64 MiB preferred, 4 KiB at least; it has none"), "{text}");
+    let report = json("nvme identify sim:nvme,hmb=1M,hmb_min=512k --host-memory-buffer 1M --json");
+    let members = ["preferred", "minimum", "given"].map(|member| report["host_memory_buffer"][member].as_u64());
+    assert_eq!(members, [Some(1 << 20), Some(512 << 10), Some(1 << 20)]);
+    assert!(json("nvme identify sim:nvme --json")["host_memory_buffer"].is_null());
+    fails("nvme identify sim:nvme,hmb=4097", 2, &["multiples of 4096"]);
+    fails("nvme identify sim:nvme,hmb=1M,hmb_min=2M", 2, &["above hmb="]);
+    stdout("nvme perf sim:nvme,size=16M,hmb=1M --host-memory-buffer 1M --rw mixed --verify --qd 4 --time 0.1 --json");
+    let text = table("nvme identify sim:nvme,size=16M,quirk=entries128");
+    assert!(text.contains("submission entries have 128 bytes") && text.contains("sharing identifiers"), "{text}");
+    stdout("nvme perf sim:nvme,size=16M,quirk=entries128 --rw mixed --verify --qd 8 --time 0.1 --json");
     fails("nvme identify sim:nvme,quirk=x", 2, &["quirk"]);
     stdout("nvme perf sim:nvme,size=16M,cmb=1M --cmb --bs 16k --qd 4 --time 0.1 --json");
+}
+
+#[test]
+fn persistent_memory_is_read_and_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_served, target) = serve(dir.path(), "size=16M pmr=64k");
+    assert!(table(&format!("nvme identify {target}")).contains("64 KiB in BAR4"));
+    let [data, back] = ["data", "back"].map(|name| dir.path().join(name));
+    fs::write(&data, b"what lasts").unwrap();
+    let (data, back) = (data.display(), back.display());
+    fails(&format!("nvme pmr write {target} --in {data} --offset 4k"), 2, &["--force"]);
+    let done = stdout(&format!("nvme pmr write {target} --in {data} --offset 4k --force"));
+    assert!(on_one_line(&done).contains("10 B stored from byte 4096 on"), "{done}");
+    // Another program finds it, after this one has closed the controller.
+    let text = stdout(&format!("nvme pmr read {target} --offset 4k --len 10 --hex"));
+    assert!(text.contains("what lasts"), "{text}");
+    stdout(&format!("nvme pmr read {target} --out {back}"));
+    let all = fs::read(dir.path().join("back")).unwrap();
+    assert_eq!((all.len(), &all[4096..4106]), (64 << 10, &b"what lasts"[..]));
+    let report = json(&format!("nvme pmr status {target} --json"));
+    assert_eq!((&report["size"], &report["health"]), (&(64 << 10).into(), &"normal".into()));
+    assert!(table(&format!("nvme pmr status {target}")).contains("BAR4"));
+    fails(&format!("nvme pmr read {target} --offset 64k --len 1"), 1, &["persistent memory region"]);
+    fails(&format!("nvme pmr read {target} --len 1T"), 1, &["more than its"]);
+    fails(&format!("nvme pmr write {target} --in {data} --offset 65530 --force"), 1, &["persistent memory region"]);
+    fails("nvme pmr status sim:nvme", 1, &["no persistent memory region"]);
+    fails("nvme pmr status sim:nvme,pmr=4k,pmr_state=failed", 1, &["error 01h"]);
+    fails("nvme pmr read sim:nvme,pmr=4k,pmr_state=restore", 1, &["lost", "--force"]);
+    stdout("nvme pmr read sim:nvme,pmr=4k,pmr_state=restore --force --len 8");
+    fails(&format!("nvme pmr write sim:nvme,pmr=4k,pmr_state=readonly --in {data} --force"), 1, &["only be read"]);
+    fails("nvme pmr status sim:nvme,pmr=5000", 2, &["power of two"]);
+    fails("nvme pmr status sim:nvme,pmr=4k,msix=own", 2, &["BAR4"]);
 }

@@ -103,6 +103,14 @@ pub struct Controller {
     /// Bytes of a stripe, which commands had better not cross; `None` but for controllers that are known to have such ([`Quirk::Stripe`](crate::Quirk::Stripe)),
     /// which tell it in a vendor specific field (byte 3,075: 2 to that power, of smallest pages).
     pub stripe: Option<u64>,
+    /// HMPRE, in bytes: how much of the host's memory it prefers to have (8.9); 0 for none.
+    pub host_memory_preferred: u64,
+    /// HMMIN, in bytes: below that it makes no use of any.
+    pub host_memory_minimum: u64,
+    /// HMMINDS, in bytes: the smallest piece of it that makes sense; 0 for no such limit.
+    pub host_memory_piece: u64,
+    /// HMMAXD: how many pieces of it make sense; 0 for no such limit.
+    pub host_memory_pieces: u16,
     /// SUBNQN.
     pub subsystem: String,
     /// The most blocks of one Verify, Write Zeroes and range of Dataset Management, as size limits of the NVM command set
@@ -188,6 +196,11 @@ impl Controller {
             io_vendor_format: u8_at(bytes, 530) & 1 != 0,
             copy_formats: u16_at(bytes, 534),
             stripe: Some(pages(u8_at(bytes, 3075), min_page)).filter(|bytes| *bytes > 0),
+            // In units of 4 KiB, whatever the controller's pages are.
+            host_memory_preferred: u64::from(u32_at(bytes, 272)) << 12,
+            host_memory_minimum: u64::from(u32_at(bytes, 276)) << 12,
+            host_memory_piece: u64::from(u32_at(bytes, 332)) << 12,
+            host_memory_pieces: u16_at(bytes, 336),
             subsystem: text(bytes, 768, 256),
             limits: CommandLimits::default(),
         }

@@ -35,6 +35,10 @@ pub struct Namespace {
     pub protection: Option<ProtectionType>,
     /// PIF: the format of its protection information.
     pub guards: GuardFormat,
+    /// STS: bits of the storage tag in its protection information; 0 for none.
+    pub storage_tag_size: u8,
+    /// LBSTM: which bits of a storage tag are compared.
+    pub storage_tag_mask: u64,
     /// DPS bit 3: protection information is first in the metadata, not last.
     pub protection_first: bool,
     /// What it is as a zoned namespace; `None` where it is none.
@@ -93,6 +97,8 @@ impl Namespace {
                 _ => None,
             },
             guards: GuardFormat::Bits16,
+            storage_tag_size: 0,
+            storage_tag_mask: 0,
             protection_first: dps & 1 << 3 != 0,
             zoned: None,
             blocks_used: u64_at(bytes, 16),
@@ -130,17 +136,26 @@ impl Namespace {
             // Extended LBA format (NVM Command Set 1.0, 4.1.5.3): storage tag size in bits 6:0, protection information format in bits 8:7.
             _ if self.protection.is_some() => {
                 let format = u32_at(bytes, 12 + 4 * usize::from(self.format));
-                let why = match (format >> 7 & 3, format & 0x7f) {
-                    (0, 0) => None,
-                    (2, 0) => {
-                        self.guards = GuardFormat::Bits64;
+                let guards = match format >> 7 & 3 {
+                    0 => Some(GuardFormat::Bits16),
+                    1 => Some(GuardFormat::Bits32),
+                    2 => Some(GuardFormat::Bits64),
+                    _ => None,
+                };
+                let storage_tag = (format & 0x7f) as u8;
+                let why = match guards {
+                    None => Some("the format of its protection information is not known".to_owned()),
+                    Some(guards) if !guards.can_have(storage_tag) => Some(format!(
+                        "its protection information has storage tags of {storage_tag} bits, which its format ({guards:?}) has no room for"
+                    )),
+                    Some(guards) => {
+                        (self.guards, self.storage_tag_size) = (guards, storage_tag);
+                        // Bytes 7:0.
+                        self.storage_tag_mask = u64_at(bytes, 0);
                         None
                     }
-                    (1, _) => Some("its guards have 32 bits"),
-                    (3, _) => Some("the format of its protection information is not known"),
-                    _ => Some("its protection information has storage tags"),
                 };
-                self.unsupported = self.unsupported.take().or(why.map(str::to_owned)).or_else(|| self.reason());
+                self.unsupported = self.unsupported.take().or(why).or_else(|| self.reason());
             }
             _ => {}
         }
@@ -154,6 +169,8 @@ impl Namespace {
             extended: self.metadata_extended,
             protection: self.protection,
             guards: self.guards,
+            storage_tag: self.storage_tag_size,
+            storage_tag_mask: self.storage_tag_mask,
             first: self.protection_first,
         }
     }
@@ -275,22 +292,31 @@ mod tests {
         ] {
             let mut bytes = namespace(8, 9 << 16 | metadata);
             bytes[29] = dps;
-            let mut n = Namespace::parse(1, &bytes, &[]);
+            let n = Namespace::parse(1, &bytes, &[]);
             assert_eq!((n.protection, n.is_plain(), n.unsupported.as_deref()), (kind, plain, why), "{dps} {metadata}");
             assert_eq!(n.protection_first, dps & 8 != 0);
-            // 64-bit guards need 16 bytes; storage tags and 32-bit guards are refused.
-            let more = |format: u8| {
+            // Guards of 32 and 64 bits need 16 bytes; those of 32 have a storage tag.
+            let more = |format: u8, storage_tag: u8| {
                 let mut more = vec![0; LEN];
-                (more[12], more[13]) = (format << 7, format >> 1);
+                (more[12], more[13]) = (format << 7 | storage_tag, format >> 1);
                 more
             };
-            let mut wide = n.clone();
-            wide.parse_more(&more(2));
             let fits = kind.is_none() || metadata >= 16;
-            assert_eq!(wide.unsupported.is_none(), why.is_none() && fits, "{dps} {metadata}");
-            assert_eq!(wide.guards == GuardFormat::Bits64, kind.is_some());
-            n.parse_more(&more(1));
-            assert_eq!(n.unsupported.is_some(), kind.is_some() || why.is_some());
+            for (format, storage_tag, guards, right) in [
+                (1, 16, GuardFormat::Bits32, true),
+                (1, 64, GuardFormat::Bits32, true),
+                (1, 0, GuardFormat::Bits16, false),
+                (1, 65, GuardFormat::Bits16, false),
+                (2, 0, GuardFormat::Bits64, true),
+                (2, 49, GuardFormat::Bits16, false),
+                (3, 0, GuardFormat::Bits16, false),
+            ] {
+                let mut wide = n.clone();
+                wide.parse_more(&more(format, storage_tag));
+                let right = right || kind.is_none();
+                assert_eq!(wide.unsupported.is_none(), why.is_none() && fits && right, "{dps} {metadata} {format}");
+                assert_eq!(wide.guards, if kind.is_some() { guards } else { GuardFormat::Bits16 });
+            }
         }
     }
 

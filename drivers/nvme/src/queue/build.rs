@@ -186,7 +186,8 @@ impl Queue {
                     return Err(Reject::Invalid("the data is no multiple of the namespace's block size"));
                 }
                 in_range(ns, lba, bytes / rules.block)?;
-                rules.max_blocks = rules.max_blocks.min((u64::from(ns.max_len) / rules.block) as u32);
+                let most = self.inner.driver().max_interleaved();
+                rules.max_blocks = rules.max_blocks.min((u64::from(most) / rules.block) as u32);
                 let mut rest = Pieces::new(rules, segments, lba);
                 for piece in rest.by_ref().take(self.slots.free_count() as usize) {
                     pieces.push(piece.map_err(Reject::Invalid)?);

@@ -26,6 +26,7 @@ use crate::error::Fault;
 use crate::identify::CopyLimits;
 use crate::protection::{GuardFormat, Layout, ProtectionError};
 use crate::prp::{Segment, two_pages};
+use crate::quirks::{ADMIN_TAGS, Quirk};
 use crate::ring::QueuePair;
 use crate::split::Piece;
 use build::Unposted;
@@ -71,8 +72,8 @@ pub struct Queue {
     lists: DmaRing<AtomicU64>,
     lists_iova: u64,
     list_words: u32,
-    /// Where the submission queue is, if it lies in the controller's memory.
-    in_controller: Option<u64>,
+    /// Where the controller has the submission queue, if that is not where this writes it.
+    elsewhere: Option<u64>,
     /// PRP and SGL lists of commands that move blocks, where they lie in the controller's memory.
     controller_lists: Option<Part>,
     /// Where the data of commands is that say themselves how much there is.
@@ -141,6 +142,8 @@ const NO_NAMESPACE: Limits = Limits {
         extended: false,
         protection: None,
         guards: GuardFormat::Bits16,
+        storage_tag: 0,
+        storage_tag_mask: 0,
         first: false,
     },
     zone_size: 0,
@@ -155,15 +158,16 @@ const ABORT_REQUESTED: u16 = 0x07;
 
 impl Queue {
     pub(crate) fn new(inner: Arc<Handle>, parts: Parts) -> Self {
-        let Parts { qid, gate, pair, lists, lists_iova, list_words, in_controller, controller_lists, vector, aborts } =
+        let Parts { qid, gate, pair, lists, lists_iova, list_words, elsewhere, controller_lists, vector, aborts } =
             parts;
+        let reserved = if inner.driver().hw.has(Quirk::SharedTags) { ADMIN_TAGS } else { 0 };
         let wakeup = vector.and_then(|vector| Wakeup::new(inner.queue_context(), vector));
         let generation = inner.driver().namespaces.generation();
         let namespaces = limits(inner.driver());
         let now = Instant::now();
         Self {
             gate,
-            slots: Slots::new(pair.entries() - 1),
+            slots: Slots::new(pair.entries() - 1, reserved),
             pair,
             ns: namespaces.first().copied().unwrap_or(NO_NAMESPACE),
             arena: u32::MAX,
@@ -178,7 +182,7 @@ impl Queue {
             lists,
             lists_iova,
             list_words,
-            in_controller,
+            elsewhere,
             controller_lists,
             bounce: None,
             segments: Vec::new(),
@@ -352,7 +356,7 @@ impl Queue {
         let (sq, cq) = self.pair.rings().offsets();
         // The lists are in the same arena.
         let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
-        (self.in_controller.map_or(base.offset(sq), Iova), base.offset(cq))
+        (self.elsewhere.map_or(base.offset(sq), Iova), base.offset(cq))
     }
 
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.

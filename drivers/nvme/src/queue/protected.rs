@@ -11,7 +11,7 @@ use wholebar_core::mem::Buf;
 pub(super) struct Tags {
     layout: Layout,
     protection: Protection,
-    /// Bits 29:26 of dword 12.
+    /// Bits 29:26 of dword 12, and bit 24 (STC).
     prinfo: u64,
     /// The request's first block.
     first: u64,
@@ -27,8 +27,8 @@ pub(super) struct HostCheck {
 }
 
 impl Tags {
-    /// Puts them into an entry: MPTR, PRINFO, and dwords 14 (ILBRT or EILBRT) and 15 (LBAT in bits 15:0, LBATM above); of a reference tag of 48 bits the upper
-    /// ones are in dword 3.
+    /// Puts them into an entry: MPTR, PRINFO, and dwords 14 (LBST and ILBRT, or those that are expected) and 15 (LBAT in bits 15:0, LBATM above). Of storage and
+    /// reference tag together, bits above 31 are in dword 3, and those above 63 in dword 2.
     pub fn put(&self, entry: &mut [u64; 8], lba: u64) {
         let Self { layout, protection, prinfo, first, metadata } = self;
         let index = lba.wrapping_sub(*first);
@@ -38,9 +38,9 @@ impl Tags {
         if layout.protection.is_some() {
             let tag = u64::from(protection.application_tag) | u64::from(protection.application_tag_mask) << 16;
             entry[6] |= prinfo;
-            let reference = layout.reference(protection, *first, index);
-            entry[1] = reference >> 32 << 32;
-            entry[7] = reference & 0xffff_ffff | tag << 32;
+            let space = layout.space(protection, *first, index);
+            entry[1] = (space >> 64) as u64 | u64::from((space >> 32) as u32) << 32;
+            entry[7] = space as u64 & 0xffff_ffff | tag << 32;
         }
     }
 
@@ -121,7 +121,8 @@ impl Queue {
         let prinfo = u64::from(protection.action) << 29
             | u64::from(check.guard) << 28
             | u64::from(check.application_tag) << 27
-            | u64::from(check.reference_tag) << 26;
+            | u64::from(check.reference_tag) << 26
+            | u64::from(check.storage_tag && layout.storage_tag > 0) << 24;
         let mut tags = Tags { layout, protection, prinfo, first, metadata: None };
         if !moves || !layout.transfers(protection.action) {
             return Ok((Some(tags), req.data.bufs()));

@@ -96,9 +96,9 @@ impl Queue {
             return Err(Reject::Invalid("more blocks than a Copy can have (MCL)"));
         }
         in_range(ns, to, total(from))?;
-        if ns.layout.guards == GuardFormat::Bits64 {
+        if ns.layout.guards != GuardFormat::Bits16 || ns.layout.storage_tag > 0 {
             return Err(Reject::Invalid(
-                "blocks with 64-bit guards are copied with descriptors of format 1, which this driver does not make",
+                "blocks with guards of more than 16 bits, or with storage tags, are copied with descriptors of format 1, which this driver does not make",
             ));
         }
         // Protection information is checked where it is read, and made anew where it is written: PRACT of both is 1 (5.3.2.5), with PRINFOR in bits 15:12

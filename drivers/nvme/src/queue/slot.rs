@@ -44,13 +44,15 @@ const _: () = assert!(size_of::<Slot>() == 64, "a cache line");
 /// All slots of a queue, and a list of the free ones.
 pub(super) struct Slots {
     slots: Box<[Slot]>,
+    /// How many of them, the first ones, are never used.
+    reserved: u16,
     free: u16,
     free_count: u32,
 }
 
 impl Slots {
-    /// `count` free slots, fewer than 65,536.
-    pub fn new(count: u32) -> Self {
+    /// `count` slots, fewer than 65,536, of which the first ones are `reserved`, and the others free.
+    pub fn new(count: u32, reserved: u16) -> Self {
         let slot = || Slot {
             state: State::Free,
             aborting: false,
@@ -63,8 +65,8 @@ impl Slots {
             deadline: None,
             data: Data::None,
         };
-        let mut slots =
-            Self { slots: (0..count.min(NONE.into())).map(|_| slot()).collect(), free: NONE, free_count: 0 };
+        let slots = (0..count.min(NONE.into())).map(|_| slot()).collect();
+        let mut slots = Self { slots, reserved, free: NONE, free_count: 0 };
         slots.free_all();
         slots
     }
@@ -114,7 +116,7 @@ impl Slots {
     /// All are free; none holds a request.
     pub fn free_all(&mut self) {
         (self.free, self.free_count) = (NONE, 0);
-        for cid in (0..self.slots.len() as u16).rev() {
+        for cid in (self.reserved..self.slots.len() as u16).rev() {
             self.give_back(cid);
         }
     }
@@ -141,7 +143,7 @@ impl Slots {
     }
 
     pub fn capacity(&self) -> u32 {
-        self.slots.len() as u32
+        self.slots.len() as u32 - u32::from(self.reserved)
     }
 
     pub fn in_use(&self) -> u32 {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wholebar_core::block::{Completion, Data, Op, Request, Status};
+use wholebar_core::block::{Completion, Data, Op, QueueState, Request, Status};
 use wholebar_core::mem::{Arena, ArenaOptions, Buf, Pool};
 use wholebar_nvme::{Nvme, Options, Queue, QueueOptions};
 use wholebar_sim::Opened;
@@ -110,5 +110,20 @@ pub fn one(data: Data) -> Buf {
     match data {
         Data::One(buf) => buf,
         other => panic!("{other:?}"),
+    }
+}
+
+/// Resets the controller while its one queue is polled here, and returns when that runs again.
+pub fn reset_polling(nvme: &Nvme, queue: &mut Queue) {
+    std::thread::scope(|scope| {
+        let reset = scope.spawn(|| nvme.reset());
+        while !reset.is_finished() {
+            queue.poll_each(1, |_| {});
+            std::thread::yield_now();
+        }
+        reset.join().unwrap().unwrap();
+    });
+    while queue.state() != QueueState::Running {
+        queue.poll_each(1, |_| {});
     }
 }

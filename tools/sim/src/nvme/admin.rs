@@ -23,10 +23,12 @@ mod feature {
     pub(super) const VECTOR: u8 = 0x09;
     pub(super) const ATOMICITY: u8 = 0x0a;
     pub(super) const EVENTS: u8 = 0x0b;
+    pub(super) const HOST_MEMORY: u8 = 0x0d;
     pub(super) const HOST_BEHAVIOR: u8 = 0x16;
     pub(super) const FDP: u8 = 0x1d;
     pub(super) const FDP_EVENTS: u8 = 0x1e;
     pub(super) const HOST_IDENTIFIER: u8 = 0x81;
+    pub(super) const RESERVATION_MASK: u8 = 0x82;
 
     /// Those that are there always, and those of flexible data placement.
     pub(super) const ALL: [u8; 10] =
@@ -87,6 +89,11 @@ impl Nvme {
         if cmd.fuse() != 0 || cmd.psdt() != 0 {
             return Err(Status::INVALID_FIELD);
         }
+        if let (admin::FORMAT | admin::SANITIZE | admin::NAMESPACE_MANAGEMENT, Some(memory)) =
+            (cmd.opcode(), &mut self.store.host_memory)
+        {
+            memory.forget();
+        }
         match cmd.opcode() {
             admin::IDENTIFY if self.params.quirk == Some(Quirk::Descriptors) && cmd.cdw10() & 0xff == 3 => Ok(None),
             admin::IDENTIFY => {
@@ -109,6 +116,9 @@ impl Nvme {
             admin::SELF_TEST => self.self_test(cmd),
             admin::FIRMWARE_DOWNLOAD => self.firmware_download(host, cmd),
             admin::FIRMWARE_COMMIT => self.firmware_commit(cmd),
+            admin::SECURITY_SEND | admin::SECURITY_RECEIVE if self.params.quirk == Some(Quirk::Security) => {
+                Err(Status::INVALID_OPCODE)
+            }
             admin::SECURITY_SEND => self.security_send(host, cmd),
             admin::SECURITY_RECEIVE => self.security_receive(host, cmd),
             admin::DIRECTIVE_RECEIVE if self.params.has_directives() => self.directive_receive(host, cmd),
@@ -155,7 +165,7 @@ impl Nvme {
             return Err(Status::INVALID_VECTOR);
         }
         let vector = (cmd.cdw11() & 2 != 0).then_some(vector);
-        let vector = if self.params.quirk == Some(Quirk::Entries) { vector.map(|_| 0) } else { vector };
+        let vector = if self.params.quirk.is_some_and(Quirk::has_one_vector) { vector.map(|_| 0) } else { vector };
         self.clear_doorbell(host, 2 * u64::from(id) + 1);
         self.queues.cqs[usize::from(id)] = Some(Cq::new(id, cmd.prp1(), entries, vector));
         DONE
@@ -164,14 +174,15 @@ impl Nvme {
     /// Create I/O Submission Queue (base 5.5).
     fn create_sq(&mut self, host: &Host<'_>, cmd: &Command) -> Outcome {
         let taken = self.queues.sq(cmd.cdw10() as u16).is_some();
-        let (id, entries) = self.new_queue(cmd, self.cc.iosqes(), 6, taken)?;
+        let long = self.params.quirk == Some(Quirk::LongEntries);
+        let (id, entries) = self.new_queue(cmd, self.cc.iosqes(), 6 + u32::from(long), taken)?;
         let cq = (cmd.cdw11() >> 16) as u16;
         if cq == 0 || cq > self.features.queues {
             return Err(Status::INVALID_QUEUE_ID);
         }
         self.queues.cq(cq).ok_or(Status::CQ_INVALID)?.users += 1;
         self.clear_doorbell(host, 2 * u64::from(id));
-        self.queues.sqs[usize::from(id)] = Some(Sq::new(id, cq, cmd.prp1(), entries));
+        self.queues.sqs[usize::from(id)] = Some(Sq::new(id, cq, cmd.prp1(), entries, long));
         self.queues.active.push(id);
         DONE
     }
@@ -242,8 +253,12 @@ impl Nvme {
                     self.features.uncoalesced.push(vector);
                 }
             }
+            feature::HOST_MEMORY => {
+                let memory = self.store.host_memory.as_mut().ok_or(Status::INVALID_FIELD)?;
+                memory.set(host, cmd, self.rules)?;
+            }
             // LBAFEE, in byte 2: this controller's formats are the same without.
-            feature::HOST_BEHAVIOR if self.params.metadata.wide => {
+            feature::HOST_BEHAVIOR if self.params.metadata.is_extended() => {
                 let mut behavior = [0; 512];
                 data::copy_in(host, cmd, &mut behavior, self.rules)?;
                 if behavior[2] > 1 {
@@ -258,6 +273,11 @@ impl Nvme {
                 member.extended = value & 1 != 0;
                 let len = if member.extended { 16 } else { 8 };
                 data::copy_in(host, cmd, &mut member.host[..len], self.rules)?;
+                member.identified();
+            }
+            feature::RESERVATION_MASK => {
+                self.store.allocated(cmd.nsid())?;
+                self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?.inbox.set_mask(cmd.nsid(), value);
             }
             feature::FDP => {
                 let namespaces = self.store.namespaces.iter().any(|ns| ns.allocated);
@@ -303,6 +323,15 @@ impl Nvme {
                 data::copy_out(host, cmd, &member.host[..len], self.rules)?;
                 0
             }
+            feature::RESERVATION_MASK => {
+                self.store.member.as_ref().ok_or(Status::INVALID_FIELD)?.inbox.mask(cmd.nsid())
+            }
+            feature::HOST_MEMORY => {
+                let memory = self.store.host_memory.as_ref().ok_or(Status::INVALID_FIELD)?;
+                let (bytes, enabled) = memory.get();
+                data::copy_out(host, cmd, &bytes, self.rules)?;
+                enabled
+            }
             feature::FDP => self.store.fdp()?.mode(value)?,
             feature::FDP_EVENTS => {
                 let types = self.store.fdp()?.recorded(value)?;
@@ -323,7 +352,8 @@ impl Nvme {
             return Err(Status::COMMAND_SEQUENCE);
         }
         // The two are not counted apart here: what the host asks most for decides.
-        self.features.queues = (submission.max(completion) + 1).min(self.params.queues);
+        let most = if self.params.quirk == Some(Quirk::LongEntries) { 1 } else { self.params.queues };
+        self.features.queues = (submission.max(completion) + 1).min(most);
         Ok(self.granted_queues())
     }
 
@@ -368,12 +398,20 @@ impl Nvme {
             log::page::SELF_TEST => self.manage.self_test_log(),
             log::page::SANITIZE => self.sanitize_log(),
             log::page::CHANGED_NAMESPACES => self.events.changed_namespaces(),
-            log::page::SUPPORTED => log::supported(self.params.fdp),
+            log::page::RESERVATION if self.store.member.is_some() => {
+                self.store.member.as_ref().map(|member| member.inbox.page(retain)).unwrap_or_default()
+            }
+            log::page::HOST_MEMORY if self.params.hmb > 0 => {
+                self.store.host_memory.as_ref().map(|memory| memory.log()).unwrap_or_default()
+            }
+            log::page::SUPPORTED => log::supported(&self.params),
             log::page::COMMANDS => log::commands(&self.params),
             log::page::FEATURES => {
                 let placed = feature::PLACED.into_iter().filter(|_| self.params.fdp);
-                let shared = self.store.member.as_ref().map(|_| feature::HOST_IDENTIFIER);
-                log::features(feature::ALL.into_iter().chain(placed).chain(shared))
+                let shared = [feature::HOST_IDENTIFIER, feature::RESERVATION_MASK];
+                let shared = shared.into_iter().filter(|_| self.store.member.is_some());
+                let memory = self.store.host_memory.as_ref().map(|_| feature::HOST_MEMORY);
+                log::features(feature::ALL.into_iter().chain(placed).chain(shared).chain(memory))
             }
             log::page::FDP_CONFIGS..=log::page::FDP_EVENTS if self.params.fdp => {
                 self.store.fdp()?.log(id, (cmd.cdw11() >> 16) as u16, cmd.cdw10() & 1 << 8 != 0)?

@@ -27,6 +27,10 @@ pub(super) mod reg {
     pub(crate) const CMBSTS: u64 = 0x58;
     /// Controller Ready Timeouts.
     pub(crate) const CRTO: u64 = 0x68;
+    /// Persistent Memory Region Capabilities, Control, Status.
+    pub(crate) const PMRCAP: u64 = 0xe00;
+    pub(crate) const PMRCTL: u64 = 0xe04;
+    pub(crate) const PMRSTS: u64 = 0xe08;
     /// The first doorbell (pcie 3.1.2).
     pub(crate) const DOORBELLS: u64 = 0x1000;
 }
@@ -42,6 +46,8 @@ pub(super) mod cap {
     pub(crate) const CSS_ALL: u64 = 1 << 43;
     pub(crate) const MPSMIN_SHIFT: u32 = 48;
     pub(crate) const MPSMAX_SHIFT: u32 = 52;
+    /// There is a persistent memory region.
+    pub(crate) const PMRS: u64 = 1 << 56;
     /// There is a controller memory buffer.
     pub(crate) const CMBS: u64 = 1 << 57;
     /// Ready with media (CRMS.CRWMS).
@@ -284,6 +290,7 @@ impl Status {
     pub(super) const GUARD_CHECK: Self = Self::media(0x82);
     pub(super) const APPLICATION_TAG_CHECK: Self = Self::media(0x83);
     pub(super) const REFERENCE_TAG_CHECK: Self = Self::media(0x84);
+    pub(super) const STORAGE_TAG_CHECK: Self = Self::media(0x88);
     pub(super) const COMPARE_FAILURE: Self = Self(Self::media(0x85).0 | Self::DNR);
 
     pub(super) fn is_error(self) -> bool {

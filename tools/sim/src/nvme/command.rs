@@ -45,6 +45,10 @@ impl Command {
         (self.0[0] >> 32) as u32
     }
 
+    pub(super) fn cdw2(&self) -> u32 {
+        self.0[1] as u32
+    }
+
     pub(super) fn cdw3(&self) -> u32 {
         (self.0[1] >> 32) as u32
     }

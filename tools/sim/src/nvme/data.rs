@@ -19,8 +19,10 @@ pub(super) const LONGEST: u64 = 1 << 20;
 pub(super) struct Rules {
     /// The memory page size by CC.MPS, in bytes.
     pub(super) page: u64,
-    /// Whether SGLs are offered.
+    /// Whether SGLs are done.
     pub(super) sgl: bool,
+    /// What PRP lists have to begin at a multiple of, in bytes.
+    pub(super) list_align: u64,
 }
 
 /// Gives `each` the pieces of `len` bytes of a command's data, in order.
@@ -47,7 +49,7 @@ pub(super) fn walk<'a>(
     if first == len {
         return Ok(());
     }
-    prp2(host, cmd.prp2(), len - first, rules.page, &mut each)
+    prp2(host, cmd.prp2(), len - first, rules, &mut each)
 }
 
 /// Copies `bytes` to a command's data.
@@ -74,12 +76,13 @@ pub(super) fn copy_in(host: &Host<'_>, cmd: &Command, bytes: &mut [u8], rules: R
 type Each<'e, 'a> = &'e mut dyn FnMut(Dma<'a>) -> Result<(), Status>;
 
 /// What PRP2 stands for: a second page, or a list of pages (base 4.1.1).
-fn prp2<'a>(host: &Host<'a>, prp2: u64, mut left: u64, page: u64, each: Each<'_, 'a>) -> Result<(), Status> {
+fn prp2<'a>(host: &Host<'a>, prp2: u64, mut left: u64, rules: Rules, each: Each<'_, 'a>) -> Result<(), Status> {
+    let page = rules.page;
     if left <= page {
         return whole(prp2, page).and_then(|at| piece(host, at, left, each));
     }
     let mut list = prp2;
-    if !list.is_multiple_of(8) {
+    if !list.is_multiple_of(rules.list_align) {
         return Err(Status::PRP_OFFSET);
     }
     loop {

@@ -34,7 +34,7 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
     let managed = params.spare > 0;
     let find = |nsid: u32| namespaces.get((nsid as usize).wrapping_sub(1)).ok_or(Status::INVALID_NAMESPACE);
     let cns = cmd.cdw10() & 0xff;
-    match if params.quirk == Some(Quirk::Cns) { cns.min(1) } else { cns } {
+    match if params.quirk.is_some_and(Quirk::has_old_identify) { cns.min(1) } else { cns } {
         // Of one that is not active: zeros (base 5.17.2.1).
         0x00 => find(cmd.nsid()).map(|ns| if ns.attached { namespace(params, ns) } else { blank() }),
         0x01 => Ok(controller(params, manage, namespaces, id)),
@@ -43,12 +43,16 @@ pub(super) fn identify(params: &NvmeParams, manage: &Manage, store: &Store, cmd:
         0x02 => Ok(list(namespaces, cmd.nsid(), |ns| ns.attached)),
         0x03 if !find(cmd.nsid())?.attached => Err(Status::INVALID_FIELD),
         0x03 => Ok(descriptors(params, cmd.nsid())),
-        // Of the NVM command set: extended LBA formats, where the protected ones have 64-bit guards (nvm 4.1.5.3: PIF in bits 8:7).
-        0x05 if params.metadata.wide && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
+        // Of the NVM command set: LBSTM, PIC, and extended LBA formats (nvm 4.1.5.3: STS in bits 6:0, PIF in bits 8:7).
+        0x05 if params.metadata.is_extended() && cmd.cdw11() >> 24 == 0 => find(cmd.nsid()).map(|_| {
             let mut page = blank();
+            // All bits of a storage tag are compared; those of 16-bit guards may have one.
+            page[..8].copy_from_slice(&((1u128 << params.metadata.storage) as u64).wrapping_sub(1).to_le_bytes());
+            page[8] = 1;
             let formats = lba_formats(params.metadata.size);
             for (i, _) in formats.iter().enumerate().filter(|(_, (_, metadata))| *metadata > 0) {
-                page[12 + 4 * i..][..4].copy_from_slice(&(2u32 << 7).to_le_bytes());
+                let format = u32::from(params.metadata.format) << 7 | u32::from(params.metadata.storage);
+                page[12 + 4 * i..][..4].copy_from_slice(&format.to_le_bytes());
             }
             page
         }),
@@ -106,7 +110,7 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(92, &(1u32 << 8).to_le_bytes());
     // CTRATT: host identifiers of 128 bits, endurance groups, extended LBA formats, flexible data placement. ENDGIDMAX.
     let groups = if params.fdp { 1 << 4 | 1 << 19 } else { 0 };
-    let formats = u32::from(params.metadata.wide) << 15;
+    let formats = u32::from(params.metadata.is_extended()) << 15;
     put(96, &(u32::from(params.subsystem.is_some()) | groups | formats).to_le_bytes());
     if params.fdp {
         put(340, &placement::GROUP.to_le_bytes());
@@ -131,12 +135,15 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
         put(280, &(used + u128::from(manage.unallocated)).to_le_bytes());
         put(296, &u128::from(manage.unallocated).to_le_bytes());
     }
+    // HMPRE and HMMIN, in units of 4 KiB.
+    put(272, &((params.hmb >> 12) as u32).to_le_bytes());
+    put(276, &(if params.hmb > 0 { params.hmb_min >> 12 } else { 0 } as u32).to_le_bytes());
     // EDSTT: an extended self-test takes a minute at most. DSTO: one at a time. FWUG: 4 KiB.
     put(316, &[1, 0, 1, 1]);
     // SANICAP: crypto erase, block erase, overwrite.
     put(328, &0b111u32.to_le_bytes());
-    // Queue entries of 64 and 16 bytes, no others.
-    put(512, &[0x66, 0x44]);
+    // Queue entries of 64 and 16 bytes, no others; or of 128.
+    put(512, &[if params.quirk == Some(Quirk::LongEntries) { 0x76 } else { 0x66 }, 0x44]);
     put(516, &(namespaces.len() as u32).to_le_bytes());
     // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, reservations, Verify, Copy.
     put(520, &(0b1_1000_1111 | u16::from(params.subsystem.is_some()) << 5).to_le_bytes());
@@ -146,7 +153,11 @@ fn controller(params: &NvmeParams, manage: &Manage, namespaces: &[Namespace], id
     put(534, &[1]);
     // SGLS: any length and alignment.
     put(536, &u32::from(params.sgl).to_le_bytes());
-    put(768, format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))).as_bytes());
+    let name = match params.quirk {
+        Some(Quirk::SubsystemName) => "nqn.2017-12.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555".to_owned(),
+        _ => format!("nqn.2014-08.org.nvmexpress:uuid:{}", hyphenated(uuid(params, 0))),
+    };
+    put(768, name.as_bytes());
     // Power state 0: 0.01 W units; what a model takes is not known, and 0 says so.
     page
 }

@@ -3,6 +3,7 @@
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
+use super::host_memory::HostMemory;
 use super::placement::{Fdp, Streams};
 use super::protection::Metadata;
 use super::reservation::Member;
@@ -54,8 +55,12 @@ pub(super) struct Store {
     pub(super) result: u64,
     pub(super) fdp: Option<Box<Fdp>>,
     pub(super) streams: Option<Box<Streams>>,
+    /// Memory of the host's, for copies of blocks.
+    pub(super) host_memory: Option<Box<HostMemory>>,
     /// Its place in a subsystem, where it has one.
     pub(super) member: Option<Box<Member>>,
+    /// What one command may transfer is so much data, and metadata beside it.
+    pub(super) data_limit: bool,
     /// It has no Write Zeroes, though it says so.
     pub(super) no_write_zeroes: bool,
 }
@@ -103,10 +108,14 @@ impl Store {
             return Err(Status::SANITIZE_IN_PROGRESS);
         }
         self.may_access(cmd)?;
+        if self.host_memory.is_some() {
+            self.forget_copies(cmd);
+        }
         match cmd.opcode() {
             io::READ | io::WRITE | io::COMPARE if self.has_metadata(cmd.nsid()) => {
                 self.transfer_with_metadata(host, cmd, rules)
             }
+            io::READ if self.host_memory.is_some() => self.read_with_host_memory(host, cmd, rules),
             io::READ => self.read(host, cmd, rules),
             io::WRITE => self.write(host, cmd, rules),
             io::FLUSH => self.flush(cmd),
@@ -156,7 +165,7 @@ impl Store {
 
     /// The namespace of a command that moves data, where in it, and how much, in bytes.
     #[inline]
-    fn transfer(&mut self, cmd: &Command) -> Result<(&mut Namespace, u64, u64), Status> {
+    pub(super) fn transfer(&mut self, cmd: &Command) -> Result<(&mut Namespace, u64, u64), Status> {
         let Self { max_transfer, namespaces, spent, .. } = self;
         let ns = active(namespaces, cmd.nsid())?;
         let (at, len) = ns.extent(cmd)?;

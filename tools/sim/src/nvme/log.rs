@@ -21,7 +21,11 @@ pub(super) mod page {
     pub(crate) const FDP_USAGE: u8 = 0x21;
     pub(crate) const FDP_STATISTICS: u8 = 0x22;
     pub(crate) const FDP_EVENTS: u8 = 0x23;
+    pub(crate) const RESERVATION: u8 = 0x80;
     pub(crate) const SANITIZE: u8 = 0x81;
+
+    /// The vendor's own: what became of a host memory buffer.
+    pub(crate) const HOST_MEMORY: u8 = 0xc0;
 
     /// All there are: 2.0 makes each of them mandatory (base 3.1.2.1.2, and LPA bit 5), but for those of self-tests and of sanitizing, which go with these.
     pub(crate) const ALL: [u8; 10] =
@@ -39,6 +43,8 @@ pub(super) enum Event {
     TemperatureThreshold,
     /// A namespace was attached or detached (notice, 00h).
     NamespacesChanged,
+    /// There is a page of the Reservation Notification log (I/O command specific status, 00h).
+    ReservationLog,
     /// A sanitize operation is done (I/O command specific status, 01h).
     SanitizeCompleted,
 }
@@ -49,14 +55,14 @@ impl Event {
             Self::InvalidDoorbellValue => 0,
             Self::TemperatureThreshold => 1,
             Self::NamespacesChanged => 2,
-            Self::SanitizeCompleted => 6,
+            Self::ReservationLog | Self::SanitizeCompleted => 6,
         }
     }
 
     fn info(self) -> u8 {
         match self {
             Self::InvalidDoorbellValue | Self::TemperatureThreshold | Self::SanitizeCompleted => 1,
-            Self::NamespacesChanged => 0,
+            Self::NamespacesChanged | Self::ReservationLog => 0,
         }
     }
 
@@ -66,6 +72,7 @@ impl Event {
             Self::InvalidDoorbellValue => page::ERROR,
             Self::TemperatureThreshold => page::SMART,
             Self::NamespacesChanged => page::CHANGED_NAMESPACES,
+            Self::ReservationLog => page::RESERVATION,
             Self::SanitizeCompleted => page::SANITIZE,
         }
     }
@@ -142,6 +149,7 @@ impl Events {
             Event::InvalidDoorbellValue,
             Event::TemperatureThreshold,
             Event::NamespacesChanged,
+            Event::ReservationLog,
             Event::SanitizeCompleted,
         ];
         for event in all {
@@ -256,8 +264,10 @@ fn table(entries: usize, set: impl IntoIterator<Item = (usize, u32)>) -> Vec<u8>
 }
 
 /// The Supported Log Pages log (base 5.16.1.1).
-pub(super) fn supported(fdp: bool) -> Vec<u8> {
-    let ids = page::ALL.into_iter().chain(page::FDP.into_iter().filter(|_| fdp));
+pub(super) fn supported(params: &NvmeParams) -> Vec<u8> {
+    let ids = page::ALL.into_iter().chain(page::FDP.into_iter().filter(|_| params.fdp));
+    let ids = ids.chain(params.subsystem.as_ref().map(|_| page::RESERVATION));
+    let ids = ids.chain((params.hmb > 0).then_some(page::HOST_MEMORY));
     table(256, ids.map(|id| (id.into(), THERE)))
 }
 

@@ -207,12 +207,14 @@ impl Nvme {
     ) -> Result<(u32, Metadata), Status> {
         let formats = lba_formats(self.params.metadata.size);
         let (shift, size) = *formats.get(lba_format as usize).ok_or(Status::INVALID_FORMAT)?;
-        let wide = self.params.metadata.wide && protection > 0;
-        let needed = if wide { 16 } else { 8 };
+        let Metadata { format, storage, .. } = self.params.metadata;
+        let (format, storage) = if protection > 0 { (format, storage) } else { (0, 0) };
+        let needed = if format > 0 { 16 } else { 8 };
         if protection > 3 || protection > 0 && size < needed {
             return Err(Status::INVALID_FORMAT);
         }
-        Ok((shift, Metadata { size, extended: extended && size > 0, protection, first: first && protection > 0, wide }))
+        let (extended, first) = (extended && size > 0, first && protection > 0);
+        Ok((shift, Metadata { size, extended, protection, first, format, storage }))
     }
 
     /// Sanitize (base 5.24).

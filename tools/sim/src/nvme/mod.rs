@@ -3,7 +3,8 @@
 //! An independent reading of the specifications, so that a driver's misreading fails a test. It has what a driver uses: admin and I/O queues, PRPs
 //! and SGLs, the usual log pages and features, shadow doorbells, MSI-X; and what is done to a controller: formats, sanitizing, self-tests, firmware,
 //! namespaces that come and go; metadata and protection information with guards of 16 or 64 bits; NVM Express Zoned Namespace Command Set 1.1; flexible data placement
-//! (Base 2.1) and streams; reservations; a controller memory buffer. It has *not*: fused commands, arbitration other than round robin.
+//! (Base 2.1) and streams; reservations; a controller memory buffer, a host memory buffer, a persistent
+//! memory region. It has *not*: fused commands, arbitration other than round robin.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -14,7 +15,10 @@
 //! | `protection` | metadata and protection information |
 //! | `zones` | zoned namespaces |
 //! | `placement` | flexible data placement, streams |
-//! | `reservation` | hosts that share namespaces |
+//! | `reservation`, `notices` | hosts that share namespaces, and what they are told of each other |
+//! | `host_memory` | copies of blocks in memory of the host's |
+//! | `pmr` | the persistent memory region |
+//! | `registers` | BAR0's words |
 //! | `quirk` | controllers that break rules |
 //! | `uncorrectable` | blocks that are to fail |
 //! | `io` | I/O commands; what blocks are kept in is `media` |
@@ -32,22 +36,27 @@ mod admin;
 mod bits;
 mod command;
 mod data;
+mod host_memory;
 mod identify;
 mod io;
 mod log;
 mod manage;
+mod notices;
 mod params;
 mod placement;
+mod pmr;
 mod poll;
 mod protection;
 mod queue;
 mod quirk;
+mod registers;
 mod reservation;
 mod uncorrectable;
 mod zones;
 
 pub use crate::media::Backing;
 pub use params::{Msix, NvmeParams, PARAMETERS};
+pub use pmr::PmrState;
 pub use protection::Metadata;
 pub use quirk::Quirk;
 
@@ -59,10 +68,12 @@ use admin::Features;
 use bits::{Cc, cap, csts, reg};
 use command::{Answer, Command};
 use data::Rules;
+use host_memory::HostMemory;
 use io::{Counters, Namespace, Store};
 use log::{ErrorLog, Events};
 use manage::{Manage, SPARE_NAMESPACES};
 use placement::{Fdp, Streams};
+use pmr::Pmr;
 use poll::Held;
 use queue::{Cq, QueueLost, Sq};
 use reservation::Member;
@@ -97,6 +108,8 @@ pub struct Nvme {
     table: Option<(Arc<Pages>, u64)>,
     /// BAR2, the controller memory buffer, where there is one; and CMBMSC as it was last seen.
     cmb: Option<(Arc<Pages>, u64)>,
+    /// BAR4, the persistent memory region, where there is one.
+    pmr: Option<Pmr>,
     msix: MsixPlace,
     config: Config,
     state: State,
@@ -206,6 +219,8 @@ impl Nvme {
         bars.extend(table.as_ref().map(|(_, size)| (4, *size)));
         let cmb = if params.cmb > 0 { Some((Pages::new(params.cmb)?, 0)) } else { None };
         bars.extend(cmb.as_ref().map(|_| (2, params.cmb)));
+        let pmr = if params.pmr > 0 { Some(Pmr::new(params.pmr, params.pmr_state)?) } else { None };
+        bars.extend(pmr.as_ref().map(|_| (pmr::BAR as u8, params.pmr)));
         let bar = Pages::new(BAR0_SIZE)?;
         let (vendor, device) = params.quirk.map_or((config::VENDOR, DEVICE), Quirk::ids);
         let (offset, len) = (reg::DOORBELLS, 4096);
@@ -216,12 +231,17 @@ impl Nvme {
             bar,
             table,
             cmb,
+            pmr,
             msix,
             config: Config::new(&Identity { vendor, device, class: 0x01_08_02, bars, msix }),
             state: State::Off,
             cc: Cc(0),
             disabled: None,
-            rules: Rules { page: params.mps_min.bytes(), sgl: params.sgl },
+            rules: Rules {
+                page: params.mps_min.bytes(),
+                sgl: params.sgl && params.quirk != Some(Quirk::Sgls),
+                list_align: if params.quirk == Some(Quirk::Lists) { 512 } else { 8 },
+            },
             queues: Queues::none(params.queues),
             shadow: None,
             features: Features::new(params.queues),
@@ -250,8 +270,10 @@ impl Nvme {
                 failed: None,
                 result: 0,
                 fdp: params.fdp.then(|| Box::new(Fdp::new(params.fdp_groups, params.fdp_handles, params.fdp_unit))),
+                data_limit: params.quirk == Some(Quirk::DataLimit),
                 no_write_zeroes: params.quirk == Some(Quirk::WriteZeroes),
                 member: params.subsystem.as_deref().map(|name| Box::new(Member::join(name))),
+                host_memory: (params.hmb > 0).then(|| Box::new(HostMemory::new(params.hmb_min))),
                 streams: (params.streams > 0).then(|| Box::new(Streams::new(params.streams))),
             },
             batch: Vec::with_capacity(poll::BURST as usize),
@@ -287,12 +309,14 @@ impl Nvme {
             | cap::CSS_NVM
             | if p.zoned { cap::CSS_ALL } else { 0 }
             | if p.cmb > 0 { cap::CMBS } else { 0 }
+            | self.pmr_capability()
             | mps(p.mps_min) << cap::MPSMIN_SHIFT
             | mps(p.mps_max) << cap::MPSMAX_SHIFT
             | cap::CRWMS;
         self.put64(reg::CAP, cap);
         self.put32(reg::VS, VERSION);
         self.put32(reg::CRTO, p.timeout.into());
+        self.publish_pmr();
     }
 
     /// CC changed.
@@ -314,11 +338,16 @@ impl Nvme {
             _ => {}
         }
         if shuts_down {
+            if let Some(memory) = &mut self.store.host_memory {
+                memory.shut_down();
+            }
             let _ = self.store.namespaces.iter_mut().try_for_each(|ns| ns.media.flush());
             if self.state == State::Running {
                 self.state = State::Down;
             }
-            self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::SHST_COMPLETE);
+            if self.params.quirk != Some(Quirk::Shutdown) {
+                self.put32(reg::CSTS, self.get32(reg::CSTS) | csts::SHST_COMPLETE);
+            }
         }
     }
 
@@ -352,6 +381,8 @@ impl Nvme {
         let too_early = |since: Instant| since.elapsed() < quirk::READY;
         let why = if self.params.quirk == Some(Quirk::Ready) && self.disabled.is_some_and(too_early) {
             "it was enabled too early"
+        } else if self.params.quirk == Some(Quirk::AdminPages) && !asqs.is_multiple_of(64) {
+            "the admin submission queue is no whole pages"
         } else if self.params.quirk == Some(Quirk::Dma48) && (asq | acq) >> 48 != 0 {
             "an admin queue is beyond 48 bits"
         } else if !(self.params.mps_min.bytes()..=self.params.mps_max.bytes()).contains(&page) {
@@ -365,7 +396,7 @@ impl Nvme {
         } else {
             self.rules.page = page;
             self.clear_doorbells();
-            self.queues.sqs[0] = Some(Sq::new(0, 0, asq, asqs));
+            self.queues.sqs[0] = Some(Sq::new(0, 0, asq, asqs, false));
             self.queues.cqs[0] = Some(Cq::new(0, acq, acqs, Some(0)));
             self.state = State::Running;
             self.put32(reg::CSTS, csts::RDY);
@@ -389,6 +420,9 @@ impl Nvme {
         self.store.write_cache = true;
         if let Some(streams) = &mut self.store.streams {
             streams.reset();
+        }
+        if let Some(memory) = &mut self.store.host_memory {
+            memory.reset();
         }
         if let Some(member) = &mut self.store.member {
             member.reset();
@@ -433,55 +467,6 @@ impl Nvme {
         let pages = self.table.as_ref().map_or(&self.bar, |(pages, _)| pages);
         table.step_by(4).filter_map(|at| pages.u32(at)).for_each(|w| w.store(u32::MAX, Ordering::Release));
     }
-
-    /// Sets all registers below the doorbells, each in its own width: two accesses of one place have one width, or none is atomic.
-    fn set_registers(&self, value: u32) {
-        for at in (0..reg::DOORBELLS).step_by(4) {
-            match at {
-                reg::CAP | reg::ASQ | reg::ACQ | reg::CMBMSC => {
-                    self.put64(at, u64::from(value) << 32 | u64::from(value))
-                }
-                _ if [reg::CAP, reg::ASQ, reg::ACQ, reg::CMBMSC].contains(&(at - at % 8)) => {}
-                _ => self.put32(at, value),
-            }
-        }
-    }
-
-    fn clear_doorbells(&self) {
-        // In words of their own width, as the other side writes them.
-        (0..4096).step_by(4).for_each(|offset| self.put32(reg::DOORBELLS + offset, 0));
-    }
-
-    /// Clears a new queue's doorbell, and its shadow: what they held was another queue's.
-    fn clear_doorbell(&self, host: &Host<'_>, index: u64) {
-        let offset = index << (2 + self.params.dstrd);
-        self.put32(reg::DOORBELLS + offset, 0);
-        let shadow = self.shadow.and_then(|s| host.dma(Iova(s.values).offset(offset), 4)).filter(|m| m.writable());
-        if let Some(word) = shadow.and_then(|m| m.u32(0)) {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-
-    #[inline]
-    fn get32(&self, register: u64) -> u32 {
-        self.bar.u32(register).map_or(0, |r| u32::from_le(r.load(Ordering::Acquire)))
-    }
-
-    fn get64(&self, register: u64) -> u64 {
-        self.bar.u64(register).map_or(0, |r| u64::from_le(r.load(Ordering::Acquire)))
-    }
-
-    fn put32(&self, register: u64, value: u32) {
-        if let Some(r) = self.bar.u32(register) {
-            r.store(value.to_le(), Ordering::Release);
-        }
-    }
-
-    fn put64(&self, register: u64, value: u64) {
-        if let Some(r) = self.bar.u64(register) {
-            r.store(value.to_le(), Ordering::Release);
-        }
-    }
 }
 
 impl Model for Nvme {
@@ -495,6 +480,9 @@ impl Model for Nvme {
         }
         if let Some((pages, _)) = &self.cmb {
             regions[2] = direct(pages.len(), pages);
+        }
+        if let Some(pmr) = &self.pmr {
+            regions[pmr::BAR as usize] = direct(pmr.pages.len(), &pmr.pages);
         }
         regions[7] = ModelRegion { size: config::SIZE, ..ModelRegion::default() };
         let mut irqs = vec![IrqInfo::default(); 5];
@@ -533,6 +521,7 @@ impl Model for Nvme {
         self.disable();
         self.cc = Cc(0);
         self.config.reset();
+        self.switch_pmr(false);
         self.set_registers(0);
         self.publish();
     }
@@ -542,6 +531,9 @@ impl Model for Nvme {
         let cc = Cc(self.get32(reg::CC));
         if self.cmb.is_some() {
             self.configure_memory(host, cc != self.cc);
+        }
+        if self.pmr.is_some() && !matches!(self.state, State::Gone | State::Hung) {
+            self.configure_pmr();
         }
         if cc != self.cc {
             self.configure(cc);
@@ -553,6 +545,9 @@ impl Model for Nvme {
         }
         match self.poll_queues(host) {
             Ok(work) => {
+                if self.store.host_memory.as_ref().is_some_and(|memory| memory.lost) {
+                    self.fatal("the host memory buffer is not there");
+                }
                 self.lost = None;
                 work
             }

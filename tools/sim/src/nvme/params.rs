@@ -1,5 +1,6 @@
 //! What the NVMe model can be told to be.
 
+use super::pmr::PmrState;
 use super::protection::Metadata;
 use super::quirk::Quirk;
 use crate::faults::FaultPlan;
@@ -15,7 +16,11 @@ pub const PARAMETERS: &[Parameter] = &[
     ("ms", "0, 8, 16 or 64: bytes of metadata a block (0)"),
     ("mset", "0 or 1: metadata follows its block, and has no buffer of its own (0)"),
     ("pi", "0 to 3: the type of protection information in the metadata (0: none)"),
-    ("pif", "0 or 2: the format of protection information, with guards of 16 or of 64 bits (0)"),
+    ("pif", "0, 1 or 2: the format of protection information, with guards of 16, 32 or 64 bits (0)"),
+    (
+        "sts",
+        "0 to 64: bits of the storage tag, of 32 with pif=0, 16 to 64 with pif=1, of 48 with pif=2 (0; 16 with pif=1)",
+    ),
     ("pil", "0 or 1: protection information is first in the metadata, not last (0)"),
     ("zoned", "0 or 1: zoned namespaces (0)"),
     ("zone_size", "BYTES of a zone (64M)"),
@@ -25,9 +30,13 @@ pub const PARAMETERS: &[Parameter] = &[
     ("zasl", "0 (no limit) to 16: the most data of an append, 2^N smallest pages (0)"),
     (
         "quirk",
-        "ready cns descriptors zeroes stripe dma48 entries identifiers entries128: a drive that breaks this rule, with its ids (none)",
+        "ready cns descriptors zeroes stripe dma48 entries identifiers entries128 sgls limit admin64 shutdown security subnqn lists: a drive that breaks this rule, with its ids (none)",
     ),
     ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
+    ("pmr", "BYTES of a persistent memory region: a power of two from 4k to 1G; 0: none (0)"),
+    ("pmr_state", "normal, restore, readonly, unreliable or failed: how that fares (normal)"),
+    ("hmb", "BYTES of the host's memory that it prefers to have, a multiple of 4k up to 1G; 0: none (0)"),
+    ("hmb_min", "BYTES of the host's memory that it needs at least (4k with hmb=)"),
     ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),
     ("fdp", "0 or 1: flexible data placement (0)"),
     ("fdp_nrg", "1 to 64: its reclaim groups (1)"),
@@ -95,6 +104,14 @@ pub struct NvmeParams {
     pub quirk: Option<Quirk>,
     /// Bytes of its controller memory buffer; 0 for none.
     pub cmb: u64,
+    /// Bytes of its persistent memory region; 0 for none.
+    pub pmr: u64,
+    /// How that fares.
+    pub pmr_state: PmrState,
+    /// Bytes of the host's memory that it prefers to have; 0 for none.
+    pub hmb: u64,
+    /// Bytes of it that it needs at least.
+    pub hmb_min: u64,
     /// The subsystem that it is a controller of, by a name; `None` for one of its own, without reservations.
     pub subsystem: Option<String>,
     /// Whether there is flexible data placement.
@@ -172,6 +189,10 @@ impl Default for NvmeParams {
             zasl: 0,
             quirk: None,
             cmb: 0,
+            pmr: 0,
+            pmr_state: PmrState::Normal,
+            hmb: 0,
+            hmb_min: 4096,
             subsystem: None,
             fdp: false,
             fdp_groups: 1,
@@ -210,7 +231,7 @@ impl NvmeParams {
     /// that don't go together.
     pub fn parse(text: &str) -> Result<Self> {
         let mut p = Self::default();
-        let mut backing = BackingParams::default();
+        let (mut backing, mut storage) = (BackingParams::default(), None);
         for given in params::split("sim:nvme", text, PARAMETERS)? {
             match given.key {
                 "size" => p.size = Some(given.bytes().ok().filter(|n| *n > 0).ok_or_else(|| given.bad())?),
@@ -218,12 +239,8 @@ impl NvmeParams {
                 "ms" => p.metadata.size = given.number(0..=64)?,
                 "mset" => p.metadata.extended = given.flag()?,
                 "pi" => p.metadata.protection = given.number(0..=3)?,
-                "pif" => {
-                    p.metadata.wide = match given.number(0..=2)? {
-                        1 => return Err(given.bad()),
-                        format => format == 2u8,
-                    }
-                }
+                "pif" => p.metadata.format = given.number(0..=2)?,
+                "sts" => storage = Some(given.number(0..=64)?),
                 "pil" => p.metadata.first = given.flag()?,
                 "zoned" => p.zoned = given.flag()?,
                 "zone_size" => p.zone_size = given.bytes()?,
@@ -233,6 +250,10 @@ impl NvmeParams {
                 "zasl" => p.zasl = given.number(0..=16)?,
                 "quirk" => p.quirk = Some(Quirk::of(given.value).ok_or_else(|| given.bad())?),
                 "cmb" => p.cmb = given.bytes()?,
+                "pmr" => p.pmr = given.bytes()?,
+                "pmr_state" => p.pmr_state = PmrState::of(given.value).ok_or_else(|| given.bad())?,
+                "hmb" => p.hmb = given.bytes()?,
+                "hmb_min" => p.hmb_min = given.bytes()?,
                 "subsys" => p.subsystem = Some(given.value.to_owned()).filter(|name| !name.is_empty()),
                 "fdp" => p.fdp = given.flag()?,
                 "fdp_nrg" => p.fdp_groups = given.number(1..=64)?,
@@ -271,6 +292,7 @@ impl NvmeParams {
             }
         }
         p.backing = backing.backing()?;
+        p.metadata.storage = storage.unwrap_or(if p.metadata.format == 1 { 16 } else { 0 });
         p.check()?;
         Ok(p)
     }
@@ -306,8 +328,17 @@ impl NvmeParams {
             "a file backs one namespace: spare= does not go with it".to_owned()
         } else if self.fdp_unit == 0 || !self.fdp_unit.is_multiple_of(4096) {
             format!("fdp_runs={} is no multiple of 4096", self.fdp_unit)
-        } else if self.cmb > 0 && !(self.cmb.is_power_of_two() && (4096..=1 << 30).contains(&self.cmb)) {
-            format!("cmb={} is no power of two from 4 KiB to 1 GiB", self.cmb)
+        } else if let Some((name, bytes)) = [("cmb", self.cmb), ("pmr", self.pmr)]
+            .into_iter()
+            .find(|(_, bytes)| *bytes > 0 && !(bytes.is_power_of_two() && (4096..=1 << 30).contains(bytes)))
+        {
+            format!("{name}={bytes} is no power of two from 4 KiB to 1 GiB")
+        } else if self.pmr > 0 && self.msix == Msix::Own {
+            "pmr= does not go with msix=own: both are BAR4".to_owned()
+        } else if self.hmb > 1 << 30 || [self.hmb, self.hmb_min].iter().any(|bytes| !bytes.is_multiple_of(4096)) {
+            "hmb= and hmb_min= are multiples of 4096, up to 1G".to_owned()
+        } else if self.hmb > 0 && self.hmb_min > self.hmb {
+            format!("hmb_min={} is above hmb={}", self.hmb_min, self.hmb)
         } else if self.subsystem.is_some() && self.spare > 0 {
             "subsys= does not go with spare=: its controllers would have to share namespaces".to_owned()
         } else if self.fdp && self.zoned {
@@ -323,15 +354,21 @@ impl NvmeParams {
     }
 
     fn metadata_conflict(&self) -> Option<String> {
-        let Metadata { size, extended, protection, first, wide } = self.metadata;
+        let Metadata { size, extended, protection, first, format, storage } = self.metadata;
         let what = if ![0, 8, 16, 64].contains(&size) {
             format!("ms={size}: 0, 8, 16 and 64 bytes are known")
         } else if size == 0 && (protection > 0 || extended) {
             "pi= and mset= go with ms=".to_owned()
-        } else if (first || wide) && protection == 0 {
-            "pil= and pif= go with pi=".to_owned()
-        } else if wide && size < 16 {
-            "pif=2 wants ms=16 or ms=64".to_owned()
+        } else if (first || format > 0 || storage > 0) && protection == 0 {
+            "pil=, pif= and sts= go with pi=".to_owned()
+        } else if format > 0 && size < 16 {
+            format!("pif={format} wants ms=16 or ms=64")
+        } else if !match format {
+            0 => storage <= 32,
+            1 => storage >= 16,
+            _ => storage <= 48,
+        } {
+            format!("pif={format} has no storage tags of sts={storage} bits")
         } else if size > 0 && self.backing != Backing::Ram {
             "metadata is kept in memory: ms= does not go with file= and backing=null".to_owned()
         } else {
@@ -398,7 +435,12 @@ mod tests {
             ("mset=1", "go with ms="),
             ("ms=8,pil=1", "go with pi="),
             ("ms=8,pif=2,pi=1", "wants ms=16"),
-            ("ms=16,pif=1,pi=1", "pif"),
+            ("ms=8,pif=1,pi=1", "wants ms=16"),
+            ("ms=16,pif=1,pi=1,sts=15", "sts=15"),
+            ("ms=16,pif=2,pi=1,sts=49", "sts=49"),
+            ("ms=8,pi=1,sts=33", "sts=33"),
+            ("ms=8,sts=8", "go with pi="),
+            ("ms=16,pif=3,pi=1", "pif"),
             ("ms=8,backing=null", "kept in memory"),
             ("ms=8,file=x", "kept in memory"),
             ("ms=8,pi=4", "pi"),

@@ -11,6 +11,7 @@ use super::command::{Answer, Command};
 use super::io::Store;
 use super::log::Event;
 use super::queue::{Cq, QueueLost, Sq};
+use super::quirk::{self, Quirk};
 use super::{Nvme, Queues, Shadow, State};
 use crate::faults::{Fault, Faults};
 use crate::media;
@@ -60,6 +61,9 @@ impl Nvme {
         }
         if self.coalesced {
             self.interrupt_late(host);
+        }
+        if self.store.member.as_ref().is_some_and(|member| member.inbox.came()) {
+            self.events.raise(Event::ReservationLog);
         }
         // Where one queue is lost, the others are not.
         let (admin, io) = (self.poll_admin(host), self.poll_io(host));
@@ -111,6 +115,10 @@ impl Nvme {
             sq.fetch(&sq.ring(host)?, 1, &mut self.batch);
             let Some(cmd) = self.batch.first().copied() else { break };
             sq.take();
+            if self.params.quirk == Some(Quirk::LongEntries) && cmd.cid() >= quirk::ADMIN_TAGS {
+                self.fatal("an admin command has an identifier of the I/O queue's");
+                break;
+            }
             work = Work::Busy;
             match self.faults.as_mut().and_then(|f| f.strike(true).map(|fault| (fault, f.delay()))) {
                 Some((Fault::Delay, late)) => {
@@ -179,6 +187,10 @@ impl Nvme {
             // Fetched together, done one by one, answered together: each cache line travels once.
             batch.clear();
             sq.fetch(&entries, n, batch);
+            if self.params.quirk == Some(Quirk::LongEntries) && batch.iter().any(|cmd| cmd.cid() < quirk::ADMIN_TAGS) {
+                end = Some(Fault::Fatal);
+                break;
+            }
             answers.clear();
             let mut answer = |store: &mut Store, cmd: &Command, sq: &Sq| {
                 let mut status = store.execute(host, cmd, *rules);

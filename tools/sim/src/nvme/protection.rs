@@ -1,4 +1,5 @@
-//! Metadata of blocks, and protection information in it (nvm 5.2, 5.3), as a controller keeps, makes and checks it. Guards have 16 bits, or 64.
+//! Metadata of blocks, and protection information in it (nvm 5.2, 5.3), as a controller keeps, makes and checks it. Guards have 16 bits, 32 or 64; there
+//! may be storage tags.
 //!
 //! Metadata is kept beside the blocks, each byte inverted: what was never written, or was deallocated, reads as all ones, and is not checked.
 
@@ -7,7 +8,7 @@ use super::command::Command;
 use super::data::{self, Rules};
 use super::io::{Namespace, Store, active};
 use crate::faults::Fault;
-use crc::{CRC_16_T10_DIF, CRC_64_NVME, Crc};
+use crc::{CRC_16_T10_DIF, CRC_32_ISCSI, CRC_64_NVME, Crc};
 use wholebar_core::mem::Iova;
 use wholebar_core::model::Host;
 
@@ -22,23 +23,27 @@ pub struct Metadata {
     pub protection: u8,
     /// Protection information is first in the metadata, not last.
     pub first: bool,
-    /// Guards have 64 bits, and reference tags 48 (nvm 5.2.1.4).
-    pub wide: bool,
+    /// PIF: the format of protection information (nvm 5.2.1): 0, 1 and 2 for guards of 16, 32 and 64 bits.
+    pub format: u8,
+    /// STS: bits of the storage tag (nvm 5.2.1.4).
+    pub storage: u8,
 }
 
 /// The longest data that is made for a command, in bytes.
 const LONGEST: u64 = 16 << 20;
 const GUARD: Crc<u16> = Crc::<u16>::new(&CRC_16_T10_DIF);
+const MIDDLE_GUARD: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 const WIDE_GUARD: Crc<u64> = Crc::<u64>::new(&CRC_64_NVME);
 
-/// What a command says of protection information: PRINFO, ILBRT or EILBRT, LBAT, LBATM.
+/// What a command says of protection information: PRINFO, STC, LBST and ILBRT as one number, LBAT, LBATM.
 #[derive(Clone, Copy)]
 struct Info {
     action: bool,
     guard: bool,
     application: bool,
     reference: bool,
-    tag: u64,
+    storage: bool,
+    tag: u128,
     application_tag: u16,
     mask: u16,
 }
@@ -47,8 +52,9 @@ impl Info {
     /// Of a command on blocks: PRINFO is in bits 29:26 of dword 12.
     fn of(cmd: &Command) -> Self {
         let info = Self::new(cmd.cdw12() >> 26, cmd.cdw14_15());
-        // Of a tag of 48 bits, the upper ones.
-        Self { tag: info.tag | u64::from(cmd.cdw3() & 0xffff) << 32, ..info }
+        // Of 80 bits, those above 31 are in dword 3, and those above 63 in dword 2.
+        let upper = u128::from(cmd.cdw2() & 0xffff) << 64 | u128::from(cmd.cdw3()) << 32;
+        Self { tag: info.tag | upper, storage: cmd.cdw12() >> 24 & 1 != 0, ..info }
     }
 
     /// Of PRINFO, and what dwords 14 and 15 say, or a source range of Copy.
@@ -59,7 +65,8 @@ impl Info {
             guard: has(2),
             application: has(1),
             reference: has(0),
-            tag: tags & 0xffff_ffff,
+            storage: false,
+            tag: u128::from(tags & 0xffff_ffff),
             application_tag: (tags >> 32) as u16,
             mask: (tags >> 48) as u16,
         }
@@ -67,6 +74,11 @@ impl Info {
 }
 
 impl Metadata {
+    /// Whether it takes extended LBA formats to tell of it (nvm 4.1.5.3).
+    pub(super) fn is_extended(self) -> bool {
+        self.format > 0 || self.storage > 0
+    }
+
     fn bytes(self) -> usize {
         self.size.into()
     }
@@ -74,7 +86,7 @@ impl Metadata {
     /// Whether a command can ask for this (nvm 5.3.3).
     fn allows(self, info: Info, lba: u64) -> Result<(), Status> {
         match self.protection {
-            1 if info.reference && info.tag != self.number(lba) => Err(Status::INVALID_PROTECTION),
+            1 if info.reference && self.reference(info.tag) != self.number(lba) => Err(Status::INVALID_PROTECTION),
             3 if info.reference => Err(Status::INVALID_PROTECTION),
             _ => Ok(()),
         }
@@ -87,33 +99,60 @@ impl Metadata {
 
     /// Bytes of protection information, and of its guard.
     pub(super) fn tuple(self) -> usize {
-        if self.wide { 16 } else { 8 }
+        if self.format > 0 { 16 } else { 8 }
     }
 
     fn guard_bytes(self) -> usize {
-        if self.wide { 8 } else { 2 }
+        [2, 4, 8][usize::from(self.format.min(2))]
+    }
+
+    /// Bits of a reference tag: what a storage tag leaves it behind the application tag.
+    fn reference_bits(self) -> u32 {
+        8 * (self.tuple() - self.guard_bytes() - 2) as u32 - u32::from(self.storage)
     }
 
     /// A number as a reference tag has it.
     fn number(self, number: u64) -> u64 {
-        number & if self.wide { 0xffff_ffff_ffff } else { 0xffff_ffff }
+        self.reference(number.into())
+    }
+
+    /// The reference tag of both tags.
+    fn reference(self, tag: u128) -> u64 {
+        (tag & ((1 << self.reference_bits()) - 1)) as u64
+    }
+
+    /// The storage tag of both tags.
+    fn storage_tag(self, tag: u128) -> u128 {
+        tag >> self.reference_bits() & ((1 << self.storage) - 1)
     }
 
     /// Big-endian.
     fn guard(self, block: &[u8], metadata: &[u8]) -> Vec<u8> {
         let parts = [block, &metadata[..self.at()]];
-        if self.wide {
-            let mut digest = WIDE_GUARD.digest();
-            parts.iter().for_each(|part| digest.update(part));
-            return digest.finalize().to_be_bytes().into();
+        match self.format {
+            0 => {
+                let mut digest = GUARD.digest();
+                parts.iter().for_each(|part| digest.update(part));
+                digest.finalize().to_be_bytes().into()
+            }
+            1 => {
+                let mut digest = MIDDLE_GUARD.digest();
+                parts.iter().for_each(|part| digest.update(part));
+                digest.finalize().to_be_bytes().into()
+            }
+            _ => {
+                let mut digest = WIDE_GUARD.digest();
+                parts.iter().for_each(|part| digest.update(part));
+                digest.finalize().to_be_bytes().into()
+            }
         }
-        let mut digest = GUARD.digest();
-        parts.iter().for_each(|part| digest.update(part));
-        digest.finalize().to_be_bytes().into()
     }
 
-    fn tag(self, info: Info, index: u32) -> u64 {
-        self.number(if self.protection == 3 { info.tag } else { info.tag.wrapping_add(index.into()) })
+    /// Both tags of a command's block `index`.
+    fn tag(self, info: Info, index: u32) -> u128 {
+        let first = self.reference(info.tag);
+        let reference = if self.protection == 3 { first } else { self.number(first.wrapping_add(index.into())) };
+        self.storage_tag(info.tag) << self.reference_bits() | u128::from(reference)
     }
 
     /// Makes it for blocks, where there is any.
@@ -128,7 +167,7 @@ impl Metadata {
             of_guard.copy_from_slice(&guard);
             tags[..2].copy_from_slice(&info.application_tag.to_be_bytes());
             let (tag, len) = (self.tag(info, index).to_be_bytes(), tags.len() - 2);
-            tags[2..].copy_from_slice(&tag[8 - len..]);
+            tags[2..].copy_from_slice(&tag[16 - len..]);
         }
     }
 
@@ -140,16 +179,19 @@ impl Metadata {
         for (index, (data, metadata)) in (0u32..).zip(data.chunks(block).zip(metadata.chunks(self.bytes()))) {
             let (guard, tags) = metadata[self.at()..][..self.tuple()].split_at(self.guard_bytes());
             let application = u16::from_be_bytes([tags[0], tags[1]]);
-            let tag = tags[2..].iter().fold(0, |tag, byte| tag << 8 | u64::from(*byte));
-            if application == u16::MAX && (self.protection < 3 || tag == self.number(u64::MAX)) {
+            let tag = tags[2..].iter().fold(0, |tag, byte| tag << 8 | u128::from(*byte));
+            let (wanted, reference) = (self.tag(info, index), self.reference(tag));
+            if application == u16::MAX && (self.protection < 3 || reference == self.number(u64::MAX)) {
                 continue;
             }
             let status = if info.guard && guard != self.guard(data, metadata) {
                 Status::GUARD_CHECK
             } else if info.application && (application ^ info.application_tag) & info.mask != 0 {
                 Status::APPLICATION_TAG_CHECK
-            } else if info.reference && tag != self.tag(info, index) {
+            } else if info.reference && reference != self.reference(wanted) {
                 Status::REFERENCE_TAG_CHECK
+            } else if info.storage && self.storage_tag(tag) != self.storage_tag(wanted) {
+                Status::STORAGE_TAG_CHECK
             } else {
                 continue;
             };
@@ -247,7 +289,8 @@ impl Store {
         let size = if moves { format.bytes() } else { 0 };
         let unit = block + if format.extended { size } else { 0 };
         let bytes = blocks * unit as u64;
-        if bytes > self.max_transfer.min(LONGEST) {
+        let limited = if self.data_limit { len } else { bytes };
+        if limited > self.max_transfer || bytes > LONGEST {
             return Err(Status::INVALID_FIELD);
         }
         self.spent += bytes;
@@ -343,7 +386,7 @@ impl Store {
         blocks: u64,
     ) -> Result<(Vec<u8>, Vec<u8>), Status> {
         let ns = active(&mut self.namespaces, cmd.nsid())?;
-        if ns.format.wide && ns.format.protection > 0 {
+        if (ns.format.format > 0 || ns.format.storage > 0) && ns.format.protection > 0 {
             // Descriptors of format 1 are for these, which there are none of.
             return Err(Status::INVALID_FIELD);
         }
@@ -358,6 +401,9 @@ impl Store {
     /// A fault: one bit of the first of a command's blocks flips, where it is kept.
     pub(super) fn flip(&mut self, cmd: &Command, fault: Fault, chance: u64) {
         let lba = cmd.cdw10_11();
+        if let Some(memory) = &mut self.host_memory {
+            memory.forget();
+        }
         let Ok(ns) = active(&mut self.namespaces, cmd.nsid()) else { return };
         if lba >= ns.blocks {
             return;
@@ -369,7 +415,14 @@ impl Store {
             Fault::FlipData => (&mut ns.media, lba << ns.shift, 1 << ns.shift),
             Fault::FlipGuard if protected => (&mut ns.metadata, tuple, guard),
             Fault::FlipApplicationTag if protected => (&mut ns.metadata, tuple + guard, 2),
-            Fault::FlipReferenceTag if protected => (&mut ns.metadata, tuple + guard + 2, all - guard - 2),
+            // What is the reference tag's alone.
+            Fault::FlipReferenceTag if protected => {
+                let before = guard + 2 + u64::from(ns.format.storage).div_ceil(8);
+                if before == all {
+                    return;
+                }
+                (&mut ns.metadata, tuple + before, all - before)
+            }
             _ => return,
         };
         let place = if fault == Fault::FlipData { place } else { place + lba * u64::from(ns.format.size) };

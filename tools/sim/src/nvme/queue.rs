@@ -49,6 +49,8 @@ pub(super) struct Sq {
     pub(super) cq: u16,
     base: u64,
     entries: u32,
+    /// 1 where entries have 128 bytes, of which the first 64 are the command; else 0.
+    long: u8,
     /// The next entry to fetch.
     head: u32,
     /// The host's tail, as far as it made sense.
@@ -58,8 +60,8 @@ pub(super) struct Sq {
 }
 
 impl Sq {
-    pub(super) fn new(id: u16, cq: u16, base: u64, entries: u32) -> Self {
-        Self { id, cq, base, entries, head: 0, tail: 0, refused: None }
+    pub(super) fn new(id: u16, cq: u16, base: u64, entries: u32, long: bool) -> Self {
+        Self { id, cq, base, entries, long: long.into(), head: 0, tail: 0, refused: None }
     }
 
     /// Takes note of the doorbell's value. False, once, for one that is outside of the queue.
@@ -102,7 +104,7 @@ impl Sq {
     /// Its entries.
     #[inline]
     pub(super) fn ring<'h>(&self, host: &Host<'h>) -> Result<Entries<'h, Sqe>, Box<QueueLost>> {
-        ring(host, "submission queue", self.id, self.base, self.entries)
+        ring(host, "submission queue", self.id, self.base, self.entries << self.long)
     }
 
     /// Reads the next `n` commands, which [`pending`](Self::pending) said were there, into `out`.
@@ -110,7 +112,7 @@ impl Sq {
     pub(super) fn fetch(&self, ring: &Entries<'_, Sqe>, n: u32, out: &mut Vec<Command>) {
         let mut at = self.head;
         for _ in 0..n {
-            let Some(entry) = ring.at(at as usize) else { return };
+            let Some(entry) = ring.at((at as usize) << self.long) else { return };
             out.push(Command::fetch(entry));
             at = if at + 1 == self.entries { 0 } else { at + 1 };
         }

@@ -1,10 +1,11 @@
 //! Reservations (base 7.2 to 7.5, 8.19), which controllers of one subsystem share: those of this process that were given the same name. Blocks they share only
-//! where these are a file's. Commands are done as they are fetched, so that a preempted host has none to abort; it is told of nothing.
+//! where these are a file's. Commands are done as they are fetched, so that a preempted host has none to abort. Who is told of what is in `notices`.
 
 use super::bits::{Status, io};
 use super::command::Command;
 use super::data::{self, Rules};
 use super::io::{Store, active};
+use super::notices::{Change, Inbox};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Weak};
@@ -14,6 +15,7 @@ use wholebar_core::model::Host;
 pub(super) struct Subsystem {
     namespaces: Mutex<BTreeMap<u32, Reservation>>,
     controllers: AtomicU16,
+    inboxes: Mutex<Vec<Weak<Inbox>>>,
 }
 
 /// A controller's place in its subsystem.
@@ -24,10 +26,12 @@ pub(super) struct Member {
     /// The host's identifier, and how many bytes of it were given: none while it is zeros.
     pub(super) host: [u8; 16],
     pub(super) extended: bool,
+    /// What it has to tell its host.
+    pub(super) inbox: Arc<Inbox>,
 }
 
 /// A host: its identifier, and where that is zeros the controller, which nobody shares with it (base 5.27.1.25).
-type Who = ([u8; 16], Option<u16>);
+pub(super) type Who = ([u8; 16], Option<u16>);
 
 /// What is registered for a namespace.
 #[derive(Default)]
@@ -60,13 +64,29 @@ impl Member {
     pub(super) fn join(name: &str) -> Self {
         let mut all = SUBSYSTEMS.lock().unwrap_or_else(|e| e.into_inner());
         all.retain(|_, subsystem| subsystem.strong_count() > 0);
-        let subsystem = all
-            .get(name)
-            .and_then(Weak::upgrade)
-            .unwrap_or_else(|| Arc::new(Subsystem { namespaces: Mutex::default(), controllers: AtomicU16::new(0) }));
+        let subsystem = all.get(name).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let (namespaces, inboxes) = (Mutex::default(), Mutex::default());
+            Arc::new(Subsystem { namespaces, controllers: AtomicU16::new(0), inboxes })
+        });
         all.insert(name.to_owned(), Arc::downgrade(&subsystem));
         let controller = subsystem.controllers.fetch_add(1, Ordering::Relaxed);
-        Self { subsystem, controller, host: [0; 16], extended: false }
+        let inbox = Arc::new(Inbox::new(([0; 16], Some(controller))));
+        let mut inboxes = subsystem.inboxes.lock().unwrap_or_else(|e| e.into_inner());
+        inboxes.retain(|inbox| inbox.strong_count() > 0);
+        inboxes.push(Arc::downgrade(&inbox));
+        drop(inboxes);
+        Self { subsystem, controller, host: [0; 16], extended: false, inbox }
+    }
+
+    /// Tells hosts what was done to a namespace's reservation.
+    fn tell(&self, nsid: u32, told: &[(Who, Change)]) {
+        let inboxes = self.subsystem.inboxes.lock().unwrap_or_else(|e| e.into_inner());
+        inboxes.iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.take(nsid, told));
+    }
+
+    /// Its host said who it is.
+    pub(super) fn identified(&self) {
+        self.inbox.belongs_to(self.who());
     }
 
     fn who(&self) -> Who {
@@ -84,6 +104,7 @@ impl Member {
             self.lock().values_mut().for_each(|reservation| reservation.forget(|r| r.who == who));
         }
         (self.host, self.extended) = ([0; 16], false);
+        self.inbox.reset(self.who());
     }
 
     /// Whether its host may do this to a namespace (base 8.19, "Command Behavior in the Presence of a Reservation").
@@ -100,6 +121,11 @@ impl Member {
 impl Reservation {
     fn of(&self, who: Who) -> Option<&Registrant> {
         self.registrants.iter().find(|registrant| registrant.who == who)
+    }
+
+    /// Who is registered beside one.
+    fn others(&self, one: Who) -> impl Iterator<Item = Who> {
+        self.registrants.iter().map(|registrant| registrant.who).filter(move |who| *who != one)
     }
 
     fn holds(&self, who: Who) -> bool {
@@ -128,7 +154,13 @@ impl Reservation {
     }
 
     /// Reservation Register (base 7.3).
-    fn register(&mut self, me: Registrant, cdw10: u32, [current, new]: [u64; 2]) -> Result<(), Status> {
+    fn register(
+        &mut self,
+        me: Registrant,
+        cdw10: u32,
+        [current, new]: [u64; 2],
+        told: &mut Vec<(Who, Change)>,
+    ) -> Result<(), Status> {
         let ignore = cdw10 & 1 << 3 != 0;
         let known = self.of(me.who).copied();
         let right = known.is_some_and(|registrant| ignore || registrant.key == current);
@@ -139,7 +171,13 @@ impl Reservation {
                 None => self.registrants.push(Registrant { key: new, ..me }),
             },
             1 | 2 if !right => return Err(Status::RESERVATION_CONFLICT),
-            1 => self.forget(|registrant| registrant.who == me.who),
+            1 => {
+                let shared = REGISTRANTS.contains(&self.kind);
+                self.forget(|registrant| registrant.who == me.who);
+                if shared && self.kind == 0 {
+                    told.extend(self.others(me.who).map(|who| (who, Change::ReservationReleased)));
+                }
+            }
             2 => self.registrants.iter_mut().filter(|r| r.who == me.who).for_each(|r| r.key = new),
             _ => return Err(Status::INVALID_FIELD),
         }
@@ -153,7 +191,13 @@ impl Reservation {
     }
 
     /// Reservation Acquire (base 7.2).
-    fn acquire(&mut self, who: Who, cdw10: u32, [key, other]: [u64; 2]) -> Result<(), Status> {
+    fn acquire(
+        &mut self,
+        who: Who,
+        cdw10: u32,
+        [key, other]: [u64; 2],
+        told: &mut Vec<(Who, Change)>,
+    ) -> Result<(), Status> {
         self.check(who, key)?;
         let kind = (cdw10 >> 8) as u8;
         if !(1..=6).contains(&kind) {
@@ -164,6 +208,8 @@ impl Reservation {
             0 if self.holds(who) && self.kind == kind => {}
             0 => return Err(Status::RESERVATION_CONFLICT),
             1 | 2 => {
+                let before: Vec<_> = self.others(who).collect();
+                let (shared, held) = (REGISTRANTS.contains(&self.kind), (self.kind, self.holder));
                 let all = ALL_REGISTRANTS.contains(&self.kind);
                 let holder = self.holder.and_then(|holder| self.of(holder)).map(|registrant| registrant.key);
                 // Key 0 takes it from all who hold it.
@@ -181,6 +227,11 @@ impl Reservation {
                     return Err(Status::RESERVATION_CONFLICT);
                 }
                 self.generation = self.generation.wrapping_add(1);
+                let gone = before.iter().filter(|host| self.of(**host).is_none());
+                told.extend(gone.map(|host| (*host, Change::RegistrationPreempted)));
+                if shared && held != (self.kind, self.holder) {
+                    told.extend(self.others(who).map(|host| (host, Change::ReservationReleased)));
+                }
             }
             _ => return Err(Status::INVALID_FIELD),
         }
@@ -188,16 +239,20 @@ impl Reservation {
     }
 
     /// Reservation Release (base 7.4).
-    fn release(&mut self, who: Who, cdw10: u32, key: u64) -> Result<(), Status> {
+    fn release(&mut self, who: Who, cdw10: u32, key: u64, told: &mut Vec<(Who, Change)>) -> Result<(), Status> {
         self.check(who, key)?;
         match cdw10 & 7 {
             0 if !self.holds(who) => Ok(()),
             0 if self.kind != (cdw10 >> 8) as u8 => Err(Status::INVALID_FIELD),
             0 => {
+                if REGISTRANTS.contains(&self.kind) {
+                    told.extend(self.others(who).map(|host| (host, Change::ReservationReleased)));
+                }
                 (self.kind, self.holder) = (0, None);
                 Ok(())
             }
             1 => {
+                told.extend(self.others(who).map(|host| (host, Change::ReservationPreempted)));
                 self.registrants.clear();
                 (self.kind, self.holder, self.generation) = (0, None, self.generation.wrapping_add(1));
                 Ok(())
@@ -262,15 +317,17 @@ impl Store {
         let (who, cdw10) = (member.who(), cmd.cdw10());
         let mut all = member.lock();
         let reservation = all.entry(cmd.nsid()).or_default();
-        match cmd.opcode() {
+        let mut told = Vec::new();
+        let done = match cmd.opcode() {
             io::RESERVATION_REGISTER if cdw10 >> 30 == 1 => Err(Status::INVALID_FIELD),
             io::RESERVATION_REGISTER => {
-                reservation.register(Registrant { who, key: 0, controller: member.controller }, cdw10, keys)
+                let me = Registrant { who, key: 0, controller: member.controller };
+                reservation.register(me, cdw10, keys, &mut told)
             }
             // IEKEY is not for these.
             io::RESERVATION_ACQUIRE | io::RESERVATION_RELEASE if cdw10 & 1 << 3 != 0 => Err(Status::INVALID_FIELD),
-            io::RESERVATION_ACQUIRE => reservation.acquire(who, cdw10, keys),
-            io::RESERVATION_RELEASE => reservation.release(who, cdw10, keys[0]),
+            io::RESERVATION_ACQUIRE => reservation.acquire(who, cdw10, keys, &mut told),
+            io::RESERVATION_RELEASE => reservation.release(who, cdw10, keys[0], &mut told),
             _ => {
                 let extended = cmd.cdw11() & 1 != 0;
                 if extended != member.extended {
@@ -284,6 +341,9 @@ impl Store {
                 bytes.resize(len as usize, 0);
                 data::copy_out(host, cmd, &bytes, rules)
             }
-        }
+        };
+        // A command that fails has done nothing.
+        member.tell(cmd.nsid(), if done.is_ok() { &told } else { &[] });
+        done
     }
 }

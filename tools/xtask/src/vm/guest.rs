@@ -158,7 +158,8 @@ impl Guest {
 /// The machine around the guest.
 #[derive(Debug, Clone, Args)]
 pub struct Machine {
-    /// An NVMe device with a disk of this size, and QEMU's properties for it: 1G, 64M,msix-exclusive-bar=on. Repeat for more. One of 256M if none is named
+    /// An NVMe device with a disk of this size, and QEMU's properties for it: 1G, 64M,msix-exclusive-bar=on; pmr=64K gives it a persistent memory region of that
+    /// size. Repeat for more. One of 256M if none is named
     #[arg(long, value_name = "SIZE[,PROPERTY=VALUE]", value_parser = disk)]
     pub nvme: Vec<Disk>,
     /// A further namespace of the first NVMe device, with a disk of this size, and QEMU's properties for it: 64M,ms=8,pi=1 or 64M,zoned=on. Repeat for more
@@ -204,11 +205,13 @@ pub struct Disk {
     pub size: u64,
     /// As QEMU has them, each with a comma in front.
     properties: String,
+    /// Bytes of an NVMe device's persistent memory region.
+    pmr: Option<u64>,
 }
 
 impl Default for Disk {
     fn default() -> Disk {
-        Disk { size: 256 << 20, properties: String::new() }
+        Disk { size: 256 << 20, properties: String::new(), pmr: None }
     }
 }
 
@@ -260,7 +263,20 @@ fn tap(index: usize) -> String {
 }
 
 fn disk(text: &str) -> std::result::Result<Disk, String> {
-    let (size, properties) = text.split_at(text.find(',').unwrap_or(text.len()));
+    let mut words = text.split(',');
+    let size = bytes(words.next().unwrap_or(""))?;
+    let mut disk = Disk { size, properties: String::new(), pmr: None };
+    for word in words {
+        match word.strip_prefix("pmr=") {
+            Some(size) => disk.pmr = Some(bytes(size)?),
+            None => disk.properties += &format!(",{word}"),
+        }
+    }
+    Ok(disk)
+}
+
+/// A size as people write it.
+fn bytes(size: &str) -> std::result::Result<u64, String> {
     let (number, shift) = match size.as_bytes().last() {
         Some(b'K') => (&size[..size.len() - 1], 10),
         Some(b'M') => (&size[..size.len() - 1], 20),
@@ -268,8 +284,7 @@ fn disk(text: &str) -> std::result::Result<Disk, String> {
         _ => (size, 0),
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift)).filter(|&bytes| bytes > 0);
-    let size = bytes.ok_or_else(|| format!("{size:?} is no size: write bytes, or a number and K, M or G"))?;
-    Ok(Disk { size, properties: properties.to_string() })
+    bytes.ok_or_else(|| format!("{size:?} is no size: write bytes, or a number and K, M or G"))
 }
 
 impl Machine {
@@ -349,12 +364,21 @@ impl Machine {
                 Some(number) => (format!("virtio-blk-pci,{MODERN},id=blk{number}"), ",discard=unmap"),
             };
             add("-drive", format!("file={file},if=none,id=disk{index},format=raw,cache=unsafe{discard}"));
+            let mut properties = disk.properties.clone();
+            if let Some(size) = disk.pmr {
+                // QEMU makes a file there, which has no name.
+                let folder = std::env::temp_dir();
+                let folder = folder.display();
+                let shared = format!("memory-backend-file,id=pmr{index},share=on,mem-path={folder},size={size}");
+                add("-object", shared);
+                properties += &format!(",pmrdev=pmr{index}");
+            }
             if within && index < nvmes {
                 // QEMU refuses a disk of the controller's own there.
-                add("-device", format!("{model},{place}{}", disk.properties));
+                add("-device", format!("{model},{place}{properties}"));
                 add("-device", format!("nvme-ns,bus=nvme{index},drive=disk{index}"));
             } else {
-                add("-device", format!("{model},drive=disk{index},{place}{}", disk.properties));
+                add("-device", format!("{model},drive=disk{index},{place}{properties}"));
             }
         }
         for (index, Nic { model, wire }) in self.nic.iter().enumerate() {
@@ -410,13 +434,16 @@ mod tests {
 
     #[test]
     fn sizes() {
-        let plain = |size| Disk { size, properties: String::new() };
+        let plain = |size| Disk { size, ..Disk::default() };
         assert_eq!(disk("64M"), Ok(plain(64 << 20)));
         assert_eq!(disk("512"), Ok(plain(512)));
         assert_eq!(
             disk("1G,mdts=5,cmb_size_mb=4"),
-            Ok(Disk { size: 1 << 30, properties: ",mdts=5,cmb_size_mb=4".into() })
+            Ok(Disk { size: 1 << 30, properties: ",mdts=5,cmb_size_mb=4".into(), pmr: None })
         );
+        let with_memory = Disk { size: 64 << 20, properties: ",mdts=5".into(), pmr: Some(64 << 10) };
+        assert_eq!(disk("64M,pmr=64K,mdts=5"), Ok(with_memory));
+        assert!(disk("64M,pmr=").is_err());
         for wrong in ["", "M", "0", "-1M", "1T", "99999999999G", ",mdts=5"] {
             assert!(disk(wrong).is_err(), "{wrong:?}");
         }
@@ -435,6 +462,12 @@ mod tests {
         ] {
             assert!(line.contains(part), "{part} in {line}");
         }
+        let line = arguments("vm x86_64 --nvme 64M,pmr=64K,mdts=5");
+        let object = "memory-backend-file,id=pmr0,share=on,mem-path=";
+        assert!(
+            line.contains(object) && line.contains(",size=65536") && line.contains(",mdts=5,pmrdev=pmr0"),
+            "{line}"
+        );
         let line = arguments("vm x86_64 --nvme 64M --blk 1M --nvme-ns 64M,ms=8,pi=1");
         assert!(line.contains("-device nvme-ns,bus=nvme0,drive=disk2,ms=8,pi=1"), "{line}");
         let line = arguments("vm x86_64 --nvme 64M --nvme-subsys fdp=on,fdp.nruh=4");
