@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, again, wrong (our driver) and back (our model); without one, all.
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, offloads, again, wrong (our driver) and back (our model); without one, all.
 # (QEMU over our back end: qemu.sh, and with a guest vhost_guest.sh.)
-# WHOLEBAR is the program to test, where that is set.
+# WHOLEBAR is the program to test, where that is set; OFFLOADS is the example of that name.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
 #   net    testpmd's vhost: packets from one of our ports to the other, through it
+#   offloads  testpmd's vhost: checksums that we leave to it, and TCP that is not cut yet, from one of our ports to the other
 #   again  testpmd's vhost is killed while it receives from us, and started again: KILLS times, 5 if that is not set
 #   wrong  peers that aren't there, are of another type, or say nothing: a named error each
 #   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
@@ -11,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
-parts=${*:-blk net again wrong back}
+parts=${*:-blk net offloads again wrong back}
 wholebar=${WHOLEBAR:-}
 if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
@@ -119,6 +120,35 @@ net() {
   done; done
 }
 
+# Checksums: testpmd forwards as it receives, and its vhost fills in those of which our virtio headers say that they remain to be.
+# Segments: its csum forwarding says what it was told of TCP that is not cut yet (lro_segsz), and makes new headers. To have such packets passed on it has to be told to
+# have them cut, though it says that vhost can't.
+offloads() {
+  needs offloads dpdk-dev dpdk-testpmd || return 0
+  local layout what order packets example=${OFFLOADS:-}
+  if [ -z "$example" ]; then
+    cargo build -q --release -p wholebar-tests --example offloads
+    example=${CARGO_TARGET_DIR:-target}/release/examples/offloads
+  fi
+  for layout in split packed; do for what in checksums segments; do
+    testpmd offloads 0 --vdev "net_vhost0,iface=$work/a.sock,tso=1" --vdev "net_vhost1,iface=$work/b.sock,tso=1" --
+    if [ $what = segments ]; then
+      for order in "set fwd csum" "csum mac-swap off 1" "set verbose 1" "port stop 1" "tso set 1448 1" "port start 1" start; do say offloads "$order"; done
+      wait_for "testpmd offloads" grep -q ' packet forwarding .*- ports=' "$work/offloads.log"
+    else
+      forward offloads
+    fi
+    run "$what, $layout rings" "$example" $what "vhost-user:$work/a.sock,net" "vhost-user:$work/b.sock,net" $layout
+    end offloads
+    packets=$(cat "$work/ran.log")
+    [ "$(counted offloads 0 RX-packets)" = "$packets" ] && [ "$(counted offloads 1 TX-packets)" = "$packets" ] ||
+      fail "$packets packets were sent and came, and testpmd received $(counted offloads 0 RX-packets) and sent $(counted offloads 1 TX-packets)"
+    [ $what = checksums ] || [ "$(grep -c 'lro_segsz=1448' "$work/offloads.log")" = "$packets" ] || fail "testpmd was not told how all are to be cut"
+    echo "testpmd's vhost, $layout rings, $what: $packets packets, on both sides; all came as they were sent"
+    rm -f "$work/a.sock" "$work/b.sock"
+  done; done
+}
+
 again() {
   needs again dpdk-dev dpdk-testpmd || return 0
   local n vhost=(--vdev "net_vhost0,iface=$work/a.sock" -- --forward-mode=rxonly)
@@ -203,6 +233,6 @@ back() {
 
 last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
 for part in $parts; do
-  case $part in blk | net | again | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+  case $part in blk | net | offloads | again | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
 done
 echo "in ${SECONDS} s"

@@ -22,6 +22,7 @@ pub mod guest;
 pub mod intel;
 pub mod nvme;
 pub mod nvme_accounting;
+pub mod offloads;
 pub mod switch;
 pub mod virtio;
 pub mod vmxnet3;

@@ -3,11 +3,12 @@
 //! Those of block devices write to the device. Those of network devices take two ports that are wired to each other.
 
 use crate::Rig;
+use crate::offloads::datagram;
 use crate::storage::{PATIENCE, ok, request, round_trips, run};
 use anyhow::{Context, Result, bail, ensure};
 use std::time::Instant;
 use wholebar::block::{Data, Op, Reject, Status};
-use wholebar::mem::{Arena, ArenaOptions, Buf, Checked, L4, Offload, Pool};
+use wholebar::mem::{Arena, ArenaOptions, Buf, L4, Pool};
 use wholebar::net::{Burst, Mac, Offloads, Port, PortConfig, Rss, RxQueue, TxQueue};
 use wholebar::virtio::blk::{BlkConfig, Queue};
 use wholebar::virtio::{Blk, Net, Options};
@@ -184,7 +185,7 @@ impl End {
     }
 
     /// What was counted, for messages.
-    fn counted(&self) -> Vec<String> {
+    pub(crate) fn counted(&self) -> Vec<String> {
         let all = self.port.statistics().into_iter().filter(|s| s.value > 0);
         all.map(|s| format!("{} {} {}", s.queue, s.name, s.value)).collect()
     }
@@ -277,13 +278,13 @@ impl Pair {
         Self::linked(open(&rigs[0])?, open(&rigs[1])?)
     }
 
-    fn linked(a: End, b: End) -> Result<Self> {
+    pub(crate) fn linked(a: End, b: End) -> Result<Self> {
         a.wait_for_link(true)?;
         b.wait_for_link(true)?;
         Ok(Self { a, b })
     }
 
-    fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         self.a.close()?;
         self.b.close()
     }
@@ -363,109 +364,6 @@ pub fn jumbo_frames_cross(rigs: &[Rig; 2], options: Options) -> Result<()> {
     Pair { a, b }.close()
 }
 
-/// An Ethernet, IPv4 and UDP or TCP packet, whose checksum is that of the pseudo header alone; and what remains to be done.
-fn datagram(to: Mac, flow: u16, l4: L4, payload: &[u8]) -> (Vec<u8>, Offload) {
-    let (header, protocol, at) = match l4 {
-        L4::Tcp => (20, 6, 16),
-        L4::Udp => (8, 17, 6),
-    };
-    let len = header + payload.len();
-    let mut ip = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
-    ip[2..4].copy_from_slice(&(20 + len as u16).to_be_bytes());
-    let sum = checksum(&[&ip]);
-    ip[10..12].copy_from_slice(&sum.to_be_bytes());
-    let mut segment = vec![0; header];
-    segment[..2].copy_from_slice(&flow.to_be_bytes());
-    segment[2..4].copy_from_slice(&80u16.to_be_bytes());
-    match l4 {
-        L4::Udp => segment[4..6].copy_from_slice(&(len as u16).to_be_bytes()),
-        L4::Tcp => (segment[4], segment[12], segment[13]) = (1, 5 << 4, 0x18),
-    }
-    let pseudo = !checksum(&[&ip[12..20], &[0, protocol], &(len as u16).to_be_bytes()]);
-    segment[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
-    segment.extend(payload);
-    let ethernet = [&to.0[..], &[2, 0, 0, 0, 0, 1], &[8, 0]].concat();
-    let offload = Offload { l2_len: 14, l3_len: 20, l4_len: header as u8, l4: Some(l4), ..Offload::default() };
-    ([ethernet, ip, segment].concat(), offload)
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let words =
-        parts.iter().flat_map(|p| p.chunks(2)).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Whether the checksums of an IPv4 packet and of what is in it are right.
-fn is_sound(frame: &[u8]) -> bool {
-    let (ip, segment) = frame[14..].split_at(20);
-    let len = u16::from_be_bytes([ip[2], ip[3]]) - 20;
-    let pseudo = [&ip[12..20], &[0, ip[9]], &len.to_be_bytes()[..]].concat();
-    usize::from(len) == segment.len() && checksum(&[ip]) == 0 && checksum(&[&pseudo, segment]) == 0
-}
-
-/// Checksums are filled in, and TCP is cut into segments, by the device.
-///
-/// # Errors
-/// What went wrong.
-pub fn offloads_are_done(rigs: &[Rig; 2], options: Options) -> Result<()> {
-    let sending = Offloads { tx_l4_checksum: true, tso: true, gather: true, ..Offloads::NONE };
-    let config = PortConfig { offloads: sending, ..PortConfig::default() };
-    let a = End::open(&rigs[0], &config, options.clone(), 768)?;
-    ensure!(sending.without(a.port.granted()) == Offloads::NONE, "granted: {}", a.port.granted());
-    // This end takes only what could have been on a wire.
-    let b = End::open(&rigs[1], &PortConfig::default(), options.clone(), 768)?;
-    let Pair { mut a, mut b } = Pair::linked(a, b)?;
-    let to = b.port.mac();
-    let payload: Vec<_> = (0..1001u32).map(|i| (i * 7) as u8).collect();
-    for l4 in [L4::Udp, L4::Tcp] {
-        let (wire, offload) = datagram(to, 1000, l4, &payload);
-        ensure!(!is_sound(&wire), "the checksum remains to be filled in");
-        let mut packet = a.packet(&wire)?;
-        packet.set_offload(Some(offload));
-        a.send(0, packet)?;
-        let got = bytes(&b.receive().with_context(|| format!("{l4:?}: {:?}", a.counted()))?.1);
-        ensure!(is_sound(&got), "{l4:?}: the checksum is wrong");
-        ensure!(got[54..] == wire[54..], "{l4:?}: the payload came changed");
-    }
-    let payload: Vec<_> = (0..32u32 << 10).map(|i| (i * 13) as u8).collect();
-    let (wire, offload) = datagram(to, 1000, L4::Tcp, &payload);
-    let mut packet = a.packet(&wire)?;
-    packet.set_offload(Some(Offload { segment: 1448, ..offload }));
-    a.send(0, packet)?;
-    let mut came: Vec<u8> = Vec::new();
-    while came.len() < payload.len() {
-        let got = bytes(&b.receive()?.1);
-        ensure!(is_sound(&got) && got.len() <= 54 + 1448, "a segment of {} bytes is wrong", got.len());
-        let sequence = u32::from_be_bytes([got[38], got[39], got[40], got[41]]);
-        ensure!(sequence == 0x0100_0000 + came.len() as u32, "a segment has sequence number {sequence:#x}");
-        came.extend(&got[54..]);
-    }
-    ensure!(came == payload, "the payload came changed");
-    Pair { a, b }.close()?;
-
-    // This one takes what is only half done, in several buffers, and is told so.
-    let a = End::open(&rigs[0], &config, options.clone(), 768)?;
-    let offloads = Offloads { rx_checksum: true, lro: true, scatter: true, ..Offloads::NONE };
-    let b = End::open(&rigs[1], &PortConfig { offloads, ..PortConfig::default() }, options, 768)?;
-    ensure!(offloads.without(b.port.granted()) == Offloads::NONE, "granted: {}", b.port.granted());
-    let Pair { mut a, mut b } = Pair::linked(a, b)?;
-    let mut packet = a.packet(&wire)?;
-    packet.set_offload(Some(Offload { segment: 1448, ..offload }));
-    a.send(0, packet)?;
-    let (_, got) = b.receive()?;
-    ensure!(got.checked().1 == Checked::Good && bytes(&got) == wire, "it came changed: {:?}", got.checked());
-    ensure!(got.next().is_some(), "{} bytes came in one buffer", got.packet_len());
-    let told = got.offload().context("nothing was said of what remains to be done")?;
-    ensure!((told.segment, told.l4, told.l4_start()) == (1448, Some(L4::Tcp), 34), "{told:?}");
-    drop(got);
-    Pair { a, b }.close()
-}
-
 /// Flows come by the queue that RSS says, with the hash that it is by; and by another once the table changes.
 ///
 /// # Errors
@@ -479,7 +377,7 @@ pub fn flows_are_spread(rigs: &[Rig; 2], options: Options) -> Result<()> {
     let to = b.port.mac();
     let mut seen = [0; 2];
     for flow in 0..64u16 {
-        let (wire, offload) = datagram(to, flow, L4::Udp, &[5; 30]);
+        let (wire, offload) = datagram(to, flow, L4::Udp, false, &[5; 30]);
         ensure!(offload.l4_start() == 34, "UDP begins behind IPv4");
         let packet = a.packet(&wire)?;
         a.send(usize::from(flow % 2), packet)?;
@@ -494,7 +392,7 @@ pub fn flows_are_spread(rigs: &[Rig; 2], options: Options) -> Result<()> {
     ensure!(seen.iter().all(|n| *n > 8), "flows are spread {seen:?}");
     b.port.set_rss(&Rss { table: vec![1], ..rss })?;
     for flow in 0..8 {
-        let packet = a.packet(&datagram(to, flow, L4::Udp, &[5; 30]).0)?;
+        let packet = a.packet(&datagram(to, flow, L4::Udp, false, &[5; 30]).0)?;
         a.send(0, packet)?;
         ensure!(b.receive()?.0 == 1, "flow {flow} came by the queue that is not in the table");
     }

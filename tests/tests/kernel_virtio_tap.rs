@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 use wholebar_tests::guest::{on_a_wire, rings};
-use wholebar_tests::virtio;
+use wholebar_tests::{offloads, virtio};
 
 #[test]
 #[ignore = "wants a guest"]
@@ -16,7 +16,7 @@ fn flows_are_spread() -> Result<()> {
 #[test]
 #[ignore = "wants a guest"]
 fn offloads_are_done() -> Result<()> {
-    on_a_wire(&rings(), virtio::offloads_are_done)
+    on_a_wire(&rings(), offloads::offloads_are_done)
 }
 
 #[test]

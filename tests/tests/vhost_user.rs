@@ -6,7 +6,7 @@ use wholebar::net::{Event, Port, PortConfig};
 use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::virtio::{Net, Options};
 use wholebar_tests::storage::PATIENCE;
-use wholebar_tests::{Rig, net_over_vhost_user, over_vhost_user, virtio};
+use wholebar_tests::{Rig, net_over_vhost_user, offloads, over_vhost_user, virtio};
 
 fn disks(params: &str, body: impl Fn(&Rig, Options) -> Result<()>) -> Result<()> {
     for packed in [false, true] {
@@ -55,7 +55,7 @@ fn jumbo_frames_cross() -> Result<()> {
 
 #[test]
 fn offloads_are_done() -> Result<()> {
-    ports("", virtio::offloads_are_done)
+    ports("", offloads::offloads_are_done)
 }
 
 #[test]

@@ -11,7 +11,7 @@ use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Burst, PortConfig};
 use wholebar::sim::virtio::blk::{self, BlkParams};
 use wholebar::virtio::Options;
-use wholebar_tests::{Rig, behind_socket, net_behind_socket, on_thread, virtio};
+use wholebar_tests::{Rig, behind_socket, net_behind_socket, offloads, on_thread, virtio};
 
 /// Whole on packed rings and on split ones, in order and not; carved for a page that holds notifications and the table, and trapped.
 fn ways() -> Vec<Options> {
@@ -97,7 +97,7 @@ fn jumbo_frames_cross() -> Result<()> {
 
 #[test]
 fn offloads_are_done() -> Result<()> {
-    on_wires("", virtio::offloads_are_done)
+    on_wires("", offloads::offloads_are_done)
 }
 
 #[test]
