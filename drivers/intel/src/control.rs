@@ -7,10 +7,9 @@ use crate::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
 use wholebar_core::irq::Interrupts;
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping, DmaRing};
-use wholebar_core::net::{Event, Link, TxCounters, TxWatchdog};
+use wholebar_core::net::{Event, Link, TxWatchdogs};
 use wholebar_core::reset::Domain;
 
 /// A queue that the device knows of, or knew.
@@ -41,10 +40,7 @@ pub(crate) struct Control {
     pub link: Link,
     /// How often a change of it was told.
     pub link_changes: u64,
-    /// By transmit queue.
-    pub watchdogs: Vec<TxWatchdog>,
-    /// How often one was stuck.
-    pub stalls: u64,
+    pub watchdogs: TxWatchdogs,
     pub totals: Totals,
 }
 
@@ -108,17 +104,6 @@ impl Control {
             }
         }
         Ok(())
-    }
-
-    /// Tells of transmit queues that are stuck.
-    pub fn check_stalls(&mut self, counters: &[Arc<TxCounters>], tell: &mut dyn FnMut(Event)) {
-        let now = Instant::now();
-        for (queue, (watchdog, counters)) in (0..).zip(self.watchdogs.iter_mut().zip(counters)) {
-            if let Some(waited) = watchdog.check(self.link.up, counters, now) {
-                self.stalls += 1;
-                tell(Event::Stalled { queue, waited });
-            }
-        }
     }
 
     /// Looks at the link, and tells of a change, and returns it; `vectors` says that changes raise interrupts.

@@ -1,11 +1,11 @@
 //! The device, opened: what its handle and its queues share, and what a reset of it is. The handle that applications hold is elsewhere
 //! ([`Nic`](crate::Nic)), and so are the queues' own work ([`Rx`](crate::Rx), [`Tx`](crate::Tx)).
 
+use crate::Options;
 use crate::control::{Control, Record, memory};
 use crate::error::{Error, Result};
 use crate::family::{Direction, Family, QueueId, Vector};
 use crate::hardware::Hardware;
-use crate::options::Options;
 use crate::regs::queue;
 use crate::rx_ring::RxRing;
 use crate::tx_ring::TxRing;
@@ -16,7 +16,7 @@ use wholebar_core::bar::Doorbell;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, DmaMapping, DmaRing, Pool};
-use wholebar_core::net::{Event, Offloads, PortConfig, RxCounters, TxCounters};
+use wholebar_core::net::{Event, Offloads, PortConfig, PortError, RxCounters, TxCounters};
 use wholebar_core::pci::PciDevice;
 use wholebar_core::reset::{Domain, Gate};
 
@@ -84,7 +84,7 @@ impl<F: Family> Inner<F> {
     pub fn buffers(&self, pool: &Pool) -> Result<u32> {
         let headroom = self.config.headroom;
         let size = pool.size();
-        let refuse = |why: String| Err(Error::Buffers { device: self.hw.name(), size, headroom, why });
+        let refuse = |why: String| Err(PortError::Buffers { device: self.hw.name(), size, headroom, why }.into());
         let units = (size.saturating_sub(headroom.into()) / 1024).min(F::BUFFER_KIB);
         if units == 0 {
             return refuse(format!("they must hold the headroom and 1024 bytes, so {}", u32::from(headroom) + 1024));
@@ -108,7 +108,7 @@ impl<F: Family> Inner<F> {
                 let (size, headroom) = (pool.size(), self.config.headroom);
                 let want = told * 1024 + u32::from(headroom);
                 let why = format!("all of this device's receive queues have buffers of one size, {want} bytes now");
-                Err(Error::Buffers { device: self.hw.name(), size, headroom, why })
+                Err(PortError::Buffers { device: self.hw.name(), size, headroom, why }.into())
             }
             told => Ok(told.unwrap_or(units)),
         }
@@ -122,7 +122,7 @@ impl<F: Family> Inner<F> {
             Some(_) => "it is in use",
             None => return Ok(()),
         };
-        Err(Error::NoQueue { device: self.hw.name(), direction, queue: index, why })
+        Err(PortError::NoQueue { device: self.hw.name(), direction, queue: index, why }.into())
     }
 
     /// Memory for a ring of `entries`, and what `make` makes of it.
@@ -235,14 +235,16 @@ impl<F: Family> Driver for Inner<F> {
         self.hw.healthy()?;
         let link = control.follow_link::<F>(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
         F::serve(&self.hw, &mut control.settings, link)?;
-        control.check_stalls(&self.tx_counters, tell);
+        control.watchdogs.check(control.link.up, &self.tx_counters, tell);
         control.count::<F>(&self.hw)
     }
 }
 
-/// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more.
-pub(crate) fn delete_queue<F: Family>(handle: &Handle<F>, id: QueueId) -> bool {
-    let driver = handle.driver();
+/// Has the device forget a queue whose owner drops it; whether it certainly cannot reach its memory any more, and no reset went on without the queue.
+pub(crate) fn delete_queue<F: Family>(handle: &Handle<F>, id: QueueId, gate: &mut Gate) -> bool {
+    let (driver, lost) = (handle.driver(), gate.epoch().is_none());
+    // Nobody waits for it from here on; the device may still.
+    gate.leave();
     let deleted = handle.with(|control| {
         let Some(record) = control.queues.get_mut(&id) else { return Ok(()) };
         // In any other epoch the device was reset since, and the queue not made again.
@@ -254,10 +256,10 @@ pub(crate) fn delete_queue<F: Family>(handle: &Handle<F>, id: QueueId) -> bool {
         Ok(())
     });
     match deleted {
-        Ok(()) => true,
+        Ok(()) => !lost,
         Err(error) => {
             tracing::warn!(id = id.0, %error, "a queue could not be disabled");
-            driver.domain.ended().is_some_and(|end| end.harmless)
+            !lost && driver.domain.ended().is_some_and(|end| end.harmless)
         }
     }
 }

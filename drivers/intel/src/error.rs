@@ -1,6 +1,7 @@
 //! The driver's errors: each a sentence with its facts.
 
 use std::time::Duration;
+use wholebar_core::net::PortError;
 
 /// An error of this driver.
 #[derive(Debug, thiserror::Error)]
@@ -37,74 +38,9 @@ pub enum Error {
         /// What was found.
         fault: Fault,
     },
-    /// The port cannot have this number of queues.
-    #[error("{device}: {asked} queues that {direction} cannot be had: there are 1 to {most}")]
-    Queues {
-        /// The device.
-        device: String,
-        /// `receive` or `send`.
-        direction: &'static str,
-        /// What was asked for.
-        asked: u16,
-        /// How many there are.
-        most: u16,
-    },
-    /// The queue does not exist, or is in use.
-    #[error("{device}: queue {queue} that {direction} cannot be had: {why}")]
-    NoQueue {
-        /// The device.
-        device: String,
-        /// `receives` or `sends`.
-        direction: &'static str,
-        /// The queue.
-        queue: u16,
-        /// Why.
-        why: &'static str,
-    },
-    /// A queue cannot have this number of descriptors.
-    #[error("{device}: a queue of {asked} descriptors cannot be had: it must be a power of two from {least} to {most}")]
-    Descriptors {
-        /// The device.
-        device: String,
-        /// What was asked for.
-        asked: u16,
-        /// The fewest.
-        least: u16,
-        /// The most.
-        most: u16,
-    },
-    /// The port cannot have this MTU.
-    #[error("{device}: an MTU of {asked} cannot be had: it is from {least} to {most} bytes")]
-    Mtu {
-        /// The device.
-        device: String,
-        /// What was asked for, in bytes.
-        asked: u16,
-        /// The smallest.
-        least: u16,
-        /// The largest.
-        most: u16,
-    },
-    /// The buffers are too small for packets.
-    #[error("{device}: buffers of {size} bytes with {headroom} of headroom cannot receive: {why}")]
-    Buffers {
-        /// The device.
-        device: String,
-        /// What a buffer of the pool holds, in bytes.
-        size: u32,
-        /// What is left in front, in bytes.
-        headroom: u16,
-        /// What would do.
-        why: String,
-    },
-    /// A way of spreading packets that the device hasn't.
-    #[error("{device}: packets cannot be spread like that: {why}")]
-    Rss {
-        /// The device.
-        device: String,
-        /// What is wrong with it.
-        why: String,
-    },
+    /// What was asked for cannot be: a number of queues, a queue, sizes, buffers, addresses.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// The physical function was reset, and with it this virtual one's queues and settings.
     #[error("{device}: its physical function was reset, or does not know it: it has to begin anew")]
     PhysicalReset {
@@ -128,14 +64,6 @@ pub enum Error {
         device: String,
         /// What it asked for.
         what: &'static str,
-    },
-    /// An address that cannot be set.
-    #[error("{device}: {why}")]
-    Address {
-        /// The device.
-        device: String,
-        /// What is wrong with it.
-        why: String,
     },
 }
 

@@ -148,7 +148,7 @@ pub trait Family: Sized + Send + Sync + 'static {
 
     /// One word of the table of VLANs.
     fn apply_vlans(hw: &Hardware, settings: &Settings, word: usize) -> Result<()> {
-        hw.write(regs::VFTA + 4 * word as u64, settings.vlans[word])
+        hw.write(regs::VFTA + 4 * word as u64, settings.vlans.words()[word])
     }
 
     /// How packets are spread.

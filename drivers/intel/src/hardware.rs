@@ -1,8 +1,8 @@
 //! A device as registers, and what of it is the same in all families: reset, EEPROM, PHY, link. Every wait ends.
 
+use crate::Options;
 use crate::error::{Error, Result};
 use crate::family::Family;
-use crate::options::Options;
 use crate::regs::{self, queue};
 use std::sync::Arc;
 use std::time::Duration;

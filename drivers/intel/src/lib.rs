@@ -27,7 +27,6 @@
 //! # }
 //! ```
 
-mod assembly;
 mod control;
 mod descriptor;
 mod device;
@@ -37,10 +36,8 @@ mod family;
 mod hardware;
 pub mod igb;
 pub mod igbvf;
-mod member;
 mod nic;
 mod offload;
-mod options;
 mod port;
 mod regs;
 mod rx;
@@ -51,9 +48,10 @@ mod tx_ring;
 
 pub use error::{Error, Fault, Result};
 pub use nic::Nic;
-pub use options::{Options, Service};
 pub use rx::Rx;
 pub use tx::Tx;
+pub use wholebar_core::control_plane::Service;
+pub use wholebar_core::net::NicOptions as Options;
 
 /// A family of controllers, over which [`Nic`], [`Rx`] and [`Tx`] are generic: [`igb::I82576`] or [`e1000e::I82574`]. What it does is this crate's own, so
 /// that nobody else can implement it.

@@ -2,13 +2,13 @@
 
 use crate::control::{Control, Totals};
 use crate::device::{Handle, Inner, rx_vectors};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::Family;
 use crate::hardware::Hardware;
-use crate::options::{Options, Service};
 use crate::rx::Rx;
-use crate::settings::{MIN_MTU, RSS_TABLE, Settings};
+use crate::settings::{RSS_KEY, Settings};
 use crate::tx::Tx;
+use crate::{Options, Service};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Link, PortConfig, Rss, TxWatchdog};
+use wholebar_core::net::{Event, Link, PortConfig, TxWatchdogs, Vlans};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 
 /// One port of a device of family `F`: an [`Igb`](crate::igb::Igb).
@@ -38,11 +38,12 @@ impl<F: Family> Nic<F> {
     /// The link takes up to a few seconds more: [`Event::Link`] reports it. An offload that the device does not have is left out.
     ///
     /// # Errors
-    /// [`Error::Unfit`] where the device is none for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`] or [`Error::Rss`] where
-    /// `config` asks for what the device does not have; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up;
-    /// [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Core`] where BAR0, interrupts or memory cannot be had.
+    /// [`Error::Unfit`](crate::Error::Unfit) where the device is none for this driver; [`Error::Port`](crate::Error::Port) where `config` asks for what the device
+    /// does not have; [`NotReady`](wholebar_core::Error::NotReady) where it does not come up;
+    /// [`Gone`](wholebar_core::Error::Gone) where nothing answers; [`Error::Core`](crate::Error::Core) where BAR0, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
-        let rss = check::<F>(device.name(), &config)?;
+        config.check(device.name(), &F::LIMITS, MIN_DESCRIPTORS)?;
+        let rss = config.spread(device.name(), &F::LIMITS, RSS_KEY)?;
         let _opening = Opening::of(device.clone());
         let hw = Hardware::open::<F>(device, &options)?;
         // Whoever had it before may have left it running.
@@ -54,8 +55,7 @@ impl<F: Family> Nic<F> {
             promiscuous: config.promiscuous,
             all_multicast: false,
             filters: Vec::new(),
-            // VLAN 0 is no VLAN, but a priority.
-            vlans: std::array::from_fn(|i| u32::from(i == 0)),
+            vlans: Vlans::default(),
             rss,
             mtu: config.mtu.unwrap_or(MTU),
             throttle: Duration::ZERO,
@@ -72,8 +72,7 @@ impl<F: Family> Nic<F> {
             memory: Vec::new(),
             link: Link::default(),
             link_changes: 0,
-            watchdogs: (0..config.tx_queues).map(|_| TxWatchdog::new(options.stall_timeout)).collect(),
-            stalls: 0,
+            watchdogs: TxWatchdogs::new(config.tx_queues, options.stall_timeout),
             totals: Totals::of::<F>(config.rx_queues),
         };
         let vectors = rx_vectors(&config, queue_context.interrupts());
@@ -122,7 +121,7 @@ impl<F: Family> Nic<F> {
     /// `rte_dev_dma_map`.)
     ///
     /// # Errors
-    /// [`Error::Core`], with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
+    /// [`Error::Core`](crate::Error::Core), with what [`DmaSpace::attach`](wholebar_core::mem::DmaSpace::attach) returned.
     pub fn attach(&self, arena: Arc<Arena>) -> Result<()> {
         Ok(self.0.queue_context().attach(arena).map(drop)?)
     }
@@ -141,8 +140,8 @@ impl<F: Family> Nic<F> {
     /// and the headroom for an MTU of 1500.
     ///
     /// # Errors
-    /// [`Error::Buffers`] where the buffers are too small; [`Error::NoQueue`] where the port has no such queue, or it is in use;
-    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not enable it; [`Error::Core`] where memory cannot be had;
+    /// [`PortError::Buffers`](wholebar_core::net::PortError::Buffers) where the buffers are too small; [`NoQueue`](wholebar_core::net::PortError::NoQueue) where the port has no such queue, or it is in use;
+    /// [`NotReady`](wholebar_core::Error::NotReady) where the device does not enable it; [`Error::Core`](crate::Error::Core) where memory cannot be had;
     /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where the device is that.
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx<F>> {
         let inner = &self.0;
@@ -155,8 +154,8 @@ impl<F: Family> Nic<F> {
     /// Returns send queue `index`, from 0. A dropped queue can be had again.
     ///
     /// # Errors
-    /// [`Error::NoQueue`] where the port has no such queue, or it is in use; [`NotReady`](wholebar_core::Error::NotReady) where the device does not
-    /// enable it; [`Error::Core`] where memory cannot be had; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where
+    /// [`NoQueue`](wholebar_core::net::PortError::NoQueue) where the port has no such queue, or it is in use; [`NotReady`](wholebar_core::Error::NotReady) where the device does not
+    /// enable it; [`Error::Core`](crate::Error::Core) where memory cannot be had; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where
     /// the device is that.
     pub fn tx(&self, index: u16) -> Result<Tx<F>> {
         let inner = &self.0;
@@ -244,34 +243,4 @@ impl<F: Family> Nic<F> {
             applied
         })
     }
-}
-
-/// Whether the device can be that; how packets are spread then.
-fn check<F: Family>(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
-    let name = || device.to_owned();
-    for (direction, asked, most) in
-        [("receive", config.rx_queues, F::LIMITS.rx_queues), ("send", config.tx_queues, F::LIMITS.tx_queues)]
-    {
-        if !(1..=most).contains(&asked) {
-            return Err(Error::Queues { device: name(), direction, asked, most });
-        }
-    }
-    for asked in [config.rx_descriptors, config.tx_descriptors].into_iter().flatten() {
-        let (least, most) = (MIN_DESCRIPTORS, F::LIMITS.descriptors);
-        if !asked.is_power_of_two() || !(least..=most).contains(&asked) {
-            return Err(Error::Descriptors { device: name(), asked, least, most });
-        }
-    }
-    let (least, most) = (MIN_MTU, F::LIMITS.mtu);
-    if let Some(asked) = config.mtu.filter(|mtu| !(least..=most).contains(mtu)) {
-        return Err(Error::Mtu { device: name(), asked, least, most });
-    }
-    // Without spreading there is no hash either.
-    let wanted = config.rx_queues > 1 || config.offloads.rss_hash;
-    let evenly = || wanted.then(|| Rss::evenly(config.rx_queues, RSS_TABLE));
-    let rss = config.rss.clone().or_else(evenly);
-    if let Some(rss) = &rss {
-        Settings::check_rss(rss, config.rx_queues).map_err(|why| Error::Rss { device: name(), why })?;
-    }
-    Ok(rss)
 }

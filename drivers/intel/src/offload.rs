@@ -2,14 +2,13 @@
 
 use crate::family::Family;
 use wholebar_core::mem::{Buf, L4, Offload};
-use wholebar_core::net::Offloads;
+use wholebar_core::net::{Offloads, gso};
 
 /// The largest packet that is cut into segments, in bytes: what the length of an IPv4 packet can be.
 pub(crate) const MAX_SEGMENTED: u32 = 65535;
-/// Bytes of the shortest TCP and UDP headers, and where TCP's checksum is.
+/// Bytes of the shortest TCP and UDP headers.
 const TCP: u32 = 20;
 const UDP: u32 = 8;
-const TCP_CHECKSUM: usize = 16;
 
 /// Whether what is asked for makes sense for a packet of `total` bytes, and was granted; the wire takes packets of `most` bytes.
 pub(crate) fn possible<F: Family>(packet: &Buf, offload: &Offload, total: u32, granted: Offloads, most: u32) -> bool {
@@ -39,23 +38,12 @@ pub(crate) fn possible<F: Family>(packet: &Buf, offload: &Offload, total: u32, g
         && (!asks || headers)
 }
 
-/// Prepares the headers of a packet that is to be cut: lengths are 0, and TCP's checksum is the sum of the pseudo header without a length; the device puts in
-/// what each segment needs. (Linux: `e1000_tso`, `igb_tso`.)
+/// Prepares the headers of a packet that is to be cut: as [`gso::prepare`] does, and lengths are 0; the device puts in what each segment needs. (Linux:
+/// `e1000_tso`, `igb_tso`.)
 pub(crate) fn prepare(packet: &mut Buf, offload: &Offload) -> Option<()> {
-    let bytes = packet.bytes_mut();
-    let (ip, l4) = (usize::from(offload.l2_len), offload.l4_start() as usize);
-    let (length, addresses) = if offload.ipv6 { (4..6, 8..40) } else { (2..4, 12..20) };
-    let header = bytes.get_mut(ip..l4)?;
-    header.get_mut(length)?.fill(0);
-    if !offload.ipv6 {
-        header.get_mut(10..12)?.fill(0);
-    }
-    let words = header.get(addresses)?.as_chunks::<2>().0.iter().map(|word| u32::from(u16::from_be_bytes(*word)));
-    // Its protocol is 6. At most 17 words, so that two folds are enough.
-    let sum = words.sum::<u32>() + 6;
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    bytes.get_mut(l4 + TCP_CHECKSUM..l4 + TCP_CHECKSUM + 2)?.copy_from_slice(&(sum as u16).to_be_bytes());
+    let (bytes, ip) = (packet.bytes_mut(), usize::from(offload.l2_len));
+    gso::prepare(bytes, offload)?;
+    bytes.get_mut(if offload.ipv6 { ip + 4..ip + 6 } else { ip + 2..ip + 4 })?.fill(0);
     Some(())
 }
 

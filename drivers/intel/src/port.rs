@@ -1,17 +1,19 @@
 //! The device as any [`Port`]: what programs use that do not care which driver they have.
 
-use crate::control::apply_throttle;
+use crate::control::{Control, apply_throttle};
 use crate::error::Error;
 use crate::family::Family;
 use crate::nic::Nic;
-use crate::settings::Settings;
+use crate::settings::{RSS_KEY, Settings};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::DriverError;
 use wholebar_core::channel::Receiver;
 use wholebar_core::irq::Coalescing;
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
+use wholebar_core::net::{
+    Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue, Vlans,
+};
 
 impl<F: Family> Port for Nic<F> {
     fn driver(&self) -> &'static str {
@@ -45,7 +47,7 @@ impl<F: Family> Port for Nic<F> {
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
             let why = format!("{mac} is no address that one station can have");
-            return Err(Error::Address { device: self.0.driver().hw.name(), why }.into());
+            return Err(Error::from(PortError::Address { device: self.0.driver().hw.name(), why }).into());
         }
         Ok(self.set(|settings| settings.mac = mac, |settings, hw| F::apply_addresses(hw, settings))?)
     }
@@ -84,20 +86,13 @@ impl<F: Family> Port for Nic<F> {
     }
 
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
-        if !(1..=4094).contains(&vlan) {
-            let why = format!("{vlan} is not a VLAN: they are from 1 to 4094");
-            return Err(Error::Address { device: self.0.driver().hw.name(), why }.into());
-        }
-        let (word, bit) = (usize::from(vlan >> 5), 1 << (vlan & 31));
-        let change = |settings: &mut Settings| {
-            settings.vlans[word] = if on { settings.vlans[word] | bit } else { settings.vlans[word] & !bit };
-        };
-        Ok(self.set(change, |settings, hw| F::apply_vlans(hw, settings, word))?)
+        let word = Vlans::word_of(self.0.driver().name(), vlan).map_err(Error::from)?;
+        Ok(self.set(|settings| settings.vlans.set(vlan, on), |settings, hw| F::apply_vlans(hw, settings, word))?)
     }
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
-        let checked = Settings::check_rss(rss, self.0.driver().config.rx_queues);
-        checked.map_err(|why| Error::Rss { device: self.0.driver().hw.name(), why })?;
+        let checked = rss.check(self.0.driver().config.rx_queues, RSS_KEY, F::LIMITS.rss_table);
+        checked.map_err(|why| Error::from(PortError::Rss { device: self.0.driver().hw.name(), why }))?;
         Ok(self.set(|settings| settings.rss = Some(rss.clone()), |settings, hw| F::apply_rss(hw, settings))?)
     }
 
@@ -116,24 +111,18 @@ impl<F: Family> Port for Nic<F> {
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            (control.totals.counters.clone(), control.totals.dropped.clone(), control.link_changes, control.stalls)
+            let Control { totals, link_changes, watchdogs, .. } = control;
+            (totals.counters.clone(), totals.dropped.clone(), *link_changes, watchdogs.stalls())
         });
-        let of = |queue: &str, name: &'static str, value| Statistic {
-            queue: queue.to_owned().into(),
-            name: name.into(),
-            value,
-        };
         let (small, large) = F::counters();
         let names = small.iter().chain(large).map(|(_, name)| *name);
-        let mut all: Vec<_> = names.zip(counters).map(|(name, value)| of("", name, value)).collect();
-        for (i, counters) in self.0.driver().rx_counters.iter().enumerate() {
-            let queue = format!("rx{i}");
-            all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
-            all.extend(dropped[i].map(|dropped| of(&queue, "dropped_no_descriptors", dropped)));
+        let mut all: Vec<_> = names.zip(counters).map(|(name, value)| Statistic::new("", name, value)).collect();
+        for (i, (counters, dropped)) in self.0.driver().rx_counters.iter().zip(dropped).enumerate() {
+            all.extend(Statistic::of_rx(i, counters));
+            all.extend(dropped.map(|value| Statistic::new(format!("rx{i}"), "dropped_no_descriptors", value)));
         }
         for (i, counters) in self.0.driver().tx_counters.iter().enumerate() {
-            let queue = format!("tx{i}");
-            all.extend(counters.all().map(|(name, value)| of(&queue, name, value)));
+            all.extend(Statistic::of_tx(i, counters));
         }
         let domain = &self.0.driver().domain;
         let own = [
@@ -142,7 +131,7 @@ impl<F: Family> Port for Nic<F> {
             ("link_changes", link_changes),
             ("tx_stalls", stalls),
         ];
-        all.extend(own.map(|(name, value)| of("", name, value)));
+        all.extend(own.map(|(name, value)| Statistic::new("", name, value)));
         all
     }
 

@@ -2,23 +2,22 @@
 //!
 //! The device fills buffers in the order in which it was given them. Nothing here locks, allocates or calls the kernel while the queue runs.
 
-use crate::assembly::{Assembly, Made};
 use crate::descriptor::WriteBack;
 use crate::device::{Handle, RxParts, Wakeup, delete_queue};
 use crate::error::{Error, Fault};
 use crate::family::{Family, QueueId};
-use crate::member::{Home, Member};
 use crate::rx_ring::RxRing;
 use std::sync::Arc;
 use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Buf, DmaMapping, PoolCache};
-use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar_core::net::{Assembled, Assembly, Burst, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
+use wholebar_core::reset::{Gate, InFlight};
 
 /// A receive queue of an [`Nic`](crate::Nic).
 pub struct Rx<F: Family> {
-    member: Member,
+    gate: Gate,
     ring: RxRing,
     assembly: Assembly,
     cache: PoolCache,
@@ -44,11 +43,11 @@ const REFILL: u32 = 32;
 impl<F: Family> Rx<F> {
     pub(crate) fn new(inner: Arc<Handle<F>>, parts: RxParts) -> Self {
         let RxParts { index, gate, ring, bell, wakeup, pool, buffers } = parts;
-        let entries = ring.words().len();
+        let (entries, max_packet) = (ring.words().len(), inner.driver().max_packet);
         let counters = inner.driver().rx_counters.get(usize::from(index)).cloned().unwrap_or_default();
         let mut new = Self {
-            member: Member::new(gate),
-            assembly: Assembly::new(inner.driver().max_packet, ring.room()),
+            gate,
+            assembly: Assembly::new(max_packet, max_packet.div_ceil(ring.room().max(1)) as usize),
             ring,
             cache: pool.cache(REFILL),
             bell,
@@ -70,7 +69,7 @@ impl<F: Family> Rx<F> {
     /// Appends received packets to `out`, as many as it has room for, and returns their number: [`RxQueue::rx`].
     #[inline]
     pub fn rx(&mut self, out: &mut Burst) -> usize {
-        if !self.member.open() {
+        if !self.gate.open() {
             self.closed();
             return 0;
         }
@@ -84,16 +83,16 @@ impl<F: Family> Rx<F> {
                     break;
                 }
             };
-            match self.assembly.push(part, wb) {
-                Made::Packet(mut packet, len) => {
+            match self.assembly.push(part, wb.ends(), wb.is_bad()) {
+                Assembled::Packet(mut packet, len) => {
                     self.describe(&mut packet, wb);
                     (packets, bytes) = (packets + 1, bytes + u64::from(len));
                     // There is room for it.
                     let _ = out.push(packet);
                 }
-                Made::Part => {}
-                Made::Malformed => self.counters.dropped_malformed.add(1),
-                Made::TooLong => self.counters.dropped_too_long.add(1),
+                Assembled::Part => {}
+                Assembled::Malformed => self.counters.dropped_malformed.add(1),
+                Assembled::TooLong => self.counters.dropped_too_long.add(1),
             }
         }
         if packets > 0 {
@@ -101,7 +100,7 @@ impl<F: Family> Rx<F> {
             self.counters.bytes.add(bytes);
             self.counters.bursts.add(1);
         }
-        if self.ring.free() >= self.refill_at && self.member.open() {
+        if self.ring.free() >= self.refill_at && self.gate.open() {
             self.refill();
         }
         packets as usize
@@ -146,7 +145,9 @@ impl<F: Family> Rx<F> {
     #[cold]
     fn break_down(&mut self, fault: Fault) {
         tracing::error!(queue = self.index, %fault, "a queue is broken");
-        if let Some(epoch) = self.member.close() {
+        let epoch = self.gate.epoch();
+        self.gate.close();
+        if let Some(epoch) = epoch {
             let (device, queue) = (self.inner.driver().hw.name(), self.index);
             self.inner.queue_context().report_fault(epoch, Error::Broken { device, queue, fault });
         }
@@ -155,15 +156,15 @@ impl<F: Family> Rx<F> {
     /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.step(self.ring.has_completed()) {
-            Home::Wait => {}
-            Home::Restart => {
+        match self.gate.settle(self.ring.has_completed()) {
+            InFlight::Keep => {}
+            InFlight::Restart => {
                 self.let_go();
-                self.member.enter();
+                self.gate.enter();
                 self.refill();
             }
-            Home::Ended => self.let_go(),
-            Home::Quarantine => self.quarantine(),
+            InFlight::Free => self.let_go(),
+            InFlight::Quarantine => self.quarantine(),
         }
     }
 
@@ -177,12 +178,12 @@ impl<F: Family> Rx<F> {
     fn quarantine(&mut self) {
         self.assembly.clear();
         let lost = self.ring.restart().map(Buf::quarantine).sum();
-        self.member.quarantined(lost);
+        self.gate.quarantined(lost);
     }
 
     /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
-        self.member.state(&format!("receive queue {}", self.index), self.inner.driver().options.stop_timeout)
+        self.gate.state(format_args!("receive queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
     /// Returns the eventfd that is signalled while the queue is armed; `None` where it can only be polled.
@@ -192,7 +193,7 @@ impl<F: Family> Rx<F> {
 
     /// Requests an interrupt for the next packet, by two register writes. Call [`rx`](Self::rx) once more after this.
     pub fn arm(&mut self) -> Armed {
-        if !self.member.open() {
+        if !self.gate.open() {
             return Armed::No;
         }
         let Some(wakeup) = &mut self.wakeup else { return Armed::No };
@@ -205,7 +206,7 @@ impl<F: Family> Rx<F> {
 
     /// Turns the interrupt off again, by a register write.
     pub fn disarm(&mut self) {
-        if self.member.open()
+        if self.gate.open()
             && let Some(wakeup) = &mut self.wakeup
         {
             wakeup.mask.ring(wakeup.bit);
@@ -248,9 +249,7 @@ impl<F: Family> RxQueue for Rx<F> {
 impl<F: Family> Drop for Rx<F> {
     fn drop(&mut self) {
         self.disarm();
-        // Nobody waits for it from here on; the device may still.
-        let member = self.member.leave();
-        if delete_queue(&self.inner, QueueId::rx(self.index)) && member {
+        if delete_queue(&self.inner, QueueId::rx(self.index), &mut self.gate) {
             self.ring.words().set_quarantine(false);
             self.let_go();
         } else {

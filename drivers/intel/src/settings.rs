@@ -1,21 +1,19 @@
 //! What a port is asked to be besides its queues: addresses, VLANs, how packets are spread, sizes. Its family tells it to the device when it is set up
 //! (82576 datasheet, 4.5.9), again after each reset, and in part when it changes; what is the same for all of them is here.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::regs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
-use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
+use wholebar_core::net::{HashFields, Mac, Offloads, PortError, Rss, Vlans};
 
 /// Ethernet's header, its checksum, and a VLAN tag, in bytes.
 pub const AROUND: u16 = 14 + 4 + 4;
-/// The smallest MTU, in bytes: what IPv4 asks for.
-pub const MIN_MTU: u16 = 68;
 /// Entries of the redirection table.
 pub const RSS_TABLE: u16 = 128;
 /// Bytes of the hash's key.
-const RSS_KEY: usize = 40;
+pub const RSS_KEY: usize = 40;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -24,8 +22,7 @@ pub struct Settings {
     pub all_multicast: bool,
     /// Addresses besides its own.
     pub filters: Vec<Mac>,
-    /// A bit a VLAN.
-    pub vlans: [u32; 128],
+    pub vlans: Vlans,
     pub rss: Option<Rss>,
     pub mtu: u16,
     /// The least time between two interrupts of a receive queue.
@@ -138,24 +135,9 @@ impl Settings {
         Ok(())
     }
 
-    /// Whether packets can be spread so over `queues`.
-    pub fn check_rss(rss: &Rss, queues: u16) -> Result<(), String> {
-        if rss.key.len() != RSS_KEY {
-            return Err(format!("a key has {RSS_KEY} bytes, and this one {}", rss.key.len()));
-        }
-        let entries = rss.table.len();
-        if !entries.is_power_of_two() || entries > RSS_TABLE.into() {
-            return Err(format!("a table has a power of two of entries up to {RSS_TABLE}, and this one {entries}"));
-        }
-        match rss.table.iter().find(|queue| **queue >= queues) {
-            Some(queue) => Err(format!("its table names queue {queue} of {queues}")),
-            None => Ok(()),
-        }
-    }
-
     /// Whether these addresses can be filtered for.
     pub fn check_filters(device: &str, filters: &[Mac], room: usize) -> Result<()> {
-        let refuse = |why| Err(Error::Address { device: device.to_owned(), why });
+        let refuse = |why| Err(PortError::Address { device: device.to_owned(), why }.into());
         if let Some(mac) = filters.iter().find(|mac| !mac.is_unicast() && !mac.is_multicast()) {
             return refuse(format!("{mac} is nobody's address"));
         }
@@ -205,7 +187,7 @@ mod tests {
             promiscuous: false,
             all_multicast: false,
             filters,
-            vlans: [0; 128],
+            vlans: Vlans::default(),
             rss: None,
             mtu: 1500,
             throttle: Duration::ZERO,
@@ -236,18 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn spreading_that_cannot_be_is_refused() {
-        let good = Rss::evenly(4, 128);
-        assert_eq!(Settings::check_rss(&good, 4), Ok(()));
-        for bad in [
-            Rss { key: vec![0; 39], ..good.clone() },
-            Rss { table: vec![0; 3], ..good.clone() },
-            Rss { table: vec![0; 256], ..good.clone() },
-            Rss { table: vec![], ..good.clone() },
-            Rss { table: vec![4], ..good.clone() },
-        ] {
-            assert!(Settings::check_rss(&bad, 4).is_err());
-        }
+    fn hashes_are_a_bit_each() {
         assert_eq!(hash_bits(HashFields::ALL), 0x1ff << 16);
         assert_eq!(hash_bits(HashFields { udp4: true, ..HashFields::NONE }), 1 << 22);
     }

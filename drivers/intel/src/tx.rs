@@ -5,28 +5,25 @@
 
 use crate::device::{Handle, TxParts, delete_queue};
 use crate::family::{Family, QueueId};
-use crate::member::{Home, Member};
 use crate::offload::{self, MAX_SEGMENTED};
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wholebar_core::bar::{Doorbell, DoorbellCounts};
-use wholebar_core::mem::{Buf, DmaMapping, give_back};
+use wholebar_core::control_plane::Iovas;
+use wholebar_core::mem::{Buf, give_back};
 use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue};
+use wholebar_core::reset::{Gate, InFlight};
 
 /// A transmit queue of an [`Nic`](crate::Nic).
 pub struct Tx<F: Family> {
-    member: Member,
+    gate: Gate,
     ring: TxRing,
     bell: Doorbell<u32>,
-    /// The arena used last, and where it is as the device sees it.
-    arena: u32,
-    base: u64,
+    iovas: Iovas,
     /// The context that the device has, if any (7.2.2.2).
     context: Option<[u64; 2]>,
     counters: Arc<TxCounters>,
-    /// The arenas used so far: mapped while this queue is there.
-    arenas: Vec<Arc<DmaMapping>>,
     /// Room for packets that were sent, kept between calls.
     done: Vec<Buf>,
     index: u16,
@@ -60,16 +57,14 @@ impl<F: Family> Tx<F> {
         let TxParts { index, gate, ring, bell } = parts;
         let counters = inner.driver().tx_counters.get(usize::from(index)).cloned().unwrap_or_default();
         let done = Vec::with_capacity(ring.capacity() as usize);
-        let member = Member::new(gate);
-        let (arena, base, context, arenas) = (u32::MAX, 0, None, Vec::new());
-        Self { member, ring, bell, arena, base, context, counters, arenas, done, index, inner }
+        Self { gate, ring, bell, iovas: Iovas::default(), context: None, counters, done, index, inner }
     }
 
     /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number:
     /// [`TxQueue::tx`](wholebar_core::net::TxQueue::tx).
     #[inline]
     pub fn tx(&mut self, packets: &mut Burst) -> usize {
-        if !self.member.open() {
+        if !self.gate.open() {
             self.closed();
             return 0;
         }
@@ -181,30 +176,12 @@ impl<F: Family> Tx<F> {
     /// Where a buffer's data is, as the device sees it.
     #[inline(always)]
     fn iova(&mut self, buf: &Buf) -> Result<u64, Unfit> {
-        if buf.arena_id() != self.arena {
-            self.find_arena(buf.arena_id())?;
-        }
-        Ok(self.base.wrapping_add(buf.arena_offset()))
-    }
-
-    #[cold]
-    fn find_arena(&mut self, id: u32) -> Result<(), Unfit> {
-        let known = self.arenas.iter().find(|mapping| mapping.arena().id() == id).cloned();
-        let mapping = match known {
-            Some(mapping) => mapping,
-            None => {
-                let mapping = self.inner.queue_context().arena(id).ok_or(Unfit::Arena)?;
-                self.arenas.push(mapping.clone());
-                mapping
-            }
-        };
-        (self.arena, self.base) = (id, mapping.iova().0);
-        Ok(())
+        self.iovas.of(buf, self.inner.queue_context()).ok_or(Unfit::Arena)
     }
 
     /// Frees the buffers of packets that were sent.
     pub fn reclaim(&mut self) {
-        if self.member.open() {
+        if self.gate.open() {
             self.give_back();
         } else {
             self.closed();
@@ -220,15 +197,15 @@ impl<F: Family> Tx<F> {
     /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.step(self.ring.has_completed()) {
-            Home::Wait => {}
-            Home::Restart => {
+        match self.gate.settle(self.ring.has_completed()) {
+            InFlight::Keep => {}
+            InFlight::Restart => {
                 self.let_go();
                 self.context = None;
-                self.member.enter();
+                self.gate.enter();
             }
-            Home::Ended => self.let_go(),
-            Home::Quarantine => self.quarantine(),
+            InFlight::Free => self.let_go(),
+            InFlight::Quarantine => self.quarantine(),
         }
     }
 
@@ -241,7 +218,7 @@ impl<F: Family> Tx<F> {
     /// Packets that the device has never go home: each of their buffers.
     fn quarantine(&mut self) {
         let lost = self.ring.restart().map(Buf::quarantine).sum();
-        self.member.quarantined(lost);
+        self.gate.quarantined(lost);
     }
 
     /// Returns the number of packets that were taken and are not known to be sent.
@@ -251,7 +228,7 @@ impl<F: Family> Tx<F> {
 
     /// Returns whether the queue can be used.
     pub fn state(&self) -> QueueState {
-        self.member.state(&format!("transmit queue {}", self.index), self.inner.driver().options.stop_timeout)
+        self.gate.state(format_args!("transmit queue {}", self.index), self.inner.driver().options.stop_timeout)
     }
 
     /// Returns the queue's number.
@@ -286,13 +263,11 @@ impl<F: Family> TxQueue for Tx<F> {
 impl<F: Family> Drop for Tx<F> {
     fn drop(&mut self) {
         let start = Instant::now();
-        while self.member.open() && self.in_flight() > 0 && start.elapsed() < LAST_PACKETS {
+        while self.gate.open() && self.in_flight() > 0 && start.elapsed() < LAST_PACKETS {
             self.give_back();
             std::thread::yield_now();
         }
-        // Nobody waits for it from here on; the device may still.
-        let member = self.member.leave();
-        if delete_queue(&self.inner, QueueId::tx(self.index)) && member {
+        if delete_queue(&self.inner, QueueId::tx(self.index), &mut self.gate) {
             self.ring.words().set_quarantine(false);
             self.let_go();
         } else {

@@ -4,6 +4,7 @@ use crate::quirks::Quirk;
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
+pub use wholebar_core::control_plane::Service;
 use wholebar_core::pci::Irq;
 
 /// The options with which a controller is opened.
@@ -85,16 +86,6 @@ pub enum ShadowDoorbells {
     Always,
     /// Never.
     Never,
-}
-
-/// Which thread does the slow path's work: asynchronous events, aborts, resets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Service {
-    /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
-    #[default]
-    Thread,
-    /// The program's, which calls [`Nvme::service`](crate::Nvme::service) regularly.
-    Manual,
 }
 
 /// The options with which a queue is created.

@@ -8,22 +8,19 @@ use crate::ring::{Areas, Ring};
 use std::sync::Arc;
 use std::time::Duration;
 use wholebar_core::block::QueueState;
-use wholebar_core::mem::{Buf, DmaMapping};
+use wholebar_core::control_plane::Iovas;
+use wholebar_core::mem::Buf;
 use wholebar_core::reset::{Gate, Phase, Step};
 
 /// A queue's part in its device's life.
 pub(crate) struct Life {
     gate: Gate,
-    /// The arena used last, and where it is as the device sees it.
-    arena: u32,
-    base: u64,
+    iovas: Iovas,
     index: u16,
     /// As the device is told of it.
     setup: QueueSetup,
     areas: Areas,
     shared: Arc<Shared>,
-    /// The arenas used so far: mapped while this queue is there.
-    arenas: Vec<Arc<DmaMapping>>,
 }
 
 impl Life {
@@ -32,13 +29,11 @@ impl Life {
         let index = record.index;
         Self {
             gate: shared.domain.join(index.into()),
-            arena: u32::MAX,
-            base: 0,
+            iovas: Iovas::default(),
             index,
             setup: record.setup(),
             areas: record.areas.clone(),
             shared: shared.clone(),
-            arenas: Vec::new(),
         }
     }
 
@@ -66,20 +61,7 @@ impl Life {
     /// Where a buffer's data is as the device sees it; `None` where it was not let in there.
     #[inline(always)]
     pub fn iova(&mut self, buf: &Buf) -> Option<u64> {
-        if buf.arena_id() != self.arena {
-            self.look_up(buf.arena_id())?;
-        }
-        Some(self.base.wrapping_add(buf.arena_offset()))
-    }
-
-    #[cold]
-    fn look_up(&mut self, id: u32) -> Option<()> {
-        if self.arenas.iter().all(|m| m.arena().id() != id) {
-            self.arenas.push(self.shared.queue_context.arena(id)?);
-        }
-        let mapping = self.arenas.iter().find(|m| m.arena().id() == id)?;
-        (self.arena, self.base) = (id, mapping.iova().0);
-        Some(())
+        self.iovas.of(buf, &self.shared.queue_context)
     }
 
     /// The ring holds what the device may not write there: hands off, until it was reset.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 use wholebar_core::PageSize;
 use wholebar_core::bar::MapPolicy;
+pub use wholebar_core::control_plane::Service;
 
 /// The options with which a device is opened.
 #[derive(Debug, Clone)]
@@ -47,14 +48,4 @@ impl Default for Options {
             service: Service::Thread,
         }
     }
-}
-
-/// Which thread does the slow path's work: configuration changes, resets.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Service {
-    /// A thread of the driver's, which sleeps until an interrupt or a queue wakes it.
-    #[default]
-    Thread,
-    /// The program's, which calls `service` regularly.
-    Manual,
 }

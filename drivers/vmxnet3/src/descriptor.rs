@@ -24,7 +24,7 @@ pub fn rx_descriptor(room: u32, body: bool, generation: bool) -> u64 {
 }
 
 /// A received packet's part, as the device completed it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RxDone {
     /// Descriptor, ring, beginning, end, kind of hash; hash, or how segments were merged.
     pub low: u64,
@@ -166,28 +166,6 @@ pub fn tx_possible(packet: &Buf, total: u32, granted: &Offloads) -> bool {
     fits && headers <= total && granted
 }
 
-/// Makes a packet's headers, which are in its first buffer, as the device wants them that is to cut it: no checksum of IPv4's, and in TCP's checksum the
-/// sum of addresses and protocol, without a length (`vmxnet3_prepare_tso`).
-pub fn prepare_to_cut(packet: &mut Buf, offload: Offload) {
-    const TCP: u64 = 6;
-    let (l2, l4) = (usize::from(offload.l2_len), offload.l4_start() as usize);
-    let bytes = packet.bytes_mut();
-    let addresses = if offload.ipv6 { l2 + 8..l2 + 40 } else { l2 + 12..l2 + 20 };
-    let words = bytes.get(addresses).unwrap_or(&[]).as_chunks::<2>().0;
-    let sum = words.iter().fold(TCP, |sum, word| sum + u64::from(u16::from_be_bytes(*word)));
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let sum = ((folded & 0xffff) + (folded >> 16)) as u16;
-    let mut put = |at: usize, value: u16| {
-        if let Some(field) = bytes.get_mut(at..at + 2) {
-            field.copy_from_slice(&value.to_be_bytes());
-        }
-    };
-    put(l4 + 16, sum);
-    if !offload.ipv6 {
-        put(l2 + 10, 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,26 +204,6 @@ mod tests {
         assert_eq!(tx_work(Some(Offload { segment: 1448, ..tcp }), None), 1448 << 18 | 66 << 32 | 3 << 42);
         assert_eq!(tx_work(None, Some(0x6064)), 1 << 47 | 0x6064 << 48);
         assert_eq!(tx_work(Some(Offload::default()), None), 0);
-    }
-
-    #[test]
-    fn headers_to_be_cut_are_as_linux_has_them() {
-        let pool = Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), 1, 2048, 64).unwrap();
-        for (l3_len, ipv6, sum) in [(20, false, 6 + 4 * 0xff01u64), (40, true, 6 + 16 * 0xff01)] {
-            let mut buf = pool.get_len(100).unwrap();
-            buf.bytes_mut().fill(0xff);
-            let addresses = if ipv6 { 22..54 } else { 26..34 };
-            buf.bytes_mut()[addresses].as_chunks_mut::<2>().0.fill([0xff, 1]);
-            let before = buf.bytes().to_vec();
-            prepare_to_cut(&mut buf, Offload { l2_len: 14, l3_len, ipv6, segment: 1, ..Offload::default() });
-            let (at, folded) = (14 + usize::from(l3_len) + 16, (sum & 0xffff) + (sum >> 16));
-            let mut right = before;
-            right[at..at + 2].copy_from_slice(&(folded as u16).to_be_bytes());
-            if !ipv6 {
-                right[24..26].fill(0);
-            }
-            assert_eq!(buf.bytes(), right);
-        }
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! All queues are made when the device is opened, since it has to know them before it starts. One that nobody has, or whose owner dropped it, is
 //! *parked* here, with what it has in flight, and looked after.
 
+use crate::Options;
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::member::{Member, QueueId};
-use crate::options::Options;
 use crate::regs::{self, cmd, pt};
 use crate::rx::{Receiver, Wakeup};
 use crate::rx_ring::{RxRing, Words};
@@ -17,11 +17,10 @@ use crate::tx::Sender;
 use crate::tx_ring::TxRing;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 use wholebar_core::bar::Doorbell;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::mem::{Arena, ArenaOptions, DmaMapping};
-use wholebar_core::net::{Event, Link, Offloads, PortConfig, RxCounters, TxCounters, TxWatchdog};
+use wholebar_core::net::{Event, Link, Offloads, PortConfig, RxCounters, TxCounters, TxWatchdogs};
 use wholebar_core::pci::PciDevice;
 
 /// Descriptors of a queue, where the configuration does not say.
@@ -59,10 +58,7 @@ pub(crate) struct Control {
     pub link: Link,
     /// How often a change of it was told.
     pub link_changes: u64,
-    /// By transmit queue.
-    watchdogs: Vec<TxWatchdog>,
-    /// How often one was stuck.
-    pub stalls: u64,
+    pub watchdogs: TxWatchdogs,
     /// How often the device stopped a queue, or wrote nonsense into its rings.
     pub queue_errors: u64,
 }
@@ -161,10 +157,10 @@ impl Control {
         let rings = u64::from(rx) * shared.ring_bytes(true) + u64::from(tx) * shared.ring_bytes(false);
         let mapping = shared.memory(SharedMemory::BYTES + rings)?;
         let memory = SharedMemory::new(mapping.clone(), (rx, tx))?;
-        let watchdogs = (0..tx).map(|_| TxWatchdog::new(shared.options.stall_timeout)).collect();
+        let watchdogs = TxWatchdogs::new(tx, shared.options.stall_timeout);
         let (records, parked) = (Vec::new(), BTreeMap::new());
-        let (link, link_changes, stalls, queue_errors) = (Link::default(), 0, 0, 0);
-        let mut new = Self { settings, memory, records, parked, link, link_changes, watchdogs, stalls, queue_errors };
+        let (link, link_changes, queue_errors) = (Link::default(), 0, 0);
+        let mut new = Self { settings, memory, records, parked, link, link_changes, watchdogs, queue_errors };
         for id in (0..rx).map(QueueId::rx).chain((0..tx).map(QueueId::tx)) {
             let (words, queue) = new.make(shared, id, &mapping)?;
             let (before, since) = Default::default();
@@ -267,17 +263,6 @@ impl Control {
         })
     }
 
-    /// Tells of transmit queues that are stuck.
-    fn check_stalls(&mut self, counters: &[Arc<TxCounters>], tell: &mut dyn FnMut(Event)) {
-        let now = Instant::now();
-        for (queue, (watchdog, counters)) in (0..).zip(self.watchdogs.iter_mut().zip(counters)) {
-            if let Some(waited) = watchdog.check(self.link.up, counters, now) {
-                self.stalls += 1;
-                tell(Event::Stalled { queue, waited });
-            }
-        }
-    }
-
     /// Takes the device's events: queues that it stopped, and the link.
     fn follow_events(&mut self, shared: &Shared, tell: &mut dyn FnMut(Event)) -> Result<()> {
         let hw = &shared.hw;
@@ -376,7 +361,7 @@ impl Driver for Inner {
     fn poll_events(&self, control: &mut Control, tell: &mut dyn FnMut(Event)) -> Result<()> {
         self.0.hw.healthy()?;
         control.follow_events(&self.0, tell)?;
-        control.check_stalls(&self.0.tx_counters, tell);
+        control.watchdogs.check(control.link.up, &self.0.tx_counters, tell);
         control.count(&self.0.hw)
     }
 

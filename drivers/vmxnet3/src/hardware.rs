@@ -1,8 +1,8 @@
 //! The device as registers: revisions, commands, address, link, on and off. Commands and their results share a register, so whoever gives one has the
 //! control plane's lock.
 
+use crate::Options;
 use crate::error::{Error, Result};
-use crate::options::Options;
 use crate::regs::{self, cmd, pt, vd};
 use std::sync::Arc;
 use std::time::Duration;

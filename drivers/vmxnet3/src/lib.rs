@@ -26,13 +26,11 @@
 //! # }
 //! ```
 
-mod assembly;
 mod descriptor;
 mod device;
 mod error;
 mod hardware;
 mod member;
-mod options;
 mod port;
 mod regs;
 mod rx;
@@ -45,7 +43,8 @@ mod vmxnet3;
 
 pub use error::{Error, Fault, Result};
 pub use hardware::IDS;
-pub use options::{Options, Service};
 pub use rx::Rx;
 pub use tx::Tx;
 pub use vmxnet3::Vmxnet3;
+pub use wholebar_core::control_plane::Service;
+pub use wholebar_core::net::NicOptions as Options;

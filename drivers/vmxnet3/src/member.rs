@@ -3,9 +3,10 @@
 use crate::device::Shared;
 use crate::error::{Error, Fault};
 use std::sync::Arc;
-use wholebar_core::mem::{Buf, DmaMapping};
+use wholebar_core::control_plane::Iovas;
+use wholebar_core::mem::Buf;
 use wholebar_core::net::QueueState;
-use wholebar_core::reset::{Gate, Step};
+use wholebar_core::reset::{Gate, InFlight};
 
 /// A queue of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,31 +45,14 @@ pub(crate) struct Member {
     pub id: QueueId,
     pub shared: Arc<Shared>,
     gate: Gate,
-    /// The arena used last, and where it is as the device sees it.
-    arena: u32,
-    base: u64,
-    /// The arenas used so far: mapped while this queue is there.
-    arenas: Vec<Arc<DmaMapping>>,
-}
-
-/// What is to be done with buffers that the device had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Home {
-    /// Nothing yet.
-    Wait,
-    /// They can go home, and the queue starts over.
-    Restart,
-    /// They can go home; the queue has ended.
-    Ended,
-    /// The device may still write them: they are never given back.
-    Quarantine,
+    iovas: Iovas,
 }
 
 impl Member {
     /// Joins the device's domain.
     pub fn new(id: QueueId, shared: &Arc<Shared>) -> Self {
         let gate = shared.queue_context.domain().join(id.number());
-        Self { id, shared: shared.clone(), gate, arena: u32::MAX, base: 0, arenas: Vec::new() }
+        Self { id, shared: shared.clone(), gate, iovas: Iovas::default() }
     }
 
     /// Whether the queue may go on.
@@ -80,20 +64,7 @@ impl Member {
     /// Where a buffer's data is, as the device sees it; `None` where it was not let in there.
     #[inline(always)]
     pub fn iova(&mut self, buf: &Buf) -> Option<u64> {
-        if buf.arena_id() != self.arena {
-            self.find_arena(buf.arena_id())?;
-        }
-        Some(self.base.wrapping_add(buf.arena_offset()))
-    }
-
-    #[cold]
-    fn find_arena(&mut self, id: u32) -> Option<()> {
-        if self.arenas.iter().all(|mapping| mapping.arena().id() != id) {
-            self.arenas.push(self.shared.queue_context.arena(id)?);
-        }
-        let mapping = self.arenas.iter().find(|mapping| mapping.arena().id() == id)?;
-        (self.arena, self.base) = (id, mapping.iova().0);
-        Some(())
+        self.iovas.of(buf, &self.shared.queue_context)
     }
 
     /// A ring holds what the device may not write there: hands off, until it was reset.
@@ -110,16 +81,8 @@ impl Member {
 
     /// Takes hands off where that is asked for; `completed` says whether the device did anything of the queue's since it entered.
     #[cold]
-    pub fn step(&mut self, completed: bool) -> Home {
-        if self.gate.open() {
-            return Home::Wait;
-        }
-        match self.gate.step(completed) {
-            Step::Stop | Step::Abort => Home::Wait,
-            Step::Restart => Home::Restart,
-            Step::Ended(end) if end.harmless => Home::Ended,
-            Step::Ended(_) | Step::Expelled => Home::Quarantine,
-        }
+    pub fn settle(&mut self, completed: bool) -> InFlight {
+        self.gate.settle(completed)
     }
 
     /// The queue has started over.
@@ -133,9 +96,9 @@ impl Member {
     }
 
     /// What is done with the buffers of a queue that is dropped: it ends with its device, or was lost.
-    pub fn last_step(&self) -> Home {
+    pub fn last(&self) -> InFlight {
         let ended = self.shared.queue_context.domain().ended();
-        if !self.is_lost() && ended.is_some_and(|end| end.harmless) { Home::Ended } else { Home::Quarantine }
+        if !self.is_lost() && ended.is_some_and(|end| end.harmless) { InFlight::Free } else { InFlight::Quarantine }
     }
 
     /// Counts buffers that are never given back.

@@ -1,7 +1,7 @@
 //! The device as any [`Port`]: what programs use that do not care which driver they have.
 
 use crate::error::Error;
-use crate::regs::cmd;
+use crate::regs::{self, cmd};
 use crate::settings::Settings;
 use crate::shared::SharedMemory;
 use crate::vmxnet3::{LIMITS, Vmxnet3};
@@ -9,16 +9,12 @@ use std::sync::Arc;
 use wholebar_core::DriverError;
 use wholebar_core::channel::Receiver;
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, Rss, RxQueue, Statistic, TxQueue};
+use wholebar_core::net::{
+    Event, Limits, Link, Mac, Offloads, Port, PortError, Rss, RxQueue, Statistic, TxQueue, Vlans,
+};
 
 /// The commands that have the device read which packets it receives.
 const FILTERS: [u32; 3] = [cmd::UPDATE_RX_MODE, cmd::UPDATE_MAC_FILTERS, cmd::UPDATE_VLAN_FILTERS];
-
-impl Vmxnet3 {
-    fn refuse(&self, why: String) -> DriverError {
-        Error::Address { device: self.shared().hw.name(), why }.into()
-    }
-}
 
 impl Port for Vmxnet3 {
     fn driver(&self) -> &'static str {
@@ -51,7 +47,8 @@ impl Port for Vmxnet3 {
 
     fn set_mac(&self, mac: Mac) -> Result<(), DriverError> {
         if !mac.is_unicast() {
-            return Err(self.refuse(format!("{mac} is no address that one station can have")));
+            let why = format!("{mac} is no address that one station can have");
+            return Err(Error::from(PortError::Address { device: self.shared().hw.name(), why }).into());
         }
         Ok(self.0.with(|control| {
             control.settings.mac = mac;
@@ -73,19 +70,13 @@ impl Port for Vmxnet3 {
     }
 
     fn set_vlan(&self, vlan: u16, on: bool) -> Result<(), DriverError> {
-        if !(1..=4094).contains(&vlan) {
-            return Err(self.refuse(format!("{vlan} is not a VLAN: they are from 1 to 4094")));
-        }
-        let (word, bit) = (usize::from(vlan >> 5), 1 << (vlan & 31));
-        let change = |settings: &mut Settings| {
-            settings.vlans[word] = if on { settings.vlans[word] | bit } else { settings.vlans[word] & !bit };
-        };
-        Ok(self.set(change, SharedMemory::put_filters, &FILTERS)?)
+        Vlans::word_of(self.name(), vlan).map_err(Error::from)?;
+        Ok(self.set(|settings| settings.vlans.set(vlan, on), SharedMemory::put_filters, &FILTERS)?)
     }
 
     fn set_rss(&self, rss: &Rss) -> Result<(), DriverError> {
-        let checked = Settings::check_rss(rss, self.queues().0);
-        checked.map_err(|why| Error::Rss { device: self.shared().hw.name(), why })?;
+        let checked = rss.check(self.queues().0, regs::RSS_KEY, LIMITS.rss_table);
+        checked.map_err(|why| Error::from(PortError::Rss { device: self.shared().hw.name(), why }))?;
         let write = |memory: &SharedMemory, settings: &Settings| {
             memory.put_features(settings);
             memory.put_rss(settings);
@@ -104,21 +95,21 @@ impl Port for Vmxnet3 {
 
     fn statistics(&self) -> Vec<Statistic> {
         let shared = self.shared();
-        let of = |queue: String, name: &'static str, value| Statistic { queue: queue.into(), name: name.into(), value };
         let (mut all, link_changes, stalls, queue_errors) = self.0.peek(|control| {
             if self.check().is_ok()
                 && let Err(error) = control.count(&shared.hw)
             {
                 tracing::debug!(%error, "the device's counters could not be read");
             }
-            let counted = control.counted().map(|(id, name, value)| of(id.name(), name, value)).collect::<Vec<_>>();
-            (counted, control.link_changes, control.stalls, control.queue_errors)
+            let counted =
+                control.counted().map(|(id, name, value)| Statistic::new(id.name(), name, value)).collect::<Vec<_>>();
+            (counted, control.link_changes, control.watchdogs.stalls(), control.queue_errors)
         });
         for (i, counters) in shared.rx_counters.iter().enumerate() {
-            all.extend(counters.all().map(|(name, value)| of(format!("rx{i}"), name, value)));
+            all.extend(Statistic::of_rx(i, counters));
         }
         for (i, counters) in shared.tx_counters.iter().enumerate() {
-            all.extend(counters.all().map(|(name, value)| of(format!("tx{i}"), name, value)));
+            all.extend(Statistic::of_tx(i, counters));
         }
         let domain = self.0.domain();
         let own = [
@@ -128,7 +119,7 @@ impl Port for Vmxnet3 {
             ("tx_stalls", stalls),
             ("queue_errors", queue_errors),
         ];
-        all.extend(own.map(|(name, value)| of(String::new(), name, value)));
+        all.extend(own.map(|(name, value)| Statistic::new("", name, value)));
         all
     }
 

@@ -3,10 +3,10 @@
 //! Nothing here locks, allocates or calls the kernel while the queue runs. The device looks at generations, so it is told of new buffers only where it
 //! asks for that.
 
-use crate::assembly::{Assembly, Made};
 use crate::descriptor::{RX_ROOM, RxDone};
 use crate::device::{Handle, Parked, Queue, RxParts};
-use crate::member::{Home, Member};
+use crate::error::Fault;
+use crate::member::Member;
 use crate::rx_ring::RxRing;
 use crate::shared::QueueWords;
 use std::sync::Arc;
@@ -14,8 +14,9 @@ use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Buf, L4, Pool, PoolCache};
 use wholebar_core::net::gso::Headers;
-use wholebar_core::net::{Burst, QueueState, RxCounters, RxQueue};
+use wholebar_core::net::{Assembled, Assembly, Burst, QueueState, RxCounters, RxQueue};
 use wholebar_core::reactor::Armed;
+use wholebar_core::reset::InFlight;
 
 /// A receive queue of a [`Vmxnet3`](crate::Vmxnet3), owned by one core.
 ///
@@ -31,6 +32,8 @@ pub(crate) struct Receiver {
     member: Member,
     ring: RxRing,
     assembly: Assembly,
+    /// The completion of the part with which the last packet began.
+    first: RxDone,
     /// None until somebody has had the queue.
     cache: Option<PoolCache>,
     /// Packets may be larger than a buffer of the pool.
@@ -57,10 +60,23 @@ const REFILL: u32 = 32;
 impl Receiver {
     pub fn new(parts: RxParts) -> Self {
         let RxParts { member, ring, bells, words, counters, wakeup } = parts;
-        let assembly = Assembly::new(member.shared.max_received, member.shared.segments);
+        let assembly = Assembly::new(member.shared.max_received, member.shared.segments.into());
         let refill_at = REFILL.min((ring.heads.free() + 1) / 4);
         let (cache, in_parts, untold) = (None, false, true);
-        Self { member, ring, assembly, cache, in_parts, untold, bells, words, refill_at, counters, wakeup }
+        Self {
+            member,
+            ring,
+            assembly,
+            first: RxDone::default(),
+            cache,
+            in_parts,
+            untold,
+            bells,
+            words,
+            refill_at,
+            counters,
+            wakeup,
+        }
     }
 
     /// Has it take buffers of `pool` from now on, and starts it.
@@ -83,17 +99,16 @@ impl Receiver {
         let (mut packets, mut bytes) = (0, 0);
         while out.room() > 0 {
             let Some(taken) = self.ring.take() else { break };
-            let made = taken.and_then(|(part, done)| Ok((self.assembly.push(part, done)?, done)));
-            match made {
-                Ok((Made::Packet(mut packet, len, first), last)) => {
-                    self.describe(&mut packet, len, first, last);
+            match taken.and_then(|(part, done)| Ok((self.add(part, done)?, done))) {
+                Ok((Assembled::Packet(mut packet, len), last)) => {
+                    self.describe(&mut packet, len, self.first, last);
                     (packets, bytes) = (packets + 1, bytes + u64::from(len));
                     // There is room for it.
                     let _ = out.push(packet);
                 }
-                Ok((Made::Part, _)) => {}
-                Ok((Made::Malformed, _)) => self.counters.dropped_malformed.add(1),
-                Ok((Made::TooLong, _)) => self.counters.dropped_too_long.add(1),
+                Ok((Assembled::Part, _)) => {}
+                Ok((Assembled::Malformed, _)) => self.counters.dropped_malformed.add(1),
+                Ok((Assembled::TooLong, _)) => self.counters.dropped_too_long.add(1),
                 Err(fault) => {
                     self.member.break_down(fault);
                     break;
@@ -111,6 +126,18 @@ impl Receiver {
             self.refill();
         }
         packets as usize
+    }
+
+    /// What the next part makes of a packet. Both the first and the last say that they are.
+    #[inline(always)]
+    fn add(&mut self, part: Buf, done: RxDone) -> Result<Assembled, Fault> {
+        if done.begins() == self.assembly.is_within() {
+            return Err(Fault::Order { index: done.index() });
+        }
+        if done.begins() {
+            self.first = done;
+        }
+        Ok(self.assembly.push(part, done.ends(), done.is_bad()))
     }
 
     /// What the device found out about a packet: its last part's completion has it, but for how it was merged, which the first's has.
@@ -177,16 +204,16 @@ impl Receiver {
     /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.step(self.ring.has_completed()) {
-            Home::Wait => {}
-            Home::Restart => {
+        match self.member.settle(self.ring.has_completed()) {
+            InFlight::Keep => {}
+            InFlight::Restart => {
                 self.let_go();
                 self.untold = true;
                 self.member.enter();
                 self.refill();
             }
-            Home::Ended => self.let_go(),
-            Home::Quarantine => self.quarantine(),
+            InFlight::Free => self.let_go(),
+            InFlight::Quarantine => self.quarantine(),
         }
     }
 
@@ -237,8 +264,8 @@ impl Parked for Receiver {
 
 impl Drop for Receiver {
     fn drop(&mut self) {
-        match self.member.last_step() {
-            Home::Ended => self.let_go(),
+        match self.member.last() {
+            InFlight::Free => self.let_go(),
             _ => self.quarantine(),
         }
     }

@@ -1,15 +1,13 @@
 //! What a port is asked to be besides its queues: addresses, VLANs, how packets are spread, sizes, offloads. It is written to shared memory when the
 //! device starts, again after each reset, and in part when it changes.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::regs::{self, feature, rx_mode};
 use crate::shared::MAX_GROUPS;
-use wholebar_core::net::{HashFields, Mac, Offloads, Rss};
+use wholebar_core::net::{HashFields, Mac, Offloads, PortError, Rss, Vlans};
 
 /// The largest MTU, in bytes (`VMXNET3_MAX_MTU`).
 pub(crate) const MAX_MTU: u16 = 9000;
-/// The smallest MTU, in bytes: what IPv4 asks for.
-pub(crate) const MIN_MTU: u16 = 68;
 /// Ethernet's header and a VLAN tag, in bytes.
 const AROUND: u32 = 14 + 4;
 /// The largest packet that was merged of segments, in bytes: IPv4's total length, and what is around it.
@@ -22,8 +20,7 @@ pub(crate) struct Settings {
     pub all_multicast: bool,
     /// Groups of which it receives.
     pub groups: Vec<Mac>,
-    /// A bit a VLAN.
-    pub vlans: [u32; 128],
+    pub vlans: Vlans,
     pub rss: Option<Rss>,
     pub mtu: u16,
     pub granted: Offloads,
@@ -65,7 +62,7 @@ impl Settings {
     pub fn vlan_table(&self) -> [u32; 128] {
         match (self.promiscuous, self.granted.vlan_filter) {
             (true, _) => [0; 128],
-            (false, true) => self.vlans,
+            (false, true) => *self.vlans.words(),
             (false, false) => [u32::MAX; 128],
         }
     }
@@ -83,24 +80,9 @@ impl Settings {
         Some(bytes)
     }
 
-    /// Whether packets can be spread so over `queues`.
-    pub fn check_rss(rss: &Rss, queues: u16) -> Result<(), String> {
-        if rss.key.len() != regs::RSS_KEY {
-            return Err(format!("a key has {} bytes, and this one {}", regs::RSS_KEY, rss.key.len()));
-        }
-        let (entries, most) = (rss.table.len(), regs::RSS_TABLE);
-        if !entries.is_power_of_two() || entries > most.into() {
-            return Err(format!("a table has a power of two of entries up to {most}, and this one {entries}"));
-        }
-        match rss.table.iter().find(|queue| **queue >= queues) {
-            Some(queue) => Err(format!("its table names queue {queue} of {queues}")),
-            None => Ok(()),
-        }
-    }
-
     /// Whether these addresses can be filtered for.
     pub fn check_filters(device: &str, filters: &[Mac]) -> Result<()> {
-        let refuse = |why| Err(Error::Address { device: device.to_owned(), why });
+        let refuse = |why| Err(PortError::Address { device: device.to_owned(), why }.into());
         match filters.iter().find(|mac| !mac.is_multicast()) {
             Some(mac) if mac.is_unicast() => refuse(format!(
                 "it has one address of a station, so {mac} besides its own cannot be had: be promiscuous"
@@ -131,7 +113,7 @@ mod tests {
             promiscuous: false,
             all_multicast: false,
             groups: Vec::new(),
-            vlans: [1; 128],
+            vlans: Vlans::default(),
             rss: None,
             mtu: 1500,
             granted: Offloads::NONE,
@@ -145,7 +127,7 @@ mod tests {
         assert_eq!(Settings { groups: group.clone(), ..settings() }.rx_mode(), 7);
         assert_eq!(Settings { all_multicast: true, ..settings() }.rx_mode(), 13);
         let filtered = Settings { granted: Offloads { vlan_filter: true, ..Offloads::NONE }, ..settings() };
-        assert_eq!(filtered.vlan_table(), [1; 128]);
+        assert_eq!(filtered.vlan_table(), *Vlans::default().words());
         let all = Settings { promiscuous: true, ..filtered };
         assert_eq!((all.rx_mode(), all.vlan_table()), (29, [0; 128]));
         assert_eq!(settings().features(), 0);
@@ -167,16 +149,6 @@ mod tests {
     #[test]
     fn spreading_is_laid_out_as_the_device_reads_it() {
         let good = Rss { table: vec![0, 1, 2, 0], ..Rss::evenly(4, 4) };
-        assert_eq!(Settings::check_rss(&good, 4), Ok(()));
-        for bad in [
-            Rss { key: vec![0; 39], ..good.clone() },
-            Rss { table: vec![0; 3], ..good.clone() },
-            Rss { table: vec![0; 256], ..good.clone() },
-            Rss { table: vec![], ..good.clone() },
-            Rss { table: vec![4], ..good.clone() },
-        ] {
-            assert!(Settings::check_rss(&bad, 4).is_err());
-        }
         let bytes = Settings { rss: Some(good), ..settings() }.rss_bytes().unwrap();
         assert_eq!((bytes.len(), &bytes[..9]), (176, &[15, 0, 1, 0, 40, 0, 4, 0, 0x6d][..]));
         assert_eq!(&bytes[46..53], &[1, 0xfa, 0, 1, 2, 0, 0]);

@@ -3,15 +3,16 @@
 //! A packet stays with the queue until the device reported that it was sent. Nothing here locks, allocates or calls the kernel while the queue runs
 //! and packets lie in arenas that it has seen before.
 
-use crate::descriptor::{TSO_PIECES, TX_PIECE, TX_PIECES, prepare_to_cut, tx_possible, tx_work};
+use crate::descriptor::{TSO_PIECES, TX_PIECE, TX_PIECES, tx_possible, tx_work};
 use crate::device::{Handle, Parked, Queue, TxParts};
-use crate::member::{Home, Member};
+use crate::member::Member;
 use crate::shared::QueueWords;
 use crate::tx_ring::TxRing;
 use std::sync::Arc;
 use wholebar_core::bar::{Doorbell, DoorbellCounts};
 use wholebar_core::mem::{Buf, give_back};
-use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue};
+use wholebar_core::net::{Burst, QueueState, TxCounters, TxQueue, gso};
+use wholebar_core::reset::InFlight;
 
 /// A transmit queue of a [`Vmxnet3`](crate::Vmxnet3), owned by one core.
 ///
@@ -148,7 +149,7 @@ impl Sender {
             return Err(Unfit::Segments);
         }
         if let Some(offload) = to_cut {
-            prepare_to_cut(&mut packet, offload);
+            gso::prepare(packet.bytes_mut(), &offload).ok_or(Unfit::Offload)?;
         }
         let work = tx_work(packet.offload(), packet.vlan());
         self.ring.post_pieces(packet, &pieces[..count], work);
@@ -176,14 +177,14 @@ impl Sender {
     /// A poll of a queue that does not run.
     #[cold]
     fn closed(&mut self) {
-        match self.member.step(self.ring.has_completed()) {
-            Home::Wait => {}
-            Home::Restart => {
+        match self.member.settle(self.ring.has_completed()) {
+            InFlight::Keep => {}
+            InFlight::Restart => {
                 self.let_go();
                 self.member.enter();
             }
-            Home::Ended => self.let_go(),
-            Home::Quarantine => self.quarantine(),
+            InFlight::Free => self.let_go(),
+            InFlight::Quarantine => self.quarantine(),
         }
     }
 
@@ -213,8 +214,8 @@ impl Parked for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        match self.member.last_step() {
-            Home::Ended => self.let_go(),
+        match self.member.last() {
+            InFlight::Free => self.let_go(),
             _ => self.quarantine(),
         }
     }

@@ -5,19 +5,19 @@ use crate::device::{Control, Handle, Inner, Queue, Shared};
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::member::QueueId;
-use crate::options::{Options, Service};
 use crate::regs;
 use crate::rx::Rx;
-use crate::settings::{MAX_MTU, MIN_MTU, Settings};
+use crate::settings::{MAX_MTU, Settings};
 use crate::shared::SharedMemory;
 use crate::tx::Tx;
+use crate::{Options, Service};
 use std::sync::Arc;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
 use wholebar_core::control_plane::{ControlPlane, QueueContext};
 use wholebar_core::irq::{EventFd, Interrupts};
 use wholebar_core::mem::{Arena, Pool};
-use wholebar_core::net::{Event, Limits, Offloads, PortConfig, Rss};
+use wholebar_core::net::{Event, Limits, Offloads, PortConfig, PortError, Vlans};
 use wholebar_core::pci::{Irq, Opening, PciDevice};
 
 /// One port of a vmxnet3.
@@ -55,12 +55,12 @@ impl Vmxnet3 {
     /// packets, and QEMU's does not: there all of them come to receive queue 0.
     ///
     /// # Errors
-    /// [`Error::Unfit`] where the device is none for this driver; [`Error::Queues`], [`Error::Descriptors`], [`Error::Mtu`] or [`Error::Rss`] where
-    /// `config` asks for what the device does not have; [`Error::Refused`] where it does not start;
+    /// [`Error::Unfit`] where the device is none for this driver; [`Error::Port`] where `config` asks for what the device does not have; [`Error::Refused`] where it does not start;
     /// [`NotReady`](wholebar_core::Error::NotReady) where it does not stop before; [`Gone`](wholebar_core::Error::Gone) where nothing answers;
     /// [`Error::Core`] where BARs, interrupts or memory cannot be had.
     pub fn open(device: Arc<dyn PciDevice>, config: PortConfig, options: Options) -> Result<Self> {
-        let rss = check(device.name(), &config)?;
+        config.check(device.name(), &LIMITS, MIN_DESCRIPTORS)?;
+        let rss = config.spread(device.name(), &LIMITS, regs::RSS_KEY)?;
         let _opening = Opening::of(device.clone());
         let hw = Hardware::open(device, &options)?;
         // Whoever had it before may have left it running.
@@ -71,8 +71,7 @@ impl Vmxnet3 {
             promiscuous: config.promiscuous,
             all_multicast: false,
             groups: Vec::new(),
-            // VLAN 0 is no VLAN, but a priority.
-            vlans: std::array::from_fn(|i| u32::from(i == 0)),
+            vlans: Vlans::default(),
             rss,
             mtu: config.mtu.unwrap_or(MTU),
             granted: config.offloads.and(LIMITS.offloads),
@@ -150,7 +149,7 @@ impl Vmxnet3 {
     /// another pool; it has the buffers still that it was given before.
     ///
     /// # Errors
-    /// [`Error::Buffers`] where the buffers are too small; [`Error::NoQueue`] where the port has no such queue, or it is in use; [`Error::Core`] where
+    /// [`PortError::Buffers`] where the buffers are too small; [`PortError::NoQueue`] where the port has no such queue, or it is in use; [`Error::Core`] where
     /// the arena cannot be mapped; [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) where the device is that.
     pub fn rx(&self, index: u16, pool: &Pool) -> Result<Rx> {
         self.check_buffers(pool)?;
@@ -168,7 +167,7 @@ impl Vmxnet3 {
     /// Returns send queue `index`, from 0. A dropped queue can be had again.
     ///
     /// # Errors
-    /// [`Error::NoQueue`] where the port has no such queue, or it is in use; [`Gone`](wholebar_core::Error::Gone) or
+    /// [`PortError::NoQueue`] where the port has no such queue, or it is in use; [`Gone`](wholebar_core::Error::Gone) or
     /// [`Ended`](wholebar_core::Error::Ended) where the device is that.
     pub fn tx(&self, index: u16) -> Result<Tx> {
         let id = QueueId::tx(index);
@@ -185,7 +184,7 @@ impl Vmxnet3 {
 
     fn none(&self, id: QueueId, of: u16) -> Error {
         let why = if id.index >= of { "the port was opened with fewer" } else { "it is in use" };
-        Error::NoQueue { device: self.shared().hw.name(), direction: id.direction(), queue: id.index, why }
+        PortError::NoQueue { device: self.shared().hw.name(), direction: id.direction(), queue: id.index, why }.into()
     }
 
     /// Whether packets fit into a pool's buffers.
@@ -200,7 +199,7 @@ impl Vmxnet3 {
         let want = least + u32::from(headroom);
         let else_scatter = if *segments > 1 { "" } else { ", or receive scattering asked for" };
         let why = format!("packets of {max_packet} bytes want {want}{else_scatter}");
-        Err(Error::Buffers { device: hw.name(), size, headroom, why })
+        Err(PortError::Buffers { device: hw.name(), size, headroom, why }.into())
     }
 
     /// Returns the receiver of the port's events. While 256 wait, further ones are dropped.
@@ -275,33 +274,4 @@ impl Vmxnet3 {
             commands.iter().try_for_each(|command| self.shared().hw.command(*command))
         })
     }
-}
-
-/// Whether the device can be that; how packets are spread then.
-fn check(device: &str, config: &PortConfig) -> Result<Option<Rss>> {
-    let name = || device.to_owned();
-    for (direction, asked, most) in
-        [("receive", config.rx_queues, LIMITS.rx_queues), ("send", config.tx_queues, LIMITS.tx_queues)]
-    {
-        if !(1..=most).contains(&asked) {
-            return Err(Error::Queues { device: name(), direction, asked, most });
-        }
-    }
-    for asked in [config.rx_descriptors, config.tx_descriptors].into_iter().flatten() {
-        let (least, most) = (MIN_DESCRIPTORS, MAX_DESCRIPTORS);
-        if !asked.is_power_of_two() || !(least..=most).contains(&asked) {
-            return Err(Error::Descriptors { device: name(), asked, least, most });
-        }
-    }
-    if let Some(asked) = config.mtu.filter(|mtu| !(MIN_MTU..=MAX_MTU).contains(mtu)) {
-        return Err(Error::Mtu { device: name(), asked, least: MIN_MTU, most: MAX_MTU });
-    }
-    // Without spreading there is no hash either.
-    let wanted = config.rx_queues > 1 || config.offloads.rss_hash;
-    let evenly = || wanted.then(|| Rss::evenly(config.rx_queues, regs::RSS_TABLE));
-    let rss = config.rss.clone().or_else(evenly);
-    if let Some(rss) = &rss {
-        Settings::check_rss(rss, config.rx_queues).map_err(|why| Error::Rss { device: name(), why })?;
-    }
-    Ok(rss)
 }

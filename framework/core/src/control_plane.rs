@@ -16,6 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod iovas;
+mod service;
+
+pub use iovas::Iovas;
+pub use service::Service;
+
 /// A driver's part of the control plane: how its device is stopped and brought up.
 ///
 /// All methods are called under the control plane's lock, from [`DeviceControl::service`] and from the methods of [`DeviceControl`] that wait for a

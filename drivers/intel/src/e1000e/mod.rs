@@ -96,7 +96,7 @@ impl Family for I82574 {
         hw.write(regs::VET, regs::VET_8021Q)?;
         hw.change(regs::RFCTL, regs::RFCTL_EXTENDED, 0)?;
         Self::apply_addresses(hw, settings)?;
-        for word in 0..settings.vlans.len() {
+        for word in 0..settings.vlans.words().len() {
             Self::apply_vlans(hw, settings, word)?;
         }
         Self::apply_rss(hw, settings)?;

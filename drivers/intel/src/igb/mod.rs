@@ -111,7 +111,7 @@ impl Family for I82576 {
     fn apply(hw: &Hardware, settings: &Settings) -> Result<()> {
         settings.write_common(hw)?;
         Self::apply_addresses(hw, settings)?;
-        for word in 0..settings.vlans.len() {
+        for word in 0..settings.vlans.words().len() {
             Self::apply_vlans(hw, settings, word)?;
         }
         Self::apply_rss(hw, settings)?;

@@ -4,10 +4,10 @@
 use super::message::{self, Request};
 use super::regs::{self, pool};
 use super::{I82576, IDS, Igb, MAX_FRAME, hardware};
+use crate::Options;
 use crate::error::{Error, Result};
 use crate::family::{Direction, Family, QueueId, Shared, Vector};
 use crate::hardware::Hardware;
-use crate::options::Options;
 use crate::regs as common;
 use crate::settings::{Settings, VirtualFunction, address_words};
 use std::sync::Arc;
@@ -112,7 +112,7 @@ impl Family for I82576Pf {
         hw.write(regs::VFRE, 1 << OWN)?;
         hw.write(regs::VFTE, 1 << OWN)?;
         Self::apply_addresses(hw, settings)?;
-        for word in 0..settings.vlans.len() {
+        for word in 0..settings.vlans.words().len() {
             Self::apply_vlans(hw, settings, word)?;
         }
         Self::apply_receive(hw, settings)?;
@@ -148,7 +148,7 @@ impl Family for I82576Pf {
         for bit in 0..32 {
             let vlan = (word * 32 + bit) as u16;
             let is = entries.iter().any(|entry| entry.is_of(vlan) && entry.pools & 1 << OWN != 0);
-            let wanted = settings.vlans[word] & 1 << bit != 0;
+            let wanted = settings.vlans.has(vlan);
             if is != wanted && !set_vlan(hw, OWN, vlan, wanted)? {
                 tracing::warn!(
                     device = hw.name(),

@@ -96,7 +96,7 @@ impl Family for I82576Vf {
         mailbox.ask(&Request::Longest(settings.max_frame()))?;
         mailbox.ask(&groups(hw, settings)?)?;
         if settings.granted.vlan_filter {
-            for vlan in (1..=4094u16).filter(|vlan| settings.vlans[usize::from(vlan >> 5)] & 1 << (vlan & 31) != 0) {
+            for vlan in settings.vlans.iter() {
                 mailbox.ask(&Request::Vlan { vlan, on: true })?;
             }
         }
@@ -120,9 +120,9 @@ impl Family for I82576Vf {
     fn apply_vlans(hw: &Hardware, settings: &Settings, word: usize) -> Result<()> {
         let mut mailbox = Mailbox::of(hw);
         for bit in 0..32 {
-            let (vlan, on) = ((word * 32 + bit) as u16, settings.vlans[word] & 1 << bit != 0);
+            let vlan = (word * 32 + bit) as u16;
             if (1..=4094).contains(&vlan) {
-                mailbox.ask(&Request::Vlan { vlan, on })?;
+                mailbox.ask(&Request::Vlan { vlan, on: settings.vlans.has(vlan) })?;
             }
         }
         Ok(())

@@ -595,15 +595,8 @@ impl Port for Net {
     fn statistics(&self) -> Vec<Statistic> {
         let mut all = Vec::new();
         for (i, (rx, tx)) in self.0.driver().device_type.counters.iter().enumerate() {
-            let of = |queue: String| {
-                move |(name, value): (&'static str, u64)| Statistic {
-                    queue: queue.clone().into(),
-                    name: name.into(),
-                    value,
-                }
-            };
-            all.extend(rx.all().map(of(format!("rx{i}"))));
-            all.extend(tx.all().map(of(format!("tx{i}"))));
+            all.extend(Statistic::of_rx(i, rx));
+            all.extend(Statistic::of_tx(i, tx));
         }
         let domain = &self.0.driver().shared.domain;
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
@@ -613,7 +606,7 @@ impl Port for Net {
             ("link_changes", count(&self.0.driver().device_type.link_changes)),
             ("tx_stalls", count(&self.0.driver().device_type.stalls)),
         ];
-        all.extend(own.map(|(name, value)| Statistic { queue: "".into(), name: name.into(), value }));
+        all.extend(own.map(|(name, value)| Statistic::new("", name, value)));
         all.extend(Statistic::of_model(self.0.driver().shared.hw.device.as_ref()));
         all
     }

@@ -1,5 +1,6 @@
 //! The configuration of a port: queues, sizes, offloads, receive-side scaling.
 
+use super::{Limits, PortError};
 use std::fmt;
 use std::str::FromStr;
 
@@ -179,6 +180,24 @@ impl Rss {
         Self { key: Self::KEY.to_vec(), fields: HashFields::ALL, table: table.collect() }
     }
 
+    /// Returns whether packets can be spread so over `queues`, by a device that takes a key of `key` bytes and a table of at most `table` entries; for drivers.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self, queues: u16, key: usize, table: u16) -> Result<(), String> {
+        if self.key.len() != key {
+            return Err(format!("a key has {key} bytes, and this one {}", self.key.len()));
+        }
+        let entries = self.table.len();
+        if !entries.is_power_of_two() || entries > table.into() {
+            return Err(format!("a table has a power of two of entries up to {table}, and this one {entries}"));
+        }
+        match self.table.iter().find(|queue| **queue >= queues) {
+            Some(queue) => Err(format!("its table names queue {queue} of {queues}")),
+            None => Ok(()),
+        }
+    }
+
     /// Computes the Toeplitz hash of `input` under the key, as a device does: about eight steps a byte, so it is for tests and tools.
     pub fn hash(&self, input: &[u8]) -> u32 {
         let bit = |i: usize| self.key.get(i / 8).is_some_and(|byte| byte << (i % 8) & 0x80 != 0);
@@ -254,9 +273,155 @@ impl Default for PortConfig {
     }
 }
 
+/// The smallest MTU, in bytes: what every IPv4 host takes (RFC 791).
+const MIN_MTU: u16 = 68;
+
+impl PortConfig {
+    /// Checks that a device of these limits can be configured so; its queues have `descriptors` at least. For drivers.
+    ///
+    /// # Errors
+    /// [`PortError::Queues`], [`PortError::Descriptors`] or [`PortError::Mtu`].
+    pub fn check(&self, device: &str, limits: &Limits, descriptors: u16) -> Result<(), PortError> {
+        let device = || device.to_owned();
+        for (direction, asked, most) in
+            [("receive", self.rx_queues, limits.rx_queues), ("send", self.tx_queues, limits.tx_queues)]
+        {
+            if !(1..=most).contains(&asked) {
+                return Err(PortError::Queues { device: device(), direction, asked, most });
+            }
+        }
+        for asked in [self.rx_descriptors, self.tx_descriptors].into_iter().flatten() {
+            let (least, most) = (descriptors, limits.descriptors);
+            if !asked.is_power_of_two() || !(least..=most).contains(&asked) {
+                return Err(PortError::Descriptors { device: device(), asked, least, most });
+            }
+        }
+        let (least, most) = (MIN_MTU, limits.mtu);
+        match self.mtu.filter(|mtu| !(least..=most).contains(mtu)) {
+            Some(asked) => Err(PortError::Mtu { device: device(), asked, least, most }),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how packets are spread over the receive queues of a device with a table of `limits.rss_table` entries and a key of `key` bytes: as the
+    /// configuration says, else evenly where there are several queues or hashes are asked for. For drivers.
+    ///
+    /// # Errors
+    /// [`PortError::Rss`] where the device cannot spread them so.
+    pub fn spread(&self, device: &str, limits: &Limits, key: usize) -> Result<Option<Rss>, PortError> {
+        // Without spreading there is no hash either.
+        let wanted = self.rx_queues > 1 || self.offloads.rss_hash;
+        let evenly = || wanted.then(|| Rss::evenly(self.rx_queues, limits.rss_table));
+        let rss = self.rss.clone().or_else(evenly);
+        match rss.as_ref().map_or(Ok(()), |rss| rss.check(self.rx_queues, key, limits.rss_table)) {
+            Ok(()) => Ok(rss),
+            Err(why) => Err(PortError::Rss { device: device.to_owned(), why }),
+        }
+    }
+}
+
+/// The VLANs of which a port receives: a bit each, in words as devices have them. VLAN 0, which is no VLAN but a priority, is always among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vlans([u32; 128]);
+
+impl Default for Vlans {
+    fn default() -> Self {
+        Self(std::array::from_fn(|word| u32::from(word == 0)))
+    }
+}
+
+impl Vlans {
+    /// Returns the words: VLAN `n` is bit `n % 32` of word `n / 32`.
+    pub fn words(&self) -> &[u32; 128] {
+        &self.0
+    }
+
+    /// Returns the numbers of those that are received, without 0.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        (1..=4094).filter(|vlan| self.has(*vlan))
+    }
+
+    /// Returns whether a VLAN is received.
+    pub fn has(&self, vlan: u16) -> bool {
+        self.0.get(usize::from(vlan >> 5)).is_some_and(|word| word & 1 << (vlan & 31) != 0)
+    }
+
+    /// Returns the word in which a VLAN is.
+    ///
+    /// # Errors
+    /// [`PortError::Address`] for a number that is none: they are 1 to 4094.
+    pub fn word_of(device: &str, vlan: u16) -> Result<usize, PortError> {
+        if !(1..=4094).contains(&vlan) {
+            let why = format!("{vlan} is not a VLAN: they are from 1 to 4094");
+            return Err(PortError::Address { device: device.to_owned(), why });
+        }
+        Ok((vlan >> 5).into())
+    }
+
+    /// Sets whether a VLAN is received. A number that is none has no effect.
+    pub fn set(&mut self, vlan: u16, on: bool) {
+        if let Some(word) = self.0.get_mut(usize::from(vlan >> 5)).filter(|_| vlan != 0) {
+            let bit = 1 << (vlan & 31);
+            *word = if on { *word | bit } else { *word & !bit };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: Limits =
+        Limits { rx_queues: 4, tx_queues: 2, descriptors: 4096, mtu: 9000, offloads: Offloads::ALL, rss_table: 128 };
+
+    #[test]
+    fn what_a_device_cannot_be_is_refused() {
+        let plain = PortConfig::default;
+        assert!(plain().check("x", &LIMITS, 8).is_ok());
+        for (config, why) in [
+            (PortConfig { rx_queues: 5, ..plain() }, "5 queues that receive cannot be had: there are 1 to 4"),
+            (PortConfig { tx_queues: 0, ..plain() }, "0 queues that send cannot be had: there are 1 to 2"),
+            (PortConfig { rx_descriptors: Some(100), ..plain() }, "a power of two from 8 to 4096"),
+            (PortConfig { tx_descriptors: Some(8192), ..plain() }, "8192 descriptors"),
+            (PortConfig { tx_descriptors: Some(4), ..plain() }, "4 descriptors"),
+            (PortConfig { mtu: Some(9001), ..plain() }, "from 68 to 9000 bytes"),
+        ] {
+            let error = config.check("x", &LIMITS, 8).unwrap_err().to_string();
+            assert!(error.starts_with("x: ") && error.contains(why), "{error}");
+        }
+        let spread = |config: PortConfig| config.spread("x", &LIMITS, 40);
+        assert_eq!(spread(plain()).unwrap(), None);
+        assert_eq!(spread(PortConfig { rx_queues: 2, ..plain() }).unwrap(), Some(Rss::evenly(2, 128)));
+        let good = Rss::evenly(4, 128);
+        for bad in [
+            Rss { key: vec![0; 39], ..good.clone() },
+            Rss { table: vec![0; 3], ..good.clone() },
+            Rss { table: vec![0; 256], ..good.clone() },
+            Rss { table: vec![], ..good.clone() },
+            Rss { table: vec![4], ..good.clone() },
+        ] {
+            let error = spread(PortConfig { rx_queues: 4, rss: Some(bad), ..plain() }).unwrap_err().to_string();
+            assert!(error.starts_with("x: packets cannot be spread like that: "), "{error}");
+        }
+        let own = PortConfig { rx_queues: 4, rss: Some(good.clone()), ..plain() };
+        assert_eq!(spread(own).unwrap(), Some(good));
+    }
+
+    #[test]
+    fn vlans_are_a_bit_each() {
+        let mut vlans = Vlans::default();
+        assert_eq!((vlans.words()[0], vlans.iter().count()), (1, 0));
+        vlans.set(100, true);
+        vlans.set(4094, true);
+        assert_eq!((vlans.words()[3], vlans.iter().collect::<Vec<_>>()), (1 << 4, vec![100, 4094]));
+        vlans.set(100, false);
+        vlans.set(0, false);
+        assert!(vlans.has(0) && !vlans.has(100) && vlans.has(4094) && !vlans.has(u16::MAX));
+        assert_eq!((Vlans::word_of("x", 100).unwrap(), Vlans::word_of("x", 4094).unwrap()), (3, 127));
+        for none in [0, 4095, u16::MAX] {
+            assert!(Vlans::word_of("x", none).is_err_and(|e| e.to_string().contains("is not a VLAN")));
+        }
+    }
 
     #[test]
     fn addresses_are_read_as_they_are_written() {

@@ -19,26 +19,32 @@
 //! }
 //! ```
 
+mod assembly;
 mod burst;
 mod config;
 mod counters;
+mod error;
 #[cfg(feature = "faults")]
 mod faulty;
 pub mod gso;
+mod options;
 mod port;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod traced;
 mod watchdog;
 
+pub use assembly::{Assembled, Assembly};
 pub use burst::Burst;
-pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss};
+pub use config::{HashFields, Mac, NotAMac, Offloads, PortConfig, Rss, Vlans};
 pub use counters::{Count, RxCounters, TxCounters};
+pub use error::PortError;
 #[cfg(feature = "faults")]
 pub use faulty::{FaultCounters, Faults, Faulty, NotFaults};
+pub use options::NicOptions;
 pub use port::{Event, Limits, Link, Port, Statistic};
 pub use traced::Traced;
-pub use watchdog::TxWatchdog;
+pub use watchdog::{TxWatchdog, TxWatchdogs};
 
 use crate::irq::EventFd;
 use crate::reactor::Armed;

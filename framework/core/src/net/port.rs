@@ -1,6 +1,6 @@
 //! Ports: the control plane of a network device, the same for every driver.
 
-use super::{Mac, Offloads, Rss, RxQueue, TxQueue};
+use super::{Mac, Offloads, Rss, RxCounters, RxQueue, TxCounters, TxQueue};
 use crate::DriverError;
 use crate::control_plane::DeviceEvent;
 use crate::irq::Coalescing;
@@ -248,6 +248,21 @@ pub struct Statistic {
 }
 
 impl Statistic {
+    /// Returns a counter's value: that of a queue, or of the device where `queue` is empty.
+    pub fn new(queue: impl Into<Cow<'static, str>>, name: impl Into<Cow<'static, str>>, value: u64) -> Self {
+        Self { queue: queue.into(), name: name.into(), value }
+    }
+
+    /// Returns the counters of receive queue `index`, as part of [`Port::statistics`]. For drivers.
+    pub fn of_rx(index: usize, counters: &RxCounters) -> impl Iterator<Item = Self> {
+        counters.all().map(move |(name, value)| Self::new(format!("rx{index}"), name, value))
+    }
+
+    /// Returns the counters of send queue `index`, as part of [`Port::statistics`]. For drivers.
+    pub fn of_tx(index: usize, counters: &TxCounters) -> impl Iterator<Item = Self> {
+        counters.all().map(move |(name, value)| Self::new(format!("tx{index}"), name, value))
+    }
+
     /// Returns the counters of a device that is a model in this process, as part of [`Port::statistics`]. For drivers.
     pub fn of_model(device: &dyn PciDevice) -> impl Iterator<Item = Self> + use<> {
         let counters = device.counters().into_iter();

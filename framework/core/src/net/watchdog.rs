@@ -5,7 +5,8 @@
 //! posted and the link was up. This file does *not* look at the device, and recovers nothing: its driver reports
 //! [`Event::Stalled`](super::Event::Stalled).
 
-use super::TxCounters;
+use super::{Event, TxCounters};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Detects a send queue that is stuck.
@@ -56,6 +57,36 @@ impl TxWatchdog {
             return self.told.then_some(waited);
         }
         None
+    }
+}
+
+/// A watchdog for each send queue of a port, and how often one was stuck.
+#[derive(Debug)]
+pub struct TxWatchdogs {
+    queues: Vec<TxWatchdog>,
+    stalls: u64,
+}
+
+impl TxWatchdogs {
+    /// Creates watchdogs for `queues` send queues, which report a queue once it has been stuck for `patience`.
+    pub fn new(queues: u16, patience: Duration) -> Self {
+        Self { queues: (0..queues).map(|_| TxWatchdog::new(patience)).collect(), stalls: 0 }
+    }
+
+    /// Tells of the queues that are stuck: `counters` are those of each queue, in order, and `link` is whether the link is up.
+    pub fn check(&mut self, link: bool, counters: &[Arc<TxCounters>], tell: &mut dyn FnMut(Event)) {
+        let now = Instant::now();
+        for (queue, (watchdog, counters)) in (0..).zip(self.queues.iter_mut().zip(counters)) {
+            if let Some(waited) = watchdog.check(link, counters, now) {
+                self.stalls += 1;
+                tell(Event::Stalled { queue, waited });
+            }
+        }
+    }
+
+    /// Returns how often a queue was stuck.
+    pub fn stalls(&self) -> u64 {
+        self.stalls
     }
 }
 
