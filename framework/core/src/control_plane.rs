@@ -8,7 +8,7 @@ use crate::pci::{Irq, Opening, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,10 +16,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 mod context;
+mod event;
 mod iovas;
 mod service;
 
 pub use context::QueueContext;
+pub use event::{DeviceEvent, Event};
 pub use iovas::Iovas;
 pub use service::Service;
 
@@ -29,12 +31,13 @@ pub use service::Service;
 /// reset, fail or shut the device down. They must not call back into the control plane. The provided methods do what most drivers need.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::time::Duration;
-/// use wholebar_core::bar::Bar;
-/// use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext};
-/// use wholebar_core::irq::Interrupts;
-/// use wholebar_core::pci::config;
-/// use wholebar_core::{Error, Result};
+/// use wholebar::bar::Bar;
+/// use wholebar::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext};
+/// use wholebar::irq::Interrupts;
+/// use wholebar::pci::config;
+/// use wholebar::{Error, Result};
 ///
 /// struct Engine(Bar);
 ///
@@ -134,54 +137,6 @@ pub trait Driver: Send + Sync + Sized + 'static {
     /// good. By default it does nothing.
     fn release(&self, state: &mut Self::State) {
         let _ = state;
-    }
-}
-
-/// An event that can happen to any device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceEvent {
-    /// The kernel reports an error of the function (AER). The device is reset.
-    FunctionError,
-    /// The kernel wants the device back: close it soon. (Linux: `VFIO_PCI_REQ_IRQ_INDEX`.)
-    UnbindRequest,
-    /// The device was reset; queues run again.
-    Reset {
-        /// The reason.
-        why: String,
-        /// The queues that were not polled in time: they are lost, and their buffers quarantined.
-        lost: Vec<u32>,
-    },
-    /// The device cannot be used any more.
-    Ended {
-        /// The reason.
-        why: String,
-    },
-}
-
-impl fmt::Display for DeviceEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FunctionError => f.write_str("the kernel reports an error of the function"),
-            Self::UnbindRequest => f.write_str("the kernel wants the device back"),
-            Self::Reset { why, lost } if lost.is_empty() => write!(f, "it was reset: {why}"),
-            Self::Reset { why, lost } => write!(f, "it was reset, and lost queues {lost:?}: {why}"),
-            Self::Ended { why } => write!(f, "it ended: {why}"),
-        }
-    }
-}
-
-/// The events of a driver that needs no enum of its own: `T` is what the driver reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<T> {
-    /// An event that the driver reports.
-    Driver(T),
-    /// An event that can happen to any device.
-    Device(DeviceEvent),
-}
-
-impl<T> From<DeviceEvent> for Event<T> {
-    fn from(event: DeviceEvent) -> Self {
-        Self::Device(event)
     }
 }
 

@@ -63,7 +63,8 @@ mod flag {
 /// A buffer has headroom, data and tailroom. None of the methods takes a lock, allocates or makes a system call.
 ///
 /// ```
-/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+/// # use wholebar_core as wholebar;
+/// use wholebar::mem::{Arena, ArenaOptions, Pool};
 ///
 /// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 8, 2048, 64)?;
 /// let mut packet = pool.get().expect("a buffer");
@@ -75,7 +76,7 @@ mod flag {
 /// // Removes the header again.
 /// assert!(packet.advance(14));
 /// assert_eq!(packet.bytes(), [0x5a; 46]);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 pub struct Buf(NonNull<Meta>);
 // SAFETY: a `Buf` is the only handle to its metadata and bytes.

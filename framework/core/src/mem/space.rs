@@ -60,9 +60,10 @@ pub trait DmaBackend: Send + Sync {
 /// [`attach`](Self::attach) takes the space's lock, and a system call or a message where the arena is not mapped yet: it is for set-up.
 ///
 /// ```
-/// use wholebar_core::Result;
-/// use wholebar_core::mem::{Arena, ArenaOptions, Iova};
-/// use wholebar_core::pci::PciDevice;
+/// # use wholebar_core as wholebar;
+/// use wholebar::Result;
+/// use wholebar::mem::{Arena, ArenaOptions, Iova};
+/// use wholebar::pci::PciDevice;
 ///
 /// /// Maps 1 MiB for a device that has 32-bit addresses; returns where the device finds it.
 /// fn map(device: &dyn PciDevice) -> Result<Iova> {
