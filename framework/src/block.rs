@@ -34,7 +34,8 @@ pub fn open(device: Arc<dyn PciDevice>, config: &DiskConfig) -> Result<Box<dyn D
     drivers().open(device, config, Mapping::default())
 }
 
-/// Opens what a target names (`0000:01:00.0`, `kernel:/dev/nvme0n1`), with [`OpenOptions::default`]: a device by the built-in driver that is for it, or the kernel's own path.
+/// Opens the disk that a target names, with [`OpenOptions::default`]: a PCI device ([`wholebar::open`](crate::open) has the names), by the built-in driver that is
+/// for it; or, with the feature `kernel`, a block device or a file by the kernel's own path (`kernel:/dev/nvme0n1`, `kernel:./disk.img`).
 ///
 /// # Errors
 /// As [`Target::parse`] and [`Drivers::open_target`](crate::drivers::Drivers::open_target).

@@ -32,8 +32,9 @@ pub fn open(device: Arc<dyn PciDevice>, config: &PortConfig) -> Result<Box<dyn P
     drivers().open(device, config, Mapping::default())
 }
 
-/// Opens what a target names (`0000:01:00.0`, `kernel:eth0`, `vhost-user:/run/x.sock,back-end`), with [`OpenOptions::default`]: a device by the built-in
-/// driver that is for it, the kernel's own path, or a port at the other end of a front end's rings.
+/// Opens the port that a target names, with [`OpenOptions::default`]: a PCI device ([`wholebar::open`](crate::open) has the names), by the built-in driver that is
+/// for it; with the feature `kernel`, a network interface by the kernel's own path (`kernel:eth0`); or, with the feature `sim`, the other end of a virtual
+/// machine's rings (`vhost-user:/run/x.sock,back-end`).
 ///
 /// # Errors
 /// As [`Target::parse`] and [`Drivers::open_target`](crate::drivers::Drivers::open_target).

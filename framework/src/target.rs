@@ -21,18 +21,36 @@ use wholebar_core::vhost_user::{self, VhostUser};
 
 /// Opens a device by its name, with [`OpenOptions::default`].
 ///
-/// The result keeps all that the device needs: a driver holds it, and a model in this process runs as long.
+/// | name | device |
+/// |---|---|
+/// | `0000:01:00.0` | a PCI function that vfio-pci has (`wholebar bind` gives it there); `,token=UUID` for a virtual function |
+/// | `vfio-user:/run/x.sock` | one that another process serves over vfio-user |
+/// | `vhost-user:/run/x.sock` | a virtio device that another process serves over vhost-user |
+/// | `sim:nvme,size=1G` | a model in this process; also `sim:virtio-net`, `sim:virtio-blk`, `sim:fpga` |
+///
+/// The last three need the features `vfio-user`, `vhost-user` and `sim`. [`Target`] has all that may follow a name.
+///
+/// The result keeps all that the device needs: a driver holds it, and a model in this process runs as long. It is the bare PCI function, for a driver of
+/// your own. [`block::open_target`](crate::block::open_target) and [`net::open_target`](crate::net::open_target) take the same names, and return a disk or a
+/// port. Opening a function takes it for this process: milliseconds, and a reset where the kernel does one.
 ///
 /// ```
 /// # #[cfg(feature = "sim")] {
+/// use wholebar::pci::Config;
+///
 /// let device = wholebar::open("sim:nvme,size=1G")?;
-/// assert_eq!(device.name(), "sim:nvme,size=1G");
+/// let config = Config::of(device.as_ref())?;
+/// println!("{}: {:04x}:{:04x}", device.name(), config.vendor(), config.device());
 /// # }
-/// # Ok::<(), wholebar::OpenError>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
-/// As [`Target::parse`] and [`Target::open`].
+/// - [`OpenError::Target`]: the text names no device. [`OpenError::Parameter`], [`OpenError::Value`]: what follows the name is wrong.
+/// - [`OpenError::Feature`]: its scheme is of a feature that is not compiled in, which the error names.
+/// - [`OpenError::Device`]: the kernel or the server refuses it; the error says what is in the way, and what to do.
+/// - `OpenError::Model`, of the feature `sim`: the model cannot be made.
+/// - [`OpenError::NotPci`]: it is a disk or a port without a PCI device (`kernel:eth0`), which `open_target` opens.
 pub fn open(target: &str) -> Result<Arc<dyn PciDevice>, OpenError> {
     Ok(Target::parse(target)?.open(&OpenOptions::default())?.device)
 }

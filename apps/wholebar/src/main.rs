@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments and a `run`. What it reports goes to standard output, everything else to standard
 //! error. The exit code is 0 where it was done, 1 where it failed, and 2 for wrong usage.
 
+mod any_disk;
 mod args;
 mod barmap;
 mod bench;

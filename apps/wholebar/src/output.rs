@@ -210,6 +210,11 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// A mean, which may be below a nanosecond: `0.4 ns`, `870 ns`, `1.36 us`.
+pub fn time(mean: f64) -> String {
+    if mean < 100.0 { format!("{} ns", three(mean)) } else { nanos(mean.round() as u64) }
+}
+
 /// `812 ns`, `1.36 us`, `12.3 ms`, `2.00 s`.
 pub fn nanos(n: u64) -> String {
     match n {

@@ -4,8 +4,8 @@ mod baseline;
 
 pub use baseline::Compared;
 
+use crate::any_disk::AnyDisk;
 use crate::args::{self, Cores, Policy, Size, Usage};
-use crate::blk::AnyDisk;
 use crate::host::Host;
 use crate::output::{self, Progress};
 use crate::report::{self, Report, Run};

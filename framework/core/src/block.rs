@@ -2,8 +2,9 @@
 //! command in flight.
 //!
 //! ```
-//! use wholebar_core::block::{Data, Disk, Op, Request};
-//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! # use wholebar_core as wholebar;
+//! use wholebar::block::{Data, Disk, Op, Request};
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
 //!
 //! /// Reads the first block of a disk's first namespace.
 //! fn first_block(disk: &dyn Disk) -> Result<Data, Box<dyn std::error::Error>> {
@@ -40,6 +41,29 @@ use std::time::Instant;
 /// Every method can be called at any time, from any thread, while queues are polled on others. Those that return a `Result` take the lock of
 /// the device's control plane and wait for a reset that is under way; they are not for the loop that does I/O. Their error is the driver's own:
 /// [`DriverError::downcast_ref`] returns it.
+///
+/// An implementer lists only namespaces that its queues can read, keeps queues usable through resets, and returns each buffer that it was given
+/// ([`BlockQueue`]). [`ControlPlane`](crate::control_plane::ControlPlane) has the lock, the events and the steps of a reset, for every driver.
+///
+/// ```
+/// # use wholebar_core as wholebar;
+/// use wholebar::block::{Disk, Event};
+///
+/// /// Shows what a disk has, and what has happened to it.
+/// fn show(disk: &dyn Disk) {
+///     println!("{}, driver {}, {} queues", disk.name(), disk.driver(), disk.queues());
+///     for ns in disk.namespaces() {
+///         let size = ns.blocks * u64::from(ns.block_size);
+///         println!("namespace {}: {size} bytes in blocks of {}", ns.nsid, ns.block_size);
+///     }
+///     while let Some(event) = disk.event() {
+///         match event {
+///             Event::Namespaces => println!("its namespaces may have changed"),
+///             other => println!("{other:?}"),
+///         }
+///     }
+/// }
+/// ```
 pub trait Disk: Send + Sync {
     /// Returns the driver's name: `nvme`, `virtio`.
     fn driver(&self) -> &'static str;
@@ -361,6 +385,32 @@ impl fmt::Display for Reject {
 ///
 /// An implementer keeps a command's data until the device has completed the command, was reset, or is gone, and returns it in the completion, in
 /// every case but that of quarantine.
+///
+/// ```
+/// # use wholebar_core as wholebar;
+/// use wholebar::block::{BlockQueue, Data, Op, Reject, Request, Status};
+/// use wholebar::mem::Pool;
+///
+/// /// Reads `count` buffers, one behind the other from block 0 of namespace 1 on, with as many in flight as the queue and the pool allow. Returns how many were read.
+/// fn read(queue: &mut dyn BlockQueue, pool: &Pool, blocks: u64, count: u64) -> Result<u64, Reject> {
+///     let (mut posted, mut ended, mut read) = (0, 0, 0);
+///     while ended < count {
+///         while posted < count && let Some(buf) = pool.get_len(pool.size()) {
+///             let op = Op::Read { lba: posted * blocks };
+///             match queue.submit(Request { tag: posted, nsid: 1, op, data: Data::One(buf), deadline: None }) {
+///                 Ok(()) => posted += 1,
+///                 // Both pass, as the queue is polled.
+///                 Err(refused) if matches!(refused.why, Reject::Full | Reject::Resetting) => break,
+///                 Err(refused) => return Err(refused.why),
+///             }
+///         }
+///         queue.ring();
+///         // The buffers return to their pool as the completions are dropped.
+///         ended += queue.poll(32, &mut |done| read += u64::from(done.status == Status::Ok)) as u64;
+///     }
+///     Ok(read)
+/// }
+/// ```
 pub trait BlockQueue: Send {
     /// Posts a command. The device is not told before [`ring`](Self::ring).
     ///
@@ -377,13 +427,14 @@ pub trait BlockQueue: Send {
     /// implementer is done with a command, its buffers apart, before it calls `done`.
     fn poll(&mut self, max: usize, done: &mut dyn FnMut(Completion)) -> usize;
 
-    /// Returns the state of the queue.
+    /// Returns whether the queue can be used. A queue that is [`Resetting`](QueueState::Resetting) goes on as it is polled; one that has
+    /// [failed](QueueState::Failed) is to be dropped.
     fn state(&self) -> QueueState;
 
     /// Returns the number of commands in flight.
     fn in_flight(&self) -> usize;
 
-    /// How often its doorbells were rung, from the beginning; `None` where its driver does not count that. A few loads.
+    /// Returns how often its doorbells were rung, from the beginning; `None` where its driver does not count that. A few loads.
     fn doorbells(&self) -> Option<DoorbellCounts> {
         None
     }

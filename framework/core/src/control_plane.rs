@@ -4,21 +4,24 @@
 //! This file does *not* know any device, nor what queues do during a reset ([`reset`](crate::reset)).
 
 use crate::irq::{EventFd, Interrupts};
-use crate::mem::{Arena, DmaMapping};
 use crate::pci::{Irq, Opening, PciDevice, config, function};
 use crate::reset::{Domain, End, Phase};
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod context;
+mod event;
 mod iovas;
 mod service;
 
+pub use context::QueueContext;
+pub use event::{DeviceEvent, Event};
 pub use iovas::Iovas;
 pub use service::Service;
 
@@ -28,12 +31,13 @@ pub use service::Service;
 /// reset, fail or shut the device down. They must not call back into the control plane. The provided methods do what most drivers need.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::time::Duration;
-/// use wholebar_core::bar::Bar;
-/// use wholebar_core::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext};
-/// use wholebar_core::irq::Interrupts;
-/// use wholebar_core::pci::config;
-/// use wholebar_core::{Error, Result};
+/// use wholebar::bar::Bar;
+/// use wholebar::control_plane::{ControlPlane, DeviceEvent, Driver, QueueContext};
+/// use wholebar::irq::Interrupts;
+/// use wholebar::pci::config;
+/// use wholebar::{Error, Result};
 ///
 /// struct Engine(Bar);
 ///
@@ -136,54 +140,6 @@ pub trait Driver: Send + Sync + Sized + 'static {
     }
 }
 
-/// An event that can happen to any device.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceEvent {
-    /// The kernel reports an error of the function (AER). The device is reset.
-    FunctionError,
-    /// The kernel wants the device back: close it soon. (Linux: `VFIO_PCI_REQ_IRQ_INDEX`.)
-    UnbindRequest,
-    /// The device was reset; queues run again.
-    Reset {
-        /// The reason.
-        why: String,
-        /// The queues that were not polled in time: they are lost, and their buffers quarantined.
-        lost: Vec<u32>,
-    },
-    /// The device cannot be used any more.
-    Ended {
-        /// The reason.
-        why: String,
-    },
-}
-
-impl fmt::Display for DeviceEvent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::FunctionError => f.write_str("the kernel reports an error of the function"),
-            Self::UnbindRequest => f.write_str("the kernel wants the device back"),
-            Self::Reset { why, lost } if lost.is_empty() => write!(f, "it was reset: {why}"),
-            Self::Reset { why, lost } => write!(f, "it was reset, and lost queues {lost:?}: {why}"),
-            Self::Ended { why } => write!(f, "it ended: {why}"),
-        }
-    }
-}
-
-/// The events of a driver that needs no enum of its own: `T` is what the driver reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event<T> {
-    /// An event that the driver reports.
-    Driver(T),
-    /// An event that can happen to any device.
-    Device(DeviceEvent),
-}
-
-impl<T> From<DeviceEvent> for Event<T> {
-    fn from(event: DeviceEvent) -> Self {
-        Self::Device(event)
-    }
-}
-
 /// How to recover from an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recovery {
@@ -219,20 +175,6 @@ pub struct DeviceControl<D: Driver> {
     patience: Duration,
     /// The slow path's thread has to end.
     closing: AtomicBool,
-}
-
-/// The part of a control plane that queues hold: device, reset domain, interrupts, attached arenas.
-///
-/// It is separate since queues may themselves be under the control plane's lock.
-pub struct QueueContext<T> {
-    device: Arc<dyn PciDevice>,
-    domain: Domain,
-    interrupts: Option<Interrupts>,
-    queue_faults: Mutex<Vec<(u64, T)>>,
-    /// Arenas whose buffers queues can use.
-    arenas: Mutex<Vec<Arc<DmaMapping>>>,
-    /// Signalled by vector 0 of the device, and by queues that report faults.
-    wake: Arc<EventFd>,
 }
 
 /// What is under the lock.
@@ -590,86 +532,6 @@ impl<D: Driver> DeviceControl<D> {
             Err(error) => self.end(&mut control, error, ""),
         }
         away.and(stopped)
-    }
-}
-
-impl<T> QueueContext<T> {
-    /// Creates the queues' part for a device and its interrupts. Vector 0 wakes the slow path; without interrupts, the slow path polls the device
-    /// five times a second.
-    ///
-    /// # Errors
-    /// What [`Interrupts::vector`] returns; [`Error::Io`] where the process has no descriptor left.
-    pub fn new(device: Arc<dyn PciDevice>, interrupts: Option<Interrupts>) -> Result<Arc<Self>> {
-        let wake = match &interrupts {
-            Some(interrupts) => interrupts.vector(0)?,
-            None => Arc::new(EventFd::new()?),
-        };
-        let (domain, queue_faults, arenas) = (Domain::new(), Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
-    }
-
-    /// Returns the device.
-    pub fn device(&self) -> &Arc<dyn PciDevice> {
-        &self.device
-    }
-
-    /// Returns the reset domain of the device's queues.
-    pub fn domain(&self) -> &Domain {
-        &self.domain
-    }
-
-    /// Returns the device's interrupts, where it has some. Vector 0 belongs to the slow path.
-    pub fn interrupts(&self) -> Option<&Interrupts> {
-        self.interrupts.as_ref()
-    }
-
-    /// Returns the eventfd that wakes the slow path: signalled by vector 0 and by queues that report faults.
-    pub fn wake(&self) -> &Arc<EventFd> {
-        &self.wake
-    }
-
-    /// Reports a fault of a queue, with the epoch that the queue is in, and wakes the slow path. A lock and a system call. Faults of earlier epochs
-    /// are ignored.
-    pub fn report_fault(&self, epoch: u64, fault: T) {
-        self.queue_faults.lock().unwrap_or_else(|e| e.into_inner()).push((epoch, fault));
-        self.wake.signal();
-    }
-
-    /// Maps an arena for the device, within the device's DMA mask, so that its queues can use the arena's buffers. For an arena that is attached
-    /// already it returns the existing mapping.
-    ///
-    /// # Errors
-    /// As [`DmaSpace::attach`](crate::mem::DmaSpace::attach).
-    pub fn attach(&self, arena: Arc<Arena>) -> Result<Arc<DmaMapping>> {
-        let mapping = self.device.dma().attach(arena)?;
-        let mut arenas = self.arenas();
-        if arenas.iter().all(|m| m.arena().id() != mapping.arena().id()) {
-            arenas.push(mapping.clone());
-        }
-        Ok(mapping)
-    }
-
-    /// Unmaps an arena from the device. When this returns, no queue can use its buffers. For an arena that is not attached it does nothing.
-    ///
-    /// # Errors
-    /// [`Error::StillAttached`] while a queue that was given its buffers exists, or a ring is in it. Nothing has changed then.
-    pub fn detach(&self, arena: &Arena) -> Result<()> {
-        let mut arenas = self.arenas();
-        let Some(at) = arenas.iter().position(|m| m.arena().id() == arena.id()) else { return Ok(()) };
-        let mapping = arenas.swap_remove(at);
-        mapping.detach().map_err(|held| {
-            arenas.push(held);
-            Error::StillAttached { device: self.device.name().to_owned(), len: arena.len() }
-        })
-    }
-
-    /// Returns the mapping of the arena with this id; `None` where it is not attached. It takes a lock.
-    pub fn arena(&self, id: u32) -> Option<Arc<DmaMapping>> {
-        self.arenas().iter().find(|m| m.arena().id() == id).cloned()
-    }
-
-    fn arenas(&self) -> MutexGuard<'_, Vec<Arc<DmaMapping>>> {
-        self.arenas.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 

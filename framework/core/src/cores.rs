@@ -1,7 +1,8 @@
 //! The cores that this process may use, and pinning threads to them.
 //!
 //! ```
-//! use wholebar_core::cores;
+//! # use wholebar_core as wholebar;
+//! use wholebar::cores;
 //!
 //! for (index, &core) in cores::allowed().iter().enumerate() {
 //!     println!("queue {index} is polled on core {core}");

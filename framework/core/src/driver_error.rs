@@ -8,7 +8,8 @@ use std::fmt;
 /// Shown, it reads as the driver's own error, which [`downcast_ref`](Self::downcast_ref) returns.
 ///
 /// ```
-/// use wholebar_core::{DriverError, Error};
+/// # use wholebar_core as wholebar;
+/// use wholebar::{DriverError, Error};
 ///
 /// let error = DriverError::from(Error::PageSize { bytes: 100 });
 /// assert!(matches!(error.downcast_ref(), Some(Error::PageSize { bytes: 100 })));

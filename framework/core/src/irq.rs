@@ -3,11 +3,12 @@
 //! Interrupts are for the slow path and for waking an idle core. Those who wait for them are [`crate::control_plane`] and [`crate::reactor`].
 //!
 //! ```
+//! # use wholebar_core as wholebar;
 //! use std::sync::Arc;
 //! use std::time::Duration;
-//! use wholebar_core::Result;
-//! use wholebar_core::irq::Interrupts;
-//! use wholebar_core::pci::PciDevice;
+//! use wholebar::Result;
+//! use wholebar::irq::Interrupts;
+//! use wholebar::pci::PciDevice;
 //!
 //! /// Waits for interrupt 0 of a device, whichever kind it has; returns whether it came.
 //! fn wait(device: Arc<dyn PciDevice>) -> Result<bool> {
@@ -38,15 +39,16 @@ use std::time::{Duration, Instant};
 /// Signals coalesce: two signals before a [`take`](Self::take) are one event with a count of two.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::time::Duration;
-/// use wholebar_core::irq::EventFd;
+/// use wholebar::irq::EventFd;
 ///
 /// let fd = EventFd::new()?;
 /// fd.signal();
 /// fd.signal();
 /// assert_eq!(fd.wait(None)?, Some(2));
 /// assert_eq!(fd.wait(Some(Duration::ZERO))?, None);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);

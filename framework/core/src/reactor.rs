@@ -6,8 +6,9 @@
 //! it worth it. (SPDK: `spdk_reactor`, which polls or is in interrupt mode; DPDK: an lcore.)
 //!
 //! ```
-//! use wholebar_core::Work;
-//! use wholebar_core::reactor::Reactor;
+//! # use wholebar_core as wholebar;
+//! use wholebar::Work;
+//! use wholebar::reactor::Reactor;
 //!
 //! // A closure is a poller. This one counts to ten.
 //! let (done, ended) = std::sync::mpsc::channel();

@@ -15,7 +15,8 @@
 //! [`ControlPlane`](crate::control_plane::ControlPlane) takes a driver through these steps.
 //!
 //! ```
-//! use wholebar_core::reset::{Domain, Step};
+//! # use wholebar_core as wholebar;
+//! use wholebar::reset::{Domain, Step};
 //!
 //! let domain = Domain::new();
 //! let mut gate = domain.join(1);

@@ -12,7 +12,8 @@ use std::ops::{Deref, DerefMut};
 /// It dereferences to a slice.
 ///
 /// ```
-/// use wholebar_core::Table;
+/// # use wholebar_core as wholebar;
+/// use wholebar::Table;
 ///
 /// let mut table = Table::new(100, |index| index);
 /// assert_eq!(table.len(), 128);

@@ -1,6 +1,6 @@
 //! `wholebar blk read` and `write`: a range of a disk to a file, and back.
 
-use super::AnyDisk;
+use crate::any_disk::AnyDisk;
 use crate::copy::{self, Input, Output, Range};
 use crate::target::AnyTarget;
 use anyhow::Result;

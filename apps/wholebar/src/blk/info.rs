@@ -1,6 +1,6 @@
 //! `wholebar blk info`: the driver of a disk, and the size and limits of each namespace.
 
-use super::AnyDisk;
+use crate::any_disk::AnyDisk;
 use crate::{output, target};
 use anyhow::Result;
 use serde::Serialize;

@@ -1,6 +1,6 @@
 //! `wholebar blk perf`: what a disk delivers, measured.
 
-use super::AnyDisk;
+use crate::any_disk::AnyDisk;
 use crate::perf::PerfArgs;
 use anyhow::Result;
 use wholebar::block::DiskConfig;

@@ -8,6 +8,7 @@ mod capture;
 mod dump;
 mod fwd;
 mod generate;
+mod idle;
 mod port;
 mod receive;
 mod report;

@@ -1,7 +1,7 @@
 //! Ports by the names of their targets, whichever driver they need; each with a pool of buffers, and all of them let into the arena these
 //! lie in, so that a packet that one received another can send.
 
-use super::run::Idle;
+use super::idle::Idle;
 use crate::args::{self, Policy, Usage};
 use crate::host;
 use crate::origin::Origin;

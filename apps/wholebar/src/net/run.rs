@@ -4,6 +4,7 @@
 //! A lane is one thread's work on one queue, or two. Lanes are dealt to cores; each core has a reactor that polls its lanes. When it is over,
 //! lanes are settled, so that no packet is lost between a queue that received it and one that was to send it.
 
+use super::idle::Idle;
 use super::port::{OpenPort, Totals};
 use crate::args::{self, Cores, Usage};
 use crate::output;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use wholebar::control_plane;
 use wholebar::irq::EventFd;
 use wholebar::net::{Event, Link, RxQueue};
-use wholebar::reactor::{Armed, Policy, Poller, Reactor};
+use wholebar::reactor::{Armed, Poller, Reactor};
 use wholebar::{Work, cores};
 
 /// Where, how long, and how many packets at once: arguments that commands which move packets have.
@@ -38,27 +39,6 @@ pub struct RunArgs {
     /// Packets that are moved at once, at most
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub burst: u16,
-}
-
-/// What a core does that finds nothing to do: a [`Policy`] by name. Those that sleep do so by interrupts of queues that receive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Idle {
-    /// Poll on, and burn the core
-    Poll,
-    /// Poll while pauses are short, sleep where they are long; where a device has no interrupts, poll
-    Hybrid,
-    /// Sleep at once until a packet comes
-    Sleep,
-}
-
-impl From<Idle> for Policy {
-    fn from(idle: Idle) -> Self {
-        match idle {
-            Idle::Poll => Self::Poll,
-            Idle::Hybrid => Self::Hybrid,
-            Idle::Sleep => Self::Sleep,
-        }
-    }
 }
 
 impl RunArgs {

@@ -1,6 +1,6 @@
 //! Reports of several hosts side by side, and what keeps them from being compared.
 
-use super::report::{Pages, time};
+use super::report::Pages;
 use crate::mapped::Bar;
 use crate::output;
 use crate::report::Run;
@@ -159,7 +159,8 @@ impl Comparison {
     pub fn register_rows(&self) -> Vec<Vec<String>> {
         let kinds = [("write", "direct"), ("write", "trapped"), ("read", "direct"), ("read", "trapped")];
         let row = |Named { name, report }: &Named| {
-            let cell = |(what, how)| report.access(what, how).map_or("-".to_owned(), |access| time(access.ns.p50));
+            let cell =
+                |(what, how)| report.access(what, how).map_or("-".to_owned(), |access| output::time(access.ns.p50));
             [name.clone()].into_iter().chain(kinds.map(cell)).collect()
         };
         self.hosts.iter().map(row).collect()

@@ -2,7 +2,7 @@
 
 use super::comparison::{Comparison, Named, POLICIES};
 use super::memory::Memory;
-use super::report::{MATTERS, Pages, crossover_note, time, workload};
+use super::report::{MATTERS, Pages, crossover_note, workload};
 use crate::html::plot::{self, LineStyle, Lines, Times};
 use crate::html::{
     distinct, facts, figure, host_facts, line_style, lines, origin, page, rate, rate_unit, rates_by_depth, runs_table,
@@ -157,7 +157,7 @@ fn access_table(report: &Pages) -> Markup {
         .iter()
         .map(|a| {
             let mut row = vec![format!("{} {}", a.what, a.register), a.how.clone()];
-            row.extend([a.ns.min, a.ns.p10, a.ns.p50, a.ns.p90, a.ns.p99, a.ns.p99_9, a.ns.max].map(time));
+            row.extend([a.ns.min, a.ns.p10, a.ns.p50, a.ns.p90, a.ns.p99, a.ns.p99_9, a.ns.max].map(output::time));
             row.extend([output::count(a.samples), a.per_sample.to_string(), a.dropped.to_string()]);
             row
         })
@@ -223,7 +223,7 @@ fn crossover_table(report: &Pages) -> Markup {
     let rows: Vec<_> = report
         .crossovers
         .iter()
-        .map(|c| vec![c.plan.clone(), c.depth.to_string(), time(c.trap_ns), c.text()])
+        .map(|c| vec![c.plan.clone(), c.depth.to_string(), output::time(c.trap_ns), c.text()])
         .collect();
     html! {
         @if rows.is_empty() { p { "No crossover: no plan traps doorbells, or none that does can be trusted." } }
@@ -264,7 +264,7 @@ fn method(report: &Pages) -> Markup {
         p {
             "Register accesses: the controller was disabled. Written was AQA, which a disabled controller only keeps, and which got its old value back; \
              read was CSTS. A doorbell is not written: the value that it has already would be an error. A sample is the mean of so many accesses in a row that \
-             they take 32 times as long as a look at the clock; that look, " (time(report.registers.clock_ns)) ", was taken off."
+             they take 32 times as long as a look at the clock; that look, " (output::time(report.registers.clock_ns)) ", was taken off."
             @if let Some(why) = &report.registers.no_direct { " There are no stores and loads: " (why) "." }
         }
         p {

@@ -1,7 +1,6 @@
 //! What the size of pages changes beside the MSI-X table's page: what is pinned, lists of transfers, maps, hugepages, the TLB. What follows from sizes is
 //! computed, for hosts with pages of 4, 16 and 64 KiB; the rest is measured, on the pages that this host has.
 
-use super::report::time;
 use crate::host::{Host, free_memory};
 use crate::nvme::Controller;
 use crate::output;
@@ -143,7 +142,7 @@ impl Memory {
         let row = |backing: &Backing| {
             let kind = if backing.huge { "hugepages" } else { "plain pages" };
             let all = backing.touch_ns * (WORKING_SET as f64 / backing.page as f64);
-            let times = [backing.touch_ns, all, backing.read_ns].map(time);
+            let times = [backing.touch_ns, all, backing.read_ns].map(output::time);
             [kind.to_owned(), output::bytes(backing.page)].into_iter().chain(times).collect()
         };
         self.backings.iter().map(row).collect()

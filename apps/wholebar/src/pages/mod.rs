@@ -23,7 +23,7 @@ use crate::signal;
 use crate::target::{self, Target};
 use anyhow::{Context, Result, bail};
 use memory::Memory;
-use report::{Device, Pages, SCHEMA, time, workload};
+use report::{Device, Pages, SCHEMA, workload};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
@@ -231,7 +231,7 @@ fn results(report: &Pages) -> String {
     let rows = report.registers.accesses.iter().map(|access| {
         let ns = &access.ns;
         let mut row = vec![format!("{} {}", access.what, access.register), access.how.clone()];
-        row.extend([ns.p50, ns.p90, ns.p99, ns.p99_9, ns.max].map(time));
+        row.extend([ns.p50, ns.p90, ns.p99, ns.p99_9, ns.max].map(output::time));
         row.extend([output::count(access.samples), access.per_sample.to_string()]);
         row
     });
@@ -260,7 +260,7 @@ fn registers_note(report: &Pages) -> String {
     let registers = &report.registers;
     let mut text = format!(
         "A sample is the mean of so many accesses in a row (of); what a look at the clock takes, {}, was taken off.",
-        time(registers.clock_ns)
+        output::time(registers.clock_ns)
     );
     if let Some(why) = &registers.no_direct {
         text += &format!(" No stores and loads: {why}.");

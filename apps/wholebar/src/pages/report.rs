@@ -230,10 +230,10 @@ impl Pages {
             }
         }
         if let Some(trapped) = self.access("write", "trapped") {
-            let trapped = time(trapped.ns.p50);
+            let trapped = output::time(trapped.ns.p50);
             text += &match self.access("write", "direct") {
                 Some(direct) => {
-                    let direct = time(direct.ns.p50);
+                    let direct = output::time(direct.ns.p50);
                     format!("A register is written in {direct} by a store, and in {trapped} trapped (medians). ")
                 }
                 None => format!("A trapped register is written in {trapped} (median). "),
@@ -302,11 +302,6 @@ impl Pages {
 
 fn rate(run: &Run) -> String {
     format!("{} reads/s", output::rate(run.iops))
-}
-
-/// `0.4 ns`, `870 ns`, `1.36 us`.
-pub fn time(nanos: f64) -> String {
-    if nanos < 100.0 { format!("{} ns", output::three(nanos)) } else { output::nanos(nanos.round() as u64) }
 }
 
 /// What was done.

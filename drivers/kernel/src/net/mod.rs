@@ -27,6 +27,7 @@ mod filter;
 mod netlink;
 mod port;
 mod rx;
+mod shared;
 mod sockets;
 mod target;
 mod tx;

@@ -4,7 +4,8 @@ use super::error::Error;
 use super::filter::Filter;
 use super::netlink::Interface;
 use super::rx::Rx;
-use super::sockets::{RxRing, RxSlot, Sockets, TxRing, TxSlot, lock};
+use super::shared::Shared;
+use super::sockets::{RxRing, Sockets, TxRing, lock};
 use super::target::{Mode, Target};
 use super::tx::Tx;
 use super::uses;
@@ -18,7 +19,7 @@ use wholebar_core::DriverError;
 use wholebar_core::channel::{Receiver, bounded};
 use wholebar_core::control_plane::DeviceEvent;
 use wholebar_core::kernel::xdp::XDP_LARGEST;
-use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketSocket, Wakeup};
+use wholebar_core::kernel::{MAX_SLOTS, Membership, PacketSocket};
 use wholebar_core::mem::{Arena, Pool};
 use wholebar_core::net::{Event, Limits, Link, Mac, Offloads, Port, PortConfig, Rss, RxQueue, Statistic, TxQueue};
 
@@ -36,61 +37,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What packet sockets have, whichever interface they are of.
 const OFFLOADS: Offloads = Offloads { rx_checksum: true, gather: true, timestamps: true, ..Offloads::NONE };
 
-/// The two directions, as part of a queue's number.
-pub(super) const RX: u32 = 0;
-pub(super) const TX: u32 = 1;
-
-/// A queue's number among all of the port's.
-pub(super) fn id(index: u16, direction: u32) -> u32 {
-    2 * u32::from(index) + direction
-}
-
 /// A port of an interface.
 pub(super) struct KernelPort {
     shared: Arc<Shared>,
     events: Receiver<Event>,
     /// One change of settings, or reset, at a time; the filters that were set.
     control: Mutex<Vec<Mac>>,
-}
-
-/// What queues hold, too: the port stays open as long as one of them.
-pub(super) struct Shared {
-    pub name: String,
-    pub state: Arc<State>,
-    pub config: PortConfig,
-    pub granted: Offloads,
-    /// In bytes, headers included.
-    pub max_packet: u32,
-    pub patience: Duration,
-    pub filter: Filter,
-    /// Packets that the filter left out.
-    pub filtered: AtomicU64,
-    sockets: Sockets,
-    /// What asks the interface for more, as long as it is open.
-    members: Arc<PacketSocket>,
-    /// One of a pair, which passes on packets whose checksums nobody has completed.
-    pub veth: bool,
-    pub mac: Mac,
-    mtu: u16,
-    limits: Limits,
-    _watch: Watch,
-}
-
-impl Shared {
-    /// What wakes a queue's owner, where that was asked for and can be had; else the queue can only be polled.
-    pub fn wakeup(&self) -> Option<Wakeup> {
-        let made = self.config.rx_interrupts.then(Wakeup::new)?;
-        made.inspect_err(|error| tracing::warn!(%error, interface = self.name, "no wake-ups: its queues are polled"))
-            .ok()
-    }
-
-    pub fn rx(&self, index: u16) -> Option<&RxSlot> {
-        self.sockets.rx.get(usize::from(index))
-    }
-
-    pub fn tx(&self, index: u16) -> Option<&TxSlot> {
-        self.sockets.tx.get(usize::from(index))
-    }
 }
 
 impl KernelPort {

@@ -1,7 +1,7 @@
 //! A queue that receives: packets are copied out of the kernel's ring into buffers of the program's. No system call, no lock, no allocation.
 
 use super::cut::{Cut, Packet};
-use super::port::{RX, Shared, id};
+use super::shared::{RX, Shared, id};
 use super::sockets::RxRing;
 use std::fmt;
 use std::os::fd::AsFd;

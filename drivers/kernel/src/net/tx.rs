@@ -1,6 +1,6 @@
 //! A queue that sends: a system call for each burst, by which the kernel takes copies. Nothing is in flight when that returns.
 
-use super::port::{Shared, TX, id};
+use super::shared::{Shared, TX, id};
 use super::sockets::TxRing;
 use std::fmt;
 use std::io;

@@ -1,7 +1,7 @@
 //! Queues of AF_XDP sockets: packets are copied between the socket's memory and buffers of the program's. Receiving makes no system call where the kernel
 //! copies; sending makes one a burst.
 
-use super::port::{RX, Shared, TX, id};
+use super::shared::{RX, Shared, TX, id};
 use super::sockets::{RxRing, TxRing};
 use std::fmt;
 use std::os::fd::AsFd;

@@ -5,11 +5,12 @@
 //! PBA: only [`MsixTable`] shows them, and only to read.
 //!
 //! ```
+//! # use wholebar_core as wholebar;
 //! use std::sync::Arc;
 //! use std::time::Duration;
-//! use wholebar_core::Result;
-//! use wholebar_core::bar::{Bar, BarOptions, Doorbell};
-//! use wholebar_core::pci::{BAR0, PciDevice};
+//! use wholebar::Result;
+//! use wholebar::bar::{Bar, BarOptions, Doorbell};
+//! use wholebar::pci::{BAR0, PciDevice};
 //!
 //! /// Resets an engine by its control register and returns the doorbell of its first queue.
 //! fn start(device: Arc<dyn PciDevice>) -> Result<Doorbell<u32>> {

@@ -104,9 +104,10 @@ impl BarPlan {
 /// it takes depends on the number of pieces, not on the number of pages.
 ///
 /// ```
-/// use wholebar_core::PageSize;
-/// use wholebar_core::bar::{Access, BarLayout, MapPolicy, plan};
-/// use wholebar_core::pci::{Isolation, RegionInfo};
+/// # use wholebar_core as wholebar;
+/// use wholebar::PageSize;
+/// use wholebar::bar::{Access, BarLayout, MapPolicy, plan};
+/// use wholebar::pci::{Isolation, RegionInfo};
 ///
 /// // A BAR of 64 KiB with the MSI-X table at 32 KiB; the backend does not say that the table's page can be mapped.
 /// let layout = BarLayout { bar: 0, size: 64 << 10, table: Some(0x8000..0x8100), pba: None, registers: Vec::new() };

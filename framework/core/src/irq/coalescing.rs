@@ -9,8 +9,9 @@ use std::time::Duration;
 /// Where one of the two is 0 it interrupts for each. It matters to who sleeps until a queue wakes him; a poller is not concerned.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::time::Duration;
-/// use wholebar_core::irq::Coalescing;
+/// use wholebar::irq::Coalescing;
 ///
 /// let coalescing = Coalescing { events: 8, time: Duration::from_micros(50) };
 /// assert_eq!(coalescing.to_string(), "50 us, or 8");

@@ -100,10 +100,11 @@ pub struct Full<T> {
 /// A submission and a completion ring over one file, for one thread at a time. `T` is what the caller wants back with a request.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::fs::File;
-/// use wholebar_core::block::Data;
-/// use wholebar_core::kernel::{Operation, Uring, UringOptions};
-/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+/// use wholebar::block::Data;
+/// use wholebar::kernel::{Operation, Uring, UringOptions};
+/// use wholebar::mem::{Arena, ArenaOptions, Pool};
 ///
 /// # if std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|text| text.trim() == "0") {
 /// let pool = Pool::new(Arena::new(4096, ArenaOptions::default())?, 1, 4096, 4096)?;

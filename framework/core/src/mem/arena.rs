@@ -24,13 +24,14 @@ use vm_allocator::{AddressAllocator, AllocPolicy};
 /// `spdk_mem_register`.)
 ///
 /// ```
-/// use wholebar_core::mem::{Arena, ArenaOptions};
+/// # use wholebar_core as wholebar;
+/// use wholebar::mem::{Arena, ArenaOptions};
 ///
 /// let arena = Arena::new(1 << 20, ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() })?;
 /// let chunk = arena.alloc(4096, 4096)?;
 /// chunk.write(0, b"a descriptor")?;
 /// assert!(chunk.offset().is_multiple_of(4096));
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Arena {

@@ -234,8 +234,9 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {
 /// For entries whose words have several widths: they are several rings in one place.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// # use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-/// use wholebar_core::mem::{Arena, ArenaOptions, DmaRing, Field};
+/// use wholebar::mem::{Arena, ArenaOptions, DmaRing, Field};
 ///
 /// // A descriptor of a packed virtqueue: an address, a length, an identifier and flags.
 /// let chunk = Arena::new(4096, ArenaOptions::default())?.alloc(16 * 8, 16)?;
@@ -246,7 +247,7 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {
 /// // A word has one width.
 /// assert!(DmaRing::<AtomicU64>::within(&chunk, 8, 1).is_err());
 /// # let _ = (addresses, ids_and_flags);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 #[repr(C)]
 pub struct Field<T, const AT: usize, const SIZE: usize> {
@@ -290,8 +291,9 @@ unsafe impl<T: Shared, const AT: usize, const SIZE: usize> Shared for Field<T, A
 /// entry have several widths there are several rings in one place, each of a [`Field`]. A clone is the same ring.
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::sync::atomic::{AtomicU64, Ordering};
-/// use wholebar_core::mem::{Arena, ArenaOptions, DmaRing};
+/// use wholebar::mem::{Arena, ArenaOptions, DmaRing};
 ///
 /// let arena = Arena::new(1 << 20, ArenaOptions::default())?;
 /// let ring: DmaRing<[AtomicU64; 8]> = DmaRing::new(arena, 64, 4096)?;
@@ -299,7 +301,7 @@ unsafe impl<T: Shared, const AT: usize, const SIZE: usize> Shared for Field<T, A
 /// ring.at(65)[0].store(7u64.to_le(), Ordering::Relaxed);
 /// assert_eq!((ring.slot(65), ring.lap(65)), (1, true));
 /// assert_eq!(u64::from_le(ring.at(1)[0].load(Ordering::Relaxed)), 7);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct DmaRing<T: Shared> {

@@ -6,7 +6,8 @@
 //! - [`Pool`], [`Buf`]: buffers of equal size in an arena, as owned 8-byte handles; a [`PoolCache`] is one core's share of a pool.
 //!
 //! ```
-//! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+//! # use wholebar_core as wholebar;
+//! use wholebar::mem::{Arena, ArenaOptions, Pool};
 //!
 //! // 1 MiB, and 64 buffers of 2048 bytes in it.
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
@@ -17,7 +18,7 @@
 //! // A dropped buffer returns to its pool.
 //! drop(buf);
 //! assert_eq!(pool.available(), 64);
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 //!
 //! A driver's `attach` ([`Port::attach`](crate::net::Port::attach), [`Disk::attach`](crate::block::Disk::attach)) maps an arena for its device; from

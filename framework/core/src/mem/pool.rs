@@ -170,14 +170,15 @@ impl Drop for Handle {
 /// Dropping it returns its buffers to the pool. (DPDK: `rte_mempool_cache`.)
 ///
 /// ```
-/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
+/// # use wholebar_core as wholebar;
+/// use wholebar::mem::{Arena, ArenaOptions, Pool};
 ///
 /// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 256, 2048, 64)?;
 /// let mut cache = pool.cache(32);
 /// let buf = cache.get_len(60).expect("a buffer");
 /// cache.put(buf);
 /// assert!(cache.len() <= 64);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 pub struct PoolCache {
     stash: Stash<Buf>,

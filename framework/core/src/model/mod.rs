@@ -7,9 +7,10 @@
 //! registers without side effects of access) as *direct*, and gets a call for each access elsewhere.
 //!
 //! ```
-//! use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
-//! use wholebar_core::pci::{BAR0, PciDevice};
-//! use wholebar_core::{PageSize, Work};
+//! # use wholebar_core as wholebar;
+//! use wholebar::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
+//! use wholebar::pci::{BAR0, PciDevice};
+//! use wholebar::{PageSize, Work};
 //!
 //! const EINVAL: i32 = 22;
 //!
@@ -48,7 +49,7 @@
 //! let mut value = [0; 4];
 //! device.read(BAR0, 0, &mut value)?;
 //! assert_eq!(u32::from_le_bytes(value), !5);
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 
 mod dma;

@@ -13,8 +13,9 @@ use std::vec::Drain;
 /// pools.
 ///
 /// ```
-/// use wholebar_core::mem::{Arena, ArenaOptions, Pool};
-/// use wholebar_core::net::Burst;
+/// # use wholebar_core as wholebar;
+/// use wholebar::mem::{Arena, ArenaOptions, Pool};
+/// use wholebar::net::Burst;
 ///
 /// let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default())?, 64, 2048, 64)?;
 /// let mut burst = Burst::new(32);
@@ -24,7 +25,7 @@ use std::vec::Drain;
 /// // Drops the packets that are longer than 1000 bytes.
 /// burst.retain(|packet| packet.packet_len() <= 1000);
 /// assert_eq!((burst.len(), burst.room()), (1, 31));
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 pub struct Burst {
     /// Never grows beyond its capacity.

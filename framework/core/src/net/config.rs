@@ -220,7 +220,8 @@ impl Rss {
 /// DPDK: `rte_eth_conf`.
 ///
 /// ```
-/// use wholebar_core::net::{Offloads, PortConfig, Rss};
+/// # use wholebar_core as wholebar;
+/// use wholebar::net::{Offloads, PortConfig, Rss};
 ///
 /// let config = PortConfig {
 ///     rx_queues: 4,

@@ -47,7 +47,8 @@ counters! {
     /// The counters of a receive queue.
     ///
     /// ```
-    /// use wholebar_core::net::RxCounters;
+    /// # use wholebar_core as wholebar;
+    /// use wholebar::net::RxCounters;
     ///
     /// let counters = RxCounters::default();
     /// counters.packets.add(32);

@@ -140,8 +140,9 @@ const PATIENCE: u32 = 256;
 /// It costs a random number a packet for each fault whose probability is not 0.
 ///
 /// ```no_run
-/// use wholebar_core::net::{Faults, Faulty, Traced};
-/// # use wholebar_core::{mem::Pool, net::Port};
+/// # use wholebar_core as wholebar;
+/// use wholebar::net::{Faults, Faulty, Traced};
+/// # use wholebar::{mem::Pool, net::Port};
 /// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
 ///
 /// let faults: Faults = "drop=0.01,reorder=0.05,seed=7".parse()?;

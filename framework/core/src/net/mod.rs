@@ -7,7 +7,8 @@
 //! writes packets to a file, and `wholebar-statistics` shows the counters of all queues to other processes.
 //!
 //! ```
-//! use wholebar_core::net::{Burst, RxQueue, TxQueue};
+//! # use wholebar_core as wholebar;
+//! use wholebar::net::{Burst, RxQueue, TxQueue};
 //!
 //! /// Forwards what one queue receives to another; returns how many packets the other one took.
 //! fn forward(rx: &mut dyn RxQueue, tx: &mut dyn TxQueue, burst: &mut Burst) -> usize {
@@ -62,11 +63,12 @@ use std::sync::Arc;
 /// finished writing it. A queue around a queue passes on every call, as here:
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::sync::Arc;
-/// use wholebar_core::block::QueueState;
-/// use wholebar_core::irq::EventFd;
-/// use wholebar_core::net::{Burst, RxQueue};
-/// use wholebar_core::reactor::Armed;
+/// use wholebar::block::QueueState;
+/// use wholebar::irq::EventFd;
+/// use wholebar::net::{Burst, RxQueue};
+/// use wholebar::reactor::Armed;
 ///
 /// /// Counts the bytes that a queue receives.
 /// struct Metered<Q> {
@@ -134,6 +136,24 @@ pub trait RxQueue: Send {
 /// ([`Port::reset`]), so one of the two is called regularly, or the queue dropped.
 ///
 /// An implementer keeps each buffer until the device has finished reading it, and sends packets in the order in which it took them.
+///
+/// ```
+/// # use wholebar_core as wholebar;
+/// use wholebar::net::{Burst, QueueState, TxQueue};
+///
+/// /// Sends all of a burst, and waits until the device is done with it; returns whether the queue went on so long.
+/// fn send_all(tx: &mut dyn TxQueue, packets: &mut Burst) -> bool {
+///     while !packets.is_empty() || tx.in_flight() > 0 {
+///         if tx.state() != QueueState::Running {
+///             return false;
+///         }
+///         // What the queue has no room for stays in the burst; with an empty one, this is a `reclaim`.
+///         tx.tx(packets);
+///         tx.reclaim();
+///     }
+///     true
+/// }
+/// ```
 pub trait TxQueue: Send {
     /// Takes packets from the front of `packets`, as many as the queue has room for, and returns their number; the rest stays, in its order. (DPDK:
     /// `rte_eth_tx_burst`.)

@@ -21,7 +21,15 @@ use std::time::Duration;
 /// They are not for the loop that moves packets. Their error is the driver's own: [`DriverError::downcast_ref`] returns it.
 ///
 /// ```
-/// # use wholebar_core::{DriverError, mem::{Arena, ArenaOptions, Pool}, net::{Burst, Port}};
+/// An implementer makes each change survive resets: what `set_promiscuous` and its like were given is told to the device again when it comes up. A method whose
+/// device cannot do what is asked returns an error and has changed nothing. [`ControlPlane`](crate::control_plane::ControlPlane) has the lock, the events and the
+/// steps of a reset, for every driver.
+///
+/// ```
+/// # use wholebar_core as wholebar;
+/// use wholebar::mem::{Arena, ArenaOptions, Pool};
+/// use wholebar::net::{Burst, Port, QueueState, RxQueue, TxQueue};
+///
 /// /// Sends back whatever comes, until the queue is lost.
 /// fn reflect(port: &dyn Port) -> Result<(), Box<dyn std::error::Error>> {
 ///     let arena = Arena::new(8 << 20, ArenaOptions::default())?;
@@ -29,7 +37,7 @@ use std::time::Duration;
 ///     let pool = Pool::new(arena, 2048, 2048, 64)?;
 ///     let (mut rx, mut tx) = (port.rx_queue(0, &pool)?, port.tx_queue(0)?);
 ///     let mut burst = Burst::new(32);
-///     while rx.state() == wholebar_core::block::QueueState::Running {
+///     while rx.state() == QueueState::Running {
 ///         rx.rx(&mut burst);
 ///         tx.tx(&mut burst);
 ///     }

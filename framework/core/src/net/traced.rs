@@ -12,7 +12,8 @@ use tracing::Level;
 /// While no subscriber is enabled for level DEBUG it costs one branch a burst.
 ///
 /// ```
-/// # use wholebar_core::{mem::Pool, net::{Port, Traced}};
+/// # use wholebar_core as wholebar;
+/// # use wholebar::{mem::Pool, net::{Port, Traced}};
 /// # fn example(port: &dyn Port, pool: &Pool) -> Result<(), Box<dyn std::error::Error>> {
 /// // Used as any receive queue.
 /// let rx = Traced::new(port.rx_queue(0, pool)?, "rx0");

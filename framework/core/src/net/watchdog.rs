@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 /// (Linux: `ndo_tx_timeout`.) A driver [checks](Self::check) it in [`poll_events`](crate::control_plane::Driver::poll_events).
 ///
 /// ```
+/// # use wholebar_core as wholebar;
 /// use std::time::{Duration, Instant};
-/// use wholebar_core::net::{TxCounters, TxWatchdog};
+/// use wholebar::net::{TxCounters, TxWatchdog};
 ///
 /// let (counters, start) = (TxCounters::default(), Instant::now());
 /// let mut watchdog = TxWatchdog::new(Duration::from_secs(5));

@@ -9,13 +9,14 @@ use std::str::FromStr;
 /// Shown as Linux does: `0000:01:00.0`.
 ///
 /// ```
-/// use wholebar_core::pci::Address;
+/// # use wholebar_core as wholebar;
+/// use wholebar::pci::Address;
 ///
 /// let address: Address = "0000:3b:1f.2".parse()?;
 /// assert_eq!((address.bus, address.routing_id()), (0x3b, 0x3bfa));
 /// // The segment may be left out.
 /// assert_eq!("3b:1f.2".parse::<Address>()?, address);
-/// # Ok::<_, wholebar_core::Error>(())
+/// # Ok::<_, wholebar::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {

@@ -5,7 +5,8 @@
 //! [`PciDevice::set_irqs`] alone.
 //!
 //! ```
-//! use wholebar_core::pci::Config;
+//! # use wholebar_core as wholebar;
+//! use wholebar::pci::Config;
 //!
 //! // The header of an NVMe controller: QEMU's, which has no capabilities in these bytes.
 //! let mut bytes = vec![0; 256];
@@ -15,7 +16,7 @@
 //! assert_eq!((config.vendor(), config.device()), (0x1b36, 0x0010));
 //! assert_eq!(config.class().to_string(), "010802");
 //! assert!(config.capabilities().next().is_none());
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 
 mod caps;

@@ -7,8 +7,9 @@
 //! This module does *not* plan BARs ([`crate::bar`]) or lay out memory ([`crate::mem`]).
 //!
 //! ```
-//! use wholebar_core::Result;
-//! use wholebar_core::pci::{BAR0, Config, Irq, PciDevice};
+//! # use wholebar_core as wholebar;
+//! use wholebar::Result;
+//! use wholebar::pci::{BAR0, Config, Irq, PciDevice};
 //!
 //! /// Describes a device in a line.
 //! fn describe(device: &dyn PciDevice) -> Result<String> {

@@ -9,7 +9,8 @@
 //! caller's that has no room), locks or makes a system call, except that a core which waits for a preempted one yields.
 //!
 //! ```
-//! use wholebar_core::ring::{Ring, spsc};
+//! # use wholebar_core as wholebar;
+//! use wholebar::ring::{Ring, spsc};
 //!
 //! let (mut producer, mut consumer) = spsc(8)?;
 //! producer.push("a packet").expect("room");
@@ -22,7 +23,7 @@
 //! let mut out = Vec::new();
 //! // All or nothing.
 //! assert!(!ring.pop_bulk(&mut out, 5) && ring.pop_bulk(&mut out, 4));
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 //!
 //! This module does *not* know about devices: rings that hardware reads are [`DmaRing`](crate::mem::DmaRing)s.

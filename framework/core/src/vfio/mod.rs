@@ -5,12 +5,13 @@
 //! types leave this module.
 //!
 //! ```no_run
-//! use wholebar_core::pci::PciDevice;
-//! use wholebar_core::vfio::{Vfio, VfioOptions};
+//! # use wholebar_core as wholebar;
+//! use wholebar::pci::PciDevice;
+//! use wholebar::vfio::{Vfio, VfioOptions};
 //!
 //! let device = Vfio::open("0000:01:00.0".parse()?, &VfioOptions::default())?;
 //! println!("{}: interrupts are {:?}", device.name(), device.isolation().verdict);
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 //!
 //! There are two libraries for this, and one path. `vfio-ioctls` encodes its requests wrongly for powerpc64 (`_IO` has a direction bit

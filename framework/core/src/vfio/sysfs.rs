@@ -4,7 +4,8 @@
 //! a parameter, so that tests have one of their own.
 //!
 //! ```
-//! use wholebar_core::vfio::sysfs::Sysfs;
+//! # use wholebar_core as wholebar;
+//! use wholebar::vfio::sysfs::Sysfs;
 //!
 //! for function in Sysfs::default().functions() {
 //!     println!("{} is driven by {}", function.address(), function.driver().as_deref().unwrap_or("no driver"));

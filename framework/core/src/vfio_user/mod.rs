@@ -8,12 +8,13 @@
 //! connection where it could not.
 //!
 //! ```no_run
-//! use wholebar_core::pci::PciDevice;
-//! use wholebar_core::vfio_user::{Options, VfioUser};
+//! # use wholebar_core as wholebar;
+//! use wholebar::pci::PciDevice;
+//! use wholebar::vfio_user::{Options, VfioUser};
 //!
 //! let device = VfioUser::connect("/run/nvme.sock", Options::default())?;
 //! println!("{} has {} regions", device.name(), device.info().regions);
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 
 mod client;

@@ -6,12 +6,13 @@
 //! Neither side trusts the other. Whatever arrives is checked before it is used.
 //!
 //! ```no_run
-//! use wholebar_core::pci::PciDevice;
-//! use wholebar_core::vhost_user::{Options, VhostUser};
+//! # use wholebar_core as wholebar;
+//! use wholebar::pci::PciDevice;
+//! use wholebar::vhost_user::{Options, VhostUser};
 //!
 //! let device = VhostUser::connect("/run/disk.sock", Options::default())?;
 //! println!("{} is a {:?} device", device.name(), device.device_type());
-//! # Ok::<_, wholebar_core::Error>(())
+//! # Ok::<_, wholebar::Error>(())
 //! ```
 
 mod client;

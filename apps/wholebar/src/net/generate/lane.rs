@@ -258,7 +258,7 @@ mod tests {
         let end = "sim:virtio-net,wire=pair:lanes,full=wait,mtu=9000".to_owned();
         for flags in ["--mtu 9000", "--mtu 9000 --buffer 1024 --offloads scatter,checksum"] {
             let args = Cli::parse_from(["test"].into_iter().chain(flags.split(' '))).ports;
-            let ports = port::open(&[end.clone(), end.clone()], &args, crate::net::run::Idle::Poll, &[]).unwrap();
+            let ports = port::open(&[end.clone(), end.clone()], &args, crate::net::idle::Idle::Poll, &[]).unwrap();
             port::wait_for_links(&ports, &AtomicBool::new(false));
             let [from, to] = [&ports[0], &ports[1]];
             let headers = Headers { from: from.port.mac(), to: to.port.mac(), vlan: None, v6: false };
