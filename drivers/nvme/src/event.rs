@@ -69,8 +69,6 @@ impl AsyncEvent {
             lid::ERROR => 64,
             // Changed Namespace List (5.16.1.5): all of it, or it isn't cleared.
             lid::CHANGED_NAMESPACES => 4096,
-            // Reservation Notification (5.16.1.23).
-            lid::RESERVATION => 64,
             _ => 512,
         }
     }

@@ -22,7 +22,7 @@ pub const WRITE_ATOMICITY: u8 = 0x0a;
 pub const ASYNC_EVENT_CONFIGURATION: u8 = 0x0b;
 /// Autonomous Power State Transition: 256 bytes of data.
 pub const AUTONOMOUS_POWER_STATES: u8 = 0x0c;
-/// Host Memory Buffer: can be read, and is not to be set.
+/// Host Memory Buffer: can be read; set by [`Options::host_memory_buffer`](crate::Options::host_memory_buffer) alone.
 pub const HOST_MEMORY_BUFFER: u8 = 0x0d;
 /// Timestamp: 8 bytes of data.
 pub const TIMESTAMP: u8 = 0x0e;

@@ -95,7 +95,8 @@ impl PersistentMemoryRegion {
             tracing::warn!(device = hw.name(), bar, "its persistent memory region is behind no BAR that can have one");
             return Ok(None);
         }
-        let size = hw.device.region(bar.into())?.size;
+        // One that is not there is no region.
+        let size = hw.device.region(bar.into()).map_or(0, |region| region.size);
         let (write_data, read_data) = (capabilities.write_data(), capabilities.read_data());
         Ok(Some(Self { bar, size, write_data, read_data, capabilities }).filter(|region| region.size >= WORD))
     }
@@ -139,22 +140,16 @@ impl Nvme {
         };
         let options = &self.0.driver().options;
         let of_bar = BarOptions { policy: options.policy, page: options.page, registers: &[] };
-        // The lock of the control plane: no reset is under way meanwhile.
-        let window = self.0.with(|_| {
-            if hw.persistent_open.swap(true, Ordering::Relaxed) {
-                return Err(failed(hw, "it is open already, and has one owner"));
-            }
-            let opened = Bar::of(hw.device.clone(), region.bar, of_bar)
-                .and_then(|bar| bar.window(0..bar.size() - bar.size() % WORD))
-                .map_err(Error::from)
-                .and_then(|window| region.enable(hw).map(|()| window));
-            if opened.is_err() {
-                let _ = region.disable(hw);
-                hw.persistent_open.store(false, Ordering::Relaxed);
-            }
-            opened
-        })?;
+        self.check()?;
+        if hw.persistent_open.swap(true, Ordering::Relaxed) {
+            return Err(failed(hw, "it is open already, and has one owner"));
+        }
+        let window = Bar::of(hw.device.clone(), region.bar, of_bar)
+            .and_then(|bar| bar.window(0..bar.size() - bar.size() % WORD))
+            .inspect_err(|_| hw.persistent_open.store(false, Ordering::Relaxed))?;
+        // It is disabled again where it does not become ready, as it is dropped then. No lock is held: that may take minutes.
         let memory = PersistentMemory { handle: self.0.clone(), region, window };
+        region.enable(hw)?;
         memory.check()?;
         Ok(memory)
     }
