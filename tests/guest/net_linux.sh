@@ -1,6 +1,6 @@
 # Linux's own driver at one end of the wire, in a network namespace of its own; at the other end wholebar, which forwards to a TAP of Linux's: ping, and TCP.
 # guests: x86_64 ppc64le-64k
-# machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --nic vmxnet3,hub=3 --nic vmxnet3,hub=3 --nic virtio-net,hub=3 --bind nic --bind blk
+# machine: --nic igb --nic igb --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --nic virtio-net,hub=1,packed=on,in_order=on,host_mtu=9000 --blk 64M,packed=on,in_order=on,num-queues=2 --nic vmxnet3,hub=3 --nic vmxnet3,hub=3 --nic virtio-net,hub=3 --nic e1000e,hub=4 --nic e1000e,hub=4 --bind nic --bind blk
 # programs: iperf3
 fail() {
 	echo "FAIL: $*"
@@ -26,7 +26,7 @@ interface() { ls /sys/bus/pci/devices/$1/net /sys/bus/pci/devices/$1/virtio*/net
 apart() { nsenter -t $there -n "$@"; }
 listens() { apart cat /proc/net/tcp /proc/net/tcp6 | grep -q ":$1 .* 0A "; }
 
-modprobe tun && modprobe igb && modprobe virtio_net || exit 1
+modprobe tun && modprobe igb && modprobe e1000e && modprobe virtio_net || exit 1
 # In hugepages no packet crosses a page: QEMU's 82576 drops, without a word, what it is to send from a buffer that is in two pieces behind the IOMMU.
 echo 32 >/proc/sys/vm/nr_hugepages
 mkfifo /tmp/never
@@ -80,5 +80,6 @@ try "virtio-net, split" $4 $3 virtio-pci --split
 # Linux has its driver for pages below 64 KiB only.
 [ $GUEST = ppc64le-64k ] || { modprobe vmxnet3 && try vmxnet3 $5 $6 vmxnet3; }
 try "vmxnet3 and virtio-net" $5 $7 virtio-pci
+try e1000e $8 $9 e1000e
 kill $there
 echo 0 >/proc/sys/vm/nr_hugepages

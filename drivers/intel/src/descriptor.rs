@@ -36,6 +36,11 @@ impl WriteBack {
         self.high >> 31 & 1 != 0
     }
 
+    /// TS: the device has the time of the packet's arrival, the 82576 alone.
+    pub fn is_stamped(self) -> bool {
+        self.high >> 16 & 1 != 0
+    }
+
     /// The VLAN tag that was taken off (VP).
     pub fn vlan(self) -> Option<u16> {
         (self.high >> 3 & 1 != 0).then_some((self.high >> 48) as u16)
@@ -63,6 +68,9 @@ impl WriteBack {
     }
 }
 
+/// The bit of the MAC field in the second word of a data descriptor that has the device keep the time (7.2.2.3).
+pub const TX_TIMESYNC: u64 = 1 << 19;
+
 /// RS, in the second word of a data descriptor: the device is to tell when it is done with it.
 pub const TX_REPORT: u64 = 1 << 27;
 /// DD, there: it is.
@@ -85,6 +93,7 @@ mod tests {
         // UDP alone (UDPCS); errors say nothing where nobody looked.
         assert_eq!(WriteBack { low: 0, high: 0x6000_0011 }.checked(), (Checked::Unknown, Checked::Bad));
         assert!(WriteBack { low: 0, high: 1 << 31 }.is_bad());
+        assert!(WriteBack { low: 0, high: 1 << 16 }.is_stamped() && !wb.is_stamped());
         // SCTP of 60 bytes, and of 64.
         assert_eq!(WriteBack { low: 0x400, high: 0x3c_2000_0021 }.checked().1, Checked::Unknown);
         assert_eq!(WriteBack { low: 0x400, high: 0x40_2000_0021 }.checked().1, Checked::Bad);

@@ -2,6 +2,7 @@
 //! ([`Nic`](crate::Nic)), and so are the queues' own work ([`Rx`](crate::Rx), [`Tx`](crate::Tx)).
 
 use crate::Options;
+use crate::clock::Clock;
 use crate::control::{Control, Record, memory};
 use crate::error::{Error, Result};
 use crate::family::{Direction, Family, QueueId, Vector};
@@ -10,8 +11,8 @@ use crate::regs::queue;
 use crate::rx_ring::RxRing;
 use crate::tx_ring::TxRing;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard};
 use wholebar_core::bar::Doorbell;
 use wholebar_core::control_plane::{ControlPlane, Driver, QueueContext, Recovery};
 use wholebar_core::irq::{EventFd, Interrupts};
@@ -38,6 +39,8 @@ pub(crate) struct Inner<F> {
     pub queue_context: Arc<QueueContext<Error>>,
     pub rx_counters: Vec<Arc<RxCounters>>,
     pub tx_counters: Vec<Arc<TxCounters>>,
+    /// The clock by which packets are stamped, while it runs.
+    pub clock: Mutex<Option<Clock>>,
     pub family: PhantomData<F>,
 }
 
@@ -78,6 +81,18 @@ pub(crate) fn rx_vectors(config: &PortConfig, interrupts: Option<&Interrupts>) -
 impl<F: Family> Inner<F> {
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    pub fn clock(&self) -> MutexGuard<'_, Option<Clock>> {
+        self.clock.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Reads the clock, where it runs, so that it is not seen to come round, and goes on after a reset.
+    fn look_at_clock(&self) -> Result<()> {
+        if let Some(clock) = &mut *self.clock() {
+            clock.now(F::cycles(&self.hw)?);
+        }
+        Ok(())
     }
 
     /// How much of a pool's buffers the device may write, in units of 1024 bytes, as devices have it (7.1.3.1).
@@ -218,7 +233,7 @@ impl<F: Family> Driver for Inner<F> {
 
     fn stop(&self, control: &mut Control) -> Result<()> {
         // A reset clears its counters.
-        if let Err(error) = control.count::<F>(&self.hw) {
+        if let Err(error) = control.count::<F>(&self.hw).and_then(|()| self.look_at_clock()) {
             tracing::debug!(%error, "before a reset");
         }
         F::reset(&self.hw)
@@ -228,6 +243,9 @@ impl<F: Family> Driver for Inner<F> {
         self.hw.bus_master(true)?;
         let vectors = rx_vectors(&self.config, self.queue_context.interrupts());
         control.set_up::<F>(&self.hw, self.queue_context.interrupts(), vectors)?;
+        if let Some(clock) = &mut *self.clock() {
+            clock.resume(F::cycles(&self.hw)?);
+        }
         control.recreate::<F>(&self.hw, &self.domain)
     }
 
@@ -236,6 +254,7 @@ impl<F: Family> Driver for Inner<F> {
         let link = control.follow_link::<F>(&self.hw, self.queue_context.interrupts().is_some(), tell)?;
         F::serve(&self.hw, &mut control.settings, link)?;
         control.watchdogs.check(control.link.up, &self.tx_counters, tell);
+        self.look_at_clock()?;
         control.count::<F>(&self.hw)
     }
 }

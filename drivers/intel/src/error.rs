@@ -41,6 +41,14 @@ pub enum Error {
     /// What was asked for cannot be: a number of queues, a queue, sizes, buffers, addresses.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// What was asked of the device's clock cannot be.
+    #[error("{device}: {why}")]
+    Timesync {
+        /// The device.
+        device: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The physical function was reset, and with it this virtual one's queues and settings.
     #[error("{device}: its physical function was reset, or does not know it: it has to begin anew")]
     PhysicalReset {

@@ -90,6 +90,9 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Buffers of all receive queues are told to be of one size.
     const ONE_BUFFER_SIZE: bool;
 
+    /// Packets can be stamped with the time at which they are sent and received.
+    const STAMPS: bool = false;
+
     /// What is granted of the offloads that are asked for.
     fn grant(config: &PortConfig) -> Offloads {
         config.offloads.and(Self::LIMITS.offloads)
@@ -196,4 +199,14 @@ pub trait Family: Sized + Send + Sync + 'static {
 
     /// Whether descriptors have room for the lengths of these headers.
     fn can_describe(offload: &Offload) -> bool;
+
+    /// What the clock says by which packets are stamped, in its own units.
+    fn cycles(_hw: &Hardware) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// When the packet came that was stamped, by that clock; `None` where there is no stamp.
+    fn rx_stamp(_hw: &Hardware) -> Result<Option<u64>> {
+        Ok(None)
+    }
 }

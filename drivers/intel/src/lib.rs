@@ -27,10 +27,12 @@
 //! # }
 //! ```
 
+mod clock;
 mod control;
 mod descriptor;
 mod device;
 pub mod e1000e;
+pub mod errata;
 mod error;
 mod family;
 mod hardware;

@@ -11,7 +11,7 @@ use crate::tx::Tx;
 use crate::{Options, Service};
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use wholebar_core::bar::Bar;
 use wholebar_core::channel::Receiver;
@@ -60,6 +60,7 @@ impl<F: Family> Nic<F> {
             mtu: config.mtu.unwrap_or(MTU),
             throttle: Duration::ZERO,
             granted,
+            timesync: None,
             functions: F::functions(),
         };
         let max_packet = settings.max_packet();
@@ -93,6 +94,7 @@ impl<F: Family> Nic<F> {
             rx_counters: (0..config.rx_queues).map(|_| Arc::default()).collect(),
             tx_counters: (0..config.tx_queues).map(|_| Arc::default()).collect(),
             config,
+            clock: Mutex::new(None),
             family: PhantomData,
         };
         let mut control_plane = ControlPlane::new(inner, control, queue_context, patience)?;

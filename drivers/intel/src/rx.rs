@@ -121,6 +121,20 @@ impl<F: Family> Rx<F> {
             let (l3, l4) = wb.checked();
             packet.set_checked(l3, l4);
         }
+        if F::STAMPS && wb.is_stamped() {
+            self.stamp(packet);
+        }
+    }
+
+    /// Gives a packet the time of its arrival, by register reads and a lock. There is one such packet at a time.
+    #[cold]
+    fn stamp(&self, packet: &mut Buf) {
+        let driver = self.inner.driver();
+        if let Some(clock) = &*driver.clock()
+            && let Ok(Some(stamp)) = F::rx_stamp(&driver.hw)
+        {
+            packet.set_timestamp(clock.at(stamp).as_nanos() as u64);
+        }
     }
 
     /// Gives the device as many buffers as it takes, or as there are: one doorbell.

@@ -28,6 +28,8 @@ pub struct Settings {
     /// The least time between two interrupts of a receive queue.
     pub throttle: Duration,
     pub granted: Offloads,
+    /// What the clock by which packets are stamped adds each period; `None` where it does not run.
+    pub timesync: Option<u32>,
     /// Those that it serves, by their numbers.
     pub functions: Vec<VirtualFunction>,
 }
@@ -192,6 +194,7 @@ mod tests {
             mtu: 1500,
             throttle: Duration::ZERO,
             granted: Offloads::NONE,
+            timesync: None,
             functions: Vec::new(),
         }
     }

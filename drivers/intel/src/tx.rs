@@ -3,6 +3,7 @@
 //! A packet stays with the queue until the device reported that it was sent. Nothing here locks, allocates or calls the kernel while the queue runs
 //! and packets lie in arenas that it has seen before.
 
+use crate::descriptor::TX_TIMESYNC;
 use crate::device::{Handle, TxParts, delete_queue};
 use crate::family::{Family, QueueId};
 use crate::offload::{self, MAX_SEGMENTED};
@@ -139,7 +140,8 @@ impl<F: Family> Tx<F> {
         }
         let headers = cut.map_or(0, |cut| cut.l4_start() + u32::from(cut.l4_len));
         let payload = total.saturating_sub(headers);
-        let (work, context) = (F::tx_work(offload, vlan), F::tx_context(offload, vlan, payload));
+        let stamp = if F::STAMPS && packet.timesync() { TX_TIMESYNC } else { 0 };
+        let (work, context) = (F::tx_work(offload, vlan) | stamp, F::tx_context(offload, vlan, payload));
         let mut left = descriptors(packet);
         if left + u32::from(context.is_some()) > self.ring.capacity() {
             return Err(Unfit::Segments);

@@ -108,3 +108,62 @@ fn interrupts_are_throttled() {
     assert_eq!(rig.port.coalescing(), None);
     assert!(rig.port.set_coalescing(wanted).is_err());
 }
+
+/// Registers of chapter 8.16, at their places.
+#[test]
+fn packets_are_stamped_by_the_device_s_clock() {
+    const SECOND: u64 = 1_000_000_000;
+    let rig = rig::<I82576>(small());
+    let set64 = |register: u64, nanos: u64| {
+        rig.nic.set(register, (nanos << 19) as u32);
+        rig.nic.set(register + 4, (nanos << 19 >> 32) as u32);
+    };
+    let time = |nanos| Duration::from_nanos(nanos);
+    assert!(rig.port.timesync_read_time().is_err_and(|e| e.to_string().contains("timesync_enable first")));
+    set64(0xb600, 7 * SECOND);
+    rig.port.timesync_enable().unwrap();
+    let on = |expected: [u32; 5]| {
+        let registers = [0xb608, 0xb620, 0xb614, 0x5cbc, 0x5f50].map(|register| rig.nic.register(register));
+        assert_eq!(registers, expected, "TIMINCA, TSYNCRXCTL, TSYNCTXCTL, ETQF(3), TSYNCRXCFG");
+    };
+    on([0x0180_0000, 0x1a, 0x10, 0x4400_88f7, 0]);
+    assert_eq!(rig.port.timesync_read_time().unwrap(), time(0));
+    set64(0xb600, 7 * SECOND + 1500);
+    assert_eq!(rig.port.timesync_read_time().unwrap(), time(1500));
+    // Received: a packet with the bit, while there is a stamp; one without it.
+    let (mut rx, mut burst) = (rig.port.rx(0, &rig.pool).unwrap(), Burst::new(4));
+    set64(0xb624, 7 * SECOND + 900);
+    rig.nic.set(0xb620, 0x1b);
+    rig.nic.receive(&rig.device, 0, &[7; 60], 1 << 16 | 3);
+    rig.nic.receive(&rig.device, 1, &[7; 60], 3);
+    rx.rx(&mut burst);
+    assert_eq!(burst.iter().map(|packet| packet.timestamp()).collect::<Vec<_>>(), [Some(900), None]);
+    burst.give_back();
+    // Sent.
+    let mut tx = rig.port.tx(0).unwrap();
+    let mut packet = rig.pool.get_len(60).unwrap();
+    packet.set_timesync(true);
+    burst.push(packet).unwrap();
+    tx.tx(&mut burst);
+    let words = rig.nic.words(&rig.device, rig.nic.tx(), 0);
+    assert_eq!(words[1], 0x2b38_003c | (60 << 14) << 32, "no context, and bit 19");
+    assert_eq!(rig.port.timesync_read_tx_timestamp().unwrap(), None);
+    set64(0xb618, 7 * SECOND + 2500);
+    rig.nic.set(0xb614, 0x11);
+    assert_eq!(rig.port.timesync_read_tx_timestamp().unwrap(), Some(time(2500)));
+    // Set, moved, faster; and through a reset, which takes the clock back to where it began.
+    rig.port.timesync_write_time(time(40 * SECOND)).unwrap();
+    rig.port.timesync_adjust_time(-2_000_000_000).unwrap();
+    assert_eq!(rig.port.timesync_read_time().unwrap(), time(38 * SECOND));
+    rig.port.timesync_adjust_freq(500_000_000).unwrap();
+    assert_eq!(rig.nic.register(0xb608), 0x01c0_0000);
+    assert!(rig.port.timesync_adjust_freq(1_000_000_000).is_err());
+    drop((rx, tx));
+    rig.port.reset().unwrap();
+    on([0x01c0_0000, 0x1a, 0x10, 0x4400_88f7, 0]);
+    let after = rig.port.timesync_read_time().unwrap();
+    assert!(after >= time(38 * SECOND) && after < time(338 * SECOND), "{after:?}");
+    rig.port.timesync_disable().unwrap();
+    on([0x01c0_0000, 0, 0, 0, 0]);
+    assert!(rig.port.timesync_read_tx_timestamp().is_err());
+}

@@ -45,6 +45,11 @@ impl Bench {
         (buffers, size): (u32, u32),
     ) -> Result<Self> {
         let disk = block::drivers().open(device.clone(), &DiskConfig { queues, entries: None }, mapping)?;
+        Self::over(disk, (buffers, size))
+    }
+
+    /// The same, of a disk that is open.
+    pub fn over(disk: Box<dyn Disk>, (buffers, size): (u32, u32)) -> Result<Self> {
         let ns = disk.namespaces().into_iter().next().context("it has no namespace that can be used")?;
         let page = PageSize::host().bytes();
         let each = u64::from(size).next_multiple_of(page);
@@ -161,7 +166,7 @@ pub fn disk(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>, options: &Opti
 }
 
 /// The first blocks, each by a read of its own.
-fn reference(bench: &Bench) -> Result<Vec<u8>> {
+pub fn reference(bench: &Bench) -> Result<Vec<u8>> {
     let (mut queue, block) = (bench.disk.queue()?, u64::from(bench.ns.block_size));
     let mut bytes = Vec::new();
     for lba in 0..bench.ns.blocks.min(REFERENCE) {
@@ -183,7 +188,9 @@ fn compare(data: &Data, lba: u64, block: u32, known: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn shapes(bench: &Bench, known: &[u8]) -> Result<Found> {
+pub fn shapes(bench: &Bench, known: &[u8]) -> Result<Found> {
+    // Of devices: a host's may be larger.
+    let page = 4096;
     let (block, mut queue) = (u64::from(bench.ns.block_size), bench.disk.queue()?);
     let all = known.len() as u64 / block;
     let limit = u64::from(bench.ns.max_command) / block;
@@ -208,11 +215,14 @@ fn shapes(bench: &Bench, known: &[u8]) -> Result<Found> {
     for blocks in lengths.into_iter().filter(|n| (1..=all).contains(n) && n * block <= u64::from(bench.pool.size())) {
         for lba in [0, 1, 5, all - blocks].into_iter().filter(|lba| lba + blocks <= all) {
             try_one(lba, Data::One(bench.buf(blocks * block)?))?;
-            // Data that does not begin where its buffer does.
-            let mut inside = bench.pool.get().context("no buffer left")?;
-            if blocks * block + 64 <= u64::from(bench.pool.size()) && inside.reserve(64) {
-                inside.set_len(u32::try_from(blocks * block)?);
-                try_one(lba, Data::One(inside))?;
+            // Data that does not begin where its buffer does, nor at a page; and that ends short of one, at it, and behind it.
+            for inside in [4, 64, 512, page - 512, page - 64, page - 4] {
+                let mut buf = bench.pool.get().context("no buffer left")?;
+                let fits = blocks * block + u64::from(inside) <= u64::from(bench.pool.size());
+                if fits && buf.reserve(inside) {
+                    buf.set_len(u32::try_from(blocks * block)?);
+                    try_one(lba, Data::One(buf))?;
+                }
             }
             if blocks >= 2 {
                 let rest = (blocks - 1) * block;

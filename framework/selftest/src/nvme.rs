@@ -1,5 +1,6 @@
-//! Checks that are an NVMe controller's alone: each kind of interrupt it has, as the controller raises it.
+//! Checks that are an NVMe controller's alone: each kind of interrupt it has, as the controller raises it; transfers described in either way.
 
+use crate::disk::{Bench, reference, shapes};
 use crate::{Found, Runner};
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -23,6 +24,18 @@ pub fn nvme(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>) {
     {
         runner.check("nvme", name, || completions(device, kind));
     }
+    for (name, sgls) in [("reads of every shape by PRP lists", false), ("reads of every shape by SGLs", true)] {
+        runner.check("nvme", name, || transfers(device, sgls));
+    }
+}
+
+/// Reads of every shape, described by PRP lists alone or by SGLs where those are had (NVM Express Base 2.0, 4.1.1 and 4.1.2).
+fn transfers(device: &Arc<dyn PciDevice>, sgls: bool) -> Result<Found> {
+    let nvme = Nvme::open(device.clone(), Options { sgls, ..Options::default() })?;
+    if sgls && nvme.identify().sgl_alignment().is_none() {
+        return Ok(Found::Nothing("the controller has no SGLs".to_owned()));
+    }
+    Bench::over(Box::new(nvme), (8, 4 << 20))?.with(|bench| shapes(bench, &reference(bench)?))
 }
 
 /// Waits for the interrupts of admin commands.

@@ -31,8 +31,11 @@ macro_rules! tests {
 }
 pub(crate) use tests;
 
-use anyhow::{Context, Result, bail, ensure};
+mod segments;
+
+use anyhow::{Context, Result, ensure};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use segments::Large;
 use std::fs;
 use std::time::{Duration, Instant};
 use wholebar::PageSize;
@@ -344,45 +347,9 @@ pub fn large_packets_are_cut_into_segments<F: Controller>() -> Result<()> {
     let payload: Vec<u8> = (0..30_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
     for ipv6 in [false, true] {
         for (segment, len) in [(1440, payload.len()), (536, 5000), (1440, 100), (1000, 1000)] {
-            let what = format!("{len} bytes by {segment} over IPv{}", if ipv6 { 6 } else { 4 });
-            let builder = PacketBuilder::ethernet2(a.nic.mac().0, to.0);
-            let builder = match ipv6 {
-                false => builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-                true => builder.ipv6([0xfd; 16], [0xfc; 16], 64),
-            };
-            let (mut bytes, first) = (Vec::new(), u32::MAX - 2000);
-            builder.tcp(1111, 2222, first, 1000).ack(5).psh().write(&mut bytes, &payload[..len])?;
-            let l3_len = if ipv6 { 40 } else { 20 };
-            let offload =
-                Offload { l2_len: 14, l3_len, l4_len: 20, ipv6, l4: Some(L4::Tcp), segment, ..Offload::default() };
-            let mut packet: Option<Buf> = None;
-            for chunk in bytes.chunks(2000) {
-                let mut buf = a.pool.get().context("a buffer")?;
-                buf.copy_from(chunk);
-                match &mut packet {
-                    Some(packet) => packet.append(buf),
-                    None => packet = Some(buf),
-                }
-            }
-            let mut packet = packet.context("it has bytes")?;
-            packet.set_offload(Some(offload));
-            send(&mut tx, [packet])?;
-            let mut came = Vec::new();
-            while came.len() < len {
-                let part = receive(&mut rx).with_context(|| format!("{what}: {} bytes came", came.len()))?;
-                let l3 = if ipv6 { Checked::Unknown } else { Checked::Good };
-                ensure!(part.checked() == (l3, Checked::Good), "{what}: {:?}", part.checked());
-                let parsed = SlicedPacket::from_ethernet(part.bytes())?;
-                let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { bail!("{what}: no TCP") };
-                let expected = usize::from(segment).min(len - came.len());
-                let data = tcp.payload().get(..expected).with_context(|| format!("{what}: {part:?}"))?;
-                ensure!(tcp.sequence_number() == first.wrapping_add(came.len() as u32), "{what}: out of order");
-                let last = came.len() + expected == len;
-                // QEMU takes PSH from the last one, too.
-                ensure!((last || !tcp.psh()) && tcp.ack(), "{what}: PSH is the last one's");
-                came.extend_from_slice(data);
-            }
-            ensure!(came == payload[..len], "{what}: other bytes came");
+            let large = Large { from: a.nic.mac(), to, ipv6, segment, payload: &payload[..len] };
+            send(&mut tx, [large.packet(&a.pool)?])?;
+            large.came(|| receive(&mut rx))?;
         }
     }
     silence(&mut rx)?;

@@ -1,6 +1,7 @@
 //! `wholebar doctor`: whether a PCI function can be opened here, what is in the way, and what mends it.
 
 mod facts;
+mod known;
 mod rules;
 #[cfg(test)]
 pub mod tests;

@@ -4,10 +4,10 @@
 //! else that is in the way is not told again.
 
 use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
+use super::known;
 use super::virtual_function;
 use crate::output;
 use serde::Serialize;
-use wholebar::nvme::Quirk;
 use wholebar::pci::Address;
 use wholebar::vfio::sysfs::is_vfio;
 use wholebar::vfio::{Route, VfioOptions};
@@ -95,7 +95,7 @@ pub fn device(host: &Host, device: &Device, options: &VfioOptions) -> Vec<Findin
     findings.extend(device.group.as_ref().and_then(direct));
     findings.extend(device.small_bars.iter().map(|bar| small_bar(host, device, bar)));
     findings.extend(numa(host, device));
-    findings.extend(quirks(device));
+    findings.extend(known::rules(device));
     findings
 }
 
@@ -557,13 +557,6 @@ fn small_bar(host: &Host, device: &Device, small: &SmallBar) -> Finding {
     let mend = kernel_argument(&format!("pci=resource_alignment={order}@pci:{vendor:04x}:{id:04x}"));
     let why = reasons.join(" and ");
     Finding::warn(CHECK, format!("{what} {why}: it cannot be mapped, and each access is a system call"), [mend])
-}
-
-/// What is known of a controller of this kind, which the driver heeds.
-fn quirks(device: &Device) -> Option<Finding> {
-    let (vendor, id) = device.ids?;
-    let known: Vec<_> = Quirk::of(vendor, id).map(|(quirk, _)| quirk.to_string()).collect();
-    (!known.is_empty()).then(|| Finding::ok("quirks", format!("known of its kind, and heeded: {}", known.join("; "))))
 }
 
 fn numa(host: &Host, device: &Device) -> Option<Finding> {

@@ -423,6 +423,30 @@ fn memory() {
     expect(&far.hugepages(1, 4, 4), PageSize::K4, Route::Auto, &[]);
 }
 
+/// What the driver sees to, and what whoever has the card has to know.
+#[test]
+fn what_is_known_of_a_kind_is_told() {
+    let healthy = || Tree::healthy().function(DEVICE, "vfio-pci", Some(3)).bar(DEVICE, 0xfe60_0000, 0x4000);
+    let card = |id: &str| healthy().put_device(DEVICE, "vendor", "0x8086").put_device(DEVICE, "device", id);
+    for (id, check, says) in [
+        (
+            "0x10d3",
+            "errata",
+            "to know: link power states (ASPM L0s, L1) lose packets and stop the device: boot with pcie_aspm=off; ",
+        ),
+        ("0x10d3", "errata", ". known, and heeded: PCIe completions go wrong, and sending stops; "),
+        ("0x10c9", "errata", "known, and heeded: with MSI-X, a write-back threshold above 1 holds sent packets back; "),
+        ("0x0953", "quirks", "known of its kind, and heeded: requests are cut at its stripes"),
+    ] {
+        let findings = all(&card(id), PageSize::K4, Route::Auto);
+        let known: Vec<_> = findings.iter().filter(|finding| finding.check == check).collect();
+        assert!(matches!(known[..], [one] if one.verdict == Verdict::Ok && one.evidence.contains(says)), "{known:#?}");
+    }
+    // One of which nothing is known.
+    let findings = all(&card("0x1521"), PageSize::K4, Route::Auto);
+    assert!(findings.iter().all(|finding| finding.check != "errata" && finding.check != "quirks"));
+}
+
 /// Checks what sets hugepages aside on a machine with these, in KiB, and so many KiB of memory available.
 fn expect_aside(sizes: &[u64], available: u64, says: &[&str]) {
     let mut tree = Tree::new().put("proc/meminfo", &format!("MemAvailable:  {available} kB"));

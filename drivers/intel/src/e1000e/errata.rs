@@ -1,17 +1,4 @@
-//! What is known to be wrong with the 82574, and what this driver does about it. Sources are Intel's "82574 Family Gigabit Ethernet Controller Specification
-//! Update" and what Linux and DPDK do. None of it can be tried without the hardware: QEMU's device has no errata.
-//!
-//! | what | source | here |
-//! |---|---|---|
-//! | Link power states (ASPM L0s, L1) lose packets and stop the device | Linux: `FLAG2_DISABLE_ASPM_L0S`, `FLAG2_DISABLE_ASPM_L1` | opening warns; the kernel owns the link's registers |
-//! | PCIe completions go wrong, and sending stops | Linux: `e1000_initialize_hw_bits_82571` (`GCR2` bit 0) | set after each reset |
-//! | Reserved bits of CTRL, CTRL_EXT, GCR and TARC0 have other values than they need | the same (`CTRL` 29, `CTRL_EXT` 22 and 23, `GCR` 22, `TARC0` 26 to 30); `e1000_init_hw_82571` (`GCR` 27) | the same |
-//! | TXDCTL of both queues has to be the same | Linux: `e1000_configure_tx` | written to both |
-//! | An overrun interrupts as another cause, even masked | Linux: `e1000_msix_other` | that vector is throttled to 60 interrupts a second |
-//! | Reading ICR takes causes of queues with it | Linux: `e1000_msix_other` | they are set again |
-//! | Both queues that send share one context | DPDK: `eth_em_infos_get` | checksums and segmentation with one queue only |
-//! | The PHY hangs, with both of its error counters at their ends | Linux: `e1000_check_phy_82574` | not looked for; a reset ends it |
-//! | Receiving may not go on after it was disabled under traffic | Linux: `FLAG2_NO_DISABLE_RX` | a queue that is dropped stops receiving for 10 ms: nothing else takes its memory from the device but a reset |
+//! What this driver does about the 82574's [errata](crate::errata) after each reset, and when a device is opened.
 
 use super::regs;
 use crate::error::Result;

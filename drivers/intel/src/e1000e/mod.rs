@@ -2,10 +2,10 @@
 //!
 //! Two queues of each direction, with extended descriptors. Registers are in BAR0, and the MSI-X table, of five vectors, in BAR3. It takes tags of VLANs
 //! off where it puts them in: insertion is granted together with stripping only. It has one context for what is to be done to packets, so that with two
-//! queues that send there are no checksums and no segmentation. [`errata`] has what is known to be wrong with it.
+//! queues that send there are no checksums and no segmentation. [`errata`](crate::errata) has what is known to be wrong with it.
 
 mod descriptor;
-pub mod errata;
+mod errata;
 mod hardware;
 mod regs;
 

@@ -3,20 +3,15 @@
 //! Up to 16 queues of each direction, with advanced descriptors. Registers are in BAR0, and the MSI-X table in BAR3. A port whose device has virtual functions
 //! is an [`IgbPf`], which has one queue of each direction, and serves them.
 //!
-//! What is known to be wrong with it, where a driver has to care:
-//!
-//! | what | source | here |
-//! |---|---|---|
-//! | With MSI-X, a write-back threshold above 1 holds transmit descriptors back | Linux: `IGB_TX_WTHRESH` | each that asks for it is written back at once |
-//! | The checksum of SCTP packets of 60 bytes is found wrong when it is right | Linux: `igb_rx_checksum` | it counts as not looked at |
-//!
-//! None of it can be tried without the hardware: QEMU's device has no errata.
+//! It has a clock that stamps packets of the precision time protocol: [`Igb::timesync_enable`] and those after it. [`errata`](crate::errata) has what is known to be
+//! wrong with it.
 
 mod descriptor;
 pub(crate) mod hardware;
 pub(crate) mod message;
 mod physical;
 pub(crate) mod regs;
+mod timesync;
 
 pub use physical::{I82576Pf, IgbPf, open};
 
@@ -77,6 +72,8 @@ impl Family for I82576 {
     const BUFFER_KIB: u32 = 16;
     const ONE_BUFFER_SIZE: bool = false;
 
+    const STAMPS: bool = true;
+
     fn check(hw: &Hardware) -> Result<()> {
         match hw.read(common::CTRL_EXT)? & regs::CTRL_EXT_LINK_MODE {
             0 => Ok(()),
@@ -117,6 +114,9 @@ impl Family for I82576 {
         Self::apply_rss(hw, settings)?;
         hw.write(regs::RLPML, settings.max_frame())?;
         Self::apply_receive(hw, settings)?;
+        if settings.timesync.is_some() {
+            timesync::apply(hw, settings.timesync)?;
+        }
         hw.write(common::TCTL, common::TCTL_ENABLE | common::TCTL_PAD | common::TCTL_COLLISIONS)
     }
 
@@ -176,7 +176,16 @@ impl Family for I82576 {
     fn tx_context(offload: Option<Offload>, vlan: Option<u16>, _: u32) -> Option<[u64; 2]> {
         (Self::tx_work(offload, vlan) != 0).then(|| descriptor::tx_context(offload, vlan))
     }
+
     fn can_describe(offload: &Offload) -> bool {
         offload.l2_len < 128 && offload.l3_len < 512
+    }
+
+    fn cycles(hw: &Hardware) -> Result<u64> {
+        timesync::cycles(hw)
+    }
+
+    fn rx_stamp(hw: &Hardware) -> Result<Option<u64>> {
+        timesync::rx_stamp(hw)
     }
 }

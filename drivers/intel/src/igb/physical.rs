@@ -64,7 +64,7 @@ impl Family for I82576Pf {
     const LIMITS: Limits = Limits {
         rx_queues: 1,
         tx_queues: 1,
-        offloads: Offloads { rss_hash: false, tso: false, ..I82576::LIMITS.offloads },
+        offloads: Offloads { rss_hash: false, ..I82576::LIMITS.offloads },
         ..I82576::LIMITS
     };
 

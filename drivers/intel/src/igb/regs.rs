@@ -140,6 +140,35 @@ pub mod pool {
     pub const STRIP_CRC: u32 = 1 << 31;
 }
 
+/// SYSTIML, the clock's lower half (8.16); its upper one, SYSTIMH, is the next register, as with those that follow.
+pub const SYSTIM: u64 = 0xb600;
+/// TIMINCA: the clock's period, and what is added in each.
+pub const TIMINCA: u64 = 0xb608;
+/// TSYNCTXCTL: whether packets that are sent are stamped.
+pub const TSYNCTXCTL: u64 = 0xb614;
+/// TXSTMPL: when the last one was sent. Reading its upper half makes room for the next.
+pub const TXSTMP: u64 = 0xb618;
+/// TSYNCRXCTL: whether packets that are received are stamped, and which.
+pub const TSYNCRXCTL: u64 = 0xb620;
+/// RXSTMPL: when the last one came.
+pub const RXSTMP: u64 = 0xb624;
+/// RXSATRL: its source and sequence.
+pub const RXSATR: u64 = 0xb62c;
+/// TSYNCRXCFG: the kind of message that is stamped, where TSYNCRXCTL does not say: 0 is Sync.
+pub const TSYNCRXCFG: u64 = 0x5f50;
+/// TSYNCTXCTL and TSYNCRXCTL: there is a stamp.
+pub const TSYNC_VALID: u32 = 1;
+/// The same: EN.
+pub const TSYNC_ENABLE: u32 = 1 << 4;
+/// TSYNCRXCTL: all event messages of version 2.
+pub const TSYNCRXCTL_EVENTS: u32 = 5 << 1;
+/// ETQF, the filter of Ethernet types that is for PTP (8.10): the fourth of eight, as with Linux.
+pub const ETQF_PTP: u64 = 0x5cb0 + 4 * 3;
+/// ETQF: the filter is on.
+pub const ETQF_ENABLE: u32 = 1 << 26;
+/// ETQF: what it finds is stamped.
+pub const ETQF_1588: u32 = 1 << 30;
+
 /// Software Semaphore.
 pub const SWSM: u64 = 0x5b50;
 /// SMBI: set by reading.

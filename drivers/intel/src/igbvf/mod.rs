@@ -46,7 +46,7 @@ impl Family for I82576Vf {
     const LIMITS: Limits = Limits {
         rx_queues: 1,
         tx_queues: 1,
-        offloads: Offloads { rss_hash: false, tso: false, ..I82576::LIMITS.offloads },
+        offloads: Offloads { rss_hash: false, ..I82576::LIMITS.offloads },
         ..I82576::LIMITS
     };
     /// Its own, and as many groups as one request has room for.

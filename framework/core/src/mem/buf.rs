@@ -54,6 +54,7 @@ mod flag {
     /// Two bits each of [`Checked`](super::Checked).
     pub const L3_SHIFT: u32 = 4;
     pub const L4_SHIFT: u32 = 6;
+    pub const TIMESYNC: u16 = 1 << 8;
 }
 
 /// One buffer, owned: 8 bytes.
@@ -533,10 +534,24 @@ impl Buf {
         }
     }
 
-    /// Returns whether the packet is to be sent as it is: without an offload and without a VLAN tag to insert.
+    /// Returns whether the packet is to be sent as it is: without an offload, a VLAN tag to insert, or a wish for the time at which it is sent.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.state().flags & (flag::OFFLOAD | flag::VLAN) == 0
+        self.state().flags & (flag::OFFLOAD | flag::VLAN | flag::TIMESYNC) == 0
+    }
+
+    /// Returns whether the device is to keep the time at which it sends the packet.
+    #[inline]
+    pub fn timesync(&self) -> bool {
+        self.state().flags & flag::TIMESYNC != 0
+    }
+
+    /// Sets whether the device is to keep the time at which it sends the packet, for who asks for it afterwards. A device without such a clock sends the packet
+    /// all the same. (DPDK: `RTE_MBUF_F_TX_IEEE1588_TMST`.)
+    #[inline]
+    pub fn set_timesync(&mut self, on: bool) {
+        let state = self.state_mut();
+        state.flags = state.flags & !flag::TIMESYNC | if on { flag::TIMESYNC } else { 0 };
     }
 
     /// Returns the results of the device's checks of the network-layer and the transport-layer checksum.

@@ -105,8 +105,8 @@ pub trait RxQueue: Send {
     /// Appends received packets to `out`, as many as it has room for, and returns their number. (DPDK: `rte_eth_rx_burst`.)
     ///
     /// The queue also posts new buffers to the device in place of those that it handed out. Where its pool is empty it counts that
-    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock, except to look up an arena that is new to it, and makes no
-    /// system call, unless the device's doorbell is trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that
+    /// ([`RxCounters::no_buffers`]) and tries again at the next call. It takes no lock, except to look up an arena that is new to it or for a packet of the
+    /// precision time protocol that the device stamped, and makes no system call, unless the device's doorbell is trapped. In every state but [`QueueState::Running`] it returns 0, and takes part in a reset that
     /// is under way.
     fn rx(&mut self, out: &mut Burst) -> usize;
 

@@ -116,8 +116,13 @@ fn what_is_known_of_a_packet_is_forgotten_at_home() {
     assert!(!buf.is_plain());
     buf.set_offload(None);
     buf.set_vlan(None);
-    assert!(buf.is_plain() && buf.hash().is_some());
+    assert!(buf.is_plain() && buf.hash().is_some() && !buf.timesync());
+    buf.set_timesync(true);
+    assert!(buf.timesync() && !buf.is_plain() && buf.hash().is_some());
+    buf.set_timesync(false);
+    assert!(!buf.timesync() && buf.is_plain());
+    buf.set_timesync(true);
     drop(buf);
     let buf = pool.get().unwrap();
-    assert_eq!((buf.hash(), buf.checked()), (None, Default::default()));
+    assert_eq!((buf.hash(), buf.checked(), buf.timesync()), (None, Default::default(), false));
 }
