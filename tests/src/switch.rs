@@ -27,11 +27,20 @@ impl Switch {
     /// # Errors
     /// That a socket cannot be listened on, or a thread or a front end cannot be had.
     pub fn start(queues: u16) -> Result<Self> {
-        let dir = tempfile::tempdir()?;
         let config = PortConfig { rx_queues: queues, tx_queues: queues, mtu: Some(9000), ..PortConfig::default() };
+        Self::of(&config)
+    }
+
+    /// The same with ports of this configuration.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn of(config: &PortConfig) -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let queues = config.rx_queues;
         let open = |name: &str| -> Result<Arc<dyn Port>> {
             let target = format!("vhost-user:{},back-end,server", dir.path().join(name).display());
-            Ok(net::open_target(&target, &config)?.into())
+            Ok(net::open_target(&target, config)?.into())
         };
         let ports = [open("a.sock")?, open("b.sock")?];
         let arena = Arena::new(2 * u64::from(BUFFERS) * u64::from(SIZE), ArenaOptions::default())?;
@@ -69,9 +78,16 @@ impl Switch {
     /// # Errors
     /// As [`start`](Self::start) and [`front_end`](Self::front_end).
     pub fn rigs(queues: u16) -> Result<[Rig; 2]> {
-        let switch = Self::start(queues)?;
-        let (mut a, b) = (switch.front_end(0)?, switch.front_end(1)?);
-        a.keep.push(Box::new((switch.served, switch.dir)));
+        Self::start(queues)?.ends()
+    }
+
+    /// The front ends at both of its ports, which keep it.
+    ///
+    /// # Errors
+    /// As [`front_end`](Self::front_end).
+    pub fn ends(self) -> Result<[Rig; 2]> {
+        let (mut a, b) = (self.front_end(0)?, self.front_end(1)?);
+        a.keep.push(Box::new((self.served, self.dir)));
         Ok([a, b])
     }
 }
@@ -85,6 +101,9 @@ fn forward(mut lanes: Vec<Lane>, stop: &AtomicBool) {
         for (rx, tx, burst) in &mut lanes {
             // What there is no room for stays, and is sent first.
             moved += rx.rx(burst) + tx.tx(burst);
+            if burst.is_empty() {
+                tx.reclaim();
+            }
         }
         if moved == 0 {
             std::thread::yield_now();

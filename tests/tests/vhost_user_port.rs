@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use std::time::Instant;
-use wholebar::net::{Event, Port, PortConfig};
+use wholebar::net::{Event, Offloads, Port, PortConfig};
 use wholebar::virtio::Options;
 use wholebar_tests::accounting::account;
 use wholebar_tests::storage::PATIENCE;
 use wholebar_tests::switch::Switch;
 use wholebar_tests::virtio::{End, bytes, frame, patient};
-use wholebar_tests::{Rig, virtio};
+use wholebar_tests::{Rig, offloads, virtio};
 
 fn switched(queues: u16, body: impl Fn(&[Rig; 2], Options) -> Result<()>) -> Result<()> {
     for packed in [false, true] {
@@ -47,6 +47,90 @@ fn nothing_is_lost_that_is_not_counted() -> Result<()> {
         ensure!(account.sent == COUNT && account.duplicated > COUNT / 50, "{account:?}");
         Ok(())
     })
+}
+
+/// Ports that have offloads.
+fn with_offloads(offloads: Offloads) -> Result<[Rig; 2]> {
+    Switch::of(&PortConfig { offloads, ..PortConfig::default() })?.ends()
+}
+
+/// What a front end leaves to its port is passed on to another that takes it so, and done for one that doesn't, whose ring may be shorter than what comes of it.
+#[test]
+fn offloads_are_done() -> Result<()> {
+    for packed in [false, true] {
+        let options = Options { packed, ..patient() };
+        let all = Offloads { gather: true, ..OFFLOADS };
+        offloads::offloads_are_done(&with_offloads(all)?, options.clone())
+            .with_context(|| format!("packed {packed}"))?;
+        offloads::segments_are_cut(&with_offloads(all)?, &options, Some(8))
+            .with_context(|| format!("packed {packed}"))?;
+    }
+    Ok(())
+}
+
+/// What a program leaves to a device, and takes undone.
+const OFFLOADS: Offloads =
+    Offloads { rx_checksum: true, tx_l4_checksum: true, tso: true, lro: true, scatter: true, ..Offloads::NONE };
+
+/// A front end is offered what the port was asked for, and no more.
+#[test]
+fn offloads_are_offered_as_they_are_asked_for() -> Result<()> {
+    let checksums = Offloads { rx_checksum: true, tx_l4_checksum: true, ..Offloads::NONE };
+    for (asked, offered) in [
+        // The front end has mergeable buffers whatever the port does.
+        (Offloads::NONE, Offloads { scatter: true, ..Offloads::NONE }),
+        (checksums, Offloads { scatter: true, ..checksums }),
+        // What is received here is sent there.
+        (
+            Offloads { lro: true, ..Offloads::NONE },
+            Offloads { scatter: true, tx_l4_checksum: true, tso: true, ..Offloads::NONE },
+        ),
+        (
+            Offloads { tso: true, ..Offloads::NONE },
+            Offloads { scatter: true, rx_checksum: true, lro: true, ..Offloads::NONE },
+        ),
+        (OFFLOADS, OFFLOADS),
+    ] {
+        let [rig, _far] = with_offloads(asked)?;
+        let end = End::open(&rig, &PortConfig { offloads: OFFLOADS, ..PortConfig::default() }, patient(), 768)?;
+        let granted = Offloads { gather: false, ..end.port.granted() };
+        ensure!(granted == offered, "asked for {asked}, and a front end is granted {granted}");
+        end.close()?;
+    }
+    Ok(())
+}
+
+/// Buffers have room for the headers, and a pool for one packet.
+#[test]
+fn pools_without_room_are_refused() -> Result<()> {
+    use wholebar::mem::{Arena, ArenaOptions, Pool};
+    let dir = tempfile::tempdir()?;
+    let arena = Arena::new(1 << 20, ArenaOptions::default())?;
+    let lro = Offloads { rx_checksum: true, lro: true, ..Offloads::NONE };
+    let scatter = Offloads { scatter: true, ..Offloads::NONE };
+    for (number, (offloads, buffers, size, why)) in [
+        (Offloads::NONE, 64, 1024, Some("buffers of 1024 bytes are too small")),
+        (Offloads::NONE, 1, 2048, None),
+        (scatter, 64, 256, Some("buffers of 256 bytes are too small")),
+        (scatter, 1, 1024, Some("one packet may take 2")),
+        (scatter, 2, 1024, None),
+        (lro, 32, 2048, Some("one packet may take 33")),
+        (lro, 33, 2048, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let target = format!("vhost-user:{},back-end,server", dir.path().join(number.to_string()).display());
+        let port = wholebar::net::open_target(&target, &PortConfig { offloads, ..PortConfig::default() })?;
+        let queue = port.rx_queue(0, &Pool::new(arena.clone(), buffers, size, 64)?);
+        let told = queue.err().map(|error| error.to_string());
+        ensure!(told.is_some() == why.is_some(), "{offloads}, {buffers} of {size}: {told:?}");
+        ensure!(
+            why.is_none_or(|why| told.as_ref().is_some_and(|told| told.contains(why))),
+            "{told:?}, and not {why:?}"
+        );
+    }
+    Ok(())
 }
 
 /// What a front end sends by a queue comes by the queue of that number, and leaves for it.

@@ -134,7 +134,7 @@ fn leads_to(path: &Path, listener: &UnixListener) -> io::Result<()> {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] where nothing is there; [`io::ErrorKind::ConnectionRefused`] where nobody listens;
-/// [`io::ErrorKind::WouldBlock`] where the backlog was full all the time; another [`io::Error`] of the system else.
+/// [`io::ErrorKind::InvalidInput`] where something else than a socket is there; [`io::ErrorKind::WouldBlock`] where the backlog was full all the time; another [`io::Error`] of the system else.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let ((address, _dir), fd) = (address(path)?, socket()?);
     let deadline = Instant::now() + timeout.min(A_YEAR);
@@ -143,6 +143,11 @@ pub fn connect(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
             Ok(()) => return Ok(UnixStream::from(fd)),
             // The backlog is full. The kernel tells nobody when that ends.
             Err(Errno::AGAIN) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            // What the kernel says of a file that is no socket, too.
+            Err(Errno::CONNREFUSED) if fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) => {
+                let why = "something that is not a socket is there";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
             Err(e) => return Err(e.into()),
         }
     }
@@ -260,6 +265,22 @@ mod tests {
 
     fn is_precious(path: &Path) -> bool {
         fs::read(path).is_ok_and(|text| text == b"precious")
+    }
+
+    #[test]
+    fn who_connects_is_told_that_something_is_no_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        precious(&dir.path().join("file"));
+        drop(UnixListener::bind(dir.path().join("dead")).unwrap());
+        for (name, kind) in [
+            ("file", io::ErrorKind::InvalidInput),
+            ("", io::ErrorKind::InvalidInput),
+            ("dead", io::ErrorKind::ConnectionRefused),
+            ("none", io::ErrorKind::NotFound),
+        ] {
+            let error = connect(&dir.path().join(name), Duration::ZERO).unwrap_err();
+            assert_eq!(error.kind(), kind, "{name:?}: {error}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use wholebar_core::mem::{Buf, Checked, L4, Offload};
 use wholebar_core::net::Offloads;
-use wholebar_core::net::gso::Headers;
+use wholebar_core::net::gso::{self, Headers};
 
 /// Bytes of `struct virtio_net_hdr`, and with a hash (VIRTIO_NET_F_HASH_REPORT).
 pub(super) const LEN: u16 = 12;
@@ -23,8 +23,6 @@ const UDP_CHECKSUM: u16 = 6;
 const ETHERNET: u16 = 14;
 const TAG: u16 = 4;
 const TAGGED: [u8; 2] = [0x81, 0x00];
-/// TCP's number in IP headers.
-const TCP: u8 = 6;
 
 fn word(header: &[u8], at: usize) -> u16 {
     header.get(at..at + 2).map_or(0, |w| u16::from_le_bytes([w[0], w[1]]))
@@ -34,6 +32,12 @@ fn word(header: &[u8], at: usize) -> u16 {
 #[inline(always)]
 pub(super) fn buffers(header: &[u8]) -> u16 {
     word(header, 10)
+}
+
+/// Whether the device says that the packet's checksums are right.
+#[inline(always)]
+pub(super) fn is_vouched_for(header: &[u8]) -> bool {
+    header.first().is_some_and(|flags| flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID)
 }
 
 /// What the header says besides, said of the packet, whose data begins behind it; `None` where it makes no sense.
@@ -72,7 +76,7 @@ pub(super) fn received(header: &[u8], packet: &mut Buf) -> Option<()> {
         (GSO_NONE, Some(l4), Some(l3_len)) => Offload { l2_len: l2 as u8, l3_len, l4: Some(l4), ..Offload::default() },
         // Of another protocol, or far behind: nobody else could be asked to do it.
         (GSO_NONE, ..) => {
-            complete(packet, start, offset);
+            gso::complete_packet(packet, start.into(), offset.into())?;
             packet.set_checked(Checked::Unknown, Checked::Good);
             return Some(());
         }
@@ -89,72 +93,33 @@ pub(super) fn received(header: &[u8], packet: &mut Buf) -> Option<()> {
     Some(())
 }
 
+/// Fills in the checksum of a packet that the device found good, without having been asked for that, and left out. A device to which
+/// VIRTIO_NET_F_GUEST_CSUM was not negotiated must neither (5.1.6.4.1); passt (2025) does both, and Linux's driver believes it. Who receives the packet may
+/// look at its checksum all the same, or send it to somebody who does.
+#[cold]
+pub(super) fn fill_in(packet: &mut Buf) {
+    // What passt leaves there: UDP over IPv4 needs none.
+    for (v6, l4, offset, left) in
+        [(false, L4::Tcp, TCP_CHECKSUM, 0), (true, L4::Tcp, TCP_CHECKSUM, 0), (true, L4::Udp, UDP_CHECKSUM, 0xffff)]
+    {
+        let Some(headers) = Headers::of(packet.bytes(), v6, l4, None) else { continue };
+        let offload = headers.to_cut(0);
+        let (ip, start) = (usize::from(offload.l2_len), offload.l4_start() as usize);
+        let half = |at: usize| packet.bytes().get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+        let len = if v6 { half(ip + 4).map(|len| usize::from(len) + 40) } else { half(ip + 2).map(usize::from) };
+        let fragment = !v6 && half(ip + 6).is_some_and(|word| word & 0x3fff != 0);
+        let whole = len.is_some_and(|len| (ip + len) as u64 == packet.packet_len()) && !fragment;
+        if whole && half(start + usize::from(offset)) == Some(left) {
+            let _ = gso::put_pseudo_header(packet, offload, l4)
+                .and_then(|()| gso::complete_packet(packet, start, offset.into()));
+        }
+        return;
+    }
+}
+
 /// Bytes of a packet's Ethernet header.
 fn link_len(packet: &[u8]) -> u16 {
     ETHERNET + if packet.get(12..14) == Some(&TAGGED) { TAG } else { 0 }
-}
-
-/// Adds 16-bit words, the last of which may be half of one (RFC 1071).
-fn sum(bytes: &[u8]) -> u64 {
-    let words = bytes.chunks(2).map(|w| u64::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
-    words.sum()
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
-}
-
-/// Fills in a checksum, which is in the packet, over all from `start` on: the field holds what is to be added (5.1.6.4.2).
-#[cold]
-fn complete(packet: &mut Buf, start: u16, offset: u16) {
-    let (mut skip, mut odd, mut total) = (usize::from(start), false, 0);
-    for segment in packet.segments() {
-        let bytes = segment.bytes();
-        let here = bytes.get(skip..).unwrap_or(&[]);
-        skip = skip.saturating_sub(bytes.len());
-        // Behind an odd number of bytes, words are the other way round (RFC 1071, 2).
-        let part = fold(sum(here));
-        total += u64::from(if odd { part.swap_bytes() } else { part });
-        odd ^= here.len() % 2 == 1;
-    }
-    // A UDP checksum of zero would mean that there is none (RFC 768).
-    let checksum = match !fold(total) {
-        0 if offset == UDP_CHECKSUM => 0xffff,
-        checksum => checksum,
-    };
-    put(packet, usize::from(start) + usize::from(offset), checksum);
-}
-
-/// Writes a word at a place of a packet, in whichever of its buffers that is.
-fn put(packet: &mut Buf, at: usize, value: u16) {
-    for (at, byte) in (at..).zip(value.to_be_bytes()) {
-        let (mut buf, mut at) = (Some(&mut *packet), at);
-        while let Some(here) = buf {
-            let len = here.bytes().len();
-            if let Some(place) = here.bytes_mut().get_mut(at) {
-                *place = byte;
-                break;
-            }
-            at -= len;
-            buf = here.next_mut();
-        }
-    }
-}
-
-/// Takes back the checksum of a packet that is to be cut: devices want the sum of its pseudo header there (5.1.6.2.1). `None` where the headers are not all
-/// in its first buffer.
-fn take_back(packet: &mut Buf, offload: Offload) -> Option<Offload> {
-    let start = offload.l4_start();
-    let len = packet.packet_len().checked_sub(start.into())?;
-    let addresses = if offload.ipv6 { 8..40 } else { 12..20 };
-    let ip = packet.bytes().get(usize::from(offload.l2_len)..)?;
-    let pseudo = fold(sum(ip.get(addresses)?) + len + u64::from(TCP));
-    let at = start as usize + usize::from(TCP_CHECKSUM);
-    packet.bytes_mut().get_mut(at..at + 2)?.copy_from_slice(&pseudo.to_be_bytes());
-    Some(Offload { l4: Some(L4::Tcp), ..offload })
 }
 
 /// The header of a packet to send, where all that it asks for was granted, and makes sense.
@@ -172,7 +137,7 @@ pub(super) fn to_send(packet: &mut Buf, granted: Offloads) -> Option<[u8; LEN as
             return None;
         }
         offload = match offload.l4 {
-            None => take_back(packet, offload)?,
+            None => gso::take_back(packet, offload)?,
             Some(L4::Tcp) => offload,
             Some(L4::Udp) => return None,
         };
@@ -203,6 +168,19 @@ mod tests {
     fn pool(count: u32) -> Pool {
         let arena = Arena::new(1 << 16, ArenaOptions { hugepages: Some(false), numa_node: None }).unwrap();
         Pool::new(arena, count, 2048, 64).unwrap()
+    }
+
+    /// Adds 16-bit words, the last of which may be half of one (RFC 1071).
+    fn sum(bytes: &[u8]) -> u64 {
+        let words = bytes.chunks(2).map(|w| u64::from(u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)])));
+        words.sum()
+    }
+
+    fn fold(mut sum: u64) -> u16 {
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
     }
 
     fn packet() -> Buf {
@@ -285,6 +263,55 @@ mod tests {
             assert!(changed.iter().all(|i| (field..field + 2).contains(i)), "{start}+{offset}: {changed:?}");
             // With the pseudo header's sum, all of it is ones.
             assert_eq!(fold(u64::from(pseudo) + sum(&after[start_at..])), 0xffff, "{start}+{offset} in {parts:?}");
+        }
+    }
+
+    /// As passt sends them: good, it says, and without a checksum. What has one keeps it; so does what is padded, or of a fragment.
+    #[test]
+    fn what_is_good_and_left_out_is_filled_in() {
+        let packet = |ipv6: bool, udp: bool, left: u16| {
+            let (ip, protocol, offset) =
+                (if ipv6 { 40 } else { 20 }, if udp { 17 } else { 6 }, if udp { 6 } else { 16 });
+            let mut bytes: Vec<u8> = (0..151).map(|i| (i * 37 + 11) as u8).collect();
+            let len: u16 = if ipv6 { 151 - 14 - 40 } else { 151 - 14 };
+            let version: &[u8] = if ipv6 { &[0x86, 0xdd, 0x60] } else { &[0x08, 0x00, 0x45] };
+            bytes[12..15].copy_from_slice(version);
+            let at = 14 + if ipv6 { 4 } else { 2 };
+            bytes[at..at + 2].copy_from_slice(&len.to_be_bytes());
+            bytes[20..22].copy_from_slice(&if ipv6 { [protocol, 64] } else { [0x40, 0] });
+            bytes[23] = if ipv6 { bytes[23] } else { protocol };
+            bytes[14 + ip + 12] = 0x50;
+            let field = 14 + ip + offset;
+            bytes[field..field + 2].copy_from_slice(&left.to_be_bytes());
+            let addresses = if ipv6 { 22..54 } else { 26..34 };
+            let pseudo = u64::from(protocol) + (bytes.len() - 14 - ip) as u64 + sum(&bytes[addresses]);
+            let pool = pool(2);
+            let mut packet = pool.get_len(100).unwrap();
+            packet.bytes_mut().copy_from_slice(&bytes[..100]);
+            let mut rest = pool.get_len(51).unwrap();
+            rest.bytes_mut().copy_from_slice(&bytes[100..]);
+            packet.append(rest);
+            (packet, bytes, 14 + ip, pseudo)
+        };
+        let all = |packet: &Buf| packet.segments().flat_map(|buf| buf.bytes().to_vec()).collect::<Vec<u8>>();
+        for (ipv6, udp, left) in [(false, false, 0), (true, false, 0), (true, true, 0xffff)] {
+            let (mut packet, before, start, pseudo) = packet(ipv6, udp, left);
+            fill_in(&mut packet);
+            let after = all(&packet);
+            assert_ne!(after, before);
+            assert_eq!(fold(pseudo + sum(&after[start..])), 0xffff, "IPv6 {ipv6}, UDP {udp}");
+        }
+        for (ipv6, udp, left) in [(false, false, 1), (true, false, 0xffff), (false, true, 0), (false, true, 0xffff)] {
+            let (mut packet, before, ..) = packet(ipv6, udp, left);
+            fill_in(&mut packet);
+            assert_eq!(all(&packet), before, "IPv6 {ipv6}, UDP {udp}, {left:#x}");
+        }
+        for (at, value) in [(17, 136), (20, 0x20), (21, 1), (46, 0x40)] {
+            let (mut packet, ..) = packet(false, false, 0);
+            packet.bytes_mut()[at] = value;
+            let before = all(&packet);
+            fill_in(&mut packet);
+            assert_eq!(all(&packet), before, "byte {at} is {value}");
         }
     }
 

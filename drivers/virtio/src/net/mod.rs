@@ -285,8 +285,10 @@ impl Opening<'_> {
         let layout = Layout {
             before: config.headroom.max(header) - header,
             header,
-            read: has(bit::GUEST_CSUM | bit::HASH_REPORT | bit::MRG_RXBUF),
+            // Who does not even offer checksums may say something of them: `header::fill_in`.
+            read: has(bit::GUEST_CSUM | bit::HASH_REPORT | bit::MRG_RXBUF) || hw.offered & bit::GUEST_CSUM == 0,
             merge: has(bit::MRG_RXBUF),
+            checksums: has(bit::GUEST_CSUM),
         };
         let vectored = if config.rx_interrupts { pairs } else { 0 };
         let interrupts = device::vectors(&hw, vectored)?;

@@ -3,7 +3,7 @@
 //!
 //! This file does *not* decide what is to be done to a packet: whoever has it knows that from the device's header.
 
-use crate::mem::{L4, Offload};
+use crate::mem::{Buf, L4, Offload};
 
 /// Where the headers of a packet are that is to be cut into segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,62 @@ pub fn complete(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
     // A UDP checksum of zero would mean that there is none (RFC 768).
     let sum = if sum == 0 && offset == UDP_CHECKSUM { 0xffff } else { sum };
     packet.get_mut(field)?.copy_from_slice(&sum.to_be_bytes());
+    Some(())
+}
+
+/// The same for a packet that may lie in several buffers, over all of it from `start` on.
+#[cold]
+pub fn complete_packet(packet: &mut Buf, start: usize, offset: usize) -> Option<()> {
+    let field = start.checked_add(offset)?;
+    if field.checked_add(2)? as u64 > packet.packet_len() {
+        return None;
+    }
+    let (mut skip, mut odd, mut total) = (start, false, 0);
+    for segment in packet.segments() {
+        let bytes = segment.bytes();
+        let here = bytes.get(skip..).unwrap_or(&[]);
+        skip = skip.saturating_sub(bytes.len());
+        // Behind an odd number of bytes, words are the other way round (RFC 1071, 2).
+        let part = !finish(add(0, here));
+        total += u64::from(if odd { part.swap_bytes() } else { part });
+        odd ^= here.len() % 2 == 1;
+    }
+    // As in `complete`.
+    let sum = finish(total);
+    let sum: u16 = if sum == 0 && offset == UDP_CHECKSUM { 0xffff } else { sum };
+    for (at, byte) in (field..).zip(sum.to_be_bytes()) {
+        let (mut buf, mut at) = (Some(&mut *packet), at);
+        while let Some(here) = buf {
+            let len = here.bytes().len();
+            if let Some(place) = here.bytes_mut().get_mut(at) {
+                *place = byte;
+                break;
+            }
+            at -= len;
+            buf = here.next_mut();
+        }
+    }
+    Some(())
+}
+
+/// Takes back the checksum of a TCP packet that is to be cut: devices want the sum of its pseudo header there (VIRTIO 1.2, 5.1.6.2.1). Returns how the packet is
+/// to be cut then; `None` where the headers are not all in its first buffer.
+pub fn take_back(packet: &mut Buf, offload: Offload) -> Option<Offload> {
+    put_pseudo_header(packet, offload, L4::Tcp)?;
+    Some(Offload { l4: Some(L4::Tcp), ..offload })
+}
+
+/// Puts the sum of the pseudo header, which is addresses, protocol and length, where the checksum is to be; then it can be completed. Returns `None` where the headers
+/// are not all in the packet's first buffer.
+pub fn put_pseudo_header(packet: &mut Buf, offload: Offload, l4: L4) -> Option<()> {
+    let start = offload.l4_start();
+    let len = packet.packet_len().checked_sub(start.into())?;
+    let addresses = if offload.ipv6 { 8..40 } else { 12..20 };
+    let ip = packet.bytes().get(usize::from(offload.l2_len)..)?;
+    let (protocol, offset) = if l4 == L4::Tcp { (6, TCP_CHECKSUM) } else { (17, UDP_CHECKSUM) };
+    let pseudo = !finish(add(len.saturating_add(protocol), ip.get(addresses)?));
+    let at = (start as usize).checked_add(offset)?;
+    packet.bytes_mut().get_mut(at..at.checked_add(2)?)?.copy_from_slice(&pseudo.to_be_bytes());
     Some(())
 }
 

@@ -63,6 +63,32 @@ pub(crate) struct Offload {
     pub(crate) csum_offset: u16,
 }
 
+impl Offload {
+    /// What a header says.
+    #[inline]
+    pub(crate) fn of(h: &[u8; HEADER]) -> Self {
+        let half = |at: usize| u16::from_le_bytes([h[at], h[at + 1]]);
+        Self {
+            flags: h[0],
+            gso_type: h[1],
+            hdr_len: half(2),
+            gso_size: half(4),
+            csum_start: half(6),
+            csum_offset: half(8),
+        }
+    }
+
+    /// Says it in a header.
+    #[inline]
+    pub(crate) fn put(&self, h: &mut [u8; HEADER]) {
+        (h[0], h[1]) = (self.flags, self.gso_type);
+        h[2..4].copy_from_slice(&self.hdr_len.to_le_bytes());
+        h[4..6].copy_from_slice(&self.gso_size.to_le_bytes());
+        h[6..8].copy_from_slice(&self.csum_start.to_le_bytes());
+        h[8..10].copy_from_slice(&self.csum_offset.to_le_bytes());
+    }
+}
+
 impl Frame {
     pub(super) fn new(owner: u8) -> Self {
         Self(Box::new(Inner { bytes: vec![0; HEAD + USUAL].into(), len: 0, owner, queue: 0, hash: (0, 0) }))
@@ -129,26 +155,13 @@ impl Frame {
 
     #[inline]
     pub(crate) fn offload(&self) -> Offload {
-        let h = &self.bytes[HEAD - HEADER..HEAD];
-        let half = |at: usize| u16::from_le_bytes([h[at], h[at + 1]]);
-        Offload {
-            flags: h[0],
-            gso_type: h[1],
-            hdr_len: half(2),
-            gso_size: half(4),
-            csum_start: half(6),
-            csum_offset: half(8),
-        }
+        // As long as HEAD at least.
+        Offload::of(self.bytes[HEAD - HEADER..].first_chunk().expect("room for a header"))
     }
 
     #[inline]
     pub(crate) fn set_offload(&mut self, o: &Offload) {
-        let h = self.header();
-        (h[0], h[1]) = (o.flags, o.gso_type);
-        h[2..4].copy_from_slice(&o.hdr_len.to_le_bytes());
-        h[4..6].copy_from_slice(&o.gso_size.to_le_bytes());
-        h[6..8].copy_from_slice(&o.csum_start.to_le_bytes());
-        h[8..10].copy_from_slice(&o.csum_offset.to_le_bytes());
+        o.put(self.header());
     }
 
     /// Makes a header of 20 bytes of the usual one: with the hash (5.1.6.4.4).

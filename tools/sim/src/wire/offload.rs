@@ -13,6 +13,18 @@ pub(crate) struct Accepts {
     pub(crate) ecn: bool,
 }
 
+impl Accepts {
+    /// Whether the receiver takes a packet as its header says that it is.
+    pub(crate) fn takes(self, o: &Offload) -> bool {
+        let ecn = o.gso_type & GSO_ECN == 0 || self.ecn;
+        match o.gso_type & !GSO_ECN {
+            GSO_TCPV4 => self.csum && self.tso4 && ecn,
+            GSO_TCPV6 => self.csum && self.tso6 && ecn,
+            _ => self.csum || o.flags & NEEDS_CSUM == 0,
+        }
+    }
+}
+
 /// A packet that can't be what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
@@ -46,13 +58,7 @@ pub(crate) fn fit(frame: &mut Frame, accepts: Accepts) -> Result<Fit, Malformed>
         return Ok(Fit::Fits);
     }
     check(&o, frame.len())?;
-    let ecn = o.gso_type & GSO_ECN == 0 || accepts.ecn;
-    let taken = match o.gso_type & !GSO_ECN {
-        GSO_TCPV4 => accepts.csum && accepts.tso4 && ecn,
-        GSO_TCPV6 => accepts.csum && accepts.tso6 && ecn,
-        _ => accepts.csum,
-    };
-    if taken {
+    if accepts.takes(&o) {
         return Ok(Fit::Fits);
     }
     if o.gso_type != GSO_NONE {

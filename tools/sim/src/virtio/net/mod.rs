@@ -110,6 +110,22 @@ fn accepts(offloads: u64) -> Accepts {
     }
 }
 
+/// Why a driver may not have these offloads, where they need others (5.1.3.1).
+fn dangling(features: u64) -> Option<&'static str> {
+    let has = |bits| features & bits != 0;
+    if has(net::GUEST_TSO4 | net::GUEST_TSO6) && !has(net::GUEST_CSUM) {
+        Some("VIRTIO_NET_F_GUEST_TSO4 and 6 need VIRTIO_NET_F_GUEST_CSUM")
+    } else if has(net::GUEST_ECN) && !has(net::GUEST_TSO4 | net::GUEST_TSO6) {
+        Some("VIRTIO_NET_F_GUEST_ECN needs VIRTIO_NET_F_GUEST_TSO4 or 6")
+    } else if has(net::HOST_TSO4 | net::HOST_TSO6) && !has(net::CSUM) {
+        Some("VIRTIO_NET_F_HOST_TSO4 and 6 need VIRTIO_NET_F_CSUM")
+    } else if has(net::HOST_ECN) && !has(net::HOST_TSO4 | net::HOST_TSO6) {
+        Some("VIRTIO_NET_F_HOST_ECN needs VIRTIO_NET_F_HOST_TSO4 or 6")
+    } else {
+        None
+    }
+}
+
 impl Net {
     fn new(params: NetParams) -> Result<(Self, NetPort)> {
         let port = Port::open(&params.wire, &params.impairments)?;
@@ -357,18 +373,9 @@ impl Device for Net {
             | net::NOTF_COAL
             | net::VQ_NOTF_COAL;
         if has(by_control) && !has(net::CTRL_VQ) {
-            Some("some need VIRTIO_NET_F_CTRL_VQ")
-        } else if has(net::GUEST_TSO4 | net::GUEST_TSO6) && !has(net::GUEST_CSUM) {
-            Some("VIRTIO_NET_F_GUEST_TSO4 and 6 need VIRTIO_NET_F_GUEST_CSUM")
-        } else if has(net::GUEST_ECN) && !has(net::GUEST_TSO4 | net::GUEST_TSO6) {
-            Some("VIRTIO_NET_F_GUEST_ECN needs VIRTIO_NET_F_GUEST_TSO4 or 6")
-        } else if has(net::HOST_TSO4 | net::HOST_TSO6) && !has(net::CSUM) {
-            Some("VIRTIO_NET_F_HOST_TSO4 and 6 need VIRTIO_NET_F_CSUM")
-        } else if has(net::HOST_ECN) && !has(net::HOST_TSO4 | net::HOST_TSO6) {
-            Some("VIRTIO_NET_F_HOST_ECN needs VIRTIO_NET_F_HOST_TSO4 or 6")
-        } else {
-            None
+            return Some("some need VIRTIO_NET_F_CTRL_VQ");
         }
+        dangling(features)
     }
 
     /// 5.1.4: address, status, pairs, MTU, speed, duplex, what hashing can do.

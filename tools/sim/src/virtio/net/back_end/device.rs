@@ -1,10 +1,11 @@
 //! The device that a front end finds: a network card whose queues are polled elsewhere, and which does nothing itself.
 //!
-//! It offers no offloads: what is sent is complete.
+//! It offers the offloads that the port has: without them, what is sent is complete.
 
 use crate::Result;
 use crate::virtio::bits::{NET, net};
 use crate::virtio::layout::Kind;
+use crate::virtio::net::dangling;
 use crate::virtio::queue::{Broken, FaultState, Queue};
 use crate::virtio::{CONFIG_MAX, Device, Transport, Virtio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use wholebar_core::Work;
 use wholebar_core::channel::Sender;
 use wholebar_core::model::Host;
-use wholebar_core::net::{Event, Link};
+use wholebar_core::net::{Event, Link, Offloads};
 use wholebar_core::reactor::Armed;
 
 /// The largest ring: what the specification allows. There is nothing here that would be longer for it.
@@ -65,6 +66,8 @@ struct Nic {
     mtu: u16,
     /// Queue pairs that there are.
     pairs: u16,
+    /// What the port has been granted.
+    offloads: Offloads,
     state: Arc<State>,
 }
 
@@ -72,23 +75,40 @@ struct Nic {
 ///
 /// # Errors
 /// Those of the transport: none here.
-pub(super) fn nic(name: &str, mac: [u8; 6], mtu: u16, pairs: u16, state: Arc<State>) -> Result<Virtio> {
+pub(super) fn nic(
+    name: &str,
+    mac: [u8; 6],
+    mtu: u16,
+    pairs: u16,
+    offloads: Offloads,
+    state: Arc<State>,
+) -> Result<Virtio> {
     // By its control queue, which the front end serves itself, a driver asks for more than one pair.
     let kind = Kind { device: NET, class: 0x02_00_00, queues: 2 * pairs + u16::from(pairs > 1), config: 24 };
     // Who polls asks for no notifications: a queue does that is about to sleep.
     let transport = Transport { entries: ENTRIES, notify: false, ..Transport::default() };
-    let nic = Nic { mac, mtu, pairs, state };
+    let nic = Nic { mac, mtu, pairs, offloads, state };
     Ok(Virtio::new("vhost-user", &kind, transport, Box::new(nic))?.named(name))
 }
 
 impl Device for Nic {
     fn features(&self) -> u64 {
-        let pairs = if self.pairs > 1 { net::MQ | net::CTRL_VQ } else { 0 };
-        net::MAC | net::MTU | net::STATUS | net::MRG_RXBUF | pairs
+        let Offloads { rx_checksum, lro, tx_l4_checksum, tso, .. } = self.offloads;
+        let when = |on: bool, bits: u64| if on { bits } else { 0 };
+        // What the front end sends is received here, and the other way round: large receive is its segmentation.
+        net::MAC
+            | net::MTU
+            | net::STATUS
+            | net::MRG_RXBUF
+            | when(self.pairs > 1, net::MQ | net::CTRL_VQ)
+            | when(rx_checksum || lro, net::CSUM)
+            | when(lro, net::HOST_TSO4 | net::HOST_TSO6)
+            | when(tx_l4_checksum || tso, net::GUEST_CSUM)
+            | when(tso, net::GUEST_TSO4 | net::GUEST_TSO6)
     }
 
-    fn refuses(&self, _: u64) -> Option<&'static str> {
-        None
+    fn refuses(&self, features: u64) -> Option<&'static str> {
+        dangling(features)
     }
 
     /// 5.1.4: address, status, pairs, MTU.

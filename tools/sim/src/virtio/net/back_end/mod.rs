@@ -10,6 +10,8 @@
 //! | `device` | the network card that the front end finds |
 //! | `port` | the port, and its thread |
 //! | `queues` | the port's queues |
+//! | `filling` | packets into a front end's buffers |
+//! | `offload` | what is left to be done to a packet, as the front end's header says it, and as the program is told |
 //!
 //! **Front ends come and go**: the link is up while one has a driver. Packets that are sent meanwhile are dropped and counted
 //! (`dropped_no_carrier`); where a driver has no buffers, they are not taken.
@@ -17,9 +19,16 @@
 //! **Queues**: as many pairs are offered as the port has queues that receive. Packets of the front end's queue N come by queue N; what is sent by queue N
 //! goes to its queue N, modulo the pairs that it uses. All queues of a port share its server, one at a time: several cores gain nothing by it.
 //!
-//! **Not there**: offloads (a guest completes its checksums and cuts its segments itself), live migration.
+//! **Offloads** are those that the program asks for, and a front end is offered no others: without them it completes its checksums and cuts its segments itself.
+//! With `rx_checksum` it may leave checksums out, with `lro` it may send TCP that is not cut yet, which comes in several buffers; what remains to be done is the
+//! packet's [`Offload`](wholebar_core::mem::Offload), as it is of a virtio device's. What is sent with `tx_l4_checksum` and `tso` goes on as it is to a front end
+//! that takes that; for one that doesn't, it is completed and cut here, in software.
+//!
+//! **Not there**: live migration.
 
 mod device;
+mod filling;
+mod offload;
 mod port;
 mod queues;
 

@@ -5,7 +5,7 @@ use super::device::{ENTRIES, State, nic};
 use super::queues::{Rx, Tx};
 use crate::virtio::Virtio;
 use crate::virtio::net::HEADER;
-use crate::wire::mac_of;
+use crate::wire::{LONGEST, mac_of};
 use crate::{Error, Result};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,10 +28,20 @@ const MAX_QUEUES: u16 = 64;
 const MTU: u16 = 1500;
 /// An Ethernet header with two VLAN tags.
 const LINK_HEADER: usize = 22;
+/// Bytes of all headers of a packet, at most: Ethernet with tags, IPv4 and TCP with all their options, or some of IPv6's extensions.
+const HEADERS: usize = 256;
 /// How many events wait where nobody takes them.
 const EVENTS: usize = 256;
-/// What is done to packets beside moving them: those that are sent may lie in several buffers.
-const OFFLOADS: Offloads = Offloads { gather: true, ..Offloads::NONE };
+/// What there is besides moving packets. What is left to a front end that can't do it is done here.
+const OFFLOADS: Offloads = Offloads {
+    rx_checksum: true,
+    tx_l4_checksum: true,
+    tso: true,
+    lro: true,
+    scatter: true,
+    gather: true,
+    ..Offloads::NONE
+};
 
 /// A port at the other end of a front end's rings.
 pub(super) struct BackEndPort {
@@ -96,12 +106,17 @@ impl Open {
         &self.shared.name
     }
 
+    /// What of the offloads was asked for.
+    pub(super) fn granted(&self) -> Offloads {
+        self.config.offloads.and(OFFLOADS)
+    }
+
     /// Bytes in front of a received packet: the program's, which hold the header that it comes with.
     pub(super) fn headroom(&self) -> u16 {
         self.config.headroom.max(HEADER as u16)
     }
 
-    /// The largest packet.
+    /// The largest packet that is not to be cut.
     pub(super) fn largest(&self) -> usize {
         usize::from(self.mtu) + LINK_HEADER
     }
@@ -202,7 +217,7 @@ impl BackEndPort {
         let mtu = config.mtu.unwrap_or(MTU);
         let path = target.path.to_string_lossy();
         let mac = target.mac.unwrap_or_else(|| mac_of(&path, 1));
-        let nic = nic(&name, mac, mtu, config.rx_queues, state.clone())?;
+        let nic = nic(&name, mac, mtu, config.rx_queues, config.offloads.and(OFFLOADS), state.clone())?;
         let server = match target.server {
             true => Server::bind(&target.path, nic)?,
             false => Server::connect(&target.path, nic)?,
@@ -262,7 +277,7 @@ impl Port for BackEndPort {
     }
 
     fn granted(&self) -> Offloads {
-        self.open.config.offloads.and(OFFLOADS)
+        self.open.granted()
     }
 
     fn queues(&self) -> (u16, u16) {
@@ -342,10 +357,19 @@ impl Port for BackEndPort {
 
     fn rx_queue(&self, index: u16, pool: &Pool) -> Result<Box<dyn RxQueue>, DriverError> {
         let open = &self.open;
-        let needed = open.largest() + usize::from(open.headroom());
-        if needed > pool.size() as usize {
-            let why =
-                format!("buffers of {} bytes are too small: a packet and its headroom take {needed}", pool.size());
+        let (granted, headroom, size) = (open.granted(), usize::from(open.headroom()), pool.size() as usize);
+        // In several buffers, the first has all headers.
+        let several = granted.scatter || granted.lro;
+        let needed = headroom + if several { HEADERS } else { open.largest() };
+        if needed > size {
+            let what = if several { "the headers of a packet, and their" } else { "a packet and its" };
+            return Err(open.failed(format!("buffers of {size} bytes are too small: {what} headroom take {needed}")));
+        }
+        // A packet for which there can never be enough would hold up the queue.
+        let longest = headroom + if granted.lro { LONGEST } else { open.largest() };
+        let (there, needed) = (pool.capacity(), longest.div_ceil(size));
+        if needed > there as usize {
+            let why = format!("a pool of {there} buffers of {size} bytes is too small: one packet may take {needed}");
             return Err(open.failed(why));
         }
         let slot = open.rx.get(usize::from(index));

@@ -3,25 +3,24 @@
 //!
 //! A queue has the port's server for the time of a burst, if nobody else has it then: it never waits for that. Nothing is in flight when a call returns.
 
+use super::filling::{Filling, Sent};
+use super::offload::received;
 use super::port::{Open, RxSlot, TxSlot};
 use crate::virtio::Virtio;
-use crate::virtio::bits::net;
-use crate::virtio::net::receive::Merge;
-use crate::virtio::net::{ETHERNET, GSO_NONE, HEADER, NEEDS_CSUM};
-use crate::virtio::queue::{Ahead, Broken, FaultState, Part, Pass, Queue, gather, poll, scatter};
+use crate::virtio::net::ETHERNET;
+use crate::virtio::queue::{Broken, FaultState, Part, Pass, Queue, gather, poll};
+use crate::wire::{GSO_NONE, HEADER, LONGEST, NEEDS_CSUM};
 use std::fmt;
 use std::sync::Arc;
 use wholebar_core::barrier;
 use wholebar_core::irq::EventFd;
 use wholebar_core::mem::{Buf, Pool, PoolCache, give_back};
 use wholebar_core::model::Host;
-use wholebar_core::net::{Burst, Count, QueueState, RxCounters, RxQueue, TxQueue};
+use wholebar_core::net::{Burst, Count, Offloads, QueueState, RxCounters, RxQueue, TxQueue};
 use wholebar_core::reactor::Armed;
 
 /// How many buffers are asked of the pool at once.
 const BATCH: u32 = 32;
-/// The virtio header of a packet to which nothing was left undone, in one buffer (5.1.6.1).
-const PLAIN: [u8; HEADER] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
 /// A queue that receives what the front end sends by the queue of the same number.
 pub(super) struct Rx {
@@ -53,7 +52,7 @@ impl Rx {
 
 impl Tx {
     pub(super) fn new(port: Arc<Open>, slot: Arc<TxSlot>, index: u16) -> Self {
-        let filling = Filling { merge: Merge::default(), largest: port.largest(), slot };
+        let filling = Filling::new(port.largest(), port.granted(), slot);
         Self { index, filling, done: Vec::new(), port }
     }
 }
@@ -79,7 +78,7 @@ impl Virtio {
 
 /// Signals the queue's interrupt, where the driver wants that.
 #[inline]
-fn interrupt(host: &mut Host<'_>, queue: &Queue, wanted: bool) {
+pub(super) fn interrupt(host: &mut Host<'_>, queue: &Queue, wanted: bool) {
     if wanted && let Some(vector) = queue.vector {
         host.interrupt(vector.into());
     }
@@ -90,10 +89,21 @@ struct Landing<'a> {
     cache: &'a mut PoolCache,
     headroom: u16,
     largest: usize,
+    granted: Offloads,
+    /// What the driver negotiated.
+    features: u64,
     counters: &'a RxCounters,
 }
 
-impl Landing<'_> {
+/// What became of a packet that the front end sent.
+enum Landed<'a> {
+    Done,
+    Dropped(&'a Count),
+    /// The pool had not enough buffers for it.
+    NoBuffers,
+}
+
+impl<'a> Landing<'a> {
     /// Takes packets off a ring, as many as there is room for.
     #[inline]
     fn take(
@@ -119,13 +129,19 @@ impl Landing<'_> {
                     break;
                 };
                 match self.copy(host, parts, &mut buf)? {
-                    Ok(()) => {
+                    Landed::Done => {
                         // There is room.
                         let _ = out.push(buf);
                     }
-                    Err(cause) => {
+                    Landed::Dropped(cause) => {
                         cause.add(1);
                         self.cache.put(buf);
+                    }
+                    Landed::NoBuffers => {
+                        ahead.back(&mut pass, place, &[chain]);
+                        self.counters.no_buffers.add(1);
+                        self.cache.put(buf);
+                        break;
                     }
                 }
                 pass.used_unwritten(chain);
@@ -137,9 +153,9 @@ impl Landing<'_> {
         Ok(Some(()))
     }
 
-    /// Copies a packet off its buffers; else says what it is counted as.
+    /// Copies a packet off its buffers.
     #[inline(always)]
-    fn copy(&self, host: &Host<'_>, parts: &[Part], buf: &mut Buf) -> Result<Result<(), &Count>, Broken> {
+    fn copy(&mut self, host: &Host<'_>, parts: &[Part], buf: &mut Buf) -> Result<Landed<'a>, Broken> {
         let total: usize = parts.iter().map(|part| part.len as usize).sum();
         // Readable buffers come before writable ones.
         if parts.last().is_none_or(|part| part.writable) {
@@ -147,14 +163,17 @@ impl Landing<'_> {
         }
         let len = total.checked_sub(HEADER).ok_or("a packet to send is shorter than its header")?;
         if len < ETHERNET {
-            return Ok(Err(&self.counters.dropped_malformed));
+            return Ok(Landed::Dropped(&self.counters.dropped_malformed));
         }
-        if len > self.largest {
-            return Ok(Err(&self.counters.dropped_too_long));
+        if len > if self.granted.lro { LONGEST } else { self.largest } {
+            return Ok(Landed::Dropped(&self.counters.dropped_too_long));
         }
-        // When the queue was made, it was looked at whether the largest fits.
+        // There is room for that.
         buf.reserve(self.headroom);
         buf.set_len(total as u32);
+        if (buf.len() as usize) < total && !self.chain(host, parts, total, buf)? {
+            return Ok(Landed::NoBuffers);
+        }
         let bytes = buf.bytes_mut();
         match parts {
             [part] => {
@@ -164,9 +183,38 @@ impl Landing<'_> {
             }
             parts => gather(host, parts, 0, bytes)?,
         }
-        let undone = bytes[0] & NEEDS_CSUM != 0 || bytes[1] != GSO_NONE;
+        let header: [u8; HEADER] = *bytes.first_chunk().ok_or("a packet to send is shorter than its header")?;
         buf.advance(HEADER as u16);
-        Ok(if undone { Err(&self.counters.dropped_malformed) } else { Ok(()) })
+        let [flags, gso_type, ..] = header;
+        if flags & NEEDS_CSUM == 0 && gso_type == GSO_NONE {
+            return Ok(if len > self.largest {
+                Landed::Dropped(&self.counters.dropped_too_long)
+            } else {
+                Landed::Done
+            });
+        }
+        if gso_type == GSO_NONE && len > self.largest {
+            return Ok(Landed::Dropped(&self.counters.dropped_too_long));
+        }
+        let done = received(&header, buf, self.features).is_some();
+        Ok(if done { Landed::Done } else { Landed::Dropped(&self.counters.dropped_malformed) })
+    }
+
+    /// Copies what does not fit into a packet's first buffer into others behind it; `false` where there are not enough, and there are none then.
+    #[inline(never)]
+    fn chain(&mut self, host: &Host<'_>, parts: &[Part], total: usize, first: &mut Buf) -> Result<bool, Broken> {
+        let mut at = first.len() as usize;
+        while at < total {
+            let Some(mut next) = self.cache.get() else {
+                drop(first.take_next());
+                return Ok(false);
+            };
+            next.set_len((total - at) as u32);
+            gather(host, parts, at as u64, next.bytes_mut())?;
+            at += next.len() as usize;
+            first.append(next);
+        }
+        Ok(true)
     }
 }
 
@@ -178,8 +226,11 @@ impl RxQueue for Rx {
         let Self { index, cache, headroom, disarmed, slot, port } = self;
         let Some(mut server) = port.try_server() else { return 0 };
         let (before, disarmed) = (out.len(), std::mem::take(disarmed));
-        let mut landing = Landing { cache, headroom: *headroom, largest: port.largest(), counters: &slot.counters };
+        let (granted, counters) = (port.granted(), &slot.counters);
+        let mut landing =
+            Landing { cache, headroom: *headroom, largest: port.largest(), granted, features: 0, counters };
         server.function().with(|virtio, host| {
+            landing.features = virtio.common.features;
             virtio.at_queue(2 * usize::from(*index) + 1, |queue, fault_state| {
                 if disarmed {
                     queue.set_notify(false);
@@ -192,7 +243,7 @@ impl RxQueue for Rx {
         if packets > 0 {
             let counters = &slot.counters;
             counters.packets.add(packets as u64);
-            counters.bytes.add(out[before..].iter().map(|packet| u64::from(packet.len())).sum());
+            counters.bytes.add(out[before..].iter().map(Buf::packet_len).sum());
             counters.bursts.add(1);
         }
         packets
@@ -236,160 +287,16 @@ impl RxQueue for Rx {
     }
 }
 
-/// What came of a burst.
-#[derive(Default)]
-struct Sent {
-    /// Packets that are not the caller's any more, and those of them that the front end has.
-    taken: usize,
-    packets: u64,
-    bytes: u64,
-    /// There was no buffer for the next.
-    full: bool,
-}
-
-/// What puts packets into a front end's buffers, and counts those that can't be.
-struct Filling {
-    merge: Merge,
-    largest: usize,
-    slot: Arc<TxSlot>,
-}
-
-impl Filling {
-    /// The length of a packet; else what it is counted as, where it can never be sent.
+impl Tx {
+    /// Sends what waits, and then packets; `None` while somebody else has the server, or no driver is there.
     #[inline]
-    fn fits(&self, packet: &Buf) -> Result<usize, &Count> {
-        let len = packet.packet_len();
-        if !(ETHERNET as u64..=self.largest as u64).contains(&len) {
-            return Err(&self.slot.counters.dropped_length);
-        }
-        if packet.is_plain() { Ok(len as usize) } else { Err(&self.slot.counters.dropped_offload) }
-    }
-
-    /// Puts packets into the ring's buffers, as many as these are for.
-    #[inline]
-    fn put_all(
-        &mut self,
-        host: &mut Host<'_>,
-        queue: &mut Queue,
-        fault_state: &mut FaultState,
-        packets: &[Buf],
-        mergeable: bool,
-    ) -> Result<Option<Sent>, Broken> {
-        let polled = poll!(queue, host, fault_state, |pass, ahead| {
-            let mut sent = Sent::default();
-            ahead.prefetch(&mut pass, host, packets.len());
-            for packet in packets {
-                match self.fits(packet) {
-                    Ok(len) => match put(&mut pass, host, ahead, &mut self.merge, packet, len, mergeable)? {
-                        Put::Done => {
-                            sent.packets += 1;
-                            sent.bytes += len as u64;
-                        }
-                        Put::NoBuffer => {
-                            sent.full = true;
-                            break;
-                        }
-                        Put::TooLong => self.slot.counters.dropped_length.add(1),
-                    },
-                    Err(cause) => cause.add(1),
-                }
-                sent.taken += 1;
-            }
-            ahead.put_back(&mut pass);
-            sent
-        });
-        let Some((sent, wanted)) = polled else { return Ok(None) };
-        interrupt(host, queue, wanted);
-        Ok(Some(sent))
-    }
-}
-
-/// What became of a packet.
-enum Put {
-    Done,
-    NoBuffer,
-    TooLong,
-}
-
-/// Puts one packet of `len` bytes with its header into the next buffer, or into as many as it takes.
-#[inline(always)]
-fn put<T: Pass>(
-    pass: &mut T,
-    host: &Host<'_>,
-    ahead: &mut Ahead,
-    merge: &mut Merge,
-    packet: &Buf,
-    len: usize,
-    mergeable: bool,
-) -> Result<Put, Broken> {
-    let place = ahead.place();
-    let Some((chain, parts)) = ahead.next(pass, host)? else { return Ok(Put::NoBuffer) };
-    if let [part] = parts
-        && part.writable
-        && part.len as usize >= HEADER + len
-    {
-        let memory = part.memory(host)?;
-        let (mut at, mut written) = (HEADER as u64, memory.write(0, &PLAIN));
-        for segment in packet.segments() {
-            written &= memory.write(at, segment.bytes());
-            at += u64::from(segment.len());
-        }
-        if !written {
-            return Err("a receive buffer can't be written".into());
-        }
-        pass.used(chain, (HEADER + len) as u32);
-        return Ok(Put::Done);
-    }
-    merge.start(chain, parts, HEADER)?;
-    put_merged(pass, host, ahead, place, merge, packet, len, mergeable)
-}
-
-/// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
-#[inline(never)]
-#[allow(clippy::too_many_arguments, reason = "those of `put`, and where it began")]
-fn put_merged<T: Pass>(
-    pass: &mut T,
-    host: &Host<'_>,
-    ahead: &mut Ahead,
-    place: usize,
-    merge: &mut Merge,
-    packet: &Buf,
-    len: usize,
-    mergeable: bool,
-) -> Result<Put, Broken> {
-    if !merge.fill(pass, host, ahead, place, HEADER + len, mergeable)? {
-        return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
-    }
-    let mut header = PLAIN;
-    header[10..12].copy_from_slice(&merge.buffers().to_le_bytes());
-    scatter(host, merge.parts(), 0, &header)?;
-    let mut at = HEADER as u64;
-    for segment in packet.segments() {
-        scatter(host, merge.parts(), at, segment.bytes())?;
-        at += u64::from(segment.len());
-    }
-    merge.use_up(pass, HEADER + len);
-    Ok(Put::Done)
-}
-
-impl TxQueue for Tx {
-    fn tx(&mut self, packets: &mut Burst) -> usize {
-        if packets.is_empty() {
-            return 0;
-        }
-        let Self { index, filling, done, port } = self;
-        let Some(mut server) = port.try_server() else { return 0 };
-        if !port.link().up {
-            // Nobody is there who would receive them.
-            let count = packets.len();
-            filling.slot.no_carrier.add(count as u64);
-            packets.give_back();
-            return count;
-        }
+    fn put(&mut self, packets: &mut [Buf]) -> Option<Sent> {
+        let Self { index, filling, port, .. } = self;
+        let mut server = port.try_server()?;
         let at = 2 * usize::from(*index % port.pairs());
         let sent = server.function().with(|virtio, host| {
-            let mergeable = virtio.common.features & net::MRG_RXBUF != 0;
-            virtio.at_queue(at, |queue, fault_state| filling.put_all(host, queue, fault_state, packets, mergeable))
+            let features = virtio.common.features;
+            virtio.at_queue(at, |queue, fault_state| filling.put_all(host, queue, fault_state, packets, features))
         });
         port.give_up(server);
         let sent = sent.unwrap_or(Sent { full: true, ..Sent::default() });
@@ -399,18 +306,41 @@ impl TxQueue for Tx {
             counters.packets.add(sent.packets);
             counters.bytes.add(sent.bytes);
             counters.bursts.add(1);
-            done.extend(packets.take(sent.taken));
-            give_back(done);
+        }
+        Some(sent)
+    }
+}
+
+impl TxQueue for Tx {
+    fn tx(&mut self, packets: &mut Burst) -> usize {
+        if packets.is_empty() {
+            return 0;
+        }
+        if !self.port.link().up {
+            // Nobody is there who would receive them.
+            let count = packets.len();
+            let made = std::mem::take(&mut self.filling.made);
+            self.filling.slot.no_carrier.add((count + made.len()) as u64);
+            packets.give_back();
+            return count;
+        }
+        let Some(sent) = self.put(packets) else { return 0 };
+        if sent.taken > 0 {
+            self.done.extend(packets.take(sent.taken));
+            give_back(&mut self.done);
         }
         sent.taken
     }
 
+    /// Nothing is in flight but segments that wait for buffers.
     fn reclaim(&mut self) {
-        // Nothing is in flight.
+        if !self.filling.made.is_empty() {
+            self.put(&mut []);
+        }
     }
 
     fn in_flight(&self) -> usize {
-        0
+        self.filling.made.len()
     }
 
     fn state(&self) -> QueueState {
