@@ -10,6 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use wholebar::Work;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::net::{Burst, PortConfig};
 use wholebar::sim::virtio::{Virtio, blk, net};
 use wholebar::sim::{ModelParams, Target};
 use wholebar::vhost_user::{DeviceType, Options, Server, VhostUser};
@@ -18,7 +21,11 @@ use wholebar::vhost_user::{DeviceType, Options, Server, VhostUser};
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 
-pub const PROTOCOL: Protocol = Protocol { name: "vhost-user", serve: serve_model, lie: lie_to, is_served, lied_to };
+pub const PROTOCOL: Protocol =
+    Protocol { name: "vhost-user", serve: serve_model, lie: lie_to, is_served, while_it_waits: 0, lied_to };
+
+/// The same protocol, at the other end of which is a port: what it receives it sends back.
+pub const PORT: Protocol = Protocol { name: "vhost-user-port", serve: serve_port, while_it_waits: 2, ..PROTOCOL };
 
 fn model(name: &str) -> Virtio {
     match Target::parse(name).unwrap().params {
@@ -30,7 +37,28 @@ fn model(name: &str) -> Virtio {
 
 fn serve_model(name: &str, socket: &Path) {
     let mut server = Server::bind(socket, model(name)).unwrap();
-    serve(&mut server, Server::poll, Server::is_connected);
+    serve(|| server.poll());
+}
+
+fn serve_port(_: &str, socket: &Path) {
+    let config = PortConfig { rx_queues: 2, tx_queues: 2, ..PortConfig::default() };
+    let port =
+        wholebar::net::open_target(&format!("vhost-user:{},back-end,server", socket.display()), &config).unwrap();
+    let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default()).unwrap(), 256, 2048, 64).unwrap();
+    let mut queues = [0, 1].map(|i| (port.rx_queue(i, &pool).unwrap(), port.tx_queue(i).unwrap(), Burst::new(32)));
+    serve(|| {
+        let mut work = Work::Idle;
+        for (rx, tx, burst) in &mut queues {
+            if rx.rx(burst) + tx.tx(burst) > 0 {
+                work = Work::Busy;
+            }
+            // What it has no buffer for is dropped.
+            burst.give_back();
+        }
+        work
+    });
+    drop(queues);
+    assert_eq!(pool.available(), pool.capacity(), "each buffer is home");
 }
 
 // Front ends that lie.
