@@ -282,10 +282,43 @@ impl Liar {
         }
     }
 
+    /// A ring as large as can be, each entry of which is a chain of all descriptors behind it, which hold next to nothing.
+    fn crowded(&mut self, ring: u32) -> bool {
+        let Some((at, _, file)) = self.memory.iter().find(|(_, size, _)| *size >= 1 << 20) else { return self.share() };
+        let (at, file) = (*at, file.try_clone().unwrap());
+        let (size, writes) = ([1u32 << 15, 1 << 8][self.rng.usize(..2)], ring.is_multiple_of(2));
+        let len = self.rng.u32(..2);
+        let descriptors: Vec<u8> = (0..size)
+            .flat_map(|i| {
+                let len = if i == 0 { 16 } else { len };
+                let flags = u32::from(i + 1 < size) | u32::from(writes) << 1;
+                let ends = if self.packed { i | (flags | 1 << 7) << 16 } else { flags | (i + 1) << 16 };
+                [longs(&[at + 0xf_0000]), words(&[len, ends])].concat()
+            })
+            .collect();
+        let heads: Vec<u8> = (0..size).flat_map(|i| (i as u16).to_le_bytes()).collect();
+        let available = [&[0; 2][..], &(size as u16).to_le_bytes(), &heads].concat();
+        for (bytes, place) in [(&descriptors, 0), (&available, 0x8_0000), (&vec![0; 4], 0xa_0000)] {
+            let _ = rustix::io::pwrite(&file, bytes, place);
+        }
+        let areas = [at, at + 0xa_0000, at + 0x8_0000].map(|area| area | USER);
+        let (call, kick) = (self.event(), self.event());
+        self.kicks.push(kick.try_clone().unwrap());
+        self.say(raw::GET_VRING_BASE, words(&[ring, 0]), vec![])
+            && self.say(raw::SET_VRING_NUM, words(&[ring, size]), vec![])
+            && self.say(raw::SET_VRING_BASE, words(&[ring, u32::from(self.packed) * 0x8000_8000]), vec![])
+            && self.say(raw::SET_VRING_ADDR, [words(&[ring, 0]), longs(&areas), longs(&[0])].concat(), vec![])
+            && self.say(raw::SET_VRING_CALL, longs(&[ring.into()]), vec![call])
+            && self.say(raw::SET_VRING_KICK, longs(&[ring.into()]), vec![kick])
+            && self.say(raw::SET_VRING_ENABLE, words(&[ring, 1]), vec![])
+            && self.kick()
+    }
+
     /// What no driver does.
     fn misbehave(&mut self) -> bool {
         let ring = self.rng.u32(..5);
-        match self.rng.u8(..12) {
+        match self.rng.u8(..14) {
+            12 | 13 => self.crowded(ring),
             // Memory is taken away under whoever works with it, or grows.
             0..3 => {
                 if !self.memory.is_empty() {
