@@ -82,8 +82,8 @@ fn a_reactor_takes(numbers: usize) {
         let (bell, stop) = (Arc::new(Bell::new().unwrap()), Stop::new().unwrap());
         let taker = Taker { take, bell: bell.clone(), stop: stop.clone(), last: numbers };
         let reactor = thread::spawn(move || {
-            let turns = Reactor::anywhere().policy(Policy::Sleep).with(taker).run(&stop).unwrap();
-            assert_eq!(turns.busy, numbers as u64);
+            let stats = Reactor::anywhere().policy(Policy::Sleep).with(taker).run(&stop).unwrap();
+            assert_eq!(stats.busy, numbers as u64);
         });
         for number in 1..=numbers {
             assert!(put.push(number).is_ok());
