@@ -427,7 +427,7 @@ impl WaitSet {
 
     fn wait(&self, until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
-        for number in self.wait(timeout)? {
+        for number in self.signalled(timeout)? {
             // Taken, so that the next signal finds it empty; that of `Stop` stays.
             if let Some(fd) = usize::try_from(number).ok().and_then(|n| self.wakeups.get(n)) {
                 fd.take();
@@ -437,13 +437,13 @@ impl WaitSet {
     }
 
     #[cfg(not(loom))]
-    fn wait(&self, timeout: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
+    fn signalled(&self, timeout: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
         self.epoll.wait(timeout)
     }
 
     /// All threads of loom are one of the system's: who waits looks again and again, and lets the others run.
     #[cfg(loom)]
-    fn wait(&self, _: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
+    fn signalled(&self, _: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
         loop {
             let mut woken = self.epoll.wait(Some(Duration::ZERO))?.peekable();
             if woken.peek().is_some() {
