@@ -43,6 +43,9 @@ pub struct PerfArgs {
     /// Commands submitted, and completions taken, for one doorbell [default: a quarter of the depth, 32 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     batch: Option<u32>,
+    /// Poll less often while nothing completes: the time between two polls doubles up to N times, from one CPU hint on [default: 0, as often as can be]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(block::MAX_BACK_OFF)), default_value_t = block::BACK_OFF, hide_default_value = true)]
+    back_off: u32,
     /// Seconds to measure
     #[arg(long, alias = "runtime", value_name = "SECONDS", default_value = "10", value_parser = args::some_seconds)]
     time: Duration,
@@ -159,6 +162,7 @@ impl PerfArgs {
             units: span / blocks,
             depth,
             batch,
+            back_off: self.back_off,
             warmup: self.warmup,
             time: self.time,
             verify: self.verify,
@@ -225,6 +229,7 @@ impl PerfArgs {
             bs: Size(4096),
             qd: Some(depth),
             batch: None,
+            back_off: block::BACK_OFF,
             time,
             warmup: time / 100,
             cores: None,

@@ -102,5 +102,5 @@ pub fn after_register() {
 /// A sequentially consistent fence. (DPDK: `rte_smp_mb`.)
 #[inline(always)]
 pub fn store_then_load() {
-    std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    crate::sync::atomic::fence(crate::sync::atomic::Ordering::SeqCst);
 }

@@ -51,7 +51,12 @@ use std::time::{Duration, Instant};
 /// # Ok::<_, wholebar::Error>(())
 /// ```
 #[derive(Debug)]
-pub struct EventFd(OwnedFd);
+pub struct EventFd(
+    OwnedFd,
+    /// What the kernel's lock of the count orders, which loom does not see: what came before a signal is seen by who took it.
+    #[cfg(loom)]
+    crate::sync::atomic::AtomicUsize,
+);
 
 impl EventFd {
     /// Creates an eventfd with a count of 0; it is non-blocking and closed on `exec`.
@@ -61,11 +66,18 @@ impl EventFd {
     pub fn new() -> Result<Self> {
         use rustix::event::{EventfdFlags, eventfd};
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self(fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), cause: e.into() })?))
+        let fd = fd.map_err(|e| Error::Io { what: "creating an eventfd".to_owned(), cause: e.into() })?;
+        Ok(Self(
+            fd,
+            #[cfg(loom)]
+            Default::default(),
+        ))
     }
 
     /// Adds one to the count and wakes those who wait. One system call; it never blocks.
     pub fn signal(&self) {
+        #[cfg(loom)]
+        self.1.fetch_add(1, crate::sync::atomic::Ordering::Release);
         // It fails where the count is at its end, and then the event is there already.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
@@ -78,6 +90,8 @@ impl EventFd {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => rustix::io::read(&self.0, &mut count),
             taken => taken,
         };
+        #[cfg(loom)]
+        self.1.fetch_add(0, crate::sync::atomic::Ordering::Acquire);
         if taken == Ok(8) { u64::from_ne_bytes(count) } else { 0 }
     }
 

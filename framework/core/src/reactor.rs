@@ -29,12 +29,12 @@
 mod hybrid;
 
 use crate::irq::{Epoll, EventFd};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::{Error, Result, Work, barrier, cores};
 use crossbeam_channel::bounded;
 pub(crate) use hybrid::Hybrid;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -428,7 +428,7 @@ impl WaitSet {
 
     fn wait(&self, until: Option<Instant>) -> Result<()> {
         let timeout = until.map(|at| at.saturating_duration_since(Instant::now()));
-        for number in self.epoll.wait(timeout)? {
+        for number in self.signalled(timeout)? {
             // Taken, so that the next signal finds it empty; that of `Stop` stays.
             if let Some(fd) = usize::try_from(number).ok().and_then(|n| self.wakeups.get(n)) {
                 fd.take();
@@ -436,7 +436,26 @@ impl WaitSet {
         }
         Ok(())
     }
+
+    #[cfg(not(loom))]
+    fn signalled(&self, timeout: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
+        self.epoll.wait(timeout)
+    }
+
+    /// All threads of loom are one of the system's: who waits looks again and again, and lets the others run.
+    #[cfg(loom)]
+    fn signalled(&self, _: Option<Duration>) -> Result<impl Iterator<Item = u64> + use<>> {
+        loop {
+            let mut woken = self.epoll.wait(Some(Duration::ZERO))?.peekable();
+            if woken.peek().is_some() {
+                return Ok(woken);
+            }
+            crate::sync::yield_now();
+        }
+    }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod exhaustive;
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -108,12 +108,14 @@ impl Domain {
         Self::default()
     }
 
-    /// Adds a queue, known by `id`, and returns its gate. The queue counts as having acknowledged the current epoch. It takes a lock.
+    /// Adds a queue, known by `id`, and returns its gate. The queue counts as having acknowledged the current epoch; during a reset its gate is closed until
+    /// the reset is over. It takes a lock.
     pub fn join(&self, id: u32) -> Gate {
         let mut members = self.0.members();
-        let seen = self.0.word.load(Ordering::Acquire);
-        let member = Arc::new(Member { id, acknowledged: AtomicU64::new(seen >> 2) });
+        let word = self.0.word.load(Ordering::Acquire);
+        let member = Arc::new(Member { id, acknowledged: AtomicU64::new(word >> 2) });
         members.push(member.clone());
+        let seen = if Phase::of(word) == Phase::Running { word } else { u64::MAX };
         Gate { shared: self.0.clone(), member, seen, closed: None, last: None }
     }
 
@@ -403,14 +405,9 @@ mod exhaustive {
     //! The protocol under loom: `RUSTFLAGS="--cfg loom" cargo test -p wholebar-core --lib exhaustive`
 
     use super::*;
+    use crate::sync::explore;
     use loom::cell::UnsafeCell;
     use loom::thread;
-
-    fn explore(body: impl Fn() + Sync + Send + 'static) {
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
-        builder.check(body);
-    }
 
     /// What a queue touches while its gate is open, and the control plane while it isn't. Loom says where the two meet.
     struct Ring(UnsafeCell<u32>);
@@ -467,6 +464,55 @@ mod exhaustive {
             let queue = thread::spawn(move || gate.step(false));
             let expelled = domain.expel() == [1];
             assert_eq!(queue.join().unwrap() == Step::Expelled, expelled);
+        });
+    }
+
+    /// A queue that is made, used and dropped while the control plane stops the domain: it is waited for, or its gate is closed from the start.
+    #[test]
+    fn who_joins_meanwhile_keeps_out_or_is_waited_for() {
+        explore(|| {
+            let (domain, ring) = (Domain::new(), Arc::new(Ring(UnsafeCell::new(0))));
+            let queue = thread::spawn({
+                let (domain, ring) = (domain.clone(), ring.clone());
+                move || {
+                    let gate = domain.join(1);
+                    if gate.open() {
+                        ring.touch();
+                    }
+                }
+            });
+            domain.stop();
+            while !domain.waiting().is_empty() {
+                thread::yield_now();
+            }
+            ring.touch();
+            queue.join().unwrap();
+        });
+    }
+
+    /// Who learns of the end learns why, and that for good.
+    #[test]
+    fn an_end_is_told_with_its_reason() {
+        explore(|| {
+            let (domain, end) = (Domain::new(), End { gone: true, harmless: true, why: "all ones".to_owned() });
+            let mut gate = domain.join(1);
+            let queue = thread::spawn({
+                let end = end.clone();
+                move || {
+                    while gate.open() {
+                        thread::yield_now();
+                    }
+                    let step = gate.step(false);
+                    assert!(matches!(&step, Step::Stop) || step == Step::Ended(end.clone()), "{step:?}");
+                    while gate.step(false) == Step::Stop {
+                        thread::yield_now();
+                    }
+                    assert_eq!([gate.step(false), gate.step(false)], [(); 2].map(|()| Step::Ended(end.clone())));
+                }
+            });
+            domain.stop();
+            domain.end(end);
+            queue.join().unwrap();
         });
     }
 }

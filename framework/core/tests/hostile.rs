@@ -25,7 +25,6 @@ use wholebar_core::pci::{
 };
 use wholebar_core::reset::{Domain, Gate};
 use wholebar_core::ring::{Consumer, Producer, Ring, Stash, spsc};
-use wholebar_core::tap::Tap;
 use wholebar_core::vfio::Vfio;
 use wholebar_core::{Error, PageSize, Result, Table, Work};
 
@@ -119,7 +118,8 @@ fn types_cross_threads_as_they_should() {
     both::<Interrupts>();
     both::<QueueContext<String>>();
     both::<Vfio>();
-    both::<Tap>();
+    #[cfg(not(miri))]
+    both::<wholebar_core::tap::Tap>();
     both::<Listener>();
     sent::<ModelFunction<Anything>>();
     #[cfg(feature = "vfio-user")]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wholebar::block::{self, DiskConfig};
 use wholebar::mem::{Arena, ArenaOptions, Pool};
-use wholebar_measure::block::{AnyQueue, Direction, Job, Order, Supply, Workload, run};
+use wholebar_measure::block::{AnyQueue, BACK_OFF, Direction, Job, Order, Supply, Workload, run};
 use wholebar_measure::latency::Percentiles;
 
 const DEPTH: u32 = 32;
@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         units: ns.blocks / blocks,
         depth: DEPTH as usize,
         batch: DEPTH as usize,
+        back_off: BACK_OFF,
         warmup: Duration::from_millis(100),
         time: Duration::from_secs(1),
         verify: false,

@@ -29,7 +29,7 @@ fn slice<'a>(rest: &mut &'a [u8], len: u8) -> &'a [u8] {
 
 /// Says something, and reads what is answered after some polls.
 fn say(front: &mut Front, request: u32, flags: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) {
-    if front.server.is_connected() {
+    if front.is_connected() {
         send(&front.stream, &message(request, flags, payload), fds);
     }
     polls(front, 4);
@@ -37,7 +37,7 @@ fn say(front: &mut Front, request: u32, flags: u32, payload: &[u8], fds: &[Borro
 
 fn polls(front: &mut Front, n: usize) {
     for _ in 0..n {
-        let _ = front.server.poll();
+        front.step();
     }
     while receive(&front.stream).is_some() {}
 }
@@ -56,7 +56,7 @@ fuzz_target!(|data: &[u8]| {
         say(&mut front, SET_MEM_TABLE, VERSION, &table(&[region(0, MEMORY, 0)]), &[memory.as_fd()]);
     }
     let (eventfd, not) = (event(), file(64));
-    while !rest.is_empty() && front.server.is_connected() {
+    while !rest.is_empty() && front.is_connected() {
         let [step, index] = take(&mut rest);
         let (ring, flags) = (u32::from(index % 5), VERSION | u32::from(step >> 4 & NEED_REPLY as u8));
         match step % 8 {

@@ -26,6 +26,7 @@ pub const PROTOCOL: Protocol = Protocol {
     serve: |model, socket| with_model(model, Serve(socket)),
     lie: lie_to,
     is_served,
+    while_it_waits: 0,
     lied_to,
 };
 
@@ -52,7 +53,7 @@ impl WithModel for Serve<'_> {
 
     fn with<M: Model + 'static>(self, model: M) {
         let mut server = Server::bind(self.0, model).unwrap();
-        serve(&mut server, Server::poll, Server::is_connected);
+        serve(|| server.poll());
     }
 }
 

@@ -10,6 +10,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
+use wholebar::Work;
+use wholebar::mem::{Arena, ArenaOptions, Pool};
+use wholebar::net::{Burst, PortConfig};
 use wholebar::sim::virtio::{Virtio, blk, net};
 use wholebar::sim::{ModelParams, Target};
 use wholebar::vhost_user::{DeviceType, Options, Server, VhostUser};
@@ -18,7 +21,11 @@ use wholebar::vhost_user::{DeviceType, Options, Server, VhostUser};
 #[allow(dead_code, reason = "others use the rest")]
 mod raw;
 
-pub const PROTOCOL: Protocol = Protocol { name: "vhost-user", serve: serve_model, lie: lie_to, is_served, lied_to };
+pub const PROTOCOL: Protocol =
+    Protocol { name: "vhost-user", serve: serve_model, lie: lie_to, is_served, while_it_waits: 0, lied_to };
+
+/// The same protocol, at the other end of which is a port: what it receives it sends back.
+pub const PORT: Protocol = Protocol { name: "vhost-user-port", serve: serve_port, while_it_waits: 2, ..PROTOCOL };
 
 fn model(name: &str) -> Virtio {
     match Target::parse(name).unwrap().params {
@@ -30,7 +37,28 @@ fn model(name: &str) -> Virtio {
 
 fn serve_model(name: &str, socket: &Path) {
     let mut server = Server::bind(socket, model(name)).unwrap();
-    serve(&mut server, Server::poll, Server::is_connected);
+    serve(|| server.poll());
+}
+
+fn serve_port(_: &str, socket: &Path) {
+    let config = PortConfig { rx_queues: 2, tx_queues: 2, ..PortConfig::default() };
+    let port =
+        wholebar::net::open_target(&format!("vhost-user:{},back-end,server", socket.display()), &config).unwrap();
+    let pool = Pool::new(Arena::new(1 << 20, ArenaOptions::default()).unwrap(), 256, 2048, 64).unwrap();
+    let mut queues = [0, 1].map(|i| (port.rx_queue(i, &pool).unwrap(), port.tx_queue(i).unwrap(), Burst::new(32)));
+    serve(|| {
+        let mut work = Work::Idle;
+        for (rx, tx, burst) in &mut queues {
+            if rx.rx(burst) + tx.tx(burst) > 0 {
+                work = Work::Busy;
+            }
+            // What it has no buffer for is dropped.
+            burst.give_back();
+        }
+        work
+    });
+    drop(queues);
+    assert_eq!(pool.available(), pool.capacity(), "each buffer is home");
 }
 
 // Front ends that lie.
@@ -254,10 +282,43 @@ impl Liar {
         }
     }
 
+    /// A ring as large as can be, each entry of which is a chain of all descriptors behind it, which hold next to nothing.
+    fn crowded(&mut self, ring: u32) -> bool {
+        let Some((at, _, file)) = self.memory.iter().find(|(_, size, _)| *size >= 1 << 20) else { return self.share() };
+        let (at, file) = (*at, file.try_clone().unwrap());
+        let (size, writes) = ([1u32 << 15, 1 << 8][self.rng.usize(..2)], ring.is_multiple_of(2));
+        let len = self.rng.u32(..2);
+        let descriptors: Vec<u8> = (0..size)
+            .flat_map(|i| {
+                let len = if i == 0 { 16 } else { len };
+                let flags = u32::from(i + 1 < size) | u32::from(writes) << 1;
+                let ends = if self.packed { i | (flags | 1 << 7) << 16 } else { flags | (i + 1) << 16 };
+                [longs(&[at + 0xf_0000]), words(&[len, ends])].concat()
+            })
+            .collect();
+        let heads: Vec<u8> = (0..size).flat_map(|i| (i as u16).to_le_bytes()).collect();
+        let available = [&[0; 2][..], &(size as u16).to_le_bytes(), &heads].concat();
+        for (bytes, place) in [(&descriptors, 0), (&available, 0x8_0000), (&vec![0; 4], 0xa_0000)] {
+            let _ = rustix::io::pwrite(&file, bytes, place);
+        }
+        let areas = [at, at + 0xa_0000, at + 0x8_0000].map(|area| area | USER);
+        let (call, kick) = (self.event(), self.event());
+        self.kicks.push(kick.try_clone().unwrap());
+        self.say(raw::GET_VRING_BASE, words(&[ring, 0]), vec![])
+            && self.say(raw::SET_VRING_NUM, words(&[ring, size]), vec![])
+            && self.say(raw::SET_VRING_BASE, words(&[ring, u32::from(self.packed) * 0x8000_8000]), vec![])
+            && self.say(raw::SET_VRING_ADDR, [words(&[ring, 0]), longs(&areas), longs(&[0])].concat(), vec![])
+            && self.say(raw::SET_VRING_CALL, longs(&[ring.into()]), vec![call])
+            && self.say(raw::SET_VRING_KICK, longs(&[ring.into()]), vec![kick])
+            && self.say(raw::SET_VRING_ENABLE, words(&[ring, 1]), vec![])
+            && self.kick()
+    }
+
     /// What no driver does.
     fn misbehave(&mut self) -> bool {
         let ring = self.rng.u32(..5);
-        match self.rng.u8(..12) {
+        match self.rng.u8(..14) {
+            12 | 13 => self.crowded(ring),
             // Memory is taken away under whoever works with it, or grows.
             0..3 => {
                 if !self.memory.is_empty() {

@@ -357,7 +357,7 @@ impl QueuePair for ControllerQueue {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use wholebar::measure::block::{Direction, Job, Order, Workload};
+    use wholebar::measure::block::{BACK_OFF, Direction, Job, Order, Workload};
 
     /// A peer may allow 64 maps, or fewer.
     #[test]
@@ -373,6 +373,7 @@ mod tests {
             units: 2048,
             depth: 32,
             batch: 32,
+            back_off: BACK_OFF,
             warmup: Duration::ZERO,
             time: Duration::ZERO,
             verify: false,

@@ -66,6 +66,7 @@ impl Reads<'_> {
             units: namespace.blocks / blocks,
             depth: load.depth,
             batch: load.batch,
+            back_off: block::BACK_OFF,
             warmup,
             time: time - warmup,
             verify: false,

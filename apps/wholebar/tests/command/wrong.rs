@@ -60,6 +60,7 @@ fn measurements() {
     all(&[
         ("nvme perf sim:nvme --qd 0", WRONG_USAGE, &["--qd", "0"]),
         ("nvme perf sim:nvme --qd 5000", WORK_FAILED, &["5000", "1023"]),
+        ("nvme perf sim:nvme --back-off 11", WRONG_USAGE, &["--back-off", "11", "0..=10"]),
         ("nvme perf sim:nvme --qd 4 --batch 5", WRONG_USAGE, &["--batch 5", "4 commands"]),
         ("blk perf sim:virtio-blk --batch 33", WRONG_USAGE, &["--batch 33", "32 commands"]),
         ("msix sim:nvme --enable 18", WORK_FAILED, &["--enable 18", "17 MSI-X vectors"]),

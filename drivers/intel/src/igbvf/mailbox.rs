@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use wholebar_core::net::Mac;
 
 /// How long the physical function's driver may take to answer, or to be back after a reset: it may be a process that has just no core.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(30) };
 /// Between two looks.
 const PAUSE: Duration = Duration::from_micros(100);
 
@@ -36,9 +36,8 @@ impl<'a> Mailbox<'a> {
         Ok(self.said)
     }
 
-    /// Waits until `is` holds of what it says.
-    fn wait(&mut self, what: &'static str, is: impl Fn(u32) -> bool) -> Result<u32> {
-        let began = Instant::now();
+    /// Waits until `is` holds of what it says, for what began then.
+    fn wait(&mut self, what: &'static str, began: Instant, is: impl Fn(u32) -> bool) -> Result<u32> {
         loop {
             let over = began.elapsed() >= PATIENCE;
             let says = self.status()?;
@@ -54,7 +53,8 @@ impl<'a> Mailbox<'a> {
 
     /// Begins anew, when the physical function is there; the address that it gives.
     pub fn begin(&mut self) -> Result<Mac> {
-        self.wait("its physical function to be there", |says| says & regs::RESETTING == 0)?;
+        let there = |says| says & regs::RESETTING == 0;
+        self.wait("its physical function to be there", Instant::now(), there)?;
         let words = self.exchange(&Request::Reset)?;
         let mac = message::address_of(&words);
         match words[0] & message::DONE != 0 && mac.is_unicast() {
@@ -93,10 +93,12 @@ impl<'a> Mailbox<'a> {
         }
         self.said = 0;
         self.hw.write(regs::MAILBOX, regs::WRITTEN)?;
+        let what =
+            "its physical function to answer: what drives that has to serve it (`wholebar vf serve`, or Linux's igb)";
+        let began = Instant::now();
         loop {
-            let what = "its physical function to answer: what drives that has to serve it (`wholebar vf serve`, or Linux's igb)";
             let says =
-                self.wait(what, |says| says & (regs::OTHER_WRITTEN | regs::RESETTING | regs::RESET_DONE) != 0)?;
+                self.wait(what, began, |says| says & (regs::OTHER_WRITTEN | regs::RESETTING | regs::RESET_DONE) != 0)?;
             if says & (regs::RESETTING | regs::RESET_DONE) != 0 {
                 return Err(Error::PhysicalReset { device: self.hw.name() });
             }
@@ -107,6 +109,10 @@ impl<'a> Mailbox<'a> {
                 && answer[0] & (message::DONE | message::REFUSED) != 0
             {
                 return Ok(answer);
+            }
+            // One that goes on saying something else does not answer, either.
+            if began.elapsed() >= PATIENCE {
+                return Err(Error::Unserved { device: self.hw.name(), what, waited: PATIENCE });
             }
         }
     }
@@ -147,5 +153,81 @@ impl<'a> Mailbox<'a> {
         let anew = says & (regs::RESETTING | regs::RESET_DONE) != 0
             || says & regs::OTHER_WRITTEN != 0 && self.read()?[0] & message::CLEAR_TO_SEND == 0;
         if anew { Err(Error::PhysicalReset { device: self.hw.name() }) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::igbvf::I82576Vf;
+    use wholebar_core::PageSize;
+    use wholebar_core::Work;
+    use wholebar_core::model::{Host, InProcess, Model, ModelRegion, Refused, Shape};
+
+    /// The other side of a mailbox: whatever is asked, it says the same, again and again.
+    struct Says {
+        words: [u32; WORDS],
+        taken: u32,
+    }
+
+    impl Model for Says {
+        fn shape(&self) -> Shape {
+            let mut regions = vec![ModelRegion::default(); 8];
+            (regions[0].size, regions[7].size) = (regs::SIZE, 64);
+            Shape { name: "says".to_owned(), page: PageSize::host(), regions, irqs: Vec::new(), msix: None }
+        }
+
+        fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
+            buf.fill(0);
+            let word = match (region, offset) {
+                (7, 0) => 0x10ca_8086,
+                (0, regs::MAILBOX) => regs::OTHER_WRITTEN | self.taken,
+                (0, at) if (regs::MEMORY..regs::MEMORY + 4 * WORDS as u64).contains(&at) => {
+                    self.words[(at - regs::MEMORY) as usize / 4]
+                }
+                _ => 0,
+            };
+            buf.iter_mut().zip(word.to_le_bytes()).for_each(|(to, from)| *to = from);
+            Ok(())
+        }
+
+        fn write(&mut self, region: u32, offset: u64, buf: &[u8]) -> Result<(), Refused> {
+            if (region, offset) == (0, regs::MAILBOX) {
+                self.taken = u32::from(buf[0]) & regs::TAKEN;
+            }
+            Ok(())
+        }
+
+        fn reset(&mut self) {}
+
+        fn poll(&mut self, _: &mut Host<'_>) -> Work {
+            Work::Idle
+        }
+    }
+
+    fn hardware(first: u32) -> Hardware {
+        let words = std::array::from_fn(|i| if i == 0 { first } else { 0x0012_5452 });
+        let device = InProcess::new(Says { words, taken: 0 }).unwrap();
+        Hardware::open::<I82576Vf>(device, &Options::default()).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_taken_and_a_refusal_told() {
+        let asked = Request::Longest(1522);
+        let done = hardware(message::answer(asked.words()[0], true, None)[0]);
+        assert!(Mailbox::of(&done).ask(&asked).is_ok());
+        let refused = hardware(message::answer(asked.words()[0], false, None)[0]);
+        assert!(matches!(Mailbox::of(&refused).ask(&asked), Err(Error::Denied { .. })));
+        assert!(matches!(Mailbox::of(&refused).begin(), Err(Error::Unserved { .. })), "it is of another request");
+    }
+
+    /// A driver of the physical function that talks all the time, and never of what was asked.
+    #[test]
+    fn one_that_says_something_else_for_ever_is_not_heard_for_ever() {
+        let hw = hardware(message::CONTROL | message::CLEAR_TO_SEND);
+        let asked = Mailbox::of(&hw).ask(&Request::Vlan { vlan: 7, on: true });
+        assert!(matches!(asked, Err(Error::Unserved { .. })), "{asked:?}");
+        assert!(matches!(Mailbox::of(&hw).begin(), Err(Error::Unserved { .. })));
     }
 }

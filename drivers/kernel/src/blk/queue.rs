@@ -159,7 +159,7 @@ impl Queue {
     }
 
     /// What becomes of a request that the kernel has completed: `None` where there is more to do.
-    fn settle(&mut self, completed: Completed<InFlight>) -> Option<Completion> {
+    pub(super) fn settle(&mut self, completed: Completed<InFlight>) -> Option<Completion> {
         let Completed { payload: mut request, result, data } = completed;
         let status = match (result, request.operation) {
             (Ok(bytes), Operation::Read { .. } | Operation::Write { .. }) => {
@@ -194,9 +194,13 @@ impl Queue {
         Some(Completion { tag: request.tag, status, data })
     }
 
-    /// Has the kernel do what is left of a request.
+    /// Has the kernel do what is left of a request; not of one whose time is over, which it could give back like this for ever.
     fn go_on(&mut self, request: InFlight, data: Data) -> Option<Completion> {
-        let InFlight { operation, done, .. } = request;
+        let InFlight { operation, done, tag, deadline, .. } = request;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            self.deadlines -= 1;
+            return Some(Completion { tag, status: Status::Aborted, data });
+        }
         let rest = match operation {
             Operation::Read { offset, .. } => Operation::Read { offset: offset.saturating_add(done), skip: done },
             Operation::Write { offset, .. } => Operation::Write { offset: offset.saturating_add(done), skip: done },
@@ -226,7 +230,7 @@ impl Queue {
         }
     }
 
-    fn take(&mut self) -> Option<Completed<InFlight>> {
+    pub(super) fn take(&mut self) -> Option<Completed<InFlight>> {
         self.ring.take().or_else(|| self.other.as_mut()?.take())
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::time::Instant;
 use wholebar_core::block::{Completion, Data, Op, QueueState, Reject, Request, Status};
+use wholebar_core::kernel::Completed;
 use wholebar_core::mem::{ArenaOptions, Pool};
 use wholebar_core::reactor::Armed;
 
@@ -318,6 +319,37 @@ fn what_cannot_be_polled_for_goes_another_way() {
 }
 
 /// What a device is at work on is not cancelled: it ends, well or as aborted, and its buffer comes back.
+/// A kernel that has no room for a request, time after time: it ends with its deadline, and goes on where it has none.
+#[test]
+fn what_is_given_back_again_and_again_ends_with_its_deadline() {
+    if !allowed() {
+        return;
+    }
+    let file = file(1 << 20);
+    let disk = open(file.path(), ",cached").unwrap();
+    let pool = pool(&disk, 1, 4096);
+    let mut queue = disk.queue(false).unwrap();
+    for deadline in [None, Some(Instant::now())] {
+        let data = Data::One(pool.get_len(4096).unwrap());
+        queue.submit(Request { deadline, ..request(Op::Read { lba: 0 }, data) }).unwrap();
+        queue.ring();
+        let began = Instant::now();
+        let completed = loop {
+            if let Some(completed) = queue.take() {
+                break completed;
+            }
+            assert!(began.elapsed() < LONG);
+            std::thread::yield_now();
+        };
+        let refused = Completed { result: Err(Errno::AGAIN.raw_os_error()), ..completed };
+        let settled = queue.settle(refused);
+        assert_eq!(settled.as_ref().map(|done| done.status), deadline.map(|_| Status::Aborted));
+        let done = settled.unwrap_or_else(|| wait(&mut queue));
+        assert_eq!((done.tag, done.status == Status::Ok, queue.in_flight()), (5, deadline.is_none(), 0));
+    }
+    assert_eq!(pool.available(), 1);
+}
+
 #[test]
 fn a_deadline_that_has_passed_loses_nothing() {
     if !allowed() {

@@ -11,6 +11,7 @@ use super::mapping::{Mapping, memfd};
 use super::system;
 use crate::{Error, PageSize, Result};
 use std::any::Any;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -187,15 +188,11 @@ impl Arena {
             len: mapping.len(),
             size: u64::MAX,
         })?;
-        Ok(Arc::new(Self {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            mapping,
-            fd,
-            page,
-            source,
-            free: Mutex::new(free),
-            quarantined: AtomicU64::new(0),
-        }))
+        let bytes = mapping.len();
+        let cause = || io::Error::other("this process has made 4,294,967,295 arenas, and no number is left");
+        let id =
+            take_number(&NEXT).ok_or_else(|| Error::Memory { bytes, step: "numbering an arena", cause: cause() })?;
+        Ok(Arc::new(Self { id, mapping, fd, page, source, free: Mutex::new(free), quarantined: AtomicU64::new(0) }))
     }
 
     /// Allocates a chunk of `len` bytes (0 is taken as 1), aligned to `align` bytes, a power of two, in memory and in every device address space.
@@ -327,6 +324,11 @@ impl Frame {
     pub fn zeroed(count: usize) -> Box<[Self]> {
         std::iter::repeat_with(|| Self([const { AtomicU64::new(0) }; 8192])).take(count).collect()
     }
+}
+
+/// The next number, which nobody else gets: by it a queue knows an arena again, so none is given twice. `u32::MAX` is none.
+fn take_number(next: &AtomicU32) -> Option<u32> {
+    next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| number.checked_add(1)).ok()
 }
 
 #[cfg(test)]
@@ -472,5 +474,13 @@ mod tests {
             held.clear();
             prop_assert!(arena.alloc(arena.len(), 1).is_ok());
         }
+    }
+
+    /// A queue that found two arenas with one number would give a device the one's addresses for the other's buffers.
+    #[test]
+    fn no_number_is_given_twice() {
+        let next = AtomicU32::new(u32::MAX - 2);
+        let numbers: Vec<_> = (0..4).map(|_| take_number(&next)).collect();
+        assert_eq!(numbers, [Some(u32::MAX - 2), Some(u32::MAX - 1), None, None]);
     }
 }

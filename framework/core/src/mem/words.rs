@@ -6,9 +6,8 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use crate::sync::atomic::{AtomicU8, Ordering};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering};
-use zerocopy::FromZeros;
 
 /// The widths of a range of memory: for each aligned 8 bytes a byte, a half for each of its halves: 1, 2 or 4 where that is made of words of
 /// so many bytes, 8 in both where all of it is one word, 0 where nobody has looked yet.
@@ -41,7 +40,7 @@ impl Words {
     /// For `len` bytes that nobody has looked at; `None` where there is no memory. What is not looked at costs none.
     pub fn new(len: u64) -> Option<Self> {
         let count = usize::try_from(len.div_ceil(8)).ok()?;
-        <[AtomicU8]>::new_box_zeroed_with_elems(count).ok().map(Self)
+        zeroed(count).map(Self)
     }
 
     /// Whether the `width` bytes at `offset` are a word, or may be from now on; false outside, or where that is no multiple of the width.
@@ -99,6 +98,17 @@ impl Words {
     }
 }
 
+#[cfg(not(loom))]
+fn zeroed(count: usize) -> Option<Box<[AtomicU8]>> {
+    zerocopy::FromZeros::new_box_zeroed_with_elems(count).ok()
+}
+
+/// Zeroes are no atomics of loom's.
+#[cfg(loom)]
+fn zeroed(count: usize) -> Option<Box<[AtomicU8]>> {
+    Some((0..count).map(|_| AtomicU8::new(0)).collect())
+}
+
 /// The part of `at..end` that lies in the word of `width` bytes around `at`.
 pub(super) fn part(at: u64, end: u64, width: u8) -> Part {
     let first = at & (u64::from(width).saturating_sub(1));
@@ -106,7 +116,49 @@ pub(super) fn part(at: u64, end: u64, width: u8) -> Part {
     Part { at: at.saturating_sub(first), width, first: first as usize, len: len as usize }
 }
 
-#[cfg(test)]
+#[cfg(all(test, loom))]
+mod exhaustive {
+    //! Who claims the same place at the same moment: `RUSTFLAGS="--cfg loom" cargo test -p wholebar-core --lib exhaustive`
+
+    use super::*;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    #[test]
+    fn a_place_has_one_width_whoever_is_first() {
+        for (theirs, ours) in [([0, 8], [0, 4]), ([4, 2], [4, 1]), ([0, 4], [0, 8])] {
+            crate::sync::explore(move || {
+                let words = Arc::new(Words::new(8).unwrap());
+                let there = thread::spawn({
+                    let words = words.clone();
+                    move || words.claim(theirs[0], theirs[1] as u8)
+                });
+                let here = words.claim(ours[0], ours[1] as u8);
+                let there = there.join().unwrap();
+                assert!(here != there, "one of the two is refused");
+                let width = words.width(ours[0]).unwrap();
+                assert_eq!(u64::from(width), if here { ours[1] } else { theirs[1] });
+            });
+        }
+    }
+
+    /// Its other half is none of its business: both are granted.
+    #[test]
+    fn halves_are_claimed_apart() {
+        crate::sync::explore(|| {
+            let words = Arc::new(Words::new(8).unwrap());
+            let there = thread::spawn({
+                let words = words.clone();
+                move || words.claim(0, 4)
+            });
+            let here = words.claim(6, 2);
+            assert!(here && there.join().unwrap());
+            assert_eq!([words.width(0), words.width(4)], [Some(4), Some(2)]);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

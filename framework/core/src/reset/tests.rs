@@ -137,6 +137,25 @@ fn an_expelled_queue_stays_expelled() {
 }
 
 #[test]
+fn a_queue_that_joins_during_a_reset_waits_for_its_end() {
+    let domain = Domain::new();
+    domain.stop();
+    let mut gate = domain.join(1);
+    assert!(!gate.open() && domain.waiting().is_empty());
+    assert_eq!(gate.step(false), Step::Stop);
+    domain.quiet();
+    let mut late = domain.join(2);
+    assert!(!late.open());
+    assert_eq!((gate.step(false), late.step(false)), (Step::Abort, Step::Abort));
+    domain.resume();
+    for gate in [&mut gate, &mut late] {
+        assert_eq!(gate.step(false), Step::Restart);
+        gate.enter();
+        assert!(gate.open());
+    }
+}
+
+#[test]
 fn nobody_waits_for_who_left() {
     let domain = Domain::new();
     let mut gate = domain.join(7);

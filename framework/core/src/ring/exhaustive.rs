@@ -3,6 +3,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p wholebar-core --lib exhaustive`
 
 use super::*;
+use crate::sync::explore;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,7 @@ use loom::thread;
 struct Item(UnsafeCell<usize>, Arc<AtomicUsize>);
 
 impl Item {
-    fn new(number: usize, dropped: Arc<AtomicUsize>) -> Self {
+    fn new(number: usize, dropped: &Arc<AtomicUsize>) -> Self {
         let item = Self(UnsafeCell::new(0), dropped.clone());
         // SAFETY: nobody else has it.
         item.0.with_mut(|cell| unsafe { *cell = number });
@@ -29,12 +30,6 @@ impl Drop for Item {
     fn drop(&mut self) {
         self.1.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-fn explore(body: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(body);
 }
 
 /// A ring of one: each item after the first needs the cell that the one before it leaves.

@@ -11,7 +11,7 @@
 //! use std::time::Duration;
 //! use wholebar::block::{self, DiskConfig};
 //! use wholebar_core::mem::{Arena, ArenaOptions, Pool};
-//! use wholebar_measure::block::{AnyQueue, Direction, Job, Order, Supply, Workload, run};
+//! use wholebar_measure::block::{AnyQueue, BACK_OFF, Direction, Job, Order, Supply, Workload, run};
 //! use wholebar_measure::latency::Percentiles;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,6 +26,7 @@
 //!     units: ns.blocks,
 //!     depth: 8,
 //!     batch: 8,
+//!     back_off: BACK_OFF,
 //!     warmup: Duration::ZERO,
 //!     time: Duration::from_millis(50),
 //!     verify: false,
@@ -166,6 +167,12 @@ pub fn batch_of(depth: usize) -> usize {
     (depth / 4).clamp(1, 32)
 }
 
+/// [`Job::back_off`] where nobody says how much: each empty poll is followed by the next.
+pub const BACK_OFF: u32 = 0;
+
+/// The most that [`Job::back_off`] makes a difference up to: 1024 hints, some 20 to 50 microseconds.
+pub const MAX_BACK_OFF: u32 = 10;
+
 /// What there is to do. Whoever makes one has checked its sizes against the namespace: of the others, commands fail.
 #[derive(Debug, Clone)]
 pub struct Job {
@@ -185,6 +192,8 @@ pub struct Job {
     pub depth: usize,
     /// Completions taken, and commands submitted, at a time: a doorbell each. [`batch_of`] says which suits a depth.
     pub batch: usize,
+    /// How often the time between two polls that find nothing is doubled, from one hint to the CPU on: 0 polls as often as can be, at most [`MAX_BACK_OFF`].
+    pub back_off: u32,
     /// Before anything is measured.
     pub warmup: Duration,
     /// What is measured.

@@ -13,6 +13,7 @@ fn job(workload: Workload, verify: bool) -> Job {
         units: 32,
         depth: 8,
         batch: 4,
+        back_off: BACK_OFF,
         warmup: Duration::from_millis(10),
         time: Duration::from_millis(30),
         verify,

@@ -1,7 +1,7 @@
 //! One thread of a run: its lanes, and its window on them.
 
 use super::lane::{Lane, Tally};
-use super::{Direction, Job, Phase, QueuePair, Shared};
+use super::{Direction, Job, MAX_BACK_OFF, Phase, QueuePair, Shared};
 use crate::Result;
 use crate::cpu::Thread;
 use quanta::Clock;
@@ -24,6 +24,24 @@ pub struct Worker<'a, Q> {
     pub clock: &'a Clock,
     /// What it shares with the other threads.
     pub shared: &'a Shared,
+}
+
+/// Polls in a row that found nothing.
+#[derive(Default)]
+struct Idle {
+    polls: u32,
+    /// Of the CPU, that this is a loop which waits (`pause`, `isb`).
+    hints: u32,
+}
+
+impl Idle {
+    /// A poll found nothing: waits for one hint, and for twice as many after each further poll, doubled so often at most.
+    #[inline]
+    fn wait(&mut self, doublings: u32) {
+        let hints = 1 << self.polls.min(doublings).min(MAX_BACK_OFF);
+        (self.polls, self.hints) = (self.polls.saturating_add(1), self.hints.wrapping_add(hints));
+        (0..hints).for_each(|_| std::hint::spin_loop());
+    }
 }
 
 /// What one thread measured.
@@ -130,7 +148,7 @@ impl<Q: QueuePair> Worker<'_, Q> {
 
     /// Polls until it is over.
     fn poll_until(&mut self, mut over: impl FnMut(&mut Self) -> bool) -> Result<(), String> {
-        let (mut ended, mut idle) = (self.ended(), 0);
+        let (mut ended, mut idle) = (self.ended(), Idle::default());
         while !over(self) {
             let n = self.poll_lanes(&mut idle)?;
             if n > 0 {
@@ -142,26 +160,27 @@ impl<Q: QueuePair> Worker<'_, Q> {
     }
 
     #[inline]
-    fn poll_lanes(&mut self, idle: &mut u32) -> Result<usize, String> {
+    fn poll_lanes(&mut self, idle: &mut Idle) -> Result<usize, String> {
         let mut n = 0;
         for lane in &mut self.lanes {
             n += lane.poll()?;
         }
         if n > 0 {
-            *idle = 0;
+            *idle = Idle::default();
             return Ok(n);
         }
-        *idle = idle.wrapping_add(1);
-        if self.job.shared_cores && idle.is_multiple_of(64) {
+        let before = idle.hints;
+        idle.wait(self.job.back_off);
+        let passed = |every: u32| before / every != idle.hints / every;
+        if self.job.shared_cores && passed(64) {
             std::thread::yield_now();
         }
         // A queue that is dead never has anything to do again.
-        if idle.is_multiple_of(1 << 16)
+        if passed(1 << 16)
             && let Some(why) = self.lanes.iter().find_map(Lane::dead)
         {
             return Err(why);
         }
-        std::hint::spin_loop();
         Ok(0)
     }
 
@@ -182,5 +201,20 @@ impl<Q: QueuePair> Worker<'_, Q> {
         let mut sum = DoorbellCounts::default();
         self.lanes.iter().for_each(|lane| sum += lane.doorbells());
         sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polls_that_find_nothing_get_rarer_up_to_a_bound() {
+        let hints = |back_off, polls| {
+            let mut idle = Idle::default();
+            (0..polls).for_each(|_| idle.wait(back_off));
+            idle.hints
+        };
+        assert_eq!((hints(0, 5), hints(3, 5), hints(u32::MAX, 12)), (5, 1 + 2 + 4 + 8 + 8, (1 << 12) - 1 - 1024));
     }
 }

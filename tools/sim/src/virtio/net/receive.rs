@@ -16,8 +16,9 @@ const DONE: u16 = u16::MAX;
 pub(super) struct Merge {
     parts: Vec<Part>,
     chains: Vec<Chain>,
-    /// What each chain holds.
+    /// What each chain holds, and all of them.
     sizes: Vec<usize>,
+    held: usize,
 }
 
 /// What became of a packet.
@@ -274,13 +275,16 @@ impl Merge {
         self.parts.clear();
         self.chains.clear();
         self.sizes.clear();
+        self.held = 0;
         self.add(chain, parts)
     }
 
     fn add(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
         self.parts.extend_from_slice(parts);
         self.chains.push(chain);
-        self.sizes.push(size(parts)?);
+        let size = size(parts)?;
+        self.sizes.push(size);
+        self.held += size;
         Ok(())
     }
 
@@ -294,7 +298,7 @@ impl Merge {
         len: usize,
         mergeable: bool,
     ) -> Result<bool, Broken> {
-        while self.sizes.iter().sum::<usize>() < len {
+        while self.held < len {
             let next = if mergeable { ahead.next(pass, host)? } else { None };
             let Some((chain, parts)) = next else {
                 ahead.back(pass, place, &self.chains);
