@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, offloads, again, wrong (our driver) and back (our model); without one, all.
+# vhost-user against the peers that Debian has: tests/vhost.sh [PART...], of blk, net, offloads, again, wrong (our driver), back (our model) and port (our port); without one, all.
 # (QEMU over our back end: qemu.sh, and with a guest vhost_guest.sh.)
 # WHOLEBAR is the program to test, where that is set; OFFLOADS is the example of that name.
 #   blk    qemu-storage-daemon's disk: an ext4 image is read and written through it
@@ -8,11 +8,12 @@
 #   again  testpmd's vhost is killed while it receives from us, and started again: KILLS times, 5 if that is not set
 #   wrong  peers that aren't there, are of another type, or say nothing: a named error each
 #   back   testpmd's virtio_user over our virtio-net: what it sends comes back, byte for byte
+#   port   testpmd's virtio_user at both ports of a switch of ours: TCP that it leaves to be cut is passed on to who takes that, and cut for who doesn't
 # No root and no hugepages. What can't be done here is said in a line that begins with LEFT OUT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/sbin:/usr/sbin
-parts=${*:-blk net offloads again wrong back}
+parts=${*:-blk net offloads again wrong back port}
 wholebar=${WHOLEBAR:-}
 if [ -z "$wholebar" ]; then
   cargo build -q --release --bin wholebar
@@ -121,7 +122,7 @@ net() {
 }
 
 # Checksums: testpmd forwards as it receives, and its vhost fills in those of which our virtio headers say that they remain to be.
-# Segments: its csum forwarding says what it was told of TCP that is not cut yet (lro_segsz), and makes new headers. To have such packets passed on it has to be told to
+# Segments: its csum forwarding says which packets it was told not to be cut yet (RX_LRO; the size that it prints is its own), and makes new headers. To have such packets passed on it has to be told to
 # have them cut, though it says that vhost can't.
 offloads() {
   needs offloads dpdk-dev dpdk-testpmd || return 0
@@ -143,7 +144,7 @@ offloads() {
     packets=$(cat "$work/ran.log")
     [ "$(counted offloads 0 RX-packets)" = "$packets" ] && [ "$(counted offloads 1 TX-packets)" = "$packets" ] ||
       fail "$packets packets were sent and came, and testpmd received $(counted offloads 0 RX-packets) and sent $(counted offloads 1 TX-packets)"
-    [ $what = checksums ] || [ "$(grep -c 'lro_segsz=1448' "$work/offloads.log")" = "$packets" ] || fail "testpmd was not told how all are to be cut"
+    [ $what = checksums ] || [ "$(grep -c 'flags=.*RX_LRO' "$work/offloads.log")" = "$packets" ] || fail "testpmd was not told that all are to be cut"
     echo "testpmd's vhost, $layout rings, $what: $packets packets, on both sides; all came as they were sent"
     rm -f "$work/a.sock" "$work/b.sock"
   done; done
@@ -231,8 +232,89 @@ back() {
   done; done; done
 }
 
+little() { # bytes, numbers: so many bytes of each, the lowest first
+  local bytes=$1 number n out=; shift
+  for number; do for ((n = 0; n < bytes; n++)); do out+=$(printf '\\x%02x' $((number >> 8 * n & 255))); done; done
+  # shellcheck disable=SC2059
+  printf "$out"
+}
+big() { # the same, the highest first
+  local bytes=$1 number n out=; shift
+  for number; do for ((n = bytes - 1; n >= 0; n--)); do out+=$(printf '\\x%02x' $((number >> 8 * n & 255))); done; done
+  # shellcheck disable=SC2059
+  printf "$out"
+}
+capture() { # which takes no packet yet (pcap-savefile(5))
+  little 4 0xa1b2c3d4
+  little 2 2 4
+  little 4 0 0 262144 1
+}
+tcp() { # version of IP, where its payload begins in $work/payload, and how many bytes of it: a packet of a capture, without checksums
+  local version=$1 from=$2 len=$3 head=$(($1 == 4 ? 54 : 74))
+  little 4 0 0 $((head + len)) $((head + len))
+  big 6 0x020000000001 0x020000000002
+  if [ "$version" = 4 ]; then
+    big 2 0x0800 0x4500 $((40 + len)) $((from & 0xffff)) 0 0x4006 0
+    big 4 0x0a000001 0x0a000002
+  else
+    big 2 0x86dd 0x6000 0 $((20 + len)) 0x0640
+    big 4 0xfd000000 0 0 1 0xfd000000 0 0 2
+  fi
+  big 2 80 81
+  big 4 "$from" 0
+  big 2 0x5010 0xffff 0 0
+  head -c $((from + len)) "$work/payload" | tail -c "$len"
+}
+payload() { # capture: what TCP carries there, in hexadecimal digits
+  tcpdump -ntxxr "$1" 2>"$work/tcpdump.log" |
+    awk '/^\t0x0000:/ && line { print line; line = "" } /^\t0x/ { line = line substr($0, 10) } END { print line }' |
+    tr -d ' ' | awk '{ printf "%s", substr($0, substr($0, 25, 4) == "86dd" ? 149 : 109) }'
+}
+# testpmd has TCP cut by its virtio_user, which leaves that to our port. At the other port is another, which takes TCP that is not cut (lro), or does not.
+port() {
+  needs port "dpdk-dev tcpdump" dpdk-testpmd tcpdump || return 0
+  local layout lro version len order from=0 packets=0 segments=0 expected forwarding
+  head -c 64K /dev/urandom >"$work/payload"
+  capture >"$work/none.pcap"
+  capture >"$work/in.pcap"
+  for len in 1000 1448 1449 3000 8000; do for version in 4 6; do
+    tcp $version $from $len >>"$work/in.pcap"
+    ((from += len, packets += 1, segments += (len + 1447) / 1448))
+  done; done
+  head -c $from "$work/payload" | od -An -v -tx1 | tr -d ' \n' >"$work/payload.hex"
+  for layout in split packed; do for lro in off on; do
+    start fwd "$wholebar" net fwd "vhost-user:$work/a.sock,back-end,server" "vhost-user:$work/b.sock,back-end,server" --offloads tso \
+      --cores "$last_cpu" --stats 0 --json
+    wait_for "our ports" [ -S "$work/b.sock" ]
+    testpmd out 0 --vdev "net_virtio_user0,path=$work/b.sock,packed_vq=$([ $layout = packed ] && echo 1 || echo 0)" \
+      --vdev "net_pcap0,rx_pcap=$work/none.pcap,tx_pcap=$work/out.pcap" -- --disable-device-start
+    forwarding=io
+    [ $lro = off ] || forwarding=csum
+    # Uncut TCP leaves its checksum out (VIRTIO 1.2, 5.1.3.1): DPDK has to be told.
+    for order in "port config 0 rx_offload tcp_lro $lro" "port config 0 rx_offload tcp_cksum $lro" "port start all" "set fwd $forwarding" "csum mac-swap off 1" "set verbose 1" start; do say out "$order"; done
+    wait_for "testpmd out" grep -q ' packet forwarding .*- ports=' "$work/out.log"
+    # Buffers that hold a packet each: of one in several, DPDK's packed rings say that its header is to be written, which our ports take for a broken rule.
+    testpmd in 0 --vdev "net_pcap0,rx_pcap=$work/in.pcap,tx_pcap=$work/back.pcap" \
+      --vdev "net_virtio_user0,path=$work/a.sock,packed_vq=$([ $layout = packed ] && echo 1 || echo 0)" -- --disable-device-start --mbuf-size=10240
+    for order in "csum set tcp hw 1" "tso set 1448 1" "port start all" "set fwd csum" "csum mac-swap off 1" start; do say in "$order"; done
+    expected=$segments
+    [ $lro = off ] || expected=$packets
+    wait_for "all that comes of $packets packets" has out 1 TX-packets $expected
+    end in
+    end out
+    stop INT
+    [ "$(counted in 1 TX-packets)" = $packets ] && [ "$(counted out 0 RX-packets)" = $expected ] ||
+      fail "testpmd sent $(counted in 1 TX-packets) of $packets packets, and received $(counted out 0 RX-packets) of $expected"
+    payload "$work/out.pcap" | cmp - "$work/payload.hex" || fail "what came is not what was sent"
+    [ "$(tcpdump -vvnr "$work/out.pcap" 2>"$work/tcpdump.log" | grep -c '(correct)')" = $expected ] || fail "not all checksums are right"
+    [ $lro = off ] || [ "$(grep -c 'flags=.*RX_LRO' "$work/out.log")" = 6 ] || fail "testpmd was not told that three packets of each IP are to be cut"
+    echo "a port of ours, $layout rings: $packets packets of testpmd's virtio_user to be cut came as $expected, by tcpdump as they should be"
+    rm -f "$work"/[ab].sock "$work/out.pcap" "$work/back.pcap"
+  done; done
+}
+
 last_cpu=$(grep -oP 'Cpus_allowed_list:\s*\K.*' /proc/self/status | tr , - | awk -F- '{ print $NF }')
 for part in $parts; do
-  case $part in blk | net | offloads | again | wrong | back) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
+  case $part in blk | net | offloads | again | wrong | back | port) $part ;; *) echo "$0: no part is named $part" >&2; exit 2 ;; esac
 done
 echo "in ${SECONDS} s"

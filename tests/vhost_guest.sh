@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # A Linux guest of QEMU's over vhost-user: tests/vhost_guest.sh [split|packed...]; without one, both.
 # Its two network cards are front ends of `wholebar net fwd ...,back-end ...,back-end`, its disk is one of `wholebar sim serve virtio-blk --vhost-user`. What is done
-# in the guest is in guest_over_vhost_user; its second boot finds the back ends as the first left them, and they are killed meanwhile and started again.
+# in the guest is in guest_over_vhost_user; at its second boot the switch takes TCP that is not cut yet (--offloads tso), and back ends are killed meanwhile
+# and started again.
 # No root and no hugepages. WHOLEBAR is the program to test, where that is set.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,8 +25,9 @@ fail() {
   tail -n 20 "$work"/*.log >&2
   exit 1
 }
-back_ends() { # what of the program they are
-  "$wholebar" net fwd "vhost-user:$work/a.sock,back-end,server" "vhost-user:$work/b.sock,back-end,server" --stats 0 >>"$work/fwd.log" 2>&1 &
+back_ends() { # options of the switch
+  rm -f "$work"/*.sock
+  "$wholebar" net fwd "vhost-user:$work/a.sock,back-end,server" "vhost-user:$work/b.sock,back-end,server" --stats 0 "$@" >>"$work/fwd.log" 2>&1 &
   jobs+=($!)
   "$wholebar" sim serve virtio-blk --vhost-user --socket "$work/disk.sock" "file=$work/disk.img" >>"$work/serve.log" 2>&1 &
   jobs+=($!)
@@ -38,19 +40,23 @@ back_ends() { # what of the program they are
 mark() { # text, at the beginning of the disk's last sector
   printf '%s' "$1" | dd of="$work/disk.img" bs=512 seek=$(((128 << 20) / 512 - 1)) conv=notrunc status=none
 }
+uncut=(--offloads tso)
 again() { # once the guest says so: all are killed, and started again
   while read -r line; do
     echo "  $line"
     if [ "$line" = "kill them" ]; then
       sleep 1
       killed
-      rm -f "$work"/*.sock
-      back_ends
+      back_ends "${uncut[@]}"
       mark "$marked"
     fi
   done
 }
-guest() { # split or packed, what the disk is marked by
+end() { # of the back ends, as they should
+  for job in "${jobs[@]}"; do kill -INT "$job"; wait "$job" || fail "a back end ended with $?"; done
+  jobs=()
+}
+guest() { # split or packed, whether TCP leaves it uncut, what the disk is marked by
   local qemu=() part packed=off
   [ "$1" = split ] || packed=on
   for part in -machine memory-backend=ram -object memory-backend-memfd,id=ram,size=512M,share=on \
@@ -62,7 +68,7 @@ guest() { # split or packed, what the disk is marked by
     qemu+=("--qemu=$part")
   done
   cargo xtask vm run x86_64 --build '' --no-iommu --cpus 1 --memory 512 --nvme 1M --bind none --limit 1200 --file tests/guest_over_vhost_user \
-    "${qemu[@]}" -- env "RINGS=$1" "MARKED=$2" sh guest_over_vhost_user
+    "${qemu[@]}" -- env "RINGS=$1" "UNCUT=$2" "MARKED=$3" sh guest_over_vhost_user
 }
 
 for kind in $kinds; do
@@ -71,15 +77,15 @@ for kind in $kinds; do
   truncate -s 0 "$work/disk.img"
   truncate -s 128M "$work/disk.img"
   back_ends
-  guest $kind "" || fail "the first boot, $kind"
+  guest $kind no "" || fail "the first boot, $kind"
+  end
+  back_ends "${uncut[@]}"
   # In this shell, which has the back ends' numbers.
   mkfifo "$work/said"
-  guest $kind "$marked" >"$work/said" & boot=$!
+  guest $kind yes "$marked" >"$work/said" & boot=$!
   again <"$work/said"
   wait $boot || fail "the second boot, $kind"
   rm "$work/said"
-  for job in "${jobs[@]}"; do kill -INT "$job"; wait "$job" || fail "a back end ended with $?"; done
-  jobs=()
-  rm -f "$work"/*.sock
+  end
 done
 echo "done"
