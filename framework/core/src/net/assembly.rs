@@ -40,7 +40,7 @@ impl Assembly {
     }
 
     /// Adds the next part: `ends` where it is the packet's last, `bad` where the device says that the packet's data is wrong.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, part: Buf, ends: bool, bad: bool) -> Assembled {
         if ends && !self.is_within() {
             // What is most frequent: a packet in one part.
