@@ -20,7 +20,6 @@ use std::time::Duration;
 /// the device's control plane, wait for a reset that is under way, and access registers or a control queue: microseconds to milliseconds.
 /// They are not for the loop that moves packets. Their error is the driver's own: [`DriverError::downcast_ref`] returns it.
 ///
-/// ```
 /// An implementer makes each change survive resets: what `set_promiscuous` and its like were given is told to the device again when it comes up. A method whose
 /// device cannot do what is asked returns an error and has changed nothing. [`ControlPlane`](crate::control_plane::ControlPlane) has the lock, the events and the
 /// steps of a reset, for every driver.
