@@ -75,9 +75,7 @@ fn reason(error: &io::Error, patience: Duration) -> String {
         Kind::NotFound => {
             "there is no such socket: is the program running, and was it told to make one there?".to_owned()
         }
-        Kind::ConnectionRefused => {
-            "nobody listens there: the program has ended, or what is there is no socket".to_owned()
-        }
+        Kind::ConnectionRefused => "nobody listens there: the program has ended".to_owned(),
         Kind::PermissionDenied => "this user may not connect to it (permission denied)".to_owned(),
         Kind::TimedOut | Kind::WouldBlock => format!("no answer came in {} s", patience.as_secs_f64()),
         Kind::FileTooLarge => format!("the answer has more than {} MiB", LONGEST >> 20),

@@ -165,7 +165,7 @@ fn statistics_and_what_goes_around_queues() {
         ("net stat", WRONG_USAGE, &["PATH"][..]),
         ("net stat DIR/none", WORK_FAILED, &["none", "no such socket"]),
         ("net stat DIR/dead", WORK_FAILED, &["dead", "nobody listens there"]),
-        ("net stat DIR/file", WORK_FAILED, &["file", "nobody listens there"]),
+        ("net stat DIR/file", WORK_FAILED, &["file", "something that is not a socket is there"]),
         ("net stat DIR/none --watch 0", WRONG_USAGE, &["--watch", "0.01"]),
         ("net fwd sim:virtio-net --time 0 --stats-socket DIR/taken", WORK_FAILED, &["taken", "another server"]),
         ("net fwd sim:virtio-net --time 0 --stats-socket DIR/file", WORK_FAILED, &["file", "not a socket"]),
