@@ -1,7 +1,7 @@
 //! What is known to be wrong with Intel's devices, where a driver has to do something about it or whoever has one has to know: one table, by PCI ids. Sources
 //! are public: Linux and DPDK, which follow Intel's specification updates. None of it was seen on hardware, and QEMU's devices have none of it.
 //!
-//! What is done about the 82574's is in [`e1000e`](crate::e1000e); the 82576's are two constants and a comparison.
+//! What is done about the 82574's is in [`e1000e`]; the 82576's are two constants and a comparison.
 
 use crate::{e1000e, igb, igbvf};
 

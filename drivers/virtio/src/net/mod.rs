@@ -47,7 +47,7 @@ const LEAST_PACKET: u32 = 1514;
 /// A virtio network device.
 ///
 /// Its queues keep it open; it is shut down when this handle and the last of them are dropped. All that is not here is in its implementation of
-/// [`Port`]: configuration, queues, statistics, reset.
+/// [`Port`](wholebar_core::net::Port): configuration, queues, statistics, reset.
 pub struct Net(Arc<Handle<Ethernet>>);
 
 /// Makes a virtqueue as the device is told of it, given its memory, number, descriptors, doorbell.

@@ -309,6 +309,12 @@ impl Tx {
         }
         Some(sent)
     }
+
+    /// Drops the segments that wait for buffers: nobody is there any more who would receive them.
+    fn drop_made(&mut self) {
+        let made = std::mem::take(&mut self.filling.made);
+        self.filling.slot.no_carrier.add(made.len() as u64);
+    }
 }
 
 impl TxQueue for Tx {
@@ -319,8 +325,8 @@ impl TxQueue for Tx {
         if !self.port.link().up {
             // Nobody is there who would receive them.
             let count = packets.len();
-            let made = std::mem::take(&mut self.filling.made);
-            self.filling.slot.no_carrier.add((count + made.len()) as u64);
+            self.drop_made();
+            self.filling.slot.no_carrier.add(count as u64);
             packets.give_back();
             return count;
         }
@@ -334,8 +340,13 @@ impl TxQueue for Tx {
 
     /// Nothing is in flight but segments that wait for buffers.
     fn reclaim(&mut self) {
-        if !self.filling.made.is_empty() {
+        if self.filling.made.is_empty() {
+            return;
+        }
+        if self.port.link().up {
             self.put(&mut []);
+        } else {
+            self.drop_made();
         }
     }
 
