@@ -61,12 +61,15 @@ fn no_request_is_lost_or_repeated(packed: bool) -> Result<()> {
     let mut back_end = BackEnd::start(folder.path())?;
     let began = Instant::now();
     let socket = folder.path().join("socket");
-    while !socket.exists() {
-        ensure!(began.elapsed() < PATIENCE, "the back end does not listen");
-        std::thread::yield_now();
-    }
     let patient = Options { reconnect: PATIENCE, ..Options::default() }.with_timeout(PATIENCE);
-    let device = VhostUser::connect(&socket, patient)?;
+    // The file is there a moment before anybody listens.
+    let device = loop {
+        match VhostUser::connect(&socket, patient) {
+            Ok(device) => break device,
+            Err(error) => ensure!(began.elapsed() < PATIENCE, "the back end does not listen: {error}"),
+        }
+        std::thread::yield_now();
+    };
     let options = wholebar::virtio::Options { packed, ..virtio::patient() };
     let blk = Blk::open(device, &BlkConfig { queues: 2, ..BlkConfig::default() }, options)?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;

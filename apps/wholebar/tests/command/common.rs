@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -134,6 +135,15 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Waits until somebody listens at a socket: its file is there a moment earlier.
+pub fn wait_for_listener(socket: &Path) {
+    let began = Instant::now();
+    while let Err(error) = UnixStream::connect(socket) {
+        assert!(began.elapsed() < PATIENCE, "{}: {error}", socket.display());
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::common::{
     PATIENCE, Running, assert_fits, catches_interrupts, command, content, interrupt, json, on_one_line, patient, perf,
-    run, run_in, signal, stdout, wait_until, wholebar,
+    run, run_in, signal, stdout, wait_for_listener, wait_until, wholebar,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -564,11 +564,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let server = Running::serve("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
     for socket in [&a, &b] {
-        let start = std::time::Instant::now();
-        while !socket.exists() {
-            assert!(start.elapsed() < PATIENCE, "{} is never there", socket.display());
-            std::thread::yield_now();
-        }
+        wait_for_listener(socket);
         let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }
