@@ -36,13 +36,13 @@ impl Clock {
         Duration::from_nanos(self.nanos.saturating_add_signed(ahead))
     }
 
-    /// Sets it.
+    /// Sets the clock to `time`, as of the counter's value `cycles`.
     pub fn set(&mut self, cycles: u64, time: Duration) {
         self.now(cycles);
         self.nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     }
 
-    /// Adds to it.
+    /// Moves the clock by so many nanoseconds, back where they are negative, as of the counter's value `cycles`.
     pub fn adjust(&mut self, cycles: u64, nanoseconds: i64) {
         self.now(cycles);
         self.nanos = self.nanos.saturating_add_signed(nanoseconds);

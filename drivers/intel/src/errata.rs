@@ -8,9 +8,9 @@ use crate::{e1000e, igb, igbvf};
 /// Something that is wrong with a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Erratum {
-    /// What is wrong, in a few words.
+    /// What the device does wrong, in a sentence without its full stop.
     pub what: &'static str,
-    /// What the driver does about it.
+    /// What the driver does so that it does no harm, or what its user has to know.
     pub here: &'static str,
     /// What whoever has the device has to do about it; `None` where the driver sees to it.
     pub advice: Option<&'static str>,

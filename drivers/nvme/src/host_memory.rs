@@ -67,12 +67,12 @@ impl HostMemory {
         Ok(Self { _mapping: mapping, chunk, iova, bytes, page: hw.page, given: false, used: false })
     }
 
-    /// Bytes that the controller may use.
+    /// Returns how many bytes the controller may use now: 0 before it was given any, and after it was taken back.
     pub fn given(&self) -> u64 {
         if self.given { self.bytes } else { 0 }
     }
 
-    /// Lets the controller use it.
+    /// Lets the controller use the memory, by Set Features (0Dh, EHM).
     pub fn give(&mut self, hw: &Hardware, admin: &mut AdminQueue) -> Result<()> {
         self.chunk.set_quarantine(true);
         let how = if self.used { ENABLE | RETURN } else { ENABLE };

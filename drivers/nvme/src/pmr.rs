@@ -25,7 +25,7 @@ const WORD: u64 = 8;
 pub struct PersistentMemoryRegion {
     /// The BAR that it is behind, all of it.
     pub bar: u8,
-    /// Bytes.
+    /// Its size in bytes: that of the BAR.
     pub size: u64,
     /// Commands can have data in it that the controller writes (WDS), or reads (RDS). This driver has none do.
     pub write_data: bool,
@@ -37,15 +37,15 @@ pub struct PersistentMemoryRegion {
 /// How a persistent memory region fares (PMRSTS.HSTS).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PersistentMemoryHealth {
-    /// What is stored lasts.
+    /// PMRSTS.HSTS 0: what is stored lasts through a loss of power.
     Normal,
     /// What was stored before the power went is lost, at least in parts.
     RestoreError,
-    /// It can be read, and takes nothing.
+    /// PMRSTS.HSTS 2: it can be read; what is written is dropped.
     ReadOnly,
-    /// What is stored may not last.
+    /// PMRSTS.HSTS 3: it can be read and written, and may not last through a loss of power.
     Unreliable,
-    /// A value that the standard does not name.
+    /// PMRSTS.HSTS 4 to 7, which the standard reserves.
     Unknown(u8),
 }
 
@@ -160,7 +160,7 @@ fn failed(hw: &Hardware, why: impl Into<String>) -> Error {
 }
 
 impl PersistentMemory {
-    /// Returns the size in bytes.
+    /// Returns how many bytes can be read and written, from offset 0 on.
     pub fn size(&self) -> u64 {
         self.window.len()
     }

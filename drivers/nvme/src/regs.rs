@@ -148,12 +148,12 @@ impl Cmbsz {
 pub struct Pmrcap(pub u32);
 
 impl Pmrcap {
-    /// RDS, bit 3.
+    /// Returns RDS, bit 3: data of commands can be read from the region.
     pub fn read_data(self) -> bool {
         self.0 >> 3 & 1 != 0
     }
 
-    /// WDS, bit 4.
+    /// Returns WDS, bit 4: data of commands can be written to the region.
     pub fn write_data(self) -> bool {
         self.0 >> 4 & 1 != 0
     }
@@ -180,7 +180,7 @@ impl Pmrcap {
 pub struct Pmrsts(pub u32);
 
 impl Pmrsts {
-    /// ERR, bits 7:0: 0, or an error.
+    /// Returns ERR, bits 7:0: 0 where the region works, else the controller's own code of an error.
     pub fn error(self) -> u8 {
         self.0 as u8
     }
@@ -190,7 +190,7 @@ impl Pmrsts {
         self.0 >> 8 & 1 == 0
     }
 
-    /// HSTS, bits 11:9.
+    /// Returns HSTS, bits 11:9: the health of the region.
     pub fn health(self) -> u8 {
         (self.0 >> 9 & 7) as u8
     }

@@ -183,9 +183,9 @@ impl fmt::Display for ReservationChange {
 pub struct ReservationNotification {
     /// LPC: the number of the page. Numbers that are missing are pages that the controller had no room for.
     pub number: u64,
-    /// What happened.
+    /// Which of the changes of log page 80h, byte 8, it was.
     pub change: ReservationChange,
-    /// The namespace.
+    /// The identifier of the namespace whose reservation changed.
     pub nsid: u32,
 }
 

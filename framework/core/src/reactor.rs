@@ -249,7 +249,7 @@ impl fmt::Debug for Reactor {
 /// How often a reactor was busy, idle and asleep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Polls that found work.
+    /// Polls of all pollers in which at least one found work, since the reactor began.
     pub busy: u64,
     /// Polls that found none.
     pub idle: u64,

@@ -24,7 +24,7 @@ pub(super) struct Shared {
     pub state: Arc<State>,
     pub config: PortConfig,
     pub granted: Offloads,
-    /// In bytes, headers included.
+    /// The longest packet that is sent or received, in bytes, Ethernet and VLAN headers included.
     pub max_packet: u32,
     pub patience: Duration,
     pub filter: Filter,

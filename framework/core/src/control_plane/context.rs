@@ -37,7 +37,7 @@ impl<T> QueueContext<T> {
         Ok(Arc::new(Self { device, domain, interrupts, queue_faults, arenas, wake }))
     }
 
-    /// Returns the device.
+    /// Returns the device that the control plane serves, which stays open as long as this is held.
     pub fn device(&self) -> &Arc<dyn PciDevice> {
         &self.device
     }

@@ -85,7 +85,7 @@ impl TxWatchdogs {
         }
     }
 
-    /// Returns how often a queue was stuck.
+    /// Returns how many times a queue of the port stood still for longer than the limit, since the port was opened.
     pub fn stalls(&self) -> u64 {
         self.stalls
     }

@@ -106,7 +106,7 @@ pub struct NvmeParams {
     pub cmb: u64,
     /// Bytes of its persistent memory region; 0 for none.
     pub pmr: u64,
-    /// How that fares.
+    /// The health that the persistent memory region reports (PMRSTS).
     pub pmr_state: PmrState,
     /// Bytes of the host's memory that it prefers to have; 0 for none.
     pub hmb: u64,
