@@ -32,6 +32,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// Whether an error is that nobody reads a pipe any more.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Writes a result as JSON to standard output.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string_pretty(value)? + "\n")
