@@ -55,7 +55,7 @@ impl Bench {
         let each = u64::from(size).next_multiple_of(page);
         let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
         disk.attach(arena.clone())?;
-        let pool = Pool::new(arena, buffers, size, page)?;
+        let pool = Pool::new(arena, buffers, size, page as u32)?;
         Ok(Self { disk, ns, pool })
     }
 

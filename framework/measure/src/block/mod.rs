@@ -36,7 +36,7 @@
 //! };
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
 //! disk.attach(arena.clone())?;
-//! let pool = Pool::new(arena, 8, ns.block_size, ns.block_size.into())?;
+//! let pool = Pool::new(arena, 8, ns.block_size, ns.block_size)?;
 //! let bufs = std::iter::from_fn(|| pool.get_len(ns.block_size)).collect();
 //! let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
 //!
