@@ -36,6 +36,7 @@ mod sim;
 mod storage;
 mod stored;
 mod target;
+mod token;
 mod verdict;
 mod vf;
 
