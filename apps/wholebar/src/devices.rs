@@ -31,6 +31,13 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Functions of a class, whoever has them.
+    pub fn of_class(class: &str, json: bool) -> Self {
+        Self { class: Some(class.to_owned()), driver: None, json }
+    }
+}
+
 /// What `--json` writes.
 #[derive(Serialize)]
 struct List<'a> {

@@ -303,10 +303,11 @@ impl Progress {
             bar.set_message(more());
         } else if self.said.elapsed() >= Self::LINES {
             self.said = Instant::now();
-            match self.total {
-                0 => note(format!("{}: {}  {}", self.what, bytes(position), more())),
-                total => note(format!("{}: {} %  {}", self.what, (position * 100 / total).min(100), more())),
-            }
+            let far = match self.total {
+                0 => bytes(position),
+                total => format!("{} %", (position * 100 / total).min(100)),
+            };
+            note(format!("{}: {far}  {}", self.what, more()).trim_end());
         }
     }
 
