@@ -48,7 +48,7 @@ impl Bench {
         Self::over(disk, (buffers, size))
     }
 
-    /// The same, of a disk that is open.
+    /// Makes a rig of a disk that is open, with so many buffers of so many bytes.
     pub fn over(disk: Box<dyn Disk>, (buffers, size): (u32, u32)) -> Result<Self> {
         let ns = disk.namespaces().into_iter().next().context("it has no namespace that can be used")?;
         let page = PageSize::host().bytes();

@@ -235,7 +235,7 @@ pub struct Outcome {
     pub doorbells: DoorbellCounts,
     /// How much of its window each thread had a CPU: 1 is all of it, and 0 where the kernel does not tell.
     pub cpu: Vec<f64>,
-    /// The same of [`Job::device`], while commands were measured; `None` where there is none, or the kernel does not tell.
+    /// How much of that time the thread of [`Job::device`] had a CPU; `None` where there is none, or the kernel does not tell.
     pub device_cpu: Option<f64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,
