@@ -22,6 +22,10 @@ fn what_there_is_and_whether_it_can_be_opened() {
         assert_eq!(function["can_open"], function["stopped_by"].as_array().unwrap().is_empty());
     }
     assert_eq!(json("devices --driver no-such-driver --json")["functions"], Value::Array(Vec::new()));
+    if !list["functions"].as_array().unwrap().is_empty() {
+        let text = on_one_line(&stdout("devices --class ffff --driver no-such-driver"));
+        assert!(text.contains("none has class ffff and driver no-such-driver"), "{text}");
+    }
 
     // Whatever this machine is like, exit code, JSON and text agree.
     let output = wholebar("doctor --json").output().unwrap();
