@@ -2,7 +2,7 @@
 
 use crate::common::{
     PATIENCE, Running, assert_fits, catches_interrupts, command, content, interrupt, json, on_one_line, patient, perf,
-    run, run_in, signal, stdout, wait_for_listener, wait_until, wholebar,
+    run, run_in, signal, stdout, wait_for_socket, wait_until, wholebar,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,12 +11,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED).
+/// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED). The name there is the one that the
+/// socket was made under, which begins as the file's.
 fn connections(socket: &Path) -> usize {
     let all = fs::read_to_string("/proc/net/unix").unwrap();
     let is = |line: &&str| {
         let words: Vec<_> = line.split_whitespace().collect();
-        words.get(5) == Some(&"03") && words.get(7) == socket.to_str().as_ref()
+        words.get(5) == Some(&"03") && words.get(7).is_some_and(|name| name.starts_with(socket.to_str().unwrap()))
     };
     all.lines().filter(is).count()
 }
@@ -564,7 +565,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let server = Running::serve("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
     for socket in [&a, &b] {
-        wait_for_listener(socket);
+        wait_for_socket(socket);
         let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }
