@@ -64,8 +64,9 @@ impl Nvme {
     /// Creates a namespace, which is attached to no controller yet; returns its identifier. (SPDK: `spdk_nvme_ctrlr_create_ns`.)
     ///
     /// # Errors
-    /// [`Error::NotOffered`] where the controller has no Namespace Management; [`Error::Refused`] with the controller's status, as `Namespace Insufficient
-    /// Capacity`; [`Error::Unanswered`], [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) as every command.
+    /// [`Error::NotOffered`](crate::Error::NotOffered) where the controller has no Namespace Management; [`Error::Refused`](crate::Error::Refused) with the
+    /// controller's status, as `Namespace Insufficient Capacity`; [`Error::Unanswered`](crate::Error::Unanswered),
+    /// [`Gone`](wholebar_core::Error::Gone) or [`Ended`](wholebar_core::Error::Ended) as every command.
     pub fn create_namespace(&self, new: &NewNamespace, timeout: Duration) -> Result<u32> {
         self.needs(self.identify().has_namespace_management(), "Namespace Management")?;
         let command = RawCommand { opcode: admin::NAMESPACE_MANAGEMENT, ..RawCommand::default() };
@@ -86,8 +87,8 @@ impl Nvme {
     /// Attaches a namespace to controllers, by their identifiers. (SPDK: `spdk_nvme_ctrlr_attach_ns`.)
     ///
     /// # Errors
-    /// [`Error::QueuesExist`] where it has other blocks than the one of its identifier that went away while there were queues; the others of
-    /// [`create_namespace`](Self::create_namespace).
+    /// [`Error::QueuesExist`](crate::Error::QueuesExist) where it has other blocks than the one of its identifier that went away while there were queues; the
+    /// others of [`create_namespace`](Self::create_namespace).
     pub fn attach_namespace(&self, nsid: u32, controllers: &[u16]) -> Result<()> {
         self.attachment(nsid, controllers, 0)
     }
