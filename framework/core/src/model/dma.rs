@@ -10,8 +10,9 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 use super::Refused;
-use crate::mem::{Iova, Mapping, Shared};
+use crate::mem::{Iova, Mapping, Shared, copy_in, copy_out};
 use crate::pci::Prot;
+use crate::prefetch;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -176,6 +177,14 @@ impl<'a, T: Entry> Entries<'a, T> {
         }
     }
 
+    /// Prefetches entry `index` for writing, where it is one. A hint without effect on memory.
+    #[inline(always)]
+    pub fn prefetch_write(&self, index: usize) {
+        if let Some(entry) = self.slice.get(index) {
+            prefetch::write(std::ptr::from_ref(entry).cast(), 1);
+        }
+    }
+
     #[cold]
     fn across_maps(&self, index: usize) -> Option<&'a T> {
         let (table, first, count) = self.across?;
@@ -276,6 +285,8 @@ struct Map {
     /// Where in `memory` it starts.
     at: u64,
     writable: bool,
+    /// It is writable, and its memory is memory: any bytes of it may be copied.
+    plain: bool,
 }
 
 impl Map {
@@ -309,7 +320,8 @@ impl DmaTable {
         if before.is_some_and(|m| m.end() > iova.0) {
             return Err(Refused(libc::EEXIST));
         }
-        let map = Map { iova: iova.0, len, memory, at, writable };
+        let plain = writable && memory.as_ref().is_some_and(|memory| memory.is_plain());
+        let map = Map { iova: iova.0, len, memory, at, writable, plain };
         let place = match self.free.pop() {
             Some(place) => {
                 self.maps[place] = map;
@@ -384,6 +396,60 @@ impl DmaTable {
             }),
             None => self.search(iova.0, len),
         }
+    }
+
+    /// Copies pieces, one behind the other, to the start of the `len` bytes at `iova`, all of which are to be mapped: what [`Dma::write`] does, in one step where
+    /// these are in the map that was found last, as most are. Where there is no room for a piece, those before it are written.
+    #[inline(always)]
+    pub(super) fn write<'p>(&self, iova: Iova, len: u64, pieces: impl Iterator<Item = &'p [u8]>) -> bool {
+        let Some((memory, mut at)) = self.plain(iova, len) else { return self.write_anywhere(iova, len, pieces) };
+        let mut room = len;
+        for bytes in pieces {
+            let Some(left) = room.checked_sub(bytes.len() as u64) else { return false };
+            // SAFETY: `plain` says that there are `len` bytes, which may be written and are accessed atomically, and `room` how many of them are left from `at`
+            // on; they are mapped while `self` is borrowed.
+            unsafe { copy_in(memory.base().add(at as usize), bytes) };
+            (at, room) = (at.wrapping_add(bytes.len() as u64), left);
+        }
+        !memory.is_gone()
+    }
+
+    /// Copies the first of the `len` bytes at `iova`; the counterpart of [`write`](Self::write).
+    #[inline(always)]
+    pub(super) fn read(&self, iova: Iova, len: u64, out: &mut [u8]) -> bool {
+        let Some((memory, at)) = self.plain(iova, len) else { return self.read_anywhere(iova, len, out) };
+        if out.len() as u64 > len {
+            return false;
+        }
+        // SAFETY: as in `write`.
+        unsafe { copy_out(memory.base().add(at as usize), out) };
+        !memory.is_gone()
+    }
+
+    #[inline(never)]
+    fn write_anywhere<'p>(&self, iova: Iova, len: u64, mut pieces: impl Iterator<Item = &'p [u8]>) -> bool {
+        let mut at = 0u64;
+        self.find(iova, len).is_some_and(|span| {
+            pieces.all(|bytes| {
+                let written = span.write(at, bytes);
+                at = at.wrapping_add(bytes.len() as u64);
+                written
+            })
+        })
+    }
+
+    #[inline(never)]
+    fn read_anywhere(&self, iova: Iova, len: u64, out: &mut [u8]) -> bool {
+        self.find(iova, len).is_some_and(|span| span.read(0, out))
+    }
+
+    /// Where the `len` bytes at `iova` are; `None` where they are not all in the map found last, or that is not plain memory. The map is inside of the memory
+    /// (`map`), so these are.
+    #[inline(always)]
+    fn plain(&self, iova: Iova, len: u64) -> Option<(&Mapping, u64)> {
+        let map = self.maps.get(self.recent[0].get()).filter(|map| map.plain)?;
+        let offset = map.inside(iova.0, len)?;
+        Some((map.memory.as_ref()?, map.at.wrapping_add(offset)))
     }
 
     #[inline(never)]
