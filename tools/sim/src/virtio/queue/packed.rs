@@ -187,6 +187,13 @@ impl PackedPass<'_, '_> {
                 for inner in (0..).map_while(|i| table.get(i)) {
                     // Only the write flag counts in there (2.8.19).
                     let (address, len, _, flags) = words(inner);
+                    if let [first] = &mut parts[..]
+                        && flags & desc::WRITE == 0
+                    {
+                        // DPDK's driver (22.11) says that the header of a packet to send is to be written. A device should not read what is (2.8.15), and
+                        // must not write what isn't: to read it does no harm, and what the driver wants is plain.
+                        first.writable = false;
+                    }
                     add(parts, address, len, flags)?;
                 }
                 return Ok(Chain { id, entries });
