@@ -9,13 +9,15 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod denied;
+
 use super::Refused;
 use crate::mem::{Iova, Mapping, Shared, copy_in, copy_out};
 use crate::pci::Prot;
 use crate::prefetch;
+pub use denied::{Denied, Reason};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -555,54 +557,6 @@ impl DmaTable {
         });
         let why = why.unwrap_or(if covered { Reason::Alignment } else { Reason::Unmapped(Iova(at)) });
         Denied { iova, len, write, why }
-    }
-}
-
-/// The refusal of a device's access to memory: the access, and the map it met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// The address.
-    pub iova: Iova,
-    /// Bytes.
-    pub len: u64,
-    /// To write, rather than to read.
-    pub write: bool,
-    /// Why not.
-    pub why: Reason,
-}
-
-/// The reason why a device may not access memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// Nothing is mapped at this address.
-    Unmapped(Iova),
-    /// This map (address, bytes) came without a file descriptor.
-    NoMemory((Iova, u64)),
-    /// This map (address, bytes) is for reading only.
-    ReadOnly((Iova, u64)),
-    /// The peer that mapped this (address, bytes) took memory away that it had shared.
-    TakenAway((Iova, u64)),
-    /// An entry is not aligned, or crosses from one map into the next.
-    Alignment,
-}
-
-impl std::error::Error for Denied {}
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.write { "write" } else { "read" };
-        write!(f, "can't {verb} {:#x} bytes at {:#x}: ", self.len, self.iova.0)?;
-        match self.why {
-            Reason::Unmapped(at) => write!(f, "nothing is mapped at {:#x}", at.0),
-            Reason::NoMemory((at, len)) => {
-                write!(f, "the map of {len:#x} bytes at {:#x} came without a file descriptor", at.0)
-            }
-            Reason::ReadOnly((at, len)) => write!(f, "the map of {len:#x} bytes at {:#x} is for reading only", at.0),
-            Reason::TakenAway((at, len)) => {
-                write!(f, "the memory of the map of {len:#x} bytes at {:#x} was taken away", at.0)
-            }
-            Reason::Alignment => write!(f, "it is not aligned there, or an entry crosses maps"),
-        }
     }
 }
 
