@@ -5,8 +5,8 @@ use super::indirect::{self, Tables};
 use super::{Areas, Ring, RingOptions, Segment, Used, needs_event};
 use crate::error::Fault;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar_core::mem::{Arena, DmaRing, Field};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use wholebar_core::mem::{Arena, DmaRing};
 use wholebar_core::{Result, barrier};
 
 /// VIRTQ_DESC_F_NEXT (2.8.6): the buffer goes on in the next descriptor.
@@ -54,6 +54,12 @@ impl Place {
     }
 }
 
+/// The flags in a descriptor's second word.
+#[inline(always)]
+fn flags(word: u64) -> u16 {
+    (u64::from_le(word) >> 48) as u16
+}
+
 /// A packed virtqueue.
 pub(crate) struct Packed {
     ids: Ids,
@@ -64,12 +70,10 @@ pub(crate) struct Packed {
     take: Place,
     /// Descriptors posted since the last batch was published.
     batch: u16,
-    /// The batch's first descriptor, and the flags that make it available, and all that follow it.
-    first: Option<(u16, u16)>,
-    /// The descriptors in words of their widths: address; length; identifier and flags.
-    addresses: DmaRing<Field<AtomicU64, 0, 16>>,
-    lengths: DmaRing<Field<AtomicU32, 8, 16>>,
-    words: DmaRing<Field<[AtomicU16; 2], 12, 16>>,
+    /// The batch's first descriptor, and the word whose flags make it available, and all that follow it.
+    first: Option<(u16, u64)>,
+    /// Address; then length, identifier (at bit 32) and flags (at bit 48).
+    descs: DmaRing<[AtomicU64; 2]>,
     /// Descriptor and flags, of each side's event suppression.
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
@@ -82,8 +86,7 @@ impl Packed {
     /// leaves there what the driver wrote. Others, QEMU among them, never set the flag, so that the length of what can be written counts without it.
     #[cold]
     #[inline(never)]
-    fn land_without_length(&mut self, id: u32, fault: Fault) -> Result<(Used, Slot), Fault> {
-        let flags = u16::from_le(self.words.at(self.take.at.into())[1].load(Ordering::Relaxed));
+    fn land_without_length(&mut self, id: u32, flags: u16, fault: Fault) -> Result<(Used, Slot), Fault> {
         match fault {
             Fault::Length { most: 0, .. } if flags & WRITE == 0 => self.ids.land(id, 0),
             fault => Err(fault),
@@ -93,16 +96,15 @@ impl Packed {
     #[inline(always)]
     fn describe(&mut self, id: u16, segment: Segment, flags: u16) {
         let Place { at, .. } = self.post;
+        let entry = self.descs.at(at.into());
         // Relaxed: the flags of the batch's first descriptor publish it.
-        self.addresses.at(at.into()).store(segment.iova.to_le(), Ordering::Relaxed);
-        self.lengths.at(at.into()).store(segment.len.to_le(), Ordering::Relaxed);
-        let words = self.words.at(at.into());
-        words[0].store(id.to_le(), Ordering::Relaxed);
+        entry[0].store(segment.iova.to_le(), Ordering::Relaxed);
         let flags = flags | self.post.available();
+        let rest = (u64::from(segment.len) | u64::from(id) << 32 | u64::from(flags) << 48).to_le();
         if self.first.is_none() {
-            self.first = Some((at, flags));
+            self.first = Some((at, rest));
         } else {
-            words[1].store(flags.to_le(), Ordering::Relaxed);
+            entry[1].store(rest, Ordering::Relaxed);
         }
         self.post.forward(1, self.ids.size());
         self.batch += 1;
@@ -115,19 +117,15 @@ impl Ring for Packed {
         let device = driver + 128;
         let tables = (device + 4).next_multiple_of(16);
         let chunk = arena.alloc(tables + options.indirect.map_or(0, |_| indirect::bytes(size)), 128)?;
-        let addresses: DmaRing<Field<AtomicU64, 0, 16>> = DmaRing::within(&chunk, 0, size.into())?;
-        let lengths: DmaRing<Field<AtomicU32, 8, 16>> = DmaRing::within(&chunk, 0, size.into())?;
-        let words: DmaRing<Field<[AtomicU16; 2], 12, 16>> = DmaRing::within(&chunk, 0, size.into())?;
+        let descs: DmaRing<[AtomicU64; 2]> = DmaRing::within(&chunk, 0, size.into())?;
         let driver_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, driver, 1)?;
         let device_event: DmaRing<[AtomicU16; 2]> = DmaRing::within(&chunk, device, 1)?;
         let tables = options.indirect.map(|base| Tables::within(&chunk, tables, size, base)).transpose()?;
         let zero = {
-            let (addresses, lengths, words) = (addresses.clone(), lengths.clone(), words.clone());
+            let descs = descs.clone();
             let events = [driver_event.clone(), device_event.clone()];
             Arc::new(move || {
-                addresses.zero();
-                lengths.zero();
-                words.zero();
+                descs.zero();
                 events.iter().for_each(DmaRing::zero);
             })
         };
@@ -140,9 +138,7 @@ impl Ring for Packed {
             take: Place::START,
             batch: 0,
             first: None,
-            addresses,
-            lengths,
-            words,
+            descs,
             driver_event,
             device_event,
             tables,
@@ -217,13 +213,13 @@ impl Ring for Packed {
 
     #[inline(always)]
     fn publish(&mut self) -> bool {
-        let Some((at, flags)) = self.first.take() else { return false };
+        let Some((at, rest)) = self.first.take() else { return false };
         let batch = std::mem::take(&mut self.batch);
         self.ids.publish();
         barrier::before_doorbell();
         // Release pairs with the device's (or its model's) Acquire load of the flags: this descriptor and those that follow are seen. The device
         // takes them in their order, so none before this one.
-        self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
+        self.descs.at(at.into())[1].store(rest, Ordering::Release);
         // As in the split ring: at least one side sees the other's store.
         barrier::store_then_load();
         let event = self.device_event.at(0);
@@ -246,20 +242,21 @@ impl Ring for Packed {
         let (used, slot) = match self.ids.land_next() {
             Some(next) => next,
             None => {
-                let words = self.words.at(self.take.at.into());
+                let word = &self.descs.at(self.take.at.into())[1];
                 // Acquire pairs with the Release by which the device (or its model) sets the flags after it wrote the descriptor's other fields and
                 // the buffer's data: without it, both could be older than the flags.
-                let flags = u16::from_le(words[1].load(Ordering::Acquire));
+                let flags = flags(word.load(Ordering::Acquire));
                 let done = if self.take.wrap { AVAIL | USED } else { 0 };
                 if flags & (AVAIL | USED) != done {
                     return Ok(None);
                 }
                 barrier::after_status();
-                let len = u32::from_le(self.lengths.at(self.take.at.into()).load(Ordering::Relaxed));
-                let id = u16::from_le(words[0].load(Ordering::Relaxed)).into();
-                match self.ids.land(id, len) {
+                // Once more: a device that writes the fields one after the other may have written these since.
+                let rest = u64::from_le(word.load(Ordering::Relaxed));
+                let (len, id) = (rest as u32, (rest >> 32) as u16);
+                match self.ids.land(id.into(), len) {
                     Ok(landed) => landed,
-                    Err(fault) => self.land_without_length(id, fault)?,
+                    Err(fault) => self.land_without_length(id.into(), flags, fault)?,
                 }
             }
         };

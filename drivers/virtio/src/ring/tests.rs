@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-use wholebar_core::mem::{ArenaOptions, DmaRing, Field};
+use wholebar_core::mem::{ArenaOptions, DmaRing};
 
 /// A buffer as the device finds it: identifier, pieces with whether it may write them.
 type Found = (u16, Vec<(u64, u32, bool)>);
@@ -134,15 +134,26 @@ struct PackedDevice {
     size: u16,
     seen: (u16, bool),
     used: (u16, bool),
-    addresses: DmaRing<Field<AtomicU64, 0, 16>>,
-    lengths: DmaRing<Field<AtomicU32, 8, 16>>,
-    words: DmaRing<Field<[AtomicU16; 2], 12, 16>>,
+    descs: DmaRing<[AtomicU64; 2]>,
     driver_event: DmaRing<[AtomicU16; 2]>,
     device_event: DmaRing<[AtomicU16; 2]>,
     chunk: Chunk,
 }
 
 impl PackedDevice {
+    /// Writes the second word of a descriptor.
+    fn put(&self, at: u16, len: u32, id: u16, flags: u16) {
+        let rest = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.descs.at(at.into())[1].store(rest.to_le(), Ordering::Release);
+    }
+
+    /// Uses a buffer of one descriptor, with a length and without the flag that says that it means something.
+    fn give_back_without_flag(&mut self, id: u16, len: u32) {
+        let (at, wrap) = self.used;
+        self.put(at, len, id, if wrap { 1 << 7 | 1 << 15 } else { 0 });
+        Self::step(&mut self.used, 1, self.size);
+    }
+
     fn step(place: &mut (u16, bool), by: u16, size: u16) {
         place.0 += by;
         if place.0 >= size {
@@ -158,9 +169,7 @@ impl Other for PackedDevice {
             size,
             seen: (0, true),
             used: (0, true),
-            addresses: DmaRing::within(chunk, 0, size.into()).unwrap(),
-            lengths: DmaRing::within(chunk, 0, size.into()).unwrap(),
-            words: DmaRing::within(chunk, 0, size.into()).unwrap(),
+            descs: DmaRing::within(chunk, 0, size.into()).unwrap(),
             driver_event: DmaRing::within(chunk, *driver, 1).unwrap(),
             device_event: DmaRing::within(chunk, *device, 1).unwrap(),
             chunk: chunk.clone(),
@@ -171,13 +180,13 @@ impl Other for PackedDevice {
         let mut pieces = Vec::new();
         loop {
             let (at, wrap) = self.seen;
-            let flags = u16::from_le(self.words.at(at.into())[1].load(Ordering::Acquire));
+            let rest = u64::from_le(self.descs.at(at.into())[1].load(Ordering::Acquire));
+            let (len, id, flags) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
             if (flags & 1 << 7 != 0) != wrap || (flags & 1 << 15 != 0) == wrap {
                 assert!(pieces.is_empty(), "half a chain is available");
                 return None;
             }
-            let address = u64::from_le(self.addresses.at(at.into()).load(Ordering::Relaxed));
-            let len = u32::from_le(self.lengths.at(at.into()).load(Ordering::Relaxed));
+            let address = u64::from_le(self.descs.at(at.into())[0].load(Ordering::Relaxed));
             if flags & 4 != 0 {
                 assert!(pieces.is_empty() && flags & 3 == 0);
                 for [address, rest] in table(&self.chunk, address, len) {
@@ -190,7 +199,7 @@ impl Other for PackedDevice {
             }
             Self::step(&mut self.seen, 1, self.size);
             if flags & 1 == 0 {
-                return Some((u16::from_le(self.words.at(at.into())[0].load(Ordering::Relaxed)), pieces));
+                return Some((id, pieces));
             }
         }
     }
@@ -201,10 +210,8 @@ impl Other for PackedDevice {
 
     fn give_back_batch(&mut self, last: u16, len: u32, _: u16, descriptors: u16) {
         let (at, wrap) = self.used;
-        self.lengths.at(at.into()).store(len.to_le(), Ordering::Relaxed);
-        self.words.at(at.into())[0].store(last.to_le(), Ordering::Relaxed);
         let flags: u16 = if wrap { 1 << 7 | 1 << 15 } else { 0 } | u16::from(len > 0) << 1;
-        self.words.at(at.into())[1].store(flags.to_le(), Ordering::Release);
+        self.put(at, len, last, flags);
         Self::step(&mut self.used, descriptors, self.size);
     }
 
@@ -529,16 +536,13 @@ fn a_packed_length_without_its_flag_is_ignored() {
             pair::<Packed, PackedDevice>(8, RingOptions { in_order, ..RingOptions::default() });
         let id = ring.post_one(segment(5), false);
         ring.publish();
-        device.give_back(id, 0, 1);
-        device.lengths.at(0).store(105u32.to_le(), Ordering::Relaxed);
+        device.give_back_without_flag(id, 105);
         assert_eq!(ring.take(), Ok(Some(Used { id, len: 0 })));
         // What it may write to is as long as it says, flag or not, and not longer.
         for (len, taken) in [(104, Ok(104)), (106, Err(Fault::Length { id: 0, len: 106, most: 105 }))] {
             let id = ring.post_one(segment(5), true);
             ring.publish();
-            let at = device.used.0;
-            device.give_back(id, 0, 1);
-            device.lengths.at(at.into()).store(u32::to_le(len), Ordering::Relaxed);
+            device.give_back_without_flag(id, len);
             let expected = taken.map(|len| Some(Used { id, len }));
             let fault = |fault| {
                 if let Fault::Length { len, most, .. } = fault { Fault::Length { id: 0, len, most } } else { fault }
@@ -692,9 +696,7 @@ proptest! {
                 flying.insert(ring.post(&[segment(1), segment(2)], 1));
             }
             ring.publish();
-            device.lengths.at(at).store(len.to_le(), Ordering::Relaxed);
-            device.words.at(at)[0].store(id.to_le(), Ordering::Relaxed);
-            device.words.at(at)[1].store(flags.to_le(), Ordering::Relaxed);
+            device.put(at as u16, len, id, flags);
             while let Ok(Some(used)) = ring.take() {
                 prop_assert!(flying.remove(&used.id) && used.len <= 102);
             }

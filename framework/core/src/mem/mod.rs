@@ -58,7 +58,7 @@ pub use arena::{Arena, ArenaOptions, Frame, Source};
 pub use buf::{Buf, give_back};
 pub use chunk::{Chunk, DmaRing, Field, Shared};
 pub use mapping::Mapping;
-pub(crate) use mapping::memfd;
+pub(crate) use mapping::{copy_in, copy_out, memfd};
 pub use offload::{Checked, L4, Offload};
 pub use pool::{Pool, PoolCache, leaked_buffers};
 pub(crate) use space::WeakSpace;

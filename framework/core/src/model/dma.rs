@@ -9,12 +9,15 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+mod denied;
+
 use super::Refused;
-use crate::mem::{Iova, Mapping, Shared};
+use crate::mem::{Iova, Mapping, Shared, copy_in, copy_out};
 use crate::pci::Prot;
+use crate::prefetch;
+pub use denied::{Denied, Reason};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -176,6 +179,14 @@ impl<'a, T: Entry> Entries<'a, T> {
         }
     }
 
+    /// Prefetches entry `index` for writing, where it is one. A hint without effect on memory.
+    #[inline(always)]
+    pub fn prefetch_write(&self, index: usize) {
+        if let Some(entry) = self.slice.get(index) {
+            prefetch::write(std::ptr::from_ref(entry).cast(), 1);
+        }
+    }
+
     #[cold]
     fn across_maps(&self, index: usize) -> Option<&'a T> {
         let (table, first, count) = self.across?;
@@ -276,6 +287,8 @@ struct Map {
     /// Where in `memory` it starts.
     at: u64,
     writable: bool,
+    /// It is writable, and its memory is memory: any bytes of it may be copied.
+    plain: bool,
 }
 
 impl Map {
@@ -309,7 +322,8 @@ impl DmaTable {
         if before.is_some_and(|m| m.end() > iova.0) {
             return Err(Refused(libc::EEXIST));
         }
-        let map = Map { iova: iova.0, len, memory, at, writable };
+        let plain = writable && memory.as_ref().is_some_and(|memory| memory.is_plain());
+        let map = Map { iova: iova.0, len, memory, at, writable, plain };
         let place = match self.free.pop() {
             Some(place) => {
                 self.maps[place] = map;
@@ -384,6 +398,60 @@ impl DmaTable {
             }),
             None => self.search(iova.0, len),
         }
+    }
+
+    /// Copies pieces, one behind the other, to the start of the `len` bytes at `iova`, all of which are to be mapped: what [`Dma::write`] does, in one step where
+    /// these are in the map that was found last, as most are. Where there is no room for a piece, those before it are written.
+    #[inline(always)]
+    pub(super) fn write<'p>(&self, iova: Iova, len: u64, pieces: impl Iterator<Item = &'p [u8]>) -> bool {
+        let Some((memory, mut at)) = self.plain(iova, len) else { return self.write_anywhere(iova, len, pieces) };
+        let mut room = len;
+        for bytes in pieces {
+            let Some(left) = room.checked_sub(bytes.len() as u64) else { return false };
+            // SAFETY: `plain` says that there are `len` bytes, which may be written and are accessed atomically, and `room` how many of them are left from `at`
+            // on; they are mapped while `self` is borrowed.
+            unsafe { copy_in(memory.base().add(at as usize), bytes) };
+            (at, room) = (at.wrapping_add(bytes.len() as u64), left);
+        }
+        !memory.is_gone()
+    }
+
+    /// Copies the first of the `len` bytes at `iova`; the counterpart of [`write`](Self::write).
+    #[inline(always)]
+    pub(super) fn read(&self, iova: Iova, len: u64, out: &mut [u8]) -> bool {
+        let Some((memory, at)) = self.plain(iova, len) else { return self.read_anywhere(iova, len, out) };
+        if out.len() as u64 > len {
+            return false;
+        }
+        // SAFETY: as in `write`.
+        unsafe { copy_out(memory.base().add(at as usize), out) };
+        !memory.is_gone()
+    }
+
+    #[inline(never)]
+    fn write_anywhere<'p>(&self, iova: Iova, len: u64, mut pieces: impl Iterator<Item = &'p [u8]>) -> bool {
+        let mut at = 0u64;
+        self.find(iova, len).is_some_and(|span| {
+            pieces.all(|bytes| {
+                let written = span.write(at, bytes);
+                at = at.wrapping_add(bytes.len() as u64);
+                written
+            })
+        })
+    }
+
+    #[inline(never)]
+    fn read_anywhere(&self, iova: Iova, len: u64, out: &mut [u8]) -> bool {
+        self.find(iova, len).is_some_and(|span| span.read(0, out))
+    }
+
+    /// Where the `len` bytes at `iova` are; `None` where they are not all in the map found last, or that is not plain memory. The map is inside of the memory
+    /// (`map`), so these are.
+    #[inline(always)]
+    fn plain(&self, iova: Iova, len: u64) -> Option<(&Mapping, u64)> {
+        let map = self.maps.get(self.recent[0].get()).filter(|map| map.plain)?;
+        let offset = map.inside(iova.0, len)?;
+        Some((map.memory.as_ref()?, map.at.wrapping_add(offset)))
     }
 
     #[inline(never)]
@@ -489,54 +557,6 @@ impl DmaTable {
         });
         let why = why.unwrap_or(if covered { Reason::Alignment } else { Reason::Unmapped(Iova(at)) });
         Denied { iova, len, write, why }
-    }
-}
-
-/// The refusal of a device's access to memory: the access, and the map it met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// The address.
-    pub iova: Iova,
-    /// Bytes.
-    pub len: u64,
-    /// To write, rather than to read.
-    pub write: bool,
-    /// Why not.
-    pub why: Reason,
-}
-
-/// The reason why a device may not access memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// Nothing is mapped at this address.
-    Unmapped(Iova),
-    /// This map (address, bytes) came without a file descriptor.
-    NoMemory((Iova, u64)),
-    /// This map (address, bytes) is for reading only.
-    ReadOnly((Iova, u64)),
-    /// The peer that mapped this (address, bytes) took memory away that it had shared.
-    TakenAway((Iova, u64)),
-    /// An entry is not aligned, or crosses from one map into the next.
-    Alignment,
-}
-
-impl std::error::Error for Denied {}
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.write { "write" } else { "read" };
-        write!(f, "can't {verb} {:#x} bytes at {:#x}: ", self.len, self.iova.0)?;
-        match self.why {
-            Reason::Unmapped(at) => write!(f, "nothing is mapped at {:#x}", at.0),
-            Reason::NoMemory((at, len)) => {
-                write!(f, "the map of {len:#x} bytes at {:#x} came without a file descriptor", at.0)
-            }
-            Reason::ReadOnly((at, len)) => write!(f, "the map of {len:#x} bytes at {:#x} is for reading only", at.0),
-            Reason::TakenAway((at, len)) => {
-                write!(f, "the memory of the map of {len:#x} bytes at {:#x} was taken away", at.0)
-            }
-            Reason::Alignment => write!(f, "it is not aligned there, or an entry crosses maps"),
-        }
     }
 }
 

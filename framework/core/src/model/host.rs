@@ -31,6 +31,19 @@ impl<'a> Host<'a> {
         self.dma.find(iova, len)
     }
 
+    /// Copies pieces, one behind the other, to the start of a buffer of `len` bytes at `iova`; returns `false` where not all of that is mapped, may be written and
+    /// is there, or the pieces are more. What [`dma`](Self::dma) and [`Dma::write`] do, made for short copies.
+    #[inline(always)]
+    pub fn write<'p>(&self, iova: Iova, len: u64, pieces: impl Iterator<Item = &'p [u8]>) -> bool {
+        self.dma.write(iova, len, pieces)
+    }
+
+    /// Copies the start of a buffer of `len` bytes at `iova`; the counterpart of [`write`](Self::write).
+    #[inline(always)]
+    pub fn read(&self, iova: Iova, len: u64, out: &mut [u8]) -> bool {
+        self.dma.read(iova, len, out)
+    }
+
     /// Returns why the memory at `iova` cannot be read, or written.
     pub fn denied(&self, iova: Iova, len: u64, write: bool) -> Denied {
         self.dma.denied(iova, len, write)

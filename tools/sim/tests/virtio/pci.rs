@@ -380,6 +380,10 @@ fn who_breaks_a_rule_needs_a_reset() {
         }),
     ];
     let packed: &[(&str, Break)] = &[
+        ("readable behind two writable ones, in an indirect table", |c| {
+            let at = c.rig.at(&c.rig.memory(100));
+            c.tx.add_indirect(&c.rig, &[(at, 12, true), (at, 50, true), (at, 50, false)]);
+        }),
         ("a chain into what is not available", |c| {
             c.tx.add_raw(0, 0, NEXT);
         }),

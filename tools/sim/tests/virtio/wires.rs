@@ -133,6 +133,19 @@ fn what_is_sent_is_captured_and_what_was_captured_is_received() {
 }
 
 #[test]
+fn what_a_tap_has_waits_for_buffers_unless_it_is_to_be_dropped() {
+    for (params, waits) in [
+        ("wire=tap:wb0", true),
+        ("wire=tap:wb0,full=drop", false),
+        ("full=drop,wire=tap:wb0", false),
+        ("wire=loop", false),
+        ("full=wait", true),
+    ] {
+        assert_eq!(NetParams::parse(params).unwrap().wait, waits, "{params}");
+    }
+}
+
+#[test]
 #[cfg_attr(miri, ignore = "files")]
 fn captures_that_make_no_sense_are_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -59,6 +59,58 @@ fn entries_may_cross_maps_and_one_may_not() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "words of several widths at one place")]
+fn short_copies_do_what_copies_of_spans_do() {
+    // The second page is for reading, and nothing is mapped behind the fourth; found last is now this, now that.
+    let (table, memory) = descending(0, 4, |page| page != 1);
+    let bytes: Vec<_> = (1..=200).collect();
+    for (found, iova, len, used) in [0, 1, 2]
+        .into_iter()
+        .flat_map(|page| {
+            [0, 100, PAGE - 200, PAGE - 199, PAGE, 2 * PAGE, 3 * PAGE + 100, 4 * PAGE - 150, u64::MAX]
+                .map(|iova| (page, iova))
+        })
+        .flat_map(|(page, iova)| {
+            [(200, 200), (200, 76), (300, 1), (100, 101), (0, 0)].map(|(len, used)| (page, iova, len, used))
+        })
+    {
+        let fresh = |value| {
+            (0..4).for_each(|page| assert!(memory.fill(page * PAGE, PAGE, value)));
+            table.find(Iova(found * PAGE), 8).unwrap();
+        };
+        let whole = |of: &Mapping| {
+            let mut all = vec![0; 4 * PAGE as usize];
+            assert!(of.read(0, &mut all));
+            all
+        };
+        let case = format!("found {found}, {used} of {len} at {iova:#x}");
+        fresh(7);
+        let expected =
+            table.find(Iova(iova), len).is_some_and(|span| used as u64 <= len && span.write(0, &bytes[..used]));
+        let there = whole(&memory);
+        fresh(7);
+        let (one, other) = bytes[..used].split_at(used / 3);
+        assert_eq!(table.write(Iova(iova), len, [one, other].into_iter()), expected, "{case}");
+        // Of pieces that are too long together, those are written for which there is room.
+        assert!(whole(&memory) == there || used as u64 > len, "{case}");
+        let (mut one, mut other) = (vec![0; used], vec![0; used]);
+        let expected = table.find(Iova(iova), len).is_some_and(|span| used as u64 <= len && span.read(0, &mut one));
+        fresh(9);
+        assert_eq!(table.read(Iova(iova), len, &mut other), expected, "{case}");
+        assert!(!expected || other == vec![9; used], "{case}");
+    }
+    // Registers are no memory, and what was taken away is gone.
+    let gone = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let lent = memfd("lent", PAGE, None).unwrap().0.taken_away_with(gone.clone());
+    let mut table = DmaTable::default();
+    table.map(Iova(0), Some(Arc::new(lent)), 0, PAGE, true).unwrap();
+    let one = || table.write(Iova(0), 8, [&[1; 8][..]].into_iter());
+    assert!(one() && table.read(Iova(0), 8, &mut [0; 8]));
+    gone.store(true, Ordering::Relaxed);
+    assert!(!one() && !table.read(Iova(0), 8, &mut [0; 8]));
+}
+
+#[test]
 fn who_only_reads_needs_no_more() {
     let (table, _memory) = descending(0, 3, |page| page != 1);
     let span = table.find(Iova(0), 3 * PAGE).unwrap();

@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `params`, `stats` | what it can be told to be; what it counts |
 //! | `control`, `filter`, `flow` | the control queue; what is received; on which queue |
-//! | `receive` | received packets, into the driver's buffers |
+//! | `receive` | received packets: filtered, sent to a queue |
+//! | `buffers` | packets into the driver's buffers |
 //! | `back_end` | a port at the other end of a front end's rings, in the place of a device |
 //! | `mod` | the device, and packets to send |
 
 pub mod back_end;
+mod buffers;
 mod control;
 mod filter;
 mod flow;
@@ -30,9 +32,9 @@ use crate::Result;
 use crate::coalesce::Coalesce;
 use crate::wire::{Accepts, BURST, Frame, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, HEAD, HEADER, LONGEST, PairThread};
 use crate::wire::{NEEDS_CSUM, Offload, Port, check};
+use buffers::Merge;
 use filter::Filter;
 use flow::{Hash, KEY, KNOWN, Steering, TABLE};
-use receive::Merge;
 use stats::Counts;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -259,11 +261,7 @@ impl Net {
         frame.resize(len);
         let bytes = frame.with_header(self.header);
         match parts {
-            [part] => {
-                if !part.memory(host)?.read(0, bytes) {
-                    return Err("a packet to send can't be read".into());
-                }
-            }
+            [part] => part.read(host, bytes)?,
             parts => gather(host, parts, 0, bytes)?,
         }
         if self.header == HEAD {

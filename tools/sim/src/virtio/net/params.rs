@@ -20,7 +20,10 @@ const OWN: [Parameter; 14] = [
     ("offloads", "0 or 1: offer checksums and TCP segmentation, both ways (1)"),
     ("mergeable", "0 or 1: offer packets spread over several buffers (1)"),
     ("control", "0 or 1: offer the control queue, and filters, RSS and more by it (1)"),
-    ("full", "drop (and count) or wait: what becomes of packets where the driver has no buffer (drop)"),
+    (
+        "full",
+        "drop (and count) or wait: what becomes of packets where the driver has no buffer (drop; of a TAP's, which has a queue, wait)",
+    ),
     ("speed", "what it says its speed is, in Mb/s (10000)"),
     ("loss", "N/M: how many packets the wire loses (0/1)"),
     ("reorder", "N/M: how many packets others overtake on the wire (0/1)"),
@@ -91,7 +94,7 @@ impl NetParams {
     /// [`Error::Parameter`] for a key that there isn't, [`Error::Value`] for a value that makes no sense, [`Error::Conflict`] for some
     /// that don't go together.
     pub fn parse(text: &str) -> Result<Self> {
-        let (mut p, mut replay) = (Self::default(), None);
+        let (mut p, mut replay, mut wait) = (Self::default(), None, None);
         for given in params::split("sim:virtio-net", text, &PARAMETERS)? {
             let share = || Share::parse(given.value).ok_or_else(|| given.bad()).map(|s| Some(s).filter(|s| s.0 > 0));
             match given.key {
@@ -105,11 +108,11 @@ impl NetParams {
                 "mergeable" => p.mergeable = given.flag()?,
                 "control" => p.control = given.flag()?,
                 "full" => {
-                    p.wait = match given.value {
+                    wait = Some(match given.value {
                         "drop" => false,
                         "wait" => true,
                         _ => return Err(given.bad()),
-                    }
+                    })
                 }
                 "speed" => p.speed = given.number(1..=0x7fff_ffff)?,
                 "loss" => p.impairments.loss = share()?,
@@ -123,6 +126,8 @@ impl NetParams {
                 }
             }
         }
+        // One frame of a TAP's may be 44 packets for the driver: dropped, they are a TCP connection that stalls where the peer acknowledges in order alone.
+        p.wait = wait.unwrap_or(matches!(p.wire, Wire::Tap(_)));
         match (&mut p.wire, replay) {
             (Wire::Capture { from, .. }, replay) => *from = replay,
             (_, None) => {}

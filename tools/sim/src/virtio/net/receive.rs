@@ -1,33 +1,17 @@
 //! Received packets: filtered, made to fit what the driver can take, sent to a queue, and copied into its buffers.
 
+use super::buffers::{Put, put};
 use super::flow::Flow;
 use super::{COMPLETE, Net};
 use crate::virtio::bits::net;
-use crate::virtio::queue::{Ahead, Broken, Chain, FaultState, Part, Pass, Queue, poll, scatter};
+use crate::virtio::queue::{Broken, FaultState, Queue, poll};
 use crate::wire::{BURST, DATA_VALID, Fit, Frame, cut, fit};
+use std::iter;
 use wholebar_core::Work;
 use wholebar_core::model::Host;
 
 /// A frame that was put into the driver's buffers, or is not going to be.
 const DONE: u16 = u16::MAX;
-
-/// Scratch: the buffers that one packet is spread over.
-#[derive(Default)]
-pub(super) struct Merge {
-    parts: Vec<Part>,
-    chains: Vec<Chain>,
-    /// What each chain holds, and all of them.
-    sizes: Vec<usize>,
-    held: usize,
-}
-
-/// What became of a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Put {
-    Done,
-    NoBuffer,
-    TooLong,
-}
 
 impl Net {
     /// A poll of the receive queues.
@@ -181,12 +165,12 @@ impl Net {
                 if report {
                     frame.report_hash();
                 }
-                let bytes = frame.with_header(*header);
-                let len = bytes.len() - *header;
-                match put(&mut pass, host, ahead, merge, bytes, *header, mergeable)? {
+                let bytes = &*frame.with_header(*header);
+                let (pieces, len) = (iter::once(bytes), bytes.len());
+                match put(&mut pass, host, ahead, merge, pieces, len, *header, mergeable)? {
                     Put::Done => {
                         counts.rx_packets += 1;
-                        counts.rx_bytes += len as u64;
+                        counts.rx_bytes += (len - *header) as u64;
                     }
                     Put::NoBuffer if params.wait => {
                         if report {
@@ -217,124 +201,4 @@ impl Net {
             (frame.queue, self.counts.rx_no_buffer) = (DONE, self.counts.rx_no_buffer + 1);
         }
     }
-}
-
-/// Puts one packet with its header into the next buffer, or into as many as it takes.
-#[inline(always)]
-fn put<T: Pass>(
-    pass: &mut T,
-    host: &Host<'_>,
-    ahead: &mut Ahead,
-    merge: &mut Merge,
-    bytes: &mut [u8],
-    header: usize,
-    mergeable: bool,
-) -> Result<Put, Broken> {
-    let place = ahead.place();
-    let Some((chain, parts)) = ahead.next(pass, host)? else { return Ok(Put::NoBuffer) };
-    if let [part] = parts
-        && part.writable
-        && part.len as usize >= bytes.len()
-    {
-        if !part.memory(host)?.write(0, bytes) {
-            return Err("a receive buffer can't be written".into());
-        }
-        pass.used(chain, bytes.len() as u32);
-        return Ok(Put::Done);
-    }
-    merge.start(chain, parts, header)?;
-    put_merged(pass, host, ahead, place, merge, bytes, mergeable)
-}
-
-/// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
-#[inline(never)]
-fn put_merged<T: Pass>(
-    pass: &mut T,
-    host: &Host<'_>,
-    ahead: &mut Ahead,
-    place: usize,
-    merge: &mut Merge,
-    bytes: &mut [u8],
-    mergeable: bool,
-) -> Result<Put, Broken> {
-    if !merge.fill(pass, host, ahead, place, bytes.len(), mergeable)? {
-        return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
-    }
-    bytes[10..12].copy_from_slice(&merge.buffers().to_le_bytes());
-    scatter(host, &merge.parts, 0, bytes)?;
-    merge.use_up(pass, bytes.len());
-    Ok(Put::Done)
-}
-
-impl Merge {
-    /// Begins with a chain, which holds a header of `header` bytes at least.
-    pub(super) fn start(&mut self, chain: Chain, parts: &[Part], header: usize) -> Result<(), Broken> {
-        if size(parts)? < header {
-            return Err("a receive buffer is shorter than the header".into());
-        }
-        self.parts.clear();
-        self.chains.clear();
-        self.sizes.clear();
-        self.held = 0;
-        self.add(chain, parts)
-    }
-
-    fn add(&mut self, chain: Chain, parts: &[Part]) -> Result<(), Broken> {
-        self.parts.extend_from_slice(parts);
-        self.chains.push(chain);
-        let size = size(parts)?;
-        self.sizes.push(size);
-        self.held += size;
-        Ok(())
-    }
-
-    /// Takes further chains until there is room for `len` bytes; whether there is. Else all are given back, the first of which was at `place`.
-    pub(super) fn fill<T: Pass>(
-        &mut self,
-        pass: &mut T,
-        host: &Host<'_>,
-        ahead: &mut Ahead,
-        place: usize,
-        len: usize,
-        mergeable: bool,
-    ) -> Result<bool, Broken> {
-        while self.held < len {
-            let next = if mergeable { ahead.next(pass, host)? } else { None };
-            let Some((chain, parts)) = next else {
-                ahead.back(pass, place, &self.chains);
-                return Ok(false);
-            };
-            self.add(chain, parts)?;
-        }
-        Ok(true)
-    }
-
-    /// The buffers of all chains, one behind the other.
-    pub(super) fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
-    /// How many chains there are, as the header says it (5.1.6.4.1).
-    pub(super) fn buffers(&self) -> u16 {
-        self.chains.len() as u16
-    }
-
-    /// Marks the chains as used, with `len` bytes in all of them.
-    pub(super) fn use_up<T: Pass>(&self, pass: &mut T, len: usize) {
-        let mut left = len;
-        for (chain, size) in self.chains.iter().zip(&self.sizes) {
-            // All but the last are filled (5.1.6.4.1).
-            let len = left.min(*size);
-            pass.used(*chain, len as u32);
-            left -= len;
-        }
-    }
-}
-
-/// How much a receive chain holds: all of it must be there to be written.
-fn size(parts: &[Part]) -> Result<usize, Broken> {
-    if parts.iter().any(|p| !p.writable) {
-        return Err("a receive buffer is not to be written".into());
-    }
-    Ok(parts.iter().map(|p| p.len as usize).sum())
 }

@@ -359,6 +359,30 @@ impl Part {
         let memory = host.dma(Iova(self.address), self.len.into()).filter(|m| !self.writable || m.writable());
         memory.ok_or_else(|| Broken::memory(host, "a buffer", self.address, self.len.into(), self.writable))
     }
+
+    /// Writes pieces to its beginning, one behind the other, for which there is room.
+    #[inline(always)]
+    pub(super) fn write<'p>(&self, host: &Host<'_>, pieces: impl Iterator<Item = &'p [u8]>) -> Result<(), Broken> {
+        if host.write(Iova(self.address), self.len.into(), pieces) {
+            return Ok(());
+        }
+        Err(self.refused(host, "a buffer can't be written"))
+    }
+
+    /// Reads its first bytes.
+    #[inline(always)]
+    pub(super) fn read(&self, host: &Host<'_>, out: &mut [u8]) -> Result<(), Broken> {
+        if host.read(Iova(self.address), self.len.into(), out) {
+            return Ok(());
+        }
+        Err(self.refused(host, "a buffer can't be read"))
+    }
+
+    /// Why it can't be accessed; `otherwise` where that is not known.
+    #[cold]
+    fn refused(&self, host: &Host<'_>, otherwise: &'static str) -> Broken {
+        self.memory(host).err().unwrap_or_else(|| otherwise.into())
+    }
 }
 
 /// Takes a descriptor's words apart: address, length, and the last two fields. Split: flags and next (2.7.5); packed: id and flags (2.8.13).

@@ -7,13 +7,10 @@ use wholebar_core::mem::Iova;
 use wholebar_core::model::{Entries, Host, ReadOnly};
 use wholebar_core::vhost_user::QueueRecord;
 
-/// A descriptor, in the words it is read by.
+/// A descriptor: address; then length, id (at bit 32) and flags (at bit 48), which are one word (2.8.13).
 type Desc = [AtomicU64; 2];
-/// The same in 16-bit words: where length, id and flags are (2.8.13).
-type Words = [AtomicU16; 8];
-const LEN: usize = 4;
-const ID: usize = 6;
-const FLAGS: usize = 7;
+/// Descriptors of a cache line.
+const LINE: u16 = 4;
 
 /// A place in the ring, and which lap it is: the wrap counters (2.8.1) start as 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +57,18 @@ pub(in super::super) struct Packed {
     event: Option<Place>,
     /// What is used is recorded there, for another back end.
     record: Option<QueueRecord>,
+    /// Scratch: what a pass used, where and as which word. It is written as the pass ends: a driver that polls has the line of the first, and would fetch it
+    /// again for each of them. Not where each is recorded for itself.
+    used_words: Vec<(u16, u64)>,
 }
 
 /// One pass over it.
 pub(in super::super) struct PackedPass<'q, 'h> {
     queue: &'q mut Packed,
     ring: Entries<'h, Desc>,
-    words: Entries<'h, Words>,
     driver: Entries<'h, ReadOnly<AtomicU16>>,
     device: Entries<'h, AtomicU16>,
     start: Place,
-    /// The first used descriptor's flags: stored last, so that the driver sees all of them, or none. Not where each is recorded for itself.
-    first: Option<u16>,
     /// Chains of a batch that one descriptor will stand for: how many entries, and the last.
     batch: Option<(u16, Chain)>,
 }
@@ -79,7 +76,8 @@ pub(in super::super) struct PackedPass<'q, 'h> {
 impl Packed {
     pub(super) fn new(setup: &Setup, rules: Rules) -> Self {
         let start = setup.base.map_or(Place { at: 0, wrap: true }, Place::of_bits);
-        Self { setup: *setup, rules, next: start, used: start, told: false, event: None, record: None }
+        let used_words = Vec::new();
+        Self { setup: *setup, rules, next: start, used: start, told: false, event: None, record: None, used_words }
     }
 
     pub(super) fn set_record(&mut self, record: QueueRecord) {
@@ -107,11 +105,9 @@ impl Packed {
     /// Whether nothing is available.
     #[inline]
     pub(super) fn is_empty(&self, host: &Host<'_>) -> bool {
-        let flags =
-            host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u16(2 * FLAGS as u64));
+        let word = host.dma(Iova(self.setup.desc + 16 * u64::from(self.next.at)), 16).and_then(|m| m.u64(8));
         // Relaxed: a pass looks again.
-        let free = |flags: &AtomicU16| !PackedPass::available(u16::from_le(flags.load(Ordering::Relaxed)), self.next);
-        flags.is_some_and(free)
+        word.is_some_and(|word| !PackedPass::available(flags(word.load(Ordering::Relaxed)), self.next))
     }
 
     /// Looks at what is available.
@@ -119,10 +115,8 @@ impl Packed {
     pub(in super::super) fn pass<'h>(&mut self, host: &Host<'h>) -> Result<PackedPass<'_, 'h>, Broken> {
         let Setup { size, desc, driver, device, .. } = self.setup;
         let n = usize::from(size);
-        let ring = host.dma(Iova(desc), 16 * n as u64);
-        let ring = ring.and_then(|m| Some((m.entries::<Desc>(0, n)?, m.entries::<Words>(0, n)?)));
-        let (ring, words) =
-            ring.ok_or_else(|| Broken::memory(host, "the descriptor ring", desc, 16 * n as u64, true))?;
+        let ring = host.dma(Iova(desc), 16 * n as u64).and_then(|m| m.entries::<Desc>(0, n));
+        let ring = ring.ok_or_else(|| Broken::memory(host, "the descriptor ring", desc, 16 * n as u64, true))?;
         let events = host.dma(Iova(driver), 4).and_then(|m| m.entries::<ReadOnly<AtomicU16>>(0, 2));
         let driver = events.ok_or_else(|| Broken::memory(host, "the driver's event area", driver, 4, false))?;
         let events = host.dma(Iova(device), 4).and_then(|m| m.entries::<AtomicU16>(0, 2));
@@ -137,9 +131,16 @@ impl Packed {
             let words = [(0, self.next.bits()), (1, flags)];
             words.iter().for_each(|(i, word)| tell(&device, *i, *word));
         }
+        self.used_words.clear();
         let start = self.used;
-        Ok(PackedPass { queue: self, ring, words, driver, device, start, first: None, batch: None })
+        Ok(PackedPass { queue: self, ring, driver, device, start, batch: None })
     }
+}
+
+/// The flags in a descriptor's second word.
+#[inline(always)]
+fn flags(word: u64) -> u16 {
+    (u64::from_le(word) >> 48) as u16
 }
 
 /// Stores a word of the device's event area.
@@ -158,10 +159,11 @@ impl PackedPass<'_, '_> {
         words(desc.map_or([0; 2], |[address, rest]| [address.load(Ordering::Relaxed), rest.load(Ordering::Relaxed)]))
     }
 
-    /// Its flags, with Acquire: what was stored before them is seen after.
+    /// Its flags, with Acquire: what was stored before them is seen after. The rest of their word is to be loaded after it: a driver may store it in pieces.
     #[inline(always)]
     fn flags(&self, place: Place) -> Option<u16> {
-        Some(u16::from_le(self.words.at(usize::from(place.at))?[FLAGS].load(Ordering::Acquire)))
+        let [_, rest] = self.ring.at(usize::from(place.at))?;
+        Some(flags(rest.load(Ordering::Acquire)))
     }
 
     /// Whether the descriptor at `place` is available (2.8.1): its bits are the lap's, and its inverse.
@@ -185,6 +187,13 @@ impl PackedPass<'_, '_> {
                 for inner in (0..).map_while(|i| table.get(i)) {
                     // Only the write flag counts in there (2.8.19).
                     let (address, len, _, flags) = words(inner);
+                    if let [first] = &mut parts[..]
+                        && flags & desc::WRITE == 0
+                    {
+                        // DPDK's driver (22.11) says that the header of a packet to send is to be written. A device should not read what is (2.8.15), and
+                        // must not write what isn't: to read it does no harm, and what the driver wants is plain.
+                        first.writable = false;
+                    }
                     add(parts, address, len, flags)?;
                 }
                 return Ok(Chain { id, entries });
@@ -198,32 +207,46 @@ impl PackedPass<'_, '_> {
         Err("a chain is longer than the queue".into())
     }
 
-    /// Writes a used descriptor, which stands for `entries` of the ring.
+    /// Uses a descriptor, which stands for `entries` of the ring.
     #[inline(always)]
     fn write(&mut self, id: u16, entries: u16, len: u32) {
         let place = self.queue.used;
-        let Some(words) = self.words.at(usize::from(place.at)) else { return };
-        let mut after = place;
-        after.forward(entries, self.queue.setup.size);
-        if let Some(record) = &self.queue.record {
-            let (_, len, id, _) = self.desc(place);
-            record.begin_use(place.bits(), after.bits(), id, len);
-        }
-        words[LEN].store((len as u16).to_le(), Ordering::Relaxed);
-        words[LEN + 1].store(((len >> 16) as u16).to_le(), Ordering::Relaxed);
-        words[ID].store(id.to_le(), Ordering::Relaxed);
+        self.queue.used.forward(entries, self.queue.setup.size);
         let lap = if place.wrap { desc::AVAIL | desc::USED } else { 0 };
         // The write flag says that the length means something (2.8.3).
         let flags = lap | if len > 0 { desc::WRITE } else { 0 };
-        if self.first.is_none() && self.queue.record.is_none() {
-            self.first = Some(flags);
+        let word = (u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48).to_le();
+        if self.queue.record.is_none() {
+            self.queue.used_words.push((place.at, word));
         } else {
-            words[FLAGS].store(flags.to_le(), Ordering::Release);
+            self.write_recorded(place, word);
         }
-        if let Some(record) = &self.queue.record {
-            record.end_use(after.bits());
+    }
+
+    /// Writes it at once, and between the steps of its record.
+    #[inline(never)]
+    fn write_recorded(&self, place: Place, word: u64) {
+        let (Some(record), Some([_, rest])) = (&self.queue.record, self.ring.at(usize::from(place.at))) else { return };
+        let ((_, len, id, _), after) = (self.desc(place), self.queue.used.bits());
+        record.begin_use(place.bits(), after, id, len);
+        // Release: as in `finish`.
+        rest.store(word, Ordering::Release);
+        record.end_use(after);
+    }
+
+    /// Writes what was used backwards: the driver takes nothing before the first, so it sees all of them or none.
+    #[inline(always)]
+    fn write_used(&mut self) {
+        let Some(((first, word), others)) = self.queue.used_words.split_first() else { return };
+        for (at, word) in others.iter().rev() {
+            if let Some([_, rest]) = self.ring.at(usize::from(*at)) {
+                rest.store(*word, Ordering::Relaxed);
+            }
         }
-        self.queue.used = after;
+        if let Some([_, rest]) = self.ring.at(usize::from(*first)) {
+            // Release: whoever sees this one sees the others, and what is in the buffers of all.
+            rest.store(*word, Ordering::Release);
+        }
     }
 
     #[inline(always)]
@@ -258,6 +281,10 @@ impl Pass for PackedPass<'_, '_> {
             let Some(flags) = self.flags(place) else { return };
             if !Self::available(flags, place) || flags & (desc::NEXT | desc::INDIRECT) != 0 {
                 return;
+            }
+            if place.at.is_multiple_of(LINE) {
+                // It is going to be used.
+                self.ring.prefetch_write(place.at.into());
             }
             let (address, len, id, _) = self.desc(place);
             out.push((Chain { id, entries: 1 }, Part { address, len, writable: flags & desc::WRITE != 0 }));
@@ -294,11 +321,7 @@ impl Pass for PackedPass<'_, '_> {
             tell(&self.device, 0, next.bits());
             self.queue.event = Some(next);
         }
-        if let Some(first) = self.first
-            && let Some(words) = self.words.at(usize::from(self.start.at))
-        {
-            words[FLAGS].store(first.to_le(), Ordering::Release);
-        }
+        self.write_used();
         if !asked || used == self.start {
             return false;
         }

@@ -16,6 +16,9 @@ const USED_IDX: usize = 1;
 /// Available: no interrupts, please (2.7.7). Used: no notifications, please (2.7.10).
 const SUPPRESS: u16 = 1;
 
+/// Used elements of a cache line.
+const LINE: usize = 8;
+
 /// How far behind an event index may be that is not to be passed: indexes are of 16 bits, and a queue has half of these entries at most.
 const FAR: u16 = 1 << 14;
 
@@ -203,6 +206,10 @@ impl Pass for SplitPass<'_, '_> {
     fn singles(&mut self, most: usize, out: &mut Vec<(Chain, Part)>) {
         let most = most.min(usize::from(self.end.wrapping_sub(self.queue.next)));
         let mask = usize::from(self.queue.setup.size - 1);
+        // Nothing taken is unused, so the first of these will be used there.
+        for used in (0..most).step_by(LINE) {
+            self.used.elements.prefetch_write(2 * ((usize::from(self.queue.used) + used) & mask));
+        }
         for _ in 0..most {
             // Orders as in `next`.
             let Some(id) = self.avail.at(AVAIL_RING + (usize::from(self.queue.next) & mask)) else { return };

@@ -4,9 +4,9 @@ use super::offload::{complete, header_of};
 use super::port::TxSlot;
 use super::queues::interrupt;
 use crate::virtio::bits::net;
-use crate::virtio::net::receive::Merge;
+use crate::virtio::net::buffers::{Merge, Put, put};
 use crate::virtio::net::{ETHERNET, accepts};
-use crate::virtio::queue::{Ahead, Broken, FaultState, Pass, Queue, poll, scatter};
+use crate::virtio::queue::{Ahead, Broken, FaultState, Pass, Queue, poll};
 use crate::wire::{Accepts, GSO_NONE, HEADER, LONGEST};
 use std::collections::VecDeque;
 use std::iter;
@@ -108,8 +108,7 @@ impl Filling {
                 let len = packet.packet_len() as usize;
                 match self.way(packet, len, accepts) {
                     Some(Way::AsItIs(header)) => {
-                        let bytes = packet.segments().map(Buf::bytes);
-                        match put(&mut pass, host, ahead, &mut self.merge, &header, bytes, len, mergeable)? {
+                        match put_packet(&mut pass, host, ahead, &mut self.merge, &header, packet, len, mergeable)? {
                             Put::Done => {
                                 sent.packets += 1;
                                 sent.bytes += len as u64;
@@ -150,8 +149,8 @@ impl Filling {
         mergeable: bool,
     ) -> Result<bool, Broken> {
         while let Some(packet) = self.made.front() {
-            let (bytes, len) = (iter::once(&packet[..]), packet.len());
-            match put(pass, host, ahead, &mut self.merge, &PLAIN, bytes, len, mergeable)? {
+            let (pieces, len) = ([&PLAIN[..], packet], HEADER + packet.len());
+            match put(pass, host, ahead, &mut self.merge, pieces.into_iter(), len, HEADER, mergeable)? {
                 Put::Done => {}
                 Put::NoBuffer => return Ok(false),
                 Put::TooLong => self.slot.counters.dropped_length.add(1),
@@ -162,73 +161,39 @@ impl Filling {
     }
 }
 
-/// What became of a packet.
-enum Put {
-    Done,
-    NoBuffer,
-    TooLong,
-}
-
-/// Puts one packet of `len` bytes, which come in pieces, with its header into the next buffer, or into as many as it takes.
+/// Puts a packet of `len` bytes with its header into the next buffer, or into as many as it takes.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a ring's pass, and a packet")]
-fn put<'p, T: Pass>(
+fn put_packet<T: Pass>(
     pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
     merge: &mut Merge,
     header: &[u8; HEADER],
-    packet: impl Iterator<Item = &'p [u8]>,
+    packet: &Buf,
     len: usize,
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    let place = ahead.place();
-    let Some((chain, parts)) = ahead.next(pass, host)? else { return Ok(Put::NoBuffer) };
-    if let [part] = parts
-        && part.writable
-        && part.len as usize >= HEADER + len
-    {
-        let memory = part.memory(host)?;
-        let (mut at, mut written) = (HEADER as u64, memory.write(0, header));
-        for bytes in packet {
-            written &= memory.write(at, bytes);
-            at += bytes.len() as u64;
-        }
-        if !written {
-            return Err("a receive buffer can't be written".into());
-        }
-        pass.used(chain, (HEADER + len) as u32);
-        return Ok(Put::Done);
+    // What is most frequent.
+    if packet.next().is_none() {
+        let pieces = [&header[..], packet.bytes()];
+        return put(pass, host, ahead, merge, pieces.into_iter(), HEADER + len, HEADER, mergeable);
     }
-    merge.start(chain, parts, HEADER)?;
-    put_merged(pass, host, ahead, place, merge, header, packet, len, mergeable)
+    put_pieces(pass, host, ahead, merge, header, packet, len, mergeable)
 }
 
-/// The same for one that needs more than the buffer in `merge`, or one in several parts; `place` is where that was.
 #[inline(never)]
-#[allow(clippy::too_many_arguments, reason = "those of `put`, and where it began")]
-fn put_merged<'p, T: Pass>(
+#[allow(clippy::too_many_arguments, reason = "those of `put_packet`")]
+fn put_pieces<T: Pass>(
     pass: &mut T,
     host: &Host<'_>,
     ahead: &mut Ahead,
-    place: usize,
     merge: &mut Merge,
     header: &[u8; HEADER],
-    packet: impl Iterator<Item = &'p [u8]>,
+    packet: &Buf,
     len: usize,
     mergeable: bool,
 ) -> Result<Put, Broken> {
-    if !merge.fill(pass, host, ahead, place, HEADER + len, mergeable)? {
-        return Ok(if mergeable { Put::NoBuffer } else { Put::TooLong });
-    }
-    let mut header = *header;
-    header[10..12].copy_from_slice(&merge.buffers().to_le_bytes());
-    scatter(host, merge.parts(), 0, &header)?;
-    let mut at = HEADER as u64;
-    for bytes in packet {
-        scatter(host, merge.parts(), at, bytes)?;
-        at += bytes.len() as u64;
-    }
-    merge.use_up(pass, HEADER + len);
-    Ok(Put::Done)
+    let pieces = iter::once(&header[..]).chain(packet.segments().map(Buf::bytes));
+    put(pass, host, ahead, merge, pieces, HEADER + len, HEADER, mergeable)
 }

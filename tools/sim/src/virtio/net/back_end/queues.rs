@@ -156,7 +156,10 @@ impl<'a> Landing<'a> {
     /// Copies a packet off its buffers.
     #[inline(always)]
     fn copy(&mut self, host: &Host<'_>, parts: &[Part], buf: &mut Buf) -> Result<Landed<'a>, Broken> {
-        let total: usize = parts.iter().map(|part| part.len as usize).sum();
+        let total: usize = match parts {
+            [part] => part.len as usize,
+            parts => parts.iter().map(|part| part.len as usize).sum(),
+        };
         // Readable buffers come before writable ones.
         if parts.last().is_none_or(|part| part.writable) {
             return Err("a packet to send is in a buffer to be written".into());
@@ -176,23 +179,22 @@ impl<'a> Landing<'a> {
         }
         let bytes = buf.bytes_mut();
         match parts {
-            [part] => {
-                if !part.memory(host)?.read(0, bytes) {
-                    return Err("a packet to send can't be read".into());
-                }
-            }
+            [part] => part.read(host, bytes)?,
             parts => gather(host, parts, 0, bytes)?,
         }
-        let header: [u8; HEADER] = *bytes.first_chunk().ok_or("a packet to send is shorter than its header")?;
-        buf.advance(HEADER as u16);
-        let [flags, gso_type, ..] = header;
+        let header: &[u8; HEADER] = bytes.first_chunk().ok_or("a packet to send is shorter than its header")?;
+        // By single bytes: words that are not those that were just stored are not forwarded.
+        let [flags, gso_type, ..] = *header;
         if flags & NEEDS_CSUM == 0 && gso_type == GSO_NONE {
+            buf.advance(HEADER as u16);
             return Ok(if len > self.largest {
                 Landed::Dropped(&self.counters.dropped_too_long)
             } else {
                 Landed::Done
             });
         }
+        let header = *header;
+        buf.advance(HEADER as u16);
         if gso_type == GSO_NONE && len > self.largest {
             return Ok(Landed::Dropped(&self.counters.dropped_too_long));
         }
@@ -331,7 +333,9 @@ impl TxQueue for Tx {
             return count;
         }
         let Some(sent) = self.put(packets) else { return 0 };
-        if sent.taken > 0 {
+        if sent.taken == packets.len() {
+            packets.give_back();
+        } else if sent.taken > 0 {
             self.done.extend(packets.take(sent.taken));
             give_back(&mut self.done);
         }
