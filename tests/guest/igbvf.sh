@@ -32,14 +32,16 @@ up() { # function, namespace, address: its interface is $eth then
 	at $2 ip link set $eth mtu 9000
 	at $2 ip address add $3/24 dev $eth
 	at $2 ip link set $eth up
-	soon at $2 grep -q 1 /sys/class/net/$eth/carrier
+	soon carrier $2 $eth
 }
 pings() { # namespace, address, more
 	local where=$1 address=$2; shift 2
 	soon at $where ping -q -c 1 -W 5 "$@" $address
 	for number in 1 2 3 4 5; do at $where ping -q -c 1 -W 60 "$@" $address >/tmp/out || fail "ping $number of $address, $*"; done
 }
-mac() { at $1 cat /sys/class/net/$2/address; }
+# In a namespace there is no file of /sys for its interfaces.
+carrier() { at $1 ip link show $2 | grep -q LOWER_UP; }
+mac() { at $1 ip link show $2 | sed -n 's|.*link/ether \([^ ]*\).*|\1|p'; }
 listens() { at $b cat /proc/net/tcp /proc/net/tcp6 | grep -q ":1451 .* 0A "; }
 # A file by TCP from our igbvf, which has no other way than its own.
 fetches() { # namespace, our function
