@@ -36,7 +36,7 @@ pub struct MemoryBuffer {
     pub completion_queues: bool,
     /// PRP and SGL lists can lie in it (LISTS).
     pub lists: bool,
-    /// This driver uses it: [`Options::controller_memory`](crate::Options::controller_memory).
+    /// Whether this driver uses the buffer: [`Options::controller_memory`](crate::Options::controller_memory).
     pub used: bool,
 }
 

@@ -87,7 +87,7 @@ impl Hardware {
         hw.cap = Cap(cap);
         let version = hw.read(regs::VS)?;
         hw.version = ((version >> 16) as u16, (version >> 8) as u8, version as u8);
-        hw.ready = hw.ready_timeout()?;
+        hw.ready = hw.ready_timeout()?.min(options.ready_timeout);
         if hw.cap.min_page() > hw.cap.max_page() {
             let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
             return Err(Error::Nonsense { device: hw.name(), what });

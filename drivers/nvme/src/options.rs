@@ -43,6 +43,9 @@ pub struct Options {
     pub max_transfer: u32,
     /// The interrupts that wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
     pub interrupts: Option<Irq>,
+    /// How long the controller may take at most to become ready, or to stop, however long it says that it may take (CAP.TO: up to 127.5 s; CRTO.CRWMT: up to nine
+    /// hours).
+    pub ready_timeout: Duration,
     /// How long an I/O command may take before it is aborted. Where it does not end within as long again, or within 5 s where that is less, the
     /// controller is reset.
     pub timeout: Duration,
@@ -70,6 +73,8 @@ impl Default for Options {
             host_id: None,
             max_transfer: 1 << 20,
             interrupts: None,
+            // What CAP.TO can say.
+            ready_timeout: Duration::from_millis(255 * 500),
             timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(5),

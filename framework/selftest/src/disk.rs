@@ -49,14 +49,14 @@ impl Bench {
         Self::over(disk, (buffers, size))
     }
 
-    /// The same, of a disk that is open.
+    /// Makes a rig of a disk that is open, with so many buffers of so many bytes.
     pub fn over(disk: Box<dyn Disk>, (buffers, size): (u32, u32)) -> Result<Self> {
         let ns = disk.namespaces().into_iter().next().context("it has no namespace that can be used")?;
         let page = PageSize::host().bytes();
         let each = u64::from(size).next_multiple_of(page);
         let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
         disk.attach(arena.clone())?;
-        let pool = Pool::new(arena, buffers, size, page)?;
+        let pool = Pool::new(arena, buffers, size, page as u32)?;
         Ok(Self { disk, ns, pool })
     }
 

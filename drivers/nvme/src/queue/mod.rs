@@ -45,6 +45,30 @@ use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
+/// It is a [`BlockQueue`](wholebar_core::block::BlockQueue), by which programs use it that take any driver's queues. Its own methods have what that trait has not:
+/// a poll without a virtual call ([`poll_each`](Self::poll_each)), metadata and protection information, zones, placement, commands of the program's making.
+///
+/// ```no_run
+/// # fn queue() -> wholebar_nvme::Queue { unimplemented!() }
+/// # fn pool() -> wholebar_core::mem::Pool { unimplemented!() }
+/// use wholebar_core::block::{Data, Op, Request};
+///
+/// let (mut queue, pool) = (queue(), pool());
+/// // As many reads as the pool has buffers and the queue has room for, and one doorbell for all of them.
+/// let mut lba = 0;
+/// while let Some(buf) = pool.get_len(4096) {
+///     let read = Request { tag: lba, nsid: 1, op: Op::Read { lba }, data: Data::One(buf), deadline: None };
+///     if queue.submit(read).is_err() {
+///         break;
+///     }
+///     lba += 8;
+/// }
+/// queue.ring();
+/// while queue.in_flight() > 0 {
+///     queue.poll_each(32, |done| println!("block {}: {:?}", done.tag, done.status));
+/// }
+/// ```
+///
 /// [`submit`](Self::submit), [`ring`](Self::ring) and [`poll_each`](Self::poll_each) take no lock, except to look up an arena that is new to the
 /// queue or to report a fault. Dropping the queue deletes it; commands in flight end with it.
 pub struct Queue {
@@ -296,8 +320,8 @@ impl Queue {
         count
     }
 
-    /// The same, with what completions have to tell beside their status (dwords 0 and 1): of an [append](Self::submit_append) that succeeded, the block at
-    /// which its data is. Of other requests it says nothing.
+    /// Takes finished requests as [`poll_each`](Self::poll_each) does, and passes what their completions have to tell beside their status (dwords 0 and 1): of
+    /// an [append](Self::submit_append) that succeeded, the block at which its data is. Of other requests it says nothing.
     pub fn poll_results(&mut self, max: usize, mut done: impl FnMut(Completion, u64)) -> usize {
         let result = self.result.clone();
         // Relaxed: this thread stored it, just before.
