@@ -35,6 +35,8 @@ pub(crate) struct Buffers {
     head: u32,
     /// Where the next buffer goes.
     tail: u32,
+    /// Descriptors behind the oldest that are done already.
+    ahead: u32,
     ring: Words,
     slots: Box<[Option<Buf>]>,
 }
@@ -88,7 +90,7 @@ impl RxRing {
         }
         buf.set_len(length);
         let buf = slot.take()?;
-        buffers.pass();
+        buffers.pass(index);
         self.next = self.next.wrapping_add(1);
         Some(Ok((buf, done)))
     }
@@ -116,7 +118,7 @@ const LEAST: u32 = 32;
 impl Buffers {
     fn new(arena: &Arc<Arena>, entries: u32, id: u32, body: bool) -> Result<Self> {
         let slots = (0..entries).map(|_| None).collect();
-        Ok(Self { id, body, head: 0, tail: 0, ring: DmaRing::new(arena.clone(), entries, ALIGN)?, slots })
+        Ok(Self { id, body, head: 0, tail: 0, ahead: 0, ring: DmaRing::new(arena.clone(), entries, ALIGN)?, slots })
     }
 
     /// How many more buffers it takes. One descriptor stays free, as with Linux's driver.
@@ -145,16 +147,21 @@ impl Buffers {
         self.ring.slot(self.tail)
     }
 
-    /// Passes over descriptors that are done. The device may complete them in another order than they were given.
+    /// The descriptor at `index` is done: passes over the oldest ones that are. The device may complete them in another order than they were given.
     #[inline(always)]
-    fn pass(&mut self) {
-        while self.head != self.tail && self.slots[self.ring.slot(self.head) as usize].is_none() {
-            self.head = self.head.wrapping_add(1);
+    fn pass(&mut self, index: u32) {
+        if index != self.ring.slot(self.head) {
+            self.ahead += 1;
+            return;
+        }
+        self.head = self.head.wrapping_add(1);
+        while self.ahead > 0 && self.slots[self.ring.slot(self.head) as usize].is_none() {
+            (self.head, self.ahead) = (self.head.wrapping_add(1), self.ahead - 1);
         }
     }
 
     fn restart(&mut self) -> impl Iterator<Item = Buf> + '_ {
-        (self.head, self.tail) = (0, 0);
+        (self.head, self.tail, self.ahead) = (0, 0, 0);
         self.slots.iter_mut().filter_map(Option::take)
     }
 }

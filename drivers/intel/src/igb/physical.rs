@@ -226,13 +226,10 @@ impl Family for I82576Pf {
         let known = hw.read(regs::VFRE)?;
         for (n, function) in (0..).zip(&mut settings.functions) {
             function.link_changed |= link.is_some();
-            if known & 1 << n == 0 {
-                function.link_changed = false;
-            }
             // An answer that it has not read yet would be lost. Linux's igbvf never reads some.
             let read = function.answered.is_none_or(|then| then.elapsed() > UNREAD);
             if function.link_changed && read {
-                function.link_changed = !ping(hw, n)?;
+                function.link_changed = !ping(hw, n, known & 1 << n != 0)?;
             }
         }
         Ok(())
@@ -465,8 +462,9 @@ fn send(hw: &Hardware, n: u16, words: &[u32; message::WORDS]) -> Result<()> {
     Ok(())
 }
 
-/// Has a virtual function look at the link; not while it waits for an answer, whose request would be overwritten. Whether that was done.
-fn ping(hw: &Hardware, n: u16) -> Result<bool> {
+/// Has a virtual function look at the link, or begin anew where it is not known (Linux's igbvf does so where it is refused something without being told to be known);
+/// not while it waits for an answer, whose request would be overwritten. Whether that was done.
+fn ping(hw: &Hardware, n: u16, known: bool) -> Result<bool> {
     if !take(hw, n)? {
         return Ok(false);
     }
@@ -474,7 +472,8 @@ fn ping(hw: &Hardware, n: u16) -> Result<bool> {
         hw.write(regs::p2v_mailbox(n), 0)?;
         return Ok(false);
     }
-    hw.write(regs::mailbox(n), message::CONTROL | message::CLEAR_TO_SEND)?;
+    let how = if known { message::CLEAR_TO_SEND } else { message::REFUSED };
+    hw.write(regs::mailbox(n), message::CONTROL | how)?;
     hw.write(regs::p2v_mailbox(n), regs::P2V_WRITTEN)?;
     Ok(true)
 }

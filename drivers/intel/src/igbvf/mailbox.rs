@@ -51,15 +51,17 @@ impl<'a> Mailbox<'a> {
         }
     }
 
-    /// Begins anew, when the physical function is there; the address that it gives.
-    pub fn begin(&mut self) -> Result<Mac> {
+    /// Begins anew, when the physical function is there; the address that it gives. Linux's igb refuses one where nobody has set it (`ip link set … vf … mac`), and
+    /// grants any that is asked for then.
+    pub fn begin(&mut self) -> Result<Option<Mac>> {
         let there = |says| says & regs::RESETTING == 0;
         self.wait("its physical function to be there", Instant::now(), there)?;
         let words = self.exchange(&Request::Reset)?;
         let mac = message::address_of(&words);
-        match words[0] & message::DONE != 0 && mac.is_unicast() {
-            true => Ok(mac),
-            false => Err(Error::Denied { device: self.hw.name(), what: "an address" }),
+        match words[0] & message::DONE != 0 {
+            true if mac.is_unicast() => Ok(Some(mac)),
+            true => Err(Error::Denied { device: self.hw.name(), what: "an address" }),
+            false => Ok(None),
         }
     }
 
@@ -220,6 +222,9 @@ mod tests {
         let refused = hardware(message::answer(asked.words()[0], false, None)[0]);
         assert!(matches!(Mailbox::of(&refused).ask(&asked), Err(Error::Denied { .. })));
         assert!(matches!(Mailbox::of(&refused).begin(), Err(Error::Unserved { .. })), "it is of another request");
+        let begun = |how| Mailbox::of(&hardware(Request::Reset.words()[0] | how)).begin().unwrap();
+        assert_eq!(begun(message::DONE), Some(Mac([0x52, 0x54, 0x12, 0, 0x52, 0x54])));
+        assert_eq!(begun(message::REFUSED), None, "any address will do");
     }
 
     /// A driver of the physical function that talks all the time, and never of what was asked.

@@ -15,7 +15,7 @@ use crate::hardware::Hardware;
 use crate::igb::message::{GROUPS, Request};
 use crate::igb::{I82576, hardware as igb, regs as shared};
 use crate::regs as common;
-use crate::settings::{Settings, group_hash};
+use crate::settings::{Settings, VirtualFunction, group_hash};
 use mailbox::Mailbox;
 use std::time::Duration;
 use wholebar_core::mem::Offload;
@@ -81,7 +81,7 @@ impl Family for I82576Vf {
     }
 
     fn address(hw: &Hardware) -> Result<Mac> {
-        Mailbox::of(hw).begin()
+        Ok(Mailbox::of(hw).begin()?.unwrap_or_else(|| VirtualFunction::by_chance().mac))
     }
 
     fn start_link(_: &Hardware) -> Result<()> {
@@ -92,7 +92,7 @@ impl Family for I82576Vf {
         Self::apply_receive(hw, settings)?;
         let mut mailbox = Mailbox::of(hw);
         let given = mailbox.begin()?;
-        if given != settings.mac {
+        if given != Some(settings.mac) {
             mailbox.ask(&Request::Address(settings.mac))?;
         }
         mailbox.ask(&Request::Longest(settings.max_frame()))?;
