@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wholebar::PageSize;
 use wholebar::bar::MapPolicy;
 use wholebar::cores;
-use wholebar::measure::cpu::CpuShare;
+use wholebar::measure::cpu::{CpuShare, hand_over};
 use wholebar::measure::rounds::{Case, Rounds};
 use wholebar::mem::{Arena, ArenaOptions, Pool, PoolCache};
 use wholebar::net::{Burst, Mac, Port, PortConfig, RxQueue, TxQueue};
@@ -91,6 +91,7 @@ struct Session {
     targets: [Target; 2],
     way: Way,
     core: usize,
+    model_core: Option<usize>,
 }
 
 /// What the driver's thread has.
@@ -136,12 +137,13 @@ impl Session {
         let pool = Pool::new(arena.clone(), BUFFERS, BUFFER, 64)?;
         let (tx, rx) = (from.tx_queue(0)?, to.rx_queue(0, &pool)?);
         let ends = Mutex::new(Ends { tx, rx, cache: pool.cache(32), to: to.mac() });
-        Ok(Self { ends, ports: [from, to], targets: [from_target, to_target], way, core })
+        Ok(Self { ends, ports: [from, to], targets: [from_target, to_target], way, core, model_core })
     }
 
     fn run(&self, burst: usize, time: Duration, interrupted: &AtomicBool) -> Result<PacketRun> {
         let mut ends = self.ends.lock().unwrap_or_else(|e| e.into_inner());
         let ends = &mut *ends;
+        let hand_over_ns = self.model_core.and_then(|core| hand_over(self.core, core));
         let passed = std::thread::scope(|scope| {
             let work = || {
                 cores::pin(self.core)?;
@@ -174,6 +176,7 @@ impl Session {
             cycles_per_packet: passed.cycles.map(|cycles| each(cycles as f64)),
             doorbells: Doorbells { direct, trapped },
             cpu: Cpu { driver: driver.into_iter().collect(), model },
+            hand_over_ns,
             rounds: Vec::new(),
         })
     }

@@ -11,7 +11,7 @@ use wholebar::PageSize;
 use wholebar::bar::{DoorbellCounts, MapPolicy};
 use wholebar::measure::block::{Direction, Job, Order, Outcome, Workload};
 use wholebar::measure::latency::Percentiles;
-use wholebar::measure::ratio::Ratio;
+use wholebar::measure::ratio::{Ratio, Sample};
 use wholebar::measure::rounds::Measured;
 
 /// The share of its core below which a polling thread was disturbed.
@@ -122,6 +122,9 @@ pub struct PacketRun {
     pub doorbells: Doorbells,
     /// How much of a CPU each thread had: 1 is all of it.
     pub cpu: Cpu,
+    /// How long a cache line took from core to core and back just before, in nanoseconds, where there are two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over_ns: Option<f64>,
     /// The rounds, of which this is the one with the median rate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rounds: Vec<PacketRound>,
@@ -134,6 +137,9 @@ pub struct PacketRound {
     pub pps: f64,
     /// CPU shares of its threads.
     pub cpu: Cpu,
+    /// How long a cache line took from core to core and back just before, in nanoseconds, where there are two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over_ns: Option<f64>,
     /// Whether it counts: its threads had their cores to themselves, or no round's had.
     pub counts: bool,
 }
@@ -148,7 +154,12 @@ impl Measured for PacketRun {
     }
 
     fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
-        let round = |(run, counts): &(&Self, bool)| PacketRound { pps: run.pps, cpu: run.cpu.clone(), counts: *counts };
+        let round = |(run, counts): &(&Self, bool)| PacketRound {
+            pps: run.pps,
+            cpu: run.cpu.clone(),
+            hand_over_ns: run.hand_over_ns,
+            counts: *counts,
+        };
         Self { rounds: all.iter().map(round).collect(), ..self.clone() }
     }
 }
@@ -163,7 +174,12 @@ impl Measured for Run {
     }
 
     fn stand_for(&self, all: &[(&Self, bool)]) -> Self {
-        let round = |(run, counts): &(&Self, bool)| Round { iops: run.iops, cpu: run.cpu.clone(), counts: *counts };
+        let round = |(run, counts): &(&Self, bool)| Round {
+            iops: run.iops,
+            cpu: run.cpu.clone(),
+            hand_over_ns: run.hand_over_ns,
+            counts: *counts,
+        };
         let errors = all.iter().map(|(run, _)| run.errors).sum();
         Self { rounds: all.iter().map(round).collect(), errors, ..self.clone() }
     }
@@ -209,6 +225,9 @@ pub struct Run {
     pub errors: u64,
     /// How much of a CPU each thread had: 1 is all of it.
     pub cpu: Cpu,
+    /// How long a cache line took from core to core and back just before, in nanoseconds, where there are two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over_ns: Option<f64>,
     /// Commands that read back and verified what was written, after the measurement.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub read_back: u64,
@@ -227,6 +246,9 @@ pub struct Round {
     pub iops: f64,
     /// CPU shares of its threads.
     pub cpu: Cpu,
+    /// How long a cache line took from core to core and back just before, in nanoseconds, where there are two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over_ns: Option<f64>,
     /// Whether it counts: its threads had their cores to themselves, or no round's had.
     pub counts: bool,
 }
@@ -392,6 +414,25 @@ pub fn cores<'r>(rounds: impl Iterator<Item = (&'r Cpu, bool)>, shared: bool) ->
     output::paragraph(&text)
 }
 
+/// What is said of the states that a machine was in, by how long a cache line took from core to core; nothing where that is not known.
+pub fn states(samples: impl Iterator<Item = Sample>) -> String {
+    let (low, high) = samples
+        .filter_map(|sample| sample.state)
+        .fold((f64::MAX, 0.0), |(low, high), state| (state.min(low), state.max(high)));
+    if high == 0.0 {
+        return String::new();
+    }
+    let moved = match high > 1.5 * low {
+        true => {
+            " It is not one machine all the time: its cores are near one another at times, and far at others, as virtual CPUs that a host moves about."
+        }
+        false => "",
+    };
+    output::paragraph(&format!(
+        "hand-over: a cache line took {low:.0} to {high:.0} ns from core to core and back.{moved}"
+    ))
+}
+
 /// A workload's name, as `--rw` takes it.
 pub fn workload_name(workload: Workload) -> &'static str {
     match (workload.order, workload.direction) {
@@ -433,6 +474,7 @@ impl Run {
             shadow_doorbells: false,
             errors: outcome.errors(),
             cpu: Cpu { driver: outcome.cpu.clone(), model: outcome.device_cpu },
+            hand_over_ns: None,
             read_back: outcome.read_back,
             rounds: Vec::new(),
             cut_short: outcome.cut_short.as_ref().map(ToString::to_string),
@@ -460,7 +502,13 @@ impl Run {
 
     /// Rates of its rounds, in order; no number where one does not count.
     pub fn rates(&self) -> Vec<f64> {
-        self.rounds.iter().map(|round| if round.counts { round.iops } else { f64::NAN }).collect()
+        self.samples().map(|sample| sample.rate).collect()
+    }
+
+    /// The same, with the state that the machine was in.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> {
+        let rate = |round: &Round| if round.counts { round.iops } else { f64::NAN };
+        self.rounds.iter().map(move |round| Sample { rate: rate(round), state: round.hand_over_ns })
     }
 
     /// Its rate against another's of the same rounds; `None` where one of them cannot be trusted, or too few rounds count.
@@ -513,7 +561,13 @@ impl PacketRun {
 
     /// Rates of its rounds, in order; no number where one does not count.
     pub fn rates(&self) -> Vec<f64> {
-        self.rounds.iter().map(|round| if round.counts { round.pps } else { f64::NAN }).collect()
+        self.samples().map(|sample| sample.rate).collect()
+    }
+
+    /// The same, with the state that the machine was in.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> {
+        let rate = |round: &PacketRound| if round.counts { round.pps } else { f64::NAN };
+        self.rounds.iter().map(move |round| Sample { rate: rate(round), state: round.hand_over_ns })
     }
 
     /// Its rate against another's of the same rounds, as [`ratio_text`] has it; a run is 1.00 of itself.
@@ -559,6 +613,7 @@ impl Run {
             shadow_doorbells: false,
             errors: 0,
             cpu: Cpu { driver: vec![1.0], model: None },
+            hand_over_ns: None,
             read_back: 0,
             rounds: Vec::new(),
             cut_short: None,

@@ -1,4 +1,4 @@
-//! The cores that this process may use, and pinning threads to them.
+//! The cores that this process may use, pinning threads to them, and how a core pauses between two polls.
 //!
 //! ```
 //! # use wholebar_core as wholebar;
@@ -9,8 +9,11 @@
 //! }
 //! ```
 
+mod pause;
+
 use crate::{Error, Result};
 use core_affinity::CoreId;
+pub use pause::Pause;
 use std::fmt::Write;
 use std::sync::OnceLock;
 

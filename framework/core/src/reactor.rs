@@ -90,7 +90,8 @@ pub enum Policy {
     /// Goes on polling: a core is burnt, and nothing waits for a wake-up.
     Poll,
     /// Spins while pauses are short, and sleeps where they are long: the average of the last pauses is compared with what a sleep costs, which is
-    /// measured. A pause up to eight times the CPU time of a sleep (some 40 to 100 microseconds) is spun through where pauses have been that short.
+    /// measured. A pause up to eight times the CPU time of a sleep (some 40 to 100 microseconds) is spun through where pauses have been that short. After
+    /// 512 polls that found nothing the core [pauses](cores::Pause) between two, where the CPU has TPAUSE, WFET or `wait`.
     #[default]
     Hybrid,
     /// Sleeps as soon as a poll finds nothing.
@@ -182,6 +183,8 @@ impl Reactor {
             };
             if sleep {
                 self.sleep(&wait_set, &mut stats, &mut hybrid)?;
+            } else if self.policy == Policy::Hybrid {
+                hybrid.pause();
             }
         }
         Ok(stats)

@@ -1,4 +1,5 @@
-//! CPU time of threads: a polling thread that did not have its core to itself has measured the machine's scheduler, too.
+//! What threads have of their cores: a polling thread that did not have its core to itself has measured the machine's scheduler, too; and how far two cores are
+//! from one another, which a host that moves virtual CPUs about changes meanwhile.
 //!
 //! ```
 //! use wholebar_measure::cpu::CpuShare;
@@ -11,7 +12,9 @@
 //! }
 //! ```
 
+use crossbeam::utils::CachePadded;
 use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -73,6 +76,63 @@ pub fn spin_share(core: usize, time: Duration) -> Option<f64> {
     thread::Builder::new().name("spin".to_owned()).spawn(spin).ok()?.join().ok().flatten()
 }
 
+/// How long a cache line takes from one core to another and back, in nanoseconds: the median of some batches, in less than a millisecond where both cores are free.
+/// `None` where it is one core, where this process may not use one, or where one of them was not to be had within a tenth of a second.
+///
+/// Some tens of nanoseconds where the cores share a cache, some hundreds where they don't. Virtual CPUs are moved between real ones: what two of them do together is
+/// fast at one time and slow at another, for seconds, and this tells both apart.
+pub fn hand_over(a: usize, b: usize) -> Option<f64> {
+    const BATCHES: usize = 15;
+    const TURNS: u32 = 200;
+    const LIMIT: Duration = Duration::from_millis(100);
+    if a == b {
+        return None;
+    }
+    let (line, stop) = (CachePadded::new(AtomicU32::new(0)), AtomicBool::new(false));
+    // Odd numbers are for it, which it makes even ones.
+    let echo = || {
+        if wholebar_core::cores::pin(b).is_err() {
+            stop.store(true, Ordering::Relaxed);
+        }
+        while !stop.load(Ordering::Relaxed) {
+            let turn = line.load(Ordering::Acquire);
+            if !turn.is_multiple_of(2) {
+                line.store(turn.wrapping_add(1), Ordering::Release);
+            }
+        }
+    };
+    let ask = || {
+        wholebar_core::cores::pin(a).ok()?;
+        let began = Instant::now();
+        let mut batches = [0.0; BATCHES];
+        for batch in &mut batches {
+            let begun = Instant::now();
+            for turn in 0..TURNS {
+                line.store(2 * turn + 1, Ordering::Release);
+                let mut looks = 0u32;
+                while line.load(Ordering::Acquire) == 2 * turn + 1 {
+                    looks = looks.wrapping_add(1);
+                    // The clock is not read while all goes well.
+                    if looks.is_multiple_of(4096) && (stop.load(Ordering::Relaxed) || began.elapsed() > LIMIT) {
+                        return None;
+                    }
+                }
+            }
+            *batch = begun.elapsed().as_nanos() as f64 / f64::from(TURNS);
+        }
+        batches.sort_by(f64::total_cmp);
+        Some(batches[BATCHES / 2])
+    };
+    thread::scope(|scope| {
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let echo = named("hand-over").spawn_scoped(scope, echo).ok()?;
+        let asked = named("hand-over").spawn_scoped(scope, ask).ok().and_then(|ask| ask.join().ok().flatten());
+        stop.store(true, Ordering::Relaxed);
+        echo.join().ok()?;
+        asked
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +149,17 @@ mod tests {
         let core = wholebar_core::cores::allowed()[0];
         let share = spin_share(core, Duration::from_millis(5));
         assert!(share.is_none_or(|share| (0.0..1.5).contains(&share)), "{share:?}");
+    }
+
+    /// Between two cores it takes some time, where both were to be had; on one there is nothing to hand over.
+    #[test]
+    fn a_line_is_handed_over_between_two_cores() {
+        let cores = wholebar_core::cores::allowed();
+        assert_eq!((hand_over(cores[0], cores[0]), hand_over(cores[0], usize::MAX)), (None, None));
+        assert_eq!(hand_over(usize::MAX, cores[0]), None);
+        if let Some(&second) = cores.get(1) {
+            assert!(hand_over(cores[0], second).is_none_or(|nanos| nanos > 0.0));
+        }
     }
 
     /// Where the kernel tells it, CPU time of the calling thread grows as it works.

@@ -31,7 +31,57 @@ pub struct Ratio {
     pub confidence: f64,
 }
 
+/// A rate, and the state that the machine was in when it was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// What was measured.
+    pub rate: f64,
+    /// A figure by which states differ, above 0: how long a [cache line takes](crate::cpu::hand_over) from core to core. `None` where it is not known.
+    pub state: Option<f64>,
+}
+
+/// A ratio of what was measured while the machine was in like states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Alike {
+    /// The ratio.
+    pub ratio: Ratio,
+    /// Between which states, where these are known.
+    pub states: Option<(f64, f64)>,
+    /// How many of these were measured in them.
+    pub these: usize,
+    /// How many of those.
+    pub those: usize,
+}
+
+/// States whose figures differ by less are alike.
+const ALIKE: f64 = 1.15;
+
 impl Ratio {
+    /// The ratio of `these` to `those`, measured at different times, [unpaired](Self::unpaired), of what was measured in like states alone: within 15 %, about where
+    /// most of both lie. All of them where the state of one is not known.
+    ///
+    /// Rates that are not numbers above 0 don't count. `None` where fewer than five of either side are left.
+    pub fn alike(these: &[Sample], those: &[Sample]) -> Option<Alike> {
+        let counting = |side: &[Sample]| side.iter().copied().filter(|sample| is_rate(sample.rate)).collect::<Vec<_>>();
+        let sides = [counting(these), counting(those)];
+        let known: Option<Vec<f64>> = sides.iter().flatten().map(|sample| sample.state).collect();
+        let within = |side: &[Sample], states: Option<(f64, f64)>| {
+            let is_within = |state: f64| states.is_none_or(|(low, high)| (low..=high).contains(&state));
+            side.iter().filter(|s| s.state.is_none_or(is_within)).map(|s| s.rate).collect::<Vec<_>>()
+        };
+        let count = |states| sides.each_ref().map(|side| within(side, states).len());
+        let states = known.and_then(|known| {
+            let windows = known.into_iter().map(|low| (low, low * ALIKE));
+            windows.max_by_key(|states| {
+                let [these, those] = count(Some(*states));
+                (these.min(those), these + those)
+            })
+        });
+        let [these, those] = sides.each_ref().map(|side| within(side, states));
+        let ratio = if these.len().min(those.len()) < 5 { None } else { Self::unpaired(&these, &those) };
+        ratio.map(|ratio| Alike { ratio, states, these: these.len(), those: those.len() })
+    }
+
     /// The ratio of `these` to `those`, of which each pair was measured one right after the other: what disturbed one is likely to have disturbed the
     /// other. The interval is that of the sign test: with 8 to 10 pairs from the least to the greatest ratio, with more an outlier or two are left out.
     ///
@@ -175,6 +225,37 @@ mod tests {
         }
         assert!(wrong.iter().all(|wrong| *wrong <= 10), "{wrong:?}");
         assert!(found[0] > 350 && found[1] > 430, "{found:?}");
+    }
+
+    /// A machine that is twice as fast at times, at other times in each run: what is slower by a tenth is found, and what is the same is not called different.
+    #[test]
+    fn states_are_told_from_differences() {
+        let run = |seed: &mut u64, fast: usize, factor: f64| -> Vec<Sample> {
+            let rates = noise(seed, 24);
+            let sample = |(n, rate)| match n < fast {
+                true => Sample { rate: 2.0 * factor * rate, state: Some(50.0 + (n % 4) as f64) },
+                false => Sample { rate: factor * rate, state: Some(330.0 + (n % 7) as f64) },
+            };
+            rates.into_iter().enumerate().map(sample).collect()
+        };
+        let (mut seed, mut wrong, mut found) = (11, 0, 0);
+        for _ in 0..200 {
+            let (old, same, slower) = (run(&mut seed, 16, 1.0), run(&mut seed, 10, 1.0), run(&mut seed, 12, 0.9));
+            let same = Ratio::alike(&same, &old).unwrap();
+            assert_eq!((same.these, same.those), (10, 16), "{same:?}");
+            assert!(same.states.is_some_and(|(low, high)| low == 50.0 && high < 58.0), "{same:?}");
+            wrong += i32::from(!same.ratio.is_same());
+            found += i32::from(Ratio::alike(&slower, &old).unwrap().ratio.high < 1.0);
+        }
+        assert!(wrong <= 8 && found > 150, "{wrong} {found}");
+        // Of states that never met nothing is said; of unknown ones all are taken.
+        let sample = |state| move |rate: &f64| Sample { rate: *rate, state };
+        let rates = [1.0, 1.1, 1.2, 1.3, 1.4];
+        let [near, far, unknown] =
+            [Some(50.0), Some(330.0), None].map(|s| rates.iter().map(sample(s)).collect::<Vec<_>>());
+        assert_eq!(Ratio::alike(&near, &far), None);
+        assert_eq!(Ratio::alike(&near, &unknown).map(|alike| (alike.these, alike.states)), Some((5, None)));
+        assert_eq!(Ratio::alike(&near[..4], &near), None);
     }
 
     #[test]

@@ -5,13 +5,14 @@ use crate::report::{PacketRun, Report, Run, ratio_text};
 use crate::stored;
 use anyhow::{Result, bail};
 use serde::Serialize;
-use wholebar::measure::ratio::Ratio;
+use wholebar::measure::ratio::{Ratio, Sample};
 
 /// Compare two stored runs: which differences are larger than the noise
 ///
-/// A difference counts where the 99 % interval of the ratio, by the rounds of both runs (Mann-Whitney), does not hold 1. It knows the noise within each
-/// run, and not what else has changed on the machine between them: for a careful answer, measure old, new and old again. What is no comparison is
-/// refused: another device, another machine.
+/// A difference counts where the 99 % interval of the ratio, by the rounds of both runs (Mann-Whitney), does not hold 1. Where both runs have that, rounds
+/// are compared during which cache lines went from core to core in a like time, within 15 %: a host that moves virtual CPUs about makes two machines of one.
+/// What else has changed between both runs is not known: for a careful answer, measure old, new and old again. What is no comparison is refused:
+/// another device, another machine.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,7 +22,7 @@ Examples:
   wholebar bench compare old.json new.json --fail-above 5     # exit code 1 where something is slower by more than 5 %
 
 The JSON has schema (wholebar.bench-comparison/1), version, old and new (files), differences, slower (how many cases are), failed (how many are \
-slower by more than --fail-above) and cases: case, old and new (a second), ratio (median, low, high and confidence, or null) and verdict (same, faster, \
+slower by more than --fail-above) and cases: case, old and new (the median rate a second, of all rounds), ratio (median, low, high and confidence, or null), rounds (how many of old and new it is of), hand_over_ns (between which times, or null) and verdict (same, faster, \
 slower or untrusted).")]
 pub struct Args {
     /// The earlier run, of `wholebar bench --json`
@@ -68,6 +69,10 @@ struct Case {
     old: f64,
     new: f64,
     ratio: Option<Interval>,
+    /// Of so many rounds of both.
+    rounds: [usize; 2],
+    /// In which a cache line took so long from core to core and back.
+    hand_over_ns: Option<(f64, f64)>,
     verdict: Verdict,
     #[serde(skip)]
     found: Option<Ratio>,
@@ -116,7 +121,9 @@ pub fn run(args: Args) -> Result<()> {
         output::write_json(path, &comparison)?;
     }
     if comparison.cases.iter().all(|case| case.verdict == Verdict::Untrusted) {
-        bail!("no case can be trusted in both runs: nothing is compared; measure again on two quiet cores");
+        bail!(
+            "no case can be trusted in both runs, or the machine was not the same in both: nothing is compared; measure again on two quiet cores"
+        );
     }
     match args.fail_above.filter(|_| !failed.is_empty()) {
         Some(percent) => bail!("slower by more than {percent} %: {}", failed.join("; ")),
@@ -156,8 +163,9 @@ fn cases(old: &Report, new: &Report) -> Vec<Case> {
     };
     let packets =
         |run: &PacketRun| (format!("packets, {} rings", run.ring), format!("bursts of {}, {}", run.burst, run.policy));
-    let case = |(group, name), old, new, trusted: bool, rates: [Vec<f64>; 2]| {
-        let found = if trusted { Ratio::unpaired(&rates[1], &rates[0]) } else { None };
+    let case = |(group, name), old, new, trusted: bool, samples: [Vec<Sample>; 2]| {
+        let alike = if trusted { Ratio::alike(&samples[1], &samples[0]) } else { None };
+        let found = alike.map(|alike| alike.ratio);
         let verdict = match found {
             None => Verdict::Untrusted,
             Some(ratio) if ratio.is_same() => Verdict::Same,
@@ -165,21 +173,35 @@ fn cases(old: &Report, new: &Report) -> Vec<Case> {
             Some(_) => Verdict::Faster,
         };
         let ratio = found.map(|Ratio { median, low, high, confidence }| Interval { median, low, high, confidence });
-        Case { case: format!("{group}, {name}"), group, old, new, ratio, verdict, found }
+        let rounds = alike.map_or([0; 2], |alike| [alike.those, alike.these]);
+        let hand_over_ns = alike.and_then(|alike| alike.states);
+        Case { case: format!("{group}, {name}"), group, old, new, ratio, rounds, hand_over_ns, verdict, found }
     };
     let mut all = Vec::new();
     for before in &old.runs {
         let key = |run: &Run| (reads(run), run.batch);
         if let Some(after) = new.runs.iter().find(|run| key(run) == key(before)) {
             let trusted = before.is_trusted() && after.is_trusted();
-            all.push(case(reads(before), before.iops, after.iops, trusted, [before.rates(), after.rates()]));
+            all.push(case(
+                reads(before),
+                before.iops,
+                after.iops,
+                trusted,
+                [before.samples().collect(), after.samples().collect()],
+            ));
         }
     }
     let of = |report: &Report| report.packets.iter().flat_map(|packets| packets.runs.clone()).collect::<Vec<_>>();
     for before in of(old) {
         if let Some(after) = of(new).iter().find(|run| packets(run) == packets(&before)) {
             let trusted = before.is_trusted() && after.is_trusted();
-            all.push(case(packets(&before), before.pps, after.pps, trusted, [before.rates(), after.rates()]));
+            all.push(case(
+                packets(&before),
+                before.pps,
+                after.pps,
+                trusted,
+                [before.samples().collect(), after.samples().collect()],
+            ));
         }
     }
     all
@@ -198,7 +220,7 @@ impl Comparison {
         for case in &self.cases {
             if group != case.group {
                 group = &case.group;
-                rows.push([group].into_iter().chain([""; 5]).map(str::to_owned).collect());
+                rows.push([group].into_iter().chain([""; 6]).map(str::to_owned).collect());
             }
             let name = case.case.trim_start_matches(group).trim_start_matches(", ");
             let interval = case.found.map_or("-".to_owned(), |ratio| format!("{:.2} to {:.2}", ratio.low, ratio.high));
@@ -209,19 +231,39 @@ impl Comparison {
                 Verdict::Untrusted => "untrusted",
             };
             let [old, new] = [case.old, case.new].map(output::rate);
-            rows.push(vec![format!("  {name}"), old, new, ratio_text(case.found), interval, verdict.to_owned()]);
+            let rounds = format!("{}, {}", case.rounds[0], case.rounds[1]);
+            rows.push(vec![
+                format!("  {name}"),
+                old,
+                new,
+                ratio_text(case.found),
+                interval,
+                rounds,
+                verdict.to_owned(),
+            ]);
         }
-        text += &output::table(["case", ">old", ">new", ">ratio", ">interval", ""], rows);
+        text += &output::table(["case", ">old", ">new", ">ratio", ">interval", ">rounds", ""], rows);
         text.push('\n');
         let count = |verdict| self.cases.iter().filter(|case| case.verdict == verdict).count();
         text += &output::paragraph(&format!(
-            "{} cases: {} faster, {} slower, {} the same within the noise of both runs, {} untrusted. old, new: a second. ratio: new to old.",
+            "{} cases: {} faster, {} slower, {} the same within the noise of both runs, {} untrusted. old, new: a second, the median of all rounds. ratio: new to old, of so many rounds of either. ",
             self.cases.len(),
             count(Verdict::Faster),
             count(Verdict::Slower),
             count(Verdict::Same),
             count(Verdict::Untrusted),
         ));
+        let states: Vec<_> = self.cases.iter().filter_map(|case| case.hand_over_ns).collect();
+        if let Some((low, high)) = states.iter().copied().reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
+            text += &output::paragraph(&format!(
+                "Those rounds are compared in which a cache line went from core to core and back in a like time: within 15 %, between {low:.0} and {high:.0} ns."
+            ));
+        }
+        if self.cases.iter().any(|case| case.rounds == [0; 2]) {
+            text += &output::paragraph(
+                "untrusted: no five rounds of both had their cores to themselves, and as near one another as in the other run.",
+            );
+        }
         text
     }
 }
@@ -233,8 +275,13 @@ mod tests {
 
     fn report(factor: f64, share: f64) -> Report {
         let cpu = Cpu { driver: vec![share], model: None };
-        let round = |iops| Round { iops: iops * factor, cpu: cpu.clone(), counts: true };
-        let rounds: Vec<_> = (0..12).map(|n| round(1000.0 + f64::from(n * 7 % 12))).collect();
+        // A third of the rounds: on a machine whose cores were far from one another.
+        let round = |n: u32| {
+            let (speed, hand_over_ns) = if n.is_multiple_of(3) { (0.4, 330.0) } else { (1.0, 50.0) };
+            let iops = (1000.0 + f64::from(n * 7 % 12)) * factor * speed;
+            Round { iops, cpu: cpu.clone(), hand_over_ns: Some(hand_over_ns), counts: true }
+        };
+        let rounds: Vec<_> = (0..12).map(round).collect();
         let run = Run { iops: 1005.0 * factor, cpu: cpu.clone(), rounds, ..Run::example() };
         Report {
             schema: super::super::SCHEMA.into(),
@@ -257,6 +304,12 @@ mod tests {
         assert_eq!(verdict(&report(1.0, 1.0), &report(1.1, 1.0)), Verdict::Faster);
         assert_eq!(verdict(&report(1.0, 1.0), &report(1.001, 1.0)), Verdict::Same);
         assert_eq!(verdict(&report(1.0, 1.0), &report(0.5, 0.5)), Verdict::Untrusted);
+        let case = &cases(&report(1.0, 1.0), &report(0.9, 1.0))[0];
+        assert_eq!((case.rounds, case.hand_over_ns.map(|(low, _)| low)), ([8, 8], Some(50.0)));
+        // A machine that was another one all the time, as it says.
+        let mut far = report(1.0, 1.0);
+        far.runs[0].rounds.iter_mut().for_each(|round| round.hand_over_ns = Some(700.0));
+        assert_eq!(verdict(&report(1.0, 1.0), &far), Verdict::Untrusted);
     }
 
     #[test]

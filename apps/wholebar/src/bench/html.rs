@@ -59,7 +59,7 @@ fn reads(report: &Report, shared_cores: bool) -> Result<Markup> {
             )))
         }
         (runs_table("ratio: to whole at the same depth; direct, trapped: doorbells rung in the measured time", &report.runs))
-        p { (report::cores(report.runs.iter().flat_map(Run::cpus), shared_cores)) }
+        p { (report::states(report.runs.iter().flat_map(Run::samples))) (report::cores(report.runs.iter().flat_map(Run::cpus), shared_cores)) }
     })
 }
 
@@ -102,6 +102,6 @@ fn packets_of(packets: &Packets, shared_cores: bool) -> Result<Markup> {
             (figure(&plot, "The median of the rounds that count; error bars from the lowest to the highest of them."))
         }
         (table(caption, &report::PACKET_COLUMNS, &report::packet_rows(&packets.runs)))
-        p { (report::cores(packets.runs.iter().flat_map(PacketRun::cpus), shared_cores)) }
+        p { (report::states(packets.runs.iter().flat_map(PacketRun::samples))) (report::cores(packets.runs.iter().flat_map(PacketRun::cpus), shared_cores)) }
     })
 }

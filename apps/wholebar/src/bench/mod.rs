@@ -54,7 +54,7 @@ Examples:
 The JSON has schema (wholebar.bench/1), version, device (model, emulated or hardware), target, host (kernel, arch, page_size, cpu, \
 cores, hugepages, load), core_shares (which share of its core a spinning thread had beforehand), trusted_runs (how many had cores to themselves) and runs: one object a case, with workload, policy, page_size, queue_depth, batch, block_size, cores, \
 queues_per_core, seconds, iops, bytes_per_second, reads, writes, latency_ns (mean, min, p50, p90, p99, p99.9, p99.99, max), \
-doorbells (direct, trapped), errors, cpu (driver, model) and rounds (iops and cpu of each, and whether it counts). And packets: device, \
+doorbells (direct, trapped), errors, cpu (driver, model), hand_over_ns (how long a cache line took from core to core and back just before) and rounds (iops, cpu and hand_over_ns of each, and whether it counts). And packets: device, \
 target, size in bytes and runs, with ring, policy, page_size, burst, core, seconds, packets, pps, ns_per_packet, cycles_per_packet (of the \
 time stamp counter, or null), doorbells, cpu and rounds."
 )]
@@ -113,8 +113,12 @@ enum Backing {
 const DEPTHS: [usize; 3] = [1, 32, 128];
 /// What reports are called.
 const SCHEMA: &str = "wholebar.bench/1";
-/// So many that intervals of 99 % leave out an outlier at each end.
-const ROUNDS: usize = 12;
+/// How many rounds are measured in a time: so many that intervals of 99 % leave out an outlier at each end, and where there is time for it, that some are left of each state
+/// of a machine whose virtual CPUs are moved about.
+fn rounds(time: Duration) -> usize {
+    const ROUND: f64 = 0.3;
+    ((time.as_secs_f64() / ROUND) as usize).clamp(12, 24)
+}
 static PLANS: [Plan; 3] = [
     Plan { policy: MapPolicy::Whole, page: None },
     Plan { policy: MapPolicy::Carved, page: Some(PageSize::K64) },
@@ -175,7 +179,7 @@ fn measure(args: Measure) -> Result<()> {
     let mut runs = Vec::new();
     if args.only != Some(Half::Packets) {
         let time = if args.only.is_none() { args.seconds.mul_f64(1.0 - PACKETS) } else { args.seconds };
-        runs = storage(&target, cores.0, time, &interrupted)?;
+        runs = storage(&target, cores, time, &interrupted)?;
         if !quiet {
             output::print(storage_results(&runs, shared, host.page_size))?;
             output::print(map.take().map_or_else(String::new, |map| map + "\n"))?;
@@ -186,7 +190,7 @@ fn measure(args: Measure) -> Result<()> {
     let mut packets = None;
     if args.only != Some(Half::Storage) && !interrupted.load(Ordering::Relaxed) {
         let time = if args.only.is_none() { args.seconds.mul_f64(PACKETS) } else { args.seconds };
-        let rounds = Rounds { plans: &WAYS, loads: &BURSTS, rounds: ROUNDS, time };
+        let rounds = Rounds { plans: &WAYS, loads: &BURSTS, rounds: rounds(time), time };
         let cases = packets::measure(&rounds, cores, &interrupted)?;
         let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
         runs.sort_by_key(|run| (run.ring == "packed", run.burst));
@@ -245,10 +249,15 @@ fn beside(name: &str, other: &str, core: usize, args: &Measure) -> Result<()> {
 }
 
 /// The first half.
-fn storage(target: &Target, core: usize, time: Duration, interrupted: &AtomicBool) -> Result<Vec<Run>> {
+fn storage(
+    target: &Target,
+    (core, model_core): (usize, Option<usize>),
+    time: Duration,
+    interrupted: &AtomicBool,
+) -> Result<Vec<Run>> {
     let loads = DEPTHS.map(|depth| Load { depth, batch: batch_of(depth) });
-    let rounds = Rounds { plans: &PLANS, loads: &loads, rounds: ROUNDS, time };
-    let cases = Reads { target, nsid: 1, core }.measure(&rounds, interrupted)?;
+    let rounds = Rounds { plans: &PLANS, loads: &loads, rounds: rounds(time), time };
+    let cases = Reads { target, nsid: 1, core, model_core }.measure(&rounds, interrupted)?;
     let mut runs: Vec<_> = cases.iter().filter_map(Case::result).collect();
     runs.sort_by_key(|run| run.queue_depth);
     Ok(runs)
@@ -323,6 +332,7 @@ fn storage_results(runs: &[Run], shared: bool, page_size: u64) -> String {
         "The device is a model in this process: these are figures of emulation, not of hardware. A trapped doorbell of it is a \
          real system call (pwrite), and nothing else: the floor of what trapping costs anywhere.",
     );
+    text += &report::states(runs.iter().flat_map(Run::samples));
     text + &report::cores(runs.iter().flat_map(Run::cpus), shared) + "\n"
 }
 
@@ -341,6 +351,7 @@ fn packet_results(runs: &[PacketRun], shared: bool) -> String {
         "Both ports are models in this process, on a core of their own: figures of emulation, not of hardware. A trapped doorbell is a real \
          system call (pwrite).",
     );
+    text += &report::states(runs.iter().flat_map(PacketRun::samples));
     text + &report::cores(runs.iter().flat_map(PacketRun::cpus), shared)
 }
 
@@ -351,7 +362,7 @@ mod tests {
 
     fn row(policy: &'static str, depth: usize, iops: f64, share: f64) -> Run {
         let cpu = Cpu { driver: vec![share], model: Some(1.0) };
-        let rounds = vec![Round { iops, cpu: cpu.clone(), counts: true }; 5];
+        let rounds = vec![Round { iops, cpu: cpu.clone(), hand_over_ns: None, counts: true }; 5];
         Run { policy: policy.into(), queue_depth: depth, iops, cpu, rounds, ..Run::example() }
     }
 

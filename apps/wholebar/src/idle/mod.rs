@@ -7,18 +7,21 @@ use crate::args::{self, Cores};
 use crate::host::Host;
 use crate::nvme::reads;
 use crate::output::{self, Progress};
+use crate::report::RatioReport;
 use crate::signal;
 use crate::target::{self, AnyTarget};
 use anyhow::{Context, Result, bail};
-use report::{Held, Report, Run, WakeUp};
+use report::{AtSaturation, Held, Report, Run, WakeUp};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wholebar::PageSize;
 use wholebar::block::{self, Disk, DiskConfig};
+use wholebar::cores::Pause;
 use wholebar::drivers::Mapping;
 use wholebar::irq::Coalescing;
 use wholebar::measure::idle::{self, Load, Packets, Reads, Trip};
+use wholebar::measure::ratio::Ratio;
 use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Port, PortConfig};
 use wholebar::pci::Config;
@@ -28,7 +31,7 @@ use wholebar::reactor::Policy;
 ///
 /// One thread reads blocks of a disk, or sends packets that come back to it (by a wire that loops, a loopback plug, a peer that reflects). It does so under
 /// three policies: poll burns its core; sleep arms the queue's interrupt and sleeps as soon as there is nothing to do; hybrid, which is what programs get
-/// that ask for nothing, polls while pauses are short and sleeps where they are long. Takes 20 seconds.
+/// that ask for nothing, polls while pauses are short and sleeps where they are long. Takes 25 seconds.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -40,8 +43,8 @@ Examples:
 
 The JSON has schema (wholebar.idle/2), version, device (model, emulated, hardware or kernel), target, host, trip, depth, coalescing (microseconds and events for which \
 interrupts are held back; null where the device has no such thing), eventfds (offered a second, and latency_ns: how long an eventfd takes to wake a thread here: mean, min, p50, \
-p90, p99, p99.9, p99.99, max) and runs: policy, offered (a second; null for saturation), seconds, rate, begun, back, failed, lost, cpu (driver, model: shares of a core, or \
-null), slept, latency_ns and wake_up (its p99 less the p50 of polling, in p99s of an eventfd; or null).")]
+p90, p99, p99.9, p99.99, max), pause (the instruction by which a core under the hybrid policy pauses between two polls; null where the CPU has none for it) and runs: policy, offered (a second; null for saturation), seconds, rate, begun, back, failed, lost, cpu (driver, model: shares of a core, or \
+null), slept, latency_ns and wake_up (its p99 less the p50 of polling, in p99s of an eventfd; or null). And saturation: policy and to_poll, the ratio of its rate to polling's, in turns (median, low, high, confidence, same; or null).")]
 pub struct Args {
     /// The device: a disk, or a network port to which what it sends comes back
     target: String,
@@ -89,7 +92,9 @@ const LOADS: [Load; 6] = [
 const QUICK: Duration = Duration::from_millis(200);
 /// Rows in all: those of an eventfd, at the loads at which a thread can sleep between two signals, and those of each policy.
 const EVENTFD_LOADS: [f64; 3] = [100.0, 1e3, 10e3];
-const ROWS: u32 = (EVENTFD_LOADS.len() + POLICIES.len() * LOADS.len()) as u32;
+const ROWS: u32 = (EVENTFD_LOADS.len() + POLICIES.len() * LOADS.len() + POLICIES.len()) as u32;
+/// How often the policies take turns at saturation, a row's time for each in all.
+const TURNS: u32 = 12;
 
 pub fn run(args: Args) -> Result<()> {
     let cores = reads::cores(args.cores.as_ref())?;
@@ -159,7 +164,7 @@ impl Rows {
         // The device does nothing meanwhile.
         let eventfds = self.eventfds(&mut progress, &interrupted)?;
         target.set_spin(!self.rests);
-        let (trip, coalescing, runs) = if is_port(&target)? {
+        let (trip, coalescing, (runs, saturation)) = if is_port(&target)? {
             let (port, packets) = self.packets(&target, name)?;
             let coalescing = match self.coalescing {
                 Some(wanted) => Some(port.set_coalescing(wanted)?),
@@ -189,7 +194,9 @@ impl Rows {
             depth: self.depth,
             coalescing: coalescing.map(Held::from),
             eventfds,
+            pause: Some(Pause::of_this_cpu()).filter(|pause| pause.is_timed()).map(|pause| pause.to_string()),
             runs,
+            saturation,
             shares_cores: target.shares_cores(),
             rests: self.rests,
         };
@@ -218,7 +225,7 @@ impl Rows {
         mut trip: T,
         progress: &mut Progress,
         interrupted: &AtomicBool,
-    ) -> Result<Vec<Run>> {
+    ) -> Result<(Vec<Run>, Vec<AtSaturation>)> {
         let all = POLICIES.iter().flat_map(|policy| LOADS.iter().map(move |load| (policy, *load)));
         let mut runs = Vec::new();
         for (row, ((name, policy), load)) in (EVENTFD_LOADS.len() as u32..).zip(all) {
@@ -232,7 +239,29 @@ impl Rows {
             trip = back;
             runs.push(Run::new(name, load, &outcome, model.share()));
         }
-        Ok(runs)
+        // What one does to the rate is less than what the machine does to it within seconds: hence in turns.
+        let mut rates = POLICIES.map(|_| Vec::new());
+        progress.set_what("saturation, policies in turn".to_owned());
+        progress.at((self.time * (ROWS - POLICIES.len() as u32)).as_millis() as u64, String::new);
+        for turn in 0..TURNS as usize {
+            for at in 0..POLICIES.len() {
+                if interrupted.load(Ordering::Relaxed) {
+                    break;
+                }
+                // Not always in the same order.
+                let at = (at + turn) % POLICIES.len();
+                let (back, outcome) =
+                    idle::run(trip, self.core, POLICIES[at].1, Load::Saturation, self.depth.into(), self.time / TURNS)?;
+                trip = back;
+                rates[at].push(outcome.back as f64 / outcome.time.as_secs_f64());
+            }
+        }
+        let [polled, others @ ..] = &rates;
+        let compared = POLICIES[1..].iter().zip(others).map(|((policy, _), rates)| {
+            let to_poll = Ratio::paired(rates, polled).map(RatioReport::from);
+            AtSaturation { policy, to_poll }
+        });
+        Ok((runs, compared.collect()))
     }
 
     /// Reads of the first namespace that can be used.

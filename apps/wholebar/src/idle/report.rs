@@ -4,7 +4,7 @@ use super::LOADS;
 use crate::host::Host;
 use crate::origin::Origin;
 use crate::output;
-use crate::report::BUSY;
+use crate::report::{BUSY, RatioReport};
 use serde::Serialize;
 use wholebar::irq::Coalescing;
 use wholebar::measure::idle::{Load, Outcome};
@@ -22,7 +22,10 @@ pub struct Report {
     pub depth: u16,
     pub coalescing: Option<Held>,
     pub eventfds: Vec<WakeUp>,
+    /// How a core pauses between two polls.
+    pub pause: Option<String>,
     pub runs: Vec<Run>,
+    pub saturation: Vec<AtSaturation>,
     /// A model has no core to itself.
     #[serde(skip)]
     pub shares_cores: bool,
@@ -70,6 +73,14 @@ pub struct Run {
     pub slept: u64,
     pub latency_ns: Percentiles,
     pub wake_up: Option<f64>,
+}
+
+/// What a policy comes to at saturation.
+#[derive(Debug, Serialize)]
+pub struct AtSaturation {
+    pub policy: &'static str,
+    /// Its rate to that of polling.
+    pub to_poll: Option<RatioReport>,
 }
 
 /// Shares of a core.
@@ -141,10 +152,9 @@ impl Report {
             output::nanos(hybrid.latency_ns.p99),
             output::nanos(poll.latency_ns.p99),
         );
-        if let (Some(poll), Some(hybrid)) = (self.run("poll", None), self.run("hybrid", None))
-            && poll.rate > 0.0
-        {
-            text += &format!(" At saturation it does {:.2} of the rate.", hybrid.rate / poll.rate);
+        let hybrid = self.saturation.iter().find(|at| at.policy == "hybrid").and_then(|at| at.to_poll.as_ref());
+        if let Some(RatioReport { median, low, high, .. }) = hybrid {
+            text += &format!(" At saturation it does {median:.2} of the rate ({low:.2} to {high:.2}, in turns).");
         }
         text
     }
@@ -192,6 +202,14 @@ impl Report {
         text += &match self.coalescing {
             Some(held) => format!(" Interrupts of the device are held back (coalesced): {}.", held.text),
             None => " The device has no coalescing of interrupts that its driver knows.".to_owned(),
+        };
+        text += &match &self.pause {
+            Some(instruction) => format!(
+                " Between two polls of hybrid that find nothing the core pauses by {instruction}, after 512 of them."
+            ),
+            None => {
+                " This CPU has no instruction by which a core pauses between two polls (TPAUSE, WFET, wait).".to_owned()
+            }
         };
         text
     }
@@ -274,7 +292,12 @@ pub mod tests {
             depth: 32,
             coalescing: Some(Coalescing { events: 8, time: Duration::from_micros(100) }.into()),
             eventfds: EVENTFD_LOADS.map(|offered| WakeUp { offered, latency_ns: eventfd }).into(),
+            pause: Some("TPAUSE".to_owned()),
             runs,
+            saturation: vec![AtSaturation {
+                policy: "hybrid",
+                to_poll: wholebar::measure::ratio::Ratio::paired(&[0.98; 8], &[1.0; 8]).map(RatioReport::from),
+            }],
             shares_cores: true,
             rests: false,
         };
@@ -295,6 +318,7 @@ pub mod tests {
                 "SHARED ONE CORE",
                 "(coalesced): 100 us, or 8",
                 "At 100 a second the hybrid policy",
+                "At saturation it does 0.98 of the rate",
             ] {
                 assert!(words.contains(says), "{says} in {text}");
             }

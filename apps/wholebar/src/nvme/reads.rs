@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use wholebar::measure::block::{self, CutShort, Direction, Failure, Job, Order, Workload};
+use wholebar::measure::cpu::hand_over;
 use wholebar::measure::rounds::{Case, Rounds};
 use wholebar::nvme::{Options, ShadowDoorbells};
 
@@ -25,6 +26,8 @@ pub struct Reads<'a> {
     pub nsid: u32,
     /// The core.
     pub core: usize,
+    /// That of the model's thread, where there is one.
+    pub model_core: Option<usize>,
 }
 
 impl Reads<'_> {
@@ -75,6 +78,7 @@ impl Reads<'_> {
             device: self.target.model_thread(),
         };
         let supplies = controller.supplies(&job, &[self.core], 1)?;
+        let hand_over_ns = self.model_core.and_then(|core| hand_over(self.core, core));
         let outcome = block::run(&job, supplies, interrupted, |_| ())?;
         if let Some(CutShort::Failed(why)) = &outcome.cut_short {
             bail!("the run ended early: {why}");
@@ -84,7 +88,7 @@ impl Reads<'_> {
                 output::note(format!("{times} commands: {}", status_name(*status)));
             }
         }
-        Ok(Run::of(&job, &outcome, controller.mapped(), &[self.core], 1))
+        Ok(Run { hand_over_ns, ..Run::of(&job, &outcome, controller.mapped(), &[self.core], 1) })
     }
 }
 

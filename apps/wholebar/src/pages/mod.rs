@@ -143,7 +143,7 @@ fn measure(args: Measure) -> Result<()> {
     let registers = registers::measure(target.device.clone(), core, rounds, time.mul_f64(REGISTERS), &interrupted)?;
     let rounds =
         Rounds { plans: &plans, loads: &LOADS, rounds, time: time.saturating_sub(began.elapsed()).max(time / 2) };
-    let cases = Reads { target: &target, nsid, core }.measure(&rounds, &interrupted)?;
+    let cases = Reads { target: &target, nsid, core, model_core }.measure(&rounds, &interrupted)?;
     let mut runs: Vec<Run> = cases.iter().filter_map(Case::result).collect();
     runs.sort_by_key(|run| (run.queue_depth, run.batch));
     let mut report = Pages {
@@ -351,7 +351,7 @@ mod tests {
                     interrupted.store(true, Ordering::Relaxed);
                 });
                 let rounds = Rounds { plans: &plans, loads: &LOADS, rounds: 1, time: Duration::from_secs(3600) };
-                Reads { target: &target, nsid, core }.measure(&rounds, &interrupted)
+                Reads { target: &target, nsid, core, model_core: None }.measure(&rounds, &interrupted)
             });
             // The first run alone would take longer.
             assert!(done.unwrap().iter().all(|case| case.result().is_none()));

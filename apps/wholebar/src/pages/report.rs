@@ -292,6 +292,7 @@ impl Pages {
         if let Some(why) = &self.virtual_machine {
             text += &output::paragraph(&format!("The host is a virtual machine ({why}): its times are a guest's."));
         }
+        text += &report::states(self.runs.iter().flat_map(Run::samples));
         text += &report::cores(self.runs.iter().flat_map(Run::cpus), self.shared_cores);
         if self.interrupted {
             text += "It was interrupted: this is what was measured until then.\n";
@@ -375,6 +376,7 @@ mod tests {
         let rounds = (0..12).map(|n| crate::report::Round {
             iops: iops * (1.0 + noise[n % 3]),
             cpu: crate::report::Cpu { driver: vec![1.0], model: None },
+            hand_over_ns: None,
             counts: true,
         });
         Run { rounds: rounds.collect(), ..run(policy, 65536, 128, batch, iops, trapped) }

@@ -8,6 +8,8 @@ fn check(report: &Value) {
     let runs = report["runs"].as_array().unwrap();
     assert_eq!((report["schema"].as_str(), runs.len()), (Some("wholebar.idle/2"), 18));
     assert!(runs.iter().any(|run| run["back"] != 0), "{report}");
+    let pause = wholebar::cores::Pause::of_this_cpu();
+    assert_eq!(report["pause"], if pause.is_timed() { Value::from(pause.to_string()) } else { Value::Null });
     for run in runs {
         let number = |name: &str| run[name].as_u64().unwrap();
         assert_eq!(number("begun"), number("back") + number("lost") + number("failed"), "{run}");

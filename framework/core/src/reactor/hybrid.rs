@@ -6,14 +6,20 @@
 //! sleeps took, measured at each. Where pauses have been longer than that, the reactor sleeps at once; where they have been shorter, it spins for
 //! that long and sleeps then. So nothing that comes faster than the limit ever waits for a wake-up, and what comes slower costs one sleep.
 //!
+//! While it spins, the core [pauses](Pause) between two polls once some hundreds of them found nothing, where the CPU has an instruction for that: a pause costs what comes in
+//! meanwhile half a microsecond at most.
+//!
 //! A reactor that works without a pause does not look at the clock: up to [`CLOCK_EVERY`] idle polls in a row are counted, and cost what was learnt of others.
 
+use crate::cores::Pause;
 use std::time::{Duration, Instant};
 
 /// How many times the CPU time of a sleep is spent on spinning: what a wake-up's latency is worth.
 const WORTH: u64 = 8;
 /// Idle polls between two reads of the clock.
 const CLOCK_EVERY: u32 = 64;
+/// Idle polls in a row after which the core pauses between two: some microseconds. (DPDK's `rte_power_pmd_mgmt.c`: 512.)
+const PAUSE_AFTER: u32 = 512;
 /// What a sleep is taken to cost before one was measured, and the limits of what is believed, in nanoseconds.
 const FIRST_COST: u64 = 5_000;
 const LEAST_COST: u64 = 1_000;
@@ -36,11 +42,14 @@ pub(crate) struct Hybrid {
     cost: u64,
     /// Pauses are too long to spin through.
     long: bool,
+    /// What the CPU has for it; `None` where that is no more than a hint.
+    instruction: Option<Pause>,
 }
 
 impl Hybrid {
     pub(crate) fn new() -> Self {
-        Self { polls: 0, since: None, poll_ns: 20, pause: 0, cost: FIRST_COST, long: false }
+        let instruction = Some(Pause::of_this_cpu()).filter(|pause| pause.is_timed());
+        Self { polls: 0, since: None, poll_ns: 20, pause: 0, cost: FIRST_COST, long: false, instruction }
     }
 
     /// Longer pauses are not spun through, in nanoseconds.
@@ -76,7 +85,18 @@ impl Hybrid {
     #[inline]
     pub(crate) fn idle(&mut self) -> bool {
         self.polls = self.polls.saturating_add(1);
-        self.long || (self.polls.is_multiple_of(CLOCK_EVERY) && self.check_clock(Instant::now()))
+        let pauses = self.polls > PAUSE_AFTER && self.instruction.is_some();
+        self.long || ((pauses || self.polls.is_multiple_of(CLOCK_EVERY)) && self.check_clock(Instant::now()))
+    }
+
+    /// Before the next poll, where [`idle`](Self::idle) said not to sleep.
+    #[inline]
+    pub(crate) fn pause(&self) {
+        if self.polls > PAUSE_AFTER
+            && let Some(instruction) = self.instruction
+        {
+            instruction.pause();
+        }
     }
 
     /// Whether the pause has lasted as long as spinning is worth it.
@@ -87,7 +107,10 @@ impl Hybrid {
             return false;
         };
         let pause = nanos(now.saturating_duration_since(since));
-        self.poll_ns = (pause / u64::from(self.polls)).max(1);
+        // Without the time of pauses: it is used where there were few polls.
+        if self.polls <= PAUSE_AFTER || self.instruction.is_none() {
+            self.poll_ns = (pause / u64::from(self.polls)).max(1);
+        }
         pause >= self.limit()
     }
 
@@ -105,7 +128,7 @@ impl Hybrid {
 
     /// It could not sleep, since something cannot be armed: it is tried again once the limit is over.
     pub(crate) fn refused(&mut self) {
-        *self = Self { poll_ns: self.poll_ns, cost: self.cost, ..Self::new() };
+        *self = Self { polls: 0, since: None, pause: 0, long: false, ..*self };
     }
 }
 
@@ -165,6 +188,25 @@ mod tests {
         assert_eq!(hybrid.cost, MOST_COST);
         (0..100).for_each(|_| hybrid.slept(Some(Duration::ZERO)));
         assert_eq!(hybrid.cost, LEAST_COST);
+    }
+
+    /// A CPU with an instruction for it pauses after some hundreds of polls. The limit is kept, and what a poll takes is learnt without pauses.
+    #[test]
+    fn a_core_pauses_between_polls_that_go_on_finding_nothing() {
+        let began = Instant::now() + Duration::from_secs(1);
+        let mut hybrid = Hybrid { instruction: Some(Pause::of_this_cpu()), polls: PAUSE_AFTER, ..Hybrid::new() };
+        assert!(!hybrid.check_clock(began));
+        assert!(!hybrid.check_clock(began + Duration::from_nanos(10 * u64::from(PAUSE_AFTER))));
+        let poll_ns = hybrid.poll_ns;
+        hybrid.polls += 1;
+        hybrid.pause();
+        assert!(!hybrid.check_clock(began + Duration::from_nanos(hybrid.limit() - hybrid.limit() / 8)));
+        assert_eq!(hybrid.poll_ns, poll_ns);
+        assert!(hybrid.check_clock(began + Duration::from_nanos(hybrid.limit())));
+        // Each poll looks at the clock then: a pause is long against that.
+        hybrid.since = None;
+        hybrid.idle();
+        assert!(hybrid.since.is_some());
     }
 
     /// Where nothing can be armed, it is not tried each poll.
