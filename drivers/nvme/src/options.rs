@@ -29,6 +29,9 @@ pub struct Options {
     /// Whether submission queues and PRP lists lie in the controller's memory buffer (CMB), where it has one: see [`Nvme::memory_buffer`](crate::Nvme::memory_buffer).
     /// It has no use for shadow doorbells then. (SPDK: `use_cmb_sqs` of `spdk_nvme_ctrlr_opts`.)
     pub controller_memory: bool,
+    /// Whether completion queues lie there, too, where that is offered (CMBSZ.CQS) and [`controller_memory`](Self::controller_memory) is on. Each poll is then a
+    /// read over the bus, or a system call: it is for trying controllers, not for speed.
+    pub controller_completions: bool,
     /// How many bytes of the host's memory a controller can have at most that prefers to have some (Host Memory Buffer): drives without memory of their own are
     /// slow without. `None` gives it none. See [`Nvme::host_memory_buffer`](crate::Nvme::host_memory_buffer). (Linux: `max_host_mem_size_mb` of the module
     /// nvme.)
@@ -65,6 +68,7 @@ impl Default for Options {
             sgls: true,
             quirks: None,
             controller_memory: false,
+            controller_completions: false,
             host_memory_buffer: None,
             host_id: None,
             max_transfer: 1 << 20,

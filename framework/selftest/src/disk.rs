@@ -1,5 +1,6 @@
 //! Checks of a disk that only read it: shapes and batches of reads against the same blocks read one by one, plans of BARs, deadlines, wake-ups, resets under load.
 
+use crate::device::Reset;
 use crate::storage::{self, PATIENCE, finish, request, run};
 use crate::wakeup::{self, Sleeper};
 use crate::{Found, Options, Runner, nvme, scratch};
@@ -155,9 +156,16 @@ pub fn disk(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>, options: &Opti
         open(1, (32, 1 << 16))?.with_resets(deadlines).map(|(found, _)| found)
     });
     runner.check("disk", "wake-ups", || open(1, (2, 1 << 16))?.with(wakes));
-    runner.check("disk", "resets of the controller under load", || {
-        open(1, (64, 1 << 16))?.with_resets(|bench| resets(bench, &known)).map(|(found, _)| found)
-    });
+    for (name, reset) in [
+        ("resets of the controller under load", Reset::Controller),
+        ("resets of the function under load", Reset::Function),
+        ("resets of the slot under load", Reset::Slot),
+    ] {
+        runner.check("disk", name, || {
+            let resets = |bench: &Bench| resets(bench, &known, || reset.of(device));
+            open(1, (64, 1 << 16))?.with_resets(resets).map(|(found, _)| found)
+        });
+    }
     nvme::nvme(runner, device);
     if let Some(blocks) = &options.scratch {
         scratch::scratch(runner, device, blocks);
@@ -441,11 +449,11 @@ fn wakes(bench: &Bench) -> Result<Found> {
     Ok(Found::Good(format!("{TIMES} reads, {slept} of them waited for asleep")))
 }
 
-/// Reads on a thread while the controller is reset.
-fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
+/// Reads on a thread while the controller is reset, each time after `before`, which tells why there is no way to do what it does.
+fn resets(bench: &Bench, known: &[u8], before: impl Fn() -> Result<Option<String>>) -> Result<Found> {
     let mut queue = bench.disk.queue()?;
     let (stop, good, aborted) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| -> Result<()> {
+    let nothing = std::thread::scope(|scope| -> Result<Option<String>> {
         let reader = std::thread::Builder::new().spawn_scoped(scope, || -> Result<()> {
             let block = bench.ns.block_size;
             while !stop.load(Ordering::Relaxed) || queue.in_flight() > 0 {
@@ -476,15 +484,19 @@ fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
             Ok(())
         });
         let reader = reader.context("starting a thread")?;
-        let reset = || -> Result<()> {
+        let reset = || -> Result<Option<String>> {
             for round in 0..RESETS {
                 // Something is done before each, and after the last.
                 let seen = good.load(Ordering::Relaxed);
                 storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())?;
+                if let Some(nothing) = before()? {
+                    return Ok(Some(nothing));
+                }
                 bench.disk.reset().with_context(|| format!("reset {}", round + 1))?;
             }
             let seen = good.load(Ordering::Relaxed);
-            storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())
+            storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())?;
+            Ok(None)
         };
         let reset = reset();
         stop.store(true, Ordering::Relaxed);
@@ -493,6 +505,9 @@ fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
     })?;
     drop(queue);
     ensure!(bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
+    if let Some(nothing) = nothing {
+        return Ok(Found::Nothing(nothing));
+    }
     let (good, aborted) = (good.into_inner(), aborted.into_inner());
     Ok(Found::Good(format!("{RESETS} resets; {good} reads were done, {aborted} aborted, none lost")))
 }

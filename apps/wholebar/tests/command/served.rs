@@ -1,8 +1,8 @@
 //! Models that one process serves and others use, and what happens when either end goes away.
 
 use crate::common::{
-    PATIENCE, Running, catches_interrupts, command, content, interrupt, json, patient, signal, stdout,
-    wait_for_listener, wait_until,
+    PATIENCE, Running, catches_interrupts, command, content, interrupt, json, patient, signal, stdout, wait_for_socket,
+    wait_until,
 };
 use rustix::process::Signal;
 use std::fs;
@@ -10,12 +10,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-/// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED).
+/// How many connections a socket's server has, or is going to take (unix(7), /proc/net/unix; 3 is SS_CONNECTED). The name there is the one that the
+/// socket was made under, which begins as the file's.
 fn connections(socket: &Path) -> usize {
     let all = fs::read_to_string("/proc/net/unix").unwrap();
     let is = |line: &&str| {
         let words: Vec<_> = line.split_whitespace().collect();
-        words.get(5) == Some(&"03") && words.get(7) == socket.to_str().as_ref()
+        words.get(5) == Some(&"03") && words.get(7).is_some_and(|name| name.starts_with(socket.to_str().unwrap()))
     };
     all.lines().filter(is).count()
 }
@@ -56,7 +57,7 @@ fn both_ends_of_a_pair_are_served_by_one_command() {
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
     let server = Running::serve("virtio-net", &a, &format!("--socket {} wire=pair:x", b.display()));
     for socket in [&a, &b] {
-        wait_for_listener(socket);
+        wait_for_socket(socket);
         let bars = json(&format!("barmap {} --json", patient(socket)));
         assert!(bars.to_string().contains("16384"), "{bars}");
     }

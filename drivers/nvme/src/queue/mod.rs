@@ -84,6 +84,8 @@ pub struct Queue {
     page_mask: u64,
     /// How many polls until it is looked after.
     polls_to_check: u32,
+    /// Polls of a completion queue in the controller's memory.
+    far_polls: u32,
 
     qid: u16,
     pub(crate) inner: Arc<Handle>,
@@ -188,6 +190,7 @@ impl Queue {
         let wakeup = vector.and_then(|vector| Wakeup::new(inner.queue_context(), vector));
         let generation = inner.driver().namespaces.generation();
         let namespaces = limits(inner.driver());
+        let polls_to_check = if pair.rings().far_completions().is_some() { 1 } else { POLLS };
         let now = Instant::now();
         Self {
             gate,
@@ -197,7 +200,8 @@ impl Queue {
             arena: u32::MAX,
             base: 0,
             page_mask: inner.driver().hw.page - 1,
-            polls_to_check: POLLS,
+            polls_to_check,
+            far_polls: 0,
             qid,
             inner,
             namespaces,
@@ -328,10 +332,18 @@ impl Queue {
     #[cold]
     fn check_timeouts_now_and_then(&mut self) {
         self.polls_to_check = POLLS;
-        self.refresh_namespaces();
         if std::mem::take(&mut self.announce) {
             self.ring();
         }
+        // A completion queue in the controller's memory is looked at in each poll, for the next one.
+        if self.pair.fetch_completions() {
+            self.polls_to_check = 1;
+            self.far_polls = self.far_polls.wrapping_add(1);
+            if !self.far_polls.is_multiple_of(POLLS) {
+                return;
+            }
+        }
+        self.refresh_namespaces();
         self.check_timeouts();
     }
 
@@ -377,10 +389,11 @@ impl Queue {
 
     /// Returns the addresses of the submission and the completion queue, as the controller sees them.
     pub fn rings(&self) -> (Iova, Iova) {
-        let (sq, cq) = self.pair.rings().offsets();
+        let rings = self.pair.rings();
+        let (sq, cq) = rings.offsets();
         // The lists are in the same arena.
         let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
-        (self.elsewhere.map_or(base.offset(sq), Iova), base.offset(cq))
+        (self.elsewhere.map_or(base.offset(sq), Iova), rings.far_completions().map_or(base.offset(cq), Iova))
     }
 
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.
