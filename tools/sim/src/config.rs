@@ -51,7 +51,8 @@ pub struct Identity {
     pub msix: Option<MsixPlace>,
 }
 
-/// A configuration space.
+/// A model's configuration space: what a driver reads there, and what its writes change. The [module](self) has an example, and the guide of the crate
+/// `wholebar` a whole model.
 #[derive(Debug, Clone)]
 pub struct Config {
     bytes: Box<[u8; SIZE as usize]>,
