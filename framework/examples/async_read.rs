@@ -44,7 +44,7 @@ fn main() -> Result<(), Error> {
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     disk.attach(arena.clone())?;
-    let pool = Pool::new(arena, TASKS as u32, ns.block_size, ns.block_size.into())?;
+    let pool = Pool::new(arena, TASKS as u32, ns.block_size, ns.block_size)?;
     let queue = Queue::new(disk.queue()?);
     let (blocks, bytes, failures) = (BLOCKS.min(ns.blocks), Cell::new(0), Cell::new(0u64));
     let task = async |first: u64| {

@@ -118,7 +118,7 @@ impl Disk {
         let page = PageSize::host().bytes();
         let size = u64::from(config.buffers).saturating_mul(u64::from(config.buffer_size).next_multiple_of(page));
         let arena = Arena::new(size, ArenaOptions::default())?;
-        let pool = Pool::new(arena.clone(), config.buffers, config.buffer_size, page)?;
+        let pool = Pool::new(arena.clone(), config.buffers, config.buffer_size, page as u32)?;
         let mut this = Self::with_pool(disk, pool, config)?;
         this.own = Some(arena);
         Ok(this)

@@ -12,7 +12,7 @@
 //! // Memory that the device is let into, and buffers in it.
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
 //! disk.attach(arena.clone())?;
-//! let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
+//! let pool = Pool::new(arena, 4, ns.block_size, ns.block_size)?;
 //! // A queue, for one thread: post, ring, poll. The buffer belongs to the command until it completes.
 //! let mut queue = disk.queue()?;
 //! let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);

@@ -114,6 +114,8 @@ pub struct Opened {
     pub sim: Option<wholebar_sim::Opened>,
 }
 
+#[cfg(feature = "vfio-user")]
+const SERVER: &str = "timeout=SECONDS (and a comma of its path's own only where a file has that name)";
 const PCI: &str = "via=group|node|no-iommu, iommu=type1|tce1|tce2 and token=UUID";
 
 impl Target {
@@ -141,17 +143,23 @@ impl Target {
             Some(("sim", _)) => Ok(Self::Sim(wholebar_sim::Target::parse(text)?.into())),
             #[cfg(not(feature = "sim"))]
             Some(("sim", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "sim" }),
-            Some(("vfio-user", "")) => Err(unknown()),
             #[cfg(not(feature = "vfio-user"))]
             Some(("vfio-user", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "vfio-user" }),
             #[cfg(feature = "vfio-user")]
             Some(("vfio-user", target)) => {
-                // A path may have commas of its own.
-                let (path, timeout) = match target.rsplit_once(",timeout=") {
-                    Some((path, text)) => (path, Some(seconds("timeout", text, false)?)),
-                    None => (target, None),
-                };
-                Ok(Self::VfioUser { path: path.into(), timeout })
+                let (mut path, mut timeout) = (target, None);
+                while let Some((before, key, value)) = last_parameter(path) {
+                    match key {
+                        "timeout" => timeout = Some(seconds("timeout", value.unwrap_or(""), false)?),
+                        _ if is_socket_name(path) => break,
+                        _ => return Err(no_parameter("a vfio-user server", key, SERVER)),
+                    }
+                    path = before;
+                }
+                match path {
+                    "" => Err(unknown()),
+                    path => Ok(Self::VfioUser { path: path.into(), timeout }),
+                }
             }
             #[cfg(not(feature = "vhost-user"))]
             Some(("vhost-user", _)) => Err(OpenError::Feature { text: text.to_owned(), feature: "vhost-user" }),
@@ -239,6 +247,25 @@ fn seconds(key: &'static str, text: &str, none: bool) -> Result<Duration, OpenEr
     let expected = if none { "seconds, from 0.001 to 1000000, or 0" } else { "seconds, from 0.001 to 1000000" };
     let bad = || OpenError::Value { key, value: text.to_owned(), expected };
     seconds.map(Duration::from_secs_f64).ok_or_else(bad)
+}
+
+/// A path, and the parameter behind its last comma: its name, and its value where there is one.
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+fn last_parameter(text: &str) -> Option<(&str, &str, Option<&str>)> {
+    let (path, parameter) = text.rsplit_once(',')?;
+    Some(parameter.split_once('=').map_or((path, parameter, None), |(key, value)| (path, key, Some(value))))
+}
+
+/// Whether text with a comma in it, and no parameter that is known behind that, is a path as it stands: a path may have commas of its own. A parameter has no
+/// slash, and where no file has that name it is more likely that one was misspelt.
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+fn is_socket_name(path: &str) -> bool {
+    path.rsplit_once(',').is_none_or(|(_, last)| last.contains('/')) || std::path::Path::new(path).exists()
+}
+
+#[cfg(any(feature = "vfio-user", feature = "vhost-user"))]
+fn no_parameter(target: &'static str, key: &str, known: &'static str) -> OpenError {
+    OpenError::Parameter { target, key: key.to_owned(), known }
 }
 
 fn pci_options(text: &str) -> Result<VfioOptions, OpenError> {
@@ -331,8 +358,8 @@ mod tests {
         #[cfg(feature = "vfio-user")]
         for (text, path, timeout) in [
             ("vfio-user:/run/x.sock", "/run/x.sock", None),
-            ("vfio-user:/run/x,y=1", "/run/x,y=1", None),
-            ("vfio-user:/run/x,y=1,timeout=0.5", "/run/x,y=1", Some(Duration::from_millis(500))),
+            ("vfio-user:/run/x,y=1/s", "/run/x,y=1/s", None),
+            ("vfio-user:/run/x,y=1/s,timeout=0.5", "/run/x,y=1/s", Some(Duration::from_millis(500))),
             ("vfio-user:x,timeout=30", "x", Some(Duration::from_secs(30))),
         ] {
             let target = Target::parse(text).unwrap();
@@ -345,6 +372,16 @@ mod tests {
             assert!(matches!(Target::parse("vfio-user:x,timeout=30s"), Ok(Target::VfioUser { timeout: Some(_), .. })));
             assert!(error("vfio-user:x,timeout=soon").starts_with("timeout=soon: expected seconds"));
             assert!(error("vfio-user:x,timeout=-1").starts_with("timeout=-1: expected seconds"));
+            assert!(error("vfio-user:x,timeout").starts_with("timeout=: expected seconds"));
+            for text in ["vfio-user:x,timout=1", "vfio-user:/run/x.sock,timout=1,timeout=1"] {
+                assert!(error(text).starts_with("a vfio-user server has no parameter \"timout\"; it has timeout="));
+            }
+            // A file that is there may have any name.
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x,timout=1");
+            std::fs::write(&path, "").unwrap();
+            let text = format!("vfio-user:{},timeout=1", path.display());
+            assert_eq!(Target::parse(&text).unwrap().to_string(), text);
         }
         for (text, address) in
             [("0000:01:00.0", "0000:01:00.0"), ("01:00.0", "0000:01:00.0"), ("000A:fF:1f.7", "000a:ff:1f.7")]
@@ -370,6 +407,7 @@ mod tests {
             "",
             "nvme",
             "vfio-user:",
+            "vfio-user:,timeout=1",
             "0000:01:00",
             "0000:01:20.0",
             "0000:01:00.8",

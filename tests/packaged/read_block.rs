@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ns = disk.namespaces().into_iter().next().ok_or("no namespace can be used")?;
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     disk.attach(arena.clone())?;
-    let pool = Pool::new(arena, 1, ns.block_size, ns.block_size.into())?;
+    let pool = Pool::new(arena, 1, ns.block_size, ns.block_size)?;
     let data = Data::One(pool.get_len(ns.block_size).ok_or("no buffer is left")?);
     let mut queue = disk.queue()?;
     queue.submit(Request { tag: 0, nsid: ns.nsid, op: Op::Read { lba: 0 }, data, deadline: None })?;

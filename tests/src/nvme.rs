@@ -40,7 +40,7 @@ impl Bench {
         let each = u64::from(size).next_multiple_of(nvme.page());
         let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
         nvme.attach(arena.clone())?;
-        let pool = Pool::new(arena, buffers, size, nvme.page())?;
+        let pool = Pool::new(arena, buffers, size, nvme.page() as u32)?;
         Ok(Self { nvme, ns, pool })
     }
 

@@ -24,7 +24,7 @@ fn run(target: &str, out: &mut impl Write) -> Result<()> {
     // Memory: an arena that the controller is let into, and equal buffers in it. A `Buf` is an owned handle of eight bytes.
     let arena = Arena::new(1 << 20, ArenaOptions::default())?;
     nvme.attach(arena.clone())?;
-    let pool = Pool::new(arena, 4, ns.block_size, ns.block_size.into())?;
+    let pool = Pool::new(arena, 4, ns.block_size, ns.block_size)?;
     let buf = || pool.get_len(ns.block_size).context("no buffer is left");
 
     // A queue pair: a value for one thread. Nothing it does locks, allocates or calls the kernel.

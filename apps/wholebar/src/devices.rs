@@ -31,6 +31,13 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    /// Functions of a class, whoever has them.
+    pub fn of_class(class: &str, json: bool) -> Self {
+        Self { class: Some(class.to_owned()), driver: None, json }
+    }
+}
+
 /// What `--json` writes.
 #[derive(Serialize)]
 struct List<'a> {
@@ -88,7 +95,10 @@ pub fn run(args: Args) -> Result<()> {
     } else if all.is_empty() {
         "There are no PCI functions under /sys/bus/pci/devices here.\n".to_owned()
     } else {
-        "No PCI function is like that.\n".to_owned()
+        let asked = [("class", &args.class), ("driver", &args.driver)];
+        let asked: Vec<_> = asked.iter().filter_map(|(what, of)| Some(format!("{what} {}", of.as_ref()?))).collect();
+        let (all, asked) = (all.len(), asked.join(" and "));
+        output::paragraph(&format!("Of {all} PCI functions none has {asked}: `wholebar devices` lists them."))
     };
     let unread: Vec<&str> =
         functions.iter().filter(|f| f.vendor.is_none() || f.class.is_none()).map(|f| f.address.as_str()).collect();

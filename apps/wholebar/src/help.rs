@@ -63,4 +63,70 @@ mod tests {
         check(&fold_examples(crate::Cli::command()), &mut examples);
         assert!(examples > 100, "{examples}");
     }
+
+    /// A line that goes on in the next one, below its remark, is as wide as it may be: folded, it would leave the rest behind.
+    #[test]
+    fn remarks_of_several_lines_are_not_folded() {
+        fn check(command: &Command) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for (line, next) in help.lines().zip(help.lines().skip(1)) {
+                let goes_on = next.starts_with("      ");
+                assert!(!goes_on || line.chars().count() <= WIDTH, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&crate::Cli::command());
+    }
+
+    /// Has clap take a line of a shell's: what of it is the command, without remarks.
+    fn take(line: &str, place: &str) -> usize {
+        let line = line.split("  ").next().unwrap_or(line).split(" #").next().unwrap_or(line);
+        let words = line.split(" | ").map(|part| part.trim_start_matches("sudo ").split_whitespace());
+        let commands = words.filter(|words| words.clone().next() == Some("wholebar"));
+        let taken = commands.map(|words| {
+            let words = words.take_while(|word| !["&", "<", ">", "2>"].iter().any(|shell| word.starts_with(shell)));
+            if let Err(error) = crate::Cli::command().try_get_matches_from(words) {
+                assert!(!error.use_stderr(), "{place}: {line}: {error}");
+            }
+        });
+        taken.count()
+    }
+
+    /// Each command that does something has an example, and each example is taken as it stands.
+    #[test]
+    fn examples_are_what_the_command_takes() {
+        fn check(command: &Command, path: &str, examples: &mut usize) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let own: usize =
+                help.lines().filter_map(|line| line.strip_prefix(INDENT)).map(|line| take(line, path)).sum();
+            assert!(own > 0 || command.has_subcommands() || path.contains(" help"), "{path} has no example");
+            *examples += own;
+            command.get_subcommands().for_each(|c| check(c, &format!("{path} {}", c.get_name()), examples));
+        }
+        let mut examples = 0;
+        check(&crate::Cli::command(), "wholebar", &mut examples);
+        assert!(examples > 100, "{examples}");
+    }
+
+    /// So are those of the README and of the guide.
+    #[test]
+    fn commands_of_the_documentation_are_what_the_command_takes() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let guide = std::fs::read_dir(root.join("framework/src/guide")).unwrap().map(|entry| entry.unwrap().path());
+        let pages: Vec<_> =
+            guide.chain([root.join("README.md")]).filter(|path| path.extension() == Some("md".as_ref())).collect();
+        let mut commands = 0;
+        for path in pages {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut shell = false;
+            for line in text.lines() {
+                if line.starts_with("```") {
+                    shell = line == "```sh";
+                } else if shell {
+                    commands += take(line, &path.display().to_string());
+                }
+            }
+        }
+        assert!(commands > 30, "{commands}");
+    }
 }

@@ -36,6 +36,7 @@ mod sim;
 mod storage;
 mod stored;
 mod target;
+mod token;
 mod verdict;
 mod vf;
 
@@ -65,7 +66,7 @@ A TARGET is a PCI function:
   sim:fpga
   sim:virtio-net,wire=tap:t0
   sim:virtio-blk
-  vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve`, or any other;
+  vfio-user:/run/x.sock   a vfio-user server: `wholebar sim serve` or another;
                           ,timeout=30 behind it: it may take up to 30 seconds to
                           answer
   vhost-user:/run/x.sock  a virtio device of a vhost-user back end: QEMU's
@@ -73,8 +74,9 @@ A TARGET is a PCI function:
                           listens there, ,net or ,blk says what it is
   0000:01:00.0            one of this machine that vfio-pci has
 or, for `blk` and `net`, the kernel's own path to a disk or a network:
-  kernel:/dev/nvme0n1     a block device or a file, by io_uring: what has a slash
-                          in it; behind it ,cached ,sqpoll ,iopoll ,ro ,force
+  kernel:/dev/nvme0n1     a block device or a file, by io_uring: whatever has a
+                          slash in it; behind it ,cached ,sqpoll ,iopoll ,ro
+                          ,force
   kernel:eth0             an interface, by a packet socket; behind it ,force;
                           ,mode=xdp for AF_XDP: of its queue 0, or ,queue=N, by
                           the card itself with ,zerocopy

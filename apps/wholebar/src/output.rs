@@ -32,6 +32,11 @@ pub fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// Whether an error is that nobody reads a pipe any more.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
 /// Writes a result as JSON to standard output.
 pub fn print_json(value: &impl Serialize) -> Result<()> {
     print(serde_json::to_string_pretty(value)? + "\n")
@@ -298,10 +303,11 @@ impl Progress {
             bar.set_message(more());
         } else if self.said.elapsed() >= Self::LINES {
             self.said = Instant::now();
-            match self.total {
-                0 => note(format!("{}: {}  {}", self.what, bytes(position), more())),
-                total => note(format!("{}: {} %  {}", self.what, (position * 100 / total).min(100), more())),
-            }
+            let far = match self.total {
+                0 => bytes(position),
+                total => format!("{} %", (position * 100 / total).min(100)),
+            };
+            note(format!("{}: {far}  {}", self.what, more()).trim_end());
         }
     }
 

@@ -38,7 +38,7 @@ pub struct PerfArgs {
     #[arg(long, value_name = "SIZE", default_value = "4k")]
     bs: Size,
     /// Commands in flight in each queue [default: 32, or what its queues hold]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    #[arg(long, alias = "iodepth", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]
     qd: Option<u32>,
     /// Commands submitted, and completions taken, for one doorbell [default: a quarter of the depth, 32 at most]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535))]

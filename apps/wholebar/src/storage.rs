@@ -174,5 +174,5 @@ fn command_bytes(job: &Job) -> Result<u32> {
 
 /// A pool of buffers.
 fn buffers(arena: Arc<Arena>, count: u32, bytes: u32) -> Result<Pool> {
-    Ok(Pool::new(arena, count, bytes, PageSize::host().bytes())?)
+    Ok(Pool::new(arena, count, bytes, PageSize::host().bytes() as u32)?)
 }

@@ -68,7 +68,14 @@ fn open_device(
 
 /// An error of opening: wrong usage, where it is the name that is wrong.
 fn named(error: OpenError) -> anyhow::Error {
-    if error.is_name() { Usage(error.to_string()).into() } else { error.into() }
+    match error {
+        OpenError::NotPci { target } => Usage(format!(
+            "{target} is no PCI device, and this needs one, by its PCI address: `wholebar devices` lists them. `wholebar blk` and `wholebar net` take it as it is"
+        ))
+        .into(),
+        error if error.is_name() => Usage(error.to_string()).into(),
+        error => error.into(),
+    }
 }
 
 impl AnyTarget {

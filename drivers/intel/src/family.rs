@@ -93,6 +93,9 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Packets can be stamped with the time at which they are sent and received.
     const STAMPS: bool = false;
 
+    /// Its PHY negotiates the link.
+    const NEGOTIATES: bool = true;
+
     /// What is granted of the offloads that are asked for.
     fn grant(config: &PortConfig) -> Offloads {
         config.offloads.and(Self::LIMITS.offloads)

@@ -100,6 +100,13 @@ impl<F: Family> Port for Nic<F> {
         F::link(&self.0.driver().hw).unwrap_or_default()
     }
 
+    fn renegotiate(&self) -> Result<(), DriverError> {
+        if !F::NEGOTIATES {
+            return Err(wholebar_core::Error::NoNegotiation { device: self.0.driver().name().to_owned() }.into());
+        }
+        Ok(self.0.with(|_| F::start_link(&self.0.driver().hw))?)
+    }
+
     fn events(&self) -> &Receiver<Event> {
         Nic::events(self)
     }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::regs;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wholebar_core::net::{HashFields, Mac, Offloads, PortError, Rss, Vlans};
 
 /// Ethernet's header, its checksum, and a VLAN tag, in bytes.
@@ -41,6 +41,10 @@ pub struct VirtualFunction {
     pub mac: Mac,
     /// The hashes of the groups that it receives for.
     pub groups: Vec<u16>,
+    /// When it was answered, until it has read that.
+    pub answered: Option<Instant>,
+    /// The link has changed, and it was not told yet.
+    pub link_changed: bool,
 }
 
 impl VirtualFunction {
@@ -48,7 +52,8 @@ impl VirtualFunction {
     pub fn by_chance() -> Self {
         // Each `RandomState` has keys of its own, from the system's source of randomness.
         let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
-        Self { mac: Mac([a & !1 | 2, b, c, d, e, f]), groups: Vec::new() }
+        let mac = Mac([a & !1 | 2, b, c, d, e, f]);
+        Self { mac, groups: Vec::new(), answered: None, link_changed: false }
     }
 }
 

@@ -39,6 +39,7 @@ over_both! {
     removal_is_seen_and_frees_what_nobody_can_write
     the_link_is_told_and_what_is_counted_adds_up
     settings_outlive_resets
+    a_link_is_negotiated_anew
 }
 
 fn open<F: Controller>(nic: &FakeNic) -> Result<Nic<F>, Error> {
@@ -316,4 +317,15 @@ fn settings_outlive_resets<F: Controller>() {
     let device = rig.port.device().clone();
     assert!(Nic::<F>::open(device, PortConfig { mtu: Some(67), ..small() }, Options::default()).is_err());
     assert_eq!(rig.device.name(), rig.port.name());
+}
+
+/// MDIC: a write to the PHY's control register of autonegotiation, and of its beginning; the card has done it.
+fn a_link_is_negotiated_anew<F: Controller>() {
+    const MDIC: u64 = 0x20;
+    let rig = rig::<F>(small());
+    rig.nic.set(MDIC, 0);
+    rig.port.renegotiate().unwrap();
+    assert_eq!(rig.nic.register(MDIC), 1 << 28 | 1 << 26 | 1 << 21 | 0x1200);
+    rig.nic.inside().gone = true;
+    assert!(rig.port.renegotiate().is_err_and(|error| error.to_string().contains("is gone")));
 }

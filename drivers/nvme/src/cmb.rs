@@ -1,4 +1,4 @@
-//! The controller memory buffer (NVM Express Base 2.0, 8.5): memory of the controller's behind a BAR, in which submission queues and PRP lists can lie, so that
+//! The controller memory buffer (NVM Express Base 2.0, 8.5): memory of the controller's behind a BAR, in which queues and PRP lists can lie, so that
 //! the controller fetches neither from the host. Entries are stored there as registers are: by a store where the BAR is mapped, by a system call or a message each
 //! where it is trapped.
 //!
@@ -32,11 +32,11 @@ pub struct MemoryBuffer {
     pub size: u64,
     /// Submission queues can lie in it (SQS).
     pub submission_queues: bool,
-    /// Completion queues can lie in it (CQS), which this driver has none do: they would be polled over the bus.
+    /// Completion queues can lie in it (CQS): [`Options::controller_completions`](crate::Options::controller_completions).
     pub completion_queues: bool,
     /// PRP and SGL lists can lie in it (LISTS).
     pub lists: bool,
-    /// This driver uses it: [`Options::controller_memory`](crate::Options::controller_memory).
+    /// Whether this driver uses the buffer: [`Options::controller_memory`](crate::Options::controller_memory).
     pub used: bool,
 }
 
@@ -139,6 +139,13 @@ impl Part {
         if inside && let Err(error) = self.memory.window.write(self.range.start + at, word) {
             tracing::debug!(%error, "controller memory was not written");
         }
+    }
+
+    /// Reads a word, `at` bytes from its start; `None` where that cannot be done any more.
+    pub fn read(&self, at: u64) -> Option<u64> {
+        let inside = at.checked_add(8).is_some_and(|end| end <= self.range.end - self.range.start);
+        debug_assert!(inside, "{at} in {:?}", self.range);
+        self.memory.window.read(self.range.start + at).ok().filter(|_| inside)
     }
 }
 

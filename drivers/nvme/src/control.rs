@@ -182,7 +182,8 @@ impl Control {
         let base = record.mapping.iova();
         let (sq, cq) = record.rings.offsets();
         let sq = record.elsewhere.unwrap_or(base.offset(sq).0);
-        let (sq, cq) = (hw.aligned(sq)?, hw.aligned(base.offset(cq).0)?);
+        let cq = record.rings.far_completions().unwrap_or(base.offset(cq).0);
+        let (sq, cq) = (hw.aligned(sq)?, hw.aligned(cq)?);
         self.admin.execute(hw, command::create_cq(qid, record.entries, cq, record.vector))?;
         match self.admin.execute(hw, command::create_sq(qid, record.entries, sq)) {
             Ok(_) => Ok(()),

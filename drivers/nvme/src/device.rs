@@ -166,8 +166,8 @@ impl Inner {
         Ok(Parts { qid, gate, pair, lists, lists_iova, list_words, elsewhere, controller_lists, vector, aborts })
     }
 
-    /// Has a queue's entries, and its lists of PRPs, lie in the controller's memory, as far as that is used and has room; or the entries where there is room for
-    /// long ones: where the entries are, and the lists.
+    /// Has a queue's entries, its lists of PRPs, and its completions if that is asked for, lie in the controller's memory, as far as that is used and has room; or
+    /// the entries where there is room for long ones: where the entries are, and the lists.
     fn elsewhere(
         &self,
         pair: &mut QueuePair,
@@ -185,6 +185,12 @@ impl Inner {
         let Some(part) = memory.take(u64::from(entries) * 64, self.hw.page) else { return Ok((None, None)) };
         let at = part.iova();
         pair.copy_entries(Elsewhere::Controller(part));
+        if self.options.controller_completions
+            && self.hw.memory.is_some_and(|memory| memory.completion_queues)
+            && let Some(part) = memory.take(u64::from(entries) * 16, self.hw.page)
+        {
+            pair.move_completions(part);
+        }
         let lists = self.hw.memory.is_some_and(|memory| memory.lists);
         // Each list lies in a page.
         let list_bytes = u64::from(list_words) * 8;

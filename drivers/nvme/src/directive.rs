@@ -41,11 +41,11 @@ pub struct Directive {
 /// A directive that a controller, or a namespace, has (8.7.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DirectiveState {
-    /// It is there.
+    /// Whether the directive is supported.
     pub supported: bool,
-    /// Commands may name it.
+    /// Whether the directive is enabled: commands may name it.
     pub enabled: bool,
-    /// It stays enabled across resets.
+    /// Whether the directive stays enabled across resets.
     pub persistent: bool,
 }
 

@@ -117,7 +117,7 @@ pub struct FdpMode {
 pub struct FdpEventConfig {
     /// The type.
     pub kind: u8,
-    /// It is recorded.
+    /// Whether events of this type are recorded.
     pub enabled: bool,
 }
 

@@ -7,7 +7,7 @@ use crate::pmr::PersistentMemoryRegion;
 use crate::quirks::{ADMIN_TAGS, MIN_SHARED_ENTRIES, Quirk, READY_DELAY};
 use crate::regs::{self, Cap, Csts};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use wholebar_core::bar::{Bar, BarOptions};
 use wholebar_core::pci::{CONFIG, PciDevice, config, function};
@@ -32,6 +32,8 @@ pub(crate) struct Hardware {
     /// The persistent memory region, where it has one; and whether somebody has it open.
     pub persistent: Option<PersistentMemoryRegion>,
     pub persistent_open: AtomicBool,
+    /// How often the persistent memory region was enabled again after a reset of the function.
+    pub persistent_restored: AtomicU64,
 }
 
 impl Hardware {
@@ -76,6 +78,7 @@ impl Hardware {
             controller_memory: None,
             persistent: None,
             persistent_open: AtomicBool::new(false),
+            persistent_restored: AtomicU64::new(0),
         };
         let cap = u64::from(hw.read(regs::CAP)?) | u64::from(hw.read(regs::CAP + 4)?) << 32;
         if cap as u32 == regs::GONE {
@@ -84,7 +87,7 @@ impl Hardware {
         hw.cap = Cap(cap);
         let version = hw.read(regs::VS)?;
         hw.version = ((version >> 16) as u16, (version >> 8) as u8, version as u8);
-        hw.ready = hw.ready_timeout()?;
+        hw.ready = hw.ready_timeout()?.min(options.ready_timeout);
         if hw.cap.min_page() > hw.cap.max_page() {
             let what = format!("its pages are from {} to {} bytes", hw.cap.min_page(), hw.cap.max_page());
             return Err(Error::Nonsense { device: hw.name(), what });
@@ -124,12 +127,17 @@ impl Hardware {
         Ok(())
     }
 
-    /// Enables the persistent memory region again, after a reset of the function, where somebody has it open.
+    /// Has the persistent memory region be enabled again, after a reset of the function, where somebody has it open. This does not wait until it is ready, which may
+    /// take minutes: who uses it waits.
     pub fn restore_persistent_memory(&self) -> Result<()> {
-        match self.persistent.filter(|_| self.persistent_open.load(Ordering::Relaxed)) {
-            Some(region) => region.enable(self),
-            None => Ok(()),
+        if self.persistent_open.load(Ordering::Relaxed)
+            && self.bar.read::<u32>(regs::PMRCTL)? & regs::PMRCTL_ENABLE == 0
+        {
+            // Release pairs with the Acquire load of who looks whether it was off while it was used: it is not on before this.
+            self.persistent_restored.fetch_add(1, Ordering::Release);
+            self.bar.write(regs::PMRCTL, regs::PMRCTL_ENABLE)?;
         }
+        Ok(())
     }
 
     /// Entries that an I/O queue can have.

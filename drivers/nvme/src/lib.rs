@@ -42,6 +42,7 @@ mod host_memory;
 mod identify;
 mod log;
 mod manage;
+mod namespace_management;
 mod namespaces;
 mod nvme;
 mod options;
@@ -68,7 +69,8 @@ pub use identify::{CommandLimits, Controller, CopyLimits, IdentifyRequest, Names
 pub use log::{
     CommandEffects, ErrorEntry, FirmwareSlots, LogRequest, SanitizeStatus, SelfTestLog, SelfTestResult, Smart,
 };
-pub use manage::{CommitAction, Format, NewNamespace, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
+pub use manage::{CommitAction, Format, Sanitize, SanitizeAction, SecurityProtocol, SelfTest};
+pub use namespace_management::NewNamespace;
 pub use nvme::Nvme;
 pub use options::{ANY_VECTOR, Options, QueueOptions, Service, ShadowDoorbells};
 pub use pmr::{PersistentMemory, PersistentMemoryHealth, PersistentMemoryRegion};

@@ -310,7 +310,7 @@ impl SanitizeStatus {
 /// A command in the Commands Supported and Effects log (5.16.1.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommandEffects {
-    /// It is an admin command, and no I/O command.
+    /// Whether this is an admin command; else it is an I/O command.
     pub admin: bool,
     /// The opcode.
     pub opcode: u8,

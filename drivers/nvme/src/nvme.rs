@@ -44,7 +44,7 @@ impl Nvme {
     /// Opens a controller: disables it, in case that it was left running, creates the admin queue, enables the controller and identifies it, its
     /// namespaces included.
     ///
-    /// It takes as long as the controller needs to become ready (CAP.TO bounds that), and a few admin commands. (SPDK: `spdk_nvme_connect`.)
+    /// It takes as long as the controller needs to become ready (CAP.TO bounds that, and [`Options::ready_timeout`]), and a few admin commands. (SPDK: `spdk_nvme_connect`.)
     ///
     /// # Errors
     /// [`Error::Unfit`] where the controller is none for this driver; [`NotReady`](wholebar_core::Error::NotReady) where it does not become ready in

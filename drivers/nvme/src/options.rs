@@ -29,6 +29,9 @@ pub struct Options {
     /// Whether submission queues and PRP lists lie in the controller's memory buffer (CMB), where it has one: see [`Nvme::memory_buffer`](crate::Nvme::memory_buffer).
     /// It has no use for shadow doorbells then. (SPDK: `use_cmb_sqs` of `spdk_nvme_ctrlr_opts`.)
     pub controller_memory: bool,
+    /// Whether completion queues lie there, too, where that is offered (CMBSZ.CQS) and [`controller_memory`](Self::controller_memory) is on. Each poll is then a
+    /// read over the bus, or a system call: it is for trying controllers, not for speed.
+    pub controller_completions: bool,
     /// How many bytes of the host's memory a controller can have at most that prefers to have some (Host Memory Buffer): drives without memory of their own are
     /// slow without. `None` gives it none. See [`Nvme::host_memory_buffer`](crate::Nvme::host_memory_buffer). (Linux: `max_host_mem_size_mb` of the module
     /// nvme.)
@@ -40,6 +43,9 @@ pub struct Options {
     pub max_transfer: u32,
     /// The interrupts that wake the slow path: MSI-X, MSI or INTx; `None` for the first of these that the controller has.
     pub interrupts: Option<Irq>,
+    /// How long the controller may take at most to become ready, or to stop, however long it says that it may take (CAP.TO: up to 127.5 s; CRTO.CRWMT: up to nine
+    /// hours).
+    pub ready_timeout: Duration,
     /// How long an I/O command may take before it is aborted. Where it does not end within as long again, or within 5 s where that is less, the
     /// controller is reset.
     pub timeout: Duration,
@@ -62,10 +68,13 @@ impl Default for Options {
             sgls: true,
             quirks: None,
             controller_memory: false,
+            controller_completions: false,
             host_memory_buffer: None,
             host_id: None,
             max_transfer: 1 << 20,
             interrupts: None,
+            // What CAP.TO can say.
+            ready_timeout: Duration::from_millis(255 * 500),
             timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(5),

@@ -2,7 +2,8 @@
 //! when the power goes. It has nothing to do with namespaces: a program reads and writes it as it likes, by stores where the BAR is mapped, by a system call or a
 //! message for each word where it is trapped.
 //!
-//! A reset of the controller leaves it alone; a reset of the function switches it off, and the driver on again.
+//! A reset of the controller leaves it alone; a reset of the function switches it off, and the driver on again. Whoever uses it then waits until it is ready; queues do
+//! not.
 
 use crate::device::Handle;
 use crate::error::{Error, Result};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use wholebar_core::Error as Core;
 use wholebar_core::bar::{Bar, BarOptions, Window};
+use wholebar_core::barrier;
 
 /// Bytes of a word: the region is read and written in these.
 const WORD: u64 = 8;
@@ -102,7 +104,7 @@ impl PersistentMemoryRegion {
     }
 
     /// Enables it, and waits until it is ready.
-    pub(crate) fn enable(&self, hw: &Hardware) -> Result<()> {
+    fn enable(&self, hw: &Hardware) -> Result<()> {
         hw.bar.write(regs::PMRCTL, regs::PMRCTL_ENABLE)?;
         self.wait(hw, "make its persistent memory ready", true)
     }
@@ -170,23 +172,25 @@ impl PersistentMemory {
     /// # Errors
     /// Those of [`read`](Self::read) but for the range.
     pub fn health(&self) -> Result<PersistentMemoryHealth> {
-        self.check().map(PersistentMemoryHealth::of)
+        self.ready().map(|(status, _)| PersistentMemoryHealth::of(status))
     }
 
-    /// Fills `bytes` from the region, from byte `offset` on.
+    /// Fills `bytes` from the region, from byte `offset` on. After a reset of the function it waits until the region is ready again (PMRCAP.PMRTO bounds that).
     ///
     /// # Errors
     /// [`OutOfRange`](wholebar_core::Error::OutOfRange) where that is not inside of the region; [`Error::PersistentMemory`] where it has failed or was switched off,
-    /// and then `bytes` holds nothing; [`Gone`](wholebar_core::Error::Gone) where nobody answers.
+    /// perhaps in between, and then `bytes` holds nothing; [`NotReady`](wholebar_core::Error::NotReady) where it does not become ready in time;
+    /// [`Gone`](wholebar_core::Error::Gone) where nobody answers.
     pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         let range = self.range(offset, bytes.len())?;
+        let (_, restored) = self.ready()?;
         for word in words(&range) {
             let (from, to) = part(word, &range);
             let value = self.window.read::<u64>(word)?.to_le_bytes();
             let at = (word + from as u64 - range.start) as usize;
             bytes[at..at + to - from].copy_from_slice(&value[from..to]);
         }
-        self.check().map(drop)
+        self.was_on(restored)
     }
 
     /// Stores `bytes` in the region, from byte `offset` on. [`flush`](Self::flush) makes them last.
@@ -195,7 +199,8 @@ impl PersistentMemory {
     /// Those of [`read`](Self::read), and [`Error::PersistentMemory`] where it can only be read. Some of the bytes may be stored then.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         let range = self.range(offset, bytes.len())?;
-        if PersistentMemoryHealth::of(self.check()?) == PersistentMemoryHealth::ReadOnly {
+        let (status, restored) = self.ready()?;
+        if PersistentMemoryHealth::of(status) == PersistentMemoryHealth::ReadOnly {
             return Err(failed(&self.handle.driver().hw, "it can only be read"));
         }
         for word in words(&range) {
@@ -208,7 +213,7 @@ impl PersistentMemory {
             value[from..to].copy_from_slice(&bytes[at..at + to - from]);
             self.window.write(word, u64::from_le_bytes(value))?;
         }
-        self.check().map(drop)
+        self.was_on(restored)
     }
 
     /// When this returns, all that was written lasts (PMRCAP.PMRWBM).
@@ -217,6 +222,7 @@ impl PersistentMemory {
     /// Those of [`read`](Self::read) but for the range, and [`Error::PersistentMemory`] where the controller says that what is stored may not last.
     pub fn flush(&mut self) -> Result<()> {
         let hw = &self.handle.driver().hw;
+        self.ready()?;
         if self.region.capabilities.flushed_by_reading_memory() {
             self.window.read::<u64>(0)?;
         }
@@ -224,6 +230,29 @@ impl PersistentMemory {
         match PersistentMemoryHealth::of(self.check()?) {
             PersistentMemoryHealth::Unreliable => Err(failed(hw, "what is stored may not last: it is unreliable")),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until it is ready, where it was enabled and is not: PMRSTS, and how often it was enabled again by now.
+    fn ready(&self) -> Result<(Pmrsts, u64)> {
+        let hw = &self.handle.driver().hw;
+        // Acquire pairs with the Release by which that is counted, before it is enabled.
+        let restored = hw.persistent_restored.load(Ordering::Acquire);
+        let waits = |status: u32| status != regs::GONE && !Pmrsts(status).is_ready();
+        if waits(hw.bar.read(regs::PMRSTS)?) && hw.bar.read::<u32>(regs::PMRCTL)? & regs::PMRCTL_ENABLE != 0 {
+            self.region.wait(hw, "make its persistent memory ready again", true)?;
+        }
+        Ok((self.check()?, restored))
+    }
+
+    /// That it can be used, and was not off since it had been enabled again so often.
+    fn was_on(&self, restored: u64) -> Result<()> {
+        self.check()?;
+        barrier::after_status();
+        let hw = &self.handle.driver().hw;
+        match hw.persistent_restored.load(Ordering::Acquire) == restored {
+            true => Ok(()),
+            false => Err(failed(hw, "a reset of the function switched it off for a while")),
         }
     }
 

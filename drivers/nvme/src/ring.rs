@@ -3,6 +3,7 @@
 //! What is here: post an entry, ring once a batch, take what completed, and check of it what needs no knowledge of commands. It does
 //! *not* know what is in flight. Words are atomics: this is safe code, with the device, or a thread that models it, on the other side.
 
+use crate::cmb::Part;
 use crate::command::WORDS;
 use crate::doorbell::{Bell, Elsewhere};
 use crate::error::Fault;
@@ -31,6 +32,15 @@ pub(crate) struct QueuePair {
     cq: DmaRing<[AtomicU32; 4]>,
     sq_bell: Bell,
     cq_bell: Bell,
+    far: Option<FarCompletions>,
+}
+
+/// A completion queue that the controller has in its own memory: what it completes there is copied to where it is polled.
+struct FarCompletions {
+    part: Arc<Part>,
+    /// The next entry to copy, and its phase tag when it is complete.
+    next: u32,
+    phase: u32,
 }
 
 /// The phase tag, in dword 3 of a completion queue entry.
@@ -47,6 +57,7 @@ pub(crate) struct Entry {
 pub(crate) struct Rings {
     sq: DmaRing<[AtomicU64; 8]>,
     cq: DmaRing<[AtomicU32; 4]>,
+    far: Option<Arc<Part>>,
 }
 
 impl Rings {
@@ -54,6 +65,14 @@ impl Rings {
     pub fn zero(&self) {
         self.sq.zero();
         self.cq.zero();
+        if let Some(part) = &self.far {
+            (0..2 * u64::from(self.cq.len())).for_each(|word| part.write(8 * word, 0));
+        }
+    }
+
+    /// Where the controller has the completion queue, if that is in its own memory.
+    pub fn far_completions(&self) -> Option<u64> {
+        self.far.as_ref().map(|part| part.iova())
     }
 
     /// Where in their arena they begin: submission, completion.
@@ -104,6 +123,7 @@ impl QueuePair {
             cq: DmaRing::new(arena, entries, page)?,
             sq_bell: bells.0,
             cq_bell: bells.1,
+            far: None,
         })
     }
 
@@ -222,6 +242,9 @@ impl QueuePair {
         (self.head, self.phase, self.told) = (0, PHASE, 0);
         self.sq_bell.restart();
         self.cq_bell.restart();
+        if let Some(far) = &mut self.far {
+            (far.next, far.phase) = (0, PHASE);
+        }
     }
 
     /// Has the controller find the submission queue elsewhere.
@@ -229,9 +252,45 @@ impl QueuePair {
         self.sq_bell.copy_entries(self.sq.clone(), to);
     }
 
+    /// Has the controller have the completion queue in its own memory.
+    pub fn move_completions(&mut self, part: Part) {
+        self.far = Some(FarCompletions { part: Arc::new(part), next: 0, phase: PHASE });
+        // Whoever had it before has left something there.
+        self.rings().zero();
+    }
+
+    /// Copies what the controller has completed in its own memory, if the completion queue is there, to where [`take`](Self::take) finds it. Returns whether it is
+    /// there.
+    pub fn fetch_completions(&mut self) -> bool {
+        let Some(far) = &mut self.far else { return false };
+        // No more than are taken: the controller may write no others.
+        while far.next != self.head || far.phase == self.phase {
+            let at = 16 * u64::from(far.next);
+            let Some(high) = far.part.read(at + 8) else { break };
+            // All ones: nobody answers.
+            if high == u64::MAX || ((high >> 32) as u32 ^ far.phase) & PHASE != 0 {
+                break;
+            }
+            barrier::after_status();
+            // Once more: where a system call reads halves, the first of them may be older than the phase tag.
+            let (Some(low), Some(high)) = (far.part.read(at), far.part.read(at + 8)) else { break };
+            let entry = self.cq.at(far.next);
+            // Relaxed: this thread takes it.
+            for (to, word) in entry.iter().zip([low, low >> 32, high, high >> 32]) {
+                to.store((word as u32).to_le(), Ordering::Relaxed);
+            }
+            far.next = self.cq.slot(far.next.wrapping_add(1));
+            if far.next == 0 {
+                far.phase ^= PHASE;
+            }
+        }
+        true
+    }
+
     /// The rings' memory.
     pub fn rings(&self) -> Rings {
-        Rings { sq: self.sq.clone(), cq: self.cq.clone() }
+        let far = self.far.as_ref().map(|far| far.part.clone());
+        Rings { sq: self.sq.clone(), cq: self.cq.clone(), far }
     }
 
     /// Entries of each.
@@ -244,6 +303,9 @@ impl QueuePair {
         self.sq.set_quarantine(on);
         self.sq_bell.set_quarantine(on);
         self.cq.set_quarantine(on);
+        if let Some(far) = &self.far {
+            far.part.set_quarantine(on);
+        }
     }
 
     /// The doorbells: submission, completion.

@@ -143,7 +143,7 @@ pub enum ZoneAction {
 pub struct ZoneReport {
     /// A block of the first zone that is looked at.
     pub from: u64,
-    /// Those in this state alone.
+    /// Zones in this state alone; `None` for zones in any.
     pub state: Option<ZoneState>,
     /// With their descriptor extensions.
     pub extended: bool,

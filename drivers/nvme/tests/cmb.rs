@@ -1,12 +1,14 @@
-//! Submission queues and PRP lists in the controller's memory buffer, on the bundled model.
+//! Queues and PRP lists in the controller's memory buffer, on the bundled model.
 #![cfg(not(miri))]
 
 mod common;
 
 use common::*;
+use std::time::Duration;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::block::{Data, Op, Status};
-use wholebar_nvme::{Options, Queue, QueueOptions};
+use wholebar_core::reactor::Armed;
+use wholebar_nvme::{ANY_VECTOR, Options, Queue, QueueOptions};
 
 /// Above every address of DMA memory.
 const BASE: u64 = 1 << 52;
@@ -45,6 +47,47 @@ fn queues_and_lists_lie_in_the_controller() {
         assert!(in_controller(&queue));
         work(&rig, &mut queue);
     }
+}
+
+/// Completion queues, too, where that is asked for: several times around, through resets, and for who sleeps.
+#[test]
+fn completions_lie_in_the_controller() {
+    for policy in [MapPolicy::Auto, MapPolicy::Trapped] {
+        let options = Options { controller_completions: true, ..used(policy) };
+        let rig = rig_with("sim:nvme,size=16M,cmb=1M,mdts=4", options);
+        assert!(rig.nvme.memory_buffer().unwrap().completion_queues);
+        let options = QueueOptions { entries: Some(16), interrupt: Some(ANY_VECTOR) };
+        let mut queue = rig.nvme.queue(options).unwrap();
+        let far = |queue: &Queue| in_controller(queue) && queue.rings().1.0 >= BASE;
+        assert!(far(&queue));
+        for _ in 0..2 {
+            work(&rig, &mut queue);
+            reset_polling(&rig.nvme, &mut queue);
+            assert!(far(&queue));
+        }
+        // All at once: as many as there can be.
+        for round in 0..8 {
+            for lba in 0..15 {
+                queue.submit(request(lba, Op::Write { lba }, Data::One(rig.pattern(512, round)))).unwrap();
+            }
+            queue.ring();
+            assert!(wait(&mut queue, 15).iter().all(|done| done.status == Status::Ok));
+        }
+        let wakeup = queue.wakeup().unwrap();
+        for lba in 0..100 {
+            queue.submit(request(0, Op::Read { lba }, Data::One(rig.buf(512)))).unwrap();
+            queue.ring();
+            while queue.in_flight() > 0 {
+                assert_ne!(queue.arm(), Armed::No);
+                if queue.poll_each(1, |done| assert_eq!(done.status, Status::Ok)) == 0 {
+                    assert!(wakeup.wait(Some(Duration::from_secs(200))).unwrap().is_some());
+                }
+                queue.disarm();
+            }
+        }
+    }
+    let rig = rig_with("sim:nvme,size=16M,cmb=1M", used(MapPolicy::Auto));
+    assert!(rig.queue().rings().1.0 < BASE, "nobody asked for that");
 }
 
 /// Batches larger than the queue's rest to its end.

@@ -196,6 +196,16 @@ fn one_that_hangs_when_it_is_opened_is_a_named_error() {
     assert!(matches!(error, Error::Core(wholebar_core::Error::NotReady { .. })), "{error}");
 }
 
+/// It says that it takes two minutes, and never gets ready.
+#[test]
+fn how_long_it_may_take_to_get_ready_is_not_its_own_to_say() {
+    let opened = open("sim:nvme,size=4M,to=255,faults=hang:1/1");
+    let bounded = Options { ready_timeout: Duration::from_millis(300), ..patient() };
+    let error = Nvme::open(opened.model.clone(), bounded).err().unwrap();
+    let Error::Core(wholebar_core::Error::NotReady { waited, .. }) = error else { panic!("{error}") };
+    assert!((Duration::from_millis(300)..Duration::from_secs(60)).contains(&waited), "{waited:?}");
+}
+
 #[test]
 fn what_is_no_nvme_controller_is_not_touched() {
     let opened = open("sim:fpga");

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 use wholebar_core::Error as Core;
 use wholebar_core::bar::MapPolicy;
 use wholebar_core::block::{Data, Op};
@@ -84,6 +85,53 @@ fn what_is_stored_lasts() {
     check(&memory);
     drop(memory);
     check(&Nvme::open(opened.model.clone(), patient()).unwrap().persistent_memory().unwrap());
+}
+
+/// A region that takes its time, or does not come back at all, holds nothing else up.
+#[test]
+fn queues_do_not_wait_for_it() {
+    let rig = rig("sim:nvme,size=16M,pmr=64k,pmr_state=once");
+    let mut queue = rig.queue();
+    let memory = rig.nvme.persistent_memory().unwrap();
+    memory.read(0, &mut [0]).unwrap();
+    rig.opened.model.reset().unwrap();
+    reset_polling(&rig.nvme, &mut queue);
+    ok(&mut queue, Op::Flush, Data::None);
+    match memory.read(0, &mut [0]) {
+        Err(Error::Core(Core::NotReady { what, .. })) => assert_eq!(what, "make its persistent memory ready again"),
+        other => panic!("{other:?}"),
+    }
+    ok(&mut queue, Op::Flush, Data::None);
+}
+
+/// Reads that a reset of the function falls into return what is stored, or an error.
+#[test]
+fn what_was_off_in_between_is_not_believed() {
+    let Rig { nvme, opened, .. } = rig("sim:nvme,size=16M,pmr=64k");
+    let bytes = pattern(SIZE as usize, 1);
+    let mut memory = nvme.persistent_memory().unwrap();
+    memory.write(0, &bytes).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                opened.model.reset().unwrap();
+                nvme.reset().unwrap();
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        while !over.load(Ordering::Relaxed) {
+            let mut back = vec![0; SIZE as usize];
+            match memory.read(0, &mut back) {
+                Ok(()) => assert!(back == bytes),
+                Err(Error::PersistentMemory { why, .. }) => assert!(why.contains("switched"), "{why}"),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+    let mut back = vec![0; SIZE as usize];
+    memory.read(0, &mut back).unwrap();
+    assert!(back == bytes);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub unsafe extern "C" fn wb_pool_new(arena: *const wb_arena, count: u32, size: u
     entry(|| {
         // SAFETY: rule 1: a handle of this type, not freed.
         let arena = &unsafe { handle::get(arena) }?.arena;
-        Ok(handle::give(wb_pool { pool: Pool::new(arena.clone(), count, size, align.into())? }))
+        Ok(handle::give(wb_pool { pool: Pool::new(arena.clone(), count, size, align)? }))
     })
 }
 

@@ -65,7 +65,7 @@ impl PcapNg {
         self.cut_packet(interface, time, direction, bytes, bytes.len() as u32)
     }
 
-    /// The same of the first bytes of a packet of `whole` bytes.
+    /// Writes a packet as [`packet`](Self::packet) does, of which only its first bytes are kept; it had `whole` bytes.
     pub fn cut_packet(
         &mut self,
         interface: u32,

@@ -72,6 +72,20 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// The slot of a device cannot be reset.
+    #[error("{device}: its slot cannot be reset: {why}")]
+    NoSlotReset {
+        /// The device.
+        device: String,
+        /// What is in the way.
+        why: String,
+    },
+    /// A port's link cannot be negotiated anew.
+    #[error("{device}: its link cannot be negotiated anew: the device, or its driver, negotiates none")]
+    NoNegotiation {
+        /// The device.
+        device: String,
+    },
     /// Interrupts cannot be coalesced.
     #[error("{device}: its interrupts cannot be coalesced: the device, or its driver, has nothing for that")]
     NoCoalescing {

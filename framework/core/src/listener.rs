@@ -3,10 +3,12 @@
 //!
 //! Nothing is removed by its name after a check: between the two, something else may have come there. The file of that name is
 //! moved to a directory of our own first, checked there, and put back where it is not what it was taken for.
+//! And nothing is there before it can be used: a socket gets its name once it listens, so that whoever sees its file can connect.
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, open, renameat_with};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    /// Which file `path` was behind our making it. Another one isn't ours to remove; nor may this be, if it came there just then.
+    /// Which file it is. Another one isn't ours to remove; nor may this be, since the numbers of one that is gone are used again.
     file: (u64, u64),
     /// The last client could not be let in, and waits.
     stuck: AtomicBool,
@@ -35,6 +37,9 @@ pub(crate) const A_YEAR: Duration = Duration::from_secs(366 * 24 * 3600);
 
 impl Listener {
     /// Listens on `path`. A socket that a dead server left there is replaced; any other file there is not.
+    ///
+    /// Once the file is there, clients can connect. The system's lists of sockets (`ss -xl`) have the name that it was made under: the path and a
+    /// suffix, or, of a path that leaves no room for one, another name in its directory.
     ///
     /// Where another process creates a socket in the same directory, this may take up to ten seconds.
     ///
@@ -49,20 +54,48 @@ impl Listener {
             e => e.into(),
         })?;
         let _alone = alone(path)?;
+        let mut listener = Self::beside(path)?;
         for _ in 0..TRIES {
-            match UnixListener::bind(path) {
-                Ok(listener) => {
-                    listener.set_nonblocking(true)?;
-                    let file = identity(path)?;
-                    return Ok(Self { listener, path: path.to_owned(), file, stuck: AtomicBool::new(false) });
+            match give_name(&listener.path, path) {
+                Ok(()) => {
+                    listener.path = path.to_owned();
+                    return Ok(listener);
                 }
-                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
             must_be_dead(path)?;
             take_away(path, must_be_dead)?;
         }
         Err(taken("what is there changes all the time"))
+    }
+
+    /// Listens in the directory of `path`, under a name that nothing has there.
+    fn beside(path: &Path) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let Some(name) = path.file_name() else {
+            identity(path)?;
+            return Err(taken("something that is not a socket is there"));
+        };
+        let listener = socket()?;
+        loop {
+            let suffix = format!(".{:x}.{:x}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let mut there = path.with_file_name([name, suffix.as_ref()].join(OsStr::new("")));
+            if SocketAddrUnix::new(&there).is_err() {
+                there.set_file_name(suffix);
+            }
+            let (address, _dir) = address(&there)?;
+            match rustix::net::bind(&listener, &address) {
+                Ok(()) => {}
+                Err(Errno::ADDRINUSE) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            let file = identity(&there)?;
+            let listener = Self { listener: listener.into(), path: there, file, stuck: AtomicBool::new(false) };
+            // As many may wait as the system lets any server have.
+            rustix::net::listen(&listener, i32::MAX)?;
+            return Ok(listener);
+        }
     }
 
     /// Returns the next client, if one waits and can be accepted. It does not block; the stream does.
@@ -214,12 +247,17 @@ fn take_away(path: &Path, check: impl FnOnce(&Path) -> io::Result<()>) -> io::Re
 
 /// Gives a file its name back; where something else has it by now, nothing is lost either.
 fn put_back(there: &Path, path: &Path) -> io::Result<()> {
-    let done = match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
+    let done = give_name(there, path);
+    done.map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
+}
+
+/// Moves a file to `path`, if nothing has that name.
+fn give_name(there: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, there, CWD, path, RenameFlags::NOREPLACE) {
         // Not every file system can.
         Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(there, path).and_then(|()| fs::remove_file(there)),
-        done => done.map_err(io::Error::from),
-    };
-    done.map_err(|e| taken(&format!("what was there is now {}, since it could not be put back: {e}", there.display())))
+        done => Ok(done?),
+    }
 }
 
 /// A directory beside `path` in which nobody else does anything.
@@ -236,7 +274,7 @@ fn own_dir(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Keeps other servers from coming to the same directory meanwhile: one that has made its socket and does not listen yet looks dead. Where
+/// Keeps other servers from coming to the same directory meanwhile: what one of them has taken away to look at is missing until it is put back. Where
 /// directories can't be locked, that has to be good enough.
 fn alone(path: &Path) -> io::Result<Option<OwnedFd>> {
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -340,7 +378,43 @@ mod tests {
         }
     }
 
-    /// It came between the making of the socket and the look at what it is.
+    #[test]
+    fn who_sees_the_file_can_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for round in 0..2000 {
+            let (listener, client) = std::thread::scope(|both| {
+                let client = both.spawn(|| {
+                    loop {
+                        match UnixStream::connect(&path) {
+                            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                            done => return done,
+                        }
+                    }
+                });
+                (Listener::bind(&path), client.join().unwrap())
+            });
+            client.unwrap_or_else(|e| panic!("round {round}: {e}"));
+            drop(listener);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_gets_no_name_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        precious(&path);
+        for path in [&path, dir.path(), &path.join("below"), &dir.path().join("none/s"), Path::new(""), Path::new("/")]
+        {
+            let error = Listener::bind(path).unwrap_err();
+            assert!(!error.to_string().is_empty(), "{error}");
+        }
+        assert!(is_precious(&path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// Its numbers may be those of another one that is gone.
     #[test]
     fn what_was_taken_for_ours_is_put_back() {
         let dir = tempfile::tempdir().unwrap();

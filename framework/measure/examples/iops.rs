@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let blocks = u64::from(bytes / ns.block_size);
     let arena = Arena::new(u64::from(DEPTH * bytes), ArenaOptions::default())?;
     disk.attach(arena.clone())?;
-    let pool = Pool::new(arena, DEPTH, bytes, bytes.into())?;
+    let pool = Pool::new(arena, DEPTH, bytes, bytes)?;
     let bufs = std::iter::from_fn(|| pool.get_len(bytes)).collect();
     let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
     let job = Job {

@@ -15,6 +15,34 @@ const SIGNAL: Duration = Duration::from_secs(30);
 /// Vectors that are tried of a kind.
 const VECTORS: u32 = 4;
 
+/// What is reset.
+#[derive(Clone, Copy)]
+pub enum Reset {
+    /// What the driver does by itself, which is nothing here.
+    Controller,
+    Function,
+    Slot,
+}
+
+impl Reset {
+    /// Resets that, behind the back of a driver that there may be. Returns why there is no way to do it.
+    pub fn of(self, device: &Arc<dyn PciDevice>) -> Result<Option<String>> {
+        let done = match self {
+            Self::Controller => Ok(()),
+            Self::Function if !device.info().resettable => {
+                return Ok(Some("the host has no way to reset this function".to_owned()));
+            }
+            Self::Function => function::reset(device.as_ref()),
+            Self::Slot => function::reset_slot(device.as_ref()),
+        };
+        match done {
+            Ok(()) => Ok(None),
+            Err(Error::NoSlotReset { why, .. }) => Ok(Some(why)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 /// Tries the function. Returns its configuration space as it was before.
 pub fn function(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>) -> Option<Config> {
     let mut before = None;
@@ -27,16 +55,17 @@ pub fn function(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>) -> Option<
         before = Some(config);
         Ok(Found::Good(seen))
     });
-    runner.check("function", "reset of the function", || {
-        if !device.info().resettable {
-            return Ok(Found::Nothing("the host has no way to reset this function".to_owned()));
-        }
-        let ids = |config: Config| (config.vendor(), config.device(), config.class());
-        let was = ids(Config::of(device.as_ref())?);
-        function::reset(device.as_ref())?;
-        ensure!(ids(Config::of(device.as_ref())?) == was, "it came back as another function");
-        Ok(Found::Good("it came back".to_owned()))
-    });
+    for (name, reset) in [("reset of the function", Reset::Function), ("reset of the slot", Reset::Slot)] {
+        runner.check("function", name, || {
+            let ids = |config: Config| (config.vendor(), config.device(), config.class());
+            let was = ids(Config::of(device.as_ref())?);
+            if let Some(why) = reset.of(device)? {
+                return Ok(Found::Nothing(why));
+            }
+            ensure!(ids(Config::of(device.as_ref())?) == was, "it came back as another function");
+            Ok(Found::Good("it came back".to_owned()))
+        });
+    }
     runner.check("function", "plans of its BARs", || plans(device));
     runner.check("function", "registers by loads and by system calls", || registers(device));
     for (name, kind) in [("MSI-X", Irq::Msix), ("MSI", Irq::Msi), ("INTx", Irq::Intx)] {

@@ -1,5 +1,6 @@
 //! Checks of a disk that only read it: shapes and batches of reads against the same blocks read one by one, plans of BARs, deadlines, wake-ups, resets under load.
 
+use crate::device::Reset;
 use crate::storage::{self, PATIENCE, finish, request, run};
 use crate::wakeup::{self, Sleeper};
 use crate::{Found, Options, Runner, nvme, scratch};
@@ -48,14 +49,14 @@ impl Bench {
         Self::over(disk, (buffers, size))
     }
 
-    /// The same, of a disk that is open.
+    /// Makes a rig of a disk that is open, with so many buffers of so many bytes.
     pub fn over(disk: Box<dyn Disk>, (buffers, size): (u32, u32)) -> Result<Self> {
         let ns = disk.namespaces().into_iter().next().context("it has no namespace that can be used")?;
         let page = PageSize::host().bytes();
         let each = u64::from(size).next_multiple_of(page);
         let arena = Arena::new(u64::from(buffers) * each + (1 << 20), ArenaOptions::default())?;
         disk.attach(arena.clone())?;
-        let pool = Pool::new(arena, buffers, size, page)?;
+        let pool = Pool::new(arena, buffers, size, page as u32)?;
         Ok(Self { disk, ns, pool })
     }
 
@@ -155,9 +156,16 @@ pub fn disk(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>, options: &Opti
         open(1, (32, 1 << 16))?.with_resets(deadlines).map(|(found, _)| found)
     });
     runner.check("disk", "wake-ups", || open(1, (2, 1 << 16))?.with(wakes));
-    runner.check("disk", "resets of the controller under load", || {
-        open(1, (64, 1 << 16))?.with_resets(|bench| resets(bench, &known)).map(|(found, _)| found)
-    });
+    for (name, reset) in [
+        ("resets of the controller under load", Reset::Controller),
+        ("resets of the function under load", Reset::Function),
+        ("resets of the slot under load", Reset::Slot),
+    ] {
+        runner.check("disk", name, || {
+            let resets = |bench: &Bench| resets(bench, &known, || reset.of(device));
+            open(1, (64, 1 << 16))?.with_resets(resets).map(|(found, _)| found)
+        });
+    }
     nvme::nvme(runner, device);
     if let Some(blocks) = &options.scratch {
         scratch::scratch(runner, device, blocks);
@@ -441,11 +449,11 @@ fn wakes(bench: &Bench) -> Result<Found> {
     Ok(Found::Good(format!("{TIMES} reads, {slept} of them waited for asleep")))
 }
 
-/// Reads on a thread while the controller is reset.
-fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
+/// Reads on a thread while the controller is reset, each time after `before`, which tells why there is no way to do what it does.
+fn resets(bench: &Bench, known: &[u8], before: impl Fn() -> Result<Option<String>>) -> Result<Found> {
     let mut queue = bench.disk.queue()?;
     let (stop, good, aborted) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| -> Result<()> {
+    let nothing = std::thread::scope(|scope| -> Result<Option<String>> {
         let reader = std::thread::Builder::new().spawn_scoped(scope, || -> Result<()> {
             let block = bench.ns.block_size;
             while !stop.load(Ordering::Relaxed) || queue.in_flight() > 0 {
@@ -476,15 +484,19 @@ fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
             Ok(())
         });
         let reader = reader.context("starting a thread")?;
-        let reset = || -> Result<()> {
+        let reset = || -> Result<Option<String>> {
             for round in 0..RESETS {
                 // Something is done before each, and after the last.
                 let seen = good.load(Ordering::Relaxed);
                 storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())?;
+                if let Some(nothing) = before()? {
+                    return Ok(Some(nothing));
+                }
                 bench.disk.reset().with_context(|| format!("reset {}", round + 1))?;
             }
             let seen = good.load(Ordering::Relaxed);
-            storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())
+            storage::wait_while(|| good.load(Ordering::Relaxed) == seen && !reader.is_finished())?;
+            Ok(None)
         };
         let reset = reset();
         stop.store(true, Ordering::Relaxed);
@@ -493,6 +505,9 @@ fn resets(bench: &Bench, known: &[u8]) -> Result<Found> {
     })?;
     drop(queue);
     ensure!(bench.pool.available() == bench.pool.capacity(), "a buffer is missing");
+    if let Some(nothing) = nothing {
+        return Ok(Found::Nothing(nothing));
+    }
     let (good, aborted) = (good.into_inner(), aborted.into_inner());
     Ok(Found::Good(format!("{RESETS} resets; {good} reads were done, {aborted} aborted, none lost")))
 }

@@ -1,6 +1,7 @@
 //! Checks of a network port: settings, packets to itself, which are confirmed as sent, and come back where the wire or a peer returns them; wake-ups, resets
 //! under traffic. What it sends is of a type for experiments, to its own address: nobody else is troubled.
 
+use crate::device::Reset;
 use crate::disk::{explained, reset_or_ended};
 use crate::packets::{bytes, frame, number};
 use crate::storage::{PATIENCE, wait_while};
@@ -17,7 +18,7 @@ use wholebar::mem::{Arena, ArenaOptions, Pool};
 use wholebar::net::{self, Burst, Event, Mac, Port, PortConfig, RxQueue, TxQueue};
 use wholebar::pci::PciDevice;
 use wholebar::reactor::Armed;
-use wholebar::{OpenError, PageSize};
+use wholebar::{Error, OpenError, PageSize};
 
 /// Pairs of queues that are tried at most.
 const QUEUES: u16 = 4;
@@ -29,6 +30,9 @@ const LINK: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_secs(10);
 /// Packets under way at most.
 const WINDOW: u64 = 64;
+/// How often the link is negotiated anew, and how long it may take until it goes.
+const FLAPS: u32 = 2;
+const GOES: Duration = Duration::from_secs(2);
 /// Resets under load.
 const RESETS: u32 = 3;
 
@@ -216,7 +220,14 @@ pub fn port(runner: &mut Runner<'_>, device: &Arc<dyn PciDevice>) -> bool {
         let why = "what it sends does not come back: no loop, and no peer that reflects".to_owned();
         runner.check("port", back, || Ok(Found::Nothing(why)));
     }
-    runner.check("port", "resets under traffic", || resets(device, returns));
+    runner.check("port", "the link goes and comes back", || open(1)?.with(|bench| flaps(bench, returns)));
+    for (name, reset) in [
+        ("resets under traffic", Reset::Controller),
+        ("resets of the function under traffic", Reset::Function),
+        ("resets of the slot under traffic", Reset::Slot),
+    ] {
+        runner.check("port", name, || resets(device, returns, reset));
+    }
     true
 }
 
@@ -288,11 +299,41 @@ fn wakes(bench: &mut Bench) -> Result<Found> {
     Ok(Found::Good(format!("{TIMES} packets, {slept} of them waited for asleep")))
 }
 
+/// Has the link be negotiated anew, and packets go by it afterwards.
+fn flaps(bench: &mut Bench, returns: bool) -> Result<Found> {
+    let mut seen = 0;
+    for round in 1..=FLAPS {
+        match bench.port.renegotiate() {
+            Ok(()) => {}
+            Err(error) => match error.downcast_ref::<Error>() {
+                Some(Error::NoNegotiation { .. }) => {
+                    return Ok(Found::Nothing(
+                        "nobody negotiates this link: neither the device nor its driver".to_owned(),
+                    ));
+                }
+                _ => return Err(error.into()),
+            },
+        }
+        // One that is back before anybody has looked is well, too.
+        let (began, mut gone) = (Instant::now(), false);
+        while began.elapsed() < if gone { LINK } else { GOES } && (!gone || !bench.port.link().up) {
+            gone |= !bench.port.link().up;
+            bench.receive()?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ensure!(bench.port.link().up, "the link went, and did not come back within {LINK:?} (round {round})");
+        seen += u32::from(gone);
+        let came = bench.exchange(WINDOW, if returns { QUIET } else { Duration::ZERO })?;
+        ensure!(!returns || came == WINDOW, "after round {round} {came} of {WINDOW} packets came back");
+    }
+    Ok(Found::Good(format!("negotiated {FLAPS} times; it was seen to go {seen} times, and came back")))
+}
+
 /// Sends on a thread while the device is reset.
-fn resets(device: &Arc<dyn PciDevice>, returns: bool) -> Result<Found> {
+fn resets(device: &Arc<dyn PciDevice>, returns: bool, kind: Reset) -> Result<Found> {
     let Bench { port, mut rx, mut tx, pool } = Bench::open(device, Mapping::default(), 1)?;
     let (stop, sent, mac) = (AtomicBool::new(false), AtomicU64::new(0), port.mac());
-    std::thread::scope(|scope| -> Result<()> {
+    let nothing = std::thread::scope(|scope| -> Result<Option<String>> {
         let sender = std::thread::Builder::new().spawn_scoped(scope, || -> Result<()> {
             let mut burst = Burst::new(1);
             while !stop.load(Ordering::Relaxed) {
@@ -311,13 +352,16 @@ fn resets(device: &Arc<dyn PciDevice>, returns: bool) -> Result<Found> {
             Ok(())
         });
         let sender = sender.context("starting a thread")?;
-        let reset = || -> Result<()> {
+        let reset = || -> Result<Option<String>> {
             for round in 1..=RESETS {
                 let seen = sent.load(Ordering::Relaxed);
                 wait_while(|| sent.load(Ordering::Relaxed) == seen && !sender.is_finished())?;
+                if let Some(nothing) = kind.of(device)? {
+                    return Ok(Some(nothing));
+                }
                 port.reset().with_context(|| format!("reset {round}"))?;
             }
-            Ok(())
+            Ok(None)
         };
         let reset = reset();
         stop.store(true, Ordering::Relaxed);
@@ -326,6 +370,9 @@ fn resets(device: &Arc<dyn PciDevice>, returns: bool) -> Result<Found> {
     })?;
     drop((rx, tx, port));
     ensure!(pool.available() == pool.capacity(), "{} of {} buffers are home", pool.available(), pool.capacity());
+    if let Some(nothing) = nothing {
+        return Ok(Found::Nothing(nothing));
+    }
     let sent = sent.into_inner();
     Bench::open(device, Mapping::default(), 1)?.with(|bench| {
         ensure!(bench.port.link().up, "the link did not come up again");

@@ -1,6 +1,6 @@
 //! The names of vhost-user back ends: `vhost-user:/run/x.sock`, perhaps followed by parameters.
 
-use super::seconds;
+use super::{is_socket_name, last_parameter, no_parameter, seconds};
 use crate::OpenError;
 use std::fmt;
 use std::path::Path;
@@ -20,29 +20,34 @@ pub(super) struct Name<'a> {
     pub(super) back_end: bool,
 }
 
-/// A path and the parameters behind it. A path may have commas of its own: what is no parameter belongs to it.
+/// The parameters, for messages.
+const HAS: &str = "server, back-end, net, blk, mac=ADDRESS, mtu=BYTES, timeout=SECONDS and reconnect=SECONDS \
+                   (and a comma of its path's own only where a file has that name)";
+
+/// A path and the parameters behind it.
 pub(super) fn parse(text: &str) -> Result<Name<'_>, OpenError> {
     let (mut path, mut options, mut back_end) = (text, Options::default(), false);
-    while let Some((before, last)) = path.rsplit_once(',') {
-        let (key, value) = last.split_once('=').unwrap_or((last, ""));
-        let bad = |key, expected| OpenError::Value { key, value: value.to_owned(), expected };
-        match key {
-            "server" if key == last => options.server = true,
-            "back-end" if key == last => back_end = true,
-            "net" if key == last => options.device_type = Some(DeviceType::Net),
-            "blk" if key == last => options.device_type = Some(DeviceType::Blk),
-            "timeout" => options = options.with_timeout(seconds("timeout", value, false)?),
-            "reconnect" => options.reconnect = seconds("reconnect", value, true)?,
-            "mac" => {
-                let mac: Mac = value.parse().map_err(|_| bad("mac", "an address such as 02:00:00:00:00:01"))?;
+    while let Some((before, key, value)) = last_parameter(path) {
+        let given = value.unwrap_or("");
+        let bad = |key, expected| OpenError::Value { key, value: given.to_owned(), expected };
+        match (key, value) {
+            ("server", None) => options.server = true,
+            ("back-end", None) => back_end = true,
+            ("net", None) => options.device_type = Some(DeviceType::Net),
+            ("blk", None) => options.device_type = Some(DeviceType::Blk),
+            ("timeout", _) => options = options.with_timeout(seconds("timeout", given, false)?),
+            ("reconnect", _) => options.reconnect = seconds("reconnect", given, true)?,
+            ("mac", _) => {
+                let mac: Mac = given.parse().map_err(|_| bad("mac", "an address such as 02:00:00:00:00:01"))?;
                 let station = Some(mac).filter(|mac| mac.is_unicast());
                 options.mac = Some(station.ok_or_else(|| bad("mac", "the address of one station"))?.0);
             }
-            "mtu" => {
-                let mtu = value.parse().ok().filter(|mtu| *mtu >= LEAST_MTU);
+            ("mtu", _) => {
+                let mtu = given.parse().ok().filter(|mtu| *mtu >= LEAST_MTU);
                 options.mtu = Some(mtu.ok_or_else(|| bad("mtu", "bytes, from 68 to 65535"))?);
             }
-            _ => break,
+            _ if is_socket_name(path) => break,
+            _ => return Err(no_parameter("a vhost-user target", key, HAS)),
         }
         path = before;
     }
@@ -61,7 +66,7 @@ pub(super) fn back_end(path: &str, options: &Options) -> Result<BackEnd, OpenErr
     ];
     if let Some((key, _)) = others.into_iter().find(|(_, given)| *given) {
         const HAS: &str = "server and mac=";
-        return Err(OpenError::Parameter { target: "a vhost-user back end's port", key: key.to_owned(), known: HAS });
+        return Err(no_parameter("a vhost-user back end's port", key, HAS));
     }
     Ok(BackEnd { path: path.into(), server: options.server, mac: options.mac })
 }
@@ -101,14 +106,14 @@ mod tests {
     fn names_are_understood_and_shown_as_they_were() {
         for text in [
             "vhost-user:/run/x.sock",
-            "vhost-user:/run/x,y=1",
-            "vhost-user:x,y,server,net,mac=02:00:00:00:00:01,mtu=9000,timeout=0.5,reconnect=0",
+            "vhost-user:/run/x,y=1/s",
+            "vhost-user:x,y/z,server,net,mac=02:00:00:00:00:01,mtu=9000,timeout=0.5,reconnect=0",
             "vhost-user:x,blk,reconnect=60",
         ] {
             assert_eq!(Target::parse(text).unwrap().to_string(), text);
         }
         #[cfg(feature = "sim")]
-        for text in ["vhost-user:x,back-end", "vhost-user:/run/x,y,back-end,server,mac=02:00:00:00:00:01"] {
+        for text in ["vhost-user:x,back-end", "vhost-user:/run/x,y/z,back-end,server,mac=02:00:00:00:00:01"] {
             let target = Target::parse(text).unwrap();
             assert_eq!((target.to_string(), target.is_pci()), (text.to_owned(), false));
         }
@@ -125,6 +130,19 @@ mod tests {
         assert!(error("vhost-user:x,mac=01:00:00:00:00:01").contains("one station"));
         assert!(error("vhost-user:x,mac=me,net").contains("an address"));
         assert!(error("vhost-user:x,timeout=0").contains("seconds"));
+        // Misspelt, wherever it stands; but a file that is there may have any name.
+        for (key, text) in [("nett", "x,nett"), ("nett", "x,server,nett,mtu=9000"), ("net", "x,net=1"), ("", "x,")] {
+            let error = error(&format!("vhost-user:{text}"));
+            assert!(
+                error.starts_with(&format!("a vhost-user target has no parameter {key:?}; it has server,")),
+                "{error}"
+            );
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x,nett");
+        std::fs::write(&path, "").unwrap();
+        let text = format!("vhost-user:{},net", path.display());
+        assert_eq!(Target::parse(&text).unwrap().to_string(), text);
         assert!(error("vhost-user:").contains("names no device"));
         assert!(error("vhost-user:,net").contains("names no device"));
     }

@@ -52,7 +52,7 @@ fn bench(target: &str, entries: Option<u16>) -> Result<Bench> {
     let ns = disk.namespaces().into_iter().next().context("no namespace")?;
     let arena = Arena::new(4 << 20, ArenaOptions::default())?;
     disk.attach(arena.clone())?;
-    let pool = Pool::new(arena, BUFS, ns.block_size, ns.block_size.into())?;
+    let pool = Pool::new(arena, BUFS, ns.block_size, ns.block_size)?;
     Ok(Bench { queue: Queue::new(disk.queue()?), pool, ns, disk, _rig: rig })
 }
 

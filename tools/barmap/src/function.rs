@@ -18,7 +18,7 @@ pub struct Machine {
     pub page: Option<PageSize>,
     /// The source may leave out what is there, as text may: a BAR that it doesn't tell of is not in the source, and may be in the device.
     pub partial: bool,
-    /// It tells of several machines: who is whose neighbour isn't known.
+    /// Whether the source tells of several machines: who is whose neighbour isn't known.
     pub mixed: bool,
     /// What [`Auto`](wholebar_core::bar::MapPolicy::Auto) comes to where an MSI-X table may be mapped, and why, where the source lets that be known.
     pub auto: Option<&'static str>,

@@ -30,7 +30,7 @@ pub enum HotRegisters {
 }
 
 impl HotRegisters {
-    /// Those of a function.
+    /// Returns what is known of a function's hot registers.
     pub fn of(function: &Function) -> Self {
         let ids = &function.ids;
         match (ids.class, ids.interface) {

@@ -12,7 +12,7 @@ pub struct VectorState {
     pub data: u32,
     /// The vector is masked.
     pub masked: bool,
-    /// It was to be sent while it was masked.
+    /// The vector's message was to be sent while it was masked.
     pub pending: bool,
 }
 

@@ -124,8 +124,8 @@ impl Fpga {
     /// # Errors
     /// [`Error::Framework`](crate::Error::Framework) where there is no memory.
     pub fn new() -> Result<Self> {
-        let identity =
-            Identity { vendor: config::VENDOR, device: DEVICE, class: 0x12_00_00, bars: vec![(0, SIZE)], msix: MSIX };
+        let (vendor, class, bars) = (config::VENDOR, 0x12_00_00, vec![(0, SIZE)]);
+        let identity = Identity { vendor, device: DEVICE, class, bars, msix: Some(MSIX) };
         let mut fpga = Self {
             name: "sim:fpga".to_owned(),
             bar: Pages::new(SIZE)?,

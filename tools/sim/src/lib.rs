@@ -4,6 +4,7 @@
 //! - [`fpga`]: a DMA copy engine beside an MSI-X table: what a driver of one's own is written for.
 //! - [`virtio`]: a network card and a disk; [`wire`]: what its packets pass.
 //! - [`faults`]: what models can be told to do wrong.
+//! - [`config`]: the configuration space of a model of one's own.
 //! - [`pcap`]: captures, read packet by packet.
 //! - [`Target`], [`open`]: a model by its name, on a thread of its own; [`serve`], [`serve_vhost_user`]: a model for other processes.
 //!

@@ -38,7 +38,7 @@ pub struct Packet<'a> {
     pub time: Option<u64>,
     /// Bytes that it had.
     pub whole: u32,
-    /// Those that were kept.
+    /// The bytes that were kept: the first ones.
     pub data: &'a [u8],
 }
 

@@ -209,7 +209,8 @@ fn refuse(reasons: Vec<String>, advice: &str) -> Result<()> {
     }
 }
 
-fn has_vfio(function: &Function) -> bool {
+/// Whether VFIO has it.
+pub fn has_vfio(function: &Function) -> bool {
     function.driver().as_deref().is_some_and(is_vfio)
 }
 

@@ -96,7 +96,12 @@ pub fn read<S: Storage>(
             Box::new(File::create(&output.out).with_context(|| format!("cannot write {}", output.out))?)
         }
     };
-    range.run(target, &disk, &namespace, lba, Some(bytes), |transfer| transfer.read(bytes, &mut *out).map(|()| bytes))
+    let copied = |transfer: Transfer<'_>| transfer.read(bytes, &mut *out).map(|()| bytes);
+    match range.run(target, &disk, &namespace, lba, Some(bytes), copied) {
+        // Whoever read it has had enough (`| head`).
+        Err(error) if to_stdout && output::is_closed_pipe(&error) => Ok(()),
+        done => done,
+    }
 }
 
 /// A file that this process has open may be what the disk keeps its blocks in: making it anew would lose them.

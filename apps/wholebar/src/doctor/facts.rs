@@ -2,7 +2,7 @@
 //!
 //! What cannot be read is not known, and said so by the rules: reading never fails.
 
-use super::virtual_function::Role;
+use super::role::Role;
 use crate::host::kib;
 use crate::in_use::{self, Network};
 use crate::openers::openers;

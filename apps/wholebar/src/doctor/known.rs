@@ -1,7 +1,7 @@
 //! What is known of devices by their ids: quirks of NVMe controllers, errata of network cards.
 
 use super::facts::Device;
-use super::rules::Finding;
+use super::finding::Finding;
 use wholebar::intel::errata;
 use wholebar::nvme::Quirk;
 

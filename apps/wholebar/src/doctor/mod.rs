@@ -1,17 +1,19 @@
 //! `wholebar doctor`: whether a PCI function can be opened here, what is in the way, and what mends it.
 
 mod facts;
+mod finding;
 mod known;
+mod role;
 mod rules;
 #[cfg(test)]
 pub mod tests;
 mod virtual_function;
 
 pub use facts::Host;
-pub use rules::Finding;
+pub use finding::Finding;
 
 use facts::Device;
-use rules::Verdict;
+use finding::Verdict;
 
 use crate::args::Usage;
 use crate::in_use::Network;

@@ -4,56 +4,13 @@
 //! else that is in the way is not told again.
 
 use super::facts::{Device, Group, Host, Hugepages, Module, Node, SmallBar};
+use super::finding::Finding;
 use super::known;
 use super::virtual_function;
 use crate::output;
-use serde::Serialize;
 use wholebar::pci::Address;
 use wholebar::vfio::sysfs::is_vfio;
 use wholebar::vfio::{Route, VfioOptions};
-
-/// One line of the doctor's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// What was looked at.
-    pub check: &'static str,
-    /// What it means.
-    pub verdict: Verdict,
-    /// What was seen.
-    pub evidence: String,
-    /// What mends it, in the order to try: commands, or what to do where no command can.
-    pub mend: Vec<String>,
-}
-
-/// What a finding means for opening the device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Verdict {
-    /// As it should be, or of no matter.
-    #[serde(rename = "ok")]
-    Ok,
-    /// It can be opened, and something is worse than it could be.
-    #[serde(rename = "warning")]
-    Warning,
-    /// It cannot be opened.
-    #[serde(rename = "stops it")]
-    Stop,
-}
-
-impl Finding {
-    /// That something is as it should be.
-    pub fn ok(check: &'static str, evidence: impl Into<String>) -> Self {
-        Self { check, verdict: Verdict::Ok, evidence: evidence.into(), mend: Vec::new() }
-    }
-
-    fn warn(check: &'static str, evidence: impl Into<String>, mend: impl Into<Vec<String>>) -> Self {
-        Self { check, verdict: Verdict::Warning, evidence: evidence.into(), mend: mend.into() }
-    }
-
-    /// That something is in the way.
-    pub fn stop(check: &'static str, evidence: impl Into<String>, mend: impl Into<Vec<String>>) -> Self {
-        Self { check, verdict: Verdict::Stop, evidence: evidence.into(), mend: mend.into() }
-    }
-}
 
 /// What is so for every device of this machine, opened by `route`.
 pub fn host(host: &Host, route: Route) -> Vec<Finding> {

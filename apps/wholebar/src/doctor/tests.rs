@@ -1,8 +1,8 @@
 //! The rules, on trees of files like a kernel's.
 
 use super::facts::{Device, Host, Module, Node};
+use super::finding::{Finding, Verdict};
 use super::rules;
-use super::rules::{Finding, Verdict};
 use crate::in_use::Network;
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -1,61 +1,13 @@
 //! What virtual functions are about, and their physical ones: the VF token, who serves them, how large their BARs are.
 
 use super::facts::{Device, Host};
-use super::rules::Finding;
-use crate::openers::openers;
+use super::finding::Finding;
+use super::role::Role;
 use crate::output;
-use crate::vf;
-use wholebar::pci::Address;
 use wholebar::vfio::VfToken;
-use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
-use wholebar_barmap as barmap;
+use wholebar::vfio::sysfs::is_vfio;
 
-/// What SR-IOV makes of a function.
-#[derive(Debug, Clone)]
-pub enum Role {
-    /// It has virtual functions, or can have some.
-    Physical {
-        /// How many there can be.
-        total: u16,
-        /// Those that there are.
-        functions: Vec<Address>,
-        /// Those of them that a process has open, each with the process.
-        open: Vec<(Address, String)>,
-        /// The BARs of each: its number, and bytes.
-        bars: Vec<(u8, Option<u64>)>,
-    },
-    /// It is a virtual one.
-    Virtual {
-        /// Its physical function.
-        physical: Address,
-        /// Who has that.
-        driver: Option<String>,
-        /// How it is named with its VF token, as far as that is known here.
-        opens_as: Option<String>,
-    },
-}
-
-impl Role {
-    /// `None` where SR-IOV makes nothing of it.
-    pub fn read(sysfs: &Sysfs, function: &Function) -> Option<Self> {
-        if let Some(physical) = function.physical_function() {
-            let opens_as = vf::opens_as(sysfs, function);
-            return Some(Self::Virtual { physical: physical.address(), driver: physical.driver(), opens_as });
-        }
-        let sriov = function.sriov().filter(|sriov| sriov.total > 0)?;
-        let functions = function.virtual_functions();
-        let open = functions.iter().filter_map(|f| Some((f.address(), openers(sysfs, f).into_iter().next()?)));
-        let bars = barmap::Function::of_system(function).sriov.map_or(Vec::new(), |sriov| sriov.bars);
-        Some(Self::Physical {
-            total: sriov.total,
-            functions: functions.iter().map(Function::address).collect(),
-            open: open.collect(),
-            bars: bars.iter().map(|bar| (bar.index, bar.place.size)).collect(),
-        })
-    }
-}
-
-/// What that means for who opens it, with a VF token or without.
+/// What a function's role means for who opens it, with a VF token or without.
 pub fn rule(host: &Host, device: &Device, token: Option<VfToken>) -> Option<Finding> {
     const CHECK: &str = "SR-IOV";
     let address = device.address;
@@ -121,7 +73,7 @@ pub fn rule(host: &Host, device: &Device, token: Option<VfToken>) -> Option<Find
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::Verdict;
+    use super::super::finding::Verdict;
     use super::super::tests::{Tree, function};
     use super::*;
     use wholebar::PageSize;

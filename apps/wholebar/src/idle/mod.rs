@@ -272,7 +272,7 @@ impl Rows {
             disk.namespaces().into_iter().next().with_context(|| format!("{name} has no namespace to read"))?;
         let arena = Arena::new(u64::from(depth) * u64::from(namespace.block_size), ArenaOptions::default())?;
         disk.attach(arena.clone())?;
-        let pool = Pool::new(arena, depth.into(), namespace.block_size, namespace.block_size.into())?;
+        let pool = Pool::new(arena, depth.into(), namespace.block_size, namespace.block_size)?;
         let queue = disk.interrupt_queue()?;
         if queue.wakeup().is_none() {
             output::note(format!("{name} has no interrupt for a queue: under every policy it is polled"));

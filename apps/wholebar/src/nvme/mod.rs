@@ -22,6 +22,7 @@ mod zns;
 
 pub use virtualization::table as secondary_table;
 
+use crate::devices;
 use crate::storage::{Space, Storage};
 use crate::target::Target;
 use anyhow::{Result, bail};
@@ -37,7 +38,9 @@ use wholebar::nvme::{Event, Namespace, Nvme, Options, Placement, Queue, QueueOpt
 /// Identify, read, write, measure and administer NVMe controllers
 #[derive(clap::Subcommand)]
 pub enum Command {
+    List(ListArgs),
     Identify(identify::Args),
+    #[command(alias = "smart-log")]
     Smart(smart::Args),
     Read(copy::ReadArgs),
     Write(copy::WriteArgs),
@@ -108,8 +111,19 @@ pub enum Command {
     Zns(zns::Command),
 }
 
+/// List the NVMe controllers of this machine, and whether they can be opened: `wholebar devices` with all their functions
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  wholebar nvme list")]
+pub struct ListArgs {
+    /// Write JSON, as `wholebar devices` does
+    #[arg(long)]
+    json: bool,
+}
+
 pub fn run(command: Command) -> Result<()> {
     match command {
+        // NVM Express, a subclass of mass storage.
+        Command::List(ListArgs { json }) => devices::run(devices::Args::of_class("0108", json)),
         Command::Identify(args) => identify::run(args),
         Command::Smart(args) => smart::run(args),
         Command::Read(args) => copy::read(args),

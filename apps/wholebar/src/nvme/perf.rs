@@ -35,6 +35,9 @@ pub struct Args {
     /// Have submission queues and lists lie in the controller's memory buffer, where it has one
     #[arg(long)]
     cmb: bool,
+    /// Have completion queues lie there, too, where the controller offers that: each poll is a read over the bus
+    #[arg(long, requires = "cmb")]
+    cmb_completions: bool,
     /// Give the controller up to so much of this host's memory, where it prefers to have some (Host Memory Buffer)
     #[arg(long, value_name = "SIZE")]
     host_memory_buffer: Option<Size>,
@@ -74,6 +77,7 @@ pub fn run(args: Args) -> Result<()> {
             admin_timeout: defaults.admin_timeout.max(args.timeout),
             shadow_doorbells: args.shadow_doorbells.into(),
             controller_memory: args.cmb,
+            controller_completions: args.cmb_completions,
             host_memory_buffer: args.host_memory_buffer.map(|size| size.0),
             ..defaults
         };

@@ -1,8 +1,9 @@
 //! `wholebar vf create`.
 
-use super::{has_vfio, list, named, physical, token};
-use crate::bind::{self, VFIO_PCI};
+use super::{list, named, physical};
+use crate::bind::{self, VFIO_PCI, has_vfio};
 use crate::openers::openers;
+use crate::token;
 use anyhow::{Context, Result, anyhow, bail};
 use std::io::{self, ErrorKind};
 use wholebar::pci::Address;

@@ -1,9 +1,10 @@
 //! `wholebar vf destroy`.
 
-use super::{create, named, physical, token};
+use super::{create, named, physical};
 use crate::bind;
 use crate::in_use::{self, Network};
 use crate::openers::openers;
+use crate::token;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use wholebar::vfio::sysfs::{Function, Sysfs};

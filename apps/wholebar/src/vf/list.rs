@@ -1,8 +1,9 @@
 //! `wholebar vf list`: physical functions, and their virtual ones.
 
-use super::{has_vfio, named, physical, token};
+use super::{named, physical};
+use crate::bind::has_vfio;
 use crate::names::Names;
-use crate::output;
+use crate::{output, token};
 use anyhow::Result;
 use serde::Serialize;
 use wholebar::vfio::sysfs::{Function, Sysfs};

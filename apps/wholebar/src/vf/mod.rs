@@ -9,16 +9,13 @@ mod list;
 mod serve;
 #[cfg(test)]
 mod tests;
-mod token;
 
 use crate::args::Usage;
 use crate::doctor;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use wholebar::pci::Address;
-use wholebar::vfio::sysfs::{Function, Sriov, Sysfs, is_vfio};
-
-pub use token::opens_as;
+use wholebar::vfio::sysfs::{Function, Sriov, Sysfs};
 
 /// Make, list and take away virtual functions of SR-IOV devices
 #[derive(Subcommand)]
@@ -60,9 +57,4 @@ fn physical(function: &Function) -> Result<Sriov> {
              without CONFIG_PCI_IOV; `wholebar vf list` shows those that can"
         ),
     }
-}
-
-/// Whether VFIO has it.
-fn has_vfio(function: &Function) -> bool {
-    function.driver().as_deref().is_some_and(is_vfio)
 }

@@ -1,8 +1,8 @@
 //! `wholebar vf serve`: a physical function that vfio-pci has, opened by our driver for the time that its virtual functions are used.
 
-use super::{has_vfio, named, physical, token};
-use crate::output;
-use crate::signal;
+use super::{named, physical};
+use crate::bind::has_vfio;
+use crate::{output, signal, token};
 use anyhow::{Result, bail};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

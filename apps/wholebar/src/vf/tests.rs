@@ -2,10 +2,11 @@
 //! functions are there all along, and their number is not. Those that a kernel makes are shown in guests.
 
 use super::create::{Drivers, check, make};
-use super::{destroy, list, named, token};
+use super::{destroy, list, named};
 use crate::doctor::tests::{Tree, function};
 use crate::in_use::Network;
 use crate::names::Names;
+use crate::token;
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt;
 use wholebar::pci::Address;

@@ -29,6 +29,13 @@ fn what_cannot_be_written_to_standard_output_is_an_error() {
         assert_eq!(output.status.code(), Some(1), "{line}: {}", says(&output));
         assert!(says(&output).contains(text), "{line}: {}", says(&output));
     };
+    // A reader that went away is none.
+    let unread = |line: &str| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(line).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{line}: {}", says(&output));
+    };
     for line in [
         "--help",
         "--version",
@@ -44,12 +51,12 @@ fn what_cannot_be_written_to_standard_output_is_an_error() {
         &format!("blk perf kernel:{file} --time 0.01 --warmup 0"),
     ] {
         full(line, "cannot write to standard output");
-        // A reader that went away is none.
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let output = command(line).stdout(writer).stderr(Stdio::piped()).output().unwrap();
-        assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{line}: {}", says(&output));
+        unread(line);
     }
+    // These write no text.
+    unread(&format!("blk read kernel:{file} --out -"));
+    unread("nvme read sim:nvme,size=1M --out -");
+    unread("nvme get-log sim:nvme --log-id smart --out -");
     // These take their time, or write data.
     full("idle sim:nvme,size=1M,backing=null --quick", "cannot write to standard output");
     full(&format!("blk read kernel:{file} --out -"), "cannot write the output");

@@ -15,6 +15,7 @@ mod nvme_admin;
 mod pages;
 mod refused;
 mod selftest;
+mod served;
 mod watching;
 mod works;
 mod wrong;

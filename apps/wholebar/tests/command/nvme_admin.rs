@@ -1,7 +1,7 @@
 //! `wholebar nvme`, the admin side: what is asked of a controller and done to it, on models in the command's own process and on one that is served and
 //! keeps what was done.
 
-use crate::common::{Running, fails, json, on_one_line, patient, stdout, wait_for_listener, wholebar};
+use crate::common::{Running, fails, json, on_one_line, patient, stdout, wait_for_socket, wholebar};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -360,7 +360,7 @@ fn a_host_is_told_what_another_does_to_its_reservation() {
     let other = format!("--socket {} size=16M subsys=told", sockets[1].display());
     let _served = Running::serve("nvme", &sockets[0], &other);
     let [a, b] = sockets.each_ref().map(|socket| patient(socket));
-    wait_for_listener(&sockets[1]);
+    wait_for_socket(&sockets[1]);
     let hosts = ["1", "2"].map(|digit| format!("--hostid {digit}a1d3b2e-7c94-4a6f-8e10-d2f3c4b5a697"));
     stdout(&format!("nvme resv register {a} --nrkey 1 {}", hosts[0]));
     stdout(&format!("nvme resv register {b} --nrkey 2 {}", hosts[1]));

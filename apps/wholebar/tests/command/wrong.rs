@@ -32,6 +32,8 @@ fn targets() {
         ("nvme identify ffff:1f:1f.7", WORK_FAILED, &["ffff:1f:1f.7", "no such PCI function"]),
         ("nvme identify vfio-user:DIR/missing", WORK_FAILED, &["missing", "No such file"]),
         ("nvme identify vfio-user:DIR/disk", WORK_FAILED, &["disk"]),
+        ("nvme identify vfio-user:DIR/missing,timout=1", WRONG_USAGE, &["\"timout\"", "timeout="]),
+        ("blk info vhost-user:DIR/missing,nett", WRONG_USAGE, &["\"nett\"", "net, blk"]),
         ("barmap sim:bla", WRONG_USAGE, &["bla"]),
         ("msix vfio-user:DIR/missing", WORK_FAILED, &["missing"]),
         ("barmap sim:nvme --page-size 5k", WRONG_USAGE, &["5120", "power of two"]),

@@ -26,6 +26,8 @@ pub enum Request {
     Reset,
     /// To have another address.
     Address(Mac),
+    /// To have no address besides that one. Linux's igbvf asks for this whenever it sets its filters, and there never is another.
+    OneAddress,
     /// To receive for groups that have these hashes, in place of those before.
     Groups(Vec<u16>),
     /// To be in a VLAN, or not.
@@ -41,6 +43,8 @@ const SET_VLAN: u32 = 4;
 const SET_LONGEST: u32 = 5;
 /// Bits 23:16 are what a request has to say besides its words.
 const INFO: u32 = 16;
+/// Of SET_ADDRESS: no more addresses (E1000_VF_MAC_FILTER_CLR).
+const CLEAR: u32 = 1;
 
 /// An address in two words.
 fn address(mac: Mac) -> [u32; 2] {
@@ -69,6 +73,7 @@ impl Request {
                 words[0] = SET_ADDRESS;
                 words[1..3].copy_from_slice(&address(*mac));
             }
+            Self::OneAddress => words[0] = SET_ADDRESS | CLEAR << INFO,
             Self::Groups(hashes) => {
                 let hashes = &hashes[..hashes.len().min(GROUPS)];
                 words[0] = SET_GROUPS | (hashes.len() as u32) << INFO;
@@ -90,8 +95,9 @@ impl Request {
         let info = (words[0] >> INFO & 0xff) as usize;
         Some(match Self::kind(words[0]) {
             RESET => Self::Reset,
-            // Bits 23:16: further addresses of one function, of which there is no room for.
             SET_ADDRESS if info == 0 => Self::Address(address_of(words)),
+            SET_ADDRESS if info == CLEAR as usize => Self::OneAddress,
+            // Others: a further address, which there is no room for.
             SET_GROUPS => {
                 let hash = |i: usize| (words[1 + i / 2] >> (16 * (i % 2)) & 0xfff) as u16;
                 Self::Groups((0..info.min(GROUPS)).map(hash).collect())
@@ -125,6 +131,7 @@ mod tests {
         for request in [
             Request::Reset,
             Request::Address(mac),
+            Request::OneAddress,
             Request::Groups(vec![]),
             Request::Groups((0..30).map(|i| i * 100).collect()),
             Request::Vlan { vlan: 4094, on: true },
@@ -150,7 +157,7 @@ mod tests {
             });
             let _ = Request::parse(&words);
         }
-        for first in [0, 6, 7, 0xffff, 0x1_0002] {
+        for first in [0, 6, 7, 0xffff, 0x2_0002] {
             assert_eq!(Request::parse(&[first; WORDS]), None, "{first:#x}");
         }
     }

@@ -11,13 +11,16 @@ use crate::hardware::Hardware;
 use crate::regs as common;
 use crate::settings::{Settings, VirtualFunction, address_words};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wholebar_core::mem::Offload;
 use wholebar_core::net::{Limits, Link, Mac, Offloads, Port, PortConfig};
 use wholebar_core::pci::config::CapabilityId;
 use wholebar_core::pci::{Config, PciDevice};
 
 /// One port of an 82576 that serves its virtual functions: seven at most, those that there are when it is opened or come while it is open.
+///
+/// The device filters by 32 VLANs in all. Each virtual function is granted as many as is its share, the physical one's own counted: 10 where there are two. What it
+/// asks for beyond that is refused.
 pub type IgbPf = crate::Nic<I82576Pf>;
 
 /// Opens a port as what it is: one whose device has virtual functions serves them ([`IgbPf`]), and any other is an [`Igb`].
@@ -39,6 +42,8 @@ pub enum I82576Pf {}
 const FUNCTIONS: u16 = 7;
 /// The pool of the physical function, and its first queue: behind those of all virtual functions.
 const OWN: u16 = FUNCTIONS;
+/// How long an answer stays in a mailbox for a virtual function to read before anything else is written there.
+const UNREAD: Duration = Duration::from_secs(10);
 /// Frames that a virtual function receives before it asks for longer ones, in bytes.
 const USUAL_FRAME: u32 = 1522;
 
@@ -205,18 +210,29 @@ impl Family for I82576Pf {
             }
             if asked & acknowledged != 0 {
                 hw.write(regs::MBVFICR, acknowledged)?;
+                answered(settings, n, None);
             }
             if asked & request != 0
                 && let Some(words) = receive(hw, n)?
             {
-                let answer = answer(hw, settings, n, &words)?;
-                send(hw, n, &answer)?;
+                let done = answer(hw, settings, n, &words).and_then(|answer| send(hw, n, &answer));
+                if done.is_err() {
+                    hw.write(regs::p2v_mailbox(n), 0)?;
+                }
+                done?;
+                answered(settings, n, Some(Instant::now()));
             }
         }
-        if link.is_some() {
-            let known = hw.read(regs::VFRE)?;
-            for n in (0..FUNCTIONS).filter(|n| known & 1 << n != 0) {
-                ping(hw, n)?;
+        let known = hw.read(regs::VFRE)?;
+        for (n, function) in (0..).zip(&mut settings.functions) {
+            function.link_changed |= link.is_some();
+            if known & 1 << n == 0 {
+                function.link_changed = false;
+            }
+            // An answer that it has not read yet would be lost. Linux's igbvf never reads some.
+            let read = function.answered.is_none_or(|then| then.elapsed() > UNREAD);
+            if function.link_changed && read {
+                function.link_changed = !ping(hw, n)?;
             }
         }
         Ok(())
@@ -282,6 +298,13 @@ fn forget(hw: &Hardware, settings: &mut Settings, n: u16) -> Result<()> {
     }
 }
 
+/// Takes note of when a virtual function was answered, or that it has read that.
+fn answered(settings: &mut Settings, n: u16, then: Option<Instant>) {
+    if let Some(function) = settings.functions.get_mut(usize::from(n)) {
+        function.answered = then;
+    }
+}
+
 /// Does what a virtual function asks for; the answer.
 fn answer(
     hw: &Hardware,
@@ -331,6 +354,7 @@ fn grant(hw: &Hardware, settings: &mut Settings, n: u16, request: &Request) -> R
             function.mac = *mac;
             write_address(hw, n, Some(*mac))?;
         }
+        Request::OneAddress => {}
         Request::Groups(hashes) => {
             let Some(function) = settings.functions.get_mut(usize::from(n)) else { return Ok(false) };
             function.groups = hashes.clone();
@@ -339,6 +363,7 @@ fn grant(hw: &Hardware, settings: &mut Settings, n: u16, request: &Request) -> R
             hw.change(regs::vmolr(n), bit, pool::HASHED_GROUPS)?;
             I82576Pf::apply_addresses(hw, settings)?;
         }
+        Request::Vlan { vlan, on: true } if !has_room(hw, n, *vlan)? => return Ok(false),
         Request::Vlan { vlan, on } => return set_vlan(hw, n, *vlan, *on),
         Request::Longest(bytes) => {
             if *bytes > MAX_FRAME.into() {
@@ -370,6 +395,16 @@ fn vlan_entries(hw: &Hardware) -> Result<Vec<VlanEntry>> {
         Ok(VlanEntry { vlan: (value & 0xfff) as u16, pools })
     };
     (0..regs::VLANS).map(entry).collect()
+}
+
+/// Whether a virtual function may be in one more VLAN: in as many as is its share of the table, or it could take the entries of all others and of this one.
+/// (Linux's igb has no such limit.)
+fn has_room(hw: &Hardware, n: u16, vlan: u16) -> Result<bool> {
+    let functions = count_functions(&Config::of(hw.device.as_ref())?).clamp(1, FUNCTIONS);
+    let share = usize::from(regs::VLANS / (functions + 1));
+    let entries = vlan_entries(hw)?;
+    let others = entries.iter().filter(|entry| entry.pools & 1 << n != 0 && !entry.is_of(vlan)).count();
+    Ok(others < share)
 }
 
 /// Has a pool receive packets of a VLAN, or not; whether there is room for that.
@@ -404,7 +439,8 @@ fn take(hw: &Hardware, n: u16) -> Result<bool> {
     Ok(false)
 }
 
-/// What a virtual function has written, which is told that it was read; `None` where it is still at it, and later is soon enough.
+/// What a virtual function has written, which is told that it was read; `None` where it is still at it, and later is soon enough. This side keeps the mailbox: one
+/// that waits for no answer (Linux's igbvf, of groups) would write its next request there, and this answer be written over it.
 fn receive(hw: &Hardware, n: u16) -> Result<Option<[u32; message::WORDS]>> {
     if !take(hw, n)? {
         return Ok(None);
@@ -414,11 +450,11 @@ fn receive(hw: &Hardware, n: u16) -> Result<Option<[u32; message::WORDS]>> {
     for (i, word) in words.iter_mut().enumerate() {
         *word = hw.read(regs::mailbox(n) + 4 * i as u64)?;
     }
-    hw.write(regs::p2v_mailbox(n), regs::P2V_READ)?;
+    hw.write(regs::p2v_mailbox(n), regs::P2V_READ | regs::P2V_TAKEN)?;
     Ok(Some(words))
 }
 
-/// Writes to a virtual function. One that keeps the mailbox to itself gets no answer, and asks again.
+/// Writes to a virtual function, which has the mailbox again then.
 fn send(hw: &Hardware, n: u16, words: &[u32; message::WORDS]) -> Result<()> {
     if take(hw, n)? {
         for (i, word) in words.iter().enumerate() {
@@ -429,14 +465,16 @@ fn send(hw: &Hardware, n: u16, words: &[u32; message::WORDS]) -> Result<()> {
     Ok(())
 }
 
-/// Has a virtual function look at the link; not while it waits for an answer, whose request would be overwritten.
-fn ping(hw: &Hardware, n: u16) -> Result<()> {
+/// Has a virtual function look at the link; not while it waits for an answer, whose request would be overwritten. Whether that was done.
+fn ping(hw: &Hardware, n: u16) -> Result<bool> {
     if !take(hw, n)? {
-        return Ok(());
+        return Ok(false);
     }
     if hw.read(regs::MBVFICR)? & 1 << n != 0 {
-        return hw.write(regs::p2v_mailbox(n), 0);
+        hw.write(regs::p2v_mailbox(n), 0)?;
+        return Ok(false);
     }
     hw.write(regs::mailbox(n), message::CONTROL | message::CLEAR_TO_SEND)?;
-    hw.write(regs::p2v_mailbox(n), regs::P2V_WRITTEN)
+    hw.write(regs::p2v_mailbox(n), regs::P2V_WRITTEN)?;
+    Ok(true)
 }

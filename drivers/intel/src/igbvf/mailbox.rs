@@ -67,7 +67,7 @@ impl<'a> Mailbox<'a> {
     pub fn ask(&mut self, request: &Request) -> Result<()> {
         let what = match request {
             Request::Reset => "to begin anew",
-            Request::Address(_) => "that address",
+            Request::Address(_) | Request::OneAddress => "that address",
             Request::Groups(_) => "those groups",
             Request::Vlan { .. } => "that VLAN",
             Request::Longest(_) => "frames of that size",

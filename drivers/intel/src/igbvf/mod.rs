@@ -54,6 +54,8 @@ impl Family for I82576Vf {
     const MAX_THROTTLE: Duration = igb::MAX_THROTTLE;
     const BUFFER_KIB: u32 = I82576::BUFFER_KIB;
     const ONE_BUFFER_SIZE: bool = I82576::ONE_BUFFER_SIZE;
+    /// The link is the physical function's.
+    const NEGOTIATES: bool = false;
 
     fn counters() -> (&'static [(u64, &'static str)], &'static [(u64, &'static str)]) {
         // The device's are the physical function's.

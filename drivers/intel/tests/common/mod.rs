@@ -20,6 +20,12 @@ const MDIC: u64 = 0x0020;
 pub const ICR: u64 = 0x00c0;
 const EXTCNF_CTRL: u64 = 0x0f00;
 const SWSM: u64 = 0x5b50;
+/// P2VMAILBOX of the first of eight virtual functions, and the first of their mailboxes' words, 16 each.
+const P2VMAILBOX: u64 = 0x0c00;
+pub const MAILBOX: u64 = 0x0800;
+/// Bits that are cleared by writing a one: who has written, and whose function was reset.
+pub const MBVFICR: u64 = 0x0c80;
+pub const VFLRE: u64 = 0x0c88;
 pub const RAL0: u64 = 0x5400;
 pub const RAH0: u64 = 0x5404;
 /// A queue's registers.
@@ -44,6 +50,10 @@ pub struct Inside {
     /// Firmware has the EEPROM and the PHYs.
     pub firmware: bool,
     pub resets: u32,
+    /// Virtual functions that it has (SR-IOV).
+    pub functions: u8,
+    /// What was written to P2VMAILBOX, each with its function.
+    pub mailboxes: Vec<(u64, u32)>,
     bus_master: bool,
     pokes: Vec<(Iova, Vec<u8>)>,
     peek: Option<(Iova, Vec<u8>)>,
@@ -83,6 +93,8 @@ impl FakeNic {
             stuck_queues: false,
             firmware: false,
             resets: 0,
+            functions: 0,
+            mailboxes: Vec::new(),
             bus_master: false,
             pokes: Vec::new(),
             peek: None,
@@ -177,7 +189,11 @@ impl Model for NicModel {
     fn read(&mut self, region: u32, offset: u64, buf: &mut [u8]) -> Result<(), Refused> {
         let mut inside = self.0.inside();
         if region == 7 {
-            let mut config = [0; 64];
+            let mut config = [0; 0x140];
+            if inside.functions > 0 {
+                // SR-IOV's capability: VF Enable, NumVFs.
+                (config[0x100], config[0x102], config[0x108], config[0x110]) = (0x10, 1, 1, inside.functions);
+            }
             config[..4].copy_from_slice(&inside.vendor);
             config[4] = 2 | u8::from(inside.bus_master) << 2;
             config[8..12].copy_from_slice(&[1, 0, 0, 2]);
@@ -223,6 +239,11 @@ impl Model for NicModel {
             SWSM if inside.firmware => value & !2,
             EXTCNF_CTRL if inside.firmware => value & !(1 << 5),
             STATUS => return Ok(()),
+            MBVFICR | VFLRE => inside.registers[offset as usize / 4] & !value,
+            P2VMAILBOX..0x0c20 => {
+                inside.mailboxes.push(((offset - P2VMAILBOX) / 4, value));
+                value
+            }
             _ if inside.stuck_queues && offset >= inside.rx && offset & 0x3f == QUEUE_CONTROL => value | 1 << 25,
             _ => value,
         };

@@ -45,6 +45,30 @@ use wholebar_core::reset::Gate;
 
 /// A submission and a completion queue, owned by one core. (SPDK: `spdk_nvme_qpair`.)
 ///
+/// It is a [`BlockQueue`](wholebar_core::block::BlockQueue), by which programs use it that take any driver's queues. Its own methods have what that trait has not:
+/// a poll without a virtual call ([`poll_each`](Self::poll_each)), metadata and protection information, zones, placement, commands of the program's making.
+///
+/// ```no_run
+/// # fn queue() -> wholebar_nvme::Queue { unimplemented!() }
+/// # fn pool() -> wholebar_core::mem::Pool { unimplemented!() }
+/// use wholebar_core::block::{Data, Op, Request};
+///
+/// let (mut queue, pool) = (queue(), pool());
+/// // As many reads as the pool has buffers and the queue has room for, and one doorbell for all of them.
+/// let mut lba = 0;
+/// while let Some(buf) = pool.get_len(4096) {
+///     let read = Request { tag: lba, nsid: 1, op: Op::Read { lba }, data: Data::One(buf), deadline: None };
+///     if queue.submit(read).is_err() {
+///         break;
+///     }
+///     lba += 8;
+/// }
+/// queue.ring();
+/// while queue.in_flight() > 0 {
+///     queue.poll_each(32, |done| println!("block {}: {:?}", done.tag, done.status));
+/// }
+/// ```
+///
 /// [`submit`](Self::submit), [`ring`](Self::ring) and [`poll_each`](Self::poll_each) take no lock, except to look up an arena that is new to the
 /// queue or to report a fault. Dropping the queue deletes it; commands in flight end with it.
 pub struct Queue {
@@ -60,6 +84,8 @@ pub struct Queue {
     page_mask: u64,
     /// How many polls until it is looked after.
     polls_to_check: u32,
+    /// Polls of a completion queue in the controller's memory.
+    far_polls: u32,
 
     qid: u16,
     pub(crate) inner: Arc<Handle>,
@@ -164,6 +190,7 @@ impl Queue {
         let wakeup = vector.and_then(|vector| Wakeup::new(inner.queue_context(), vector));
         let generation = inner.driver().namespaces.generation();
         let namespaces = limits(inner.driver());
+        let polls_to_check = if pair.rings().far_completions().is_some() { 1 } else { POLLS };
         let now = Instant::now();
         Self {
             gate,
@@ -173,7 +200,8 @@ impl Queue {
             arena: u32::MAX,
             base: 0,
             page_mask: inner.driver().hw.page - 1,
-            polls_to_check: POLLS,
+            polls_to_check,
+            far_polls: 0,
             qid,
             inner,
             namespaces,
@@ -292,8 +320,8 @@ impl Queue {
         count
     }
 
-    /// The same, with what completions have to tell beside their status (dwords 0 and 1): of an [append](Self::submit_append) that succeeded, the block at
-    /// which its data is. Of other requests it says nothing.
+    /// Takes finished requests as [`poll_each`](Self::poll_each) does, and passes what their completions have to tell beside their status (dwords 0 and 1): of
+    /// an [append](Self::submit_append) that succeeded, the block at which its data is. Of other requests it says nothing.
     pub fn poll_results(&mut self, max: usize, mut done: impl FnMut(Completion, u64)) -> usize {
         let result = self.result.clone();
         // Relaxed: this thread stored it, just before.
@@ -304,10 +332,18 @@ impl Queue {
     #[cold]
     fn check_timeouts_now_and_then(&mut self) {
         self.polls_to_check = POLLS;
-        self.refresh_namespaces();
         if std::mem::take(&mut self.announce) {
             self.ring();
         }
+        // A completion queue in the controller's memory is looked at in each poll, for the next one.
+        if self.pair.fetch_completions() {
+            self.polls_to_check = 1;
+            self.far_polls = self.far_polls.wrapping_add(1);
+            if !self.far_polls.is_multiple_of(POLLS) {
+                return;
+            }
+        }
+        self.refresh_namespaces();
         self.check_timeouts();
     }
 
@@ -353,10 +389,11 @@ impl Queue {
 
     /// Returns the addresses of the submission and the completion queue, as the controller sees them.
     pub fn rings(&self) -> (Iova, Iova) {
-        let (sq, cq) = self.pair.rings().offsets();
+        let rings = self.pair.rings();
+        let (sq, cq) = rings.offsets();
         // The lists are in the same arena.
         let base = Iova(self.lists_iova.wrapping_sub(self.lists.chunk().offset()));
-        (self.elsewhere.map_or(base.offset(sq), Iova), base.offset(cq))
+        (self.elsewhere.map_or(base.offset(sq), Iova), rings.far_completions().map_or(base.offset(cq), Iova))
     }
 
     /// The completion queue holds what the controller may not write there: hands off, until it was reset.

@@ -48,6 +48,8 @@ impl Queue {
     pub fn arm(&mut self) -> Armed {
         let Some(wakeup) = self.wakeup.as_ref().filter(|_| self.gate.open()) else { return Armed::No };
         let connected = self.inner.queue_context().interrupts().map(|all| all.connect(wakeup.vector, true));
+        // What the controller completed before, in memory of its own, the next poll has to find.
+        self.pair.fetch_completions();
         match connected {
             Some(Ok(())) if self.in_flight() == 0 => Armed::Yes,
             Some(Ok(())) => Armed::Until(Instant::now() + self.inner.driver().options.timeout.min(NAP)),

@@ -61,7 +61,8 @@ impl Pool {
     ///
     /// # Errors
     /// [`Error::NotPowerOfTwo`] for the alignment; [`Error::OutOfRange`] where `count` or `size` is 0; [`Error::ArenaFull`] where the arena has no room.
-    pub fn new(arena: Arc<Arena>, count: u32, size: u32, align: u64) -> Result<Self> {
+    pub fn new(arena: Arc<Arena>, count: u32, size: u32, align: u32) -> Result<Self> {
+        let align = u64::from(align);
         if !align.is_power_of_two() {
             return Err(Error::NotPowerOfTwo { what: "bytes of alignment", value: align });
         }
@@ -331,7 +332,7 @@ mod tests {
         assert!(matches!(Pool::new(arena.clone(), 0, 1, 1), Err(Error::OutOfRange { .. })));
         assert!(matches!(Pool::new(arena.clone(), 1, 0, 1), Err(Error::OutOfRange { .. })));
         assert!(matches!(Pool::new(arena.clone(), 1, u32::MAX, 1), Err(Error::ArenaFull { .. })));
-        assert!(matches!(Pool::new(arena.clone(), u32::MAX, u32::MAX, 1 << 63), Err(Error::ArenaFull { .. })));
+        assert!(matches!(Pool::new(arena.clone(), u32::MAX, u32::MAX, 1 << 31), Err(Error::ArenaFull { .. })));
         assert!(matches!(Pool::new(arena, 1, 1, 3), Err(Error::NotPowerOfTwo { .. })));
     }
 

@@ -126,7 +126,7 @@ pub fn complete(packet: &mut [u8], start: usize, offset: usize) -> Option<()> {
     Some(())
 }
 
-/// The same for a packet that may lie in several buffers, over all of it from `start` on.
+/// Fills in the checksum at `offset` behind `start` of a packet that may lie in several buffers: over all of it from `start` on.
 #[cold]
 pub fn complete_packet(packet: &mut Buf, start: usize, offset: usize) -> Option<()> {
     let field = start.checked_add(offset)?;

@@ -122,6 +122,14 @@ pub trait Port: Send + Sync {
     /// Returns the state of the link, as it was last read: up to a fifth of a second old. It may read a register. (DPDK: `rte_eth_link_get_nowait`.)
     fn link(&self) -> Link;
 
+    /// Has the device negotiate its link anew, which takes the link away for up to some seconds; [`Event::Link`] tells of both. (Linux: `ethtool -r`.)
+    ///
+    /// # Errors
+    /// The driver's, where the device cannot be reached, or is gone. By default [`Error::NoNegotiation`](crate::Error::NoNegotiation): a link that nobody negotiates.
+    fn renegotiate(&self) -> Result<(), DriverError> {
+        Err(crate::Error::NoNegotiation { device: self.name().to_owned() }.into())
+    }
+
     /// Returns the receiver of the port's events. While 256 wait, further ones are dropped. Clones of the receiver share the events: each goes to one.
     fn events(&self) -> &Receiver<Event>;
 

@@ -67,11 +67,26 @@ pub fn check(device: &dyn PciDevice) -> Result<()> {
 /// [`PciDevice::reset`] returns.
 pub fn reset(device: &dyn PciDevice) -> Result<()> {
     device.reset()?;
+    wait_for_return(device, "a function level reset")
+}
+
+/// Resets all that is in the function's slot, or on its bus, waits until this function answers again, and enables its memory BARs.
+///
+/// Linux: `pci_reset_bus`.
+///
+/// # Errors
+/// Those of [`reset`], and [`Error::NoSlotReset`].
+pub fn reset_slot(device: &dyn PciDevice) -> Result<()> {
+    device.reset_slot()?;
+    wait_for_return(device, "a reset of its slot")
+}
+
+fn wait_for_return(device: &dyn PciDevice, reset: &str) -> Result<()> {
     let (start, mut asked) = (Instant::now(), 0);
     while is_absent(device)? {
         asked += 1;
         if asked >= ASKED && start.elapsed() >= RETURN {
-            return Err(gone(device, "it did not come back from a function level reset"));
+            return Err(gone(device, &format!("it did not come back from {reset}")));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -177,6 +177,17 @@ pub trait PciDevice: Send + Sync {
     /// [`Error::Io`](crate::Error::Io) or [`Error::Access`](crate::Error::Access) where the system or the peer refuses;
     /// [`Error::Gone`](crate::Error::Gone).
     fn reset(&self) -> Result<()>;
+
+    /// Resets all that is in the function's slot, or on its bus, if all of that is this process's: other functions among it, too. Drivers use
+    /// [`function::reset_slot`]. (Linux: `VFIO_DEVICE_PCI_HOT_RESET`.) By default there is no slot.
+    ///
+    /// # Errors
+    /// [`Error::NoSlotReset`](crate::Error::NoSlotReset) where the backend has no slots, or others have a part of this one: nothing was reset then;
+    /// [`Error::Io`](crate::Error::Io) or [`Error::Access`](crate::Error::Access) where the system refuses; [`Error::Gone`](crate::Error::Gone).
+    fn reset_slot(&self) -> Result<()> {
+        let why = "it is in no slot: software plays it".to_owned();
+        Err(crate::Error::NoSlotReset { device: self.name().to_owned(), why })
+    }
 }
 
 /// The kind of backend behind a [`PciDevice`].

@@ -101,6 +101,17 @@ impl Vfio {
         self.gone.load(Ordering::Relaxed)
     }
 
+    /// Makes sure that a reset can end.
+    fn before_reset(&self) -> Result<()> {
+        self.alive()?;
+        if self.answers_nothing() {
+            // The kernel would wait a minute for it.
+            return Err(self.vanished());
+        }
+        // The kernel writes the MSI-X table again after a reset, and expects that to be decoded: on POWER the write is a machine check else.
+        config::enable_memory(self, true)
+    }
+
     /// Enables one vector for a moment: only then does sysfs say which chip delivers it.
     fn corroborate(&mut self, sysfs: &Sysfs) {
         let kind =
@@ -305,18 +316,21 @@ impl PciDevice for Vfio {
 
     /// Function-level reset; where the function has none, all of its slot or bus is reset, if all of that is ours.
     fn reset(&self) -> Result<()> {
-        self.alive()?;
-        if self.answers_nothing() {
-            // The kernel would wait a minute for it.
-            return Err(self.vanished());
-        }
-        // The kernel writes the MSI-X table again after a reset, and expects that to be decoded: on POWER the write is a machine check else.
-        config::enable_memory(self, true)?;
+        self.before_reset()?;
         let done = match self.function_reset {
             true => ioctl::reset(self.device.as_fd()),
             false => hot_reset(self.device.as_fd(), self.iommu.as_ref()),
         };
         done.map_err(|e| self.system_error("reset", e))
+    }
+
+    fn reset_slot(&self) -> Result<()> {
+        self.before_reset()?;
+        if let Err(error) = hot_reset_groups(self.device.as_fd(), self.iommu.as_ref()) {
+            return Err(Error::NoSlotReset { device: self.name.clone(), why: error.to_string() });
+        }
+        let done = hot_reset(self.device.as_fd(), self.iommu.as_ref());
+        done.map_err(|e| self.system_error("reset of its slot", e))
     }
 }
 

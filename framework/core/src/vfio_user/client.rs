@@ -4,6 +4,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
+use super::options::Options;
 use super::peer::{Expect, Failed, Peer};
 use super::regions::{Region, read_region};
 use super::wire::{self, Command};
@@ -20,7 +21,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 use vfio_bindings::bindings::vfio::*;
 use zerocopy::IntoBytes;
 
@@ -35,30 +35,6 @@ pub struct VfioUser {
     /// The eventfd of vector 0, and of which kind of interrupt that is.
     first: Mutex<Option<(Irq, OwnedFd)>>,
     dma: Arc<DmaSpace>,
-}
-
-/// How long a client waits for its server.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// How long the server may take to answer one message.
-    pub timeout: Duration,
-    /// How long all answers together may take while the device is opened, here and again by its driver ([`Opening`](crate::pci::Opening)): each
-    /// answer alone may come just in time.
-    pub open_timeout: Duration,
-}
-
-impl Default for Options {
-    /// Returns 5 seconds a message, as QEMU waits, and 30 for opening.
-    fn default() -> Self {
-        Self::of(Duration::from_secs(5))
-    }
-}
-
-impl Options {
-    /// Returns `timeout` for a message, and for opening 30 seconds, or `timeout` where that is more.
-    pub fn of(timeout: Duration) -> Self {
-        Self { timeout, open_timeout: timeout.max(Duration::from_secs(30)) }
-    }
 }
 
 impl VfioUser {

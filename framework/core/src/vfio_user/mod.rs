@@ -18,13 +18,13 @@
 //! ```
 
 mod client;
-
+mod options;
 mod peer;
 mod regions;
 mod server;
 mod session;
-
 mod wire;
 
-pub use client::{Options, VfioUser};
+pub use client::VfioUser;
+pub use options::Options;
 pub use server::Server;

@@ -5,7 +5,7 @@
 
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
-use super::client::Options;
+use super::options::Options;
 use super::wire::{self, Capabilities, Command, Header};
 use crate::patience::{Limit, Patience};
 use crate::pci::{DeviceInfo, IrqInfo};

@@ -36,7 +36,7 @@
 //! };
 //! let arena = Arena::new(1 << 20, ArenaOptions::default())?;
 //! disk.attach(arena.clone())?;
-//! let pool = Pool::new(arena, 8, ns.block_size, ns.block_size.into())?;
+//! let pool = Pool::new(arena, 8, ns.block_size, ns.block_size)?;
 //! let bufs = std::iter::from_fn(|| pool.get_len(ns.block_size)).collect();
 //! let supply = Supply { queue: AnyQueue(disk.queue()?), bufs, pool };
 //!
@@ -235,7 +235,7 @@ pub struct Outcome {
     pub doorbells: DoorbellCounts,
     /// How much of its window each thread had a CPU: 1 is all of it, and 0 where the kernel does not tell.
     pub cpu: Vec<f64>,
-    /// The same of [`Job::device`], while commands were measured; `None` where there is none, or the kernel does not tell.
+    /// How much of that time the thread of [`Job::device`] had a CPU; `None` where there is none, or the kernel does not tell.
     pub device_cpu: Option<f64>,
     /// Commands that failed, or whose data were wrong, by how.
     pub failures: Vec<(Failure, u64)>,

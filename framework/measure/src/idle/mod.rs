@@ -66,11 +66,11 @@ pub struct Outcome {
     pub time: Duration,
     /// Trips that were begun, came back, failed, and did not come back within 100 ms of the last that did.
     pub begun: u64,
-    /// Those that came back.
+    /// Trips that came back.
     pub back: u64,
-    /// Those that failed.
+    /// Trips that failed.
     pub failed: u64,
-    /// Those that were given up.
+    /// Trips that were given up.
     pub lost: u64,
     /// The reactor's share of a core; `None` where the kernel does not tell.
     pub cpu: Option<f64>,

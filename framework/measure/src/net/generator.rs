@@ -79,7 +79,7 @@ impl Generator {
         self.limiter.start(now);
     }
 
-    /// It is `now`: returns by how many nanoseconds the rate was missed for good, as [`RateLimiter::advance`] does.
+    /// Goes on to the time `now`, and returns by how many nanoseconds the rate was missed for good, as [`RateLimiter::advance`] does.
     #[inline]
     pub fn advance(&mut self, now: u64) -> u64 {
         self.limiter.advance(now)

@@ -100,7 +100,7 @@ impl RateLimiter {
     /// How far it catches up, in nanoseconds.
     const CATCH_UP: u64 = 1_000_000;
 
-    /// That of one of `share` senders that have a rate together. There is at least one.
+    /// Creates the limiter of one of `share` senders that have a rate together. There is at least one.
     pub fn new(rate: Rate, share: usize) -> Self {
         const SECOND: f64 = 1e9 * (1u64 << 32) as f64;
         let share = share as f64 * SECOND;
@@ -137,7 +137,7 @@ impl RateLimiter {
         self.due += u128::from(self.packet) + u128::from(self.byte) * size as u128;
     }
 
-    /// It is `now`: what is too long ago is given up; returns how many nanoseconds of it, where there is a rate to be reached.
+    /// Goes on to the time `now`: what was due too long ago is given up. Returns how many nanoseconds of it, where there is a rate to be reached.
     #[inline]
     pub fn advance(&mut self, now: u64) -> u64 {
         let due = (self.due >> 32) as u64;

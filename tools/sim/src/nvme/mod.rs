@@ -233,7 +233,7 @@ impl Nvme {
             cmb,
             pmr,
             msix,
-            config: Config::new(&Identity { vendor, device, class: 0x01_08_02, bars, msix }),
+            config: Config::new(&Identity { vendor, device, class: 0x01_08_02, bars, msix: Some(msix) }),
             state: State::Off,
             cc: Cc(0),
             disabled: None,

@@ -34,7 +34,10 @@ pub const PARAMETERS: &[Parameter] = &[
     ),
     ("cmb", "BYTES of a controller memory buffer: a power of two from 4k to 1G; 0: none (0)"),
     ("pmr", "BYTES of a persistent memory region: a power of two from 4k to 1G; 0: none (0)"),
-    ("pmr_state", "normal, restore, readonly, unreliable or failed: how that fares (normal)"),
+    (
+        "pmr_state",
+        "normal, restore, readonly, unreliable, failed, or once (not ready after a reset): how that fares (normal)",
+    ),
     ("hmb", "BYTES of the host's memory that it prefers to have, a multiple of 4k up to 1G; 0: none (0)"),
     ("hmb_min", "BYTES of the host's memory that it needs at least (4k with hmb=)"),
     ("subsys", "NAME: a subsystem, whose controllers in this process share reservations"),

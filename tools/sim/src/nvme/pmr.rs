@@ -24,6 +24,8 @@ pub enum PmrState {
     Unreliable,
     /// It has failed: it says an error.
     Failed,
+    /// It becomes ready once, and after a reset of the function not again.
+    Once,
 }
 
 impl PmrState {
@@ -34,6 +36,7 @@ impl PmrState {
             "readonly" => Self::ReadOnly,
             "unreliable" => Self::Unreliable,
             "failed" => Self::Failed,
+            "once" => Self::Once,
             _ => return None,
         })
     }
@@ -41,7 +44,7 @@ impl PmrState {
     /// PMRSTS of a region that is enabled: HSTS in bits 11:9, ERR in bits 7:0.
     fn status(self) -> u32 {
         match self {
-            Self::Normal => 0,
+            Self::Normal | Self::Once => 0,
             Self::RestoreError => 1 << 9,
             Self::ReadOnly => 2 << 9,
             Self::Unreliable => 3 << 9,
@@ -55,6 +58,8 @@ pub(super) struct Pmr {
     /// What is stored, while it is not enabled.
     kept: Vec<u64>,
     enabled: bool,
+    /// It was enabled, some time.
+    was_enabled: bool,
     state: PmrState,
 }
 
@@ -67,7 +72,7 @@ impl Pmr {
     pub(super) fn new(bytes: u64, state: PmrState) -> Result<Self> {
         let pages = Pages::new(bytes)?;
         let kept = vec![0; (pages.len() / 8) as usize];
-        let pmr = Self { pages, kept, enabled: false, state };
+        let pmr = Self { pages, kept, enabled: false, was_enabled: false, state };
         pmr.words().for_each(|(_, word)| word.store(u64::MAX, Ordering::Relaxed));
         Ok(pmr)
     }
@@ -78,13 +83,15 @@ impl Pmr {
 
     /// Enables it, or not.
     fn switch(&mut self, on: bool) {
-        if on == self.enabled {
+        if on == self.enabled || on && self.was_enabled && self.state == PmrState::Once {
             return;
         }
         if on {
+            self.was_enabled = true;
             self.words().for_each(|(i, word)| word.store(self.kept[i], Ordering::Relaxed));
         } else {
-            let now: Vec<_> = self.words().map(|(_, word)| word.swap(u64::MAX, Ordering::Relaxed)).collect();
+            // Release: who sees them gone sees that it is not ready, which was told before.
+            let now: Vec<_> = self.words().map(|(_, word)| word.swap(u64::MAX, Ordering::AcqRel)).collect();
             if self.state != PmrState::ReadOnly {
                 self.kept = now;
             }
@@ -92,7 +99,7 @@ impl Pmr {
         self.enabled = on;
     }
 
-    fn status(&self) -> u32 {
+    pub(super) fn status(&self) -> u32 {
         if self.enabled { self.state.status() } else { NOT_READY }
     }
 }
@@ -119,7 +126,13 @@ impl super::Nvme {
 
     /// Enables it, or not: a reset of the function does not.
     pub(super) fn switch_pmr(&mut self, on: bool) {
-        if let Some(pmr) = self.pmr.as_mut().filter(|pmr| pmr.enabled != on) {
+        if self.pmr.as_ref().is_none_or(|pmr| pmr.enabled == on) {
+            return;
+        }
+        if !on {
+            self.put32(reg::PMRSTS, NOT_READY);
+        }
+        if let Some(pmr) = &mut self.pmr {
             pmr.switch(on);
             // Release: who sees that it is ready sees what it holds.
             self.publish_pmr();

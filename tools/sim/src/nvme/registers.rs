@@ -14,6 +14,10 @@ impl Nvme {
                 reg::CAP | reg::ASQ | reg::ACQ | reg::CMBMSC => {
                     self.put64(at, u64::from(value) << 32 | u64::from(value))
                 }
+                // One that is off is at no moment ready.
+                reg::PMRSTS if value == 0 && self.pmr.is_some() => {
+                    self.put32(at, self.pmr.as_ref().map_or(0, |pmr| pmr.status()));
+                }
                 _ if [reg::CAP, reg::ASQ, reg::ACQ, reg::CMBMSC].contains(&(at - at % 8)) => {}
                 _ => self.put32(at, value),
             }

@@ -205,7 +205,8 @@ impl Layout {
         };
         let mut bars = vec![(0, BAR0_SIZE), (NOTIFY_BAR, NOTIFY_SIZE)];
         bars.extend(table.as_ref().map(|(_, size)| (OWN_BAR, *size)));
-        let mut config = Config::new(&Identity { vendor: VENDOR, device: kind.device, class: kind.class, bars, msix });
+        let (device, class) = (kind.device, kind.class);
+        let mut config = Config::new(&Identity { vendor: VENDOR, device, class, bars, msix: Some(msix) });
         let stride = u64::from(transport.stride);
         let notify = u64::from(kind.queues - 1) * stride + 4;
         config.add_vendor_capability(COMMON_CAP, &structure(cap::COMMON, 0, COMMON, COMMON_LEN, &[]));

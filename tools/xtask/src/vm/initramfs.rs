@@ -22,8 +22,20 @@ const BIND: &[u8] = include_bytes!("../../../vm/bind");
 const NEEDED: &[&str] = &["virtio_pci", "virtio_console", "vfio-pci"];
 
 /// Where the kernel has them, for the command to load: the devices' own drivers, and a file system.
-const AT_HAND: &[&str] =
-    &["nvme", "virtio_net", "virtio_blk", "igb", "igbvf", "e1000e", "vmxnet3", "tun", "ext4", "crc32c_generic", "loop"];
+const AT_HAND: &[&str] = &[
+    "nvme",
+    "virtio_net",
+    "virtio_blk",
+    "igb",
+    "igbvf",
+    "e1000e",
+    "vmxnet3",
+    "8021q",
+    "tun",
+    "ext4",
+    "crc32c_generic",
+    "loop",
+];
 
 /// Runs a program with its own libraries, wherever they lie.
 const DYNAMIC: &str =

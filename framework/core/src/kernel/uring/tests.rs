@@ -21,7 +21,7 @@ fn allowed() -> bool {
 
 fn pool(count: u32, size: u32) -> Pool {
     let options = ArenaOptions { hugepages: Some(false), ..ArenaOptions::default() };
-    Pool::new(Arena::new(u64::from(count * size).max(4096), options).unwrap(), count, size, size.into()).unwrap()
+    Pool::new(Arena::new(u64::from(count * size).max(4096), options).unwrap(), count, size, size).unwrap()
 }
 
 fn buf(pool: &Pool, content: &[u8]) -> Buf {

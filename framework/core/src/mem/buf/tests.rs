@@ -1,5 +1,5 @@
 use super::*;
-use crate::mem::{Arena, ArenaOptions, Pool};
+use crate::mem::{Arena, ArenaOptions, L4, Pool};
 
 fn pool(count: u32, size: u32) -> Pool {
     Pool::new(Arena::new(1 << 16, ArenaOptions::default()).unwrap(), count, size, 64).unwrap()

@@ -67,7 +67,7 @@ impl Link {
                 io::ErrorKind::ConnectionRefused => "nobody listens there; did the back end end?",
                 io::ErrorKind::PermissionDenied => "the socket may not be used by this user",
                 io::ErrorKind::WouldBlock => "too many others are waiting for the back end",
-                io::ErrorKind::TimedOut => "no back end connected to it",
+                io::ErrorKind::TimedOut => "no back end connected to it in time; does one have this path, as a client?",
                 _ => "is it a socket?",
             };
             Error::Connect { device: name.to_owned(), hint, cause }
@@ -75,7 +75,7 @@ impl Link {
         match self {
             Self::Connect(path) => connect(path, within).map_err(failed),
             Self::Listen(listener) => {
-                tracing::warn!(device = name, "waiting for a back end to connect");
+                tracing::warn!(device = name, within = ?options.open_timeout, "waiting for a back end to connect");
                 accept(listener, later(options.open_timeout)).map_err(failed)
             }
             Self::Once => Err(failed(io::ErrorKind::NotFound.into())),

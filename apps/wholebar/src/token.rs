@@ -4,7 +4,6 @@
 //! A token is a secret that a physical function's program shares with those of its virtual functions, where vfio-pci has them all
 //! (Linux include/uapi/linux/vfio.h, VFIO_DEVICE_FEATURE_PCI_VF_TOKEN). The kernel shows it to nobody.
 
-use super::has_vfio;
 use anyhow::{Context, Result, anyhow};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -12,7 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use wholebar::pci::Address;
 use wholebar::vfio::VfToken;
-use wholebar::vfio::sysfs::{Function, Sysfs};
+use wholebar::vfio::sysfs::{Function, Sysfs, is_vfio};
 
 fn file(sysfs: &Sysfs, physical: Address) -> PathBuf {
     sysfs.path("run/wholebar/vf-token").join(physical.to_string())
@@ -53,7 +52,7 @@ pub fn forget(sysfs: &Sysfs, physical: Address) {
 /// not known here.
 pub fn opens_as(sysfs: &Sysfs, function: &Function) -> Option<String> {
     let address = function.address();
-    match function.physical_function().filter(has_vfio) {
+    match function.physical_function().filter(|physical| physical.driver().as_deref().is_some_and(is_vfio)) {
         None => Some(address.to_string()),
         Some(physical) => Some(format!("{address},token={}", recall(sysfs, physical.address())?)),
     }
