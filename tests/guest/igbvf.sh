@@ -136,6 +136,6 @@ fetches $a $two
 echo "ours, served by Linux's igb, with igbvf: done"
 give $one vfio-pci
 works wholebar vf destroy $card
-works wholebar bind $card
+give $card vfio-pci
 kill $a $b
 echo 0 >/proc/sys/vm/nr_hugepages

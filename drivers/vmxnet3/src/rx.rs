@@ -32,7 +32,7 @@ pub(crate) struct Receiver {
     member: Member,
     ring: RxRing,
     assembly: Assembly,
-    /// The completion of the part with which the last packet began that had several.
+    /// The completion of the part with which the last packet began.
     first: RxDone,
     /// None until somebody has had the queue.
     cache: Option<PoolCache>,
@@ -99,27 +99,20 @@ impl Receiver {
         let (mut packets, mut bytes) = (0, 0);
         while out.room() > 0 {
             let Some(taken) = self.ring.take() else { break };
-            let (part, done) = match taken.and_then(|taken| self.in_order(taken)) {
-                Ok(taken) => taken,
-                Err(fault) => {
-                    self.member.break_down(fault);
-                    break;
-                }
-            };
-            if done.begins() && !done.ends() {
-                self.first = done;
-            }
-            match self.assembly.push(part, done.ends(), done.is_bad()) {
-                Assembled::Packet(mut packet, len) => {
-                    let first = if done.begins() { done } else { self.first };
-                    self.describe(&mut packet, len, first, done);
+            match taken.and_then(|(part, done)| Ok((self.add(part, done)?, done))) {
+                Ok((Assembled::Packet(mut packet, len), last)) => {
+                    self.describe(&mut packet, len, self.first, last);
                     (packets, bytes) = (packets + 1, bytes + u64::from(len));
                     // There is room for it.
                     let _ = out.push(packet);
                 }
-                Assembled::Part => {}
-                Assembled::Malformed => self.counters.dropped_malformed.add(1),
-                Assembled::TooLong => self.counters.dropped_too_long.add(1),
+                Ok((Assembled::Part, _)) => {}
+                Ok((Assembled::Malformed, _)) => self.counters.dropped_malformed.add(1),
+                Ok((Assembled::TooLong, _)) => self.counters.dropped_too_long.add(1),
+                Err(fault) => {
+                    self.member.break_down(fault);
+                    break;
+                }
             }
         }
         if packets > 0 {
@@ -135,13 +128,16 @@ impl Receiver {
         packets as usize
     }
 
-    /// A part that begins a packet where one may begin, or goes on with one.
+    /// What the next part makes of a packet. Both the first and the last say that they are.
     #[inline(always)]
-    fn in_order(&self, (part, done): (Buf, RxDone)) -> Result<(Buf, RxDone), Fault> {
-        match done.begins() == self.assembly.is_within() {
-            false => Ok((part, done)),
-            true => Err(Fault::Order { index: done.index() }),
+    fn add(&mut self, part: Buf, done: RxDone) -> Result<Assembled, Fault> {
+        if done.begins() == self.assembly.is_within() {
+            return Err(Fault::Order { index: done.index() });
         }
+        if done.begins() {
+            self.first = done;
+        }
+        Ok(self.assembly.push(part, done.ends(), done.is_bad()))
     }
 
     /// What the device found out about a packet: its last part's completion has it, but for how it was merged, which the first's has.
