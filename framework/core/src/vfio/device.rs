@@ -330,7 +330,13 @@ impl PciDevice for Vfio {
             return Err(Error::NoSlotReset { device: self.name.clone(), why: error.to_string() });
         }
         let done = hot_reset(self.device.as_fd(), self.iommu.as_ref());
-        done.map_err(|e| self.system_error("reset of its slot", e))
+        done.map_err(|e| match e.raw_os_error() {
+            // `pci_bridge_wait_for_secondary_bus`.
+            Some(libc::ENOTTY) => {
+                self.system_error("reset of its slot: Linux did not see the port's link up again (dmesg says more)", e)
+            }
+            _ => self.system_error("reset of its slot", e),
+        })
     }
 }
 
