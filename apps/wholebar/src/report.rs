@@ -505,7 +505,7 @@ impl Run {
         self.samples().map(|sample| sample.rate).collect()
     }
 
-    /// The same, with the state that the machine was in.
+    /// Rates of its rounds, no number where one does not count, each with its round's hand-over in nanoseconds as the state.
     pub fn samples(&self) -> impl Iterator<Item = Sample> {
         let rate = |round: &Round| if round.counts { round.iops } else { f64::NAN };
         self.rounds.iter().map(move |round| Sample { rate: rate(round), state: round.hand_over_ns })
@@ -564,7 +564,7 @@ impl PacketRun {
         self.samples().map(|sample| sample.rate).collect()
     }
 
-    /// The same, with the state that the machine was in.
+    /// Rates of its rounds, no number where one does not count, each with its round's hand-over in nanoseconds as the state.
     pub fn samples(&self) -> impl Iterator<Item = Sample> {
         let rate = |round: &PacketRound| if round.counts { round.pps } else { f64::NAN };
         self.rounds.iter().map(move |round| Sample { rate: rate(round), state: round.hand_over_ns })

@@ -41,9 +41,9 @@ pub struct VirtualFunction {
     pub mac: Mac,
     /// The hashes of the groups that it receives for.
     pub groups: Vec<u16>,
-    /// When it was answered, until it has read that.
+    /// When an answer was written to its mailbox that it has not acknowledged yet; `None` where it has, or there was none.
     pub answered: Option<Instant>,
-    /// The link has changed, and it was not told yet.
+    /// The link has changed since it was last sent a control message.
     pub link_changed: bool,
 }
 

@@ -34,7 +34,7 @@ pub struct Ratio {
 /// A rate, and the state that the machine was in when it was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// What was measured.
+    /// The rate, in any unit a second; one that is not a number above 0 does not count.
     pub rate: f64,
     /// A figure by which states differ, above 0: how long a [cache line takes](crate::cpu::hand_over) from core to core. `None` where it is not known.
     pub state: Option<f64>,
@@ -43,13 +43,13 @@ pub struct Sample {
 /// A ratio of what was measured while the machine was in like states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alike {
-    /// The ratio.
+    /// The ratio of these to those, by the Mann-Whitney test.
     pub ratio: Ratio,
-    /// Between which states, where these are known.
+    /// The lowest and the highest state of the window that was taken; `None` where a state was not known, and all samples count.
     pub states: Option<(f64, f64)>,
-    /// How many of these were measured in them.
+    /// The number of these samples within the window, 5 or more.
     pub these: usize,
-    /// How many of those.
+    /// The number of those samples within the window, 5 or more.
     pub those: usize,
 }
 

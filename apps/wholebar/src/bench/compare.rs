@@ -69,9 +69,9 @@ struct Case {
     old: f64,
     new: f64,
     ratio: Option<Interval>,
-    /// Of so many rounds of both.
+    /// The number of rounds that `ratio` is of: of the old run, and of the new one; 0 where there is no ratio.
     rounds: [usize; 2],
-    /// In which a cache line took so long from core to core and back.
+    /// The lowest and the highest hand-over of these rounds, in nanoseconds.
     hand_over_ns: Option<(f64, f64)>,
     verdict: Verdict,
     #[serde(skip)]

@@ -22,7 +22,7 @@ pub struct Report {
     pub depth: u16,
     pub coalescing: Option<Held>,
     pub eventfds: Vec<WakeUp>,
-    /// How a core pauses between two polls.
+    /// The instruction by which a hybrid core pauses between two polls; `None` where the CPU has none.
     pub pause: Option<String>,
     pub runs: Vec<Run>,
     pub saturation: Vec<AtSaturation>,
@@ -75,11 +75,11 @@ pub struct Run {
     pub wake_up: Option<f64>,
 }
 
-/// What a policy comes to at saturation.
+/// The rate of a policy at saturation, measured in turns with polling.
 #[derive(Debug, Serialize)]
 pub struct AtSaturation {
     pub policy: &'static str,
-    /// Its rate to that of polling.
+    /// The ratio of its rate to polling's; `None` of fewer than five turns.
     pub to_poll: Option<RatioReport>,
 }
 

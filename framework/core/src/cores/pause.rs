@@ -24,7 +24,7 @@ pub struct Pause(Kind);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64")), allow(dead_code))]
 enum Kind {
-    /// TPAUSE, or its like, for so many ticks of the CPU's clock.
+    /// TPAUSE or WFET for so many ticks of the time stamp counter, or of the generic timer; `wait`, which takes no time.
     Timed(u32),
     /// Such an instruction there is none: a hint that lasts for some tens of cycles.
     Hint,
@@ -71,7 +71,7 @@ impl fmt::Display for Pause {
 #[cfg(target_arch = "x86_64")]
 fn timed() -> Option<u32> {
     const WAITPKG: u32 = 1 << 5;
-    // Safe since Rust 1.94; before, unsafe for CPUs without CPUID, of which x86-64 has none.
+    // Newer Rust has it safe; it was unsafe for CPUs without CPUID.
     #[allow(unused_unsafe)]
     // SAFETY: every x86-64 CPU has CPUID; a leaf that it does not know is answered with one that it knows, hence the look at the highest.
     let ecx = unsafe {
@@ -94,7 +94,7 @@ fn timed() -> Option<u32> {
     u32::try_from(hertz / 2_000_000).ok().filter(|ticks| *ticks > 0)
 }
 
-/// The instruction has no limit to be given: it is short by itself (Power ISA 3.1, 4.6.4 of Book II, WC = 0b10, pause_short).
+/// The instruction has no limit to be given: it is short by itself (Power ISA 3.1, Book II, `wait` with WC = 0b10, pause_short).
 #[cfg(target_arch = "powerpc64")]
 fn timed() -> Option<u32> {
     const PPC_FEATURE2_ARCH_3_1: usize = 0x0004_0000;
